@@ -1,0 +1,62 @@
+# On a fresh machine: `make demo` and `make test` do all the set-up. Needs Python 3.10 or newer, with venv, and make.
+
+PYTHON ?= python3
+OUT ?= report
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-oldest lint format clean
+
+help:
+	@echo 'make demo         score the bundled model on the bundled text, report in OUT ($(OUT))'
+	@echo 'make test         ruff, mypy and every test, with the versions of constraints.txt'
+	@echo 'make test-oldest  every test, with the versions of constraints-oldest.txt'
+	@echo 'make lint         ruff and mypy only'
+	@echo 'make format       let ruff fix and format'
+	@echo 'make clean        remove environments, caches and the report'
+	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) PYTEST_ARGS=$(PYTEST_ARGS)'
+
+demo: .venv/.installed
+	.venv/bin/positional-heads score bundled --text bundled --out $(OUT) --null-repeats 10
+
+test: lint
+	.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/python -m pytest $(PYTEST_ARGS)
+
+# Whatever a test loads, it finds in this repository.
+test test-oldest: export HF_HUB_OFFLINE = 1
+
+lint: .venv/.installed-dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: .venv/.installed-dev
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+clean:
+	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist report
+	find positional_heads tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each environment is filled once, and again when its pins or pyproject.toml change: the stamp is what it was filled for.
+.venv/.installed: pyproject.toml constraints.txt
+	$(call filled_environment,.venv,constraints.txt,.)
+
+.venv/.installed-dev: pyproject.toml constraints.txt
+	$(call filled_environment,.venv,constraints.txt,.[dev])
+	touch .venv/.installed
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(call filled_environment,.venv-oldest,constraints-oldest.txt,.[test])
+
+# $(1) environment, $(2) pins, $(3) what to install. Without a working pip, an interrupted set-up starts over.
+define filled_environment
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("$(PYTHON) is Python %d.%d, positional_heads needs 3.10 or newer: make PYTHON=/path/to/newer/python" % sys.version_info[:2])'
+	$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --disable-pip-version-check -c $(2) -e '$(3)'
+	touch $@
+endef

@@ -1,0 +1,80 @@
+"""Which attention heads of a rotary language model carry long distances? See README.md.
+
+Everything below is loaded when first used: importing the host takes seconds that `--help` should not cost.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from positional_heads.caching import dominant_dimension_cache
+    from positional_heads.contributions import dominant_dimension, pair_contributions, unrotated_remainder
+    from positional_heads.heads import Head
+    from positional_heads.host.admission import UnsupportedModelError
+    from positional_heads.host.contribution_hooks import contribution_hooks
+    from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
+    from positional_heads.host.live_hooks import live_rotary_hooks
+    from positional_heads.host.sequences import cut_text
+    from positional_heads.result_files import ResultFileError
+    from positional_heads.results import HeadScores, NullScores
+    from positional_heads.scoring import ScoringSettings, score_heads
+    from positional_heads.zoo.bundled import bundled_text, load_bundled_model
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Head": "heads",
+    "HeadScores": "results",
+    "NullScores": "results",
+    "ResultFileError": "result_files",
+    "RotaryLayer": "host.layers",
+    "RotaryModel": "host.layers",
+    "ScoringSettings": "scoring",
+    "UnsupportedModelError": "host.admission",
+    "bundled_text": "zoo.bundled",
+    "contribution_hooks": "host.contribution_hooks",
+    "cut_text": "host.sequences",
+    "dominant_dimension": "contributions",
+    "dominant_dimension_cache": "caching",
+    "live_rotary_hooks": "host.live_hooks",
+    "load_bundled_model": "zoo.bundled",
+    "pair_contributions": "contributions",
+    "resolve_layers": "host.layers",
+    "score_heads": "scoring",
+    "unrotated_remainder": "contributions",
+}
+
+__all__ = [
+    "Head",
+    "HeadScores",
+    "NullScores",
+    "ResultFileError",
+    "RotaryLayer",
+    "RotaryModel",
+    "ScoringSettings",
+    "UnsupportedModelError",
+    "bundled_text",
+    "contribution_hooks",
+    "cut_text",
+    "dominant_dimension",
+    "dominant_dimension_cache",
+    "live_rotary_hooks",
+    "load_bundled_model",
+    "pair_contributions",
+    "resolve_layers",
+    "score_heads",
+    "unrotated_remainder",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

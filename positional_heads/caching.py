@@ -1,0 +1,66 @@
+"""Dominant dimensions and contributions as a TransformerLens `ActivationCache`, to compose with other analyses."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformer_lens import ActivationCache
+from transformer_lens.model_protocol import TransformerLensModel
+
+from positional_heads.contributions import dominant_dimension, pair_contributions
+from positional_heads.host.capture import LayerVectors, capture, visible_pairs
+from positional_heads.host.contribution_hooks import CONTRIBUTIONS, DOMINANT
+from positional_heads.host.layers import resolve_layers
+from positional_heads.host.records import hook_name
+from positional_heads.host.sequences import batches, real_spans
+
+
+def dominant_dimension_cache(
+    model: TransformerLensModel,
+    tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
+    *,
+    layers: Sequence[int] | None = None,
+    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    contributions: bool = False,
+    temperature: float = 1.0,
+) -> ActivationCache:
+    """Dominant dimension of every query-key pair, as `cache["dominant_dim", layer, "attn"]`, NaN where masked.
+
+    Entries are `blocks.{l}.attn.hook_dominant_dim` [batch head query_pos key_pos] and, if asked for,
+    `hook_contributions` [batch head query_pos key_pos pair] in units of the attention score before soft-cap and mask.
+    Merge them into a run's own cache with `run_cache.cache_dict.update(cache.cache_dict)`, and stack them with
+    `cache.stack_activation("dominant_dim", sublayer_type="attn")`.
+
+    Args:
+        model: A TransformerBridge.
+        tokens: One text, or token ids of sequences of one length. Memory grows with length squared.
+        layers: Layers to include; all that rotate when None.
+        attention_mask: 1 for real tokens, 0 for padding.
+        contributions: Also keep every pair's contribution.
+        temperature: Softmax temperature of the dominant dimension.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
+        ValueError: If a layer does not exist or does not rotate, or the input makes no sense.
+    """
+    rotary = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    rows = 1 if isinstance(tokens, str) or tokens.ndim == 1 else len(tokens)
+    (batch,) = batches(model, tokens, attention_mask, rows)
+    spans = real_spans(batch.tokens, batch.attention_mask)
+    entries: dict[str, Tensor] = {}
+
+    def visit(vectors: LayerVectors) -> None:
+        pairs = pair_contributions(vectors.rot_q, vectors.rot_k, vectors.rotary.layout, vectors.rotary.rotary_dim)
+        dominant = torch.full(pairs.shape[:-1], torch.nan, device=pairs.device)
+        for row, (start, stop) in enumerate(spans):
+            visible = visible_pairs(stop - start, vectors.window, pairs.device)
+            inner = dominant_dimension(pairs[row, :, start:stop, start:stop], temperature)
+            dominant[row, :, start:stop, start:stop] = inner.masked_fill(~visible, torch.nan)
+        layer = vectors.rotary.layer
+        entries[hook_name(layer, DOMINANT)] = dominant
+        if contributions:
+            entries[hook_name(layer, CONTRIBUTIONS)] = pairs * vectors.rotary.scale
+
+    capture(model, batch.tokens, rotary, visit, batch.attention_mask)
+    return ActivationCache(entries, model, has_batch_dim=True)

@@ -1,0 +1,42 @@
+"""Which models are turned away at the door, before anything is run?"""
+
+from transformer_lens.model_protocol import TransformerLensModel
+
+from positional_heads.host.records import layers_with_attention
+
+
+class UnsupportedModelError(ValueError):
+    """The model's attention cannot be taken apart into rotary pairs, or we cannot prove that we do it right."""
+
+
+def refuse_unsupported(model: TransformerLensModel) -> None:
+    """Refuse models whose attention we know not to be scorable, with a reason.
+
+    Raises:
+        UnsupportedModelError: If this is not a TransformerBridge of a rotary model in evaluation mode.
+    """
+    kind = type(model).__name__
+    if kind != "TransformerBridge":
+        msg = (
+            f"a {kind} cannot be scored: its activations cannot be checked here. Boot the model with "
+            "transformer_lens.model_bridge.TransformerBridge.boot_transformers(...)"
+        )
+        raise UnsupportedModelError(msg)
+    adapter = type(model.adapter).__name__  # type: ignore[attr-defined]
+    if adapter == "NativeArchitectureAdapter":
+        msg = "a boot_native model cannot be scored: its rotary hooks exist and never fire; use boot_transformers"
+        raise UnsupportedModelError(msg)
+    embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
+    if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
+        msg = f"this model's positional embedding is {embedding!r}, not rotary: it has no rotary pairs to score"
+        raise UnsupportedModelError(msg)
+    if getattr(model.cfg, "qk_norm_after_rope", False):
+        msg = "HunYuan normalises queries and keys after rotating them: its pairs are not plain rotations"
+        raise UnsupportedModelError(msg)
+    for layer in layers_with_attention(model):
+        if type(model.blocks[layer].attn).__name__.startswith(("MLA", "GlmMoeDsa")):  # type: ignore[attr-defined]
+            msg = "multi-head latent attention (DeepSeek) keeps rotated and other channels apart, not supported"
+            raise UnsupportedModelError(msg)
+    if model.training:  # type: ignore[attr-defined]
+        msg = "the model is in training mode, where dropout changes activations: call model.eval() first"
+        raise UnsupportedModelError(msg)

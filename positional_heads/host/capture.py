@@ -1,0 +1,161 @@
+"""Rotated queries and keys of a real run, layer by layer, each checked against the model's own scores as it passes.
+
+Nothing is kept: a layer's vectors are visited while they are at hand and then let go. Of the model's scores only the
+mask and a few rows are looked at.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+from transformer_lens.model_protocol import TransformerLensModel
+
+from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.layers import (
+    RotaryLayer,
+    layer_phase,
+    masked_entries,
+    rebuilt_scores,
+    rotated_vectors,
+    score_error,
+    tolerance,
+)
+from positional_heads.host.records import SCORES, Record, record_layers
+from positional_heads.host.sequences import real_spans
+
+CHECKED_ROWS = 16
+"""Query positions per layer and run at which rebuilt scores are compared with the model's own."""
+
+
+@dataclass(frozen=True)
+class LayerVectors:
+    """What one layer did with the positions of one batch.
+
+    Attributes:
+        rotary: How the layer rotates.
+        rot_q: Rotated queries.
+        rot_k: Rotated keys, one head per group.
+        phase: cos + i sin of each position and pair.
+        window: Distances the mask lets through, 0 to window - 1; None if it hides none in sequences of this length.
+    """
+
+    rotary: RotaryLayer
+    rot_q: Float[Tensor, "batch pos head d_head"]
+    rot_k: Float[Tensor, "batch pos kv_head d_head"]
+    phase: Complex[Tensor, "#batch pos pair"]
+    window: int | None
+
+
+def capture(
+    model: TransformerLensModel,
+    tokens: Int[Tensor, "batch pos"],
+    layers: Sequence[RotaryLayer],
+    visit: Callable[[LayerVectors], None],
+    attention_mask: Int[Tensor, "batch pos"] | None = None,
+) -> None:
+    """Run the model once and visit each layer's rotated queries and keys, proven against its attention scores.
+
+    Args:
+        model: A TransformerBridge.
+        tokens: Token ids.
+        layers: The layers to visit, from `resolve_layers`.
+        visit: Called with each layer's vectors, first layer first.
+        attention_mask: 1 for real tokens, 0 for padding; all real when None.
+
+    Raises:
+        UnsupportedModelError: If a layer does not reproduce the model's scores, or hides pairs in a way that
+            causality, padding and one window do not explain.
+    """
+    by_layer = {rotary.layer: rotary for rotary in layers}
+    positions = padded_positions(tokens, attention_mask)
+    spans = real_spans(tokens, attention_mask)
+
+    def check(layer: int, record: Record) -> None:
+        rotary = by_layer[layer]
+        rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
+        _refuse_non_finite(layer, rot_q, rot_k, spans)
+        hidden = masked_entries(rotary, record[SCORES])
+        window = _proven_window(rotary, hidden[:, 0], spans)
+        _prove_scores(rotary, rot_q, rot_k, record[SCORES], hidden, spans)
+        visit(LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), window))
+
+    record_layers(model, tokens, attention_mask, sorted(by_layer), check)
+
+
+def padded_positions(
+    tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None
+) -> Int[Tensor, "rows pos"]:
+    """Position of each token, as the host counts them: real tokens from zero, also behind left padding."""
+    if attention_mask is None:
+        return torch.arange(tokens.shape[1], device=tokens.device)[None]
+    positions = attention_mask.long().cumsum(-1) - 1
+    return positions.masked_fill(attention_mask == 0, 1).to(tokens.device)
+
+
+def visible_pairs(length: int, window: int | None, device: torch.device) -> Bool[Tensor, "{length} {length}"]:
+    """Which keys a query sees: none after itself, and none further back than the window."""
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position
+    return (distance >= 0) & (distance < (length if window is None else window))
+
+
+def _proven_window(
+    rotary: RotaryLayer, hidden: Bool[Tensor, "batch query_pos key_pos"], spans: Sequence[tuple[int, int]]
+) -> int | None:
+    windows: set[int] = set()
+    longest = max(stop - start for start, stop in spans)
+    for row, (start, stop) in zip(hidden, spans, strict=True):
+        if rotary.holds == "scores":
+            windows.add(_window_of_row(row[stop - 1, start:stop]))
+    window = max(windows, default=longest)
+    for row, (start, stop) in zip(hidden, spans, strict=True):
+        visible = visible_pairs(stop - start, window, row.device)
+        seen = ~row[start:stop, start:stop]
+        fits = torch.equal(seen, visible) if rotary.holds == "scores" else not (seen & ~visible).any()
+        if not fits or bool((~row[start:stop, :start]).any()):
+            msg = (
+                f"layer {rotary.layer} hides query-key pairs that causality, padding and one sliding window do not "
+                "explain (a document mask, chunks, or attention_mask ignored by the model): it cannot be scored"
+            )
+            raise UnsupportedModelError(msg)
+    return window if window < longest else None
+
+
+def _window_of_row(hidden: Bool[Tensor, " key_pos"]) -> int:
+    """Number of keys that the last query sees."""
+    return int((~hidden).sum())
+
+
+def _prove_scores(
+    rotary: RotaryLayer,
+    rot_q: Float[Tensor, "batch pos head d_head"],
+    rot_k: Float[Tensor, "batch pos kv_head d_head"],
+    held: Float[Tensor, "batch head query_pos key_pos"],
+    hidden: Bool[Tensor, "batch head query_pos key_pos"],
+    spans: Sequence[tuple[int, int]],
+) -> None:
+    for sequence, (start, stop) in enumerate(spans):
+        rows = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=rot_q.device).round().long()
+        rebuilt = rebuilt_scores(rotary, rot_q[sequence, rows][None], rot_k[sequence][None])
+        error = score_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
+        if not error <= tolerance(held.dtype):
+            msg = (
+                f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
+                f"{error:.2g} of the largest score, more than the {tolerance(held.dtype):.0e} that rounding explains. "
+                "Is a hook on hook_attn_scores changing them? Nothing was scored"
+            )
+            raise UnsupportedModelError(msg)
+
+
+def _refuse_non_finite(layer: int, rot_q: Tensor, rot_k: Tensor, spans: Sequence[tuple[int, int]]) -> None:
+    for sequence, (start, stop) in enumerate(spans):
+        for name, tensor in (("query", rot_q), ("key", rot_k)):
+            bad = ~torch.isfinite(tensor[sequence, start:stop]).all(dim=-1).all(dim=0)
+            if bad.any():
+                msg = (
+                    f"layer {layer}, {name} head {int(bad.nonzero()[0])}: not finite. A weight is NaN or infinite, or "
+                    "the model overflows in this precision: check the checkpoint, or load it in float32"
+                )
+                raise UnsupportedModelError(msg)

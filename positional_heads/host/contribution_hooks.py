@@ -1,0 +1,157 @@
+"""New hook points on a model: the contribution of every rotary pair to every attention score, live and editable.
+
+`hook_contributions` holds what each pair adds to the attention score, attention scale included, before soft-cap and
+mask: with the unrotated remainder they sum to the score, and an edit changes the score by exactly as much as it changed
+the contribution. `hook_dominant_dim` is a reading, NaN where the model hides the key; editing it has no meaning.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.hook_points import HookPoint
+from transformer_lens.model_protocol import TransformerLensModel
+
+from positional_heads.contributions import dominant_dimension, pair_contributions
+from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.layers import (
+    RotaryLayer,
+    masked_entries,
+    resolve_layers,
+    rotated_vectors,
+    scaled_scores,
+    soft_capped,
+)
+from positional_heads.host.records import RECORDED, SCORES, Record, hook_name
+
+CONTRIBUTIONS = "hook_contributions"
+DOMINANT = "hook_dominant_dim"
+
+
+@contextmanager
+def contribution_hooks(
+    model: TransformerLensModel, layers: Sequence[int] | None = None, *, temperature: float = 1.0
+) -> Iterator[TransformerLensModel]:
+    """A block inside which layers have `attn.hook_contributions` and `attn.hook_dominant_dim`, like any other hook.
+
+    `hook_contributions` is [batch head query_pos key_pos pair] in units of the attention score; `hook_dominant_dim` is
+    [batch head query_pos key_pos]. `run_with_cache`, `run_with_hooks` and patching see both. They hold pairs times as
+    much as the attention scores: ask for few layers, or short text.
+
+    Args:
+        model: A TransformerBridge.
+        layers: Layers to add the hooks to; all that rotate when None.
+        temperature: Softmax temperature of the dominant dimension, on contributions without the attention scale.
+
+    Raises:
+        UnsupportedModelError: If a layer's scores cannot be edited, because its `hook_attn_scores` holds the pattern.
+        ValueError: If a layer does not exist or does not rotate.
+        RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
+    """
+    chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    for rotary in chosen:
+        if rotary.holds == "pattern":
+            msg = (
+                f"layer {rotary.layer}: this architecture's hook_attn_scores holds the attention pattern and ignores "
+                "edits, so live contributions are not possible; use dominant_dimension_cache(contributions=True)"
+            )
+            raise UnsupportedModelError(msg)
+    with ExitStack() as undo:
+        undo.callback(_rescan_hooks, model)
+        for rotary in chosen:
+            _add_hook_points(model.blocks[rotary.layer].attn, undo)  # type: ignore[attr-defined]
+        _rescan_hooks(model)
+        for rotary in chosen:
+            _feed(model, rotary, temperature, undo)
+        yield model
+
+
+def _add_hook_points(attention: Any, undo: ExitStack) -> None:
+    for name in (CONTRIBUTIONS, DOMINANT):
+        if name in attention._modules:
+            msg = "contribution hooks are already on this layer: leave the other contribution_hooks block first"
+            raise RuntimeError(msg)
+        setattr(attention, name, HookPoint())
+        undo.callback(attention._modules.pop, name)
+
+
+def _rescan_hooks(model: Any) -> None:
+    model.clear_hook_registry()
+    model._initialize_hook_registry()
+
+
+def _feed(model: Any, rotary: RotaryLayer, temperature: float, undo: ExitStack) -> None:
+    """Record the layer's rotated vectors as every other hook has left them, and pass contributions through its scores.
+
+    Hooks run in the order in which they were added. So ours are added anew whenever the layer starts, behind those
+    that a caller has put there since, and taken off when it is done.
+    """
+    attention = model.blocks[rotary.layer].attn
+    hooks = model.hook_dict
+    record: Record = {}
+    late: list[Any] = []
+
+    def take_off() -> None:
+        while late:
+            _remove(*late.pop())
+
+    def keep(name: str) -> Any:
+        def hook_fn(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+            record[name] = tensor
+
+        return hook_fn
+
+    def start(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+        take_off()
+        record.clear()
+        for name in RECORDED:
+            point = hooks.get(hook_name(rotary.layer, name))
+            if point is not None:
+                late.append((point, point.add_hook(keep(name), is_permanent=True)))
+
+    def finish(tensor: Tensor, hook: Any) -> Tensor | None:  # noqa: ARG001
+        take_off()
+        return _pass_through(model, attention, rotary, {**record, SCORES: tensor}, temperature)
+
+    for name, function in (("hook_in", start), (SCORES, finish)):
+        point = hooks[hook_name(rotary.layer, name)]
+        undo.callback(_remove, point, point.add_hook(function, is_permanent=True))
+    undo.callback(take_off)
+
+
+def _remove(point: HookPoint, handle: Any) -> None:
+    handle.hook.remove()
+    point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+def _pass_through(
+    model: Any, attention: Any, rotary: RotaryLayer, record: Record, temperature: float
+) -> Float[Tensor, "batch head query_pos key_pos"] | None:
+    scores = record[SCORES]
+    positions = torch.arange(scores.shape[-2], device=scores.device)[None]
+    rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
+    if rot_k.shape[1] != scores.shape[-1]:
+        msg = (
+            f"layer {rotary.layer} attends to {scores.shape[-1]} keys, {rot_k.shape[1]} of them from this run: "
+            "contribution hooks need a run without a key-value cache"
+        )
+        raise RuntimeError(msg)
+    hidden = masked_entries(rotary, scores)
+    contributions = pair_contributions(rot_q, rot_k, rotary.layout, rotary.rotary_dim)
+    dominant = dominant_dimension(contributions, temperature).masked_fill(hidden, torch.nan)
+    seen = attention.hook_dominant_dim(dominant)
+    if seen is not dominant and not torch.equal(seen.nan_to_num(), dominant.nan_to_num()):
+        msg = "hook_dominant_dim is a readout, editing it changes nothing: edit hook_contributions instead"
+        raise RuntimeError(msg)
+    contributions = contributions * rotary.scale
+    edited = attention.hook_contributions(contributions)
+    if edited is contributions:
+        return None
+    change = (edited - contributions).sum(-1)
+    if rotary.soft_cap is not None:
+        before = scaled_scores(rotary, rot_q, rot_k)
+        change = soft_capped(before + change, rotary.soft_cap) - soft_capped(before, rotary.soft_cap)
+    return torch.where(hidden, scores, scores + change.to(scores.dtype))

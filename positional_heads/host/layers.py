@@ -1,0 +1,341 @@
+"""What does each layer of this model do with positions, and can we prove it?
+
+Read from live tensors, never from `model.cfg`, which is wrong or empty for several families. A short probe run tells,
+per layer, where rotated queries and keys come from; rotating the unrotated ones settles the pair layout; and q . k must
+give the model's own attention scores. What does not hold is refused by name: no silent wrong numbers.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from einops import einsum
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+from transformer_lens.model_protocol import TransformerLensModel
+
+from positional_heads.contributions import expand_key_heads
+from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
+from positional_heads.host.records import SCORES, Record, layers_with_attention, record_layers
+from positional_heads.rotary import LAYOUTS, Layout, rotate
+
+PROBE_TOKENS = 16
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+"""Largest error relative to the largest score: a few roundings of the model's own precision. Real mistakes are O(1)."""
+
+Table = Literal["half", "adjacent", "single", "embed_positions"]
+
+
+@dataclass(frozen=True)
+class RotaryLayer:
+    """How one layer rotates, as proven on a probe run.
+
+    Attributes:
+        layer: Index of the layer.
+        source: Where rotated queries and keys come from: `hook_rot_q/k` fire, or they are rebuilt from `hook_q/k`.
+        layout: Which channels make a rotary pair.
+        table: How the layer's cos and sin are laid out over channels.
+        rotary_dim: Number of rotated channels, in front of the others.
+        d_head: Width of a query head.
+        n_heads: Number of query heads.
+        scale: Attention scale: scores = scale * q . k.
+        soft_cap: Cap of a tanh over the scaled scores, or None.
+        holds: What the model's `hook_attn_scores` really holds.
+        error: Largest discrepancy with the model's own scores, relative to the largest score.
+    """
+
+    layer: int
+    source: Literal["hook", "rebuilt"]
+    layout: Layout
+    table: Table
+    rotary_dim: int
+    d_head: int
+    n_heads: int
+    scale: float
+    soft_cap: float | None
+    holds: Literal["scores", "pattern"]
+    error: float
+
+    @property
+    def n_pairs(self) -> int:
+        """Number of rotary pairs."""
+        return self.rotary_dim // 2
+
+
+@dataclass(frozen=True)
+class RotaryModel:
+    """Every layer of a model: those that rotate, and why the others are not scored."""
+
+    layers: dict[int, RotaryLayer]
+    unscored: dict[int, str]
+
+    def select(self, layers: list[int] | None, n_layers: int) -> list[RotaryLayer]:
+        """The rotary layers asked for, all of them when None.
+
+        Raises:
+            ValueError: If a layer does not exist or does not rotate.
+        """
+        if layers is None:
+            return list(self.layers.values())
+        for layer in layers:
+            if not 0 <= layer < n_layers:
+                msg = f"layer {layer} does not exist: the model has layers 0 to {n_layers - 1}"
+                raise ValueError(msg)
+            if layer in self.unscored:
+                msg = f"layer {layer} cannot be scored: {self.unscored[layer]}"
+                raise ValueError(msg)
+        return [self.layers[layer] for layer in sorted(set(layers))]
+
+
+def resolve_layers(model: TransformerLensModel) -> RotaryModel:
+    """Find out and prove, layer by layer, how the model rotates.
+
+    Raises:
+        UnsupportedModelError: If the model has no rotary layer, or a layer does not reproduce the model's own scores.
+    """
+    refuse_unsupported(model)
+    vocabulary = int(model.cfg.d_vocab)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(vocabulary, (1, PROBE_TOKENS), generator=generator).to(model.cfg.device)
+    found: dict[int, RotaryLayer] = {}
+    unscored = dict.fromkeys(range(model.cfg.n_layers), "it has no attention")
+
+    def visit(layer: int, record: Record) -> None:
+        resolved = _resolve_layer(model, layer, record)
+        if resolved is None:
+            unscored[layer] = "it has no rotary embedding (NoPE): no dimension has a wavelength there"
+        else:
+            found[layer] = resolved
+            del unscored[layer]
+
+    with_attention = layers_with_attention(model)
+    record_layers(model, tokens, None, with_attention, visit)
+    silent = [layer for layer in with_attention if unscored.get(layer, "").startswith("it has no attention")]
+    if silent:
+        msg = f"layer {silent[0]}: hook_attn_scores or the query and key hooks never fire, nothing can be proven there"
+        raise UnsupportedModelError(msg)
+    if not found:
+        msg = "no layer of this model rotates queries and keys: dominant dimensions are not defined for it"
+        raise UnsupportedModelError(msg)
+    return RotaryModel(dict(sorted(found.items())), unscored)
+
+
+def rotated_vectors(
+    model: TransformerLensModel,
+    rotary: RotaryLayer,
+    record: Record,
+    positions: Int[Tensor, "#batch pos"],
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
+    """Queries and keys after rotation, exactly as the layer uses them, from one record of it."""
+    if "hook_rot_q" in record and "hook_rot_k" in record:
+        return record["hook_rot_q"], record["hook_rot_k"]
+    query, key = _before_rotation(record, rotary.d_head)
+    phase = layer_phase(model, rotary, record, positions)
+    return rotate(query, phase, rotary.layout), rotate(key, phase, rotary.layout)
+
+
+def layer_phase(
+    model: TransformerLensModel, rotary: RotaryLayer, record: Record, positions: Int[Tensor, "#batch pos"]
+) -> Complex[Tensor, "#batch pos pair"]:
+    """Phase of each position and pair, from the layer's own cos and sin."""
+    if rotary.table == "embed_positions":
+        sin, cos = _embedded(model, rotary.layer)[positions].float().chunk(2, dim=-1)
+        return torch.complex(cos, sin)
+    return _phase_of(record["hook_cos"], record["hook_sin"], rotary.table)
+
+
+def rebuilt_scores(
+    rotary: RotaryLayer,
+    rot_q: Float[Tensor, "batch query_pos head d_head"],
+    rot_k: Float[Tensor, "batch key_pos kv_head d_head"],
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """Attention scores before the mask, from rotated queries and keys: scaled, soft-capped, in float32."""
+    scores = scaled_scores(rotary, rot_q, rot_k)
+    return scores if rotary.soft_cap is None else soft_capped(scores, rotary.soft_cap)
+
+
+def scaled_scores(
+    rotary: RotaryLayer,
+    rot_q: Float[Tensor, "batch query_pos head d_head"],
+    rot_k: Float[Tensor, "batch key_pos kv_head d_head"],
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """Attention scores before soft-cap and mask, `scale * q . k` in float32."""
+    key = expand_key_heads(rot_k, rot_q.shape[2]).float()
+    return einsum(rot_q.float(), key, "b query head d, b key head d -> b head query key") * rotary.scale
+
+
+def soft_capped(scores: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*shape"]:
+    """`cap * tanh(scores / cap)`, as Gemma-2 does."""
+    return cap * torch.tanh(scores / cap)
+
+
+def masked_entries(rotary: RotaryLayer, scores: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Entries the model hides: the dtype's minimum or -inf; a pattern of 0 where that is what is held.
+
+    The minimum may have been added to a score, or (CodeGen) divided by the attention scale afterwards, hence the
+    margin; in float16 even real scores could come within it, so that there the margin is small.
+    """
+    if rotary.holds == "pattern":
+        return scores == 0
+    margin = 2 if scores.dtype == torch.float16 else 1e3
+    return scores <= torch.finfo(scores.dtype).min / margin
+
+
+def score_error(
+    rotary: RotaryLayer,
+    rebuilt: Float[Tensor, "batch head query_pos key_pos"],
+    held: Float[Tensor, "batch head query_pos key_pos"],
+    hidden: Bool[Tensor, "batch #head query_pos key_pos"],
+) -> float:
+    """Largest discrepancy between rebuilt scores and what the model holds, relative to the largest of them."""
+    if rotary.holds == "pattern":
+        rebuilt = rebuilt.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num()
+    visible = ~hidden.expand_as(held)
+    difference = (rebuilt - held.float())[visible].abs()
+    return float(difference.max() / held.float()[visible].abs().max().clamp(min=1e-3))
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Largest relative error that rounding explains."""
+    return TOLERANCE[dtype]
+
+
+def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> RotaryLayer | None:
+    held = record[SCORES]
+    query, key = _unrotated(record, held.shape[1])
+    _refuse_non_finite(layer, query, key)
+    if "hook_cos" not in record and _embedded(model, layer) is None:
+        if "hook_rot_q" in record and torch.equal(record["hook_rot_q"].float(), query.float()):
+            return None
+        msg = (
+            f"layer {layer}: hook_rot_q, hook_cos and hook_sin do not fire, so rotated queries and keys cannot be had "
+            "from this architecture's bridge"
+        )
+        raise UnsupportedModelError(msg)
+    component = model.blocks[layer].attn.original_component  # type: ignore[attr-defined]
+    source: Literal["hook", "rebuilt"] = "hook" if "hook_rot_q" in record else "rebuilt"
+    sums = held.float().sum(-1)
+    draft = RotaryLayer(
+        layer=layer,
+        source=source,
+        layout="half",
+        table="half",
+        rotary_dim=0,
+        d_head=query.shape[-1],
+        n_heads=query.shape[2],
+        scale=_attention_scale(component, query.shape[-1]),
+        soft_cap=getattr(component, "attn_logit_softcapping", None),
+        holds="pattern" if bool((held >= 0).all()) and torch.allclose(sums, torch.ones_like(sums)) else "scores",
+        error=torch.inf,
+    )
+    candidates = [_try_layout(model, draft, layout, record, query, key) for layout in LAYOUTS]
+    best = min(candidates, key=lambda candidate: candidate.error)
+    if not best.error <= tolerance(held.dtype):
+        tried = ", ".join(f"{candidate.layout} {candidate.error:.2g}" for candidate in candidates)
+        msg = (
+            f"layer {layer}: rotated queries and keys do not give the model's own attention scores "
+            f"(relative error by pair layout: {tried}); this architecture is not understood, so it is not scored"
+        )
+        raise UnsupportedModelError(msg)
+    return best
+
+
+def _try_layout(
+    model: TransformerLensModel,
+    draft: RotaryLayer,
+    layout: Layout,
+    record: Record,
+    query: Float[Tensor, "batch pos head d_head"],
+    key: Float[Tensor, "batch pos kv_head d_head"],
+) -> RotaryLayer:
+    """The layer under one pair layout, with the error that this makes in rotation and in scores."""
+    table: Table = "embed_positions"
+    if "hook_cos" in record:
+        table = _table_of(record["hook_cos"], record["hook_sin"])
+    trial = replace(draft, layout=layout, table=table)
+    positions = torch.arange(query.shape[1], device=query.device)[None]
+    phase = layer_phase(model, trial, record, positions)
+    trial = replace(trial, rotary_dim=2 * phase.shape[-1])
+    if trial.rotary_dim > trial.d_head:
+        return trial
+    rot_q, rot_k = rotate(query, phase, layout), rotate(key, phase, layout)
+    error = 0.0
+    if trial.source == "hook":
+        fired = (record["hook_rot_q"].float(), record["hook_rot_k"].float())
+        error = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip((rot_q, rot_k), fired, strict=True))
+        rot_q, rot_k = fired
+    hidden = masked_entries(trial, record[SCORES])
+    return replace(
+        trial, error=max(error, score_error(trial, rebuilt_scores(trial, rot_q, rot_k), record[SCORES], hidden))
+    )
+
+
+def _unrotated(
+    record: Record, n_heads: int
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
+    width = record["hook_q"].shape[-1] if record["hook_q"].ndim == 4 else record["hook_q"].shape[-1] // n_heads  # noqa: PLR2004
+    return _before_rotation(record, width)
+
+
+def _before_rotation(
+    record: Record, d_head: int
+) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
+    """Queries and keys before rotation, after QK-norm where there is one, with position before head."""
+
+    def find(normed: str, plain: str) -> Float[Tensor, "batch pos any_head d_head"]:
+        plain_tensor = record[plain]
+        if plain_tensor.ndim == 3:  # noqa: PLR2004
+            plain_tensor = plain_tensor.unflatten(-1, (-1, d_head))
+        if normed not in record:
+            return plain_tensor
+        tensor = record[normed]
+        if tensor.ndim == 3:  # noqa: PLR2004  OLMo-2 normalises all heads at once, before splitting them
+            return tensor.unflatten(-1, (-1, d_head))
+        return tensor.transpose(1, 2)
+
+    return find("hook_q_normed", "hook_q"), find("hook_k_normed", "hook_k")
+
+
+def _table_of(cos: Float[Tensor, "*lead width"], sin: Float[Tensor, "*lead width"]) -> Table:
+    """How cos and sin repeat over channels: first half again, every one twice, or once per pair (GPT-OSS)."""
+    half, rest = cos.shape[-1] // 2, cos.shape[-1] % 2
+    tables = (cos, sin)
+    if not rest and all(torch.equal(table[..., :half], table[..., half:]) for table in tables):
+        return "half"
+    if not rest and all(torch.equal(table[..., ::2], table[..., 1::2]) for table in tables):
+        return "adjacent"
+    return "single"
+
+
+def _phase_of(
+    cos: Float[Tensor, "#batch pos width"], sin: Float[Tensor, "#batch pos width"], table: Table
+) -> Complex[Tensor, "#batch pos pair"]:
+    pairs = cos.shape[-1] if table == "single" else cos.shape[-1] // 2
+    step = 2 if table == "adjacent" else 1
+    return torch.complex(cos[..., : pairs * step : step].float(), sin[..., : pairs * step : step].float())
+
+
+def _embedded(model: TransformerLensModel, layer: int) -> Any:
+    """GPT-J and CodeGen keep sin | cos of every position as a buffer of the attention module."""
+    component = getattr(model.blocks[layer].attn, "original_component", None)  # type: ignore[attr-defined]
+    return getattr(component, "embed_positions", None)
+
+
+def _attention_scale(component: Any, d_head: int) -> float:
+    scaling = getattr(component, "scaling", None)
+    if isinstance(scaling, (int, float)):
+        return float(scaling)
+    divisor = getattr(component, "scale_attn", None)
+    return 1 / float(divisor) if divisor is not None else d_head**-0.5
+
+
+def _refuse_non_finite(layer: int, query: Tensor, key: Tensor) -> None:
+    for name, tensor in (("queries", query), ("keys", key)):
+        bad = ~torch.isfinite(tensor).all(dim=-1).all(dim=1).all(dim=0)
+        if bad.any():
+            heads = ", ".join(str(head) for head in bad.nonzero().flatten().tolist())
+            msg = (
+                f"layer {layer}: the {name} of head {heads} are not finite. A weight is NaN or infinite, or the model "
+                "overflows in this precision: check the checkpoint, or load it in float32"
+            )
+            raise UnsupportedModelError(msg)

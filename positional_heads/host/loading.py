@@ -1,0 +1,61 @@
+"""From a name to a model: the bundled one, a local folder, or a hub name, as a TransformerBridge."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    name: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
+) -> "TransformerBridge":
+    """Boot a model through TransformerLens, in evaluation mode.
+
+    Args:
+        name_or_path: A local folder in `transformers` format, or a hub name.
+        name: What to call it in results; its own name when None.
+        device: Where to, e.g. "cpu" or "cuda"; TransformerLens decides when None.
+        dtype: Precision, e.g. "bfloat16"; float32 when None.
+        trust_remote_code: Run code that the model ships. Off unless asked for.
+
+    Raises:
+        FileNotFoundError: If a path is given that does not exist.
+        ValueError: If the dtype is unknown, or the model cannot be loaded.
+    """
+    import torch
+    from transformer_lens.model_bridge import TransformerBridge
+
+    _refuse_missing_folder(name_or_path)
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype is not None and dtype not in kinds:
+        msg = f"dtype {dtype!r} is unknown: choose one of {', '.join(kinds)}"
+        raise ValueError(msg)
+    settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            name_or_path, device=device, dtype=kinds[dtype or "float32"], **settings
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        msg = f"the model {name_or_path!r} cannot be loaded: {reason}"
+        raise ValueError(msg) from error
+    if name is not None:
+        bridge.cfg.model_name = name
+    return bridge.eval()
+
+
+def _refuse_missing_folder(name_or_path: str) -> None:
+    path = Path(name_or_path)
+    looks_local = path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1
+    if looks_local and not path.is_dir():
+        msg = f"{name_or_path}: no such model folder; give an existing folder, a hub name, or 'bundled'"
+        raise FileNotFoundError(msg)
+    if path.is_dir() and not (path / "config.json").exists():
+        msg = f"{name_or_path}: no config.json in it; give a folder written by save_pretrained"
+        raise FileNotFoundError(msg)

@@ -1,0 +1,53 @@
+"""Which model, data and versions does a result come from?"""
+
+import hashlib
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LIBRARIES = ("positional-heads", "transformer-lens", "transformers", "torch")
+SAMPLED_VALUES = 4096
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of everything that can change a number."""
+    return {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+
+
+def model_provenance(model: Any) -> dict[str, Any]:
+    """Name, architecture, revision where known, precision, and a fingerprint of the weights."""
+    config = getattr(model.original_model, "config", None)
+    return {
+        "name": str(model.cfg.model_name),
+        "architecture": str(getattr(model.cfg, "architecture", None) or type(model.original_model).__name__),
+        "revision": getattr(config, "_commit_hash", None),
+        "weights": weights_fingerprint(model),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "context": int(model.cfg.n_ctx),
+        "layers": int(model.cfg.n_layers),
+        "heads": int(model.cfg.n_heads),
+        "compatibility_mode": bool(getattr(model, "compatibility_mode", False)),
+    }
+
+
+def weights_fingerprint(model: Any) -> str:
+    """A sha256 over name, shape and up to 4096 evenly spaced values of each parameter: quick, also for large models."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.original_model.named_parameters()):
+        flat = parameter.detach().flatten()
+        step = max(1, flat.numel() // SAMPLED_VALUES)
+        digest.update(f"{name} {tuple(parameter.shape)} ".encode())
+        digest.update(flat[::step].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def data_hash(sequences: list[tuple[Tensor, Tensor | None]]) -> str:
+    """A sha256 over token ids and which of them are real."""
+    digest = hashlib.sha256()
+    for tokens, mask in sequences:
+        real = torch.ones_like(tokens) if mask is None else mask
+        digest.update(tokens.long().cpu().numpy().tobytes() + real.long().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""How is a result kept on disk? One safetensors file, readable without loading torch, whole or not there.
+
+The header holds everything that is not a tensor as JSON, a table of heads among it, and a sha256 of the numbers: a
+flipped bit in a safetensors file would otherwise load without a word.
+"""
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from positional_heads.files import write_atomically
+
+FORMAT = "positional_heads.HeadScores"
+FORMAT_VERSION = 1
+FILE_NAME = "scores.safetensors"
+_KEY = "positional_heads"
+
+
+class ResultFileError(ValueError):
+    """A result file is damaged, foreign, or from a newer version of this library."""
+
+
+def result_file(path: str | Path) -> Path:
+    """The file meant by a path: itself, or `scores.safetensors` in a folder."""
+    path = Path(path)
+    return path / FILE_NAME if path.is_dir() or not path.suffix else path
+
+
+def write_result(file: Path, tensors: bytes, content: dict[str, Any]) -> None:
+    """Write serialised tensors with this content in their header, all of it or nothing.
+
+    Args:
+        file: Where to.
+        tensors: A safetensors file without metadata, as bytes.
+        content: Everything else; must be JSON.
+    """
+    header, data = _split(tensors)
+    digest = hashlib.sha256(data).hexdigest()
+    kept = {"format": FORMAT, "version": FORMAT_VERSION, "sha256": digest, **content}
+    header["__metadata__"] = {_KEY: json.dumps(kept)}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    write_atomically(file, struct.pack("<Q", len(encoded)) + encoded + data)
+
+
+def read_result(path: str | Path) -> tuple[dict[str, Any], bytes]:
+    """Read a result file's content and its bytes, checked.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ResultFileError: If the file is damaged, foreign, or from a newer version.
+    """
+    file = result_file(path)
+    if not file.is_file():
+        msg = f"{file}: no such result file; positional-heads score writes one called {FILE_NAME}"
+        raise FileNotFoundError(msg)
+    raw = file.read_bytes()
+    try:
+        header, data = _split(raw)
+        content = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+    except (ValueError, AttributeError, struct.error) as error:
+        msg = f"{file}: not a result file, or a truncated one; score again"
+        raise ResultFileError(msg) from error
+    if content.get("format") != FORMAT:
+        msg = f"{file}: a safetensors file, but not one of head scores; positional-heads score writes those"
+        raise ResultFileError(msg)
+    if content["version"] > FORMAT_VERSION:
+        msg = f"{file}: written in format {content['version']}, this version reads up to {FORMAT_VERSION}: upgrade"
+        raise ResultFileError(msg)
+    if content["sha256"] != hashlib.sha256(data).hexdigest():
+        msg = f"{file}: its numbers do not match their checksum, the file is truncated or damaged; score again"
+        raise ResultFileError(msg)
+    return content, raw
+
+
+def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:
+    (length,) = struct.unpack("<Q", raw[:8])
+    if length > len(raw) - 8:
+        msg = "truncated header"
+        raise ValueError(msg)
+    return json.loads(raw[8 : 8 + length]), raw[8 + length :]

@@ -1,0 +1,1 @@
+"""The bundled model: what it is, how it was trained, how to load it."""

@@ -1,0 +1,72 @@
+"""Does a byte-level model really use long range? Two measurements, on examples it was not trained on.
+
+Both take any callable from token ids to logits, so that they judge a training run and a finished model alike.
+"""
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from positional_heads.zoo import curriculum
+from positional_heads.zoo.architecture import BOS_ID
+
+Logits = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
+
+
+def passkey_recall(
+    logits: Logits, text: bytes, *, length: int = 512, examples: int = 64, seed: int = 0, batch_size: int = 16
+) -> float:
+    """Fraction of planted digits that greedy decoding gets right, the passkey at random depths.
+
+    Teacher-forced, so a first wrong digit does not spoil the others. Chance is 0.1.
+
+    Args:
+        logits: The model, from token ids to logits.
+        text: Filler, best not seen in training.
+        length: Tokens per example.
+        examples: Number of examples, their depths spread evenly over the context.
+        seed: Seed of keys and filler.
+        batch_size: Sequences per forward pass.
+    """
+    rng = random.Random(f"passkey-{seed}")
+    right = 0
+    for batch in _batches([_passkey_at(text, length, index / examples, rng) for index in range(examples)], batch_size):
+        predicted = logits(batch)[:, -7:-2].argmax(-1)
+        right += int((predicted == batch[:, -6:-1]).sum())
+    return right / (5 * examples)
+
+
+def repeat_gain(
+    logits: Logits, text: bytes, *, length: int = 512, passage: int = 100, examples: int = 32, seed: int = 0
+) -> tuple[float, float]:
+    """Mean loss in nats per byte on the first and on the second occurrence of a repeated passage of the text."""
+    rng = random.Random(f"repeat-{seed}")
+    first, second = [], []
+    for _ in range(examples):
+        parts = [curriculum._window(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
+        tokens = _tokens(parts[0] + parts[1] + parts[2] + parts[1])[None]
+        losses = torch.nn.functional.cross_entropy(logits(tokens)[0, :-1].float(), tokens[0, 1:], reduction="none")
+        first.append(losses[8:passage].mean().item())
+        second.append(losses[-passage + 8 :].mean().item())
+    return float(np.mean(first)), float(np.mean(second))
+
+
+def _passkey_at(text: bytes, length: int, depth: float, rng: random.Random) -> Int[Tensor, " pos"]:
+    key = curriculum._draw(b"0123456789", 5, rng)
+    hidden, answer = curriculum.passkey_statement(key), curriculum.passkey_question() + key + b"."
+    filler = length - 1 - len(hidden) - len(answer)
+    before = int(depth * filler)
+    head, tail = curriculum._window(text, before, rng), curriculum._window(text, filler - before, rng)
+    return _tokens(head + hidden + tail + answer)
+
+
+def _tokens(body: bytes) -> Int[Tensor, " pos"]:
+    return torch.tensor([BOS_ID, *body])
+
+
+def _batches(rows: list[Int[Tensor, " pos"]], size: int) -> list[Int[Tensor, "batch pos"]]:
+    return [torch.stack(rows[start : start + size]) for start in range(0, len(rows), size)]
