@@ -18,7 +18,7 @@ help:
 	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) PYTEST_ARGS=$(PYTEST_ARGS)'
 
 demo: .venv/.installed
-	.venv/bin/positional-heads score bundled --text bundled --out $(OUT) --null-repeats 10
+	.venv/bin/positional-heads score bundled --text bundled --out $(OUT) --sequences 12 --null-repeats 10 --overwrite
 
 test: lint
 	.venv/bin/python -m pytest $(PYTEST_ARGS)

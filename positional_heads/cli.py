@@ -1,0 +1,209 @@
+"""The command line. Nothing heavy is imported until a model is needed: help and reading results take no time.
+
+Every mistake of the user's ends in one line that names the cause and the way out, and exit status 1; wrong usage in 2;
+Ctrl-C in 130. Files appear whole or not at all.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Which attention heads of a rotary language model carry long distances?",
+)
+
+BUNDLED = "bundled"
+
+
+def main() -> None:
+    """Entry point of `positional-heads`."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _say("interrupted: nothing was written")
+        sys.exit(130)
+
+
+@app.command()
+def score(  # noqa: PLR0917  one parameter is one option of the command
+    model: Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option(help="Text file to score on; repeat for several, '-' for standard input, 'bundled' for ours."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report; made if missing.")] = Path("report"),
+    length: Annotated[int | None, typer.Option(help="Tokens per sequence; the model's context if not given.")] = None,
+    sequences: Annotated[int | None, typer.Option(help="Score only this many sequences, the first ones.")] = None,
+    null_repeats: Annotated[int, typer.Option(help="Times positions are shuffled for the null; 0 for none.")] = 20,
+    skip_keys: Annotated[int, typer.Option(help="Leading keys that do not count, e.g. 1 for an attention sink.")] = 0,
+    min_distance: Annotated[int, typer.Option(help="Smallest distance that counts, in tokens.")] = 0,
+    max_distance: Annotated[int | None, typer.Option(help="Largest distance that counts, in tokens.")] = None,
+    temperature: Annotated[
+        str, typer.Option(help="Softmax temperature of the dominant dimension: a number, or 'attention' for sqrt(d).")
+    ] = "1",
+    batch_size: Annotated[int | None, typer.Option(help="Sequences per forward pass; chosen if not given.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where to run, e.g. cpu or cuda.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of shuffles and resamples.")] = 0,
+    top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace results that are already in the folder.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model ships. Off unless asked.")] = False,
+) -> None:
+    """Score every head: does its dominant rotary dimension move with token distance?
+
+    Prints the top heads, a verdict against shuffled positions, and writes a report folder.
+
+    Example: positional-heads score bundled --text bundled --sequences 8 --out report
+    """
+    with _one_line_errors():
+        texts = _read_texts(text)
+        _prepare_folder(out, overwrite)
+        _say("loading the host libraries and the model ...")
+        from positional_heads.host.loading import load_model
+        from positional_heads.host.sequences import cut_text
+        from positional_heads.scoring import score_heads
+        from positional_heads.zoo.bundled import load_bundled_model
+
+        bridge = (
+            load_bundled_model()
+            if model == BUNDLED
+            else load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        )
+        pieces = cut_text(bridge, texts, length)
+        chosen = _first(pieces, sequences, len(texts))
+        scores = score_heads(
+            bridge,
+            chosen,
+            batch_size=batch_size,
+            progress=True,
+            temperature=temperature if temperature == "attention" else _number(temperature),
+            skip_keys=skip_keys,
+            min_distance=min_distance,
+            max_distance=max_distance,
+            null_repeats=null_repeats,
+            seed=seed,
+        )
+        from positional_heads.report import write_report
+
+        written = write_report(scores, out)
+        _show(written[0], top, as_json)
+        _say("written: " + ", ".join(str(file) for file in written))
+
+
+@app.command()
+def show(
+    result: Annotated[Path, typer.Argument(help="A report folder, or a scores.safetensors file.")],
+    top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
+) -> None:
+    """Print the heads and the verdict of a result on disk, checked for damage; takes no model and no time."""
+    with _one_line_errors():
+        _show(result, top, as_json)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        _say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        raise typer.Exit(1) from error
+
+
+def _say(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def _read_texts(names: list[str] | None) -> list[str]:
+    if not names:
+        msg = "no text given: add --text FILE (or --text - for standard input, --text bundled for ours)"
+        raise ValueError(msg)
+    return [_read_text(name) for name in names]
+
+
+def _read_text(name: str) -> str:
+    if name == BUNDLED:
+        from positional_heads.zoo.bundled import bundled_text
+
+        return bundled_text()
+    if name == "-":
+        content = sys.stdin.buffer.read()
+    elif Path(name).is_file():
+        content = Path(name).read_bytes()
+    else:
+        msg = f"{name}: no such text file"
+        raise FileNotFoundError(msg)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{name}: not UTF-8 text (byte {error.start}): is it a binary file? Convert it to UTF-8 first"
+        raise ValueError(msg) from error
+    if "\0" in text:
+        msg = f"{name}: a binary file, it holds null bytes; give plain text"
+        raise ValueError(msg)
+    if not text.strip():
+        msg = f"{name}: the text is empty, there is nothing to score"
+        raise ValueError(msg)
+    return text
+
+
+def _prepare_folder(out: Path, overwrite: bool) -> None:
+    """Find out before the long part whether results can be written, and would not replace others."""
+    from positional_heads.files import write_atomically
+    from positional_heads.result_files import FILE_NAME
+
+    if (out / FILE_NAME).exists() and not overwrite:
+        msg = f"{out}: holds results already; choose another --out, or add --overwrite"
+        raise ValueError(msg)
+    probe = out / ".writable"
+    try:
+        write_atomically(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        msg = f"{out}: cannot write there ({error.strerror or error}); choose another --out"
+        raise OSError(msg) from error
+
+
+def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
+    if sequences is not None and sequences < 1:
+        msg = f"--sequences {sequences} must be at least 1"
+        raise ValueError(msg)
+    chosen = pieces[:sequences]
+    tokens = sum(len(piece) for piece in chosen)
+    _say(
+        f"{n_texts} text(s) cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
+        f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
+    )
+    return chosen
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        msg = f"--temperature {text!r} must be a number, or 'attention'"
+        raise ValueError(msg) from error
+
+
+def _show(result: Path, top: int, as_json: bool) -> None:
+    from positional_heads.result_files import read_result
+
+    content, _ = read_result(result)
+    if as_json:
+        typer.echo(json.dumps({key: content[key] for key in ("verdict", "table", "provenance")}, indent=1))
+        return
+    from positional_heads.tables import heads_table, summary_line
+
+    typer.echo(summary_line(content["provenance"]))
+    typer.echo(heads_table(content["table"], top))
+    typer.echo(f"\nVerdict: {content['verdict']}")
