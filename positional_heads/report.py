@@ -66,5 +66,5 @@ Made with {versions}. Everything is in `{FILE_NAME}`: `positional_heads.HeadScor
 
 def _png(figure: "Figure") -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
