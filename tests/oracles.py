@@ -1,0 +1,62 @@
+"""Answers that cannot share the library's mistakes: plain loops, Python complex numbers, scipy. Never imported by it."""
+
+import cmath
+import math
+
+import numpy as np
+from scipy.stats import spearmanr
+
+
+def channels(layout: str, pair: int, n_pairs: int) -> tuple[int, int]:
+    """The two channels of a rotary pair."""
+    return (pair, pair + n_pairs) if layout == "half" else (2 * pair, 2 * pair + 1)
+
+
+def rotated(vector: np.ndarray, angles: np.ndarray, layout: str) -> np.ndarray:
+    """One vector turned by one angle per pair, as multiplication by exp(i angle)."""
+    turned = vector.astype(float).copy()
+    for pair, angle in enumerate(angles):
+        a, b = channels(layout, pair, len(angles))
+        z = complex(vector[a], vector[b]) * cmath.exp(1j * float(angle))
+        turned[a], turned[b] = z.real, z.imag
+    return turned
+
+
+def contributions(q: np.ndarray, k: np.ndarray, layout: str, n_pairs: int) -> list[float]:
+    """What each pair adds to q . k."""
+    found = []
+    for pair in range(n_pairs):
+        a, b = channels(layout, pair, n_pairs)
+        found.append(float(q[a]) * float(k[a]) + float(q[b]) * float(k[b]))
+    return found
+
+
+def dominant(contributed: list[float], temperature: float = 1.0) -> float:
+    """Softmax-weighted mean pair index."""
+    largest = max(contributed)
+    weights = [math.exp((value - largest) / temperature) for value in contributed]
+    return sum(index * weight for index, weight in enumerate(weights)) / sum(weights)
+
+
+def counted_pairs(length: int, *, window=None, skip_keys=0, min_distance=0, max_distance=None):
+    """Every (query, key) that counts, by looking at all of them."""
+    return [
+        (m, n)
+        for m in range(length)
+        for n in range(skip_keys, m + 1)
+        if m - n >= min_distance
+        and (max_distance is None or m - n <= max_distance)
+        and (window is None or m - n < window)
+    ]
+
+
+def head_score(q: list[np.ndarray], k: list[np.ndarray], layout: str, n_pairs: int, temperature=1.0, **limits):
+    """Spearman's rho and curve of one head over all pairs of all sequences; q and k are rotated, [pos d_head]."""
+    distances, dominants = [], []
+    for queries, keys in zip(q, k, strict=True):
+        for m, n in counted_pairs(len(queries), **limits):
+            distances.append(m - n)
+            dominants.append(dominant(contributions(queries[m], keys[n], layout, n_pairs), temperature))
+    distances, dominants = np.array(distances), np.array(dominants)
+    curve = {t: dominants[distances == t].mean() for t in np.unique(distances)}
+    return spearmanr(distances, dominants).statistic, curve

@@ -1,0 +1,58 @@
+"""Bins hold equal shares, and the table finds the bin that a search would."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from positional_heads.binning import BinLookup, equal_mass_edges, single_valued
+
+KINDS = ["smooth", "spiky", "tied", "constant", "tiny", "outside"]
+
+
+def values_of(kind: str, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)
+    noise = torch.randn(3, 4000)
+    return {
+        "smooth": noise,
+        "spiky": torch.where(noise > 0, 7 + 1e-6 * noise, 2 + 1e-3 * noise),
+        "tied": noise.round(),
+        "constant": torch.full_like(noise, 3.5),
+        "tiny": noise * 1e-30,
+        "outside": noise * 10,
+    }[kind]
+
+
+@given(st.sampled_from(KINDS), st.sampled_from(KINDS), st.sampled_from([64, 512, 2048]), st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_the_table_finds_what_a_search_finds(placed_by, looked_up, bins, seed):
+    edges = equal_mass_edges(values_of(placed_by, seed), bins)
+    values = torch.cat([values_of(looked_up, seed + 1), edges, edges[:, :1] - 1, edges[:, -1:] + 1], dim=1)
+    assert torch.equal(BinLookup(edges)(values), torch.searchsorted(edges, values))
+
+
+def test_bins_hold_equal_shares():
+    sample = values_of("smooth", 0)
+    bins = torch.searchsorted(equal_mass_edges(sample, 64), sample)
+    shares = torch.stack([torch.bincount(row, minlength=64) for row in bins]) / sample.shape[1]
+    assert (shares - 1 / 64).abs().max() < 1 / 4000  # one value, by where the quantile falls
+
+
+def test_a_repeated_value_gets_a_bin_of_its_own():
+    sample = torch.cat([torch.randn(1, 900), torch.full((1, 300), 0.25)], dim=1)
+    edges = equal_mass_edges(sample, 64)
+    bins = torch.searchsorted(edges, sample)[0]
+    (own,) = bins[900:].unique()
+    assert single_valued(edges)[0, own]
+    assert (bins[:900] != own).all()
+    others = single_valued(edges)[0].nonzero().flatten()
+    assert not torch.isin(bins, others[others != own]).any()  # the run's other edges leave empty bins only
+
+
+def test_smooth_values_are_not_taken_for_ties():
+    assert not single_valued(equal_mass_edges(values_of("smooth", 0), 64)).any()
+
+
+def test_more_bins_than_the_table_can_tell_apart_are_refused():
+    with pytest.raises(ValueError, match="40000 bins are too many"):
+        BinLookup(torch.arange(39999.0)[None])

@@ -1,0 +1,187 @@
+"""Streamed rank correlation equals scipy's, and any split of the pairs gives the same integers."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+
+from positional_heads.binning import equal_mass_edges
+from positional_heads.correlation import PairPlan, PairStatistics, curve_correlation
+from tests import oracles
+
+
+def pairs_of(length, **limits):
+    return torch.tensor([m - n for m, n in oracles.counted_pairs(length, **limits)])
+
+
+def dominant_of(kind, distance, seed):
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(2, len(distance), generator=generator)
+    trend = torch.stack([distance.float() * 0.004, -distance.float() * 0.001])
+    return {
+        "smooth": noise + trend,
+        "tied": (noise + trend).round(),
+        "concentrated": torch.where(noise + trend > 0.3, 7 + 1e-6 * noise, noise.sigmoid()),
+        "heavy tailed": (3 * noise + trend).exp(),
+    }[kind]
+
+
+def counted(plan, edges, tiles):
+    statistics = PairStatistics(plan, edges)
+    for dominant, distance, sequence in tiles:
+        statistics.update(dominant, distance, sequence)
+    return statistics
+
+
+def study(kind="smooth", lengths=(120, 90), bins=2048, seed=0, **limits):
+    plan = PairPlan(lengths, n_groups=len(lengths), **limits)
+    tiles = []
+    for sequence, length in enumerate(lengths):
+        distance = pairs_of(length, **limits)
+        tiles.append((dominant_of(kind, distance, seed + sequence), distance, sequence))
+    edges = equal_mass_edges(tiles[0][0], bins)
+    return plan, edges, tiles
+
+
+@pytest.mark.parametrize("kind", ["smooth", "tied", "concentrated", "heavy tailed"])
+@pytest.mark.parametrize("limits", [{}, {"window": 40}, {"skip_keys": 3, "min_distance": 2, "max_distance": 60}])
+def test_rho_is_scipys_to_within_the_stated_bound(kind, limits):
+    plan, edges, tiles = study(kind, **limits)
+    correlation = counted(plan, edges, tiles).correlation()
+    distance = torch.cat([tile[1] for tile in tiles])
+    dominant = torch.cat([tile[0] for tile in tiles], dim=1)
+    expected = [spearmanr(distance, row).statistic for row in dominant]
+    error = np.abs(correlation.rho.numpy() - expected)
+    assert (error <= correlation.bound.numpy() + 1e-9).all()
+    assert (error < 1e-4).all()  # far better than the bound, because bins hold ranks, not values
+    assert (correlation.bound < 1e-3).all()
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["smooth", "tied", "concentrated", "heavy tailed"]))
+@settings(deadline=None, max_examples=40)
+def test_the_bound_holds_also_for_coarse_bins(seed, kind):
+    plan, edges, tiles = study(kind, lengths=(25, 31), bins=64, seed=seed)
+    correlation = counted(plan, edges, tiles).correlation()
+    distance = torch.cat([tile[1] for tile in tiles])
+    dominant = torch.cat([tile[0] for tile in tiles], dim=1)
+    expected = torch.tensor([spearmanr(distance, row).statistic for row in dominant])
+    assert ((correlation.rho - expected).abs() <= correlation.bound + 1e-9).all()
+
+
+@pytest.mark.parametrize("limits", [{}, {"window": 5}, {"skip_keys": 4}, {"min_distance": 2, "max_distance": 8}])
+def test_pair_counts_are_known_in_closed_form(limits):
+    lengths = (12, 3, 12, 7)
+    expected = np.zeros(12, dtype=int)
+    for length in lengths:
+        for m, n in oracles.counted_pairs(length, **limits):
+            expected[m - n] += 1
+    plan = PairPlan(lengths, **limits, n_groups=2)
+    assert plan.pair_counts.tolist() == expected.tolist()
+    assert plan.group_pair_counts.sum(0).tolist() == expected.tolist()
+
+
+@given(st.lists(st.integers(1, 7000), max_size=4), st.randoms())
+@settings(deadline=None, max_examples=20)
+def test_any_split_in_any_order_gives_the_same_integers(cuts, random):
+    plan, edges, tiles = study("smooth")
+    whole = counted(plan, edges, tiles)
+    pieces = []
+    for dominant, distance, sequence in tiles:
+        marks = sorted({0, len(distance), *(cut for cut in cuts if cut < len(distance))})
+        pieces += [
+            (dominant[:, a:b].contiguous(), distance[a:b], sequence) for a, b in zip(marks, marks[1:], strict=False)
+        ]
+    random.shuffle(pieces)
+    half = len(pieces) // 2
+    merged = counted(plan, edges, pieces[half:]) + counted(plan, edges, pieces[:half])
+    assert merged.tensors.keys() == whole.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        assert tensor.dtype == torch.long
+        assert torch.equal(merged.tensors[name], tensor), name
+
+
+def test_sums_stay_exact_at_the_largest_tile():
+    pairs, value = 2**20, 255 - 2**-8
+    plan = PairPlan((2,) * (pairs // 3 + 1), min_distance=1)
+    edges = torch.linspace(0, 255, 2047)[None]
+    statistics = PairStatistics(plan, edges)
+    statistics.update(torch.full((1, pairs), value), torch.ones(pairs, dtype=torch.long), 0)
+    assert int(statistics.dimension_sums[0, 1]) == pairs * int(value * 2**24)
+    assert int(statistics.rank_sums.sum()) == pairs * int(plan.rank_grid[1])
+    with pytest.raises(ValueError, match="a tile of 1048577 pairs is too large"):
+        statistics.update(torch.zeros(1, pairs + 1), torch.ones(pairs + 1, dtype=torch.long), 0)
+
+
+def test_different_plans_are_not_added():
+    plan, edges, tiles = study()
+    other = counted(PairPlan((120, 91), n_groups=2), edges, tiles[:1])
+    with pytest.raises(ValueError, match="different plans or bins"):
+        counted(plan, edges, tiles) + other
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_pairs_missing_or_counted_twice_are_noticed(times):
+    plan, edges, tiles = study()
+    statistics = counted(plan, edges, [*tiles[:1], *[tiles[1]] * times])
+    with pytest.raises(RuntimeError, match="add the missing shards before judging"):
+        statistics.correlation()
+
+
+def test_an_increasing_transform_leaves_rho_alone():
+    plan, edges, tiles = study()
+    transformed = [((dominant / 4).exp(), distance, sequence) for dominant, distance, sequence in tiles]
+    original = counted(plan, edges, tiles).correlation().rho
+    assert torch.allclose(counted(plan, (edges / 4).exp(), transformed).correlation().rho, original, atol=1e-6)
+
+
+def test_rho_is_undefined_where_nothing_varies():
+    plan, edges, tiles = study(lengths=(20,))
+    _, distance, sequence = tiles[0]
+    constant = torch.full((2, len(distance)), 4.0)
+    assert counted(plan, equal_mass_edges(constant, 64), [(constant, distance, sequence)]).correlation().rho.isnan().all()
+    plan, edges, tiles = study(lengths=(20,), min_distance=3, max_distance=3)
+    assert counted(plan, edges, tiles).correlation().rho.isnan().all()
+
+
+def test_resampling_counts_groups_again():
+    plan, edges, tiles = study(lengths=(60, 60, 60))
+    correlation = counted(plan, edges, tiles).correlation()
+    weights = torch.tensor([[1.0, 1, 1], [2, 0, 1], [0, 0, 3]])
+    found = correlation.resampled_rho(weights)
+    for row, drawn in zip(found, ([0, 1, 2], [0, 0, 2], [2, 2, 2]), strict=True):
+        distance = torch.cat([tiles[sequence][1] for sequence in drawn])
+        dominant = torch.cat([tiles[sequence][0] for sequence in drawn], dim=1)
+        expected = [spearmanr(distance, values).statistic for values in dominant]
+        np.testing.assert_allclose(row.numpy(), expected, atol=2e-3)  # 64 coarse bins lose a share of 1 / 64^2
+
+
+def test_curves_are_means_at_each_distance():
+    plan, edges, tiles = study("smooth", skip_keys=1, window=50)
+    correlation = counted(plan, edges, tiles).correlation()
+    distance = torch.cat([tile[1] for tile in tiles])
+    dominant = torch.cat([tile[0] for tile in tiles], dim=1).double()
+    for t in range(plan.distances):
+        at = dominant[:, distance == t].mean(1)
+        assert torch.allclose(correlation.curve[:, t], at, atol=1e-6, equal_nan=True)
+    known = ~correlation.curve[0].isnan()
+    expected = spearmanr(torch.arange(plan.distances)[known], correlation.curve[0][known]).statistic
+    assert float(correlation.rho_curve[0]) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_flat_curve_has_no_correlation():
+    assert curve_correlation(torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, torch.nan]])).isnan().tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"lengths": ()}, "at least one sequence"),
+        ({"lengths": (4,), "skip_keys": -1}, "must not be negative"),
+        ({"lengths": (4,), "min_distance": 3, "max_distance": 2}, "max_distance 2 must be at least min_distance 3"),
+    ],
+)
+def test_impossible_plans_are_refused(settings_, message):
+    with pytest.raises(ValueError, match=message):
+        PairPlan(**settings_)

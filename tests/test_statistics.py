@@ -1,0 +1,88 @@
+"""P-values are uniform when nothing is there, intervals cover, and the verdict says what the numbers say."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from positional_heads.statistics import benjamini_hochberg, bootstrap_weights, excess_p_values, verdict
+
+
+def step_up(p):
+    """Benjamini-Hochberg as it is written down: smallest n p_(j) / j over j from its rank up."""
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    for rank, index in enumerate(order):
+        adjusted[index] = min(1.0, *(len(p) * p[order[j]] / (j + 1) for j in range(rank, len(p))), 1.0)
+    return adjusted
+
+
+def test_adjusted_p_values_follow_the_definition():
+    p = np.random.default_rng(0).uniform(size=30) ** 2
+    with_gap = torch.tensor([*p, np.nan])
+    adjusted = benjamini_hochberg(with_gap)
+    np.testing.assert_allclose(adjusted[:-1].numpy(), step_up(p), rtol=1e-12)
+    assert adjusted[-1].isnan()
+
+
+@pytest.mark.parametrize("repeats", [5, 20])
+def test_p_values_are_uniform_under_the_null(repeats):
+    rng = torch.Generator().manual_seed(repeats)
+    draws = 0.3 + 0.01 * torch.randn(repeats + 1, 50, 40, generator=rng)
+    p = excess_p_values(draws[0], draws[1:], None, 1).flatten()
+    assert stats.kstest(p.numpy(), "uniform").pvalue > 0.01
+
+
+def test_p_values_stay_uniform_with_sampling_noise_of_known_size():
+    rng = torch.Generator().manual_seed(0)
+    groups, repeats = 16, 10
+    per_group = 0.2 + 0.04 * torch.randn(groups, 50, 40, generator=rng)
+    null = 0.2 + 0.01 * torch.randn(repeats, 50, 40, generator=rng)
+    rho = per_group.mean(0) + 0.01 * torch.randn(50, 40, generator=rng)
+    p = excess_p_values(rho, null, per_group.var(0) / groups, groups).flatten()
+    assert stats.kstest(p.numpy(), "uniform").pvalue > 0.01
+
+
+def test_an_excess_makes_the_p_value_small():
+    null = torch.tensor([[[0.10, 0.10]], [[0.12, 0.12]], [[0.11, 0.11]], [[0.09, 0.09]]])
+    p = excess_p_values(torch.tensor([[0.30, 0.0]]), null, None, 1)[0]
+    assert p[0] < 0.001
+    assert p[1] > 0.99
+
+
+def test_bootstrap_intervals_cover_at_their_nominal_rate():
+    rng = np.random.default_rng(0)
+    weights = bootstrap_weights(24, 400, 0).numpy() / 24
+    covered = 0
+    for _ in range(400):
+        sample = rng.normal(size=24)
+        low, high = np.quantile(weights @ sample, [0.025, 0.975])
+        covered += low <= 0 <= high
+    assert 0.90 <= covered / 400 <= 0.97  # percentile intervals of 24 groups cover a little under 0.95
+
+
+def test_resamples_draw_as_many_groups_as_there_are():
+    weights = bootstrap_weights(7, 50, 3)
+    assert (weights.sum(1) == 7).all()
+    assert torch.equal(weights, bootstrap_weights(7, 50, 3))
+    assert not torch.equal(weights, bootstrap_weights(7, 50, 4))
+
+
+DEFINED = torch.tensor([[True, True]])
+
+
+@pytest.mark.parametrize(
+    ("q", "excess", "defined", "groups", "words"),
+    [
+        (None, None, DEFINED, 4, "2 heads scored, without a null model"),
+        (None, None, ~DEFINED, 4, "No head has a defined score"),
+        (torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), DEFINED, 4, "No head beats its null: of 2 heads"),
+        (torch.tensor([[0.01, 0.01]]), torch.tensor([[-0.1, -0.2]]), DEFINED, 4, "No head beats its null"),
+        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), DEFINED, 4, "1 of 2 heads beat their null.*0.125"),
+        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), DEFINED, 1, "over a single sequence"),
+    ],
+)
+def test_the_verdict_says_what_the_numbers_say(q, excess, defined, groups, words):
+    assert re.search(words, verdict(q, excess, defined, 0.05, groups))
