@@ -1,0 +1,93 @@
+"""The front door is small and light, and arrows between the floors point downwards."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import positional_heads as ph
+
+ROOT = Path(ph.__file__).parent
+CORE = {
+    *("binning", "contributions", "correlation", "dominance", "files", "heads"),
+    *("result_files", "results", "rotary", "statistics", "tables"),
+}
+CORE_MAY_IMPORT = {"torch", "einops", "jaxtyping", "scipy", "numpy", "safetensors", "pandas"}
+
+MODULES = {
+    ".".join(("positional_heads", *file.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in ROOT.rglob("*.py")
+}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module imported anywhere in a file, but for what only type checkers read."""
+    tree = ast.parse(file.read_text())
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    return found
+
+
+def floor(module: str) -> int:
+    room = module.split(".")[1] if "." in module else "front door"
+    if room in CORE:
+        return 1
+    return {"host": 2}.get(room, 3)
+
+
+def test_all_names_are_pinned_and_resolve():
+    assert sorted(ph.__all__) == [
+        *("Head", "HeadScores", "NullScores", "ResultFileError", "RotaryLayer", "RotaryModel", "ScoringSettings"),
+        *("UnsupportedModelError", "bundled_text", "contribution_hooks", "cut_text", "dominant_dimension"),
+        *("dominant_dimension_cache", "live_rotary_hooks", "load_bundled_model", "pair_contributions"),
+        *("resolve_layers", "score_heads", "unrotated_remainder"),
+    ]
+    assert all(getattr(ph, name).__module__.startswith("positional_heads.") for name in ph.__all__)
+    assert set(ph.__all__) <= set(dir(ph))
+    with pytest.raises(AttributeError, match="has no attribute 'scores_head'"):
+        ph.scores_head  # noqa: B018
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, positional_heads, positional_heads.cli; print({'torch', 'transformer_lens'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_arrows_point_downwards(module):
+    ours = {name for name in imports(MODULES[module]) if name.split(".")[0] == "positional_heads"}
+    assert all(floor(name) <= floor(module) for name in ours), ours
+
+
+@pytest.mark.parametrize("room", sorted(CORE))
+def test_the_core_needs_no_host(room):
+    outside = {name.split(".")[0] for name in imports(MODULES[f"positional_heads.{room}"])}
+    outside -= set(sys.stdlib_module_names) | {"positional_heads"}
+    assert outside <= CORE_MAY_IMPORT
+
+
+def test_views_read_results_and_no_hooks():
+    for module in (name for name in MODULES if ".views" in name):
+        assert not any("host" in name or "transformer_lens" in name for name in imports(MODULES[module]))
+
+
+def test_there_are_no_import_cycles():
+    graph = {module: imports(file) & set(MODULES) for module, file in MODULES.items()}
+    while leaves := [module for module, needs in graph.items() if not needs & set(graph)]:
+        for leaf in leaves:
+            del graph[leaf]
+    assert not graph

@@ -1,0 +1,180 @@
+"""A result knows its labels, and a file of it is whole, ours and undamaged, or refused."""
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import positional_heads as ph
+from positional_heads.heads import Head
+from tests.synthetic import synthetic_scores
+
+
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_what_is_saved_is_what_is_loaded(tmp_path, null, bootstrap):
+    scores = synthetic_scores(null=null, bootstrap=bootstrap)
+    assert scores.save(tmp_path) == tmp_path / "scores.safetensors"
+    loaded = ph.HeadScores.load(tmp_path)
+    for name, tensor in scores._tensors().items():
+        assert torch.equal(loaded._tensors()[name].nan_to_num(9), tensor.nan_to_num(9)), name
+    assert loaded._tensors().keys() == scores._tensors().keys()
+    assert loaded.reasons == scores.reasons
+    assert loaded.provenance == scores.provenance
+    assert loaded.verdict == scores.verdict
+
+
+def test_the_file_is_a_plain_safetensors_file(tmp_path):
+    scores = synthetic_scores()
+    assert torch.equal(load_file(scores.save(tmp_path / "my.safetensors"))["rho"].nan_to_num(), scores.rho.nan_to_num())
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    first, second = (synthetic_scores().save(tmp_path / name).read_bytes() for name in ("a.st", "b.st"))
+    assert first == second
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+    old = synthetic_scores().save(tmp_path)
+    before = old.read_bytes()
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, full)
+        with pytest.raises(OSError, match="No space left"):
+            synthetic_scores(seed=1).save(tmp_path)
+    assert old.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, 3000, -1])
+def test_truncated_files_are_refused(tmp_path, kept):
+    file = synthetic_scores().save(tmp_path)
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ph.ResultFileError, match="truncated"):
+        ph.HeadScores.load(file)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    file = synthetic_scores().save(tmp_path)
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(ph.ResultFileError, match="do not match their checksum"):
+        ph.HeadScores.load(file)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ph.ResultFileError, match="not one of head scores"):
+        ph.HeadScores.load(tmp_path / "other.safetensors")
+    (tmp_path / "notes.txt").write_text("In the beginning God created the heaven and the earth.")
+    with pytest.raises(ph.ResultFileError, match="not a result file"):
+        ph.HeadScores.load(tmp_path / "notes.txt")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    file = synthetic_scores().save(tmp_path)
+    raw = file.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = raw[8 : 8 + length].replace(b'\\"version\\": 1', b'\\"version\\": 9')
+    assert json.loads(header)
+    file.write_bytes(raw[:8] + header + raw[8 + length :])
+    with pytest.raises(ph.ResultFileError, match="written in format 9, this version reads up to 1"):
+        ph.HeadScores.load(file)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such result file"):
+        ph.HeadScores.load(tmp_path)
+
+
+def test_results_are_read_without_torch(tmp_path):
+    file = synthetic_scores().save(tmp_path)
+    code = (
+        "import sys; from positional_heads.result_files import read_result; content, _ = read_result(sys.argv[1]); "
+        "print(len(content['table']), 'torch' in sys.modules, 'transformer_lens' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["12", "False", "False"]
+
+
+def test_heads_are_ranked_by_signed_rho():
+    scores = synthetic_scores()
+    assert [str(head) for head in scores.top(3)] == ["L0H3", "L0H2", "L1H3"]
+    assert scores.positional_heads() == scores.top(1)
+    assert scores.positional_heads(0.25) == scores.top(2)
+    assert scores.positional_heads(threshold=0.25) == [Head(0, 3)]
+    assert scores.positional_heads(alpha=0.05) == [Head(0, 3)]
+    assert all(not scores.rho[head].isnan() for head in scores.top(8))
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"fraction": 0.0}, "fraction 0.0 must be above 0"),
+        ({"fraction": 1.5}, "fraction 1.5 must be above 0 and at most 1"),
+        ({"fraction": 0.5, "alpha": 0.1}, "give one of fraction, threshold and alpha"),
+    ],
+)
+def test_impossible_rules_are_refused(rule, message):
+    with pytest.raises(ValueError, match=message):
+        synthetic_scores().positional_heads(**rule)
+
+
+def test_more_heads_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="9 heads asked for, 8 have a score"):
+        synthetic_scores().top(9)
+
+
+def test_without_a_null_nothing_is_called_significant():
+    scores = synthetic_scores(null=False)
+    with pytest.raises(ValueError, match="no null was computed: score again with null_repeats=20"):
+        scores.excess  # noqa: B018
+    assert "without a null model" in scores.verdict
+
+
+def test_excess_is_what_the_null_does_not_explain():
+    scores = synthetic_scores()
+    mean, sd = scores.null.rho.numpy().mean(0), scores.null.rho.numpy().std(0, ddof=1)
+    assert torch.allclose(scores.excess[:2], torch.from_numpy(scores.rho.numpy() - mean)[:2])
+    assert torch.allclose(scores.z[:2], torch.from_numpy((scores.rho.numpy() - mean) / sd)[:2])
+
+
+def test_intervals_are_quantiles_of_the_resamples():
+    scores = synthetic_scores()
+    assert torch.allclose(
+        scores.interval(0.9)[0, 0], torch.quantile(scores.bootstrap_rho[:, 0, 0], torch.tensor([0.05, 0.95]).double())
+    )
+    assert synthetic_scores(bootstrap=False).interval().isnan().all()
+    with pytest.raises(ValueError, match="level 95 must be between 0 and 1"):
+        scores.interval(95)
+
+
+def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
+    frame = synthetic_scores().to_frame()
+    assert frame["name"].tolist() == [f"L{layer}H{head}" for layer in range(3) for head in range(4)]
+    assert frame.loc[frame["layer"] == 2, "reason"].tolist() == ["it has no rotary embedding"] * 4
+    assert frame["rho"].isna().tolist() == [False] * 8 + [True] * 4
+    assert {"low", "high", "null_mean", "excess", "q_value", "rho_curve", "bound"} <= set(frame.columns)
+
+
+def test_heads_are_written_as_the_field_writes_them():
+    assert str(Head(3, 7)) == "L3H7"
+    assert Head.parse(" L3H7") == (3, 7)
+    with pytest.raises(ValueError, match="'3.7' is not a head"):
+        Head.parse("3.7")
+
+
+def test_a_result_in_a_folder_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        synthetic_scores().save(Path(tmp_path) / "file" / "scores.safetensors")
