@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from positional_heads.result_files import ResultFileError
     from positional_heads.results import HeadScores, NullScores
     from positional_heads.scoring import ScoringSettings, score_heads
-    from positional_heads.zoo.bundled import bundled_text, load_bundled_model
+    from positional_heads.zoo.bundled import bundled_steps, bundled_text, load_bundled_model
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ _HOMES = {
     "RotaryModel": "host.layers",
     "ScoringSettings": "scoring",
     "UnsupportedModelError": "host.admission",
+    "bundled_steps": "zoo.bundled",
     "bundled_text": "zoo.bundled",
     "contribution_hooks": "host.contribution_hooks",
     "cut_text": "host.sequences",
@@ -53,6 +54,7 @@ __all__ = [
     "RotaryModel",
     "ScoringSettings",
     "UnsupportedModelError",
+    "bundled_steps",
     "bundled_text",
     "contribution_hooks",
     "cut_text",

@@ -34,7 +34,7 @@ MOST_GROUPS = 64
 SCORES_PER_BATCH = 2**25
 """Attention scores that the model holds per layer at once, where no batch size is given: 128 MiB of float32."""
 
-Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " pos"]]
+Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " _"]]
 
 
 @dataclass(frozen=True)

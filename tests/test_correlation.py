@@ -140,7 +140,9 @@ def test_rho_is_undefined_where_nothing_varies():
     plan, edges, tiles = study(lengths=(20,))
     _, distance, sequence = tiles[0]
     constant = torch.full((2, len(distance)), 4.0)
-    assert counted(plan, equal_mass_edges(constant, 64), [(constant, distance, sequence)]).correlation().rho.isnan().all()
+    assert (
+        counted(plan, equal_mass_edges(constant, 64), [(constant, distance, sequence)]).correlation().rho.isnan().all()
+    )
     plan, edges, tiles = study(lengths=(20,), min_distance=3, max_distance=3)
     assert counted(plan, edges, tiles).correlation().rho.isnan().all()
 

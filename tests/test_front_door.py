@@ -52,7 +52,14 @@ def floor(module: str) -> int:
 def test_all_names_are_pinned_and_resolve():
     assert sorted(ph.__all__) == [
         *("Head", "HeadScores", "NullScores", "ResultFileError", "RotaryLayer", "RotaryModel", "ScoringSettings"),
-        *("UnsupportedModelError", "bundled_text", "contribution_hooks", "cut_text", "dominant_dimension"),
+        *(
+            "UnsupportedModelError",
+            "bundled_steps",
+            "bundled_text",
+            "contribution_hooks",
+            "cut_text",
+            "dominant_dimension",
+        ),
         *("dominant_dimension_cache", "live_rotary_hooks", "load_bundled_model", "pair_contributions"),
         *("resolve_layers", "score_heads", "unrotated_remainder"),
     ]

@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
     from transformer_lens.model_bridge import TransformerBridge
 
 
@@ -11,6 +14,7 @@ def load_model(
     name_or_path: str,
     *,
     name: str | None = None,
+    weights: "Mapping[str, Tensor] | None" = None,
     device: str | None = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
@@ -20,6 +24,7 @@ def load_model(
     Args:
         name_or_path: A local folder in `transformers` format, or a hub name.
         name: What to call it in results; its own name when None.
+        weights: A state dict to load into the model in place of its own weights.
         device: Where to, e.g. "cpu" or "cuda"; TransformerLens decides when None.
         dtype: Precision, e.g. "bfloat16"; float32 when None.
         trust_remote_code: Run code that the model ships. Off unless asked for.
@@ -45,9 +50,23 @@ def load_model(
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         msg = f"the model {name_or_path!r} cannot be loaded: {reason}"
         raise ValueError(msg) from error
+    if weights is not None:
+        _replace_weights(bridge, weights)
     if name is not None:
         bridge.cfg.model_name = name
     return bridge.eval()
+
+
+def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:
+    """Bridges wrap modules, so that their parameters go by the original names with a component in between."""
+    own = {
+        name.replace("_original_component.", ""): tensor for name, tensor in bridge.original_model.named_parameters()
+    }
+    if own.keys() != weights.keys():
+        msg = f"weights do not fit the model: {sorted(own.keys() ^ weights.keys())[:3]} are on one side only"
+        raise ValueError(msg)
+    for name, tensor in own.items():
+        tensor.data.copy_(weights[name])
 
 
 def _refuse_missing_folder(name_or_path: str) -> None:

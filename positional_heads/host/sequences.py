@@ -82,7 +82,7 @@ def batches(
     return list(_grouped(sequences, batch_size, model.cfg.device))
 
 
-def cut_text(model: Any, texts: str | Sequence[str], length: int | None = None) -> list[Int[Tensor, " pos"]]:
+def cut_text(model: Any, texts: str | Sequence[str], length: int | None = None) -> list[Int[Tensor, " _"]]:
     """Cut texts into sequences of at most `length` tokens; what is left of each text makes a shorter last one.
 
     Nothing is dropped, but for a last piece of a single token, which has no pair.

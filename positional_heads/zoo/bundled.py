@@ -9,19 +9,39 @@ if TYPE_CHECKING:
 
 _ZOO = Path(str(files("positional_heads.zoo")))
 MODEL_FOLDER = _ZOO / "model"
+CHECKPOINT_FOLDER = _ZOO / "training_checkpoints"
 TEXT_FILE = _ZOO / "text" / "excerpt.txt"
 
 
-def load_bundled_model() -> "TransformerBridge":
+def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     """A small Llama over bytes that really uses long range (4 layers of 8 heads, context 512), as a TransformerBridge.
 
     How it was made and what it can do: `positional_heads/zoo/README.md`.
+
+    Args:
+        step: Training step to load instead of the finished model, one of `bundled_steps()`; quantised to 8 bits.
+
+    Raises:
+        ValueError: If no checkpoint of that step ships.
     """
     from positional_heads.host.loading import load_model
 
-    return load_model(str(MODEL_FOLDER), name="bundled")
+    if step is None:
+        return load_model(str(MODEL_FOLDER), name="bundled")
+    if step not in bundled_steps():
+        msg = f"no checkpoint of step {step} ships: choose one of {', '.join(map(str, bundled_steps()))}"
+        raise ValueError(msg)
+    from positional_heads.zoo.checkpoints import unpack_checkpoint
+
+    weights = unpack_checkpoint(CHECKPOINT_FOLDER / f"step-{step:06d}.safetensors")
+    return load_model(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
+
+
+def bundled_steps() -> list[int]:
+    """Training steps of which a checkpoint ships, in order."""
+    return sorted(int(file.stem.removeprefix("step-")) for file in CHECKPOINT_FOLDER.glob("step-*.safetensors"))
 
 
 def bundled_text() -> str:
-    """The end of the King James Version, which the bundled model was not trained on (public domain)."""
+    """The Revelation in the King James Version, which the bundled model was not trained on (public domain)."""
     return TEXT_FILE.read_text(encoding="ascii")
