@@ -1,4 +1,4 @@
-"""Rotated queries and keys from Hugging Face's own modules: projections by its forward hooks, rotation by our oracle."""
+"""Rotated queries and keys from Hugging Face's own modules: projections by its hooks, rotation by our oracle."""
 
 from collections.abc import Callable
 from pathlib import Path

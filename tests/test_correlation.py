@@ -1,5 +1,7 @@
 """Streamed rank correlation equals scipy's, and any split of the pairs gives the same integers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -90,9 +92,7 @@ def test_any_split_in_any_order_gives_the_same_integers(cuts, random):
     pieces = []
     for dominant, distance, sequence in tiles:
         marks = sorted({0, len(distance), *(cut for cut in cuts if cut < len(distance))})
-        pieces += [
-            (dominant[:, a:b].contiguous(), distance[a:b], sequence) for a, b in zip(marks, marks[1:], strict=False)
-        ]
+        pieces += [(dominant[:, a:b].contiguous(), distance[a:b], sequence) for a, b in pairwise(marks)]
     random.shuffle(pieces)
     half = len(pieces) // 2
     merged = counted(plan, edges, pieces[half:]) + counted(plan, edges, pieces[:half])

@@ -78,7 +78,7 @@ def test_scores_that_others_change_are_refused(tiny):
     layers = list(ph.resolve_layers(model).layers.values())
     with (
         model.hooks(fwd_hooks=[("blocks.0.attn.hook_attn_scores", lambda scores, hook: scores * 1.5)]),
-        pytest.raises(ph.UnsupportedModelError, match="layer 0: .* miss the model's own attention scores by 0.33"),
+        pytest.raises(ph.UnsupportedModelError, match=r"layer 0: .* miss the model's own attention scores by 0.33"),
     ):
         capture(model, TOKENS, layers, lambda vectors: None)
 

@@ -30,7 +30,7 @@ def test_every_family_is_resolved(family, compatible, tiny):
 
 @pytest.mark.parametrize("family", NOT_ROTARY)
 def test_models_without_rotation_are_refused(family, tiny):
-    with pytest.raises(ph.UnsupportedModelError, match="positional embedding is '(standard|alibi)', not rotary"):
+    with pytest.raises(ph.UnsupportedModelError, match=r"positional embedding is '(standard|alibi)', not rotary"):
         ph.resolve_layers(tiny(family))
 
 
@@ -61,7 +61,7 @@ def test_native_bridges_are_refused():
 
 def test_training_mode_is_refused(tiny_folder):
     model = boot(tiny_folder("llama")).train()
-    with pytest.raises(ph.UnsupportedModelError, match="call model.eval\\(\\) first"):
+    with pytest.raises(ph.UnsupportedModelError, match=r"call model.eval\(\) first"):
         ph.resolve_layers(model)
 
 
@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path):
 
     with pytest.raises(FileNotFoundError, match="no such model folder"):
         load_model(str(tmp_path / "nowhere"))
-    with pytest.raises(FileNotFoundError, match="no config.json in it"):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json in it"):
         load_model(str(tmp_path))
     with pytest.raises(ValueError, match="dtype 'int3' is unknown"):
         load_model(str(save_tiny_model("llama", tmp_path / "model")), dtype="int3")

@@ -170,7 +170,7 @@ def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
 def test_heads_are_written_as_the_field_writes_them():
     assert str(Head(3, 7)) == "L3H7"
     assert Head.parse(" L3H7") == (3, 7)
-    with pytest.raises(ValueError, match="'3.7' is not a head"):
+    with pytest.raises(ValueError, match=r"'3\.7' is not a head"):
         Head.parse("3.7")
 
 

@@ -75,7 +75,12 @@ def _add_hook_points(attention: Any, undo: ExitStack) -> None:
             msg = "contribution hooks are already on this layer: leave the other contribution_hooks block first"
             raise RuntimeError(msg)
         setattr(attention, name, HookPoint())
-        undo.callback(attention._modules.pop, name)
+        undo.callback(_drop_hook_point, attention, name)
+
+
+def _drop_hook_point(attention: Any, name: str) -> None:
+    delattr(attention, name)
+    attention._hook_registry.pop(name, None)
 
 
 def _rescan_hooks(model: Any) -> None:

@@ -1,0 +1,181 @@
+"""Live contributions are the model's own: they sum to its scores, and editing one does exactly what it says."""
+
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.host.layers import soft_capped
+from tests.oracles import channels
+from tests.tiny_models import SCORED
+
+TOKENS = torch.randint(256, (2, 18), generator=torch.Generator().manual_seed(3))
+LIVE = tuple(family for family in SCORED if family != "gptj")
+SCORES = "blocks.0.attn.hook_attn_scores"
+CONTRIBUTIONS = "blocks.0.attn.hook_contributions"
+
+
+def zero_pair(rotary, pair):
+    def hook_fn(q, hook):
+        q = q.clone()
+        q[..., list(channels(rotary.layout, pair, rotary.n_pairs))] = 0
+        return q
+
+    return hook_fn
+
+
+def cached(model, *names, hooks=()):
+    with model.hooks(fwd_hooks=list(hooks)):
+        logits, cache = model.run_with_cache(TOKENS, names_filter=list(names))
+    return logits, [cache[name] for name in names]
+
+
+@pytest.mark.parametrize("family", LIVE)
+def test_contributions_and_remainder_are_the_models_scores(family, tiny):
+    model = tiny(family)
+    rotary = ph.resolve_layers(model).layers[0]
+    with ph.live_rotary_hooks(model), ph.contribution_hooks(model, layers=[0]):
+        names = ("blocks.0.attn.hook_rot_q", "blocks.0.attn.hook_rot_k")
+        _, (contributions, scores, q, k) = cached(model, CONTRIBUTIONS, SCORES, *names)
+    total = contributions.sum(-1) + ph.unrotated_remainder(q, k, rotary.rotary_dim) * rotary.scale
+    total = total if rotary.soft_cap is None else soft_capped(total, rotary.soft_cap)
+    visible = scores > -1e30
+    assert contributions.shape == (2, 4, 18, 18, rotary.n_pairs)
+    assert torch.allclose(total[visible], scores[visible], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", LIVE)
+def test_zeroing_a_contribution_is_zeroing_the_pair_in_rot_q(family, tiny):
+    model = tiny(family)
+    rotary = ph.resolve_layers(model).layers[0]
+    plain = model(TOKENS)
+    for pair in (0, rotary.n_pairs - 1):
+
+        def drop(contributions, hook, pair=pair):
+            contributions = contributions.clone()
+            contributions[..., pair] = 0
+            return contributions
+
+        with ph.contribution_hooks(model, layers=[0]):
+            by_contribution = model.run_with_hooks(TOKENS, fwd_hooks=[(CONTRIBUTIONS, drop)])
+        with ph.live_rotary_hooks(model):
+            rotated = ("blocks.0.attn.hook_rot_q", zero_pair(rotary, pair))
+            by_rotation = model.run_with_hooks(TOKENS, fwd_hooks=[rotated])
+        # float32 roundings of two sums, through two layers
+        assert torch.allclose(by_contribution, by_rotation, atol=1e-5 * max(1.0, plain.abs().max().item()))
+        assert (by_contribution - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["llama", "cohere", "neox", "codegen", "gpt_oss", "qwen3"])
+def test_zeroing_a_pair_moves_the_scores_by_its_contribution(family, tiny):
+    model = tiny(family)
+    rotary = ph.resolve_layers(model).layers[0]
+    with ph.contribution_hooks(model, layers=[0]):
+        _, (contributions, before) = cached(model, CONTRIBUTIONS, SCORES)
+    visible = before > -1e30
+    with ph.live_rotary_hooks(model):
+        for pair in range(rotary.n_pairs):
+            _, (after,) = cached(model, SCORES, hooks=[("blocks.0.attn.hook_rot_q", zero_pair(rotary, pair))])
+            moved = (before - after)[visible]
+            assert torch.allclose(moved, contributions[..., pair][visible], atol=1e-5), pair
+
+
+def test_edits_that_others_make_to_rotated_queries_are_seen(tiny):
+    model = tiny("llama")
+    rotary = ph.resolve_layers(model).layers[0]
+    with ph.contribution_hooks(model, layers=[0]):
+        edit = [("blocks.0.attn.hook_rot_q", zero_pair(rotary, 2))]
+        _, (contributions, scores) = cached(model, CONTRIBUTIONS, SCORES, hooks=edit)
+    assert (contributions[..., 2] == 0).all()
+    visible = scores > -1e30
+    assert torch.allclose(contributions.sum(-1)[visible], scores[visible], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "neox", "gemma2"])
+def test_the_model_is_given_back_as_it_was(family, tiny):
+    model = tiny(family)
+    plain, names = model(TOKENS), set(model.hook_dict)
+    with ph.contribution_hooks(model):
+        assert torch.equal(model(TOKENS), plain)
+        assert torch.equal(model.run_with_hooks(TOKENS, fwd_hooks=[(CONTRIBUTIONS, lambda c, hook: c)]), plain)
+        assert {CONTRIBUTIONS, "blocks.1.attn.hook_dominant_dim"} <= set(model.hook_dict)
+    with pytest.raises(KeyError, match="broken"), ph.contribution_hooks(model):
+        raise KeyError("broken")
+    assert set(model.hook_dict) == names
+    assert torch.equal(model(TOKENS), plain)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_a_run_that_fails_half_way_leaves_no_hook(tiny):
+    model = tiny("llama")
+
+    def fail(tensor, hook):
+        raise ArithmeticError("half way")
+
+    plain = model(TOKENS)
+    with ph.contribution_hooks(model, layers=[0]):
+        with pytest.raises(ArithmeticError, match="half way"):
+            model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.attn.hook_rot_q", fail)])
+        assert torch.equal(model(TOKENS), plain)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_patching_from_another_run(tiny):
+    """Restoring every contribution of a corrupted run's layer 0 restores its attention scores."""
+    model = tiny("llama")
+    corrupted = TOKENS.roll(1, dims=0)
+    with ph.contribution_hooks(model, layers=[0]):
+        _, clean = model.run_with_cache(TOKENS, names_filter=[CONTRIBUTIONS, SCORES])
+        seen = {}
+        model.run_with_hooks(
+            corrupted,
+            fwd_hooks=[
+                (CONTRIBUTIONS, lambda contributions, hook: clean[CONTRIBUTIONS]),
+                ("blocks.0.attn.hook_pattern", lambda pattern, hook: seen.update(pattern=pattern)),
+            ],
+        )
+    assert torch.allclose(seen["pattern"], clean[SCORES].softmax(-1), atol=1e-5)
+
+
+def test_masked_keys_have_no_dominant_dimension(tiny):
+    with ph.contribution_hooks(tiny("mistral"), layers=[0]):
+        _, (dominant, scores) = cached(tiny("mistral"), "blocks.0.attn.hook_dominant_dim", SCORES)
+    assert torch.equal(dominant.isnan(), scores < -1e30)
+
+
+def test_the_readout_cannot_be_edited(tiny):
+    model = tiny("llama")
+    edit = ("blocks.0.attn.hook_dominant_dim", lambda d, hook: d + 1)
+    with (
+        ph.contribution_hooks(model, layers=[0]),
+        pytest.raises(RuntimeError, match="hook_dominant_dim is a readout, .*edit hook_contributions instead"),
+    ):
+        model.run_with_hooks(TOKENS, fwd_hooks=[edit])
+
+
+def test_a_key_value_cache_is_refused(tiny):
+    model = tiny("llama")
+    with (
+        ph.contribution_hooks(model, layers=[0]),
+        pytest.raises(RuntimeError, match="contribution hooks need a run without a key-value cache"),
+    ):
+        model.generate(TOKENS[:1], max_new_tokens=3, use_past_kv_cache=True, verbose=False)
+
+
+def test_blocks_do_not_nest(tiny):
+    model = tiny("llama")
+    names = set(model.hook_dict)
+    with (
+        ph.contribution_hooks(model, layers=[0]),
+        pytest.raises(RuntimeError, match="leave the other contribution_hooks block first"),
+        ph.contribution_hooks(model, layers=[0]),
+    ):
+        pass
+    assert set(model.hook_dict) == names
+
+
+def test_scores_that_ignore_edits_are_refused(tiny):
+    with (
+        pytest.raises(ph.UnsupportedModelError, match="holds the attention pattern and ignores edits"),
+        ph.contribution_hooks(tiny("gptj")),
+    ):
+        pass
