@@ -26,11 +26,7 @@ BUNDLED = "bundled"
 
 def main() -> None:
     """Entry point of `positional-heads`."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        _say("interrupted: nothing was written")
-        sys.exit(130)
+    app()
 
 
 @app.command()
@@ -118,6 +114,9 @@ def _one_line_errors() -> Iterator[None]:
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
         _say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
         raise typer.Exit(1) from error
+    except KeyboardInterrupt as interrupt:
+        _say("interrupted: no half-written file is left")
+        raise typer.Exit(130) from interrupt
 
 
 def _say(message: str) -> None:

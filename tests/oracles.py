@@ -1,4 +1,4 @@
-"""Answers that cannot share the library's mistakes: plain loops, Python complex numbers, scipy. Only tests import it."""
+"""Answers that cannot share the library's mistakes: plain loops, complex numbers, scipy. Only tests import it."""
 
 import cmath
 import math

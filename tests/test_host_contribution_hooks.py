@@ -147,7 +147,7 @@ def test_the_readout_cannot_be_edited(tiny):
     edit = ("blocks.0.attn.hook_dominant_dim", lambda d, hook: d + 1)
     with (
         ph.contribution_hooks(model, layers=[0]),
-        pytest.raises(RuntimeError, match="hook_dominant_dim is a readout, .*edit hook_contributions instead"),
+        pytest.raises(RuntimeError, match=r"hook_dominant_dim is a readout, .*edit hook_contributions instead"),
     ):
         model.run_with_hooks(TOKENS, fwd_hooks=[edit])
 

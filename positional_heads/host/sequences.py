@@ -180,7 +180,7 @@ def _refuse_unmarked_padding(model: Any, tokens: Int[Tensor, "batch pos"]) -> No
 def _check_sequence(index: int, tokens: Tensor, mask: Tensor | None, vocabulary: int) -> None:
     real = len(tokens) if mask is None else int(mask.sum())
     if real < 2:  # noqa: PLR2004
-        msg = f"sequence {index} has {real} token: a query and a key at different positions need at least 2"
+        msg = f"sequence {index} has {real} real token(s): a query and a key at different positions need at least 2"
         raise ValueError(msg)
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= vocabulary:

@@ -19,7 +19,8 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     How it was made and what it can do: `positional_heads/zoo/README.md`.
 
     Args:
-        step: Training step to load instead of the finished model, one of `bundled_steps()`; quantised to 8 bits.
+        step: Training step to load instead of the finished model, one of `bundled_steps()`: 0 has the random weights
+            that training began with, the others are quantised to 8 bits.
 
     Raises:
         ValueError: If no checkpoint of that step ships.
@@ -31,15 +32,17 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     if step not in bundled_steps():
         msg = f"no checkpoint of step {step} ships: choose one of {', '.join(map(str, bundled_steps()))}"
         raise ValueError(msg)
-    from positional_heads.zoo.checkpoints import unpack_checkpoint
+    from positional_heads.zoo.checkpoints import unpack_checkpoint, untrained_weights
 
-    weights = unpack_checkpoint(CHECKPOINT_FOLDER / f"step-{step:06d}.safetensors")
+    file = CHECKPOINT_FOLDER / f"step-{step:06d}.safetensors"
+    weights = untrained_weights() if step == 0 else unpack_checkpoint(file)
     return load_model(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
 
 
 def bundled_steps() -> list[int]:
-    """Training steps of which a checkpoint ships, in order."""
-    return sorted(int(file.stem.removeprefix("step-")) for file in CHECKPOINT_FOLDER.glob("step-*.safetensors"))
+    """Training steps that can be loaded, in order; 0 is before training."""
+    kept = [int(file.stem.removeprefix("step-")) for file in CHECKPOINT_FOLDER.glob("step-*.safetensors")]
+    return sorted([0, *kept])
 
 
 def bundled_text() -> str:

@@ -42,3 +42,14 @@ def unpack_checkpoint(packed: Path) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if not name.endswith(_SCALE)
     }
+
+
+def untrained_weights(seed: int = 0) -> dict[str, Tensor]:
+    """The random weights that training with this seed begins with: the second null, after shuffled positions."""
+    from transformers import LlamaForCausalLM
+
+    from positional_heads.zoo.architecture import bundled_config
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return dict(LlamaForCausalLM(bundled_config()).state_dict())

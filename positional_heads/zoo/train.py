@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     forward = torch.compile(model, dynamic=True) if arguments.compile else model
     began = saved = time.monotonic()
     losses: list[float] = []
-    for step in tqdm(range(start, steps), initial=start, total=steps, unit="step"):
+    stop = min(steps, arguments.stop_at or steps)
+    for step in tqdm(range(start, stop), initial=start, total=steps, unit="step"):
         if step % arguments.evaluate_every == 0:
             _evaluate(model, text[-held_out:], step, losses, time.monotonic() - began, arguments.out)
             losses.clear()
@@ -47,7 +48,9 @@ def main(argv: list[str] | None = None) -> None:
         if time.monotonic() - saved > arguments.save_seconds:
             _save_state(model, optimizer, step + 1, arguments.out)
             saved = time.monotonic()
-    _save_state(model, optimizer, steps, arguments.out)
+    _save_state(model, optimizer, stop, arguments.out)
+    if stop < steps:
+        return
     _evaluate(model, text[-held_out:], steps, losses, time.monotonic() - began, arguments.out)
     model.eval().save_pretrained(arguments.out / "model")
     byte_tokenizer().save_pretrained(arguments.out / "model")
@@ -58,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, required=True, help="plain text to train on; the last 5 %% are held out")
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log, checkpoints and the model")
     parser.add_argument("--tokens", type=int, default=30_000_000, help="training tokens in all")
+    parser.add_argument("--stop-at", type=int, help="stop after this step; the same command without it goes on")
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,0 +1,172 @@
+"""The command line as a user meets it: a process of its own, what it prints, writes and returns."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import positional_heads as ph
+
+COMMAND = [sys.executable, "-m", "positional_heads"]
+SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
+
+
+def run(*arguments, stdin=b"", **settings):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, env=environment, check=False, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "report"
+    done = run(*SCORE, "--text", "bundled", "--out", folder)
+    assert done.returncode == 0, done.stderr.decode()
+    return folder, done
+
+
+def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
+    folder, done = report
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, 3 shuffles")
+    assert len([line for line in lines if line.strip().startswith("L")]) == 10
+    assert lines[-1].startswith("Verdict: ")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *("curves.png", "heads.csv", "report.md", "rho.png", "scores.safetensors")
+    ]
+    assert (folder / "rho.png").read_bytes().startswith(b"\x89PNG")
+    assert "cut into" in done.stderr.decode()
+    scores = ph.HeadScores.load(folder)
+    assert str(scores.top(1)[0]) in (folder / "report.md").read_text()
+    assert scores.verdict in (folder / "report.md").read_text()
+
+
+def test_show_prints_what_score_printed_and_loads_nothing_heavy(report):
+    folder, done = report
+    assert run("show", folder).stdout == done.stdout
+    code = (
+        "import sys\nfrom positional_heads.cli import app\n"
+        "try: app()\nexcept SystemExit: print({'torch', 'pandas', 'transformer_lens', 'scipy'} & set(sys.modules))"
+    )
+    for arguments in (["show", str(folder)], ["--help"]):
+        shown = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert shown.stdout.endswith("set()\n")
+
+
+def test_json_is_json(report):
+    folder, _ = report
+    shown = json.loads(run("show", folder, "--json").stdout)
+    assert shown["verdict"] == ph.HeadScores.load(folder).verdict
+    assert len(shown["table"]) == 32
+    assert shown["provenance"]["settings"]["null_repeats"] == 3
+
+
+def test_the_same_command_gives_the_same_bytes(report, tmp_path):
+    folder, _ = report
+    run(*SCORE, "--text", "bundled", "--out", tmp_path)
+    for name in ("scores.safetensors", "heads.csv", "rho.png", "report.md"):
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_standard_input_and_several_files(tmp_path):
+    text = ph.bundled_text()
+    (tmp_path / "a.txt").write_text(text[:300])
+    done = run(*SCORE, "--text", "-", "--text", tmp_path / "a.txt", "--out", tmp_path / "r", stdin=text[:200].encode())
+    assert done.returncode == 0, done.stderr.decode()
+    assert (
+        "2 text(s) cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
+    )
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    (folder / "empty.txt").write_text("")
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "binary.bin").write_bytes(bytes(range(256)))
+    (folder / "nulls.txt").write_bytes(b"In the\0beginning")
+    (folder / "good.txt").write_text("In the beginning God created the heaven and the earth.")
+    (folder / "damaged.safetensors").write_bytes(b"\x10\0\0\0")
+    good = ["--text", str(folder / "good.txt")]
+    out = ["--out", str(folder / "out")]
+    return {
+        "no text": (["score", "bundled", *out], "no text given: add --text FILE"),
+        "missing text": (["score", "bundled", "--text", str(folder / "x"), *out], "no such text file"),
+        "empty": (["score", "bundled", "--text", str(folder / "empty.txt"), *out], "the text is empty"),
+        "blank": (["score", "bundled", "--text", str(folder / "blank.txt"), *out], "the text is empty"),
+        "binary": (["score", "bundled", "--text", str(folder / "binary.bin"), *out], "is it a binary file"),
+        "null bytes": (["score", "bundled", "--text", str(folder / "nulls.txt"), *out], "holds null bytes"),
+        "unwritable": (["score", "bundled", *good, "--out", str(folder / "good.txt" / "r")], "cannot write there"),
+        "missing model": (["score", "./nowhere", *good, *out], "no such model folder"),
+        "temperature": (["score", "bundled", *good, *out, "--temperature", "warm"], "must be a number, or 'attention'"),
+        "sequences": (["score", "bundled", *good, *out, "--sequences", "0"], "--sequences 0 must be at least 1"),
+        "length": (["score", "bundled", *good, *out, "--length", "9999"], "length 9999 must be between 2 and"),
+        "missing result": (["show", str(folder)], "no such result file"),
+        "damaged result": (["show", str(folder / "damaged.safetensors")], "not a result file, or a truncated one"),
+    }
+
+
+@pytest.mark.parametrize("case", range(13))
+def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
+    arguments, message = list(bad_inputs(tmp_path).values())[case]
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*arguments)
+    errors = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr.decode()
+    assert not done.stdout
+    assert [file for file in sorted(tmp_path.rglob("*")) if file.is_file()] == [
+        file for file in before if file.is_file()
+    ]
+
+
+def test_wrong_usage_is_status_2():
+    done = run("score", "bundled", "--no-such-option")
+    assert done.returncode == 2
+    assert b"No such option" in done.stderr
+
+
+def test_results_are_not_replaced_unless_asked(report):
+    folder, _ = report
+    before = (folder / "scores.safetensors").read_bytes()
+    done = run(*SCORE, "--text", "bundled", "--out", folder)
+    assert done.returncode == 1
+    assert b"holds results already" in done.stderr
+    assert (folder / "scores.safetensors").read_bytes() == before
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path):
+    """A limit on file size stands in for a full disk: the write fails half-way."""
+    limited = run(
+        *SCORE,
+        *("--text", "bundled", "--out", tmp_path / "r"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )
+    assert limited.returncode == 1
+    assert limited.stderr.decode().splitlines()[-1].startswith("error: ")
+    assert not list((tmp_path / "r").iterdir())
+
+
+def test_ctrl_c_says_so_and_leaves_nothing(tmp_path):
+    process = subprocess.Popen(
+        [*COMMAND, "score", "bundled", "--text", "bundled", "--out", str(tmp_path / "r")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    seen = ""
+    while "scoring heads" not in seen:
+        seen += process.stderr.read(1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted: no half-written file is left" in rest
+    assert not list((tmp_path / "r").iterdir())
