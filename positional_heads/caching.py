@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
-from transformer_lens.model_protocol import TransformerLensModel
 
 from positional_heads.contributions import dominant_dimension, pair_contributions
 from positional_heads.host.capture import LayerVectors, capture, visible_pairs
 from positional_heads.host.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.host.layers import resolve_layers
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import hook_name
 from positional_heads.host.sequences import batches, real_spans
 

@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens.model_protocol import TransformerLensModel
 
 from positional_heads.binning import equal_mass_edges
 from positional_heads.contributions import head_planes
@@ -23,6 +22,7 @@ from positional_heads.dominance import dominant_tiles, pilot_sample
 from positional_heads.heads import Head
 from positional_heads.host.capture import LayerVectors, capture
 from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import Batch, batches, real_spans
 from positional_heads.results import HeadScores, NullScores

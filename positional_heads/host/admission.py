@@ -1,7 +1,6 @@
 """Which models are turned away at the door, before anything is run?"""
 
-from transformer_lens.model_protocol import TransformerLensModel
-
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
-from transformer_lens.model_protocol import TransformerLensModel
 
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import (
@@ -22,6 +21,7 @@ from positional_heads.host.layers import (
     score_error,
     tolerance,
 )
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, record_layers
 from positional_heads.host.sequences import real_spans
 

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_protocol import TransformerLensModel
 
 from positional_heads.contributions import dominant_dimension, pair_contributions
 from positional_heads.host.admission import UnsupportedModelError
@@ -25,6 +24,7 @@ from positional_heads.host.layers import (
     scaled_scores,
     soft_capped,
 )
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import RECORDED, SCORES, Record, hook_name
 
 CONTRIBUTIONS = "hook_contributions"

@@ -12,10 +12,10 @@ import torch
 from einops import einsum
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
-from transformer_lens.model_protocol import TransformerLensModel
 
 from positional_heads.contributions import expand_key_heads
 from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, layers_with_attention, record_layers
 from positional_heads.rotary import LAYOUTS, Layout, rotate
 

@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from transformer_lens.model_protocol import TransformerLensModel
 
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import resolve_layers
+from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import hook_name
 
 Patch = Callable[[Any, ExitStack], None]

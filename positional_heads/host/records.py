@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens.model_protocol import TransformerLensModel
+
+from positional_heads.host.model import TransformerLensModel
 
 Record = dict[str, Tensor]
 """Activations of one layer by hook name; what did not fire is missing."""
