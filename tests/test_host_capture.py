@@ -73,6 +73,22 @@ def test_masks_that_are_not_understood_are_refused(tiny):
         ph.score_heads(model, TOKENS)
 
 
+def test_a_mask_of_one_head_alone_is_refused(tiny):
+    def hide_far(scores, hook):
+        scores = scores.clone()
+        scores[:, 2, 12:, :12] = torch.finfo(scores.dtype).min
+        return scores
+
+    model = tiny("llama")
+    with (
+        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide_far)]),
+        pytest.raises(
+            ph.UnsupportedModelError, match="layer 1 hides query-key pairs that causality.*a mask of one head"
+        ),
+    ):
+        ph.score_heads(model, TOKENS)
+
+
 def test_scores_that_others_change_are_refused(tiny):
     model = tiny("llama")
     layers = list(ph.resolve_layers(model).layers.values())

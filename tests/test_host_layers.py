@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from tests.tiny_models import DEAD_HOOKS, NOT_ROTARY, SCORED, boot, save_tiny_model
+from tests.tiny_models import DEAD_HOOKS, NOT_ROTARY, SCORED, WRONG_BRIDGES, boot, save_tiny_model
 
 ADJACENT = ("cohere", "glm", "gptj", "codegen")
 ROTARY_DIM = {"qwen3": 24, "phi": 8, "stablelm": 4, "glm": 8, "neox": 4, "gptj": 8, "codegen": 8}
@@ -26,6 +26,12 @@ def test_every_family_is_resolved(family, compatible, tiny):
         assert rotary.holds == ("pattern" if family == "gptj" else "scores")
         assert rotary.error < 1e-6
     assert ("NoPE" in str(resolved.unscored)) == (family == "smollm3")
+
+
+@pytest.mark.skipif(not WRONG_BRIDGES, reason="this TransformerLens has no bridge known to rotate wrongly")
+def test_bridges_that_rotate_wrongly_are_refused(tiny):
+    with pytest.raises(ph.UnsupportedModelError, match="do not give the model's own attention scores"):
+        ph.resolve_layers(tiny("cohere"))
 
 
 @pytest.mark.parametrize("family", NOT_ROTARY)
@@ -84,7 +90,7 @@ def test_scores_that_are_not_reproduced_are_refused(tiny, monkeypatch):
         ph.resolve_layers(tiny("llama"))
 
 
-@pytest.mark.parametrize("family", ["llama", "neox", "gptj", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "neox", "gptj", "gemma2", "olmo2"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_proven_too(family, dtype, tiny_folder):
     model = boot(tiny_folder(family), dtype=dtype)

@@ -30,7 +30,7 @@ def test_adjusted_p_values_follow_the_definition():
 @pytest.mark.parametrize("repeats", [5, 20])
 def test_p_values_are_uniform_under_the_null(repeats):
     rng = torch.Generator().manual_seed(repeats)
-    draws = 0.3 + 0.01 * torch.randn(repeats + 1, 50, 40, generator=rng)
+    draws = 0.3 + 0.01 * torch.randn(repeats + 1, 200, 200, generator=rng)
     p = excess_p_values(draws[0], draws[1:], None, 1).flatten()
     assert stats.kstest(p.numpy(), "uniform").pvalue > 0.01
 

@@ -3,6 +3,7 @@
 One-dimensional parameters get noise, because fresh norms are all ones and hide bugs.
 """
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 DEAD_HOOKS = ("neox", "phi3", "falcon", "gptj", "codegen")
 NOT_ROTARY = ("gpt2", "opt", "bloom")
 NAMED_REFUSALS = ("deepseek_v2", "deepseek_v3", "hunyuan")
-SCORED = tuple(family for family in FAMILIES if family not in NOT_ROTARY + NAMED_REFUSALS)
+WRONG_BRIDGES = ("cohere",) if int(version("transformer-lens").split(".")[0]) < 4 else ()  # noqa: PLR2004
+"""TransformerLens 3.9 turns Cohere's half-split channels by angles of adjacent ones; its logits are wrong, too."""
+SCORED = tuple(family for family in FAMILIES if family not in NOT_ROTARY + NAMED_REFUSALS + WRONG_BRIDGES)
 
 
 def save_tiny_model(family: str, folder: Path, *, seed: int = 0, noise: float = 0.3, **overrides: Any) -> Path:

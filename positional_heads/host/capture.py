@@ -77,7 +77,7 @@ def capture(
         rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
         _refuse_non_finite(layer, rot_q, rot_k, spans)
         hidden = masked_entries(rotary, record[SCORES])
-        window = _proven_window(rotary, hidden[:, 0], spans)
+        window = _proven_window(rotary, hidden, spans)
         _prove_scores(rotary, rot_q, rot_k, record[SCORES], hidden, spans)
         visit(LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), window))
 
@@ -102,22 +102,22 @@ def visible_pairs(length: int, window: int | None, device: torch.device) -> Bool
 
 
 def _proven_window(
-    rotary: RotaryLayer, hidden: Bool[Tensor, "batch query_pos key_pos"], spans: Sequence[tuple[int, int]]
+    rotary: RotaryLayer, hidden: Bool[Tensor, "batch head query_pos key_pos"], spans: Sequence[tuple[int, int]]
 ) -> int | None:
     windows: set[int] = set()
     longest = max(stop - start for start, stop in spans)
     for row, (start, stop) in zip(hidden, spans, strict=True):
         if rotary.holds == "scores":
-            windows.add(_window_of_row(row[stop - 1, start:stop]))
+            windows.add(_window_of_row(row[0, stop - 1, start:stop]))
     window = max(windows, default=longest)
     for row, (start, stop) in zip(hidden, spans, strict=True):
         visible = visible_pairs(stop - start, window, row.device)
-        seen = ~row[start:stop, start:stop]
-        fits = torch.equal(seen, visible) if rotary.holds == "scores" else not (seen & ~visible).any()
-        if not fits or bool((~row[start:stop, :start]).any()):
+        seen = ~row[:, start:stop, start:stop]
+        wrong = seen != visible if rotary.holds == "scores" else seen & ~visible
+        if bool(wrong.any()) or bool((~row[:, start:stop, :start]).any()):
             msg = (
                 f"layer {rotary.layer} hides query-key pairs that causality, padding and one sliding window do not "
-                "explain (a document mask, chunks, or attention_mask ignored by the model): it cannot be scored"
+                "explain (a document mask, chunks, a mask of one head, attention_mask ignored by the model): it cannot be scored"
             )
             raise UnsupportedModelError(msg)
     return window if window < longest else None

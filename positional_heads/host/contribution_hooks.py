@@ -74,7 +74,7 @@ def _add_hook_points(attention: Any, undo: ExitStack) -> None:
         if name in attention._modules:
             msg = "contribution hooks are already on this layer: leave the other contribution_hooks block first"
             raise RuntimeError(msg)
-        setattr(attention, name, HookPoint())
+        setattr(attention, name, HookPoint().train(attention.training))
         undo.callback(_drop_hook_point, attention, name)
 
 
@@ -115,7 +115,7 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: float, undo: ExitStack) 
         for name in RECORDED:
             point = hooks.get(hook_name(rotary.layer, name))
             if point is not None:
-                late.append((point, point.add_hook(keep(name), is_permanent=True)))
+                late.append((point, _add(point, keep(name))))
 
     def finish(tensor: Tensor, hook: Any) -> Tensor | None:  # noqa: ARG001
         take_off()
@@ -123,8 +123,14 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: float, undo: ExitStack) 
 
     for name, function in (("hook_in", start), (SCORES, finish)):
         point = hooks[hook_name(rotary.layer, name)]
-        undo.callback(_remove, point, point.add_hook(function, is_permanent=True))
+        undo.callback(_remove, point, _add(point, function))
     undo.callback(take_off)
+
+
+def _add(point: HookPoint, function: Any) -> Any:
+    """Add a hook that resets leave alone; TransformerLens 3.9 does not return its handle."""
+    point.add_hook(function, is_permanent=True)
+    return point.fwd_hooks[-1]
 
 
 def _remove(point: HookPoint, handle: Any) -> None:

@@ -173,12 +173,15 @@ def masked_entries(rotary: RotaryLayer, scores: Float[Tensor, "*shape"]) -> Bool
     """Entries the model hides: the dtype's minimum or -inf; a pattern of 0 where that is what is held.
 
     The minimum may have been added to a score, or (CodeGen) divided by the attention scale afterwards, hence the
-    margin; in float16 even real scores could come within it, so that there the margin is small.
+    margin; in float16 even real scores could come within it, so that there the margin is small. Scores that are float32
+    in a float16 model (OLMo-2) are masked with float16's minimum.
     """
     if rotary.holds == "pattern":
         return scores == 0
-    margin = 2 if scores.dtype == torch.float16 else 1e3
-    return scores <= torch.finfo(scores.dtype).min / margin
+    lowest = torch.finfo(scores.dtype).min / 1e3
+    if scores.dtype == torch.float16 or not bool((scores <= lowest).any()):
+        lowest = torch.finfo(torch.float16).min / 2
+    return scores <= lowest
 
 
 def score_error(

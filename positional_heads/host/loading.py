@@ -62,11 +62,12 @@ def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:
     own = {
         name.replace("_original_component.", ""): tensor for name, tensor in bridge.original_model.named_parameters()
     }
-    if own.keys() != weights.keys():
-        msg = f"weights do not fit the model: {sorted(own.keys() ^ weights.keys())[:3]} are on one side only"
+    added = {name for name in own.keys() - weights.keys() if not own[name].any()}  # biases of zero, which bridges add
+    if own.keys() - added != weights.keys():
+        msg = f"weights do not fit the model: {sorted((own.keys() - added) ^ weights.keys())[:3]} are on one side only"
         raise ValueError(msg)
-    for name, tensor in own.items():
-        tensor.data.copy_(weights[name])
+    for name, tensor in weights.items():
+        own[name].data.copy_(tensor)
 
 
 def _refuse_missing_folder(name_or_path: str) -> None:
