@@ -31,8 +31,8 @@ from positional_heads.statistics import bootstrap_weights
 
 PILOT_SEQUENCES = 4
 MOST_GROUPS = 64
-SCORES_PER_BATCH = 2**25
-"""Attention scores that the model holds per layer at once, where no batch size is given: 128 MiB of float32."""
+SCORES_PER_BATCH = 2**22
+"""Attention scores that the model holds per layer at once, where no batch size is given: 16 MiB of float32."""
 
 Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " _"]]
 

@@ -80,6 +80,24 @@ def test_zeroing_a_pair_moves_the_scores_by_its_contribution(family, tiny):
             assert torch.allclose(moved, contributions[..., pair][visible], atol=1e-5), pair
 
 
+@pytest.mark.parametrize("family", ["llama", "neox", "codegen", "mistral"])
+@pytest.mark.filterwarnings("ignore:.*")  # compatibility mode warns about what it cannot fold; not ours to judge
+def test_contributions_live_in_compatibility_mode(family, tiny):
+    model = tiny(family, compatible=True)
+    rotary, plain = ph.resolve_layers(model).layers[0], model(TOKENS)
+    with ph.live_rotary_hooks(model), ph.contribution_hooks(model, layers=[0]):
+        names = ("blocks.0.attn.hook_rot_q", "blocks.0.attn.hook_rot_k")
+        logits, (contributions, scores, q, k) = cached(model, CONTRIBUTIONS, SCORES, *names)
+        edited = model.run_with_hooks(TOKENS, fwd_hooks=[(CONTRIBUTIONS, lambda c, hook: c.roll(1, dims=3))])
+    total = contributions.sum(-1) + ph.unrotated_remainder(q, k, rotary.rotary_dim) * rotary.scale
+    visible = scores > -1e30
+    assert not visible.all()
+    assert torch.allclose(total[visible], scores[visible], atol=1e-5)
+    assert torch.equal(logits, plain)
+    assert edited.isfinite().all()
+    assert (edited - plain).abs().max() > 1e-3
+
+
 def test_edits_that_others_make_to_rotated_queries_are_seen(tiny):
     model = tiny("llama")
     rotary = ph.resolve_layers(model).layers[0]
@@ -138,11 +156,11 @@ def test_patching_from_another_run(tiny):
 
 
 def test_the_hosts_own_patching_finds_the_pairs(tiny):
-    """What TransformerLens' patching moves by one pair's contributions is what an edit by hand moves."""
+    """`generic_activation_patch` takes a layer at a time, by the name `contributions0attn`: it can guess no other."""
     from transformer_lens.patching import generic_activation_patch
 
     model = tiny("llama")
-    corrupted, index = TOKENS.roll(1, dims=0), pd.DataFrame({"layer": [0, 0, 1], "pair": [0, 5, 7]})
+    corrupted, index = TOKENS.roll(1, dims=0), pd.DataFrame({"layer": [0, 0, 0], "pair": [0, 5, 7]})
 
     def setter(corrupted_activation, row, clean_activation):
         patched = corrupted_activation.clone()
@@ -154,10 +172,9 @@ def test_the_hosts_own_patching_finds_the_pairs(tiny):
 
     with ph.contribution_hooks(model):
         _, clean = model.run_with_cache(TOKENS)
-        found = generic_activation_patch(model, corrupted, clean, metric, setter, "contributions", index_df=index)
-        for value, (layer, pair) in zip(found, index.itertuples(index=False), strict=True):
-            name = f"blocks.{layer}.attn.hook_contributions"
-            by_hand = [(name, lambda c, hook, row=(layer, pair): setter(c, row, clean[hook.name]))]
+        found = generic_activation_patch(model, corrupted, clean, metric, setter, "contributions0attn", index_df=index)
+        for value, row in zip(found, index.itertuples(index=False), strict=True):
+            by_hand = [(CONTRIBUTIONS, lambda c, hook, row=row: setter(c, row, clean[CONTRIBUTIONS]))]
             assert torch.equal(value, metric(model.run_with_hooks(corrupted, fwd_hooks=by_hand)))
     assert len(set(found.tolist())) == 3
 

@@ -85,6 +85,37 @@ def test_compatibility_mode_changes_no_score(family, tiny):
     assert torch.allclose(plain.rho, folded.rho, atol=1e-3)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_limits_count_from_the_first_real_token(side, tiny):
+    """A window, skipped keys and distance limits, behind padding and without."""
+    rows = [torch.from_numpy(row) for row in token_rows((30, 22))]
+    pad = torch.full((8,), 257)
+    short = torch.cat([pad, rows[1]] if side == "left" else [rows[1], pad])
+    mask = torch.ones(2, 30, dtype=torch.long)
+    mask[1, slice(0, 8) if side == "left" else slice(22, 30)] = 0
+    limits = {"skip_keys": 3, "min_distance": 2, "max_distance": 9}
+    padded = ph.score_heads(tiny("mistral"), torch.stack([rows[0], short]), attention_mask=mask, **limits)
+    alone = ph.score_heads(tiny("mistral"), rows, **limits)
+    assert torch.equal(padded.pair_counts, alone.pair_counts)
+    assert torch.allclose(padded.rho, alone.rho, atol=2e-3)  # angles of other positions, rounded, may swap ranks
+    assert torch.allclose(padded.curve, alone.curve, atol=1e-3, equal_nan=True)
+
+
+def test_scoring_leaves_the_callers_hooks_and_random_numbers_alone(tiny):
+    model, calls = tiny("llama"), []
+    model.add_hook("blocks.0.attn.hook_z", lambda z, hook: calls.append(hook))
+    state = torch.get_rng_state()
+    try:
+        ph.score_heads(model, torch.from_numpy(token_rows()[0]), null_repeats=2)
+        calls.clear()
+        model(torch.arange(4)[None])
+    finally:
+        model.reset_hooks()
+    assert len(calls) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
 def test_batches_change_no_score(tiny):
     tokens = torch.from_numpy(np.stack(token_rows((24, 24, 24, 24, 24))))
     one, many = (ph.score_heads(tiny("llama"), tokens, batch_size=size) for size in (1, 4))

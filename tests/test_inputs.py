@@ -48,6 +48,11 @@ def test_a_mask_of_another_shape_is_refused(tiny):
         batches(tiny("llama"), TOKENS, HOLE[:, :9], 1)
 
 
+def test_token_ids_that_are_no_integers_are_refused(tiny):
+    with pytest.raises(ValueError, match=r"tokens must be integers of shape \[batch pos\], got torch.float32"):
+        batches(tiny("llama"), TOKENS.float(), None, 1)
+
+
 def test_a_misspelt_setting_is_refused(tiny):
     with pytest.raises(TypeError, match="null_repeat"):
         ph.score_heads(tiny("llama"), TOKENS, null_repeat=5)

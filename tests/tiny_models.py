@@ -92,7 +92,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 DEAD_HOOKS = ("neox", "phi3", "falcon", "gptj", "codegen")
 NOT_ROTARY = ("gpt2", "opt", "bloom")
 NAMED_REFUSALS = ("deepseek_v2", "deepseek_v3", "hunyuan")
-WRONG_BRIDGES = ("cohere",) if int(version("transformer-lens").split(".")[0]) < 4 else ()  # noqa: PLR2004
+WRONG_BRIDGES = ("cohere",) if int(version("transformer-lens").split(".")[0]) < 4 else ()
 """TransformerLens 3.9 turns Cohere's half-split channels by angles of adjacent ones; its logits are wrong, too."""
 SCORED = tuple(family for family in FAMILIES if family not in NOT_ROTARY + NAMED_REFUSALS + WRONG_BRIDGES)
 

@@ -117,7 +117,7 @@ def _proven_window(
         if bool(wrong.any()) or bool((~row[:, start:stop, :start]).any()):
             msg = (
                 f"layer {rotary.layer} hides query-key pairs that causality, padding and one sliding window do not "
-                "explain (a document mask, chunks, a mask of one head, attention_mask ignored by the model): it cannot be scored"
+                "explain (a document mask, chunks, a mask of one head, an ignored attention_mask): it cannot be scored"
             )
             raise UnsupportedModelError(msg)
     return window if window < longest else None
