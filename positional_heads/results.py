@@ -1,6 +1,7 @@
 """What did scoring find? A frozen record that knows its labels, explains itself, and survives on disk."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -77,6 +78,19 @@ class HeadScores:
         """Every head of the model, in order."""
         layers, heads = self.rho.shape
         return [Head(layer, head) for layer in range(layers) for head in range(heads)]
+
+    def known(self, heads: Sequence[Head]) -> list[Head]:
+        """The heads asked for, if the model has them all.
+
+        Raises:
+            ValueError: If one does not exist.
+        """
+        layers, per_layer = self.rho.shape
+        for layer, head in heads:
+            if not (0 <= layer < layers and 0 <= head < per_layer):
+                msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
+                raise ValueError(msg)
+        return [Head(*head) for head in heads]
 
     @property
     def n_groups(self) -> int:

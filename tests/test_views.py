@@ -30,6 +30,12 @@ def test_curves_are_the_records_curves_with_their_null():
         np.testing.assert_array_equal(panel.lines[1].get_ydata(), scores.null.curve_mean[head].numpy())
 
 
+@pytest.mark.parametrize("head", [Head(3, 0), Head(0, 4), Head(-1, 0)])
+def test_heads_that_do_not_exist_are_refused(head):
+    with pytest.raises(ValueError, match=f"{head} does not exist: layers go from 0 to 2, heads to 3"):
+        allocation_curves(synthetic_scores(), [head])
+
+
 @pytest.mark.parametrize("null", [True, False])
 @pytest.mark.parametrize("name", ["a $broken^ name", "<script>alert(1)</script>"])
 def test_plots_draw_whatever_the_model_is_called(null, name):

@@ -39,7 +39,8 @@ def contribution_hooks(
 
     `hook_contributions` is [batch head query_pos key_pos pair] in units of the attention score; `hook_dominant_dim` is
     [batch head query_pos key_pos]. `run_with_cache`, `run_with_hooks` and patching see both. They hold pairs times as
-    much as the attention scores: ask for few layers, or short text.
+    much as the attention scores: ask for few layers, or short text. TransformerLens' `generic_activation_patch` takes
+    them one layer at a time, by names like "contributions0attn".
 
     Args:
         model: A TransformerBridge.

@@ -237,7 +237,8 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
         tried = ", ".join(f"{candidate.layout} {candidate.error:.2g}" for candidate in candidates)
         msg = (
             f"layer {layer}: rotated queries and keys do not give the model's own attention scores "
-            f"(relative error by pair layout: {tried}); this architecture is not understood, so it is not scored"
+            f"(relative error by pair layout: {tried}); this architecture is not understood, or an "
+            "active hook edits its rotated queries or keys; nothing was scored"
         )
         raise UnsupportedModelError(msg)
     return best

@@ -50,8 +50,11 @@ def allocation_curves(scores: HeadScores, heads: Sequence[Head] | None = None) -
     Args:
         scores: What `score_heads` returned.
         heads: Which heads; the four with the highest rho when None.
+
+    Raises:
+        ValueError: If the model has no such head.
     """
-    heads = scores.top(min(4, int((~scores.rho.isnan()).sum()))) if heads is None else list(heads)
+    heads = scores.top(min(4, int((~scores.rho.isnan()).sum()))) if heads is None else scores.known(heads)
     columns = min(2, max(1, len(heads)))
     rows = -(-len(heads) // columns) or 1
     figure = Figure(figsize=(4.6 * columns, 2.7 * rows + 0.4), layout="constrained")
