@@ -20,6 +20,7 @@ from positional_heads.contributions import head_planes
 from positional_heads.correlation import Correlation, PairPlan, PairStatistics
 from positional_heads.dominance import dominant_tiles, pilot_sample
 from positional_heads.heads import Head
+from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.capture import LayerVectors, capture
 from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
 from positional_heads.host.model import TransformerLensModel
@@ -179,6 +180,7 @@ class _Run:
                 orders = [self._shuffles(batch.first + row, length) for row, length in enumerate(batch.lengths)]
 
                 def visit(vectors: LayerVectors, spans: list[tuple[int, int]], batch: Batch = batch) -> None:
+                    self._refuse_other_window(vectors, max(batch.lengths))
                     for row, (start, stop) in enumerate(spans):
                         self._count_sequence(vectors, batch.first + row, (row, start, stop), orders[row])  # noqa: B023
 
@@ -219,6 +221,13 @@ class _Run:
     def _capture(self, batch: Batch, visit: Callable[[LayerVectors, list[tuple[int, int]]], None]) -> None:
         spans = real_spans(batch.tokens, batch.attention_mask)
         capture(self.model, batch.tokens, self.rotary, lambda vectors: visit(vectors, spans), batch.attention_mask)
+
+    def _refuse_other_window(self, vectors: LayerVectors, length: int) -> None:
+        layer, planned = vectors.rotary.layer, self.actual[vectors.rotary.layer].plan.window
+        expected = planned if planned is not None and planned < length else None
+        if vectors.window != expected:
+            msg = f"layer {layer} has a window of {vectors.window} tokens now, {expected} when the run was planned"
+            raise UnsupportedModelError(msg)
 
     def _count_sequence(
         self, vectors: LayerVectors, sequence: int, place: tuple[int, int, int], orders: list[Tensor]

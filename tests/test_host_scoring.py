@@ -131,6 +131,21 @@ def test_a_seed_gives_the_same_result(tiny):
     assert not torch.equal(first.null.rho, other.null.rho)
 
 
+def test_a_window_that_changes_during_the_run_is_refused(tiny):
+    position = torch.arange(24)
+    distant = position[:, None] - position >= 5
+
+    def narrow(scores, hook):  # noqa: ARG001
+        return scores.masked_fill(distant, torch.finfo(scores.dtype).min) if len(scores) > 1 else None
+
+    model, tokens = tiny("llama"), torch.from_numpy(np.stack(token_rows((24, 24))))
+    with (
+        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", narrow)]),
+        pytest.raises(ph.UnsupportedModelError, match="layer 1 has a window of 5 tokens now, None when the run was"),
+    ):
+        ph.score_heads(model, tokens, batch_size=2)
+
+
 def test_layers_not_asked_for_say_so(tiny):
     scores = ph.score_heads(tiny("llama"), torch.from_numpy(token_rows()[0]), layers=[1])
     assert scores.rho[0].isnan().all()
