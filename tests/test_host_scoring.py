@@ -135,7 +135,7 @@ def test_a_window_that_changes_during_the_run_is_refused(tiny):
     position = torch.arange(24)
     distant = position[:, None] - position >= 5
 
-    def narrow(scores, hook):  # noqa: ARG001
+    def narrow(scores, hook):
         return scores.masked_fill(distant, torch.finfo(scores.dtype).min) if len(scores) > 1 else None
 
     model, tokens = tiny("llama"), torch.from_numpy(np.stack(token_rows((24, 24))))
