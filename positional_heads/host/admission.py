@@ -29,12 +29,13 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
     if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
         msg = f"this model's positional embedding is {embedding!r}, not rotary: it has no rotary pairs to score"
         raise UnsupportedModelError(msg)
-    if getattr(model.cfg, "qk_norm_after_rope", False):
-        msg = "HunYuan normalises queries and keys after rotating them: its pairs are not plain rotations"
-        raise UnsupportedModelError(msg)
     for layer in layers_with_attention(model):
-        if type(model.blocks[layer].attn).__name__.startswith(("MLA", "GlmMoeDsa")):  # type: ignore[attr-defined]
+        attention = model.blocks[layer].attn  # type: ignore[attr-defined]
+        if type(attention).__name__.startswith(("MLA", "GlmMoeDsa")):
             msg = "multi-head latent attention (DeepSeek) keeps rotated and other channels apart, not supported"
+            raise UnsupportedModelError(msg)
+        if type(attention.original_component).__name__.startswith("HunYuan"):
+            msg = "HunYuan normalises queries and keys after rotating them: its pairs are not plain rotations"
             raise UnsupportedModelError(msg)
     if model.training:  # type: ignore[attr-defined]
         msg = "the model is in training mode, where dropout changes activations: call model.eval() first"
