@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from positional_heads.caching import dominant_dimension_cache
     from positional_heads.contributions import dominant_dimension, pair_contributions, unrotated_remainder
     from positional_heads.heads import Head
+    from positional_heads.host.ablation import ablated_heads, ablation_hooks
     from positional_heads.host.admission import UnsupportedModelError
     from positional_heads.host.contribution_hooks import contribution_hooks
     from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
@@ -31,6 +32,8 @@ _HOMES = {
     "RotaryModel": "host.layers",
     "ScoringSettings": "scoring",
     "UnsupportedModelError": "host.admission",
+    "ablated_heads": "host.ablation",
+    "ablation_hooks": "host.ablation",
     "bundled_steps": "zoo.bundled",
     "bundled_text": "zoo.bundled",
     "contribution_hooks": "host.contribution_hooks",
@@ -54,6 +57,8 @@ __all__ = [
     "RotaryModel",
     "ScoringSettings",
     "UnsupportedModelError",
+    "ablated_heads",
+    "ablation_hooks",
     "bundled_steps",
     "bundled_text",
     "contribution_hooks",

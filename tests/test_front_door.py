@@ -54,6 +54,8 @@ def test_all_names_are_pinned_and_resolve():
         *("Head", "HeadScores", "NullScores", "ResultFileError", "RotaryLayer", "RotaryModel", "ScoringSettings"),
         *(
             "UnsupportedModelError",
+            "ablated_heads",
+            "ablation_hooks",
             "bundled_steps",
             "bundled_text",
             "contribution_hooks",

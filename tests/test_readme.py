@@ -13,7 +13,7 @@ def test_its_code_blocks_run_and_say_what_it_says(capsys: pytest.CaptureFixture[
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     assert "No head beats its null" in capsys.readouterr().out
     assert namespace["run"]["blocks.2.attn.hook_contributions"].shape == (1, 8, 512, 512, 16)
 

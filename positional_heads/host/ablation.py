@@ -1,0 +1,211 @@
+"""What does the model lose without these heads? Six ways to take a head away, each with one meaning (method section 5).
+
+All act on query heads, also where key heads are shared, on the prompt and on generated tokens alike.
+
+- `zero`: the head's output z is 0.
+- `mean`: z is its mean over a reference corpus.
+- `resample`: z is that of another sequence at the same positions.
+- `uniform`: its scores are 0 wherever it may look, so that it attends evenly.
+- `far`: it cannot look further back than `distance` tokens; what is left is renormalised.
+- `near`: it cannot look less far back than that; where nothing is left its output is 0.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from positional_heads.heads import Head
+from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.layers import RotaryLayer, masked_entries, resolve_layers
+from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.records import SCORES, hook_name
+from positional_heads.host.sequences import batches
+
+AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
+MODES: tuple[AblationMode, ...] = get_args(AblationMode)
+OUTPUT = "hook_z"
+REFERENCE_BATCH = 8
+
+Hook = tuple[str, Callable[..., Any]]
+Reference = str | Sequence[str] | Int[Tensor, "reference_batch reference_pos"] | Sequence[Int[Tensor, " _"]]
+
+
+@contextmanager
+def ablated_heads(
+    model: TransformerLensModel,
+    heads: Sequence[Head],
+    mode: AblationMode = "zero",
+    *,
+    reference: Reference | None = None,
+    distance: int | None = None,
+) -> Iterator[TransformerLensModel]:
+    """A block inside which these heads are ablated, in every run: plain, cached, patched or generating.
+
+    Arguments and errors are those of `ablation_hooks`.
+    """
+    hooks = ablation_hooks(model, heads, mode, reference=reference, distance=distance)
+    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+        yield model
+
+
+def ablation_hooks(
+    model: TransformerLensModel,
+    heads: Sequence[Head],
+    mode: AblationMode = "zero",
+    *,
+    reference: Reference | None = None,
+    distance: int | None = None,
+) -> list[Hook]:
+    """The same as forward hooks, to pass to `run_with_hooks`.
+
+    Args:
+        model: A TransformerBridge.
+        heads: Heads to ablate; with none, nothing is done.
+        mode: What becomes of them, see the module's docstring.
+        reference: Text or token ids that `mean` averages over all positions of, or that `resample` takes z from:
+            sequences of one length, at least as long as what will be run, row i for row i, and again from the first
+            where there are fewer.
+        distance: Distance in tokens that splits `far` from `near`; it belongs to what is kept by both.
+
+    Raises:
+        ValueError: If the mode is unknown, lacks what it needs or is given what it does not, or a head does not exist.
+        UnsupportedModelError: If the model is not rotary, or ignores what the mode has to edit.
+    """
+    if mode not in MODES:
+        msg = f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}"
+        raise ValueError(msg)
+    _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
+    _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+    chosen = _heads_by_layer(model, heads)
+    rotary = _with_scores(model, chosen, mode) if mode not in {"zero", "mean"} else {}
+    if mode in {"uniform", "far", "near"}:
+        return [hook for layer in chosen for hook in _attending(rotary[layer], chosen[layer], mode, distance or 0)]
+    if reference is None:
+        return [(hook_name(layer, OUTPUT), _replacing(which, None)) for layer, which in chosen.items()]
+    outputs = _outputs(model, reference, list(chosen))
+    hooks: list[Hook] = []
+    for layer, which in chosen.items():
+        if mode == "mean":
+            mean = torch.cat([z.float().flatten(0, 1) for z in outputs[layer]]).mean(0)
+            hooks.append((hook_name(layer, OUTPUT), _replacing(which, mean)))
+        else:
+            hooks += _resampling(layer, which, _one_length(outputs[layer]))
+    return hooks
+
+
+def _heads_by_layer(model: TransformerLensModel, heads: Sequence[Head]) -> dict[int, list[int]]:
+    layers, per_layer = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    chosen: dict[int, list[int]] = {}
+    for layer, head in sorted(set(heads)):
+        if not (0 <= layer < layers and 0 <= head < per_layer):
+            msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
+            raise ValueError(msg)
+        chosen.setdefault(layer, []).append(head)
+    return chosen
+
+
+def _refuse_missing_or_idle(name: str, value: Any, mode: str, needed_by: tuple[str, ...]) -> None:
+    if value is None and mode in needed_by:
+        msg = f"mode {mode!r} needs {name}="
+        raise ValueError(msg)
+    if value is not None and mode not in needed_by:
+        msg = f"{name}= goes with {' and '.join(needed_by)}, not with mode {mode!r}"
+        raise ValueError(msg)
+
+
+def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> Callable[..., Tensor]:
+    def hook_fn(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        z = z.clone()
+        z[:, :, heads] = 0 if value is None else value[heads].to(z)
+        return z
+
+    return hook_fn
+
+
+def _resampling(layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]) -> list[Hook]:
+    """Take z of the source at the positions being run, which a key-value cache moves: the scores tell how far."""
+    end: list[int] = []
+
+    def note(scores: Tensor, hook: Any) -> None:  # noqa: ARG001
+        queries, keys = scores.shape[-2:]
+        # a sliding window crops the cache, so that a continued run knows its position from the last one only
+        end[:] = [keys if queries == keys or not end else max(keys, end[0] + queries)]
+
+    def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        stop = end[0]
+        if stop > source.shape[1]:
+            msg = f"the reference has {source.shape[1]} positions, the run has reached {stop}: give a longer reference"
+            raise ValueError(msg)
+        z = z.clone()
+        rows = torch.arange(len(z), device=source.device) % len(source)
+        z[:, :, heads] = source[rows][:, stop - z.shape[1] : stop, heads].to(z)
+        return z
+
+    return [(hook_name(layer, SCORES), note), (hook_name(layer, OUTPUT), replace)]
+
+
+@torch.no_grad()
+def _outputs(model: Any, reference: Reference, layers: list[int]) -> dict[int, list[Tensor]]:
+    """What the heads of these layers put out on the reference, batch by batch."""
+    names = [hook_name(layer, OUTPUT) for layer in layers]
+    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    for batch in batches(model, reference, None, REFERENCE_BATCH):
+        _, cache = model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
+        for layer, name in zip(layers, names, strict=True):
+            found[layer].append(cache[name])
+    return found
+
+
+def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
+    lengths = {z.shape[1] for z in outputs}
+    if len(lengths) > 1:
+        msg = (
+            f"mode 'resample' needs reference sequences of one length, got {sorted(lengths)}: cut them to the shortest"
+        )
+        raise ValueError(msg)
+    return torch.cat(outputs)
+
+
+def _with_scores(model: TransformerLensModel, chosen: dict[int, list[int]], mode: str) -> dict[int, RotaryLayer]:
+    rotary = resolve_layers(model).layers if chosen else {}
+    for layer in chosen:
+        if layer not in rotary or rotary[layer].holds == "pattern":
+            msg = f"layer {layer}: its attention scores cannot be had in time, so mode {mode!r} cannot be; use 'zero'"
+            raise UnsupportedModelError(msg)
+    return rotary
+
+
+def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int) -> list[Hook]:
+    blind: list[Bool[Tensor, "batch head query_pos"]] = []
+
+    def edit(scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        scores = scores.clone()
+        own = scores[:, heads]
+        hidden = masked_entries(rotary, own)
+        if mode == "uniform":
+            scores[:, heads] = own.masked_fill(~hidden, 0)
+            return scores
+        back = _distances(scores)
+        hidden = hidden | ((back > distance) if mode == "far" else (back < distance))
+        scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
+        blind[:] = [hidden.all(dim=-1)]
+        return scores
+
+    def silence(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        z = z.clone()
+        z[:, :, heads] = z[:, :, heads].masked_fill(blind[0].transpose(1, 2).unsqueeze(-1), 0)
+        return z
+
+    hooks: list[Hook] = [(hook_name(rotary.layer, SCORES), edit)]
+    return [*hooks, (hook_name(rotary.layer, OUTPUT), silence)] if mode == "near" else hooks
+
+
+def _distances(scores: Float[Tensor, "batch head query_pos key_pos"]) -> Int[Tensor, "query_pos key_pos"]:
+    """Distance of each key from each query; the last key is the last query's own, also behind a key-value cache."""
+    queries, keys = scores.shape[-2:]
+    query_pos = torch.arange(keys - queries, keys, device=scores.device)
+    return query_pos[:, None] - torch.arange(keys, device=scores.device)
