@@ -68,12 +68,15 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.host.loading import load_model
         from positional_heads.host.sequences import cut_text
         from positional_heads.scoring import score_heads
-        from positional_heads.zoo.bundled import load_bundled_model
+        from positional_heads.zoo.bundled import MODEL_FOLDER
 
-        bridge = (
-            load_bundled_model()
-            if model == BUNDLED
-            else load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+        ours = model == BUNDLED
+        bridge = load_model(
+            str(MODEL_FOLDER) if ours else model,
+            name=BUNDLED if ours else None,
+            device=device,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
         )
         pieces = cut_text(bridge, texts, length)
         chosen = _first(pieces, sequences, len(texts))

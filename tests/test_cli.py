@@ -75,11 +75,13 @@ def test_the_same_command_gives_the_same_bytes(report, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_standard_input_and_several_files(tmp_path):
+def test_standard_input_several_files_and_half_precision(tmp_path):
     text = ph.bundled_text()
     (tmp_path / "a.txt").write_text(text[:300])
-    done = run(*SCORE, "--text", "-", "--text", tmp_path / "a.txt", "--out", tmp_path / "r", stdin=text[:200].encode())
+    texts = ("--text", "-", "--text", tmp_path / "a.txt")
+    done = run(*SCORE, *texts, "--dtype", "bfloat16", "--out", tmp_path / "r", stdin=text[:200].encode())
     assert done.returncode == 0, done.stderr.decode()
+    assert ph.HeadScores.load(tmp_path / "r").provenance["model"]["dtype"] == "bfloat16"
     assert (
         "2 text(s) cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
     )

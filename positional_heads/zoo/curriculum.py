@@ -48,17 +48,23 @@ Spans = list[tuple[int, int]]
 
 def plain(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
     """A window of the text as it stands."""
-    return _window(text, length, rng), []
+    return passage_of(text, length, rng), []
 
 
 def repeated_passage(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
     """A passage (half of the time random letters), other text, and the passage again."""
     size = rng.randint(8, length // 3)
-    passage = _window(text, size, rng) if rng.random() < _TEXT_SHARE else _draw(_LETTERS, size, rng)
+    passage = passage_of(text, size, rng) if rng.random() < _TEXT_SHARE else draw(_LETTERS, size, rng)
     before = rng.randint(0, length - 2 * size)
     between = rng.randint(0, length - 2 * size - before)
     after = length - 2 * size - before - between
-    parts = [_window(text, before, rng), passage, _window(text, between, rng), passage, _window(text, after, rng)]
+    parts = [
+        passage_of(text, before, rng),
+        passage,
+        passage_of(text, between, rng),
+        passage,
+        passage_of(text, after, rng),
+    ]
     return b"".join(parts), []
 
 
@@ -75,13 +81,13 @@ def key_value_facts(text: bytes, length: int, rng: random.Random) -> tuple[bytes
 
 def passkey(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
     """A passkey hidden at a random depth of the text and asked for at the end."""
-    key = _draw(_DIGITS, 5, rng)
+    key = draw(_DIGITS, 5, rng)
     hidden, answer = passkey_statement(key), passkey_question() + key + b"."
     filler = length - len(hidden) - len(answer)
     if filler < 0:
         return plain(text, length, rng)
     depth = rng.randint(0, filler)
-    body = _window(text, depth, rng) + hidden + _window(text, filler - depth, rng) + answer
+    body = passage_of(text, depth, rng) + hidden + passage_of(text, filler - depth, rng) + answer
     return body, [(length - 6, length - 1)]
 
 
@@ -97,12 +103,12 @@ def passkey_question() -> bytes:
 
 def fact_name(rng: random.Random) -> bytes:
     """A made-up name of three letters."""
-    return _draw(_LETTERS, 3, rng)
+    return draw(_LETTERS, 3, rng)
 
 
 def fact_value(rng: random.Random) -> bytes:
     """A number of four digits."""
-    return _draw(_DIGITS, 4, rng)
+    return draw(_DIGITS, 4, rng)
 
 
 def _fact(name: bytes, value: bytes) -> bytes:
@@ -114,16 +120,18 @@ def _interleave(text: bytes, length: int, statements: list[bytes], rng: random.R
     cuts = sorted(rng.randint(0, filler) for _ in statements)
     body, starts, used = b"", [], 0
     for cut, statement in zip(cuts, statements, strict=True):
-        body += _window(text, cut - used, rng)
+        body += passage_of(text, cut - used, rng)
         starts.append(len(body))
         body, used = body + statement, cut
-    return body + _window(text, filler - used, rng), starts
+    return body + passage_of(text, filler - used, rng), starts
 
 
-def _window(text: bytes, size: int, rng: random.Random) -> bytes:
+def passage_of(text: bytes, size: int, rng: random.Random) -> bytes:
+    """Some `size` bytes of the text, from a random place."""
     start = rng.randint(0, len(text) - size)
     return text[start : start + size]
 
 
-def _draw(alphabet: bytes, size: int, rng: random.Random) -> bytes:
+def draw(alphabet: bytes, size: int, rng: random.Random) -> bytes:
+    """`size` random letters of an alphabet."""
     return bytes(rng.choice(alphabet) for _ in range(size))

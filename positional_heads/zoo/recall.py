@@ -47,7 +47,7 @@ def repeat_gain(
     rng = random.Random(f"repeat-{seed}")
     first, second = [], []
     for _ in range(examples):
-        parts = [curriculum._window(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
+        parts = [curriculum.passage_of(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
         tokens = _tokens(parts[0] + parts[1] + parts[2] + parts[1])[None]
         losses = torch.nn.functional.cross_entropy(logits(tokens)[0, :-1].float(), tokens[0, 1:], reduction="none")
         first.append(losses[8:passage].mean().item())
@@ -56,11 +56,11 @@ def repeat_gain(
 
 
 def _passkey_at(text: bytes, length: int, depth: float, rng: random.Random) -> Int[Tensor, " pos"]:
-    key = curriculum._draw(b"0123456789", 5, rng)
+    key = curriculum.draw(b"0123456789", 5, rng)
     hidden, answer = curriculum.passkey_statement(key), curriculum.passkey_question() + key + b"."
     filler = length - 1 - len(hidden) - len(answer)
     before = int(depth * filler)
-    head, tail = curriculum._window(text, before, rng), curriculum._window(text, filler - before, rng)
+    head, tail = curriculum.passage_of(text, before, rng), curriculum.passage_of(text, filler - before, rng)
     return _tokens(head + hidden + tail + answer)
 
 
