@@ -56,7 +56,8 @@ class BinLookup:
             raise ValueError(msg)
         self.edges = edges
         self._low = edges[:, :1]
-        self._scale = (CELLS - 1) / (edges[:, -1:] - self._low).clamp(min=torch.finfo(edges.dtype).tiny)
+        widest = torch.finfo(edges.dtype).max  # where all edges agree, or nearly: infinity times zero is no cell
+        self._scale = ((CELLS - 1) / (edges[:, -1:] - self._low)).clamp(max=widest)
         heads = edges.shape[0]
         self._row = torch.arange(heads, device=edges.device)[:, None] * CELLS
         held = torch.bincount((self._cell(edges) + self._row).flatten(), minlength=heads * CELLS).view(heads, CELLS)

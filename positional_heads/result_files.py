@@ -1,7 +1,7 @@
 """How is a result kept on disk? One safetensors file, readable without loading torch, whole or not there.
 
-The header holds everything that is not a tensor as JSON, a table of heads among it, and a sha256 of the numbers: a
-flipped bit in a safetensors file would otherwise load without a word.
+The header holds everything that is not a tensor as JSON, a table of heads among it, and a sha256 of itself and the
+numbers: a flipped bit in a safetensors file would otherwise load without a word.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ FORMAT = "positional_heads.HeadScores"
 FORMAT_VERSION = 1
 FILE_NAME = "scores.safetensors"
 _KEY = "positional_heads"
+_CHECKSUM = "sha256"
 
 
 class ResultFileError(ValueError):
@@ -37,9 +38,8 @@ def write_result(file: Path, tensors: bytes, content: dict[str, Any]) -> None:
         content: Everything else; must be JSON.
     """
     header, data = _split(tensors)
-    digest = hashlib.sha256(data).hexdigest()
-    kept = {"format": FORMAT, "version": FORMAT_VERSION, "sha256": digest, **content}
-    header["__metadata__"] = {_KEY: json.dumps(kept)}
+    header["__metadata__"] = {_KEY: json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **content})}
+    header["__metadata__"][_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     write_atomically(file, struct.pack("<Q", len(encoded)) + encoded + data)
@@ -59,20 +59,27 @@ def read_result(path: str | Path) -> tuple[dict[str, Any], bytes]:
     raw = file.read_bytes()
     try:
         header, data = _split(raw)
-        content = json.loads(header.get("__metadata__", {}).get(_KEY, "{}"))
+        metadata = header.get("__metadata__", {})
+        stated = metadata.pop(_CHECKSUM, None)
+        content = json.loads(metadata.get(_KEY, "{}"))
     except (ValueError, AttributeError, struct.error) as error:
         msg = f"{file}: not a result file, or a truncated one; score again"
         raise ResultFileError(msg) from error
     if content.get("format") != FORMAT:
         msg = f"{file}: a safetensors file, but not one of head scores; positional-heads score writes those"
         raise ResultFileError(msg)
-    if content["version"] > FORMAT_VERSION:
-        msg = f"{file}: written in format {content['version']}, this version reads up to {FORMAT_VERSION}: upgrade"
+    version = content.get("version", FORMAT_VERSION)
+    if version > FORMAT_VERSION:
+        msg = f"{file}: written in format {version}, this version reads up to {FORMAT_VERSION}: upgrade"
         raise ResultFileError(msg)
-    if content["sha256"] != hashlib.sha256(data).hexdigest():
-        msg = f"{file}: its numbers do not match their checksum, the file is truncated or damaged; score again"
+    if stated != _checksum(header, data):
+        msg = f"{file}: its content does not match its checksum, the file is truncated or damaged; score again"
         raise ResultFileError(msg)
     return content, raw
+
+
+def _checksum(header: dict[str, Any], data: bytes) -> str:
+    return hashlib.sha256(json.dumps(header).encode() + data).hexdigest()
 
 
 def _split(raw: bytes) -> tuple[dict[str, Any], bytes]:

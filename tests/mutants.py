@@ -41,7 +41,7 @@ MUTANTS = (
     Mutant("binning.py", "held > 0, -1, below", "held > 1, -1, below", "test_binning"),
     Mutant("statistics.py", "(1 + 1 / repeats)", "1", "test_statistics"),
     Mutant("statistics.py", "stats.t.sf", "stats.t.cdf", "test_statistics"),
-    Mutant("result_files.py", "!= hashlib.sha256(data)", "== hashlib.sha512(data)", "test_results"),
+    Mutant("result_files.py", "json.dumps(header).encode() + data", "data", "test_results"),
     Mutant("host/layers.py", "* rotary.scale", "* 1.0", "test_host_layers"),
     Mutant("host/layers.py", "return tensor.transpose(1, 2)", "return tensor", "test_host_layers"),
     Mutant("host/layers.py", "[..., :half], table[..., half:]", "[..., :half], table[..., :half]", "test_host_layers"),

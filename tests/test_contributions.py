@@ -14,7 +14,7 @@ from positional_heads.contributions import (
     unrotated_remainder,
 )
 from positional_heads.correlation import PairPlan
-from positional_heads.dominance import dominant_block, dominant_tiles
+from positional_heads.dominance import dominant_block, dominant_tiles, pilot_sample
 from positional_heads.rotary import LAYOUTS
 from tests import oracles
 
@@ -51,10 +51,13 @@ def test_neighbouring_query_heads_share_a_key_head():
 def test_half_precision_is_summed_in_float32():
     torch.manual_seed(0)
     q, k = torch.randn(1, 4, 1, 64).bfloat16(), torch.randn(1, 4, 1, 64).bfloat16()
-    pairs = pair_contributions(q, k, "half")
     expected = torch.einsum("bmhd,bnhd->bhmn", q.double(), k.double())
+    pairs = pair_contributions(q, k, "half")
     assert pairs.dtype == torch.float32
     assert torch.allclose(pairs.sum(-1).double(), expected, atol=1e-5)  # bf16 sums would be off by 1e-1
+    remainder = unrotated_remainder(q, k, 32)
+    assert remainder.dtype == torch.float32
+    assert torch.allclose((pair_contributions(q, k, "half", 32).sum(-1) + remainder).double(), expected, atol=1e-5)
 
 
 @given(st.lists(st.floats(-80, 80, width=32), min_size=1, max_size=9), st.sampled_from([0.5, 1.0, 8.0]))
@@ -78,6 +81,15 @@ def test_the_fast_block_says_what_the_definition_says(size, temperature):
     expected = dominant_dimension(plane_contributions(query.double(), key.double()), temperature)
     # g reaches 4000 at size 30, where a float32 rounding of g is 2e-4 and moves D by at most that times the pairs
     assert torch.allclose(dominant_block(query, key, temperature).double(), expected, atol=5e-3 if size > 1 else 1e-5)
+
+
+@pytest.mark.parametrize("terms", [1, 3 * 8 * 17 * 4])
+def test_the_fast_block_is_the_same_in_pieces(terms, monkeypatch):
+    torch.manual_seed(0)
+    query, key = torch.randn(3, 11, 8, 2), torch.randn(3, 17, 8, 2)
+    whole = dominant_block(query, key, 1.0)
+    monkeypatch.setattr("positional_heads.dominance.TILE_TERMS", terms)  # one query at a time, then four, four, three
+    assert torch.allclose(dominant_block(query, key, 1.0), whole, atol=1e-5)  # products of other shapes round otherwise
 
 
 LIMITS = [
@@ -107,3 +119,24 @@ def test_tiles_hold_each_pair_that_counts_once(limits, chunk, monkeypatch):
     )
     assert [t for t, _ in found] == [t for t, _ in expected]
     np.testing.assert_allclose([d for _, d in found], [d for _, d in expected], atol=2e-3)  # neighbours may swap
+
+
+@pytest.mark.parametrize(
+    ("length", "limits", "expected"), [(1, {}, [0]), (1, {"min_distance": 1}, []), (3, {"skip_keys": 3}, [])]
+)
+def test_tiles_of_the_shortest_sequences(length, limits, expected):
+    planes = torch.ones(2, length, 3, 2)
+    tiles = list(dominant_tiles(planes, planes, PairPlan((length,), **limits), 1.0))
+    assert [distance.tolist() for _, distance in tiles] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize("limits", LIMITS)
+def test_a_pilot_over_every_query_sees_every_pair_that_counts(limits):
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
+    plan = PairPlan((14,), **limits)
+    tiles = torch.cat([dominant for dominant, _ in dominant_tiles(query, key, plan, 1.0)], dim=1)
+    pilot = pilot_sample(query, key, plan, 1.0)
+    assert torch.allclose(pilot.sort(dim=1).values, tiles.sort(dim=1).values, atol=1e-5)
+    last = pilot_sample(query, key, plan, 1.0, queries=2)  # the first and the last query: the longest distances too
+    assert last.shape[1] == sum(m in {0, 13} for m, _ in oracles.counted_pairs(14, **limits))

@@ -72,6 +72,18 @@ def test_the_bound_holds_also_for_coarse_bins(seed, kind):
     assert ((correlation.rho - expected).abs() <= correlation.bound + 1e-9).all()
 
 
+@pytest.mark.parametrize("direction", [1, -1])
+def test_the_bound_is_no_larger_than_the_worst_case(direction):
+    """Bins say nothing about distance, all of which hides in the order within them: error and bound all but meet."""
+    plan, distance = PairPlan((90,)), pairs_of(90)
+    torch.manual_seed(0)
+    jitter = 1e-4 * torch.rand(1, len(distance))  # breaks ties, and stays below 1e-3, a step of distance
+    dominant = torch.randint(64, (1, len(distance))) + direction * (distance / 1000 + jitter)
+    correlation = counted(plan, torch.arange(63)[None] + 0.5, [(dominant, distance, 0)]).correlation()
+    error = abs(float(correlation.rho) - spearmanr(distance, dominant[0]).statistic)
+    assert 0.97 * float(correlation.bound) < error <= float(correlation.bound)
+
+
 @pytest.mark.parametrize("limits", [{}, {"window": 5}, {"skip_keys": 4}, {"min_distance": 2, "max_distance": 8}])
 def test_pair_counts_are_known_in_closed_form(limits):
     lengths = (12, 3, 12, 7)
@@ -121,11 +133,23 @@ def test_different_plans_are_not_added():
         counted(plan, edges, tiles) + other
 
 
-@pytest.mark.parametrize("times", [0, 2])
-def test_pairs_missing_or_counted_twice_are_noticed(times):
+def test_different_bins_are_not_added():
+    plan, edges, tiles = study()
+    with pytest.raises(ValueError, match="different plans or bins"):
+        counted(plan, edges, tiles[:1]) + counted(plan, edges + 1, tiles[1:])
+
+
+def test_bins_that_do_not_make_coarse_ones_are_refused():
+    with pytest.raises(ValueError, match="100 bins must be a multiple of 64"):
+        PairStatistics(PairPlan((4,)), torch.arange(99.0)[None])
+
+
+@pytest.mark.parametrize(("times", "found"), [(0, 120), (2, 300)])
+def test_pairs_missing_or_counted_twice_are_noticed(times, found):
     plan, edges, tiles = study()
     statistics = counted(plan, edges, [*tiles[:1], *[tiles[1]] * times])
-    with pytest.raises(RuntimeError, match="add the missing shards before judging"):
+    message = f"the plan has 210 pairs at distance 0, {found} were counted: add the missing shards before judging"
+    with pytest.raises(RuntimeError, match=message):
         statistics.correlation()
 
 
@@ -136,14 +160,20 @@ def test_an_increasing_transform_leaves_rho_alone():
     assert torch.allclose(counted(plan, (edges / 4).exp(), transformed).correlation().rho, original, atol=1e-6)
 
 
-def test_rho_is_undefined_where_nothing_varies():
-    plan, edges, tiles = study(lengths=(20,))
+@pytest.mark.parametrize("value", [4.0, 0.0])
+def test_rho_is_undefined_where_dominant_dimension_does_not_vary(value):
+    plan, _, tiles = study(lengths=(20,))
     _, distance, sequence = tiles[0]
-    constant = torch.full((2, len(distance)), 4.0)
-    assert (
-        counted(plan, equal_mass_edges(constant, 64), [(constant, distance, sequence)]).correlation().rho.isnan().all()
-    )
-    plan, edges, tiles = study(lengths=(20,), min_distance=3, max_distance=3)
+    constant = torch.full((2, len(distance)), value)
+    correlation = counted(plan, equal_mass_edges(constant, 64), [(constant, distance, sequence)]).correlation()
+    assert correlation.rho.isnan().all()
+    assert correlation.rho_curve.isnan().all()
+    assert (correlation.curve == value).all()
+
+
+@pytest.mark.parametrize(("lengths", "limits"), [((20,), {"min_distance": 3, "max_distance": 3}), ((1, 1), {})])
+def test_rho_is_undefined_where_distance_does_not_vary(lengths, limits):
+    plan, edges, tiles = study(lengths=lengths, **limits)
     assert counted(plan, edges, tiles).correlation().rho.isnan().all()
 
 

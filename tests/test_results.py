@@ -4,11 +4,14 @@ import json
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from scipy import stats
 
 import positional_heads as ph
 from positional_heads.heads import Head
@@ -68,8 +71,22 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     raw = bytearray(file.read_bytes())
     raw[-5] ^= 1
     file.write_bytes(raw)
-    with pytest.raises(ph.ResultFileError, match="do not match their checksum"):
+    with pytest.raises(ph.ResultFileError, match="does not match its checksum"):
         ph.HeadScores.load(file)
+
+
+@pytest.mark.parametrize("bit", [0, 4])
+def test_a_flipped_bit_anywhere_in_the_header_is_noticed(tmp_path, bit):
+    """Names, shapes, the table, the verdict and where things came from: none may change without a word."""
+    file = synthetic_scores().save(tmp_path)
+    whole = file.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    for place in range(0, 8 + length, 7):
+        raw = bytearray(whole)
+        raw[place] ^= 1 << bit
+        file.write_bytes(raw)
+        with pytest.raises(ph.ResultFileError):
+            ph.HeadScores.load(file)
 
 
 def test_foreign_files_are_refused(tmp_path):
@@ -149,6 +166,33 @@ def test_excess_is_what_the_null_does_not_explain():
     assert torch.allclose(scores.z[:2], torch.from_numpy((scores.rho.numpy() - mean) / sd)[:2])
 
 
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_p_values_weigh_shuffles_and_sequences(bootstrap):
+    """Welch's t test written out, then Benjamini-Hochberg over the 8 heads that have a score, not over all 12."""
+    scores = synthetic_scores(bootstrap=bootstrap)
+    null = scores.null.rho.numpy()
+    shuffles = null.var(0, ddof=1) * (1 + 1 / 6)
+    sequences = scores.bootstrap_rho.numpy().var(0, ddof=1) if bootstrap else 0 * shuffles
+    freedom = (shuffles + sequences) ** 2 / (shuffles**2 / 5 + sequences**2 / 4)  # 6 shuffles, 5 groups
+    expected = stats.t.sf((scores.rho.numpy() - null.mean(0)) / np.sqrt(shuffles + sequences), freedom)
+    np.testing.assert_allclose(scores.p_values.numpy(), expected, rtol=1e-9)
+    adjusted = stats.false_discovery_control(expected[:2].flatten()).reshape(2, 4)
+    np.testing.assert_allclose(scores.q_values[:2].numpy(), adjusted, rtol=1e-9)
+    assert scores.q_values[2].isnan().all()
+
+
+def test_a_head_far_below_its_null_is_not_significant():
+    scores = synthetic_scores()
+    below = replace(scores, rho=torch.where(scores.rho == 0.4, -0.9, scores.rho))
+    assert not below.significant().any()
+    assert not below.significant(alpha=1.0)[0, 3]
+
+
+def test_the_verdict_says_over_how_many_groups_it_judged():
+    assert "over 5 groups of sequences" in synthetic_scores().verdict
+    assert "over a single sequence" in synthetic_scores(bootstrap=False).verdict
+
+
 def test_intervals_are_quantiles_of_the_resamples():
     scores = synthetic_scores()
     assert torch.allclose(
@@ -164,7 +208,26 @@ def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
     assert frame["name"].tolist() == [f"L{layer}H{head}" for layer in range(3) for head in range(4)]
     assert frame.loc[frame["layer"] == 2, "reason"].tolist() == ["it has no rotary embedding"] * 4
     assert frame["rho"].isna().tolist() == [False] * 8 + [True] * 4
-    assert {"low", "high", "null_mean", "excess", "q_value", "rho_curve", "bound"} <= set(frame.columns)
+    score, null = (
+        ["rho", "low", "high", "rho_curve", "bound"],
+        ["null_mean", "null_sd", "excess", "z", "p_value", "q_value"],
+    )
+    assert frame.columns.tolist() == ["name", "layer", "head", *score, *null, "reason"]
+    without = synthetic_scores(null=False).to_frame()
+    assert without.columns.tolist() == ["name", "layer", "head", *score, "reason"]
+
+
+def test_the_table_holds_each_number_under_its_own_name():
+    scores = synthetic_scores()
+    row = scores.to_frame().set_index("name").loc["L1H3"]
+    head = Head(1, 3)
+    low, high = scores.interval()[head]
+    assert (row["low"], row["high"]) == (low, high)
+    assert row["low"] < row["rho"] < row["high"]
+    for name in ("rho", "rho_curve", "bound", "excess", "z"):
+        assert row[name] == getattr(scores, name)[head], name
+    assert (row["null_mean"], row["null_sd"]) == (scores.null.mean[head], scores.null.sd[head])
+    assert (row["p_value"], row["q_value"]) == (scores.p_values[head], scores.q_values[head])
 
 
 def test_heads_are_written_as_the_field_writes_them():
