@@ -109,7 +109,9 @@ class HeadScores:
     @cached_property
     def p_values(self) -> Float[Tensor, "layer head"]:
         """One-sided p-value of the excess, over shuffles and sequences (see `statistics.excess_p_values`)."""
-        variance = None if self.bootstrap_rho is None else self.bootstrap_rho.var(0)
+        variance = None
+        if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
+            variance = self.bootstrap_rho.var(0) * self.n_groups / max(self.n_groups - 1, 1)
         return excess_p_values(self.rho, self._known_null().rho, variance, self.n_groups)
 
     @cached_property

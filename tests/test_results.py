@@ -172,7 +172,7 @@ def test_p_values_weigh_shuffles_and_sequences(bootstrap):
     scores = synthetic_scores(bootstrap=bootstrap)
     null = scores.null.rho.numpy()
     shuffles = null.var(0, ddof=1) * (1 + 1 / 6)
-    sequences = scores.bootstrap_rho.numpy().var(0, ddof=1) if bootstrap else 0 * shuffles
+    sequences = scores.bootstrap_rho.numpy().var(0, ddof=1) * 5 / 4 if bootstrap else 0 * shuffles
     freedom = (shuffles + sequences) ** 2 / (shuffles**2 / 5 + sequences**2 / 4)  # 6 shuffles, 5 groups
     expected = stats.t.sf((scores.rho.numpy() - null.mean(0)) / np.sqrt(shuffles + sequences), freedom)
     np.testing.assert_allclose(scores.p_values.numpy(), expected, rtol=1e-9)
