@@ -12,6 +12,7 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
@@ -75,26 +76,90 @@ def ablation_hooks(
         ValueError: If the mode is unknown, lacks what it needs or is given what it does not, or a head does not exist.
         UnsupportedModelError: If the model is not rotary, or ignores what the mode has to edit.
     """
-    if mode not in MODES:
-        msg = f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}"
-        raise ValueError(msg)
-    _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
-    _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
-    chosen = _heads_by_layer(model, heads)
-    rotary = _with_scores(model, chosen, mode) if mode not in {"zero", "mean"} else {}
-    if mode in {"uniform", "far", "near"}:
-        return [hook for layer in chosen for hook in _attending(rotary[layer], chosen[layer], mode, distance or 0)]
-    if reference is None:
-        return [(hook_name(layer, OUTPUT), _replacing(which, None)) for layer, which in chosen.items()]
-    outputs = _outputs(model, reference, list(chosen))
-    hooks: list[Hook] = []
-    for layer, which in chosen.items():
-        if mode == "mean":
-            mean = torch.cat([z.float().flatten(0, 1) for z in outputs[layer]]).mean(0)
-            hooks.append((hook_name(layer, OUTPUT), _replacing(which, mean)))
-        else:
-            hooks += _resampling(layer, which, _one_length(outputs[layer]))
-    return hooks
+    return Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
+
+
+class Ablation:
+    """One way to take heads away from a model, ready for any heads: what it takes from the model is found once.
+
+    Arguments and errors are those of `ablation_hooks`.
+    """
+
+    def __init__(
+        self,
+        model: TransformerLensModel,
+        mode: str = "zero",
+        *,
+        reference: Reference | None = None,
+        distance: int | None = None,
+    ) -> None:
+        self.mode = _known_mode(mode)
+        _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
+        _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+        self.model = model
+        self.reference = reference
+        self.distance = distance
+        self._outputs: dict[int, Tensor] = {}
+
+    def hooks(self, heads: Sequence[Head]) -> list[Hook]:
+        """Forward hooks that ablate these heads."""
+        chosen = _heads_by_layer(self.model, heads)
+        if self.mode not in {"zero", "mean"}:
+            self._refuse_late_scores(list(chosen))
+        if self.mode in {"uniform", "far", "near"}:
+            distance = self.distance or 0
+            return [
+                hook
+                for layer, which in chosen.items()
+                for hook in _attending(self._rotary[layer], which, self.mode, distance)
+            ]
+        if self.mode == "zero":
+            return [(hook_name(layer, OUTPUT), _replacing(which, None)) for layer, which in chosen.items()]
+        self._find_outputs([layer for layer in chosen if layer not in self._outputs])
+        if self.mode == "mean":
+            return [
+                (hook_name(layer, OUTPUT), _replacing(which, self._outputs[layer])) for layer, which in chosen.items()
+            ]
+        return [hook for layer, which in chosen.items() for hook in _resampling(layer, which, self._outputs[layer])]
+
+    @cached_property
+    def _rotary(self) -> dict[int, RotaryLayer]:
+        return resolve_layers(self.model).layers
+
+    def _refuse_late_scores(self, layers: list[int]) -> None:
+        for layer in layers:
+            if layer not in self._rotary or self._rotary[layer].holds == "pattern":
+                msg = (
+                    f"layer {layer}: its attention scores cannot be had in time, so mode {self.mode!r} cannot be; use "
+                    "'zero'"
+                )
+                raise UnsupportedModelError(msg)
+
+    @torch.no_grad()
+    def _find_outputs(self, layers: list[int]) -> None:
+        """Run the reference, and keep what the heads of these layers put out on it, or its mean."""
+        if not layers:
+            return
+        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        positions = 0
+        for batch in batches(self.model, self.reference, None, REFERENCE_BATCH):
+            names = [hook_name(layer, OUTPUT) for layer in layers]
+            _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
+            positions += batch.tokens.numel()
+            for layer, name in zip(layers, names, strict=True):
+                z = cache[name]
+                found[layer].append(z.float().sum((0, 1)).cpu().double() if self.mode == "mean" else z)
+        for layer, parts in found.items():
+            mean = self.mode == "mean"
+            self._outputs[layer] = (torch.stack(parts).sum(0) / positions).float() if mean else _one_length(parts)
+
+
+def _known_mode(mode: str) -> AblationMode:
+    for known in MODES:
+        if mode == known:
+            return known
+    msg = f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}"
+    raise ValueError(msg)
 
 
 def _heads_by_layer(model: TransformerLensModel, heads: Sequence[Head]) -> dict[int, list[int]]:
@@ -148,18 +213,6 @@ def _resampling(layer: int, heads: list[int], source: Float[Tensor, "batch pos h
     return [(hook_name(layer, SCORES), note), (hook_name(layer, OUTPUT), replace)]
 
 
-@torch.no_grad()
-def _outputs(model: Any, reference: Reference, layers: list[int]) -> dict[int, list[Tensor]]:
-    """What the heads of these layers put out on the reference, batch by batch."""
-    names = [hook_name(layer, OUTPUT) for layer in layers]
-    found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    for batch in batches(model, reference, None, REFERENCE_BATCH):
-        _, cache = model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
-        for layer, name in zip(layers, names, strict=True):
-            found[layer].append(cache[name])
-    return found
-
-
 def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
     lengths = {z.shape[1] for z in outputs}
     if len(lengths) > 1:
@@ -168,15 +221,6 @@ def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]
         )
         raise ValueError(msg)
     return torch.cat(outputs)
-
-
-def _with_scores(model: TransformerLensModel, chosen: dict[int, list[int]], mode: str) -> dict[int, RotaryLayer]:
-    rotary = resolve_layers(model).layers if chosen else {}
-    for layer in chosen:
-        if layer not in rotary or rotary[layer].holds == "pattern":
-            msg = f"layer {layer}: its attention scores cannot be had in time, so mode {mode!r} cannot be; use 'zero'"
-            raise UnsupportedModelError(msg)
-    return rotary
 
 
 def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int) -> list[Hook]:

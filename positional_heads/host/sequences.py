@@ -102,7 +102,7 @@ def cut_text(model: Any, texts: str | Sequence[str], length: int | None = None) 
         raise ValueError(msg)
     pieces = []
     for index, text in enumerate([texts] if isinstance(texts, str) else texts):
-        tokens, start = _text_tokens(model, text, index), _start_token(model)
+        tokens, start = text_tokens(model, text, index), start_token(model)
         room = length - start.numel()
         pieces += [torch.cat([start, piece]) for piece in tokens.split(room) if start.numel() + piece.numel() > 1]
     return pieces
@@ -129,7 +129,7 @@ def _sequences(
         raise ValueError(msg)
     for index, item in enumerate(text_or_tokens):
         if isinstance(item, str):
-            yield torch.cat([_start_token(model), _text_tokens(model, item, index)]), None
+            yield torch.cat([start_token(model), text_tokens(model, item, index)]), None
         else:
             if item.ndim != 1:
                 msg = f"sequence {index} has shape {tuple(item.shape)}: in a list, each must be one row of token ids"
@@ -202,7 +202,17 @@ def _grouped(sequences: list[tuple[Tensor, Tensor | None]], batch_size: int, dev
         first = stop
 
 
-def _text_tokens(model: Any, text: str, index: int) -> Int[Tensor, " pos"]:
+def text_tokens(model: Any, text: str, index: int) -> Int[Tensor, " pos"]:
+    """Token ids of a text, with no special token around it.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer.
+        text: The text.
+        index: Number of the text, for the error message.
+
+    Raises:
+        ValueError: If the model has no tokenizer, or the text is empty.
+    """
     if model.tokenizer is None:
         msg = "the model has no tokenizer: give token ids instead of text"
         raise ValueError(msg)
@@ -213,7 +223,8 @@ def _text_tokens(model: Any, text: str, index: int) -> Int[Tensor, " pos"]:
     return torch.tensor(ids, dtype=torch.long)
 
 
-def _start_token(model: Any) -> Int[Tensor, " start"]:
+def start_token(model: Any) -> Int[Tensor, " start"]:
+    """The token that sequences begin with, or none where the model is used without one."""
     bos = getattr(model.tokenizer, "bos_token_id", None)
     prepends = bool(getattr(model.cfg, "default_prepend_bos", True))
     return torch.tensor([bos] if bos is not None and prepends else [], dtype=torch.long)

@@ -1,0 +1,1 @@
+"""Whole studies: what is claimed of heads, against controls."""

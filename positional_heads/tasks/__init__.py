@@ -1,0 +1,1 @@
+"""What the model is asked to do while heads are ablated."""
