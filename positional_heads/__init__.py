@@ -19,11 +19,18 @@ if TYPE_CHECKING:
     from positional_heads.result_files import ResultFileError
     from positional_heads.results import HeadScores, NullScores
     from positional_heads.scoring import ScoringSettings, score_heads
+    from positional_heads.studies.ablation import ablation_study
+    from positional_heads.studies.ablation_results import AblationStudy
+    from positional_heads.tasks.examples import AnswerTask, Example, Task
+    from positional_heads.tasks.measuring import TaskResult, evaluate
     from positional_heads.zoo.bundled import bundled_steps, bundled_text, load_bundled_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AblationStudy": "studies.ablation_results",
+    "AnswerTask": "tasks.examples",
+    "Example": "tasks.examples",
     "Head": "heads",
     "HeadScores": "results",
     "NullScores": "results",
@@ -31,15 +38,19 @@ _HOMES = {
     "RotaryLayer": "host.layers",
     "RotaryModel": "host.layers",
     "ScoringSettings": "scoring",
+    "Task": "tasks.examples",
+    "TaskResult": "tasks.measuring",
     "UnsupportedModelError": "host.admission",
     "ablated_heads": "host.ablation",
     "ablation_hooks": "host.ablation",
+    "ablation_study": "studies.ablation",
     "bundled_steps": "zoo.bundled",
     "bundled_text": "zoo.bundled",
     "contribution_hooks": "host.contribution_hooks",
     "cut_text": "host.sequences",
     "dominant_dimension": "contributions",
     "dominant_dimension_cache": "caching",
+    "evaluate": "tasks.measuring",
     "live_rotary_hooks": "host.live_hooks",
     "load_bundled_model": "zoo.bundled",
     "pair_contributions": "contributions",
@@ -49,6 +60,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "AblationStudy",
+    "AnswerTask",
+    "Example",
     "Head",
     "HeadScores",
     "NullScores",
@@ -56,15 +70,19 @@ __all__ = [
     "RotaryLayer",
     "RotaryModel",
     "ScoringSettings",
+    "Task",
+    "TaskResult",
     "UnsupportedModelError",
     "ablated_heads",
     "ablation_hooks",
+    "ablation_study",
     "bundled_steps",
     "bundled_text",
     "contribution_hooks",
     "cut_text",
     "dominant_dimension",
     "dominant_dimension_cache",
+    "evaluate",
     "live_rotary_hooks",
     "load_bundled_model",
     "pair_contributions",

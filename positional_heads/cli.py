@@ -5,13 +5,13 @@ Ctrl-C in 130. Files appear whole or not at all.
 """
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from positional_heads.cli_ablate import ablate, show_study
+from positional_heads.cli_io import load_named, one_line_errors, prepare_folder, read_texts, say
 
 app = typer.Typer(
     add_completion=False,
@@ -20,8 +20,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Which attention heads of a rotary language model carry long distances?",
 )
-
-BUNDLED = "bundled"
 
 
 def main() -> None:
@@ -61,23 +59,15 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 
     Example: positional-heads score bundled --text bundled --sequences 8 --out report
     """
-    with _one_line_errors():
-        texts = _read_texts(text)
-        _prepare_folder(out, overwrite)
-        _say("loading the host libraries and the model ...")
-        from positional_heads.host.loading import load_model
+    with one_line_errors():
+        from positional_heads.result_files import FILE_NAME
+
+        texts = read_texts(text)
+        prepare_folder(out, FILE_NAME, overwrite)
+        bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.host.sequences import cut_text
         from positional_heads.scoring import score_heads
-        from positional_heads.zoo.bundled import MODEL_FOLDER
 
-        ours = model == BUNDLED
-        bridge = load_model(
-            str(MODEL_FOLDER) if ours else model,
-            name=BUNDLED if ours else None,
-            device=device,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-        )
         pieces = cut_text(bridge, texts, length)
         chosen = _first(pieces, sequences, len(texts))
         scores = score_heads(
@@ -96,84 +86,26 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 
         written = write_report(scores, out)
         _show(written[0], top, as_json)
-        _say("written: " + ", ".join(str(file) for file in written))
+        say("written: " + ", ".join(str(file) for file in written))
 
 
 @app.command()
 def show(
-    result: Annotated[Path, typer.Argument(help="A report folder, or a scores.safetensors file.")],
+    result: Annotated[Path, typer.Argument(help="A report folder, or a result file in it.")],
     top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
 ) -> None:
-    """Print the heads and the verdict of a result on disk, checked for damage; takes no model and no time."""
-    with _one_line_errors():
+    """Print a result on disk, scores or an ablation study, checked for damage; takes no model and no time."""
+    with one_line_errors():
+        from positional_heads.result_files import STUDY_FILE_NAME
+
+        if result.name == STUDY_FILE_NAME or (result / STUDY_FILE_NAME).is_file():
+            show_study(result, as_json)
+            return
         _show(result, top, as_json)
 
 
-@contextmanager
-def _one_line_errors() -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        _say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as interrupt:
-        _say("interrupted: no half-written file is left")
-        raise typer.Exit(130) from interrupt
-
-
-def _say(message: str) -> None:
-    typer.echo(message, err=True)
-
-
-def _read_texts(names: list[str] | None) -> list[str]:
-    if not names:
-        msg = "no text given: add --text FILE (or --text - for standard input, --text bundled for ours)"
-        raise ValueError(msg)
-    return [_read_text(name) for name in names]
-
-
-def _read_text(name: str) -> str:
-    if name == BUNDLED:
-        from positional_heads.zoo.bundled import bundled_text
-
-        return bundled_text()
-    if name == "-":
-        content = sys.stdin.buffer.read()
-    elif Path(name).is_file():
-        content = Path(name).read_bytes()
-    else:
-        msg = f"{name}: no such text file"
-        raise FileNotFoundError(msg)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        msg = f"{name}: not UTF-8 text (byte {error.start}): is it a binary file? Convert it to UTF-8 first"
-        raise ValueError(msg) from error
-    if "\0" in text:
-        msg = f"{name}: a binary file, it holds null bytes; give plain text"
-        raise ValueError(msg)
-    if not text.strip():
-        msg = f"{name}: the text is empty, there is nothing to score"
-        raise ValueError(msg)
-    return text
-
-
-def _prepare_folder(out: Path, overwrite: bool) -> None:
-    """Find out before the long part whether results can be written, and would not replace others."""
-    from positional_heads.files import write_atomically
-    from positional_heads.result_files import FILE_NAME
-
-    if (out / FILE_NAME).exists() and not overwrite:
-        msg = f"{out}: holds results already; choose another --out, or add --overwrite"
-        raise ValueError(msg)
-    probe = out / ".writable"
-    try:
-        write_atomically(probe, b"")
-        probe.unlink()
-    except OSError as error:
-        msg = f"{out}: cannot write there ({error.strerror or error}); choose another --out"
-        raise OSError(msg) from error
+app.command()(ablate)
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
@@ -182,7 +114,7 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
         raise ValueError(msg)
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
-    _say(
+    say(
         f"{n_texts} text(s) cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
         f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from positional_heads.files import write_atomically
-from positional_heads.result_files import FILE_NAME, read_result
+from positional_heads.result_files import FILE_NAME, STUDY_FILE_NAME, read_result
 from positional_heads.results import HeadScores
-from positional_heads.tables import heads_table, summary_line
-from positional_heads.views import allocation_curves, rho_heat_map
+from positional_heads.studies.ablation_results import AblationStudy
+from positional_heads.tables import heads_table, study_line, study_table, summary_line
+from positional_heads.views import allocation_curves, dose_response, rho_heat_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +37,66 @@ def write_report(scores: HeadScores, folder: Path) -> list[Path]:
     for name, data in content.items():
         write_atomically(folder / name, data)
     return [result, *(folder / name for name in content)]
+
+
+def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
+    """Write an ablation study, its tables, plot and text to a folder, each file whole or not at all.
+
+    Args:
+        study: What `ablation_study` returned.
+        folder: Where to; made if missing.
+
+    Returns:
+        The files written, the study first.
+    """
+    result = study.save(folder / STUDY_FILE_NAME)
+    answers = io.BytesIO()
+    study.to_frame().to_parquet(answers, index=False)
+    content = {
+        "effects.csv": study.effects().to_csv(index=False).encode(),
+        "contrasts.csv": study.contrasts().to_csv(index=False).encode(),
+        "single_heads.csv": study.by_head().to_csv(index=False).encode(),
+        "answers.parquet": answers.getvalue(),
+        "dose_response.png": _png(dose_response(study)),
+        "ablation.md": _ablation_text(study).encode(),
+    }
+    for name, data in content.items():
+        write_atomically(folder / name, data)
+    return [result, *(folder / name for name in content)]
+
+
+def _ablation_text(study: AblationStudy) -> str:
+    content, measure = study.contents(), study.measures[0]
+    plain = [row for row in content["effects"] if row["kind"] == "none" and row["reach"] in {"long", "short"}]
+    levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
+    overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
+    correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
+    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
+    notes = "\n".join(f"- {note}" for note in study.notes)
+    return f"""# Ablation of the top heads
+
+{study_line(study.provenance, len(study.rows), len(study.sets))}
+
+**Verdict.** {study.verdict}
+
+Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
+
+{study_table(content["effects"], content["contrasts"], markdown=True)}
+
+top: the heads with the highest score. random: the mean over sets of other heads with as many in every layer. lowest:
+the heads with the lowest score. retrieval: those with the highest retrieval score. Intervals: bootstrap over units. p:
+share of rankings permuted within layers whose effect is at least as low; the one to quote is that of "all", the mean
+over the numbers of heads.
+
+![effect by number of heads](dose_response.png)
+
+Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank correlations over heads:
+{correlations or "not known"}.
+{notes}
+
+Made with {versions}. Every answer's numbers are in `answers.parquet`, everything else in `{STUDY_FILE_NAME}`:
+`positional_heads.AblationStudy.load("{STUDY_FILE_NAME}")`.
+"""
 
 
 def _text(result: Path) -> str:

@@ -13,48 +13,57 @@ from typing import Any
 from positional_heads.files import write_atomically
 
 FORMAT = "positional_heads.HeadScores"
+STUDY = "positional_heads.AblationStudy"
+STUDY_FILE_NAME = "study.safetensors"
 FORMAT_VERSION = 1
 FILE_NAME = "scores.safetensors"
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"
+_WRITTEN_BY = {FORMAT: "positional-heads score", STUDY: "positional-heads ablate"}
 
 
 class ResultFileError(ValueError):
     """A result file is damaged, foreign, or from a newer version of this library."""
 
 
-def result_file(path: str | Path) -> Path:
-    """The file meant by a path: itself, or `scores.safetensors` in a folder."""
+def result_file(path: str | Path, name: str = FILE_NAME) -> Path:
+    """The file meant by a path: itself, or the one of this name in a folder."""
     path = Path(path)
-    return path / FILE_NAME if path.is_dir() or not path.suffix else path
+    return path / name if path.is_dir() or not path.suffix else path
 
 
-def write_result(file: Path, tensors: bytes, content: dict[str, Any]) -> None:
+def write_result(file: Path, tensors: bytes, content: dict[str, Any], kind: str = FORMAT) -> None:
     """Write serialised tensors with this content in their header, all of it or nothing.
 
     Args:
         file: Where to.
         tensors: A safetensors file without metadata, as bytes.
         content: Everything else; must be JSON.
+        kind: What kind of result it is.
     """
     header, data = _split(tensors)
-    header["__metadata__"] = {_KEY: json.dumps({"format": FORMAT, "version": FORMAT_VERSION, **content})}
+    header["__metadata__"] = {_KEY: json.dumps({"format": kind, "version": FORMAT_VERSION, **content})}
     header["__metadata__"][_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
     write_atomically(file, struct.pack("<Q", len(encoded)) + encoded + data)
 
 
-def read_result(path: str | Path) -> tuple[dict[str, Any], bytes]:
+def read_result(path: str | Path, kind: str = FORMAT, name: str = FILE_NAME) -> tuple[dict[str, Any], bytes]:
     """Read a result file's content and its bytes, checked.
+
+    Args:
+        path: The file, or its folder.
+        kind: What kind of result it must be.
+        name: What the file is called in a folder.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ResultFileError: If the file is damaged, foreign, or from a newer version.
     """
-    file = result_file(path)
+    file = result_file(path, name)
     if not file.is_file():
-        msg = f"{file}: no such result file; positional-heads score writes one called {FILE_NAME}"
+        msg = f"{file}: no such result file; {_WRITTEN_BY[kind]} writes one called {name}"
         raise FileNotFoundError(msg)
     raw = file.read_bytes()
     try:
@@ -63,17 +72,17 @@ def read_result(path: str | Path) -> tuple[dict[str, Any], bytes]:
         stated = metadata.pop(_CHECKSUM, None)
         content = json.loads(metadata.get(_KEY, "{}"))
     except (ValueError, AttributeError, struct.error) as error:
-        msg = f"{file}: not a result file, or a truncated one; score again"
+        msg = f"{file}: not a result file, or a truncated one; run again"
         raise ResultFileError(msg) from error
-    if content.get("format") != FORMAT:
-        msg = f"{file}: a safetensors file, but not one of head scores; positional-heads score writes those"
+    if content.get("format") != kind:
+        msg = f"{file}: a safetensors file, but not a {kind}; {_WRITTEN_BY[kind]} writes those"
         raise ResultFileError(msg)
     version = content.get("version", FORMAT_VERSION)
     if version > FORMAT_VERSION:
         msg = f"{file}: written in format {version}, this version reads up to {FORMAT_VERSION}: upgrade"
         raise ResultFileError(msg)
     if stated != _checksum(header, data):
-        msg = f"{file}: its content does not match its checksum, the file is truncated or damaged; score again"
+        msg = f"{file}: its content does not match its checksum, the file is truncated or damaged; run again"
         raise ResultFileError(msg)
     return content, raw
 

@@ -13,6 +13,7 @@ COLUMNS = {
     "q_value": "q",
     "rho_curve": "rho of curve",
 }
+KINDS = ("top", "random", "lowest", "retrieval")
 
 
 def ranked(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -31,10 +32,43 @@ def heads_table(table: Sequence[Mapping[str, Any]], top: int, *, markdown: bool 
     columns = {key: title for key, title in COLUMNS.items() if table and key in table[0]}
     rows = [list(columns.values())]
     rows += [[_cell(row[key]) for key in columns] for row in ranked(table)[:top]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(columns))]
+    return _aligned(rows, markdown)
+
+
+def study_table(
+    effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], *, markdown: bool = False
+) -> str:
+    """An ablation study, one line for every reach and number of heads.
+
+    Args:
+        effects: Rows as `AblationStudy.effects` makes them.
+        contrasts: Rows as `AblationStudy.contrasts` makes them.
+        markdown: With the bars of a Markdown table.
+    """
+    found = {(row["reach"], row["k"], row["kind"]): row["effect"] for row in effects}
+    rows = [["range", "heads", *KINDS, "top - random", "low 95 %", "high 95 %", "p", "random sets"]]
+    for row in contrasts:
+        kinds = [found.get((row["reach"], row["k"], kind)) for kind in KINDS[1:]]
+        numbers = [row["top"], *kinds, row["difference"], row["low"], row["high"], row.get("p_value")]
+        rows.append([row["reach"], str(row["k"]), *map(_cell, numbers), str(row["random_sets"])])
+    return _aligned(rows, markdown)
+
+
+def study_line(provenance: Mapping[str, Any], rows: int, sets: int) -> str:
+    """What was ablated for which task, in one line."""
+    model, task, ablation = provenance["model"], provenance["task"], provenance["ablation"]
+    distance = "" if ablation["distance"] is None else f" at distance {ablation['distance']}"
+    return (
+        f"{model['name']}: {task['name']}, {rows} answers under each of {sets} sets of heads, mode "
+        f"{ablation['mode']}{distance}, heads ranked by {provenance['scores']['rank_by']}"
+    )
+
+
+def _aligned(rows: Sequence[Sequence[str]], markdown: bool) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     if markdown:
         lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([lines[0], "|" + " --- |" * len(columns), *lines[1:]])
+        return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 

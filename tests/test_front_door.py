@@ -11,7 +11,7 @@ import positional_heads as ph
 
 ROOT = Path(ph.__file__).parent
 CORE = {
-    *("binning", "contributions", "correlation", "dominance", "files", "heads"),
+    *("binning", "contributions", "correlation", "dominance", "effects", "files", "heads"),
     *("result_files", "results", "rotary", "statistics", "tables"),
 }
 CORE_MAY_IMPORT = {"torch", "einops", "jaxtyping", "scipy", "numpy", "safetensors"}
@@ -52,21 +52,17 @@ def floor(module: str) -> int:
 
 
 def test_all_names_are_pinned_and_resolve():
-    assert sorted(ph.__all__) == [
-        *("Head", "HeadScores", "NullScores", "ResultFileError", "RotaryLayer", "RotaryModel", "ScoringSettings"),
-        *(
-            "UnsupportedModelError",
-            "ablated_heads",
-            "ablation_hooks",
-            "bundled_steps",
-            "bundled_text",
-            "contribution_hooks",
-            "cut_text",
-            "dominant_dimension",
-        ),
-        *("dominant_dimension_cache", "live_rotary_hooks", "load_bundled_model", "pair_contributions"),
-        *("resolve_layers", "score_heads", "unrotated_remainder"),
-    ]
+    assert (
+        sorted(ph.__all__)
+        == """
+        AblationStudy AnswerTask Example Head HeadScores
+        NullScores ResultFileError RotaryLayer RotaryModel ScoringSettings
+        Task TaskResult UnsupportedModelError ablated_heads ablation_hooks
+        ablation_study bundled_steps bundled_text contribution_hooks cut_text
+        dominant_dimension dominant_dimension_cache evaluate live_rotary_hooks load_bundled_model
+        pair_contributions resolve_layers score_heads unrotated_remainder
+    """.split()
+    )
     assert all(getattr(ph, name).__module__.startswith("positional_heads.") for name in ph.__all__)
     assert set(ph.__all__) <= set(dir(ph))
     with pytest.raises(AttributeError, match="has no attribute 'scores_head'"):

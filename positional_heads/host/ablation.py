@@ -23,6 +23,7 @@ from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import RotaryLayer, masked_entries, resolve_layers
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.provenance import data_hash
 from positional_heads.host.records import SCORES, hook_name
 from positional_heads.host.sequences import batches
 
@@ -121,6 +122,14 @@ class Ablation:
                 (hook_name(layer, OUTPUT), _replacing(which, self._outputs[layer])) for layer, which in chosen.items()
             ]
         return [hook for layer, which in chosen.items() for hook in _resampling(layer, which, self._outputs[layer])]
+
+    @property
+    def reference_hash(self) -> str | None:
+        """A sha256 over the reference's tokens, for provenance; None without one."""
+        if self.reference is None:
+            return None
+        found = batches(self.model, self.reference, None, REFERENCE_BATCH)
+        return data_hash([(row, None) for batch in found for row in batch.tokens])
 
     @cached_property
     def _rotary(self) -> dict[int, RotaryLayer]:

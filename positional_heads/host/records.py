@@ -33,9 +33,9 @@ def hook_name(layer: int, name: str) -> str:
     return f"blocks.{layer}.attn.{name}"
 
 
-def layers_with_attention(model: TransformerLensModel) -> list[int]:
+def layers_with_attention(model: Any) -> list[int]:
     """Layers that have a `hook_attn_scores` at all; hybrid models have others between them."""
-    names = set(model.hook_dict)  # type: ignore[attr-defined]
+    names = set(model.hook_dict)
     return [layer for layer in range(model.cfg.n_layers) if hook_name(layer, SCORES) in names]
 
 

@@ -171,7 +171,7 @@ class FunctionTask:
         Raises:
             ValueError: If it returns another number of scores than before, or one that is not finite.
         """
-        scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().cpu()
+        scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().detach().cpu()
         if len(scores) != self.examples:
             msg = f"{self.name} returned {len(scores)} scores, {self.examples} the first time: it must not vary"
             raise ValueError(msg)

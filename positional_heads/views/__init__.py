@@ -3,6 +3,7 @@
 Drawn with matplotlib: one library for notebooks, files and pages, static, without a browser or a network.
 """
 
+from positional_heads.views.ablation_plots import dose_response
 from positional_heads.views.plots import allocation_curves, rho_heat_map
 
-__all__ = ["allocation_curves", "rho_heat_map"]
+__all__ = ["allocation_curves", "dose_response", "rho_heat_map"]

@@ -1,0 +1,118 @@
+"""What every command does alike: read text, refuse in one line, find out early whether results can be written."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+
+BUNDLED = "bundled"
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn a mistake of the user's into one line and an exit status."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
+        say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as interrupt:
+        say("interrupted: no half-written file is left")
+        raise typer.Exit(130) from interrupt
+
+
+def say(message: str) -> None:
+    """Tell the user something, beside the results on standard output."""
+    typer.echo(message, err=True)
+
+
+def read_texts(names: list[str] | None) -> list[str]:
+    """Texts by file name, `-` or `bundled`.
+
+    Raises:
+        ValueError: If no text is given, or one is empty or not text.
+    """
+    if not names:
+        msg = "no text given: add --text FILE (or --text - for standard input, --text bundled for ours)"
+        raise ValueError(msg)
+    return [read_text(name) for name in names]
+
+
+def read_text(name: str) -> str:
+    """One text by file name, `-` or `bundled`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or not text.
+    """
+    if name == BUNDLED:
+        from positional_heads.zoo.bundled import bundled_text
+
+        return bundled_text()
+    if name == "-":
+        content = sys.stdin.buffer.read()
+    elif Path(name).is_file():
+        content = Path(name).read_bytes()
+    else:
+        msg = f"{name}: no such text file"
+        raise FileNotFoundError(msg)
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"{name}: not UTF-8 text (byte {error.start}): is it a binary file? Convert it to UTF-8 first"
+        raise ValueError(msg) from error
+    if "\0" in text:
+        msg = f"{name}: a binary file, it holds null bytes; give plain text"
+        raise ValueError(msg)
+    if not text.strip():
+        msg = f"{name}: the text is empty, there is nothing to score"
+        raise ValueError(msg)
+    return text
+
+
+def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
+    """Find out before the long part whether results can be written, and would not replace others.
+
+    Args:
+        out: The folder.
+        file_name: What the result will be called in it.
+        overwrite: Whether others may be replaced.
+
+    Raises:
+        ValueError: If there are others.
+        OSError: If the folder cannot be written.
+    """
+    from positional_heads.files import write_atomically
+
+    if (out / file_name).exists() and not overwrite:
+        msg = f"{out}: holds results already; choose another --out, or add --overwrite"
+        raise ValueError(msg)
+    probe = out / ".writable"
+    try:
+        write_atomically(probe, b"")
+        probe.unlink()
+    except OSError as error:
+        msg = f"{out}: cannot write there ({error.strerror or error}); choose another --out"
+        raise OSError(msg) from error
+
+
+def load_named(model: str, device: str | None, dtype: str | None, trust_remote_code: bool) -> "TransformerBridge":
+    """The model meant on the command line: `bundled`, a folder, or a hub name."""
+    say("loading the host libraries and the model ...")
+    from positional_heads.host.loading import load_model
+    from positional_heads.zoo.bundled import MODEL_FOLDER
+
+    ours = model == BUNDLED
+    return load_model(
+        str(MODEL_FOLDER) if ours else model,
+        name=BUNDLED if ours else None,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )

@@ -1,0 +1,194 @@
+"""Do the heads that score high matter more than others, and far away more than nearby? The whole study in one call."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from positional_heads.heads import Head
+from positional_heads.host.ablation import Reference
+from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.provenance import data_hash, library_versions, model_provenance
+from positional_heads.host.retrieval import retrieval_scores
+from positional_heads.results import HeadScores
+from positional_heads.studies.ablation_results import AblationStudy
+from positional_heads.studies.finished import FILE_NAME, FinishedSets
+from positional_heads.studies.head_sets import by_kind, distinct_sets, doses, study_cells
+from positional_heads.tasks.examples import AnswerTask, Task
+from positional_heads.tasks.measuring import make_task, ready_ablation
+
+FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+MOST_SINGLES = 128
+"""Heads up to which, if nothing else is asked for, all are ablated alone; in larger models only the top ones."""
+
+
+def ablation_study(
+    model: TransformerLensModel,
+    scores: HeadScores,
+    task: str | Task | Callable[[Any], Any] = "passkey",
+    *,
+    fractions: Sequence[float] | None = None,
+    counts: Sequence[int] | None = None,
+    n_random: int = 20,
+    mode: str = "zero",
+    reference: Reference | None = None,
+    distance: int | None = None,
+    rank_by: str = "rho",
+    singles: str | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+    **task_settings: Any,
+) -> AblationStudy:
+    """Ablate the top heads, and every control, on the same examples (method section 5).
+
+    Controls: random sets with as many heads in every layer that exclude the top heads, rankings permuted within layers
+    (for the p-value), the lowest-scoring heads, the heads with the highest retrieval score, and heads one by one.
+
+    Args:
+        model: The TransformerBridge that was scored.
+        scores: What `score_heads` returned for it.
+        task: Name of a task, a task, or a function from the model to one score per example, higher being better.
+        fractions: Shares of the scored heads to ablate; 1, 2, 5, 10 and 20 % when neither these nor counts are given.
+        counts: Numbers of heads instead.
+        n_random: How many random sets at each size, and how many permuted rankings; below 20 no p-value reaches 0.05.
+        mode: What becomes of ablated heads, see `ablated_heads`.
+        reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
+        distance: Distance in tokens for `far` and `near`.
+        rank_by: Rank heads by rho, or by its excess over the shuffled null.
+        singles: Which heads to ablate alone: all, those of the largest top set, or none; all in models of up to 128
+            heads when None, else those of the top set.
+        batch_size: Sequences per forward pass; chosen by length when None.
+        seed: Seed of random sets and permutations; the task has its own.
+        checkpoint: Folder in which finished parts are kept, so that the same call goes on where one was stopped.
+        progress: Show a progress bar over the whole study.
+        **task_settings: Settings of a task given by name, e.g. length, depths, examples.
+
+    Raises:
+        ValueError: If scores are from another model, or task, mode, heads or settings make no sense.
+    """
+    _refuse_other_model(model, scores)
+    if n_random < 1:
+        msg = f"n_random {n_random}: give at least 1; 20 are needed for a p-value of 0.05"
+        raise ValueError(msg)
+    made = make_task(model, task, **task_settings)
+    ranked_by = _ranking_score(scores, rank_by)
+    ranking = sorted((head for head in scores.heads if not ranked_by[head].isnan()), key=lambda head: -ranked_by[head])
+    sizes = doses(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
+    ablation = ready_ablation(model, made, mode, reference, distance)
+    retrieval, notes = _retrieval(model, made)
+    alone = _singles(ranking, sizes[-1], singles)
+    fetching = None if retrieval is None else _by_retrieval(retrieval, ranking)
+    cells = study_cells(ranking, sizes, n_random, fetching, alone, seed)
+    provenance = {
+        "versions": library_versions(),
+        "model": model_provenance(model),
+        "task": {"name": made.name, **made.settings, "sha256": _examples_hash(made)},
+        "ablation": {"mode": mode, "distance": distance, "reference": ablation.reference_hash},
+        "scores": _scores_provenance(scores, rank_by),
+        "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
+    }
+    identity = {key: provenance[key] for key in ("model", "task", "ablation")}
+    finished = FinishedSets(None if checkpoint is None else Path(checkpoint) / FILE_NAME, identity)
+    wanted = distinct_sets(cells)
+    with tqdm(total=len(wanted), unit="set", desc=f"ablating for {made.name}", disable=not progress) as bar:
+        bar.update(sum(heads in finished.results for heads in wanted))
+        for heads in wanted:
+            if heads in finished.results:
+                continue
+            with model.hooks(fwd_hooks=ablation.hooks(heads)):  # type: ignore[attr-defined]
+                finished.add(heads, made.measure(model, batch_size))
+            bar.update()
+    return AblationStudy(
+        task=made.name,
+        rows=made.rows,
+        cells=cells,
+        values={name: torch.stack([finished.results[heads][name] for heads in wanted]) for name in made.measures},
+        ranking=ranking,
+        ranked_by=ranked_by,
+        retrieval=retrieval,
+        chance=dict(made.chance),
+        notes=[*notes, *_control_notes(by_kind(cells, "random"), sizes, n_random)],
+        provenance=provenance,
+    )
+
+
+def _refuse_other_model(model: TransformerLensModel, scores: HeadScores) -> None:
+    ours, theirs = model_provenance(model), scores.provenance["model"]
+    for key in ("layers", "heads", "weights"):
+        if ours[key] != theirs[key]:
+            msg = (
+                f"these scores are of {theirs['name']} ({theirs['dtype']}, compatibility mode "
+                f"{theirs['compatibility_mode']}), this model is {ours['name']} ({ours['dtype']}, compatibility mode "
+                f"{ours['compatibility_mode']}) and has other {key}: score this model, loaded this way, first"
+            )
+            raise ValueError(msg)
+
+
+def _examples_hash(task: Task) -> str | None:
+    return data_hash([(example.tokens, None) for example in task.examples]) if isinstance(task, AnswerTask) else None
+
+
+def _ranking_score(scores: HeadScores, rank_by: str) -> Float64[Tensor, "layer head"]:
+    known = {"rho": lambda: scores.rho, "excess": lambda: scores.excess}
+    if rank_by not in known:
+        msg = f"rank_by {rank_by!r} is unknown: choose one of {', '.join(known)}"
+        raise ValueError(msg)
+    return known[rank_by]().double()
+
+
+def _scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
+    known = {key: scores.provenance.get(key) for key in ("data", "settings")}
+    significant = int(scores.significant().sum()) if scores.null is not None else None
+    return {**known, "rank_by": rank_by, "significant": significant}
+
+
+def _singles(ranking: list[Head], largest: int, singles: str | None) -> list[Head]:
+    if singles is None:
+        singles = "all" if len(ranking) <= MOST_SINGLES else "top"
+    chosen = {"all": ranking, "top": ranking[:largest], "none": []}
+    if singles not in chosen:
+        msg = f"singles {singles!r} is unknown: choose one of {', '.join(chosen)}"
+        raise ValueError(msg)
+    return list(chosen[singles])
+
+
+def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, list[str]]:
+    """Retrieval scores on held-out examples of the task, or of passkey where it has no needle."""
+    source = task
+    if not isinstance(task, AnswerTask) or any(example.needle is None for example in task.held_out):
+        if getattr(model, "tokenizer", None) is None:
+            return None, ["No retrieval scores: the task has no needle, and the model no tokenizer to make one."]
+        source = make_task(model, "passkey")
+    asked = [example for example in source.held_out if example.reach == "long"]  # type: ignore[attr-defined]
+    starts = [example.answers[0][0] for example in asked]
+    found = retrieval_scores(
+        model,
+        [example.tokens[:start] for example, start in zip(asked, starts, strict=True)],
+        [example.needle for example in asked],
+        [example.tokens[start:] for example, start in zip(asked, starts, strict=True)],
+    )
+    if bool(found.isnan().all()):
+        return None, [f"No retrieval scores: the model answers no held-out example of {source.name} right."]
+    return found, []
+
+
+def _by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
+    return sorted((head for head in ranking if not retrieval[head].isnan()), key=lambda head: (-retrieval[head], head))
+
+
+def _control_notes(random: Any, sizes: Sequence[int], wanted: int) -> list[str]:
+    notes = []
+    for size in sizes:
+        found = len(random.get(size, []))
+        if found < wanted:
+            notes.append(
+                f"{size} heads: only {found} different random sets with as many heads in each layer exist beside the "
+                f"top heads, {wanted} were asked for."
+            )
+    return notes
