@@ -24,7 +24,7 @@ FRONT_DOOR = {
     *("bundled_steps", "bundled_text", "contribution_hooks", "cut_text"),
     *("dominant_dimension", "dominant_dimension_cache", "evaluate", "live_rotary_hooks"),
     *("load_bundled_model", "pair_contributions", "resolve_layers", "score_heads"),
-    *("unrotated_remainder"),
+    "unrotated_remainder",
 }
 
 MODULES = {
