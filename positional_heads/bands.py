@@ -1,0 +1,68 @@
+"""Which rotation is used at which distance? Methods that treat near and far keys, or single heads, differently.
+
+Plain RoPE and every method that only changes frequencies has one rotation for all distances. SelfExtend has two: near
+keys at their own distance, far ones at a distance counted in groups. A *band* is a range of distances with the phases
+that queries and keys get there; bands of one sequence cover all distances, without overlap.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+Planes = Float[Tensor, "head pos pair 2"]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A range of distances and how queries and keys are rotated there.
+
+    Attributes:
+        nearest: Smallest distance in tokens.
+        furthest: Largest distance in tokens; None for no limit.
+        query_phase: cos + i sin of every position and pair, for one head or each.
+        key_phase: The same for keys.
+    """
+
+    nearest: int
+    furthest: int | None
+    query_phase: Complex[Tensor, "#head pos pair"]
+    key_phase: Complex[Tensor, "#head pos pair"]
+
+
+def unrotated(planes: Planes, phase: Complex[Tensor, "pos pair"]) -> Complex[Tensor, "head pos pair"]:
+    """Rotary planes as they were before rotation, and before any attention factor, as complex numbers."""
+    return torch.view_as_complex(planes.contiguous()) * (phase.conj() / phase.abs().square())
+
+
+def rotated_in(
+    band: Band, query: Complex[Tensor, "head pos pair"], key: Complex[Tensor, "head pos pair"]
+) -> tuple[Planes, Planes]:
+    """Unrotated queries and keys as they are rotated in a band."""
+    return torch.view_as_real(query * band.query_phase), torch.view_as_real(key * band.key_phase)
+
+
+def banded_scores(
+    bands: Sequence[Band],
+    query: Complex[Tensor, "head query_pos pair"],
+    key: Complex[Tensor, "head key_pos pair"],
+    query_pos: Int[Tensor, " query_pos"],
+) -> Float[Tensor, "head query_pos key_pos"]:
+    """Q . k of the rotary channels, each query-key pair in the band of its distance; unscaled, without the remainder.
+
+    Args:
+        bands: Phases of all positions from zero to the last key's.
+        query: Unrotated queries.
+        key: Unrotated keys, from position zero on.
+        query_pos: Positions of the queries.
+    """
+    back = query_pos[:, None] - torch.arange(key.shape[1], device=key.device)
+    scores = torch.zeros(query.shape[0], *back.shape, device=key.device)
+    for band in bands:
+        rot_q = torch.view_as_real(query * band.query_phase[:, query_pos]).flatten(-2)
+        rot_k = torch.view_as_real(key * band.key_phase[:, : key.shape[1]]).flatten(-2)
+        inside = (back >= band.nearest) & (back <= (back.max() if band.furthest is None else band.furthest))
+        scores = torch.where(inside, rot_q @ rot_k.transpose(1, 2), scores)
+    return scores

@@ -1,0 +1,1 @@
+"""Length extrapolation: what each method does to positions, on any supported model."""
