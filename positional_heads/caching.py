@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from positional_heads.contributions import dominant_dimension, pair_contributions
+from positional_heads.bands import banded_contributions, unrotated
+from positional_heads.contributions import dominant_dimension, head_planes, pair_contributions
 from positional_heads.host.capture import LayerVectors, capture, visible_pairs
 from positional_heads.host.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.host.layers import resolve_layers
@@ -38,7 +39,8 @@ def dominant_dimension_cache(
         layers: Layers to include; all that rotate when None.
         attention_mask: 1 for real tokens, 0 for padding.
         contributions: Also keep every pair's contribution.
-        temperature: Softmax temperature of the dominant dimension.
+        temperature: Softmax temperature of the dominant dimension; an extension's attention factor is divided out of
+            it, not out of contributions.
 
     Raises:
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
@@ -51,11 +53,12 @@ def dominant_dimension_cache(
     entries: dict[str, Tensor] = {}
 
     def visit(vectors: LayerVectors) -> None:
-        pairs = pair_contributions(vectors.rot_q, vectors.rot_k, vectors.rotary.layout, vectors.rotary.rotary_dim)
+        pairs = _contributions(vectors)
+        divided = temperature * vectors.attention_factor**2
         dominant = torch.full(pairs.shape[:-1], torch.nan, device=pairs.device)
         for row, (start, stop) in enumerate(spans):
             visible = visible_pairs(stop - start, vectors.window, pairs.device)
-            inner = dominant_dimension(pairs[row, :, start:stop, start:stop], temperature)
+            inner = dominant_dimension(pairs[row, :, start:stop, start:stop], divided)
             dominant[row, :, start:stop, start:stop] = inner.masked_fill(~visible, torch.nan)
         layer = vectors.rotary.layer
         entries[hook_name(layer, DOMINANT)] = dominant
@@ -64,3 +67,15 @@ def dominant_dimension_cache(
 
     capture(model, batch.tokens, rotary, visit, batch.attention_mask)
     return ActivationCache(entries, model, has_batch_dim=True)
+
+
+def _contributions(vectors: LayerVectors) -> Float[Tensor, "batch head query_pos key_pos pair"]:
+    rotary = vectors.rotary
+    if vectors.bands is None:
+        return pair_contributions(vectors.rot_q, vectors.rot_k, rotary.layout, rotary.rotary_dim)
+    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads) for x in (vectors.rot_q, vectors.rot_k)]
+    rows = []
+    for row, (query, key) in enumerate(zip(*planes, strict=True)):
+        phase = vectors.phase[min(row, len(vectors.phase) - 1)]
+        rows.append(banded_contributions(vectors.bands, unrotated(query, phase), unrotated(key, phase)))
+    return torch.stack(rows)

@@ -5,7 +5,7 @@ the model once; each layer's rotated queries and keys are scored while they are 
 positions shuffled, and only integer sums are kept.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from positional_heads.bands import rotated_in, unrotated
 from positional_heads.binning import equal_mass_edges
 from positional_heads.contributions import head_planes
 from positional_heads.correlation import Correlation, PairPlan, PairStatistics
@@ -22,6 +23,7 @@ from positional_heads.dominance import dominant_tiles, pilot_sample
 from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
@@ -51,6 +53,8 @@ class ScoringSettings:
         null_repeats: How often positions are shuffled for the null; 0 for no null.
         resamples: How often sequences are resampled for intervals.
         bins: Bins of D per head; rho is within about 1 / bins of the unbinned one.
+        divide_attention_factor: Take the factor that YaRN and others put on cos and sin out of contributions before D,
+            so that methods compare by what they do to angles; in plain RoPE it is 1.
         seed: Seed of shuffles and resamples.
     """
 
@@ -61,6 +65,7 @@ class ScoringSettings:
     null_repeats: int = 0
     resamples: int = 1000
     bins: int = 2048
+    divide_attention_factor: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -156,8 +161,9 @@ class _Run:
             if layer not in plans:
                 plans[layer] = self._plan(vectors.window)
                 self.frequencies[layer] = pair_frequencies(vectors.phase[0, start:stop]).cpu()
-            planes = _planes(vectors, 0, start, stop)
-            samples[layer].append(pilot_sample(*planes, plans[layer], self.settings.temperature_of(vectors.rotary)))
+            temperature = self._temperature(vectors)
+            for part, planes in _planes(vectors, plans[layer], 0, start, stop):
+                samples[layer].append(pilot_sample(*planes, part, temperature))
 
         for sequence in dict.fromkeys([longest, *spread]):
             self._capture(self._single(sequence), visit)
@@ -233,12 +239,16 @@ class _Run:
         self, vectors: LayerVectors, sequence: int, place: tuple[int, int, int], orders: list[Tensor]
     ) -> None:
         layer = vectors.rotary.layer
+        temperature = self._temperature(vectors)
+        for order, statistics in zip([None, *orders], [self.actual[layer], *self.shuffled[layer]], strict=True):
+            for part, planes in _planes(vectors, statistics.plan, *place, order):
+                for tile in dominant_tiles(*planes, part, temperature):
+                    statistics.update(*tile, sequence)
+
+    def _temperature(self, vectors: LayerVectors) -> float:
+        """Softmax temperature on contributions as they are, the attention factor squared among them."""
         temperature = self.settings.temperature_of(vectors.rotary)
-        for tile in dominant_tiles(*_planes(vectors, *place), self.actual[layer].plan, temperature):
-            self.actual[layer].update(*tile, sequence)
-        for order, statistics in zip(orders, self.shuffled[layer], strict=True):
-            for tile in dominant_tiles(*_planes(vectors, *place, order), statistics.plan, temperature):
-                statistics.update(*tile, sequence)
+        return temperature * vectors.attention_factor**2 if self.settings.divide_attention_factor else temperature
 
     def _shuffles(self, sequence: int, length: int) -> list[Int[Tensor, " pos"]]:
         """Which position's content each position gets, per repeat; keys that are skipped stay where they are."""
@@ -299,13 +309,26 @@ class _Run:
                 "groups": self.n_groups,
             },
             "settings": asdict(self.settings),
+            "extension": _extension_provenance(self.model),
         }
 
 
+def _extension_provenance(model: Any) -> dict[str, Any] | None:
+    extension = active_extension(model)
+    return None if extension is None else extension.provenance
+
+
+Planes = tuple[Float[Tensor, "head pos pair 2"], Float[Tensor, "head pos pair 2"]]
+
+
 def _planes(
-    vectors: LayerVectors, row: int, start: int, stop: int, order: Int[Tensor, " pos"] | None = None
-) -> tuple[Float[Tensor, "head pos pair 2"], Float[Tensor, "head pos pair 2"]]:
-    """Rotary planes of one sequence's real tokens, at their own positions or with their content shuffled."""
+    vectors: LayerVectors, plan: PairPlan, row: int, start: int, stop: int, order: Int[Tensor, " pos"] | None = None
+) -> Iterator[tuple[PairPlan, Planes]]:
+    """Rotary planes of one sequence's real tokens, at their own positions or with their content shuffled.
+
+    One entry with all pairs that count; or, where an extension rewrites scores, one for each range of distances, with
+    the part of the plan that lies in it.
+    """
     rotary = vectors.rotary
     rot_q, rot_k = vectors.rot_q[row : row + 1, start:stop], vectors.rot_k[row : row + 1, start:stop]
     if order is not None:
@@ -314,7 +337,18 @@ def _planes(
         rot_q = move(rot_q[:, order], phase[:, order], phase, rotary.layout)
         rot_k = move(rot_k[:, order], phase[:, order], phase, rotary.layout)
     shape = (rotary.layout, rotary.rotary_dim, rotary.n_heads)
-    return head_planes(rot_q, *shape)[0], head_planes(rot_k, *shape)[0]
+    query, key = head_planes(rot_q, *shape)[0], head_planes(rot_k, *shape)[0]
+    if vectors.bands is None:
+        yield plan, (query, key)
+        return
+    own = vectors.phase[min(row, len(vectors.phase) - 1)][start:stop]
+    free_query, free_key = unrotated(query, own), unrotated(key, own)
+    for band in vectors.bands:
+        nearest = max(plan.min_distance, band.nearest)
+        limits = [limit for limit in (plan.max_distance, band.furthest) if limit is not None]
+        if nearest < stop - start and nearest <= min(limits, default=nearest):
+            part = replace(plan, min_distance=nearest, max_distance=min(limits, default=None))
+            yield part, rotated_in(band.first(stop - start), free_query, free_key)
 
 
 def _null(shape: tuple[int, int], shuffled: dict[int, list[Correlation]]) -> NullScores:

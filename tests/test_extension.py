@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
+from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -387,3 +388,95 @@ def test_beyond_the_reach_and_twice_at_once_are_refused(tiny):
 
 def test_their_functions_still_have_the_names_we_use():
     assert {"linear", "dynamic", "yarn", "longrope", "llama3"} <= set(ROPE_INIT_FUNCTIONS)
+
+
+def oracle_dominant(scores_of_pairs):
+    """D of every query-key pair from contributions [..., pair], in numpy."""
+    weights = np.exp(scores_of_pairs - scores_of_pairs.max(-1, keepdims=True))
+    return (weights * np.arange(weights.shape[-1])).sum(-1) / weights.sum(-1)
+
+
+def contributions_by_hand(model, tokens, layer, distance_of, factor=1.0):
+    """Contributions [head query key pair] with each pair turned by the distance that a method gives it."""
+    with ph.live_rotary_hooks(model):
+        _, cache = model.run_with_cache(tokens)
+    q, k = (cache[f"blocks.{layer}.attn.hook_rot_{name}"][0].double().numpy() for name in "qk")
+    rope = plain_rope(model, layer)
+    pairs = rope.rotary_dim // 2
+    turn = rope.base ** (-2 * np.arange(pairs) / rope.rotary_dim)
+    position = np.arange(len(q))[:, None, None]
+    query, key = ((x[..., :pairs] + 1j * x[..., pairs : 2 * pairs]) * np.exp(-1j * turn * position) for x in (q, k))
+    key = np.repeat(key, q.shape[1] // k.shape[1], axis=1)
+    distance = np.array([[distance_of(m, n) for n in range(len(q))] for m in range(len(q))])
+    turned = np.exp(1j * turn * distance[..., None])
+    return np.einsum("mhp,nhp,mnp->hmnp", query, key.conj(), turned).real * factor
+
+
+@pytest.mark.parametrize("family", PAIRS)
+@torch.no_grad()
+def test_scores_under_self_extend_use_the_distance_really_used(family, tiny):
+    model, tokens = tiny(family), TOKENS[:1, :60]
+
+    def distance_of(m, n):
+        return m - n if m - n < 8 else m // 4 + 8 - 8 // 4 - n // 4
+
+    dominant = oracle_dominant(contributions_by_hand(model, tokens, 0, distance_of))
+    rows, columns = np.tril_indices(60)
+    with extended_rope(model, "self_extend", group=4, window=8):
+        scores = ph.score_heads(model, tokens, null_repeats=2, layers=[0])
+        cache = ph.dominant_dimension_cache(model, tokens, layers=[0])
+    found = cache["dominant_dim", 0, "attn"][0].numpy()
+    np.testing.assert_allclose(found[:, rows, columns], dominant[:, rows, columns], atol=1e-4)
+    for head in range(4):
+        expected = spearmanr(rows - columns, dominant[head, rows, columns]).statistic
+        assert float(scores.rho[0, head]) == pytest.approx(expected, abs=1e-3)
+    assert scores.provenance["extension"]["method"] == "self_extend"
+    assert scores.provenance["extension"]["group"] == 4
+
+
+@torch.no_grad()
+def test_the_attention_factor_is_taken_out_of_the_dominant_dimension(tiny):
+    model, tokens = tiny("llama"), TOKENS[:1, :60]
+    table = rope_method("yarn", 4).table(plain_rope(model, training_length=TRAINED), 60)
+    assert table.attention_factor > 1.1
+    contributions = contributions_at(model, tokens, table.inv_freq)
+    rows, columns = np.tril_indices(60)
+    for divide, factor in ((True, 1.0), (False, table.attention_factor**2)):
+        dominant = oracle_dominant(contributions * factor)
+        with extended_rope(model, "yarn", 4.0, training_length=TRAINED):
+            scores = ph.score_heads(model, tokens, layers=[0], divide_attention_factor=divide)
+        for head in range(4):
+            expected = spearmanr(rows - columns, dominant[head, rows, columns]).statistic
+            assert float(scores.rho[0, head]) == pytest.approx(expected, abs=1e-3)
+
+
+def contributions_at(model, tokens, inv_freq):
+    """Contributions of layer 0 with given frequencies, from unrotated queries and keys, in numpy."""
+    _, cache = model.run_with_cache(tokens)
+    q, k = (cache[f"blocks.0.attn.hook_{name}"][0].double().numpy() for name in "qk")
+    turn, position = inv_freq.double().numpy(), np.arange(len(q))[:, None, None]
+    pairs = len(turn)
+    query, key = ((x[..., :pairs] + 1j * x[..., pairs:]) * np.exp(1j * turn * position) for x in (q, k))
+    key = np.repeat(key, q.shape[1] // k.shape[1], axis=1)
+    return np.einsum("mhp,nhp->hmnp", query, key.conj()).real
+
+
+@torch.no_grad()
+def test_ablation_and_contribution_hooks_inside_an_extension(tiny):
+    model = tiny("llama")
+    with extended_rope(model, "yarn", 4.0, training_length=TRAINED):
+        with ph.contribution_hooks(model, [0]):
+            _, cache = model.run_with_cache(TOKENS[:, :20])
+        total = cache["blocks.0.attn.hook_contributions"].sum(-1)
+        rows, columns = np.tril_indices(20)
+        scores = cache["blocks.0.attn.hook_attn_scores"]
+        assert torch.allclose(total[..., rows, columns], scores[..., rows, columns], atol=1e-5)
+        with ph.ablated_heads(model, [ph.Head(0, 1)]):
+            assert not torch.equal(model(TOKENS[:, :20]), cache["unembed.hook_out"])
+    with extended_rope(model, "self_extend", group=4, window=8):
+        with ph.ablated_heads(model, [ph.Head(0, 1)], "far", distance=8):
+            _, cache = model.run_with_cache(TOKENS[:, :30])
+        assert (cache["blocks.0.attn.hook_pattern"][:, 1, 20, :12] == 0).all()
+        refused = pytest.raises(ph.UnsupportedModelError, match="do not work while self_extend rewrites scores")
+        with refused, ph.contribution_hooks(model, [0]):
+            pass

@@ -11,7 +11,7 @@ import positional_heads as ph
 
 ROOT = Path(ph.__file__).parent
 CORE = {
-    *("binning", "contributions", "correlation", "dominance", "effects", "files", "heads"),
+    *("binning", "bands", "contributions", "correlation", "dominance", "effects", "files", "heads"),
     *("result_files", "results", "rotary", "statistics", "tables"),
 }
 CORE_MAY_IMPORT = {"torch", "einops", "jaxtyping", "scipy", "numpy", "safetensors"}

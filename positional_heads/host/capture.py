@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
+from positional_heads.bands import Band, banded_scores, unrotated
+from positional_heads.contributions import head_planes, unrotated_remainder
 from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import (
     RotaryLayer,
     layer_phase,
@@ -19,12 +22,15 @@ from positional_heads.host.layers import (
     rebuilt_scores,
     rotated_vectors,
     score_error,
+    soft_capped,
     tolerance,
 )
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, record_layers
 from positional_heads.host.sequences import real_spans
 
+PLAIN_FACTOR = 1e-2
+"""Attention factors nearer to 1 than this are rounding, in bfloat16 too."""
 CHECKED_ROWS = 16
 """Query positions per layer and run at which rebuilt scores are compared with the model's own."""
 
@@ -39,6 +45,8 @@ class LayerVectors:
         rot_k: Rotated keys, one head per group.
         phase: cos + i sin of each position and pair.
         window: Distances the mask lets through, 0 to window - 1; None if it hides none in sequences of this length.
+        bands: What is used instead of rot_q and rot_k by distance, where an extension rewrites scores; else None.
+        bands: What is used instead of rot_q and rot_k by distance, where an extension rewrites scores; else None.
     """
 
     rotary: RotaryLayer
@@ -46,6 +54,14 @@ class LayerVectors:
     rot_k: Float[Tensor, "batch pos kv_head d_head"]
     phase: Complex[Tensor, "#batch pos pair"]
     window: int | None
+    bands: list[Band] | None
+
+    @property
+    def attention_factor(self) -> float:
+        """What cos and sin are multiplied by: 1 in plain RoPE, more in YaRN and LongRoPE."""
+        phase = self.phase if self.bands is None else self.bands[-1].query_phase
+        factor = float(phase.abs().mean())
+        return 1.0 if abs(factor - 1) < PLAIN_FACTOR else factor
 
 
 def capture(
@@ -78,8 +94,12 @@ def capture(
         _refuse_non_finite(layer, rot_q, rot_k, spans)
         hidden = masked_entries(rotary, record[SCORES])
         window = _proven_window(rotary, hidden, spans)
-        _prove_scores(rotary, rot_q, rot_k, record[SCORES], hidden, spans)
-        visit(LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), window))
+        phase = layer_phase(model, rotary, record, positions)
+        extension = active_extension(model)
+        bands = extension.bands(layer, tokens.shape[1], rot_q.device) if extension is not None else None
+        vectors = LayerVectors(rotary, rot_q, rot_k, phase, window, bands)
+        _prove_scores(vectors, record[SCORES], hidden, spans)
+        visit(vectors)
 
     record_layers(model, tokens, attention_mask, sorted(by_layer), check)
 
@@ -129,16 +149,15 @@ def _window_of_row(hidden: Bool[Tensor, " key_pos"]) -> int:
 
 
 def _prove_scores(
-    rotary: RotaryLayer,
-    rot_q: Float[Tensor, "batch pos head d_head"],
-    rot_k: Float[Tensor, "batch pos kv_head d_head"],
+    vectors: LayerVectors,
     held: Float[Tensor, "batch head query_pos key_pos"],
     hidden: Bool[Tensor, "batch head query_pos key_pos"],
     spans: Sequence[tuple[int, int]],
 ) -> None:
+    rotary = vectors.rotary
     for sequence, (start, stop) in enumerate(spans):
-        rows = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=rot_q.device).round().long()
-        rebuilt = rebuilt_scores(rotary, rot_q[sequence, rows][None], rot_k[sequence][None])
+        rows = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=held.device).round().long()
+        rebuilt = _rebuilt_rows(vectors, sequence, rows)
         error = score_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
         if not error <= tolerance(held.dtype):
             msg = (
@@ -147,6 +166,20 @@ def _prove_scores(
                 "Is a hook on hook_attn_scores changing them? Nothing was scored"
             )
             raise UnsupportedModelError(msg)
+
+
+def _rebuilt_rows(
+    vectors: LayerVectors, sequence: int, rows: Int[Tensor, " row"]
+) -> Float[Tensor, "batch head row key_pos"]:
+    """Scores that some queries of a sequence give every key, from its vectors alone."""
+    rotary, query, key = vectors.rotary, vectors.rot_q[sequence, rows][None], vectors.rot_k[sequence][None]
+    if vectors.bands is None:
+        return rebuilt_scores(rotary, query, key)
+    phase = vectors.phase[min(sequence, len(vectors.phase) - 1)]
+    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (query, key)]
+    rotated = banded_scores(vectors.bands, unrotated(planes[0], phase[rows]), unrotated(planes[1], phase), rows)
+    scores = (rotated + unrotated_remainder(query, key, rotary.rotary_dim)) * rotary.scale
+    return scores if rotary.soft_cap is None else soft_capped(scores, rotary.soft_cap)
 
 
 def _refuse_non_finite(layer: int, rot_q: Tensor, rot_k: Tensor, spans: Sequence[tuple[int, int]]) -> None:

@@ -16,6 +16,7 @@ from transformer_lens.hook_points import HookPoint
 
 from positional_heads.contributions import dominant_dimension, pair_contributions
 from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import (
     RotaryLayer,
     masked_entries,
@@ -53,6 +54,10 @@ def contribution_hooks(
         RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
     """
     chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    extension = active_extension(model)
+    if extension is not None and extension.rewrites_scores:
+        msg = f"contribution hooks do not work while {extension.method.name} rewrites scores; use score_heads there"
+        raise UnsupportedModelError(msg)
     for rotary in chosen:
         if rotary.holds == "pattern":
             msg = (

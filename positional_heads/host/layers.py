@@ -15,6 +15,7 @@ from torch import Tensor
 
 from positional_heads.contributions import expand_key_heads
 from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
+from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, layers_with_attention, record_layers
 from positional_heads.rotary import LAYOUTS, Layout, rotate
@@ -94,6 +95,9 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
         UnsupportedModelError: If the model has no rotary layer, or a layer does not reproduce the model's own scores.
     """
     refuse_unsupported(model)
+    extension = active_extension(model)
+    if extension is not None and extension.rewrites_scores:
+        return extension.resolved  # proven before scores were rewritten; each run is proven band by band
     vocabulary = int(model.cfg.d_vocab)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(vocabulary, (1, PROBE_TOKENS), generator=generator).to(model.cfg.device)

@@ -6,7 +6,6 @@ and keys; entries that the model masks stay masked. Positions are read off the m
 padding, key-value caches and generation work.
 """
 
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,6 +18,7 @@ from positional_heads.bands import Band, banded_scores, unrotated
 from positional_heads.contributions import expand_key_heads, head_planes
 from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.extrapolation.active import active_extension, clear_active, set_active
 from positional_heads.host.extrapolation.choosing import Method, rope_method
 from positional_heads.host.extrapolation.methods import Dpe, HuggingFaceMethod, SelfExtend
 from positional_heads.host.extrapolation.plain_rope import PlainRope, RopeTable, plain_rope
@@ -34,13 +34,7 @@ from positional_heads.host.layers import (
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, hook_name, recording_hooks
 
-_ACTIVE: "weakref.WeakKeyDictionary[Any, Extension]" = weakref.WeakKeyDictionary()
 PLAIN = HuggingFaceMethod("none")
-
-
-def active_extension(model: Any) -> "Extension | None":
-    """The extension whose block this model is in, or None."""
-    return _ACTIVE.get(model)
 
 
 @contextmanager
@@ -91,8 +85,8 @@ def extended_rope(
     extension = Extension(model, method, resolved, _chosen(resolved, layers, heads, model), training_length)
     with ExitStack() as undo:
         extension.enter(undo)
-        _ACTIVE[model] = extension
-        undo.callback(_ACTIVE.pop, model, None)
+        set_active(model, extension)
+        undo.callback(clear_active, model)
         yield extension
 
 
@@ -144,6 +138,16 @@ class Extension:
     def rewrites_scores(self) -> bool:
         """Whether scores are rewritten, rather than cos and sin."""
         return isinstance(self.method, (SelfExtend, Dpe)) or any(heads is not None for heads in self.chosen.values())
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What was applied, to be kept with results; JSON."""
+        return {
+            "method": self.method.name,
+            **self.method.settings,
+            "training_length": max(rope.training_length for rope in self.ropes.values()),
+            "heads": {str(layer): heads for layer, heads in self.chosen.items()},
+        }
 
     def table(self, layer: int, length: int) -> RopeTable:
         """Frequencies of a layer in a run of so many tokens; plain ones for methods that group distances."""
