@@ -26,6 +26,7 @@ from positional_heads.host.capture import LayerVectors, capture
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import Batch, batches, real_spans
 from positional_heads.results import HeadScores, NullScores
@@ -106,7 +107,8 @@ def score_heads(
         attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
         layers: Layers to score, all when None; the others are NaN in the result, with the reason.
         batch_size: Sequences per forward pass; chosen by length when None.
-        beyond_context: Allow sequences longer than the model's context.
+        beyond_context: Allow sequences longer than the model's context; long ones go through in chunks, so that memory
+            does not grow with length squared.
         progress: Show a progress bar.
         **settings: See `ScoringSettings`: temperature, skip_keys, min_distance, max_distance, null_repeats, resamples,
             bins, seed.
@@ -122,8 +124,9 @@ def score_heads(
     resolved = resolve_layers(model)
     rotary = resolved.select(None if layers is None else list(layers), int(model.cfg.n_layers))
     data = batches(model, text_or_tokens, attention_mask, batch_size or 1, beyond_context=beyond_context)
+    longest = max(batch.tokens.shape[1] for batch in data)
+    refuse_fixed_tables(model, longest)
     if batch_size is None:
-        longest = max(batch.tokens.shape[1] for batch in data)
         batch_size = max(1, SCORES_PER_BATCH // (int(model.cfg.n_heads) * longest**2))
         data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
     run = _Run(model, rotary, data, chosen)
@@ -226,7 +229,10 @@ class _Run:
 
     def _capture(self, batch: Batch, visit: Callable[[LayerVectors, list[tuple[int, int]]], None]) -> None:
         spans = real_spans(batch.tokens, batch.attention_mask)
-        capture(self.model, batch.tokens, self.rotary, lambda vectors: visit(vectors, spans), batch.attention_mask)
+        chunk = chunk_length(self.model, *batch.tokens.shape) if batch.attention_mask is None else None
+        capture(
+            self.model, batch.tokens, self.rotary, lambda vectors: visit(vectors, spans), batch.attention_mask, chunk
+        )
 
     def _refuse_other_window(self, vectors: LayerVectors, length: int) -> None:
         layer, planned = vectors.rotary.layer, self.actual[vectors.rotary.layer].plan.window

@@ -26,7 +26,8 @@ from positional_heads.host.layers import (
     tolerance,
 )
 from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.records import SCORES, Record, record_layers
+from positional_heads.host.prefill import chunks
+from positional_heads.host.records import SCORES, Record, record_layers, recording_hooks
 from positional_heads.host.sequences import real_spans
 
 PLAIN_FACTOR = 1e-2
@@ -70,6 +71,7 @@ def capture(
     layers: Sequence[RotaryLayer],
     visit: Callable[[LayerVectors], None],
     attention_mask: Int[Tensor, "batch pos"] | None = None,
+    chunk: int | None = None,
 ) -> None:
     """Run the model once and visit each layer's rotated queries and keys, proven against its attention scores.
 
@@ -79,12 +81,19 @@ def capture(
         layers: The layers to visit, from `resolve_layers`.
         visit: Called with each layer's vectors, first layer first.
         attention_mask: 1 for real tokens, 0 for padding; all real when None.
+        chunk: Tokens to run at a time, with the model's key-value cache; without padding only. All when None.
 
     Raises:
         UnsupportedModelError: If a layer does not reproduce the model's scores, or hides pairs in a way that
             causality, padding and one window do not explain.
     """
     by_layer = {rotary.layer: rotary for rotary in layers}
+    if chunk is not None and chunk < tokens.shape[1]:
+        if attention_mask is not None and not bool((attention_mask == 1).all()):
+            msg = "padded sequences cannot be run in chunks: give sequences of one length, without padding"
+            raise ValueError(msg)
+        _capture_chunks(model, tokens, by_layer, visit, chunk)
+        return
     positions = padded_positions(tokens, attention_mask)
     spans = real_spans(tokens, attention_mask)
 
@@ -102,6 +111,68 @@ def capture(
         visit(vectors)
 
     record_layers(model, tokens, attention_mask, sorted(by_layer), check)
+
+
+@torch.no_grad()
+def _capture_chunks(
+    model: TransformerLensModel,
+    tokens: Int[Tensor, "batch pos"],
+    by_layer: dict[int, RotaryLayer],
+    visit: Callable[[LayerVectors], None],
+    size: int,
+) -> None:
+    """The same with the tokens a chunk at a time: vectors of all layers are kept, scores of a chunk only."""
+    parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {layer: [] for layer in by_layer}
+    windows: dict[int, int | None] = dict.fromkeys(by_layer)
+    done = [0]
+
+    def check(layer: int, record: Record) -> None:
+        rotary, held = by_layer[layer], record[SCORES]
+        queries, keys = held.shape[-2:]
+        positions = torch.arange(done[0], done[0] + queries, device=tokens.device)[None]
+        rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
+        _refuse_non_finite(layer, rot_q, rot_k, [(0, queries)] * len(tokens))
+        parts[layer].append((rot_q, rot_k, layer_phase(model, rotary, record, positions)))
+        vectors = _joined(model, rotary, parts[layer], None)
+        known = vectors.rot_k.shape[1]
+        hidden = masked_entries(rotary, held)
+        windows[layer] = _window_behind_cache(rotary, hidden, done[0], known)
+        rows = torch.linspace(0, queries - 1, min(CHECKED_ROWS, queries), device=held.device).round().long()
+        for sequence in range(len(tokens)):
+            rebuilt = _rebuilt_rows(vectors, sequence, done[0] + rows)[..., known - keys :]
+            _refuse_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
+
+    hooks = recording_hooks(model, sorted(by_layer), check)
+    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+        for logits in chunks(model, tokens, size):
+            done[0] += logits.shape[1]
+    for layer, rotary in sorted(by_layer.items()):
+        visit(_joined(model, rotary, parts.pop(layer), windows[layer]))
+
+
+def _joined(
+    model: TransformerLensModel, rotary: RotaryLayer, parts: list[tuple[Tensor, Tensor, Tensor]], window: int | None
+) -> LayerVectors:
+    rot_q, rot_k, phase = (torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True))
+    extension = active_extension(model)
+    bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device) if extension is not None else None
+    return LayerVectors(rotary, rot_q, rot_k, phase, window, bands)
+
+
+def _window_behind_cache(
+    rotary: RotaryLayer, hidden: Bool[Tensor, "batch head query_pos key_pos"], first: int, known: int
+) -> int | None:
+    """The window that a chunk's mask shows; its keys are the last of all known ones, a cache may have dropped some."""
+    queries, keys = hidden.shape[-2:]
+    window = _window_of_row(hidden[0, 0, -1]) if rotary.holds == "scores" else known
+    query_pos = torch.arange(first, first + queries, device=hidden.device)
+    distance = query_pos[:, None] - torch.arange(known - keys, known, device=hidden.device)
+    visible = (distance >= 0) & (distance < window)
+    wrong = ~hidden != visible if rotary.holds == "scores" else ~hidden & ~visible
+    if bool(wrong.any()):
+        msg = f"layer {rotary.layer} hides query-key pairs that causality and one sliding window do not explain"
+        raise UnsupportedModelError(msg)
+    return window if window < known else None
 
 
 def padded_positions(
@@ -158,14 +229,23 @@ def _prove_scores(
     for sequence, (start, stop) in enumerate(spans):
         rows = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=held.device).round().long()
         rebuilt = _rebuilt_rows(vectors, sequence, rows)
-        error = score_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
-        if not error <= tolerance(held.dtype):
-            msg = (
-                f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
-                f"{error:.2g} of the largest score, more than the {tolerance(held.dtype):.0e} that rounding explains. "
-                "Is a hook on hook_attn_scores changing them? Nothing was scored"
-            )
-            raise UnsupportedModelError(msg)
+        _refuse_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
+
+
+def _refuse_error(
+    rotary: RotaryLayer,
+    rebuilt: Float[Tensor, "batch head row key_pos"],
+    held: Float[Tensor, "batch head row key_pos"],
+    hidden: Bool[Tensor, "batch head row key_pos"],
+) -> None:
+    error = score_error(rotary, rebuilt, held, hidden)
+    if not error <= tolerance(held.dtype):
+        msg = (
+            f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
+            f"{error:.2g} of the largest score, more than the {tolerance(held.dtype):.0e} that rounding explains. "
+            "Is a hook on hook_attn_scores changing them? Nothing was scored"
+        )
+        raise UnsupportedModelError(msg)
 
 
 def _rebuilt_rows(

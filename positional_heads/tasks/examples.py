@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.host.prefill import prefilled_logits
+
 Reach = Literal["long", "short"]
 LOGITS_PER_BATCH = 2**26
 """Logits held at once where no batch size is given: 256 MiB of float32."""
@@ -133,7 +135,7 @@ class AnswerTask:
         for batch in _batched(self.examples, model, batch_size):
             tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)
             with torch.inference_mode():
-                logits = model(tokens)
+                logits = prefilled_logits(model, tokens)
                 for row, index in enumerate(batch):
                     spans = self.examples[index].answers
                     found[index] = [_judged(logits[row], tokens[row], *span) for span in spans]

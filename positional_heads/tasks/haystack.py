@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.host.prefill import refuse_fixed_tables
 from positional_heads.host.sequences import start_token, text_tokens
 
 Tokens = Int[Tensor, " _"]
@@ -55,13 +56,16 @@ def piece_tokens(model: Any, text: str) -> Tokens:
     return text_tokens(model, text, 0) if text.strip() else torch.zeros(0, dtype=torch.long)
 
 
-def grid(model: Any, length: int | Sequence[int] | None, depths: int | Sequence[float]) -> list[tuple[int, float]]:
+def grid(
+    model: Any, length: int | Sequence[int] | None, depths: int | Sequence[float], *, beyond_context: bool = False
+) -> list[tuple[int, float]]:
     """Every length with every depth, checked against the model.
 
     Args:
         model: A TransformerBridge, for its context.
         length: Tokens of a whole sequence, one or several; the model's context when None.
         depths: How many depths from 0 on, evenly spaced and all below 1, or the depths themselves.
+        beyond_context: Allow lengths beyond the model's context.
 
     Raises:
         ValueError: If a length does not fit the model, or a depth lies outside of [0, 1).
@@ -69,9 +73,13 @@ def grid(model: Any, length: int | Sequence[int] | None, depths: int | Sequence[
     limit = int(model.cfg.n_ctx)
     lengths = [limit] if length is None else [length] if isinstance(length, int) else list(length)
     for one in lengths:
-        if not 2 <= one <= limit:  # noqa: PLR2004
-            msg = f"length {one} must be between 2 and the model's context of {limit} tokens"
+        if one < 2 or (one > limit and not beyond_context):  # noqa: PLR2004
+            msg = (
+                f"length {one} must be between 2 and the model's context of {limit} tokens; beyond_context=True runs "
+                "past it on purpose"
+            )
             raise ValueError(msg)
+        refuse_fixed_tables(model, one)
     if isinstance(depths, int):
         if depths < 1:
             msg = f"depths {depths}: give at least 1"

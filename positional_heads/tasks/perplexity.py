@@ -25,6 +25,7 @@ def perplexity(
     near: int = 32,
     examples: int = 30,
     haystack: str | None = None,
+    beyond_context: bool = False,
     seed: int = 0,
 ) -> AnswerTask:
     """Log-probability of text by position, with the full context and with a truncated one.
@@ -35,12 +36,13 @@ def perplexity(
         near: Tokens of a block, and how many before it the truncated context keeps.
         examples: Windows for every length.
         haystack: The text; the bundled one when None.
+        beyond_context: Allow lengths beyond the model's context.
         seed: Seed of places in the text.
 
     Raises:
         ValueError: If a length does not fit the model or the text, or has no room for a block and its context.
     """
-    cells = grid(model, length, (0.0,))
+    cells = grid(model, length, (0.0,), beyond_context=beyond_context)
     source = Haystack(model, haystack)
     for tokens, _ in cells:
         if near < 1 or tokens < 3 * near + len(source.start):

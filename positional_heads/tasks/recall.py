@@ -33,6 +33,18 @@ class _Question:
     others: tuple[tuple[float, Tokens], ...] = ()
 
 
+@dataclass(frozen=True)
+class _Where:
+    """Lengths, depths and text that all these tasks share."""
+
+    length: int | Sequence[int] | None
+    depths: int | Sequence[float]
+    examples: int
+    haystack: str | None
+    beyond_context: bool
+    seed: int
+
+
 def passkey(
     model: Any,
     *,
@@ -41,6 +53,7 @@ def passkey(
     examples: int = 6,
     digits: int = 5,
     haystack: str | None = None,
+    beyond_context: bool = False,
     seed: int = 0,
 ) -> AnswerTask:
     """A random number hidden in a text, asked for at its end.
@@ -52,6 +65,7 @@ def passkey(
         examples: Examples for every length and depth; each is also asked nearby.
         digits: Digits of the number.
         haystack: The text around; the bundled one when None.
+        beyond_context: Allow lengths beyond the model's context.
         seed: Seed of numbers and places in the text.
 
     Raises:
@@ -65,7 +79,8 @@ def passkey(
         return _Question(torch.cat([statement, key, end]), needle, asked, key)
 
     settings = {"digits": digits}
-    return _recall_task("passkey", model, question, length, depths, examples, haystack, seed, settings, 10.0**-digits)
+    where = _Where(length, depths, examples, haystack, beyond_context, seed)
+    return _recall_task("passkey", model, question, where, settings, 10.0**-digits)
 
 
 def needle(
@@ -78,6 +93,7 @@ def needle(
     depths: int | Sequence[float] = 5,
     examples: int = 6,
     haystack: str | None = None,
+    beyond_context: bool = False,
     seed: int = 0,
 ) -> AnswerTask:
     """A sentence of your own hidden in a text of your own, asked for at its end.
@@ -91,6 +107,7 @@ def needle(
         depths: How many depths, from 0 (start of the context) on, or the depths themselves.
         examples: Examples for every length and depth, at other places of the haystack.
         haystack: The text around; the bundled one when None.
+        beyond_context: Allow lengths beyond the model's context.
         seed: Seed of places in the text.
 
     Raises:
@@ -110,7 +127,8 @@ def needle(
         said,
     )
     settings = {"statement": statement, "answer": answer, "question": question}
-    return _recall_task("needle", model, lambda _: fixed, length, depths, examples, haystack, seed, settings, 0.0)
+    where = _Where(length, depths, examples, haystack, beyond_context, seed)
+    return _recall_task("needle", model, lambda _: fixed, where, settings, 0.0)
 
 
 def kv(
@@ -121,6 +139,7 @@ def kv(
     depths: int | Sequence[float] = 5,
     examples: int = 6,
     haystack: str | None = None,
+    beyond_context: bool = False,
     seed: int = 0,
 ) -> AnswerTask:
     """Many facts `name = number;` spread over a text, one of them asked for at its end.
@@ -132,6 +151,7 @@ def kv(
         depths: Depths of the fact that is asked for: how many, from 0 on, or the depths themselves.
         examples: Examples for every length and depth; each is also asked nearby.
         haystack: The text around; the bundled one when None.
+        beyond_context: Allow lengths beyond the model's context.
         seed: Seed of facts, depths and places in the text.
 
     Raises:
@@ -154,7 +174,8 @@ def kv(
         needle = (len(asked), len(asked) + len(answer))
         return _Question(torch.cat([asked, answer, end]), needle, asked, answer, about)
 
-    return _recall_task("kv", model, question, length, depths, examples, haystack, seed, {"keys": keys}, 1 / keys)
+    where = _Where(length, depths, examples, haystack, beyond_context, seed)
+    return _recall_task("kv", model, question, where, {"keys": keys}, 1 / keys)
 
 
 def copy(
@@ -166,6 +187,7 @@ def copy(
     depths: int | Sequence[float] = 5,
     examples: int = 6,
     haystack: str | None = None,
+    beyond_context: bool = False,
     seed: int = 0,
 ) -> AnswerTask:
     """A passage of tokens without sense, and at the end again: its beginning is the cue, the rest is the answer.
@@ -178,6 +200,7 @@ def copy(
         depths: Depths of the first occurrence: how many, from 0 on, or the depths themselves.
         examples: Examples for every length and depth; each is also asked nearby.
         haystack: The text around; the bundled one when None.
+        beyond_context: Allow lengths beyond the model's context.
         seed: Seed of passages and places in the text.
 
     Raises:
@@ -193,35 +216,32 @@ def copy(
         return _Question(tokens, (cue, passage), tokens[:cue], tokens[cue:])
 
     settings = {"passage": passage, "cue": cue}
-    return _recall_task("copy", model, question, length, depths, examples, haystack, seed, settings, 0.0)
+    where = _Where(length, depths, examples, haystack, beyond_context, seed)
+    return _recall_task("copy", model, question, where, settings, 0.0)
 
 
-def _recall_task(  # noqa: PLR0917
+def _recall_task(
     name: str,
     model: Any,
     question: Callable[[random.Random], _Question],
-    length: int | Sequence[int] | None,
-    depths: int | Sequence[float],
-    examples: int,
-    haystack: str | None,
-    seed: int,
+    where: "_Where",
     settings: dict[str, Any],
     guess: float,
 ) -> AnswerTask:
-    if examples < 1:
-        msg = f"examples {examples}: give at least 1 for every length and depth"
+    if where.examples < 1:
+        msg = f"examples {where.examples}: give at least 1 for every length and depth"
         raise ValueError(msg)
-    cells = grid(model, length, depths)
-    source = Haystack(model, haystack)
+    cells = grid(model, where.length, where.depths, beyond_context=where.beyond_context)
+    source = Haystack(model, where.haystack)
 
     def drawn(purpose: str, per_cell: int) -> tuple[Example, ...]:
         made: list[Example] = []
         for unit, (tokens, depth) in enumerate(cell for _ in range(per_cell) for cell in cells):
-            rng = random.Random(f"{name}-{seed}-{purpose}-{unit}")
+            rng = random.Random(f"{name}-{where.seed}-{purpose}-{unit}")
             made += _asked_twice(question(rng), source, tokens, depth, unit, rng)
         return tuple(made)
 
-    measured = drawn("measured", examples)
+    measured = drawn("measured", where.examples)
     tokens_of_answer = [stop - start for example in measured for start, stop in example.answers]
     chance = {"exact": guess}
     if guess > 0:
@@ -229,9 +249,9 @@ def _recall_task(  # noqa: PLR0917
     shared = {
         "lengths": sorted({tokens for tokens, _ in cells}),
         "depths": sorted({depth for _, depth in cells}),
-        "examples": examples,
-        "haystack": "bundled" if haystack is None else "own",
-        "seed": seed,
+        "examples": where.examples,
+        "haystack": "bundled" if where.haystack is None else "own",
+        "seed": where.seed,
     }
     return AnswerTask(name, measured, drawn("held out", HELD_OUT_PER_CELL), chance, {**shared, **settings})
 
