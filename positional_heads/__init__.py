@@ -9,10 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from positional_heads.caching import dominant_dimension_cache
     from positional_heads.contributions import dominant_dimension, pair_contributions, unrotated_remainder
+    from positional_heads.distinguishability import injective_range, told_apart, wavelengths
     from positional_heads.heads import Head
     from positional_heads.host.ablation import ablated_heads, ablation_hooks
     from positional_heads.host.admission import UnsupportedModelError
     from positional_heads.host.contribution_hooks import contribution_hooks
+    from positional_heads.host.extrapolation.choosing import rope_method
+    from positional_heads.host.extrapolation.clex import load_clex
+    from positional_heads.host.extrapolation.extension import extended_rope
+    from positional_heads.host.extrapolation.methods import SelfExtendAdvice, self_extend_advice
+    from positional_heads.host.extrapolation.plain_rope import plain_rope
     from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
     from positional_heads.host.live_hooks import live_rotary_hooks
     from positional_heads.host.sequences import cut_text
@@ -21,6 +27,8 @@ if TYPE_CHECKING:
     from positional_heads.scoring import ScoringSettings, score_heads
     from positional_heads.studies.ablation import ablation_study
     from positional_heads.studies.ablation_results import AblationStudy
+    from positional_heads.studies.extrapolation import base_sweep, extrapolation_study
+    from positional_heads.studies.extrapolation_results import ExtrapolationStudy
     from positional_heads.tasks.examples import AnswerTask, Example, Task
     from positional_heads.tasks.measuring import TaskResult, evaluate
     from positional_heads.zoo.bundled import bundled_steps, bundled_text, load_bundled_model
@@ -31,6 +39,7 @@ _HOMES = {
     "AblationStudy": "studies.ablation_results",
     "AnswerTask": "tasks.examples",
     "Example": "tasks.examples",
+    "ExtrapolationStudy": "studies.extrapolation_results",
     "Head": "heads",
     "HeadScores": "results",
     "NullScores": "results",
@@ -38,12 +47,14 @@ _HOMES = {
     "RotaryLayer": "host.layers",
     "RotaryModel": "host.layers",
     "ScoringSettings": "scoring",
+    "SelfExtendAdvice": "host.extrapolation.methods",
     "Task": "tasks.examples",
     "TaskResult": "tasks.measuring",
     "UnsupportedModelError": "host.admission",
     "ablated_heads": "host.ablation",
     "ablation_hooks": "host.ablation",
     "ablation_study": "studies.ablation",
+    "base_sweep": "studies.extrapolation",
     "bundled_steps": "zoo.bundled",
     "bundled_text": "zoo.bundled",
     "contribution_hooks": "host.contribution_hooks",
@@ -51,18 +62,28 @@ _HOMES = {
     "dominant_dimension": "contributions",
     "dominant_dimension_cache": "caching",
     "evaluate": "tasks.measuring",
+    "extended_rope": "host.extrapolation.extension",
+    "extrapolation_study": "studies.extrapolation",
+    "injective_range": "distinguishability",
     "live_rotary_hooks": "host.live_hooks",
     "load_bundled_model": "zoo.bundled",
+    "load_clex": "host.extrapolation.clex",
     "pair_contributions": "contributions",
+    "plain_rope": "host.extrapolation.plain_rope",
     "resolve_layers": "host.layers",
+    "rope_method": "host.extrapolation.choosing",
     "score_heads": "scoring",
+    "self_extend_advice": "host.extrapolation.methods",
+    "told_apart": "distinguishability",
     "unrotated_remainder": "contributions",
+    "wavelengths": "distinguishability",
 }
 
 __all__ = [
     "AblationStudy",
     "AnswerTask",
     "Example",
+    "ExtrapolationStudy",
     "Head",
     "HeadScores",
     "NullScores",
@@ -70,12 +91,14 @@ __all__ = [
     "RotaryLayer",
     "RotaryModel",
     "ScoringSettings",
+    "SelfExtendAdvice",
     "Task",
     "TaskResult",
     "UnsupportedModelError",
     "ablated_heads",
     "ablation_hooks",
     "ablation_study",
+    "base_sweep",
     "bundled_steps",
     "bundled_text",
     "contribution_hooks",
@@ -83,12 +106,21 @@ __all__ = [
     "dominant_dimension",
     "dominant_dimension_cache",
     "evaluate",
+    "extended_rope",
+    "extrapolation_study",
+    "injective_range",
     "live_rotary_hooks",
     "load_bundled_model",
+    "load_clex",
     "pair_contributions",
+    "plain_rope",
     "resolve_layers",
+    "rope_method",
     "score_heads",
+    "self_extend_advice",
+    "told_apart",
     "unrotated_remainder",
+    "wavelengths",
 ]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from positional_heads.cli_ablate import ablate, show_study
+from positional_heads.cli_extrapolate import extrapolate, show_extrapolation
 from positional_heads.cli_io import load_named, one_line_errors, prepare_folder, read_texts, say
 
 app = typer.Typer(
@@ -95,17 +96,19 @@ def show(
     top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
 ) -> None:
-    """Print a result on disk, scores or an ablation study, checked for damage; takes no model and no time."""
+    """Print a result on disk, scores or a study, checked for damage; takes no model and no time."""
     with one_line_errors():
-        from positional_heads.result_files import STUDY_FILE_NAME
+        from positional_heads.result_files import EXTRAPOLATION_FILE_NAME, STUDY_FILE_NAME
 
-        if result.name == STUDY_FILE_NAME or (result / STUDY_FILE_NAME).is_file():
-            show_study(result, as_json)
-            return
+        for name, printed in ((STUDY_FILE_NAME, show_study), (EXTRAPOLATION_FILE_NAME, show_extrapolation)):
+            if result.name == name or (result / name).is_file():
+                printed(result, as_json)
+                return
         _show(result, top, as_json)
 
 
 app.command()(ablate)
+app.command()(extrapolate)
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:

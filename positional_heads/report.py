@@ -1,15 +1,24 @@
 """A folder that says what was found: the result itself, a table, two plots and a page of text."""
 
 import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from positional_heads.files import write_atomically
-from positional_heads.result_files import FILE_NAME, STUDY_FILE_NAME, read_result
+from positional_heads.result_files import EXTRAPOLATION_FILE_NAME, FILE_NAME, STUDY_FILE_NAME, read_result
 from positional_heads.results import HeadScores
 from positional_heads.studies.ablation_results import AblationStudy
-from positional_heads.tables import heads_table, study_line, study_table, summary_line
-from positional_heads.views import allocation_curves, dose_response, rho_heat_map
+from positional_heads.studies.extrapolation_results import ExtrapolationStudy
+from positional_heads.tables import (
+    extrapolation_line,
+    extrapolation_table,
+    heads_table,
+    study_line,
+    study_table,
+    summary_line,
+)
+from positional_heads.views import allocation_curves, dose_response, extrapolation_curves, rho_heat_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -63,6 +72,55 @@ def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
     for name, data in content.items():
         write_atomically(folder / name, data)
     return [result, *(folder / name for name in content)]
+
+
+def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[Path]:
+    """Write an extrapolation study, its tables, plot and text to a folder, each file whole or not at all.
+
+    Args:
+        study: What `extrapolation_study` returned.
+        folder: Where to; made if missing.
+
+    Returns:
+        The files written, the study first.
+    """
+    result = study.save(folder / EXTRAPOLATION_FILE_NAME)
+    content = {
+        "extrapolation.csv": study.to_frame().to_csv(index=False).encode(),
+        "link.csv": study.link().to_csv(index=False).encode(),
+        "extrapolation.png": _png(extrapolation_curves(study)),
+        "extrapolation.md": _extrapolation_text(study).encode(),
+    }
+    for name, data in content.items():
+        write_atomically(folder / name, data)
+    return [result, *(folder / name for name in content)]
+
+
+def _extrapolation_text(study: ExtrapolationStudy) -> str:
+    rows = json.loads(study.to_frame().to_json(orient="records"))
+    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
+    plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
+    return f"""# Length extrapolation
+
+{extrapolation_line(study.provenance, study.training_length, [str(head) for head in study.heads])}
+
+**Verdict.** {study.verdict}
+
+{extrapolation_table(rows, markdown=True)}
+
+rho within and beyond: Spearman's rho over pairs nearer and farther than the training length, mean over heads. jump: of
+the mean dominant dimension across the training length, in standard deviations of its variation within. stretch: s* that
+best maps the plain curve onto this one, and the share of variance that it explains. efficiency: probability of the
+answer's tokens beyond the training length over that of the plain model within it. loss: of text beyond it, in nats per
+token.
+
+![allocation beyond the training length](extrapolation.png)
+
+Within the training length, without extension: {plain}.
+
+Made with {versions}. Everything is in `{EXTRAPOLATION_FILE_NAME}`:
+`positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION_FILE_NAME}")`.
+"""
 
 
 def _ablation_text(study: AblationStudy) -> str:

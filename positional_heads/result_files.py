@@ -15,11 +15,17 @@ from positional_heads.files import write_atomically
 FORMAT = "positional_heads.HeadScores"
 STUDY = "positional_heads.AblationStudy"
 STUDY_FILE_NAME = "study.safetensors"
+EXTRAPOLATION = "positional_heads.ExtrapolationStudy"
+EXTRAPOLATION_FILE_NAME = "extrapolation.safetensors"
 FORMAT_VERSION = 1
 FILE_NAME = "scores.safetensors"
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"
-_WRITTEN_BY = {FORMAT: "positional-heads score", STUDY: "positional-heads ablate"}
+_WRITTEN_BY = {
+    FORMAT: "positional-heads score",
+    STUDY: "positional-heads ablate",
+    EXTRAPOLATION: "positional-heads extrapolate",
+}
 
 
 class ResultFileError(ValueError):

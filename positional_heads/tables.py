@@ -64,6 +64,27 @@ def study_line(provenance: Mapping[str, Any], rows: int, sets: int) -> str:
     )
 
 
+def extrapolation_table(table: Sequence[Mapping[str, Any]], *, markdown: bool = False) -> str:
+    """An extrapolation study, one line for every method and length.
+
+    Args:
+        table: Rows as `ExtrapolationStudy.to_frame` makes them.
+        markdown: With the bars of a Markdown table.
+    """
+    columns = [key for key in table[0] if key not in {"method", "length"}]
+    rows = [["method", "length", *(key.replace("_", " ") for key in columns)]]
+    rows += [[row["method"], str(row["length"]), *(_cell(row[key]) for key in columns)] for row in table]
+    return _aligned(rows, markdown)
+
+
+def extrapolation_line(provenance: Mapping[str, Any], training_length: int, heads: Sequence[str]) -> str:
+    """What was extended and measured, in one line."""
+    return (
+        f"{provenance['model']['name']}, trained on {training_length} tokens: {provenance['task']['name']} beyond "
+        f"them, allocation of {', '.join(heads)} on {provenance['data']['sequences']} sequences"
+    )
+
+
 def _aligned(rows: Sequence[Sequence[str]], markdown: bool) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     if markdown:

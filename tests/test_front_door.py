@@ -11,20 +11,73 @@ import positional_heads as ph
 
 ROOT = Path(ph.__file__).parent
 CORE = {
-    *("binning", "bands", "contributions", "correlation", "dominance", "effects", "files", "heads"),
-    *("result_files", "results", "rotary", "statistics", "tables"),
+    *("allocation", "bands", "binning", "contributions", "correlation", "distinguishability", "dominance", "effects"),
+    *("files", "heads", "result_files", "results", "rotary", "statistics", "tables"),
 }
 CORE_MAY_IMPORT = {"torch", "einops", "jaxtyping", "scipy", "numpy", "safetensors"}
 CORE_MAY_IMPORT_LATE = {"pandas"}
 FRONT_DOOR = {
-    *("AblationStudy", "AnswerTask", "Example", "Head"),
-    *("HeadScores", "NullScores", "ResultFileError", "RotaryLayer"),
-    *("RotaryModel", "ScoringSettings", "Task", "TaskResult"),
-    *("UnsupportedModelError", "ablated_heads", "ablation_hooks", "ablation_study"),
-    *("bundled_steps", "bundled_text", "contribution_hooks", "cut_text"),
-    *("dominant_dimension", "dominant_dimension_cache", "evaluate", "live_rotary_hooks"),
-    *("load_bundled_model", "pair_contributions", "resolve_layers", "score_heads"),
-    "unrotated_remainder",
+    *(
+        "AblationStudy",
+        "AnswerTask",
+        "Example",
+        "ExtrapolationStudy",
+    ),
+    *(
+        "Head",
+        "HeadScores",
+        "NullScores",
+        "ResultFileError",
+    ),
+    *(
+        "RotaryLayer",
+        "RotaryModel",
+        "ScoringSettings",
+        "SelfExtendAdvice",
+    ),
+    *(
+        "Task",
+        "TaskResult",
+        "UnsupportedModelError",
+        "ablated_heads",
+    ),
+    *(
+        "ablation_hooks",
+        "ablation_study",
+        "base_sweep",
+        "bundled_steps",
+    ),
+    *(
+        "bundled_text",
+        "contribution_hooks",
+        "cut_text",
+        "dominant_dimension",
+    ),
+    *(
+        "dominant_dimension_cache",
+        "evaluate",
+        "extended_rope",
+        "extrapolation_study",
+    ),
+    *(
+        "injective_range",
+        "live_rotary_hooks",
+        "load_bundled_model",
+        "load_clex",
+    ),
+    *(
+        "pair_contributions",
+        "plain_rope",
+        "resolve_layers",
+        "rope_method",
+    ),
+    *(
+        "score_heads",
+        "self_extend_advice",
+        "told_apart",
+        "unrotated_remainder",
+    ),
+    *("wavelengths",),
 }
 
 MODULES = {

@@ -40,7 +40,7 @@ class HuggingFaceMethod:
     """A method whose frequencies `transformers` computes.
 
     Attributes:
-        name: none, linear, ntk, dynamic, yarn, llama3 or longrope.
+        name: none, base (another base of the frequencies), linear, ntk, dynamic, yarn, llama3 or longrope.
         factor: How much longer the context gets.
         parameters: Further settings, by Hugging Face's names.
     """
@@ -75,6 +75,8 @@ class HuggingFaceMethod:
     def _in_their_words(self, rope: PlainRope, length: int) -> tuple[str, dict[str, Any], int | None]:
         if self.name == "none":
             return "linear", {"factor": 1.0}, None
+        if self.name == "base":
+            return "linear", {"factor": 1.0, "rope_theta": self.parameters["base"]}, None
         if self.name == "linear":
             return "linear", {"factor": self.factor}, None
         if self.name == "ntk":  # the dynamic one at a factor of 1 has base * (n / Lt) ** (r / (r - 2))

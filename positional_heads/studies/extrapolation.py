@@ -1,0 +1,218 @@
+"""What happens to Positional Heads beyond the training length, under each method, and does it go with the task?"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from positional_heads.heads import Head
+from positional_heads.host.extrapolation.choosing import Method, rope_method
+from positional_heads.host.extrapolation.extension import extended_rope
+from positional_heads.host.extrapolation.methods import HuggingFaceMethod
+from positional_heads.host.extrapolation.plain_rope import plain_rope
+from positional_heads.host.layers import resolve_layers
+from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.prefill import refuse_fixed_tables
+from positional_heads.host.provenance import data_hash, library_versions, model_provenance
+from positional_heads.host.sequences import start_token, text_tokens
+from positional_heads.results import HeadScores
+from positional_heads.scoring import score_heads
+from positional_heads.studies.extrapolation_results import ExtrapolationStudy
+from positional_heads.tasks.examples import AnswerTask, Example
+from positional_heads.tasks.measuring import make_task
+
+METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
+FOLLOWED_HEADS = 4
+
+
+def extrapolation_study(
+    model: TransformerLensModel,
+    text_or_tokens: str | Int[Tensor, "batch pos"],
+    methods: Sequence[str | Method] = METHODS,
+    factors: Sequence[float] = (2, 4),
+    *,
+    task: str = "passkey",
+    heads: Sequence[Head] | None = None,
+    training_length: int | None = None,
+    sequences: int = 2,
+    progress: bool = False,
+    **task_settings: Any,
+) -> ExtrapolationStudy:
+    """Score heads and measure a task within and beyond the training length, under each method at each factor.
+
+    Args:
+        model: A TransformerBridge.
+        text_or_tokens: A long text, or token ids at least as long as the largest factor times the training length.
+        methods: Methods by name, each tried at every factor, or methods from `rope_method`, tried as they are at the
+            length of every factor.
+        factors: How much longer than the training length sequences get; above 1.
+        task: Name of a task whose answers lie at known distances.
+        heads: Heads to follow; the four with the highest rho within the training length when None.
+        training_length: Tokens that the model was trained on; found in its configuration when None.
+        sequences: How many sequences of the text to score, where a text is given.
+        progress: Show a progress bar.
+        **task_settings: Settings of the task, e.g. depths, examples, haystack.
+
+    Raises:
+        ValueError: If a method, factor, task or head makes no sense, or the text is too short.
+        UnsupportedModelError: If the model cannot be extended, or cannot run past its context.
+    """
+    rope = plain_rope(model, min(resolve_layers(model).layers), training_length)
+    trained = rope.training_length
+    for factor in factors:
+        if not factor > 1:
+            msg = f"factor {factor} must be above 1: it says how far beyond the training length of {trained} to go"
+            raise ValueError(msg)
+    if not factors or not methods:
+        msg = "no method or no factor given: there is nothing to study"
+        raise ValueError(msg)
+    longest = round(max(factors) * trained)
+    refuse_fixed_tables(model, longest)
+    tokens = _long_tokens(model, text_or_tokens, longest, sequences)
+    trials = list(_trials(methods, factors, trained))
+    settings = {"depths": 5, "examples": 2, **task_settings}
+    steps = len(trials) + 1
+    with tqdm(total=steps, unit="method", desc="extrapolating", disable=not progress) as bar:
+        plain_scores = score_heads(model, tokens[:, :trained], beyond_context=True, null_repeats=0)
+        followed = plain_scores.top(FOLLOWED_HEADS) if heads is None else plain_scores.known(list(heads))
+        plain = _performance(model, task, trained, 0, settings)
+        bar.update()
+        found = []
+        for _, method, length in trials:
+            with extended_rope(model, method, training_length=training_length) as extension:
+                within, beyond = _scored(model, tokens[:, :length], followed, trained)
+                done = _performance(model, task, length, trained, settings)
+                done["loss"] = _loss_beyond(model, tokens[:, :length], trained)
+                found.append((within, beyond, done, extension.provenance))
+            bar.update()
+    return ExtrapolationStudy(
+        labels=[label for label, _, _ in trials],
+        lengths=[length for _, _, length in trials],
+        methods=[provenance for *_, provenance in found],
+        heads=followed,
+        curves=torch.stack([_curves(within, beyond, followed, longest, trained) for within, beyond, *_ in found]),
+        rho_within=torch.stack([_of(within.rho, followed) for within, *_ in found]),
+        rho_beyond=torch.stack([_of(beyond.rho, followed) for _, beyond, *_ in found]),
+        performance={
+            name: torch.tensor([done[name] for _, _, done, _ in found], dtype=torch.float64)
+            for name in ("exact", "log_prob", "loss")
+        },
+        plain=plain,
+        plain_curves=_of(plain_scores.curve, followed),
+        training_length=trained,
+        provenance={
+            "versions": library_versions(),
+            "model": model_provenance(model),
+            "data": {
+                "sha256": data_hash([(row, None) for row in tokens]),
+                "sequences": len(tokens),
+                "longest": longest,
+            },
+            "task": {"name": task, **{key: value for key, value in settings.items() if key != "haystack"}},
+        },
+    )
+
+
+def base_sweep(
+    model: TransformerLensModel,
+    text_or_tokens: str | Int[Tensor, "batch pos"],
+    bases: Sequence[float],
+    factors: Sequence[float] = (2,),
+    **settings: Any,
+) -> ExtrapolationStudy:
+    """One model under several bases of its frequencies: the study above with the base as the method.
+
+    Args:
+        model: A TransformerBridge.
+        text_or_tokens: As in `extrapolation_study`.
+        bases: Bases to try; the model's own is plain RoPE.
+        factors: As in `extrapolation_study`.
+        **settings: As in `extrapolation_study`.
+
+    Raises:
+        ValueError: If a base is not above 1.
+    """
+    for base in bases:
+        if not base > 1:
+            msg = f"base {base} must be above 1: frequencies are its powers, base ** (-2 i / r)"
+            raise ValueError(msg)
+    methods = [HuggingFaceMethod("base", parameters={"base": float(base)}) for base in bases]
+    return extrapolation_study(model, text_or_tokens, methods, factors, **settings)
+
+
+def _trials(
+    methods: Sequence[str | Method], factors: Sequence[float], trained: int
+) -> Iterator[tuple[str, Method, int]]:
+    for method in methods:
+        for factor in factors:
+            length = round(factor * trained)
+            if isinstance(method, str):
+                yield method, rope_method(method, factor, training_length=trained), length
+            else:
+                own = ", ".join(f"{value:g}" for value in method.settings.values() if isinstance(value, (int, float)))
+                yield f"{method.name} {own}", method, length
+
+
+def _long_tokens(
+    model: Any, text_or_tokens: str | Int[Tensor, "batch pos"], length: int, sequences: int
+) -> Int[Tensor, "batch pos"]:
+    if isinstance(text_or_tokens, Tensor):
+        if text_or_tokens.shape[1] < length:
+            msg = f"sequences of {text_or_tokens.shape[1]} tokens given, the largest factor needs {length}"
+            raise ValueError(msg)
+        return text_or_tokens[:, :length]
+    start, tokens = start_token(model), text_tokens(model, text_or_tokens, 0)
+    room = length - len(start)
+    if sequences < 1 or len(tokens) < room:
+        msg = f"the text has {len(tokens)} tokens, a sequence at the largest factor needs {length}: give a longer text"
+        raise ValueError(msg)
+    pieces = tokens[: len(tokens) // room * room].view(-1, room)[:sequences]
+    return torch.stack([torch.cat([start, piece]) for piece in pieces])
+
+
+def _scored(
+    model: Any, tokens: Int[Tensor, "batch pos"], followed: Sequence[Head], trained: int
+) -> tuple[HeadScores, HeadScores]:
+    """Scores over pairs within the training length, and over those beyond; between them they count every pair once."""
+    layers = sorted({head.layer for head in followed})
+    return (
+        score_heads(model, tokens, layers=layers, beyond_context=True, max_distance=trained - 1),
+        score_heads(model, tokens, layers=layers, beyond_context=True, min_distance=trained),
+    )
+
+
+def _curves(
+    within: HeadScores, beyond: HeadScores, followed: Sequence[Head], longest: int, trained: int
+) -> Float64[Tensor, "head distance"]:
+    near, far = _of(within.curve, followed), _of(beyond.curve, followed)
+    curves = torch.full((len(followed), longest), torch.nan, dtype=torch.float64)
+    curves[:, : near.shape[1]] = near
+    curves[:, trained : far.shape[1]] = far[:, trained:]
+    return curves
+
+
+def _of(values: Tensor, heads: Sequence[Head]) -> Tensor:
+    return torch.stack([values[head] for head in heads])
+
+
+def _performance(model: Any, name: str, length: int, beyond: int, settings: dict[str, Any]) -> dict[str, float]:
+    """Measures of a task, over the answers that lie at least so far back."""
+    task = make_task(model, name, length=length, beyond_context=True, **settings)
+    if not isinstance(task, AnswerTask) or any(example.distance is None for example in task.examples):
+        msg = f"task {name!r} does not say how far back its answers lie: choose passkey, needle, kv or copy"
+        raise ValueError(msg)
+    examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
+    if not examples:
+        msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"
+        raise ValueError(msg)
+    asked = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
+    return {measure: float(values.mean()) for measure, values in asked.measure(model).items()}
+
+
+def _loss_beyond(model: Any, tokens: Int[Tensor, "batch pos"], trained: int) -> float:
+    """Loss of the text's own tokens from the training length on, in nats per token."""
+    rows = tuple(Example(row.cpu(), ((trained, len(row)),), unit) for unit, row in enumerate(tokens))
+    return -float(AnswerTask("text", rows, (), {}).measure(model)["log_prob"].mean())
