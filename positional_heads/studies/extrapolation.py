@@ -25,6 +25,7 @@ from positional_heads.tasks.examples import AnswerTask, Example
 from positional_heads.tasks.measuring import make_task
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
+ANSWERS_AT_A_DISTANCE = ("passkey", "needle", "kv", "copy")
 FOLLOWED_HEADS = 4
 
 
@@ -66,6 +67,9 @@ def extrapolation_study(
         if not factor > 1:
             msg = f"factor {factor} must be above 1: it says how far beyond the training length of {trained} to go"
             raise ValueError(msg)
+    if task not in ANSWERS_AT_A_DISTANCE:
+        msg = f"task {task!r} does not say how far back its answers lie: choose {', '.join(ANSWERS_AT_A_DISTANCE)}"
+        raise ValueError(msg)
     if not factors or not methods:
         msg = "no method or no factor given: there is nothing to study"
         raise ValueError(msg)
@@ -152,8 +156,12 @@ def _trials(
             if isinstance(method, str):
                 yield method, rope_method(method, factor, training_length=trained), length
             else:
-                own = ", ".join(f"{value:g}" for value in method.settings.values() if isinstance(value, (int, float)))
-                yield f"{method.name} {own}", method, length
+                own = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if _is_number(value))
+                yield f"{method.name} ({own})", method, length
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _long_tokens(
@@ -201,9 +209,7 @@ def _of(values: Tensor, heads: Sequence[Head]) -> Tensor:
 def _performance(model: Any, name: str, length: int, beyond: int, settings: dict[str, Any]) -> dict[str, float]:
     """Measures of a task, over the answers that lie at least so far back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
-    if not isinstance(task, AnswerTask) or any(example.distance is None for example in task.examples):
-        msg = f"task {name!r} does not say how far back its answers lie: choose passkey, needle, kv or copy"
-        raise ValueError(msg)
+    assert isinstance(task, AnswerTask)  # all of those that are let in
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"

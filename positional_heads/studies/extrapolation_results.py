@@ -1,7 +1,6 @@
 """Does extending the allocation of Positional Heads go with doing the task? One line for every method and length."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,7 +200,7 @@ class ExtrapolationStudy:
 _TENSORS = ("curves", "rho_within", "rho_beyond", "plain_curves")
 
 
-def _rank_correlation(some: Sequence[float], others: Sequence[float]) -> float:
-    if len(set(some)) < 2 or len(set(others)) < 2:  # noqa: PLR2004
+def _rank_correlation(some: np.ndarray, others: np.ndarray) -> float:
+    if len(np.unique(some)) < 2 or len(np.unique(others)) < 2:  # noqa: PLR2004
         return float("nan")
     return float(stats.spearmanr(some, others).statistic)
