@@ -18,7 +18,13 @@ from positional_heads.tables import (
     study_table,
     summary_line,
 )
-from positional_heads.views import allocation_curves, dose_response, extrapolation_curves, rho_heat_map
+from positional_heads.views import (
+    allocation_curves,
+    dose_response,
+    extrapolation_curves,
+    methods_told_apart,
+    rho_heat_map,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,6 +94,8 @@ def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[
     content = {
         "extrapolation.csv": study.to_frame().to_csv(index=False).encode(),
         "link.csv": study.link().to_csv(index=False).encode(),
+        "told_apart.csv": study.told_apart().to_csv(index=False).encode(),
+        "told_apart.png": _png(methods_told_apart(study)),
         "extrapolation.png": _png(extrapolation_curves(study)),
         "extrapolation.md": _extrapolation_text(study).encode(),
     }
@@ -115,6 +123,8 @@ answer's tokens beyond the training length over that of the plain model within i
 token.
 
 ![allocation beyond the training length](extrapolation.png)
+
+![what each pair tells apart under each method](told_apart.png)
 
 Within the training length, without extension: {plain}.
 

@@ -9,6 +9,8 @@ from scipy import stats
 
 import positional_heads as ph
 from positional_heads.cli import app
+from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.studies.dpe import dpe_key_pairs
 from positional_heads.studies.extrapolation import base_sweep, extrapolation_study
 from positional_heads.tasks.recall import passkey
 from positional_heads.views import distinguishability, extrapolation_curves
@@ -70,7 +72,7 @@ def test_the_plots_show_the_curves(study):
     figure = extrapolation_curves(study)
     assert len(figure.axes) == 4
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[1].lines}
-    smoothed = study.curves[5, 0, :256].unfold(0, 9, 1).mean(-1)
+    smoothed = study.curves[5, 0, :256].unfold(0, 4, 1).mean(-1)
     np.testing.assert_allclose(lines["self_extend"], smoothed, atol=1e-9)
     axes = distinguishability(torch.tensor([1.0, 0.1]), 100).axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [2 * np.pi, 20 * np.pi], rtol=1e-6)
@@ -122,9 +124,62 @@ def test_from_the_command_line(tmp_path):
     assert result.exit_code == 0, result.output
     assert {file.name for file in out.iterdir()} == {
         *("extrapolation.safetensors", "extrapolation.csv", "link.csv", "extrapolation.png", "extrapolation.md"),
+        *("told_apart.csv", "told_apart.png"),
     }
     shown = CliRunner().invoke(app, ["show", str(out)])
     assert ph.ExtrapolationStudy.load(out).verdict in shown.output
     refused = CliRunner().invoke(app, [*arguments, "--methods", "yarm", "--overwrite"])
     assert refused.exit_code == 1
     assert "did you mean yarn" in refused.output
+
+
+def test_what_pairs_tell_apart_follows_the_methods_frequencies(study):
+    table = study.told_apart()
+    assert len(table) == 6 * 16
+    plain, linear = (table[(table["method"] == name) & (table["length"] == 256)] for name in ("none", "linear"))
+    np.testing.assert_allclose(linear["wavelength"].to_numpy(), 4 * plain["wavelength"].to_numpy(), rtol=1e-6)
+
+
+@torch.no_grad()
+def test_key_pairs_have_the_largest_products_of_norms(tiny):
+    model = tiny("llama")
+    tokens = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(0))
+    found = dpe_key_pairs(model, tokens, keep=0.5)
+    _, cache = model.run_with_cache(tokens)
+    q, k = (cache[f"blocks.1.attn.hook_{name}"].numpy() for name in "qk")  # before rotation
+    for head in range(4):
+        key_head = head * k.shape[2] // 4
+        weight = [
+            np.mean(
+                np.hypot(q[:, :, head, pair], q[:, :, head, pair + 8])
+                * np.hypot(k[:, :, key_head, pair], k[:, :, key_head, pair + 8])
+            )
+            for pair in range(8)
+        ]
+        assert set(np.flatnonzero(found[1][head])) == set(np.argsort(weight)[-4:])
+    with pytest.raises(ValueError, match="keep 0 must be above 0"):
+        dpe_key_pairs(model, tokens, keep=0)
+
+
+def test_a_sweep_takes_the_best_group_of_each_range(bundled, monkeypatch):
+    from positional_heads.studies import dpe
+
+    tried = []
+
+    class Planned:
+        measures = ("log_prob",)
+
+        def measure(self, model):
+            groups = active_extension(model).method.pair_groups
+            tried.append(groups)
+            # as if the fastest range bore no groups, and the slowest were best with the largest
+            return {"log_prob": torch.tensor([-abs(groups[0] - 1.0) + groups[15] / 10])}
+
+    monkeypatch.setattr(dpe, "make_task", lambda *_, **__: Planned())
+    found = dpe.dpe_sweep(bundled, 2048, window=128, ranges=4)
+    assert found.pair_groups[:4] == (1,) * 4
+    assert found.pair_groups[12:] == (8,) * 4
+    assert len(tried) == 4 * 4  # 1, 2, 4, 8 in each of four ranges
+    assert all(groups.count(8) >= 12 for groups in tried)  # the others are held at twice the factor
+    with pytest.raises(ValueError, match="16 pairs cannot be split into 5 equal ranges"):
+        dpe.dpe_sweep(bundled, 1024, ranges=5)

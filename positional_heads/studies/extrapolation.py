@@ -84,13 +84,17 @@ def extrapolation_study(
         followed = plain_scores.top(FOLLOWED_HEADS) if heads is None else plain_scores.known(list(heads))
         plain = _performance(model, task, trained, 0, settings)
         bar.update()
-        found = []
+        found: list[Any] = []
+        frequencies: list[Tensor] = []
         for _, method, length in trials:
             with extended_rope(model, method, training_length=training_length) as extension:
                 within, beyond = _scored(model, tokens[:, :length], followed, trained)
                 done = _performance(model, task, length, trained, settings)
                 done["loss"] = _loss_beyond(model, tokens[:, :length], trained)
-                found.append((within, beyond, done, extension.provenance))
+                table = extension.table(min(extension.chosen), length)
+                factors = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
+                found.append((within, beyond, done, {**extension.provenance, **factors}))
+                frequencies.append(table.inv_freq.double())
             bar.update()
     return ExtrapolationStudy(
         labels=[label for label, _, _ in trials],
@@ -98,6 +102,8 @@ def extrapolation_study(
         methods=[provenance for *_, provenance in found],
         heads=followed,
         curves=torch.stack([_curves(within, beyond, followed, longest, trained) for within, beyond, *_ in found]),
+        frequencies=torch.stack(frequencies),
+        frequencies=torch.stack(frequencies),
         rho_within=torch.stack([_of(within.rho, followed) for within, *_ in found]),
         rho_beyond=torch.stack([_of(beyond.rho, followed) for _, beyond, *_ in found]),
         performance={

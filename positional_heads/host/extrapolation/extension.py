@@ -19,7 +19,9 @@ from positional_heads.contributions import expand_key_heads, head_planes
 from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension, clear_active, set_active
+from positional_heads.host.extrapolation.clex import Clex
 from positional_heads.host.extrapolation.choosing import Method, rope_method
+from positional_heads.host.extrapolation.clex import Clex
 from positional_heads.host.extrapolation.methods import Dpe, HuggingFaceMethod, SelfExtend
 from positional_heads.host.extrapolation.plain_rope import PlainRope, RopeTable, plain_rope
 from positional_heads.host.layers import (
@@ -223,6 +225,11 @@ class Extension:
             raise UnsupportedModelError(msg)
         self._positions = given.reshape(-1, given.shape[-1]) if given.ndim < 3 else given[0]  # noqa: PLR2004
         length = int(self._positions.max()) + 1
+        if isinstance(self.method, Clex):
+            reach = self.method.max_factor * min(rope.training_length for rope in self.ropes.values())
+            if length > reach:
+                msg = f"{length} tokens are beyond what this CLEX checkpoint was trained for: at most {reach}"
+                raise ValueError(msg)
         if isinstance(self.method, SelfExtend):
             reach = min(self.method.reach(rope.training_length) for rope in self.ropes.values())
             if length > reach:

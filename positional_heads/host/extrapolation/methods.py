@@ -196,7 +196,7 @@ def self_extend_advice(training_length: int, target_length: int, window: int | N
 
 @dataclass(frozen=True)
 class Dpe:
-    """DPE: SelfExtend's map with a group size for every pair, for each head's key pairs only (arXiv 2504.18857).
+    """DPE (COLM 2025): SelfExtend's map with a group size for every pair, for each head's key pairs only.
 
     Attributes:
         pair_groups: Group size of each pair; all divide the window.
