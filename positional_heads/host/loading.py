@@ -1,5 +1,6 @@
 """From a name to a model: the bundled one, a local folder, or a hub name, as a TransformerBridge."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from transformer_lens.model_bridge import TransformerBridge
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(
@@ -43,6 +46,9 @@ def load_model(
         raise ValueError(msg)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     try:
+        overrides = rope_overrides(name_or_path, trust_remote_code=trust_remote_code)
+        if overrides:
+            settings["hf_config_overrides"] = overrides
         bridge = TransformerBridge.boot_transformers(
             name_or_path, device=device, dtype=kinds[dtype or "float32"], **settings
         )
@@ -55,6 +61,39 @@ def load_model(
     if name is not None:
         bridge.cfg.model_name = name
     return bridge.eval()
+
+
+def rope_overrides(name_or_path: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """What must be changed in a checkpoint's configuration for `transformers` to rotate as its authors did.
+
+    YaRN-Mistral was trained with beta_fast 128 and beta_slow 2, which its code has and its configuration leaves out:
+    Hugging Face's defaults of 32 and 1 would be wrong. CLEX's rotation is not known to Hugging Face: it is loaded
+    plain, to be extended with `extended_rope(model, "clex", checkpoint=...)`.
+
+    Raises:
+        ValueError: If the rotation is of a type that nothing here knows.
+    """
+    from transformers import AutoConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+    given = dict(getattr(config, "rope_parameters", None) or {})
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if any(isinstance(value, dict) for value in given.values()):
+        return {}
+    if kind == "yarn" and config.model_type == "mistral" and given.get("finetuned") and "beta_fast" not in given:
+        logger.warning("%s: a YaRN-Mistral checkpoint, rotated with beta_fast 128 and beta_slow 2", name_or_path)
+        return {"rope_parameters": {**given, "beta_fast": 128, "beta_slow": 2}}
+    if kind == "clex":
+        logger.warning(
+            "%s: a CLEX checkpoint, loaded with plain RoPE; apply extended_rope(model, 'clex', checkpoint=...)",
+            name_or_path,
+        )
+        return {"rope_parameters": {"rope_type": "default", "rope_theta": given.get("rope_theta", 10000.0)}}
+    if kind not in {"default", *ROPE_INIT_FUNCTIONS}:
+        msg = f"its rope type {kind!r} is not known to transformers ({', '.join(ROPE_INIT_FUNCTIONS)})"
+        raise ValueError(msg)
+    return {}
 
 
 def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:

@@ -92,8 +92,8 @@ def extrapolation_study(
                 done = _performance(model, task, length, trained, settings)
                 done["loss"] = _loss_beyond(model, tokens[:, :length], trained)
                 table = extension.table(min(extension.chosen), length)
-                factors = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
-                found.append((within, beyond, done, {**extension.provenance, **factors}))
+                scales = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
+                found.append((within, beyond, done, {**extension.provenance, **scales}))
                 frequencies.append(table.inv_freq.double())
             bar.update()
     return ExtrapolationStudy(
@@ -102,7 +102,6 @@ def extrapolation_study(
         methods=[provenance for *_, provenance in found],
         heads=followed,
         curves=torch.stack([_curves(within, beyond, followed, longest, trained) for within, beyond, *_ in found]),
-        frequencies=torch.stack(frequencies),
         frequencies=torch.stack(frequencies),
         rho_within=torch.stack([_of(within.rho, followed) for within, *_ in found]),
         rho_beyond=torch.stack([_of(beyond.rho, followed) for _, beyond, *_ in found]),

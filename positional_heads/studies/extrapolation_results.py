@@ -13,7 +13,6 @@ from torch import Tensor
 
 from positional_heads.allocation import jump_at, stretch_between
 from positional_heads.distinguishability import injective_range, told_apart, wavelengths
-from positional_heads.distinguishability import injective_range, told_apart, wavelengths
 from positional_heads.heads import Head
 from positional_heads.result_files import EXTRAPOLATION, EXTRAPOLATION_FILE_NAME, read_result, result_file, write_result
 
@@ -37,7 +36,6 @@ class ExtrapolationStudy:
         heads: The heads whose allocation is followed.
         curves: Mean dominant dimension of each head at each distance, NaN beyond the method's length.
         frequencies: How fast each pair turns under each method, in radians per token.
-        frequencies: How fast each pair turns under each method, in radians per token.
         rho_within: Spearman's rho over pairs at distances below the training length.
         rho_beyond: The same over pairs at distances from the training length on.
         performance: exact, log_prob and loss of each, beyond the training length.
@@ -52,7 +50,6 @@ class ExtrapolationStudy:
     methods: list[dict[str, Any]]
     heads: list[Head]
     curves: Float64[Tensor, "method head distance"]
-    frequencies: Float64[Tensor, "method pair"]
     frequencies: Float64[Tensor, "method pair"]
     rho_within: Float64[Tensor, "method head"]
     rho_beyond: Float64[Tensor, "method head"]
@@ -91,27 +88,6 @@ class ExtrapolationStudy:
                     "loss": float(self.performance["loss"][index]),
                 }
             )
-        return pd.DataFrame(lines)
-
-    def told_apart(self) -> "pd.DataFrame":
-        """What each pair can tell apart under each method, in the tokens of its length.
-
-        Wavelength, distances before the rotation repeats, and how many of those bfloat16 tells apart. Methods that
-        group distances keep the plain frequencies.
-        """
-        import pandas as pd
-
-        lines = []
-        for label, length, frequencies in zip(self.labels, self.lengths, self.frequencies, strict=True):
-            numbers = zip(
-                wavelengths(frequencies).tolist(),
-                injective_range(frequencies, length).tolist(),
-                told_apart(frequencies, length).tolist(),
-                strict=True,
-            )
-            for pair, (wavelength, injective, apart) in enumerate(numbers):
-                line = {"method": label, "length": length, "pair": pair, "wavelength": wavelength}
-                lines.append({**line, "injective_range": injective, "told_apart": apart})
         return pd.DataFrame(lines)
 
     def told_apart(self) -> "pd.DataFrame":
@@ -235,7 +211,6 @@ class ExtrapolationStudy:
             methods=content["methods"],
             heads=[Head.parse(name) for name in content["heads"]],
             curves=tensors["curves"],
-            frequencies=tensors["frequencies"],
             frequencies=tensors["frequencies"],
             rho_within=tensors["rho_within"],
             rho_beyond=tensors["rho_beyond"],

@@ -19,7 +19,6 @@ from positional_heads.contributions import expand_key_heads, head_planes
 from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension, clear_active, set_active
-from positional_heads.host.extrapolation.clex import Clex
 from positional_heads.host.extrapolation.choosing import Method, rope_method
 from positional_heads.host.extrapolation.clex import Clex
 from positional_heads.host.extrapolation.methods import Dpe, HuggingFaceMethod, SelfExtend
