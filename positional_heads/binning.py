@@ -16,7 +16,11 @@ def equal_mass_edges(sample: Float[Tensor, "head sample"], bins: int) -> Float[T
     Args:
         sample: A pilot sample of values per head.
         bins: Number of bins.
+
+    Raises:
+        ValueError: If a value is not finite.
     """
+    refuse_not_finite(sample)
     ordered = sample.sort(dim=-1).values
     positions = (torch.arange(1, bins, device=sample.device) * sample.shape[-1]) // bins
     edges = ordered[:, positions.clamp(max=sample.shape[-1] - 1)]
@@ -25,6 +29,23 @@ def equal_mass_edges(sample: Float[Tensor, "head sample"], bins: int) -> Float[T
     starts_run[:, 1:] &= edges[:, 1:] != edges[:, :-1]
     below = torch.nextafter(edges, torch.full_like(edges, -torch.inf))
     return torch.where(starts_run, below, edges).contiguous()
+
+
+def refuse_not_finite(dominant: Float[Tensor, "head sample"]) -> None:
+    """Refuse dominant dimensions that have no bin.
+
+    Raises:
+        ValueError: If one is NaN or infinite.
+    """
+    if dominant.sum().isfinite():  # a twentieth of the time that looking at every value takes
+        return
+    heads = (~dominant.isfinite()).any(1).nonzero().flatten().tolist()
+    if heads:
+        msg = (
+            f"the dominant dimension D of head {', '.join(map(str, heads))} is not finite: the model's queries or keys "
+            "hold NaN or infinity, or their products overflow; check the checkpoint, or load it in float32"
+        )
+        raise ValueError(msg)
 
 
 def single_valued(edges: Float[Tensor, "head edge"]) -> Bool[Tensor, "head bin"]:

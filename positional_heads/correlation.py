@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from positional_heads.binning import BinLookup, single_valued
+from positional_heads.binning import BinLookup, refuse_not_finite, single_valued
 
 RANK_SCALE = 2.0**31
 """A distance's mid-rank, as a fraction of all pairs, is kept in steps of 2^-31; a bin holds up to 2^32 pairs."""
@@ -50,11 +50,14 @@ class PairPlan:
     n_groups: int = 1
 
     def __post_init__(self) -> None:
-        if not self.lengths or min(self.lengths) < 1:
-            msg = "a plan needs at least one sequence of at least one token"
+        if not self.lengths:
+            msg = "a plan needs at least one sequence"
+            raise ValueError(msg)
+        if min(self.lengths) < 1:
+            msg = f"a sequence of {min(self.lengths)} tokens has no pairs: leave out those without a token"
             raise ValueError(msg)
         if self.skip_keys < 0 or self.min_distance < 0:
-            msg = f"skip_keys {self.skip_keys} and min_distance {self.min_distance} must not be negative"
+            msg = f"skip_keys {self.skip_keys} and min_distance {self.min_distance} must not be negative: 0 counts all"
             raise ValueError(msg)
         if self.max_distance is not None and self.max_distance < self.min_distance:
             msg = f"max_distance {self.max_distance} must be at least min_distance {self.min_distance}"
@@ -153,11 +156,12 @@ class PairStatistics:
             sequence: Which sequence of the plan they come from.
 
         Raises:
-            ValueError: If the tile is too large.
+            ValueError: If the tile is too large, or D is not finite.
         """
         if distance.numel() > 2**20:
             msg = f"a tile of {distance.numel()} pairs is too large: 2^20 at most"
             raise ValueError(msg)
+        refuse_not_finite(dominant)
         heads, bins = self.pairs.shape
         row = torch.arange(heads, device=dominant.device)[:, None]
         bin_of = (self._bins(dominant) + row * bins).flatten()

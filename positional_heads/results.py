@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load, save
@@ -142,18 +143,19 @@ class HeadScores:
             raise ValueError(msg)
         if self.bootstrap_rho is None:
             return torch.full((*self.rho.shape, 2), torch.nan, dtype=self.rho.dtype)
-        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=self.bootstrap_rho.dtype)
-        return torch.quantile(self.bootstrap_rho, tails, dim=0).movedim(0, -1)
+        tails = np.array([(1 - level) / 2, (1 + level) / 2])
+        quantiles = np.quantile(self.bootstrap_rho.numpy(), tails, axis=0)  # torch.quantile takes 2^24 numbers at most
+        return torch.from_numpy(quantiles).to(self.bootstrap_rho.dtype).movedim(0, -1)
 
     def top(self, k: int) -> list[Head]:
         """The k heads with the highest rho, best first.
 
         Raises:
-            ValueError: If fewer heads have a score.
+            ValueError: If k is negative, or fewer heads have a score.
         """
         ranked = [head for head in self.heads if not self.rho[head].isnan()]
         if not 0 <= k <= len(ranked):
-            msg = f"{k} heads asked for, {len(ranked)} have a score"
+            msg = f"{k} heads asked for, {len(ranked)} have a score: ask for 0 to {len(ranked)}"
             raise ValueError(msg)
         return sorted(ranked, key=lambda head: -float(self.rho[head]))[:k]
 
@@ -224,7 +226,8 @@ class HeadScores:
             The file written.
         """
         file = result_file(path)
-        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        copied = torch.contiguous_format  # a copy of each, because safetensors refuses tensors that share memory
+        tensors = {name: tensor.clone(memory_format=copied) for name, tensor in self._tensors().items()}
         content = {
             "verdict": self.verdict,
             "table": json.loads(self.to_frame().to_json(orient="records")),

@@ -56,6 +56,20 @@ def test_smooth_values_are_not_taken_for_ties():
     assert not single_valued(equal_mass_edges(values_of("smooth", 0), 64)).any()
 
 
-def test_more_bins_than_the_table_can_tell_apart_are_refused():
-    with pytest.raises(ValueError, match="40000 bins are too many"):
-        BinLookup(torch.arange(39999.0)[None])
+@pytest.mark.parametrize("edges", [torch.arange(32767.0), torch.rand(32767).sort().values, torch.zeros(32767)])
+def test_as_many_bins_as_the_table_can_tell_apart_are_all_found(edges):
+    values = torch.cat([edges, edges + 0.25, edges[:1] - 1, edges[-1:] + 1])[None]
+    assert torch.equal(BinLookup(edges[None])(values), torch.searchsorted(edges[None], values))
+
+
+def test_one_bin_more_than_the_table_can_tell_apart_is_refused():
+    with pytest.raises(ValueError, match=r"32769 bins are too many: 2\^15 at most"):
+        BinLookup(torch.arange(32768.0)[None])
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_values_that_are_not_finite_get_no_edges(value):
+    sample = values_of("smooth", 0)
+    sample[0, 7] = sample[2, 7] = value
+    with pytest.raises(ValueError, match=r"D of head 0, 2 is not finite: .* load it in float32"):
+        equal_mass_edges(sample, 64)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 from positional_heads.binning import equal_mass_edges
 from positional_heads.correlation import PairPlan, PairStatistics, curve_correlation
@@ -72,16 +72,17 @@ def test_the_bound_holds_also_for_coarse_bins(seed, kind):
     assert ((correlation.rho - expected).abs() <= correlation.bound + 1e-9).all()
 
 
-@pytest.mark.parametrize("direction", [1, -1])
-def test_the_bound_is_no_larger_than_the_worst_case(direction):
-    """Bins say nothing about distance, all of which hides in the order within them: error and bound all but meet."""
+@pytest.mark.parametrize(("bins", "direction"), [("unrelated", 1), ("unrelated", -1), ("following", -1)])
+def test_the_bound_is_no_larger_than_the_worst_case(bins, direction):
+    """Distance hides in the order within bins, or two bins follow it and the order within them does the reverse."""
     plan, distance = PairPlan((90,)), pairs_of(90)
     torch.manual_seed(0)
     jitter = 1e-4 * torch.rand(1, len(distance))  # breaks ties, and stays below 1e-3, a step of distance
-    dominant = torch.randint(64, (1, len(distance))) + direction * (distance / 1000 + jitter)
+    chosen = torch.randint(64, distance.shape) if bins == "unrelated" else 63 * (distance > distance.median())
+    dominant = chosen + direction * (distance / 1000 + jitter)
     correlation = counted(plan, torch.arange(63)[None] + 0.5, [(dominant, distance, 0)]).correlation()
     error = abs(float(correlation.rho) - spearmanr(distance, dominant[0]).statistic)
-    assert 0.97 * float(correlation.bound) < error <= float(correlation.bound)
+    assert 0.97 * float(correlation.bound) < error <= float(correlation.bound)  # not all: distances have ties
 
 
 @pytest.mark.parametrize("limits", [{}, {"window": 5}, {"skip_keys": 4}, {"min_distance": 2, "max_distance": 8}])
@@ -124,6 +125,17 @@ def test_sums_stay_exact_at_the_largest_tile():
     assert int(statistics.rank_sums.sum()) == pairs * int(plan.rank_grid[1])
     with pytest.raises(ValueError, match="a tile of 1048577 pairs is too large"):
         statistics.update(torch.zeros(1, pairs + 1), torch.ones(pairs + 1, dtype=torch.long), 0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_dominant_dimensions_that_are_not_finite_are_refused_and_leave_no_trace(value):
+    plan, edges, [(dominant, distance, sequence), _] = study()
+    statistics = PairStatistics(plan, edges)
+    spoilt = dominant.clone()
+    spoilt[1, 5] = value
+    with pytest.raises(ValueError, match="D of head 1 is not finite: the model's queries or keys hold NaN or infinity"):
+        statistics.update(spoilt, distance, sequence)
+    assert not any(tensor.any() for tensor in statistics.tensors.values())
 
 
 def test_different_plans_are_not_added():
@@ -189,6 +201,21 @@ def test_resampling_counts_groups_again():
         np.testing.assert_allclose(row.numpy(), expected, atol=2e-3)  # 64 coarse bins lose a share of 1 / 64^2
 
 
+@pytest.mark.parametrize("drawn", [[0, 1, 2, 3], [0, 0, 2, 3], [1, 1, 1, 1], [3, 2, 3, 3]])
+def test_resampling_sequences_of_unequal_lengths_keeps_the_ranks_of_distances(drawn):
+    """D is ranked anew among the pairs drawn, distances are not; as many values of D as coarse bins, so no loss."""
+    lengths = (60, 12, 35, 21)
+    plan, distance = PairPlan(lengths, n_groups=4), [pairs_of(length) for length in lengths]
+    torch.manual_seed(0)
+    dominant = [(8 * torch.randn(1, len(t)) + t / 4 + 32).round().clamp(0, 63) for t in distance]
+    correlation = counted(plan, torch.arange(63)[None] + 0.5, zip(dominant, distance, range(4), strict=True))
+    weights = torch.bincount(torch.tensor(drawn), minlength=4).float()[None]
+    fixed = np.split(rankdata(torch.cat(distance)), np.cumsum([len(t) for t in distance])[:-1])
+    ranks = rankdata(torch.cat([dominant[sequence][0] for sequence in drawn]))
+    expected = pearsonr(np.concatenate([fixed[sequence] for sequence in drawn]), ranks).statistic
+    assert float(correlation.correlation().resampled_rho(weights)) == pytest.approx(expected, abs=1e-7)  # 2^-31 steps
+
+
 def test_curves_are_means_at_each_distance():
     plan, edges, tiles = study("smooth", skip_keys=1, window=50)
     correlation = counted(plan, edges, tiles).correlation()
@@ -202,15 +229,19 @@ def test_curves_are_means_at_each_distance():
     assert float(correlation.rho_curve[0]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_flat_curve_has_no_correlation():
-    assert curve_correlation(torch.tensor([[1.0, 1.0, 1.0], [1.0, 2.0, torch.nan]])).isnan().tolist() == [True, False]
+def test_a_flat_or_unknown_curve_has_no_correlation():
+    nan = torch.nan
+    curves = torch.tensor([[1.0, 1.0, 1.0], [nan, nan, nan], [nan, 1.0, nan], [1.0, 2.0, nan]])
+    assert curve_correlation(curves).isnan().tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize(
     ("settings_", "message"),
     [
         ({"lengths": ()}, "at least one sequence"),
-        ({"lengths": (4,), "skip_keys": -1}, "must not be negative"),
+        ({"lengths": (4, 0)}, "a sequence of 0 tokens has no pairs: leave out those"),
+        ({"lengths": (4,), "skip_keys": -1}, "skip_keys -1 and min_distance 0 must not be negative"),
+        ({"lengths": (4,), "min_distance": -1}, "skip_keys 0 and min_distance -1 must not be negative"),
         ({"lengths": (4,), "min_distance": 3, "max_distance": 2}, "max_distance 2 must be at least min_distance 3"),
     ],
 )

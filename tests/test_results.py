@@ -32,6 +32,19 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, null, bootstrap):
     assert loaded.verdict == scores.verdict
 
 
+def test_a_path_without_a_suffix_is_a_folder(tmp_path):
+    assert synthetic_scores().save(tmp_path / "runs" / "first") == tmp_path / "runs" / "first" / "scores.safetensors"
+    assert ph.HeadScores.load(tmp_path / "runs" / "first").verdict == synthetic_scores().verdict
+
+
+def test_fields_that_share_memory_are_saved_apart(tmp_path):
+    scores = synthetic_scores()
+    shared = replace(scores, rho_curve=scores.rho, bound=scores.bound[:1].expand(3, 4), null=None)
+    loaded = ph.HeadScores.load(replace(shared, bootstrap_rho=scores.rho[None].expand(2, 3, 4)).save(tmp_path))
+    for found in (loaded.rho, loaded.rho_curve, *loaded.bootstrap_rho):
+        assert torch.equal(found.nan_to_num(9), scores.rho.nan_to_num(9))
+
+
 def test_the_file_is_a_plain_safetensors_file(tmp_path):
     scores = synthetic_scores()
     assert torch.equal(load_file(scores.save(tmp_path / "my.safetensors"))["rho"].nan_to_num(), scores.rho.nan_to_num())
@@ -91,7 +104,7 @@ def test_a_flipped_bit_anywhere_in_the_header_is_noticed(tmp_path, bit):
 
 def test_foreign_files_are_refused(tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ph.ResultFileError, match="not one of head scores"):
+    with pytest.raises(ph.ResultFileError, match=r"not a positional_heads\.HeadScores; positional-heads score writes"):
         ph.HeadScores.load(tmp_path / "other.safetensors")
     (tmp_path / "notes.txt").write_text("In the beginning God created the heaven and the earth.")
     with pytest.raises(ph.ResultFileError, match="not a result file"):
@@ -132,6 +145,13 @@ def test_heads_are_ranked_by_signed_rho():
     assert scores.positional_heads(threshold=0.25) == [Head(0, 3)]
     assert scores.positional_heads(alpha=0.05) == [Head(0, 3)]
     assert all(not scores.rho[head].isnan() for head in scores.top(8))
+    assert scores.top(8)[-1] == Head(0, 0)
+    strongly_negative = replace(scores, rho=torch.where(scores.rho == -0.1, -0.9, scores.rho))
+    assert strongly_negative.top(8) == scores.top(8)
+
+
+def test_a_threshold_includes_itself():
+    assert synthetic_scores().positional_heads(threshold=0.2) == [Head(0, 3), Head(0, 2)]
 
 
 @pytest.mark.parametrize(
@@ -147,9 +167,10 @@ def test_impossible_rules_are_refused(rule, message):
         synthetic_scores().positional_heads(**rule)
 
 
-def test_more_heads_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="9 heads asked for, 8 have a score"):
-        synthetic_scores().top(9)
+@pytest.mark.parametrize("k", [9, -1])
+def test_more_heads_than_there_are_or_fewer_than_none_are_refused(k):
+    with pytest.raises(ValueError, match=f"^{k} heads asked for, 8 have a score: ask for 0 to 8$"):
+        synthetic_scores().top(k)
 
 
 def test_without_a_null_nothing_is_called_significant():
@@ -203,6 +224,14 @@ def test_intervals_are_quantiles_of_the_resamples():
         scores.interval(95)
 
 
+def test_intervals_are_found_over_any_number_of_resamples():
+    """Over 2^24 numbers, where torch.quantile gives up: evenly spaced ones, whose quantiles are the levels."""
+    drawn = torch.linspace(1, 0, 1_400_001)[:, None, None].expand(-1, 3, 4)
+    scores = replace(synthetic_scores(), bootstrap_rho=drawn)
+    assert drawn.numel() > 2**24
+    assert torch.allclose(scores.interval(0.9), torch.tensor([0.05, 0.95]).expand(3, 4, 2), atol=1e-6)
+
+
 def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
     frame = synthetic_scores().to_frame()
     assert frame["name"].tolist() == [f"L{layer}H{head}" for layer in range(3) for head in range(4)]
@@ -233,8 +262,12 @@ def test_the_table_holds_each_number_under_its_own_name():
 def test_heads_are_written_as_the_field_writes_them():
     assert str(Head(3, 7)) == "L3H7"
     assert Head.parse(" L3H7") == (3, 7)
-    with pytest.raises(ValueError, match=r"'3\.7' is not a head"):
-        Head.parse("3.7")
+
+
+@pytest.mark.parametrize("text", ["3.7", "L3H7x", "3H7", "xL3H7", "L3", "L-1H2", ""])
+def test_other_ways_to_write_a_head_are_refused(text):
+    with pytest.raises(ValueError, match=f"^{text!r} is not a head: write layer and head as in L3H7$"):
+        Head.parse(text)
 
 
 def test_a_result_in_a_folder_that_cannot_be_made_says_so(tmp_path):

@@ -63,6 +63,14 @@ def test_frequencies_are_read_off_phases():
     assert torch.allclose(pair_frequencies(phase), expected, rtol=1e-5, atol=0)
 
 
+def test_frequencies_are_read_off_phases_rounded_to_bfloat16():
+    """A rounding turns a phase by 2^-9 at most, two blur 256 tokens by 2^-8, and 256 spans average that out 16-fold."""
+    phase = plain_phases(torch.arange(512).float() + 37, 10000.0, 32)
+    rounded = torch.complex(phase.real.bfloat16().float(), phase.imag.bfloat16().float())
+    expected = 10000.0 ** (-torch.arange(0, 32, 2).double() / 32)
+    assert (pair_frequencies(rounded) - expected).abs().max() < 2**-8 / 256 / 8
+
+
 @pytest.mark.parametrize("width", [3, 0, 10])
 def test_a_width_that_is_odd_or_too_large_is_refused(width):
     with pytest.raises(ValueError, match=f"rotary_dim {width} must be even and between 2 and d_head = 8"):

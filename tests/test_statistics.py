@@ -1,13 +1,16 @@
 """P-values are uniform when nothing is there, intervals cover, and the verdict says what the numbers say."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from positional_heads.results import NullScores
 from positional_heads.statistics import benjamini_hochberg, bootstrap_weights, excess_p_values, verdict
+from tests.synthetic import synthetic_scores
 
 
 def step_up(p):
@@ -43,6 +46,31 @@ def test_p_values_stay_uniform_with_sampling_noise_of_known_size():
     rho = per_group.mean(0) + 0.01 * torch.randn(50, 40, generator=rng)
     p = excess_p_values(rho, null, per_group.var(0) / groups, groups).flatten()
     assert stats.kstest(p.numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("groups", [3, 16])
+def test_p_values_are_not_too_small_with_few_groups(groups):
+    """Sequences are drawn, shuffles hardly vary: the bootstrap of few groups understates how much rho varies."""
+    rng = torch.Generator().manual_seed(groups)
+    per_group = 0.2 + 0.04 * torch.randn(groups, 1, 400_000, generator=rng, dtype=torch.float64)
+    rho = per_group.mean(0)
+    shuffled = 0.2 + 1e-5 * torch.randn(5, *rho.shape, generator=rng, dtype=torch.float64)
+    half = (per_group.var(0, correction=0) / groups / 2).sqrt()  # of two resamples with the variance of all
+    curve = rho[..., None]
+    scores = replace(
+        synthetic_scores(),
+        rho=rho,
+        rho_curve=rho,
+        curve=curve,
+        pair_counts=torch.ones(1, 1).long(),
+        bound=rho,
+        frequencies=rho,
+        null=NullScores(shuffled, curve, curve),
+        bootstrap_rho=torch.stack([rho - half, rho + half]),
+        provenance={"data": {"groups": groups}},
+    )
+    smaller = stats.kstest(scores.p_values.flatten().numpy(), "uniform", alternative="greater")
+    assert smaller.pvalue > 0.01
 
 
 def test_an_excess_makes_the_p_value_small():

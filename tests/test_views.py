@@ -105,6 +105,11 @@ def test_heads_that_do_not_exist_are_refused(head):
         allocation_curves(synthetic_scores(), [head])
 
 
+def test_heads_without_a_curve_are_refused_with_their_reason():
+    with pytest.raises(ValueError, match=r"L2H1 has no curve to draw \(it has no rotary embedding\): leave it out"):
+        allocation_curves(synthetic_scores(), [Head(0, 3), Head(2, 1)])
+
+
 @pytest.mark.parametrize("null", [True, False])
 @pytest.mark.parametrize("name", ["a $broken^ name", "<script>alert(1)</script>"])
 def test_plots_draw_whatever_the_model_is_called(null, name):

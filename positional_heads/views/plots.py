@@ -52,9 +52,14 @@ def allocation_curves(scores: HeadScores, heads: Sequence[Head] | None = None) -
         heads: Which heads; the four with the highest rho when None.
 
     Raises:
-        ValueError: If the model has no such head.
+        ValueError: If the model has no such head, or the head has no curve.
     """
     heads = scores.top(min(4, int((~scores.rho.isnan()).sum()))) if heads is None else scores.known(heads)
+    for head in heads:
+        if scores.curve[head].isnan().all():
+            reason = scores.reasons.get(head, "none of its pairs counts")
+            msg = f"{head} has no curve to draw ({reason}): leave it out"
+            raise ValueError(msg)
     columns = min(2, max(1, len(heads)))
     rows = -(-len(heads) // columns) or 1
     figure = Figure(figsize=(4.6 * columns, 2.7 * rows + 0.4), layout="constrained")
