@@ -11,6 +11,7 @@ from positional_heads.heads import Head
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.tasks.examples import AnswerTask, Task, function_task
+from positional_heads.tasks.longbench import longbench
 from positional_heads.tasks.perplexity import perplexity
 from positional_heads.tasks.recall import copy, kv, needle, passkey
 
@@ -23,6 +24,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "kv": kv,
     "copy": copy,
     "perplexity": perplexity,
+    "longbench": longbench,
 }
 NEEDS_REFERENCE = ("mean", "resample")
 
@@ -81,8 +83,8 @@ def evaluate(
 
     Args:
         model: A TransformerBridge.
-        task: Name of a task (passkey, needle, kv, copy, perplexity), a task, or a function from the model to one score
-            per example, higher being better.
+        task: Name of a task (passkey, needle, kv, copy, perplexity, longbench), a task, or a function from the model to
+            one score per example, higher being better.
         ablate: Heads to ablate meanwhile.
         mode: What becomes of them, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
