@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 .PHONY: help demo test test-oldest lint format clean
 
 help:
-	@echo 'make demo         score the bundled model on the bundled text, report in OUT ($(OUT))'
+	@echo 'make demo         score and extend the bundled model, report in OUT ($(OUT))'
 	@echo 'make test         ruff, mypy and every test, with the versions of constraints.txt'
 	@echo 'make test-oldest  every test, with the versions of constraints-oldest.txt'
 	@echo 'make lint         ruff and mypy only'
@@ -19,6 +19,8 @@ help:
 
 demo: .venv/.installed
 	.venv/bin/positional-heads score bundled --text bundled --out $(OUT) --sequences 12 --null-repeats 10 --overwrite
+	.venv/bin/positional-heads extrapolate bundled --methods none,yarn --factors 2 --depths 2 --examples 1 \
+		--sequences 1 --out $(OUT)/extrapolation --overwrite
 
 test: lint
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
