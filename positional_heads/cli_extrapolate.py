@@ -44,6 +44,9 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.report import write_extrapolation_report
         from positional_heads.studies.extrapolation import extrapolation_study
+        from positional_heads.studies.finished import FILE_NAME
+
+        say(f"finished parts are kept in {out / FILE_NAME}: the same command goes on where it was stopped")
 
         study = extrapolation_study(
             bridge,
@@ -53,12 +56,14 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             task=task,
             training_length=training_length,
             sequences=sequences,
+            checkpoint=out,
             progress=True,
             depths=depths,
             examples=examples,
             seed=seed,
         )
         written = write_extrapolation_report(study, out)
+        (out / FILE_NAME).unlink(missing_ok=True)
         show_extrapolation(written[0], as_json)
         say("written: " + ", ".join(str(name) for name in written))
 

@@ -114,7 +114,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bundled, scores, tmp
     with pytest.raises(KeyboardInterrupt):
         ablation_study(bundled, scores, CountingTask(dies_after=5), **settings, checkpoint=tmp_path)
     file = tmp_path / FILE_NAME
-    file.write_text(file.read_text() + '{"heads": ["L0H1"], "meas')  # killed while it was writing
+    file.write_text(file.read_text() + '{"part": "L0H1", "res')  # killed while it was writing
     rest = CountingTask()
     found = ablation_study(bundled, scores, rest, **settings, checkpoint=tmp_path)
     assert rest.measured == whole.measured - 5 == len(expected.sets) - 5
@@ -161,7 +161,7 @@ def test_a_killed_command_goes_on(tmp_path, scores):
     assert f"{done}/" in finished.stderr  # the bar begins behind what is done
     assert not cells.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
-    first = json.loads(before[1])["measures"]["log_prob"]
+    first = json.loads(before[1])["result"]["log_prob"]
     assert study.values["log_prob"][0].tolist() == first
     shown = subprocess.run([*command[:3], "show", str(tmp_path / "out")], capture_output=True, text=True, check=True)
     assert study.verdict in shown.stdout

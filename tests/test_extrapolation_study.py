@@ -183,3 +183,26 @@ def test_a_sweep_takes_the_best_group_of_each_range(bundled, monkeypatch):
     assert all(groups.count(8) >= 12 for groups in tried)  # the others are held at twice the factor
     with pytest.raises(ValueError, match="16 pairs cannot be split into 5 equal ranges"):
         dpe.dpe_sweep(bundled, 1024, ranges=5)
+
+
+def test_a_study_that_was_stopped_goes_on_and_ends_the_same(study, bundled, tmp_path, monkeypatch):
+    from positional_heads.studies import extrapolation
+
+    arguments = {"methods": ["none", "linear", "self_extend"], "factors": [2, 4], "heads": study.heads, **SMALL}
+    measured, plain = [], extrapolation._performance
+
+    def dies(model, name, length, *rest):
+        measured.append(length)
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        return plain(model, name, length, *rest)
+
+    monkeypatch.setattr(extrapolation, "_performance", dies)
+    with pytest.raises(KeyboardInterrupt):
+        extrapolation_study(bundled, ph.bundled_text(), checkpoint=tmp_path, **arguments)
+    found = extrapolation_study(bundled, ph.bundled_text(), checkpoint=tmp_path, **arguments)
+    assert len(measured) == 4 + 1 + 4  # plain and two of six before; plain and four after
+    assert torch.equal(found.curves.nan_to_num(-1), study.curves.nan_to_num(-1))
+    assert torch.equal(found.performance["log_prob"], study.performance["log_prob"])
+    with pytest.raises(ValueError, match="finished part of another study"):
+        extrapolation_study(bundled, ph.bundled_text()[9:], checkpoint=tmp_path, **arguments)

@@ -47,7 +47,6 @@ class LayerVectors:
         phase: cos + i sin of each position and pair.
         window: Distances the mask lets through, 0 to window - 1; None if it hides none in sequences of this length.
         bands: What is used instead of rot_q and rot_k by distance, where an extension rewrites scores; else None.
-        bands: What is used instead of rot_q and rot_k by distance, where an extension rewrites scores; else None.
     """
 
     rotary: RotaryLayer

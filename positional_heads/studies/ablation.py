@@ -16,8 +16,8 @@ from positional_heads.host.provenance import data_hash, library_versions, model_
 from positional_heads.host.retrieval import retrieval_scores
 from positional_heads.results import HeadScores
 from positional_heads.studies.ablation_results import AblationStudy
-from positional_heads.studies.finished import FILE_NAME, FinishedSets
-from positional_heads.studies.head_sets import by_kind, distinct_sets, doses, study_cells
+from positional_heads.studies.finished import FinishedParts
+from positional_heads.studies.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
 from positional_heads.tasks.examples import AnswerTask, Task
 from positional_heads.tasks.measuring import make_task, ready_ablation
 
@@ -94,21 +94,25 @@ def ablation_study(
         "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
     }
     identity = {key: provenance[key] for key in ("model", "task", "ablation")}
-    finished = FinishedSets(None if checkpoint is None else Path(checkpoint) / FILE_NAME, identity)
+    finished = FinishedParts(checkpoint, identity)
     wanted = distinct_sets(cells)
-    with tqdm(total=len(wanted), unit="set", desc=f"ablating for {made.name}", disable=not progress) as bar:
-        bar.update(sum(heads in finished.results for heads in wanted))
+    done, title = sum(_part(heads) in finished for heads in wanted), f"ablating for {made.name}"
+    with tqdm(total=len(wanted), initial=done, unit="set", desc=title, disable=not progress) as bar:
         for heads in wanted:
-            if heads in finished.results:
+            if _part(heads) in finished:
                 continue
             with model.hooks(fwd_hooks=ablation.hooks(heads)):  # type: ignore[attr-defined]
-                finished.add(heads, made.measure(model, batch_size))
+                measured = made.measure(model, batch_size)
+            finished.add(_part(heads), {name: values.tolist() for name, values in measured.items()})
             bar.update()
+    results = [finished.results[_part(heads)] for heads in wanted]
     return AblationStudy(
         task=made.name,
         rows=made.rows,
         cells=cells,
-        values={name: torch.stack([finished.results[heads][name] for heads in wanted]) for name in made.measures},
+        values={
+            name: torch.tensor([result[name] for result in results], dtype=torch.float64) for name in made.measures
+        },
         ranking=ranking,
         ranked_by=ranked_by,
         retrieval=retrieval,
@@ -116,6 +120,10 @@ def ablation_study(
         notes=[*notes, *_control_notes(by_kind(cells, "random"), sizes, n_random)],
         provenance=provenance,
     )
+
+
+def _part(heads: HeadSet) -> str:
+    return " ".join(str(head) for head in heads)
 
 
 def _refuse_other_model(model: TransformerLensModel, scores: HeadScores) -> None:

@@ -1,6 +1,8 @@
 """What happens to Positional Heads beyond the training length, under each method, and does it go with the task?"""
 
+import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ from tqdm.auto import tqdm
 
 from positional_heads.heads import Head
 from positional_heads.host.extrapolation.choosing import Method, rope_method
-from positional_heads.host.extrapolation.extension import extended_rope
+from positional_heads.host.extrapolation.extension import Extension, extended_rope
 from positional_heads.host.extrapolation.methods import HuggingFaceMethod
 from positional_heads.host.extrapolation.plain_rope import plain_rope
 from positional_heads.host.layers import resolve_layers
@@ -18,20 +20,21 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import start_token, text_tokens
-from positional_heads.results import HeadScores
 from positional_heads.scoring import score_heads
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
+from positional_heads.studies.finished import FinishedParts
 from positional_heads.tasks.examples import AnswerTask, Example
 from positional_heads.tasks.measuring import make_task
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
 ANSWERS_AT_A_DISTANCE = ("passkey", "needle", "kv", "copy")
 FOLLOWED_HEADS = 4
+LONG_TEXT = 200
 
 
 def extrapolation_study(
     model: TransformerLensModel,
-    text_or_tokens: str | Int[Tensor, "batch pos"],
+    text_or_tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
     methods: Sequence[str | Method] = METHODS,
     factors: Sequence[float] = (2, 4),
     *,
@@ -39,6 +42,7 @@ def extrapolation_study(
     heads: Sequence[Head] | None = None,
     training_length: int | None = None,
     sequences: int = 2,
+    checkpoint: str | Path | None = None,
     progress: bool = False,
     **task_settings: Any,
 ) -> ExtrapolationStudy:
@@ -54,6 +58,7 @@ def extrapolation_study(
         heads: Heads to follow; the four with the highest rho within the training length when None.
         training_length: Tokens that the model was trained on; found in its configuration when None.
         sequences: How many sequences of the text to score, where a text is given.
+        checkpoint: Folder in which finished methods are kept, so that the same call goes on where one was stopped.
         progress: Show a progress bar.
         **task_settings: Settings of the task, e.g. depths, examples, haystack.
 
@@ -78,50 +83,45 @@ def extrapolation_study(
     tokens = _long_tokens(model, text_or_tokens, longest, sequences)
     trials = list(_trials(methods, factors, trained))
     settings = {"depths": 5, "examples": 2, **task_settings}
+    provenance = {
+        "versions": library_versions(),
+        "model": model_provenance(model),
+        "data": {"sha256": data_hash([(row, None) for row in tokens]), "sequences": len(tokens), "longest": longest},
+        "task": {"name": task, **{key: _in_brief(value) for key, value in settings.items()}},
+    }
     steps = len(trials) + 1
     with tqdm(total=steps, unit="method", desc="extrapolating", disable=not progress) as bar:
         plain_scores = score_heads(model, tokens[:, :trained], beyond_context=True, null_repeats=0)
         followed = plain_scores.top(FOLLOWED_HEADS) if heads is None else plain_scores.known(list(heads))
         plain = _performance(model, task, trained, 0, settings)
         bar.update()
-        found: list[Any] = []
-        frequencies: list[Tensor] = []
-        for _, method, length in trials:
-            with extended_rope(model, method, training_length=training_length) as extension:
-                within, beyond = _scored(model, tokens[:, :length], followed, trained)
-                done = _performance(model, task, length, trained, settings)
-                done["loss"] = _loss_beyond(model, tokens[:, :length], trained)
-                table = extension.table(min(extension.chosen), length)
-                scales = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
-                found.append((within, beyond, done, {**extension.provenance, **scales}))
-                frequencies.append(table.inv_freq.double())
+        identity = {**{key: provenance[key] for key in ("model", "data", "task")}, "trained": trained}
+        finished = FinishedParts(checkpoint, {**identity, "heads": [str(head) for head in followed]})
+        for label, method, length in trials:
+            if (part := f"{label} at {length}") not in finished:
+                with extended_rope(model, method, training_length=training_length) as extension:
+                    made = _trial(model, extension, tokens[:, :length], followed, trained)
+                    made["performance"] = _performance(model, task, length, trained, settings)
+                    made["performance"]["loss"] = _loss_beyond(model, tokens[:, :length], trained)
+                finished.add(part, made)
             bar.update()
+    found = [finished.results[f"{label} at {length}"] for label, _, length in trials]
     return ExtrapolationStudy(
         labels=[label for label, _, _ in trials],
         lengths=[length for _, _, length in trials],
-        methods=[provenance for *_, provenance in found],
+        methods=[one["method"] for one in found],
         heads=followed,
-        curves=torch.stack([_curves(within, beyond, followed, longest, trained) for within, beyond, *_ in found]),
-        frequencies=torch.stack(frequencies),
-        rho_within=torch.stack([_of(within.rho, followed) for within, *_ in found]),
-        rho_beyond=torch.stack([_of(beyond.rho, followed) for _, beyond, *_ in found]),
+        curves=torch.stack([_padded(one["curves"], longest) for one in found]),
+        frequencies=_float64([one["frequencies"] for one in found]),
+        rho_within=_float64([one["rho_within"] for one in found]),
+        rho_beyond=_float64([one["rho_beyond"] for one in found]),
         performance={
-            name: torch.tensor([done[name] for _, _, done, _ in found], dtype=torch.float64)
-            for name in ("exact", "log_prob", "loss")
+            name: _float64([one["performance"][name] for one in found]) for name in ("exact", "log_prob", "loss")
         },
         plain=plain,
         plain_curves=_of(plain_scores.curve, followed),
         training_length=trained,
-        provenance={
-            "versions": library_versions(),
-            "model": model_provenance(model),
-            "data": {
-                "sha256": data_hash([(row, None) for row in tokens]),
-                "sequences": len(tokens),
-                "longest": longest,
-            },
-            "task": {"name": task, **{key: value for key, value in settings.items() if key != "haystack"}},
-        },
+        provenance=provenance,
     )
 
 
@@ -165,14 +165,22 @@ def _trials(
                 yield f"{method.name} ({own})", method, length
 
 
+def _in_brief(value: Any) -> Any:
+    """A long text by its sha256, anything else as it is."""
+    if isinstance(value, str) and len(value) > LONG_TEXT:
+        return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
+    return value
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _long_tokens(
-    model: Any, text_or_tokens: str | Int[Tensor, "batch pos"], length: int, sequences: int
+    model: Any, text_or_tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"], length: int, sequences: int
 ) -> Int[Tensor, "batch pos"]:
     if isinstance(text_or_tokens, Tensor):
+        text_or_tokens = text_or_tokens[None] if text_or_tokens.ndim == 1 else text_or_tokens
         if text_or_tokens.shape[1] < length:
             msg = f"sequences of {text_or_tokens.shape[1]} tokens given, the largest factor needs {length}"
             raise ValueError(msg)
@@ -186,25 +194,35 @@ def _long_tokens(
     return torch.stack([torch.cat([start, piece]) for piece in pieces])
 
 
-def _scored(
-    model: Any, tokens: Int[Tensor, "batch pos"], followed: Sequence[Head], trained: int
-) -> tuple[HeadScores, HeadScores]:
+def _trial(
+    model: Any, extension: Extension, tokens: Int[Tensor, "batch pos"], followed: Sequence[Head], trained: int
+) -> dict[str, Any]:
     """Scores over pairs within the training length, and over those beyond; between them they count every pair once."""
     layers = sorted({head.layer for head in followed})
-    return (
-        score_heads(model, tokens, layers=layers, beyond_context=True, max_distance=trained - 1),
-        score_heads(model, tokens, layers=layers, beyond_context=True, min_distance=trained),
-    )
+    within = score_heads(model, tokens, layers=layers, beyond_context=True, max_distance=trained - 1)
+    beyond = score_heads(model, tokens, layers=layers, beyond_context=True, min_distance=trained)
+    curves = torch.cat([_of(within.curve, followed)[:, :trained], _of(beyond.curve, followed)[:, trained:]], dim=1)
+    table = extension.table(min(extension.chosen), tokens.shape[1])
+    return {
+        "method": {
+            **extension.provenance,
+            "attention_factor": table.attention_factor,
+            "score_factor": table.score_factor,
+        },
+        "curves": curves.tolist(),
+        "frequencies": table.inv_freq.double().tolist(),
+        "rho_within": _of(within.rho, followed).tolist(),
+        "rho_beyond": _of(beyond.rho, followed).tolist(),
+    }
 
 
-def _curves(
-    within: HeadScores, beyond: HeadScores, followed: Sequence[Head], longest: int, trained: int
-) -> Float64[Tensor, "head distance"]:
-    near, far = _of(within.curve, followed), _of(beyond.curve, followed)
-    curves = torch.full((len(followed), longest), torch.nan, dtype=torch.float64)
-    curves[:, : near.shape[1]] = near
-    curves[:, trained : far.shape[1]] = far[:, trained:]
-    return curves
+def _padded(curves: list[list[float]], length: int) -> Float64[Tensor, "head distance"]:
+    found = _float64(curves)
+    return torch.nn.functional.pad(found, (0, length - found.shape[1]), value=torch.nan)
+
+
+def _float64(values: Any) -> Float64[Tensor, "..."]:
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _of(values: Tensor, heads: Sequence[Head]) -> Tensor:
