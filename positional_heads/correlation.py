@@ -4,112 +4,22 @@ Method section 4. The ranks of all distances are known in closed form before a p
 tokens has n - t pairs at distance t. So two sums per bin of D and head suffice: how many pairs fell into the bin, and
 the sum of their distances' ranks. The ranks of D follow from the counts. Everything kept is an integer (ranks and D in
 fixed point), so that tiles, sequences, processes and machines add up to the very same numbers in any order.
-
-Conventions that bite: distance = query_pos - key_pos >= 0, in tokens; a window of W lets a query see distances 0 to
-W - 1; `skip_keys` drops the first keys of each sequence; `min_distance` and `max_distance` are both inclusive.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Float, Float64, Int
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from positional_heads.binning import BinLookup, refuse_not_finite, single_valued
+from positional_heads.binning import BinLookup, single_valued
+from positional_heads.kernels.sums import DIMENSION_SCALE, PairSums, tile_sums
+from positional_heads.plan import PairPlan
 
-RANK_SCALE = 2.0**31
-"""A distance's mid-rank, as a fraction of all pairs, is kept in steps of 2^-31; a bin holds up to 2^32 pairs."""
-DIMENSION_SCALE = 2.0**24
-"""D is summed in steps of 2^-24, a float32's own precision at 1."""
 COARSE_BINS = 64
 """Bins kept per group of sequences, for resampling: enough for an interval, not for the estimate itself."""
-
-
-@dataclass(frozen=True)
-class PairPlan:
-    """Which query-key pairs of one layer count, known before the first is seen.
-
-    Attributes:
-        lengths: Real tokens of each sequence, in order.
-        window: Distances the layer's mask lets through, 0 to window - 1; None where only causality masks.
-        skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
-        min_distance: Smallest distance that counts, in tokens.
-        max_distance: Largest distance that counts, in tokens; None for no limit.
-        n_groups: Number of groups of neighbouring sequences that are resampled together.
-    """
-
-    lengths: tuple[int, ...]
-    window: int | None = None
-    skip_keys: int = 0
-    min_distance: int = 0
-    max_distance: int | None = None
-    n_groups: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.lengths:
-            msg = "a plan needs at least one sequence"
-            raise ValueError(msg)
-        if min(self.lengths) < 1:
-            msg = f"a sequence of {min(self.lengths)} tokens has no pairs: leave out those without a token"
-            raise ValueError(msg)
-        if self.skip_keys < 0 or self.min_distance < 0:
-            msg = f"skip_keys {self.skip_keys} and min_distance {self.min_distance} must not be negative: 0 counts all"
-            raise ValueError(msg)
-        if self.max_distance is not None and self.max_distance < self.min_distance:
-            msg = f"max_distance {self.max_distance} must be at least min_distance {self.min_distance}"
-            raise ValueError(msg)
-
-    @property
-    def distances(self) -> int:
-        """One more than the largest distance there can be."""
-        return max(self.lengths)
-
-    def group(self, sequence: int) -> int:
-        """The group that a sequence is resampled with."""
-        return sequence * self.n_groups // len(self.lengths)
-
-    @cached_property
-    def furthest(self) -> int:
-        """The largest distance that counts, in tokens."""
-        limits = [self.distances - 1, self.max_distance, None if self.window is None else self.window - 1]
-        return min(limit for limit in limits if limit is not None)
-
-    def counts_pair(
-        self, distance: Int[Tensor, "query_pos key_pos"], key_pos: Int[Tensor, " key_pos"]
-    ) -> Bool[Tensor, "query_pos key_pos"]:
-        """Whether each query-key pair counts; positions are those of the real tokens, from zero."""
-        return (distance >= self.min_distance) & (distance <= self.furthest) & (key_pos >= self.skip_keys)
-
-    @cached_property
-    def pair_counts(self) -> Int[Tensor, " distance"]:
-        """Number of pairs that count at each distance, over all sequences."""
-        return self._pair_counts(self.lengths)
-
-    @cached_property
-    def group_pair_counts(self) -> Int[Tensor, "group distance"]:
-        """The same for each group of sequences."""
-        members: list[list[int]] = [[] for _ in range(self.n_groups)]
-        for sequence, length in enumerate(self.lengths):
-            members[self.group(sequence)].append(length)
-        return torch.stack([self._pair_counts(lengths) for lengths in members])
-
-    @cached_property
-    def rank_grid(self) -> Int[Tensor, " distance"]:
-        """Mid-rank of each distance among all pairs that count, as a fraction of them, in steps of 2^-31."""
-        counts = self.pair_counts.double()
-        below = counts.cumsum(0) - counts
-        return ((below + counts / 2) / counts.sum().clamp(min=1) * RANK_SCALE).round().long()
-
-    def _pair_counts(self, lengths: Iterable[int]) -> Int[Tensor, " distance"]:
-        distance = torch.arange(self.distances)
-        counts = torch.zeros(self.distances, dtype=torch.long)
-        for length, sequences in Counter(lengths).items():
-            counts += sequences * (length - self.skip_keys - distance).clamp(min=0)
-        return counts * ((distance >= self.min_distance) & (distance <= self.furthest))
 
 
 class PairStatistics:
@@ -138,8 +48,8 @@ class PairStatistics:
         self.dimension_sums = zeros((heads, plan.distances))
         self.group_pairs = zeros((plan.n_groups, heads, COARSE_BINS))
         self.group_rank_sums = zeros((plan.n_groups, heads, COARSE_BINS))
-        self._rank_grid = plan.rank_grid.to(edges.device)
-        self._bins = BinLookup(edges)
+        self.ranks = plan.rank_grid.to(edges.device)
+        self.bins = BinLookup(edges)
 
     @property
     def tensors(self) -> dict[str, Int[Tensor, "..."]]:
@@ -148,37 +58,29 @@ class PairStatistics:
         return {name: getattr(self, name) for name in names}
 
     def update(self, dominant: Float[Tensor, "head pair"], distance: Int[Tensor, " pair"], sequence: int) -> None:
-        """Count the pairs of one tile of one sequence; at most 2^20 pairs, so that float64 sums stay exact.
+        """Count the pairs of one tile of one sequence; see `kernels.sums.tile_sums`.
 
         Args:
             dominant: Dominant dimension of every pair, per head.
             distance: Distance of every pair in tokens; only pairs that the plan counts.
             sequence: Which sequence of the plan they come from.
-
-        Raises:
-            ValueError: If the tile is too large, or D is not finite.
         """
-        if distance.numel() > 2**20:
-            msg = f"a tile of {distance.numel()} pairs is too large: 2^20 at most"
-            raise ValueError(msg)
-        refuse_not_finite(dominant)
-        heads, bins = self.pairs.shape
-        row = torch.arange(heads, device=dominant.device)[:, None]
-        bin_of = (self._bins(dominant) + row * bins).flatten()
-        ranks = self._rank_grid[distance].double().expand(heads, -1).flatten()
-        pairs = torch.bincount(bin_of, minlength=heads * bins).view(heads, bins)
-        rank_sums = torch.bincount(bin_of, weights=ranks, minlength=heads * bins).long().view(heads, bins)
-        cell = (distance + row * self.plan.distances).flatten()
-        fixed = (dominant.double() * DIMENSION_SCALE).round().flatten()
-        self.pairs += pairs
-        self.rank_sums += rank_sums
-        self.counted += torch.bincount(distance, minlength=self.plan.distances)
-        self.dimension_sums += (
-            torch.bincount(cell, weights=fixed, minlength=heads * self.plan.distances).long().view(heads, -1)
-        )
+        self.add(tile_sums(dominant, distance, self.bins, self.ranks), sequence)
+
+    def add(self, sums: PairSums, sequence: int) -> None:
+        """Add what a kernel counted in some pairs of one sequence.
+
+        Args:
+            sums: Its sums, over this plan's distances and these bins.
+            sequence: Which sequence of the plan they come from.
+        """
+        self.pairs += sums.pairs
+        self.rank_sums += sums.rank_sums
+        self.counted += sums.counted
+        self.dimension_sums += sums.dimension_sums
         group = self.plan.group(sequence)
-        self.group_pairs[group] += pairs.view(heads, COARSE_BINS, -1).sum(-1)
-        self.group_rank_sums[group] += rank_sums.view(heads, COARSE_BINS, -1).sum(-1)
+        self.group_pairs[group] += sums.pairs.view(-1, COARSE_BINS, sums.pairs.shape[1] // COARSE_BINS).sum(-1)
+        self.group_rank_sums[group] += sums.rank_sums.view(-1, COARSE_BINS, sums.pairs.shape[1] // COARSE_BINS).sum(-1)
 
     def __add__(self, other: "PairStatistics") -> "PairStatistics":
         """The statistics over both sets of pairs, exactly as if one had counted them all.

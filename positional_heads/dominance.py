@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.correlation import PairPlan
+from positional_heads.plan import PairPlan
 
 TILE_TERMS = 2**19
 """Head x pair x query x key terms computed at a time: 2 MiB of float32, so that a tile stays in cache."""
@@ -86,3 +86,11 @@ def dominant_block(
         weighted, total = (readout @ weights).unbind(1)
         dominant.append((weighted / total).view(heads, -1, n_keys))
     return torch.cat(dominant, dim=1)
+
+
+def listed_dominant(
+    query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"], temperature: float
+) -> Float[Tensor, "head n"]:
+    """Dominant dimension of each query with the key at the same place of the list."""
+    weights = torch.softmax((query * key).sum(-1) / temperature, dim=-1)
+    return weights @ torch.arange(key.shape[2], dtype=torch.float32, device=key.device)

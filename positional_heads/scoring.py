@@ -18,8 +18,8 @@ from tqdm.auto import tqdm
 from positional_heads.bands import rotated_in, unrotated
 from positional_heads.binning import equal_mass_edges
 from positional_heads.contributions import head_planes
-from positional_heads.correlation import Correlation, PairPlan, PairStatistics
-from positional_heads.dominance import dominant_tiles, pilot_sample
+from positional_heads.correlation import Correlation, PairStatistics
+from positional_heads.dominance import pilot_sample
 from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.capture import LayerVectors, capture
@@ -29,6 +29,8 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import Batch, batches, real_spans
+from positional_heads.kernels.eager import EagerKernel
+from positional_heads.plan import PairPlan
 from positional_heads.results import HeadScores, NullScores
 from positional_heads.rotary import move, pair_frequencies
 from positional_heads.statistics import bootstrap_weights
@@ -248,8 +250,8 @@ class _Run:
         temperature = self._temperature(vectors)
         for order, statistics in zip([None, *orders], [self.actual[layer], *self.shuffled[layer]], strict=True):
             for part, planes in _planes(vectors, statistics.plan, *place, order):
-                for tile in dominant_tiles(*planes, part, temperature):
-                    statistics.update(*tile, sequence)
+                sums = EagerKernel().every_pair(*planes, part, temperature, statistics.bins, statistics.ranks)
+                statistics.add(sums, sequence)
 
     def _temperature(self, vectors: LayerVectors) -> float:
         """Softmax temperature on contributions as they are, the attention factor squared among them."""

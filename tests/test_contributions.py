@@ -13,8 +13,8 @@ from positional_heads.contributions import (
     plane_contributions,
     unrotated_remainder,
 )
-from positional_heads.correlation import PairPlan
 from positional_heads.dominance import dominant_block, dominant_tiles, pilot_sample
+from positional_heads.plan import PairPlan
 from positional_heads.rotary import LAYOUTS
 from tests import oracles
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 from positional_heads.binning import equal_mass_edges
-from positional_heads.correlation import PairPlan, PairStatistics, curve_correlation
+from positional_heads.correlation import PairStatistics, curve_correlation
+from positional_heads.plan import PairPlan
 from tests import oracles
 
 
