@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from positional_heads.caching import dominant_dimension_cache
+    from positional_heads.contribution_profile import contribution_profile
     from positional_heads.contributions import dominant_dimension, pair_contributions, unrotated_remainder
     from positional_heads.distinguishability import injective_range, told_apart, wavelengths
     from positional_heads.heads import Head
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
     from positional_heads.host.live_hooks import live_rotary_hooks
     from positional_heads.host.sequences import cut_text
+    from positional_heads.profiles import ContributionProfile
     from positional_heads.result_files import ResultFileError
     from positional_heads.results import HeadScores, NullScores
     from positional_heads.scoring import ScoringSettings, score_heads
@@ -38,6 +40,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AblationStudy": "studies.ablation_results",
     "AnswerTask": "tasks.examples",
+    "ContributionProfile": "profiles",
     "Example": "tasks.examples",
     "ExtrapolationStudy": "studies.extrapolation_results",
     "Head": "heads",
@@ -58,6 +61,7 @@ _HOMES = {
     "bundled_steps": "zoo.bundled",
     "bundled_text": "zoo.bundled",
     "contribution_hooks": "host.contribution_hooks",
+    "contribution_profile": "contribution_profile",
     "cut_text": "host.sequences",
     "dominant_dimension": "contributions",
     "dominant_dimension_cache": "caching",
@@ -82,6 +86,7 @@ _HOMES = {
 __all__ = [
     "AblationStudy",
     "AnswerTask",
+    "ContributionProfile",
     "Example",
     "ExtrapolationStudy",
     "Head",
@@ -102,6 +107,7 @@ __all__ = [
     "bundled_steps",
     "bundled_text",
     "contribution_hooks",
+    "contribution_profile",
     "cut_text",
     "dominant_dimension",
     "dominant_dimension_cache",

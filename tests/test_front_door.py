@@ -78,6 +78,7 @@ FRONT_DOOR = {
         "unrotated_remainder",
     ),
     *("wavelengths",),
+    *("ContributionProfile", "contribution_profile"),
 }
 
 MODULES = {

@@ -1,0 +1,175 @@
+"""From a model and text to what each pair adds to the attention of some heads, by distance: one pass, nothing T x T."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from positional_heads.bands import rotated_in, unrotated
+from positional_heads.contributions import expand_key_heads, head_planes
+from positional_heads.heads import Head
+from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.layers import RotaryLayer, resolve_layers
+from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.prefill import chunk_length, refuse_fixed_tables
+from positional_heads.host.provenance import data_hash, library_versions, model_provenance
+from positional_heads.host.sequences import Batch, batches, real_spans
+from positional_heads.profiles import ContributionProfile, contribution_sums, distance_counts, remainder_sums
+from positional_heads.rotary import pair_frequencies
+
+Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " _"]]
+
+
+def contribution_profile(
+    model: TransformerLensModel,
+    text_or_tokens: Text,
+    heads: Sequence[Head],
+    *,
+    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    skip_keys: int = 0,
+    batch_size: int = 1,
+    beyond_context: bool = False,
+) -> ContributionProfile:
+    """Mean contribution of every pair at every distance, for some heads, over all query-key pairs of a text.
+
+    At each distance the pairs and the unrotated remainder add up to the mean attention score before soft-cap and mask
+    (method section 2). As in scoring, every layer is proven on the model's own attention scores.
+
+    Args:
+        model: A TransformerBridge.
+        text_or_tokens: One text, a list of texts (none longer than the model's context, see `cut_text`), or token ids.
+        heads: Which heads, e.g. `scores.top(4)`.
+        attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
+        skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
+        batch_size: Sequences per forward pass.
+        beyond_context: Allow sequences longer than the model's context.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
+        ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
+    """
+    heads = list(dict.fromkeys(Head(*head) for head in heads))
+    rotary = _layers_of(model, heads)
+    data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
+    longest = max(batch.tokens.shape[1] for batch in data)
+    refuse_fixed_tables(model, longest)
+    sums = _Sums(heads, {one.layer: one.n_pairs for one in rotary}, longest, skip_keys)
+    for batch in data:
+        spans = real_spans(batch.tokens, batch.attention_mask)
+        chunk = chunk_length(model, *batch.tokens.shape) if batch.attention_mask is None else None
+
+        def visit(vectors: LayerVectors, spans: list[tuple[int, int]] = spans) -> None:
+            for row, (start, stop) in enumerate(spans):
+                sums.add(vectors, row, start, stop)
+
+        capture(model, batch.tokens, rotary, visit, batch.attention_mask, chunk)
+    return sums.result(_provenance(model, data, skip_keys))
+
+
+class _Sums:
+    """Sums and counts by head and distance, one sequence and layer after the other."""
+
+    def __init__(self, heads: list[Head], n_pairs: dict[int, int], longest: int, skip_keys: int) -> None:
+        self.heads, self.skip_keys = heads, skip_keys
+        widths = {n_pairs[head.layer] for head in heads}
+        if len(widths) > 1:
+            msg = f"the heads' layers have {sorted(widths)} pairs: make a profile of each kind of layer on its own"
+            raise ValueError(msg)
+        self.pairs = torch.zeros(len(heads), widths.pop(), longest, dtype=torch.float64)
+        self.rest = torch.zeros(len(heads), longest, dtype=torch.float64)
+        self.counts = torch.zeros(len(heads), longest, dtype=torch.long)
+        self.frequencies = torch.zeros(self.pairs.shape[:2], dtype=torch.float64)
+
+    def add(self, vectors: LayerVectors, row: int, start: int, stop: int) -> None:
+        """Fold in one sequence's real tokens, for those of the heads that are in this layer."""
+        rotary, length = vectors.rotary, stop - start
+        rot_q, rot_k = vectors.rot_q[row : row + 1, start:stop], vectors.rot_k[row : row + 1, start:stop]
+        rest_q, rest_k = (
+            expand_key_heads(x, rotary.n_heads)[0, :, :, rotary.rotary_dim :].detach().cpu() for x in (rot_q, rot_k)
+        )
+        rest_k = rest_k.clone()
+        rest_k[: self.skip_keys] = 0
+        phase = vectors.phase[min(row, len(vectors.phase) - 1)][start:stop]
+        counts = distance_counts(length, self.skip_keys)
+        counts[length if vectors.window is None else vectors.window :] = 0
+        seen = counts > 0
+        by_head = _planes_by_band(vectors, rot_q, rot_k, phase, length)
+        for place, head in enumerate(self.heads):
+            if head.layer != rotary.layer:
+                continue
+            for distances, query, key in by_head:
+                own = key[head.head].clone()
+                own[: self.skip_keys] = 0
+                found = contribution_sums(query[head.head], own)[:, distances] * rotary.scale
+                self.pairs[place, :, :length][:, distances] += found * seen[distances]
+            rest = remainder_sums(rest_q[:, head.head], rest_k[:, head.head]) * rotary.scale
+            self.rest[place, :length] += rest * seen
+            self.counts[place, :length] += counts
+            self.frequencies[place] = pair_frequencies(phase).cpu()
+
+    def result(self, provenance: dict[str, Any]) -> ContributionProfile:
+        counts = self.counts.double()
+        return ContributionProfile(
+            heads=self.heads,
+            mean=self.pairs / counts[:, None],  # 0 / 0 is NaN: no pair counts
+            unrotated=self.rest / counts,
+            pair_counts=self.counts,
+            edges=torch.arange(counts.shape[1] + 1),
+            frequencies=self.frequencies,
+            provenance=provenance,
+        )
+
+
+def _planes_by_band(
+    vectors: LayerVectors, rot_q: Tensor, rot_k: Tensor, phase: Tensor, length: int
+) -> list[tuple[slice, Tensor, Tensor]]:
+    """Queries and keys as they are used at each range of distances, on the CPU."""
+    rotary = vectors.rotary
+    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (rot_q, rot_k)]
+    if vectors.bands is None:
+        return [(slice(0, length), planes[0].detach().cpu(), planes[1].detach().cpu())]
+    free_query, free_key = (unrotated(plane, phase) for plane in planes)
+    found = []
+    for band in vectors.bands:
+        query, key = rotated_in(band.first(length), free_query, free_key)
+        last = length if band.furthest is None else min(length, band.furthest + 1)
+        found.append((slice(band.nearest, last), query.detach().cpu(), key.detach().cpu()))
+    return found
+
+
+def _layers_of(model: Any, heads: Sequence[Head]) -> list[RotaryLayer]:
+    if not heads:
+        msg = "no head given: ask for at least one, e.g. scores.top(4)"
+        raise ValueError(msg)
+    rotary = resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
+    n_heads = int(model.cfg.n_heads)
+    for head in heads:
+        if not 0 <= head.head < n_heads:
+            msg = f"{head} does not exist: heads go from 0 to {n_heads - 1}"
+            raise ValueError(msg)
+    return rotary
+
+
+def _provenance(model: Any, data: Sequence[Batch], skip_keys: int) -> dict[str, Any]:
+    rows = [
+        (tokens, None if batch.attention_mask is None else batch.attention_mask[row])
+        for batch in data
+        for row, tokens in enumerate(batch.tokens)
+    ]
+    lengths = [length for batch in data for length in batch.lengths]
+    extension = active_extension(model)
+    return {
+        "versions": library_versions(),
+        "model": model_provenance(model),
+        "data": {
+            "sha256": data_hash(rows),
+            "sequences": len(lengths),
+            "tokens": sum(lengths),
+            "longest": max(lengths),
+        },
+        "settings": {"skip_keys": skip_keys},
+        "extension": None if extension is None else extension.provenance,
+    }
