@@ -1,0 +1,280 @@
+"""From a model and a text to examples of what some heads do on it: numbers first, pictures in `views`.
+
+Queries go through a block at a time, so that of size T x T there is only the attention pattern of the heads asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from positional_heads.contributions import dominant_dimension, head_planes, plane_contributions
+from positional_heads.example_records import HeadExamples
+from positional_heads.heads import Head
+from positional_heads.views.token_text import readable_tokens
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+
+    from positional_heads.host.capture import LayerVectors
+
+MOST_TOKENS = 2048
+MOST_DETAILED = 128
+MOST_HEADS = 8
+BLOCK_TERMS = 2**22
+"""Contributions held at a time: 16 MiB of float32."""
+PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
+
+
+@torch.no_grad()
+def head_examples(
+    model: Any,
+    text_or_tokens: str | Int[Tensor, " pos"] | Int[Tensor, "1 pos"],
+    heads: Sequence[Head],
+    *,
+    detailed: int = 48,
+    temperature: float = 1.0,
+) -> HeadExamples:
+    """Run a text and keep what some heads did on it: attention, dominant dimensions, contributions.
+
+    Args:
+        model: A TransformerBridge.
+        text_or_tokens: One text, or the token ids of one sequence; at most the first 2048 tokens are run.
+        heads: Which heads, at most 8.
+        detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
+        temperature: Softmax temperature of the dominant dimension.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
+        ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
+    """
+    from positional_heads.host.capture import capture
+    from positional_heads.host.layers import resolve_layers
+    from positional_heads.host.provenance import data_hash, library_versions, model_provenance
+
+    notes: list[str] = []
+    chosen = _checked_heads(model, heads, notes)
+    tokens = _first_tokens(model, text_or_tokens, notes)
+    detailed = min(_checked_detailed(detailed), len(tokens))
+    if detailed < len(tokens):
+        notes.append(f"Query-key pairs are kept of the first {detailed} of {len(tokens)} tokens.")
+    layers = sorted({head.layer for head in chosen})
+    rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
+    patterns: dict[Head, Tensor] = {}
+    parts: dict[Head, dict[str, Tensor]] = {}
+    vectors_of: dict[int, Any] = {}
+    with model.hooks(fwd_hooks=[_pattern_hook(layer, chosen, patterns) for layer in layers]):
+        capture(model, tokens[None], rotary, lambda vectors: vectors_of.__setitem__(vectors.rotary.layer, vectors))
+    for layer in layers:
+        own = [head for head in chosen if head.layer == layer]
+        _refuse_missing_pattern(own, patterns)
+        parts |= _layer_parts(vectors_of.pop(layer), own, patterns, detailed, temperature)
+    return HeadExamples(
+        tokens=token_strings(model, tokens),
+        heads=chosen,
+        **{name: torch.stack([parts[head][name] for head in chosen]) for name in parts[chosen[0]]},
+        notes=notes,
+        provenance={
+            "versions": library_versions(),
+            "model": model_provenance(model),
+            "data": {"sha256": data_hash([(tokens, None)]), "tokens": len(tokens)},
+            "settings": {"temperature": temperature, "detailed": detailed},
+        },
+    )
+
+
+def examples_from_cache(
+    cache: "ActivationCache", heads: Sequence[Head], tokens: Sequence[str], *, row: int = 0, detailed: int = 48
+) -> HeadExamples:
+    """The same from a run's own cache, merged with one of `dominant_dimension_cache(..., contributions=True)`.
+
+    Args:
+        cache: With hook_pattern, hook_dominant_dim and hook_contributions of the heads' layers, of an unpadded run.
+        heads: Which heads, at most 8.
+        tokens: Text of each token, as the tokenizer's pieces or decoded.
+        row: Which sequence of the batch.
+        detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
+
+    Raises:
+        ValueError: If the cache lacks an entry or a head, or tokens do not fit; the message says what to do.
+    """
+    from positional_heads.host.provenance import library_versions, model_provenance
+
+    notes: list[str] = []
+    chosen = [Head(*head) for head in _at_most(heads, notes)]
+    parts = {}
+    for head in chosen:
+        pattern, dominant, contributions = (
+            _entry(cache, head, name, row) for name in (PATTERN, DOMINANT, CONTRIBUTIONS)
+        )
+        if len(tokens) != len(pattern):
+            msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
+            raise ValueError(msg)
+        kept = min(_checked_detailed(detailed), len(tokens))
+        summary = _summaries(pattern, dominant, contributions, 0)
+        detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
+        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()} | summary
+    return HeadExamples(
+        tokens=readable_tokens(tokens),
+        heads=chosen,
+        **{name: torch.stack([parts[head][name] for head in chosen]) for name in parts[chosen[0]]},
+        notes=notes,
+        provenance={"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}},
+    )
+
+
+def token_strings(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
+    """Each token as a reader can recognise it, or its id where the model has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        return [str(int(token)) for token in tokens]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    byte_level = "ByteLevel" in repr(backend.decoder) if backend is not None else None
+    pieces = tokenizer.convert_ids_to_tokens(tokens.tolist())
+    return readable_tokens([piece or "" for piece in pieces], byte_level=byte_level)
+
+
+def _checked_heads(model: Any, heads: Sequence[Head], notes: list[str]) -> list[Head]:
+    layers, per_layer = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    for layer, head in heads:
+        if not (0 <= layer < layers and 0 <= head < per_layer):
+            msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
+            raise ValueError(msg)
+    return [Head(*head) for head in _at_most(heads, notes)]
+
+
+def _at_most(heads: Sequence[Head], notes: list[str]) -> Sequence[Head]:
+    if not heads or len(set(heads)) < len(heads):
+        msg = f"{len(heads)} heads asked for, {len(set(heads))} different ones: give at least one, and each once"
+        raise ValueError(msg)
+    if len(heads) > MOST_HEADS:
+        notes.append(f"The first {MOST_HEADS} of {len(heads)} heads are kept.")
+    return heads[:MOST_HEADS]
+
+
+def _checked_detailed(detailed: int) -> int:
+    if not 1 <= detailed <= MOST_DETAILED:
+        msg = f"detailed {detailed} must be between 1 and {MOST_DETAILED} tokens: matrices are for looking at"
+        raise ValueError(msg)
+    return detailed
+
+
+def _first_tokens(model: Any, text_or_tokens: str | Tensor, notes: list[str]) -> Int[Tensor, " pos"]:
+    from positional_heads.host.sequences import batches, start_token, text_tokens
+
+    if isinstance(text_or_tokens, str):
+        tokens = torch.cat([start_token(model), text_tokens(model, text_or_tokens, 0)])
+    else:
+        tokens = text_or_tokens.flatten()
+    most = min(MOST_TOKENS, int(model.cfg.n_ctx))
+    if len(tokens) > most:
+        notes.append(f"The first {most} of {len(tokens)} tokens were run.")
+    (batch,) = batches(model, tokens[:most], None, 1)
+    return batch.tokens[0]
+
+
+def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
+    from positional_heads.host.records import hook_name
+
+    def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+        for head in heads:
+            if head.layer == layer:
+                patterns[head] = tensor[0, head.head].float().clone()
+
+    return hook_name(layer, PATTERN), keep
+
+
+def _refuse_missing_pattern(heads: Sequence[Head], patterns: dict[Head, Tensor]) -> None:
+    from positional_heads.host.admission import UnsupportedModelError
+
+    for head in heads:
+        if head not in patterns:
+            msg = f"layer {head.layer}: its hook_pattern does not fire, so there is no attention of {head} to show"
+            raise UnsupportedModelError(msg)
+
+
+def _layer_parts(
+    vectors: "LayerVectors", heads: Sequence[Head], patterns: dict[Head, Tensor], detailed: int, temperature: float
+) -> dict[Head, dict[str, Tensor]]:
+    from positional_heads.host.capture import visible_pairs
+
+    rotary = vectors.rotary
+    parts = {}
+    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (vectors.rot_q, vectors.rot_k)]
+    length, pairs = planes[0].shape[1:3]
+    visible = visible_pairs(length, vectors.window, planes[0].device)
+    rows = max(1, BLOCK_TERMS // (length * pairs))
+    divided = temperature * vectors.attention_factor**2
+    for head in heads:
+        blocks = []
+        for start in range(0, length, rows):
+            block = slice(start, min(start + rows, length))
+            added = _row_contributions(vectors, head.head, planes, block)
+            dominant = dominant_dimension(added, divided).masked_fill(~visible[block], torch.nan)
+            scaled, pattern = added * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
+            summary = _summaries(pattern, dominant, scaled, start)
+            first = {"pattern": pattern, "dominant": dominant, "contributions": scaled}
+            end = max(0, detailed - start)
+            blocks.append(summary | {name: part[:end, :detailed].clone() for name, part in first.items()})
+        parts[head] = {name: torch.cat([block[name] for block in blocks]).cpu() for name in blocks[0]}
+    return parts
+
+
+def _row_contributions(
+    vectors: "LayerVectors", head: int, planes: Sequence[Tensor], rows: slice
+) -> Float[Tensor, "query_pos key_pos pair"]:
+    """What each pair adds to q . k for some queries of one head, each key in the band of its distance."""
+    query, key = planes[0][head : head + 1], planes[1][head : head + 1]
+    if vectors.bands is None:
+        return plane_contributions(query[:, rows], key)[0]
+    from positional_heads.bands import rotated_in, unrotated
+
+    phase = vectors.phase[0]
+    free_query, free_key = unrotated(query, phase), unrotated(key, phase)
+    position = torch.arange(key.shape[1], device=key.device)
+    back = (position[rows, None] - position)[..., None]
+    found = torch.zeros(1, device=key.device)
+    for band in vectors.bands:
+        turned_query, turned_key = rotated_in(band.first(key.shape[1]), free_query, free_key)
+        own = min(head, len(turned_query) - 1)
+        inside = (back >= band.nearest) & (back <= (len(position) if band.furthest is None else band.furthest))
+        added = plane_contributions(turned_query[own : own + 1, rows], turned_key[own : own + 1])[0]
+        found = torch.where(inside, added, found)
+    return found
+
+
+def _summaries(
+    pattern: Float[Tensor, "query_pos key_pos"],
+    dominant: Float[Tensor, "query_pos key_pos"],
+    contributions: Float[Tensor, "query_pos key_pos pair"],
+    first: int,
+) -> dict[str, Tensor]:
+    """Means over the keys that each query sees; NaN where it sees none, or attends to none."""
+    weights = pattern / pattern.sum(-1, keepdim=True)
+    position = torch.arange(pattern.shape[-1], device=pattern.device)
+    distance = (first + torch.arange(len(pattern), device=pattern.device))[:, None] - position
+    return {
+        "weighted_dominant": (weights * dominant.nan_to_num()).sum(-1),
+        "plain_dominant": dominant.nanmean(-1),
+        "mean_distance": (weights * distance.clamp(min=0)).sum(-1),
+        "mean_contributions": torch.einsum("qk,qkp->qp", weights, contributions),
+    }
+
+
+def _entry(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:
+    from positional_heads.host.records import hook_name
+
+    key = hook_name(head.layer, name)
+    if key not in cache.cache_dict:
+        msg = (
+            f"the cache has no {key}: merge the run's own cache with that of "
+            "ph.dominant_dimension_cache(model, tokens, contributions=True) by run.cache_dict.update(other.cache_dict)"
+        )
+        raise ValueError(msg)
+    tensor = cache.cache_dict[key]
+    if not (0 <= row < len(tensor) and 0 <= head.head < tensor.shape[1]):
+        msg = f"{key} has {len(tensor)} sequences and {tensor.shape[1]} heads: no head {head.head} of sequence {row}"
+        raise ValueError(msg)
+    return tensor[row, head.head].float().cpu()

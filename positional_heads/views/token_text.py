@@ -1,0 +1,80 @@
+"""How is a token shown, whatever it holds? Every character visible, none of them acting.
+
+A tokenizer's pieces are not text: byte-level ones write a space as `Ġ` and a newline as `Ċ`, others write `▁` and
+`<0x0A>`, and one character may be spread over several tokens. Here each becomes what a reader can recognise: `·` for a
+space at an end, `↵` for a newline, `\\xe2` for a byte that is no character on its own.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+SPACE, NEWLINE, TAB = "·", "↵", "⇥"
+LONGEST = 60
+"""Characters of a token that are shown."""
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_CONTROL_PICTURES = 0x2400
+_DELETE, _DELETE_PICTURE = 0x7F, 0x2421
+_ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories that show nothing, reorder what is around them, or cannot be encoded."""
+
+
+@lru_cache(maxsize=1)
+def byte_alphabet() -> dict[str, int]:
+    """The character that byte-level tokenizers (GPT-2's rule) write for each byte."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + index): byte for index, byte in enumerate(others)}
+
+
+def readable_tokens(pieces: Sequence[str], *, byte_level: bool | None = None) -> list[str]:
+    """Pieces of a tokenizer as a reader can recognise them; what is readable already stays as it is.
+
+    Args:
+        pieces: As `tokenizer.convert_ids_to_tokens` gives them, or decoded.
+        byte_level: Whether they are written in bytes; when None they are taken for it if every character is in the
+            byte alphabet and `Ġ` or `Ċ`, its space and newline, are among them.
+    """
+    alphabet = byte_alphabet()
+    if byte_level is None:
+        together = set("".join(pieces))
+        byte_level = together <= alphabet.keys() and bool(together & {"Ġ", "Ċ"})
+    return [_readable(piece, byte_level and set(piece) <= alphabet.keys()) for piece in pieces]
+
+
+def printable(text: object, *, newlines: bool = True) -> str:
+    """A text as it may be shown: control characters, lone surrogates and reordering marks become visible escapes.
+
+    Args:
+        text: A name, a path, a sentence.
+        newlines: Whether newlines and tabs stay what they are.
+    """
+    kept = "\n\t" if newlines else ""
+    return "".join(character if character in kept else _visible(character) for character in str(text))
+
+
+def _readable(piece: str, byte_level: bool) -> str:
+    match = _BYTE_PIECE.fullmatch(piece)
+    if match:
+        text = bytes([int(match[1], 16)]).decode("utf-8", "backslashreplace")
+    elif byte_level:
+        text = bytes(byte_alphabet()[character] for character in piece).decode("utf-8", "backslashreplace")
+    else:
+        text = piece.replace("▁", " ")
+    cut = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+    inner = cut.strip(" ")
+    ends = (len(cut) - len(cut.lstrip(" ")), len(cut) - len(cut.rstrip(" "))) if inner else (len(cut), 0)
+    shown = printable(inner.replace("\n", NEWLINE).replace("\t", TAB), newlines=False)
+    return SPACE * ends[0] + shown + SPACE * ends[1] or "∅"
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if code < ord(" "):
+        return chr(_CONTROL_PICTURES + code)
+    if code == _DELETE:
+        return chr(_DELETE_PICTURE)
+    if unicodedata.category(character) not in _ACTING:
+        return character
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"  # noqa: PLR2004
