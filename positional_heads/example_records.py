@@ -127,4 +127,6 @@ class HeadExamples:
         )
 
 
-_TENSORS = [field.name for field in fields(HeadExamples) if field.name not in {"tokens", "heads", "notes", "provenance"}]
+_TENSORS = [
+    field.name for field in fields(HeadExamples) if field.name not in {"tokens", "heads", "notes", "provenance"}
+]

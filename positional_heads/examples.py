@@ -13,7 +13,7 @@ from torch import Tensor
 from positional_heads.contributions import dominant_dimension, head_planes, plane_contributions
 from positional_heads.example_records import HeadExamples
 from positional_heads.heads import Head
-from positional_heads.views.token_text import readable_tokens
+from positional_heads.token_text import readable_tokens
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
@@ -58,8 +58,6 @@ def head_examples(
     chosen = _checked_heads(model, heads, notes)
     tokens = _first_tokens(model, text_or_tokens, notes)
     detailed = min(_checked_detailed(detailed), len(tokens))
-    if detailed < len(tokens):
-        notes.append(f"Query-key pairs are kept of the first {detailed} of {len(tokens)} tokens.")
     layers = sorted({head.layer for head in chosen})
     rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
     patterns: dict[Head, Tensor] = {}
@@ -202,7 +200,9 @@ def _layer_parts(
 
     rotary = vectors.rotary
     parts = {}
-    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (vectors.rot_q, vectors.rot_k)]
+    planes = [
+        head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (vectors.rot_q, vectors.rot_k)
+    ]
     length, pairs = planes[0].shape[1:3]
     visible = visible_pairs(length, vectors.window, planes[0].device)
     rows = max(1, BLOCK_TERMS // (length * pairs))

@@ -1,8 +1,8 @@
-"""How is a token shown, whatever it holds? Every character visible, none of them acting.
+r"""How is a token shown, whatever it holds? Every character visible, none of them acting.
 
 A tokenizer's pieces are not text: byte-level ones write a space as `Ġ` and a newline as `Ċ`, others write `▁` and
 `<0x0A>`, and one character may be spread over several tokens. Here each becomes what a reader can recognise: `·` for a
-space at an end, `↵` for a newline, `\\xe2` for a byte that is no character on its own.
+space at an end, `↵` for a newline, `\xe2` for a byte that is no character on its own.
 """
 
 import re

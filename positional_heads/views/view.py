@@ -1,0 +1,135 @@
+"""What does a view return? A page that shows itself in Jupyter and saves itself, and says what it left out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+from positional_heads.files import write_atomically
+from positional_heads.token_text import printable
+from positional_heads.views.safe_page import render
+
+BLUES = ("#ffffff", "#08306b")
+BROWNS = ("#ffffff", "#8c2d04")
+RED_TO_BLUE = ("#ff0000", "#ffffff", "#0000ff")
+WHITE_TO_BLUE = ("#ffffff", "#0000ff")
+DIVERGING = ("#6f0220", "#e48668", "#f7f7f7", "#77b2d4", "#083870")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A colour scale in words: its ends, its unit, its colours from low to high."""
+
+    low: str
+    high: str
+    unit: str
+    colours: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One component of circuitsvis with its props, which must be JSON without NaN."""
+
+    component: Literal["AttentionPattern", "ColoredTokensMulti"]
+    props: dict[str, Any]
+    heading: str
+    label: str
+    scale: Scale
+    kind: Literal["panel"] = "panel"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a heat table: its class of colour, and what it holds."""
+
+    shade: str
+    said: str
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """One row of a heat table."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class HeatTable:
+    """A table of colours, readable without a script."""
+
+    heading: str
+    corner: str
+    columns: tuple[str, ...]
+    rows: tuple[HeatRow, ...]
+    scale: Scale
+    kind: Literal["heat"] = "heat"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers behind a picture, as a table that opens on request."""
+
+    heading: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    kind: Literal["numbers"] = "numbers"
+
+
+Part = Panel | HeatTable | Numbers
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parts that belong together, behind a summary that opens them, or without one."""
+
+    parts: tuple[Part, ...]
+    summary: str = ""
+    open: bool = True
+
+
+@dataclass(frozen=True)
+class View:
+    """Tokens or pairs to look at: shows itself in Jupyter, saves itself to a file, needs no network.
+
+    Attributes:
+        title: What it shows.
+        caption: How to read it, in sentences.
+        groups: Its parts.
+        notes: What was cropped, in sentences that also stand on the page.
+        height: Pixels that Jupyter gives it.
+    """
+
+    title: str
+    caption: tuple[str, ...]
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+    height: int = 640
+
+    @cached_property
+    def html(self) -> str:
+        """The whole page: self-contained, and nothing in it runs but circuitsvis' bundle."""
+        interactive = any(part.kind == "panel" for group in self.groups for part in group.parts)
+        return render("view.html", interactive=interactive, shown=self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to a file, all of it or nothing.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        file = Path(path)
+        write_atomically(file, self.html)
+        return file
+
+    def _repr_html_(self) -> str:
+        """A frame of its own for Jupyter: several views on one page do not meet, and none reaches the notebook."""
+        title = escape(printable(self.title, newlines=False), quote=True)
+        return (
+            f'<iframe title="{title}" sandbox="allow-scripts" srcdoc="{escape(self.html, quote=True)}" '
+            f'style="width: 100%; height: {self.height}px; border: 1px solid #d9dde3; border-radius: 8px"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"View({self.title!r}; display it in Jupyter, or save it: view.save('view.html'))"
