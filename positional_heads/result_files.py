@@ -17,6 +17,8 @@ STUDY = "positional_heads.AblationStudy"
 STUDY_FILE_NAME = "study.safetensors"
 EXTRAPOLATION = "positional_heads.ExtrapolationStudy"
 EXTRAPOLATION_FILE_NAME = "extrapolation.safetensors"
+EXAMPLES = "positional_heads.HeadExamples"
+EXAMPLES_FILE_NAME = "examples.safetensors"
 FORMAT_VERSION = 1
 FILE_NAME = "scores.safetensors"
 _KEY = "positional_heads"
@@ -25,6 +27,7 @@ _WRITTEN_BY = {
     FORMAT: "positional-heads score",
     STUDY: "positional-heads ablate",
     EXTRAPOLATION: "positional-heads extrapolate",
+    EXAMPLES: "HeadExamples.save",
 }
 
 

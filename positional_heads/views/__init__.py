@@ -1,17 +1,26 @@
-"""Pictures of results: each function takes a result record, computes nothing new, and returns a figure.
+"""Pictures of results: each function takes a result record, computes nothing new, and returns a figure or a page.
 
-Drawn with matplotlib: one library for notebooks, files and pages, static, without a browser or a network.
+Plots are drawn with matplotlib: one library for notebooks, files and pages, static, without a browser or a network.
+Views of tokens are pages of their own, made of circuitsvis' bundle, that need no network either.
 """
 
 from positional_heads.views.ablation_plots import dose_response
+from positional_heads.views.attention_views import attention_view
+from positional_heads.views.contribution_views import contribution_view
 from positional_heads.views.extrapolation_plots import distinguishability, extrapolation_curves, methods_told_apart
 from positional_heads.views.plots import allocation_curves, rho_heat_map
+from positional_heads.views.token_views import token_view
+from positional_heads.views.view import View
 
 __all__ = [
+    "View",
     "allocation_curves",
+    "attention_view",
+    "contribution_view",
     "distinguishability",
     "dose_response",
     "extrapolation_curves",
     "methods_told_apart",
     "rho_heat_map",
+    "token_view",
 ]
