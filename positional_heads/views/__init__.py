@@ -6,8 +6,15 @@ Views of tokens are pages of their own, made of circuitsvis' bundle, that need n
 
 from positional_heads.views.ablation_plots import dose_response
 from positional_heads.views.attention_views import attention_view
+from positional_heads.views.contribution_plots import contribution_by_distance
 from positional_heads.views.contribution_views import contribution_view
-from positional_heads.views.extrapolation_plots import distinguishability, extrapolation_curves, methods_told_apart
+from positional_heads.views.distribution_plots import rho_distribution
+from positional_heads.views.extrapolation_plots import (
+    distinguishability,
+    extrapolation_curves,
+    method_comparison,
+    methods_told_apart,
+)
 from positional_heads.views.plots import allocation_curves, rho_heat_map
 from positional_heads.views.token_views import token_view
 from positional_heads.views.view import View
@@ -16,11 +23,14 @@ __all__ = [
     "View",
     "allocation_curves",
     "attention_view",
+    "contribution_by_distance",
     "contribution_view",
     "distinguishability",
     "dose_response",
     "extrapolation_curves",
+    "method_comparison",
     "methods_told_apart",
+    "rho_distribution",
     "rho_heat_map",
     "token_view",
 ]

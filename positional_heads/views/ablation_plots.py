@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from positional_heads.studies.ablation_results import INTERACTION, AblationStudy
-from positional_heads.views.plots import PALETTE
+from positional_heads.views.figures import NORMAL, PALETTE, Picture, readable, share_legend
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,8 @@ LOOKS = {
     "lowest": ("lowest-scoring heads", PALETTE[0], "v", ":"),
     "retrieval": ("heads with the highest retrieval score", PALETTE[2], "^", "-."),
 }
-SPREAD = 0.06
+UNITS = {"log_prob": " (nats per token)", "exact": " (share of answers)"}
+SPREAD = 0.08
 
 
 def dose_response(study: AblationStudy, measure: str | None = None) -> Figure:
@@ -33,29 +34,26 @@ def dose_response(study: AblationStudy, measure: str | None = None) -> Figure:
     measure = study.measures[0] if measure is None else measure
     effects, each = study.effects(measure), study.by_set(measure)
     reaches = [reach for reach in study.reaches if reach != INTERACTION]
-    figure = Figure(figsize=(1.2 + 4.2 * len(reaches), 4.4), layout="constrained")
+    figure = Picture(figsize=(1.4 + 4.2 * len(reaches), 4.6), layout="constrained")
     panels = figure.subplots(1, len(reaches), squeeze=False, sharey=True)[0]
     for panel, reach in zip(panels, reaches, strict=True):
         rows = effects[effects["reach"] == reach]
         singles = each[(each["kind"] == "random") & (each["reach"] == reach)]
         places = {k: place for place, k in enumerate(study.sizes)}
-        panel.scatter(singles["k"].map(places) - SPREAD, singles["effect"], s=9, color="0.6", alpha=0.6, linewidth=0)
+        panel.scatter(singles["k"].map(places), singles["effect"], s=9, color="0.6", alpha=0.6, linewidth=0)
         for shift, kind in enumerate(LOOKS):
             _draw_kind(panel, rows[rows["kind"] == kind], kind, places, shift)
         panel.axhline(0, color="black", linewidth=0.7)
         plain = float(rows[rows["kind"] == "none"]["effect"].iloc[0])
-        panel.set_title(f"{reach} range; with all heads {plain:.3g}", fontsize=9)
+        panel.set_title(f"{reach} range; with all heads {plain:.3g}", fontsize=NORMAL)
         panel.set_xticks(list(places.values()), [str(k) for k in places])
-        panel.set_xlabel("ablated heads", fontsize=9)
+        panel.set_xlabel("number of ablated heads", fontsize=NORMAL)
         panel.grid(alpha=0.25)
     ablation = study.provenance["ablation"]
-    figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
-    figure.suptitle(
-        f"{study.provenance['model']['name']}, {study.task}: heads ablated by {ablation['mode']}",
-        fontsize=10,
-        parse_math=False,
-    )
-    figure.supylabel(f"change of {measure}; negative is harm", fontsize=9)
+    name, task = readable(str(study.provenance["model"]["name"])), readable(study.task)
+    share_legend(figure, panels, f"{name}\n{task}: heads ablated by {ablation['mode']}", columns=2)
+    unit = UNITS.get(measure, "")
+    figure.supylabel(f"change of {measure}{unit}\nnegative is harm", fontsize=NORMAL, parse_math=False)
     return figure
 
 

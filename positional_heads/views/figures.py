@@ -1,0 +1,122 @@
+"""What all plots share: figures that show themselves, colours, names as mere text, a wavelength axis."""
+
+import io
+import math
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+from torch import Tensor
+
+from positional_heads.distinguishability import wavelengths
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart; the faint yellow last."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DIVERGING = "RdBu_r"
+SMALL, NORMAL = 8, 9
+NOTEBOOK_DPI = 110
+LONGEST_NAME = 60
+WIDEST_LEGEND = 7
+
+
+class Picture(Figure):
+    """A figure without global state: notebooks show it, `savefig` writes png, svg or pdf, nothing needs closing."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=NOTEBOOK_DPI)
+        return buffer.getvalue()
+
+
+def readable(text: str, longest: int = LONGEST_NAME) -> str:
+    """A name as one line that any font and file format can hold: control characters and the like escaped, cut if long.
+
+    Args:
+        text: A model's or task's name, which may be anything.
+        longest: Characters to keep.
+    """
+    safe = "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+    return safe if len(safe) <= longest else f"{safe[: longest - 3]}..."
+
+
+def share_legend(figure: Figure, panels: Iterable[Axes], title: str, *, columns: int) -> None:
+    """The figure's title with one legend for all panels beneath it, each label once.
+
+    Args:
+        figure: The figure.
+        panels: Where labelled artists are.
+        title: One or more lines.
+        columns: Labels in a row, at most.
+    """
+    found: dict[str, Artist] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if not found:
+        figure.suptitle(title, fontsize=NORMAL, parse_math=False)
+        return
+    columns = max(1, min(columns, len(found), WIDEST_LEGEND))
+    # a title of the legend's own: layout keeps no room between a figure's title and a legend
+    legend = figure.legend(
+        list(found.values()),
+        list(found),
+        title=title,
+        fontsize=SMALL,
+        title_fontsize=NORMAL,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+    )
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)
+    legend.get_title().set_multialignment("center")
+
+
+def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: bool = True) -> None:
+    """A right-hand axis that gives the wavelength in tokens beside a left-hand axis of pair indices.
+
+    Between two pairs the wavelength is interpolated geometrically, which for plain RoPE is exact.
+
+    Args:
+        axes: A panel whose vertical axis is the pair index.
+        frequencies: Radians per token of each pair; nothing is drawn where they are unknown.
+        label: Say what the axis is.
+    """
+    if bool(frequencies.isnan().any()):
+        return
+    tokens = wavelengths(frequencies).numpy()
+
+    def wavelength_at(pair: float, _: int | None = None) -> str:
+        return token_count(interpolated(tokens, pair)) if -0.5 <= pair <= len(tokens) - 0.5 else ""  # noqa: PLR2004
+
+    right = axes.secondary_yaxis("right")
+    right.yaxis.set_major_formatter(FuncFormatter(wavelength_at))
+    right.tick_params(labelsize=SMALL)
+    if label:
+        right.set_ylabel("wavelength of that pair (tokens)", fontsize=SMALL)
+
+
+def interpolated(tokens: np.ndarray, pair: float) -> float:
+    """Wavelength at a place between two pairs, or at the nearest pair beyond the ends."""
+    place = min(max(pair, 0.0), len(tokens) - 1.0)
+    low, high = tokens[math.floor(place)], tokens[math.ceil(place)]
+    if not np.isfinite([low, high]).all():  # a pair that does not turn
+        return float(low if place % 1 < 0.5 else high)  # noqa: PLR2004
+    return float(low ** (1 - place % 1) * high ** (place % 1))
+
+
+def token_count(tokens: float) -> str:
+    """A number of tokens as a short label."""
+    if math.isinf(tokens):
+        return "never turns"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if tokens >= size:
+            return f"{tokens / size:.3g}{unit}"
+    return f"{tokens:.3g}"
