@@ -3,8 +3,11 @@
 Bin j of a head holds `edges[j - 1] < value <= edges[j]`.
 """
 
+from collections.abc import Collection
+from functools import cached_property
+
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt16
 from torch import Tensor
 
 CELLS = 2**16
@@ -39,11 +42,19 @@ def refuse_not_finite(dominant: Float[Tensor, "head sample"]) -> None:
     """
     if dominant.sum().isfinite():  # a twentieth of the time that looking at every value takes
         return
-    heads = (~dominant.isfinite()).any(1).nonzero().flatten().tolist()
+    refuse_heads((~dominant.isfinite()).any(1).nonzero().flatten().tolist())
+
+
+def refuse_heads(heads: Collection[int]) -> None:
+    """Refuse heads whose dominant dimension is not finite.
+
+    Raises:
+        ValueError: If there are any.
+    """
     if heads:
         msg = (
-            f"the dominant dimension D of head {', '.join(map(str, heads))} is not finite: the model's queries or keys "
-            "hold NaN or infinity, or their products overflow; check the checkpoint, or load it in float32"
+            f"the dominant dimension D of head {', '.join(map(str, sorted(heads)))} is not finite: the model's queries "
+            "or keys hold NaN or infinity, or their products overflow; check the checkpoint, or load it in float32"
         )
         raise ValueError(msg)
 
@@ -61,6 +72,11 @@ class BinLookup:
     A table over equal cells of each head's range knows the bin of every cell that no edge falls into; only values in
     the other cells are searched. Cells of values and of edges come from the same monotone arithmetic, so that the
     answer is the search's own.
+
+    Attributes:
+        edges: The sorted bin edges of each head.
+        low: Where each head's first cell begins.
+        scale: Cells per unit; the cell of a value is `(value - low) * scale`, cut off at both ends.
     """
 
     def __init__(self, edges: Float[Tensor, "head edge"]) -> None:
@@ -76,14 +92,23 @@ class BinLookup:
             msg = f"{edges.shape[1] + 1} bins are too many: 2^15 at most"
             raise ValueError(msg)
         self.edges = edges
-        self._low = edges[:, :1]
+        self.low = edges[:, :1]
         widest = torch.finfo(edges.dtype).max  # where all edges agree, or nearly: infinity times zero is no cell
-        self._scale = ((CELLS - 1) / (edges[:, -1:] - self._low)).clamp(max=widest)
+        self.scale = ((CELLS - 1) / (edges[:, -1:] - self.low)).clamp(max=widest)
         heads = edges.shape[0]
         self._row = torch.arange(heads, device=edges.device)[:, None] * CELLS
         held = torch.bincount((self._cell(edges) + self._row).flatten(), minlength=heads * CELLS).view(heads, CELLS)
         below = held.cumsum(-1) - held
         self._table = torch.where(held > 0, -1, below).flatten().to(torch.int16)  # small, to stay in cache
+
+    @cached_property
+    def starts(self) -> UInt16[Tensor, "head cell"]:
+        """Edges below each cell, and their number at the end: what a search within the cell alone needs."""
+        heads = len(self.edges)
+        held = torch.bincount((self._cell(self.edges) + self._row).flatten(), minlength=heads * CELLS)
+        starts = torch.zeros((heads, CELLS + 1), dtype=torch.long, device=self.edges.device)
+        starts[:, 1:] = held.view(heads, CELLS).cumsum(1)
+        return starts.to(torch.uint16)
 
     def __call__(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
         """The bin of every value."""
@@ -93,4 +118,4 @@ class BinLookup:
         return bins
 
     def _cell(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
-        return ((values - self._low) * self._scale).clamp(0, CELLS - 1).long()
+        return ((values - self.low) * self.scale).clamp(0, CELLS - 1).long()

@@ -1,0 +1,150 @@
+"""How does a C++ file become a library in this process? Compiled once per user, processor and compiler, then loaded.
+
+Libraries lie in a folder of the user's own, under a name that hashes everything they depend on. A library that others
+could have written is not loaded.
+"""
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shlex
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+COMPILERS = ("c++", "g++", "clang++")
+SECONDS = 120
+"""How long a compiler may take."""
+
+
+class BuildError(RuntimeError):
+    """No library could be built or loaded; the message says why, and what to do."""
+
+
+@functools.cache
+def load(source: Path) -> ctypes.CDLL:
+    """The library of a C++ file, compiled if it has not been before.
+
+    Raises:
+        BuildError: If there is no compiler, it fails, or the library is not the user's own.
+    """
+    library, command = _library(source)
+    try:
+        if not library.exists():
+            logger.info("building %s once, into %s", source.name, library.parent)
+            _build(source, library, command)
+        _refuse_writable_by_others(library.parent)
+        _refuse_writable_by_others(library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:
+        msg = (
+            f"{library} cannot be built or loaded: {error}; remove it, or set POSITIONAL_HEADS_CACHE to another folder"
+        )
+        raise BuildError(msg) from error
+
+
+def built(source: Path) -> bool:
+    """Whether loading a C++ file needs no compilation."""
+    try:
+        return _library(source)[0].exists()
+    except BuildError:
+        return False
+
+
+def cache_folder() -> Path:
+    """Where libraries lie: in POSITIONAL_HEADS_CACHE, or the user's cache."""
+    chosen = os.environ.get("POSITIONAL_HEADS_CACHE")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return (Path(chosen).expanduser() if chosen else home / "positional_heads") / "kernels"
+
+
+def _library(source: Path) -> tuple[Path, list[str]]:
+    """Where the library of a source is or will be, and the command that compiles it, without files.
+
+    Raises:
+        BuildError: If there is no compiler.
+    """
+    if not hasattr(os, "getuid"):
+        msg = f"compiling {source.name} needs Linux or macOS"
+        raise BuildError(msg)
+    command = [*_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", "")), *_flags()]
+    parts = [source.read_text(), *command, _version(tuple(command)), _processor()]
+    name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+    return cache_folder() / f"{source.stem}-{name}.so", command
+
+
+@functools.cache
+def _compiler(chosen: str, path: str) -> tuple[str, ...]:
+    """The compiler of the environment variable CXX, which may have arguments, or the first that there is."""
+    for command in [shlex.split(chosen)] if chosen.strip() else [[name] for name in COMPILERS]:
+        program = shutil.which(command[0], path=path)
+        if program:
+            return (program, *command[1:])
+    wanted = (
+        f"CXX is {chosen}, which is not there" if chosen.strip() else f"none of {', '.join(COMPILERS)} is installed"
+    )
+    msg = f"there is no C++ compiler: {wanted}; install one (apt install g++, or xcode-select --install)"
+    raise BuildError(msg)
+
+
+def _flags() -> list[str]:
+    x86 = platform.machine().lower() in {"x86_64", "amd64", "i686"}
+    own = ["-march=native", "-mprefer-vector-width=512"] if x86 else ["-mcpu=native"]
+    return ["-std=c++17", "-O3", "-ffp-contract=fast", *own, "-shared", "-fPIC"]
+
+
+@functools.cache
+def _version(command: tuple[str, ...]) -> str:
+    return _run([command[0], "--version"])
+
+
+@functools.cache
+def _processor() -> str:
+    """What tells apart processors that cannot run each other's code."""
+    info = Path("/proc/cpuinfo")
+    told = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    lasting = [line for line in told if line.startswith(("model name", "CPU ", "flags", "Features", "isa"))]
+    return "\n".join([platform.machine(), platform.processor(), *lasting])
+
+
+def _build(source: Path, library: Path, command: list[str]) -> None:
+    """Compile beside the library's place, then move it there: two processes at once do no harm."""
+    library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _refuse_writable_by_others(library.parent)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
+        made = Path(folder) / library.name
+        _run([*command, str(source), "-o", str(made)])
+        made.chmod(0o700)
+        made.replace(library)
+
+
+def _refuse_writable_by_others(path: Path) -> None:
+    status = path.lstat()
+    others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if status.st_uid != os.getuid() or others or stat.S_ISLNK(status.st_mode):
+        msg = (
+            f"{path} could hold another user's code: it must be yours, writable by you alone and no link "
+            f"(chmod go-w {path}), or set POSITIONAL_HEADS_CACHE to another folder"
+        )
+        raise BuildError(msg)
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints.
+
+    Raises:
+        BuildError: If it fails.
+    """
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        msg = f"the C++ compiler {command[0]} failed ({said[0] if said else error}); install a recent g++ or clang++"
+        raise BuildError(msg) from error

@@ -1,0 +1,293 @@
+// How is D computed, binned and summed for every query-key pair of one head, in one core's cache?
+//
+// Keys come in blocks of 16 neighbours, laid out [block][pair][2][16], so that vectors run along keys and every pair
+// of a block lies in one stretch of memory. A few queries meet one block at a time: their contributions stay in a
+// buffer of a few KiB, then max, exponential, both sums and D follow; D is binned and forgotten. Queries arrive
+// multiplied by log2(e) / temperature, so that weights are powers of two.
+//
+// One source for AVX-512, AVX2, SSE2 and Arm: vectors are the compiler's own (GCC, Clang). Everything handed back is an
+// integer, so that any split of the work adds up to the same numbers. Nothing is exported but two functions in C.
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+namespace {
+
+constexpr int KEYS = 16;      // keys of a block, and pairs of a list taken at once
+constexpr int CELLS = 65536;  // of binning.BinLookup
+#if defined(__AVX512F__)
+constexpr int LANES = 16, QUERIES = 4;
+#elif defined(__AVX__)
+constexpr int LANES = 8, QUERIES = 2;
+#else
+constexpr int LANES = 4, QUERIES = 1;
+#endif
+constexpr int VECTORS = KEYS / LANES;
+
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef int64_t Tally __attribute__((vector_size(16)));  // pairs, and sum of the ranks of their distances
+
+inline Vector load(const float* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof(vector));
+    return vector;
+}
+
+// 2^x for x <= 0 to about 2e-7 of itself: 2^round(x) by exponent bits, the rest by a minimax polynomial. Below 2^-126
+// it stays there, where a weight beside one of 1 is nothing. NaN remains NaN.
+inline Vector power_of_two(Vector x) {
+    x = x < -126.0f ? Vector{} - 126.0f : x;
+    const Vector shifter = Vector{} + (12582912.0f + 127.0f);  // 1.5 * 2^23 rounds to integers; 127 biases exponents
+    const Vector shifted = x + shifter;
+    const Vector rest = x - (shifted - shifter);
+    Vector power = Vector{} + 1.327648815e-3f;
+    power = power * rest + 9.675541246e-3f;
+    power = power * rest + 5.550713223e-2f;
+    power = power * rest + 2.402211973e-1f;
+    power = power * rest + 6.931469671e-1f;
+    power = power * rest + 1.000000072f;
+    return power * (Vector)((Integers)shifted << 23);
+}
+
+// D from contributions[pair][n] and their maxima: softmax-weighted mean pair index.
+template <int N>
+inline void weigh(const Vector* contributions, int64_t pairs, const Vector* maxima, Vector* dominant) {
+    Vector total[N], weighted[N];
+    for (int n = 0; n < N; n++) total[n] = weighted[n] = Vector{};
+    float index = 0;
+    for (int64_t pair = 0; pair < pairs; pair++, index += 1) {
+        for (int n = 0; n < N; n++) {
+            const Vector weight = power_of_two(contributions[pair * N + n] - maxima[n]);
+            total[n] += weight;
+            weighted[n] += weight * index;
+        }
+    }
+    for (int n = 0; n < N; n++) dominant[n] = weighted[n] / total[n];
+}
+
+}  // namespace
+
+extern "C" {
+
+// One head: what goes in and where sums are added. Mirrored in native.py.
+struct Head {
+    const float* query;  // scaled; every_pair: [pos][pair][2]; listed_pairs: [pos][2][pair], pairs up to a multiple of 4
+    const float* key;    // every_pair: [block][pair][2][16]; listed_pairs: as queries
+    int64_t pairs;
+    const float* edges;      // of bins of D, ascending
+    const uint16_t* starts;  // edges below each cell, and their number: CELLS + 1
+    float low, scale;        // cell = (D - low) * scale
+    int64_t distances;
+    const int64_t* ranks;     // [distance, largest first][2]: 1 and the rank
+    int64_t* histogram;       // [bin][2]: pairs and rank sum
+    int64_t* dimension_sums;  // [distance, largest first], in steps of 2^-24
+    float* dominant;          // D itself, for tests and nobody else: [query][16 * blocks] or [listed]; or null
+    int64_t row;              // length of a row of it
+};
+
+}  // extern "C"
+
+namespace {
+
+// Which bin? Cells of values and edges come from the same monotone float32 arithmetic (a difference, then a product:
+// nothing to contract), so that only edges in the value's own cell need comparing.
+inline int64_t bin_in(const Head& head, float value, int32_t cell) {
+    int64_t first = head.starts[cell], count = head.starts[cell + 1] - first;
+    while (count > 0) {
+        const int64_t half = count / 2;
+        const bool above = head.edges[first + half] < value;
+        first = above ? first + half + 1 : first;
+        count = above ? count - half - 1 : half;
+    }
+    return first;
+}
+
+struct Folded {
+    int32_t cell[KEYS];
+    int64_t fixed[KEYS];
+};
+
+inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
+    for (int lane = 0; lane < KEYS; lane++) {
+        float place = (dominant[lane] - head.low) * head.scale;
+        place = place > 0 ? place : 0;
+        folded.cell[lane] = (int32_t)(place < CELLS - 1 ? place : CELLS - 1);
+    }
+    const double shifter = 6755399441055744.0;  // 1.5 * 2^52 rounds halves to even, as torch.round does
+    int64_t bits;
+    std::memcpy(&bits, &shifter, sizeof(bits));
+    for (int lane = 0; lane < KEYS; lane++) {
+        const double shifted = dominant[lane] * 16777216.0 + shifter;
+        std::memcpy(&folded.fixed[lane], &shifted, sizeof(shifted));
+        folded.fixed[lane] -= bits;
+    }
+}
+
+// Adds one lane at its place among distances; says whether D was not finite.
+inline bool add_lane(const Head& head, const float* dominant, const Folded& folded, int lane, int64_t place) {
+    head.dimension_sums[place] += folded.fixed[lane];
+    ((Tally*)head.histogram)[bin_in(head, dominant[lane], folded.cell[lane])] += ((const Tally*)head.ranks)[place];
+    return !(dominant[lane] - dominant[lane] == 0);
+}
+
+// Adds the lanes from `from` to `to` of one query and one block of keys, the first lane of all at `place`.
+inline bool add_block(const Head& head, const float* dominant, int64_t place, int from, int to) {
+    Folded folded;
+    fold_values(head, dominant, folded);
+    int bad = 0;
+    if (to - from < KEYS) {
+        for (int lane = from; lane < to; lane++) bad |= add_lane(head, dominant, folded, lane, place + lane);
+        return bad;
+    }
+    for (int lane = 0; lane < KEYS; lane++) head.dimension_sums[place + lane] += folded.fixed[lane];
+    for (int lane = 0; lane < KEYS; lane++) bad |= !(dominant[lane] - dominant[lane] == 0);
+    Tally* histogram = (Tally*)head.histogram;
+    const Tally* ranks = (const Tally*)head.ranks + place;
+    for (int lane = 0; lane < KEYS; lane++) {
+        histogram[bin_in(head, dominant[lane], folded.cell[lane])] += ranks[lane];
+    }
+    return bad;
+}
+
+typedef float Four __attribute__((vector_size(16)));
+
+inline Four load_four(const float* from) {
+    Four four;
+    std::memcpy(&four, from, sizeof(four));
+    return four;
+}
+
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLED(x, y, a, b, c, d) __builtin_shufflevector(x, y, a, b, c, d)
+#else
+typedef int32_t FourIntegers __attribute__((vector_size(16)));
+#define SHUFFLED(x, y, a, b, c, d) __builtin_shuffle(x, y, FourIntegers{a, b, c, d})
+#endif
+
+inline void transpose(Four* rows) {
+    const Four a = SHUFFLED(rows[0], rows[1], 0, 4, 1, 5), b = SHUFFLED(rows[0], rows[1], 2, 6, 3, 7);
+    const Four c = SHUFFLED(rows[2], rows[3], 0, 4, 1, 5), d = SHUFFLED(rows[2], rows[3], 2, 6, 3, 7);
+    rows[0] = SHUFFLED(a, c, 0, 1, 4, 5), rows[1] = SHUFFLED(a, c, 2, 3, 6, 7);
+    rows[2] = SHUFFLED(b, d, 0, 1, 4, 5), rows[3] = SHUFFLED(b, d, 2, 3, 6, 7);
+}
+
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// D of N queries with one block of keys.
+template <int N>
+inline void block_dominant(const Head& head, int64_t query, const float* key, Vector* buffer, Vector* dominant) {
+    Vector maxima[N * VECTORS];
+    for (int n = 0; n < N * VECTORS; n++) maxima[n] = Vector{} - __builtin_inff();
+    const float* queries = head.query + query * 2 * head.pairs;
+    for (int64_t pair = 0; pair < head.pairs; pair++) {
+        for (int vector = 0; vector < VECTORS; vector++) {
+            const Vector a = load(key + pair * 2 * KEYS + vector * LANES);
+            const Vector b = load(key + pair * 2 * KEYS + KEYS + vector * LANES);
+            for (int n = 0; n < N; n++) {
+                const float* q = queries + (n * head.pairs + pair) * 2;
+                const int place = n * VECTORS + vector;
+                const Vector contribution = q[0] * a + q[1] * b;
+                maxima[place] = maxima[place] < contribution ? contribution : maxima[place];
+                buffer[pair * N * VECTORS + place] = contribution;
+            }
+        }
+    }
+    weigh<N * VECTORS>(buffer, head.pairs, maxima, dominant);
+}
+
+struct Limits {
+    int64_t nearest, furthest, skip_keys;
+};
+
+// N queries with all keys that count for them.
+template <int N>
+bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* buffer) {
+    const int64_t first = larger(limits.skip_keys, query - limits.furthest), last = query + N - 1 - limits.nearest;
+    bool bad = false;
+    if (last < first) return bad;
+    for (int64_t block = first / KEYS; block <= last / KEYS; block++) {
+        Vector dominant[N * VECTORS];
+        block_dominant<N>(head, query, head.key + block * head.pairs * 2 * KEYS, buffer, dominant);
+        for (int n = 0; n < N; n++) {
+            const float* values = (const float*)(dominant + n * VECTORS);
+            const int64_t own = query + n, key = block * KEYS;
+            const int64_t from = larger(larger(limits.skip_keys, own - limits.furthest) - key, 0);
+            const int64_t to = smaller(own - limits.nearest + 1 - key, KEYS);
+            if (from < to) bad |= add_block(head, values, head.distances - 1 - own + key, from, to);
+            if (head.dominant) std::memcpy(head.dominant + own * head.row + key, values, sizeof(float) * KEYS);
+        }
+    }
+    return bad;
+}
+
+constexpr int FINITE = 0, NOT_FINITE = 1, NO_MEMORY = 2;
+
+}  // namespace
+
+extern "C" {
+
+// Adds the pairs of queries `from` to `to` with all keys at distances nearest to furthest, but for the first skip_keys.
+int every_pair(const Head* head, int64_t from, int64_t to, int64_t nearest, int64_t furthest, int64_t skip_keys) {
+    Vector* buffer = (Vector*)std::aligned_alloc(64, sizeof(float) * KEYS * QUERIES * head->pairs);
+    if (!buffer) return NO_MEMORY;
+    const Limits limits = {nearest, furthest, skip_keys};
+    bool bad = false;
+    int64_t query = from;
+    for (; query + QUERIES <= to; query += QUERIES) bad |= add_queries<QUERIES>(*head, query, limits, buffer);
+    for (; query < to; query++) bad |= add_queries<1>(*head, query, limits, buffer);
+    std::free(buffer);
+    return bad ? NOT_FINITE : FINITE;
+}
+
+// Adds n listed pairs: contributions along channels, turned about so that vectors run along the list.
+int listed_pairs(const Head* head, const int64_t* query_pos, const int64_t* key_pos, int64_t n) {
+    const int64_t pairs = head->pairs, padded = (pairs + 3) / 4 * 4;
+    float* buffer = (float*)std::aligned_alloc(64, sizeof(float) * KEYS * padded);
+    if (!buffer) return NO_MEMORY;
+    bool bad = false;
+    for (int64_t start = 0; start < n; start += KEYS) {
+        const int taken = (int)smaller(n - start, KEYS);
+        for (int lane = 0; lane < KEYS; lane += 4) {
+            const float *query[4], *key[4];
+            for (int n = 0; n < 4; n++) {
+                const int64_t listed = smaller(start + lane + n, start + taken - 1);
+                query[n] = head->query + query_pos[listed] * 2 * padded;
+                key[n] = head->key + key_pos[listed] * 2 * padded;
+            }
+            for (int64_t pair = 0; pair < padded; pair += 4) {
+                Four rows[4];
+                for (int n = 0; n < 4; n++) {
+                    rows[n] = load_four(query[n] + pair) * load_four(key[n] + pair) +
+                              load_four(query[n] + padded + pair) * load_four(key[n] + padded + pair);
+                }
+                transpose(rows);
+                for (int n = 0; n < 4; n++) std::memcpy(buffer + (pair + n) * KEYS + lane, &rows[n], sizeof(Four));
+            }
+        }
+        Vector maxima[VECTORS], dominant[VECTORS];
+        const Vector* contributions = (const Vector*)buffer;
+        for (int vector = 0; vector < VECTORS; vector++) maxima[vector] = contributions[vector];
+        for (int64_t pair = 1; pair < pairs; pair++) {
+            for (int vector = 0; vector < VECTORS; vector++) {
+                const Vector contribution = contributions[pair * VECTORS + vector];
+                maxima[vector] = maxima[vector] < contribution ? contribution : maxima[vector];
+            }
+        }
+        weigh<VECTORS>(contributions, pairs, maxima, dominant);
+        const float* values = (const float*)dominant;
+        Folded folded;
+        fold_values(*head, values, folded);
+        for (int lane = 0; lane < taken; lane++) {
+            const int64_t place = head->distances - 1 - query_pos[start + lane] + key_pos[start + lane];
+            bad |= add_lane(*head, values, folded, lane, place);
+        }
+        if (head->dominant) std::memcpy(head->dominant + start, values, sizeof(float) * taken);
+    }
+    std::free(buffer);
+    return bad ? NOT_FINITE : FINITE;
+}
+
+}  // extern "C"
