@@ -29,10 +29,13 @@ def heads_table(table: Sequence[Mapping[str, Any]], top: int, *, markdown: bool 
         top: How many heads.
         markdown: With the bars of a Markdown table.
     """
+    return _aligned(heads_rows(table, top), markdown)
+
+
+def heads_rows(table: Sequence[Mapping[str, Any]], top: int) -> list[list[str]]:
+    """The cells of `heads_table`, the titles first."""
     columns = {key: title for key, title in COLUMNS.items() if table and key in table[0]}
-    rows = [list(columns.values())]
-    rows += [[_cell(row[key]) for key in columns] for row in ranked(table)[:top]]
-    return _aligned(rows, markdown)
+    return [list(columns.values()), *([_cell(row[key]) for key in columns] for row in ranked(table)[:top])]
 
 
 def study_table(
@@ -45,13 +48,18 @@ def study_table(
         contrasts: Rows as `AblationStudy.contrasts` makes them.
         markdown: With the bars of a Markdown table.
     """
+    return _aligned(study_rows(effects, contrasts), markdown)
+
+
+def study_rows(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The cells of `study_table`, the titles first."""
     found = {(row["reach"], row["k"], row["kind"]): row["effect"] for row in effects}
     rows = [["range", "heads", *KINDS, "top - random", "low 95 %", "high 95 %", "p", "random sets"]]
     for row in contrasts:
         kinds = [found.get((row["reach"], row["k"], kind)) for kind in KINDS[1:]]
         numbers = [row["top"], *kinds, row["difference"], row["low"], row["high"], row.get("p_value")]
         rows.append([row["reach"], str(row["k"]), *map(_cell, numbers), str(row["random_sets"])])
-    return _aligned(rows, markdown)
+    return rows
 
 
 def study_line(provenance: Mapping[str, Any], rows: int, sets: int) -> str:
@@ -71,10 +79,15 @@ def extrapolation_table(table: Sequence[Mapping[str, Any]], *, markdown: bool = 
         table: Rows as `ExtrapolationStudy.to_frame` makes them.
         markdown: With the bars of a Markdown table.
     """
+    return _aligned(extrapolation_rows(table), markdown)
+
+
+def extrapolation_rows(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The cells of `extrapolation_table`, the titles first."""
     columns = [key for key in table[0] if key not in {"method", "length"}]
     rows = [["method", "length", *(key.replace("_", " ") for key in columns)]]
     rows += [[row["method"], str(row["length"]), *(_cell(row[key]) for key in columns)] for row in table]
-    return _aligned(rows, markdown)
+    return rows
 
 
 def extrapolation_line(provenance: Mapping[str, Any], training_length: int, heads: Sequence[str]) -> str:
