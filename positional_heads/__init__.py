@@ -24,16 +24,19 @@ if TYPE_CHECKING:
     from positional_heads.host.live_hooks import live_rotary_hooks
     from positional_heads.host.sequences import cut_text
     from positional_heads.profiles import ContributionProfile
+    from positional_heads.ray_executor import RayExecutor
     from positional_heads.result_files import ResultFileError
     from positional_heads.results import HeadScores, NullScores
-    from positional_heads.scoring import ScoringSettings, score_heads
+    from positional_heads.scoring import score_heads, score_shard
+    from positional_heads.settings import ScoringSettings
+    from positional_heads.shards import merge_shards
     from positional_heads.studies.ablation import ablation_study
     from positional_heads.studies.ablation_results import AblationStudy
     from positional_heads.studies.extrapolation import base_sweep, extrapolation_study
     from positional_heads.studies.extrapolation_results import ExtrapolationStudy
     from positional_heads.tasks.examples import AnswerTask, Example, Task
     from positional_heads.tasks.measuring import TaskResult, evaluate
-    from positional_heads.zoo.bundled import bundled_steps, bundled_text, load_bundled_model
+    from positional_heads.zoo.bundled import bundled_steps, bundled_text, load_bundled_model, load_model
 
 __version__ = "0.1.0"
 
@@ -46,10 +49,11 @@ _HOMES = {
     "Head": "heads",
     "HeadScores": "results",
     "NullScores": "results",
+    "RayExecutor": "ray_executor",
     "ResultFileError": "result_files",
     "RotaryLayer": "host.layers",
     "RotaryModel": "host.layers",
-    "ScoringSettings": "scoring",
+    "ScoringSettings": "settings",
     "SelfExtendAdvice": "host.extrapolation.methods",
     "Task": "tasks.examples",
     "TaskResult": "tasks.measuring",
@@ -72,11 +76,14 @@ _HOMES = {
     "live_rotary_hooks": "host.live_hooks",
     "load_bundled_model": "zoo.bundled",
     "load_clex": "host.extrapolation.clex",
+    "load_model": "zoo.bundled",
+    "merge_shards": "shards",
     "pair_contributions": "contributions",
     "plain_rope": "host.extrapolation.plain_rope",
     "resolve_layers": "host.layers",
     "rope_method": "host.extrapolation.choosing",
     "score_heads": "scoring",
+    "score_shard": "scoring",
     "self_extend_advice": "host.extrapolation.methods",
     "told_apart": "distinguishability",
     "unrotated_remainder": "contributions",
@@ -92,6 +99,7 @@ __all__ = [
     "Head",
     "HeadScores",
     "NullScores",
+    "RayExecutor",
     "ResultFileError",
     "RotaryLayer",
     "RotaryModel",
@@ -118,11 +126,14 @@ __all__ = [
     "live_rotary_hooks",
     "load_bundled_model",
     "load_clex",
+    "load_model",
+    "merge_shards",
     "pair_contributions",
     "plain_rope",
     "resolve_layers",
     "rope_method",
     "score_heads",
+    "score_shard",
     "self_extend_advice",
     "told_apart",
     "unrotated_remainder",

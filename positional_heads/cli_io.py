@@ -105,14 +105,6 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
 def load_named(model: str, device: str | None, dtype: str | None, trust_remote_code: bool) -> "TransformerBridge":
     """The model meant on the command line: `bundled`, a folder, or a hub name."""
     say("loading the host libraries and the model ...")
-    from positional_heads.host.loading import load_model
-    from positional_heads.zoo.bundled import MODEL_FOLDER
+    from positional_heads.zoo.bundled import load_model
 
-    ours = model == BUNDLED
-    return load_model(
-        str(MODEL_FOLDER) if ours else model,
-        name=BUNDLED if ours else None,
-        device=device,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -6,6 +6,7 @@ the sum of their distances' ranks. The ranks of D follow from the counts. Everyt
 fixed point), so that tiles, sequences, processes and machines add up to the very same numbers in any order.
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -17,7 +18,12 @@ from torch import Tensor
 from positional_heads.binning import BinLookup, single_valued
 from positional_heads.kernels.sums import DIMENSION_SCALE, PairSums, tile_sums
 from positional_heads.plan import PairPlan
+from positional_heads.sampling import REPLICATES
 
+SUMS = (
+    *("pairs", "rank_sums", "counted", "dimension_sums", "group_pairs", "group_rank_sums"),
+    *("replicate_pairs", "replicate_rank_sums"),
+)
 COARSE_BINS = 64
 """Bins kept per group of sequences, for resampling: enough for an interval, not for the estimate itself."""
 
@@ -48,14 +54,16 @@ class PairStatistics:
         self.dimension_sums = zeros((heads, plan.distances))
         self.group_pairs = zeros((plan.n_groups, heads, COARSE_BINS))
         self.group_rank_sums = zeros((plan.n_groups, heads, COARSE_BINS))
+        replicates = 0 if plan.step is None else REPLICATES
+        self.replicate_pairs = zeros((replicates, heads, COARSE_BINS))
+        self.replicate_rank_sums = zeros((replicates, heads, COARSE_BINS))
         self.ranks = plan.rank_grid.to(edges.device)
         self.bins = BinLookup(edges)
 
     @property
     def tensors(self) -> dict[str, Int[Tensor, "..."]]:
         """The sums by name."""
-        names = ("pairs", "rank_sums", "counted", "dimension_sums", "group_pairs", "group_rank_sums")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in SUMS}
 
     def update(self, dominant: Float[Tensor, "head pair"], distance: Int[Tensor, " pair"], sequence: int) -> None:
         """Count the pairs of one tile of one sequence; see `kernels.sums.tile_sums`.
@@ -67,23 +75,29 @@ class PairStatistics:
         """
         self.add(tile_sums(dominant, distance, self.bins, self.ranks), sequence)
 
-    def add(self, sums: PairSums, sequence: int) -> None:
+    def add(self, sums: PairSums, sequence: int, replicate: int | None = None) -> None:
         """Add what a kernel counted in some pairs of one sequence.
 
         Args:
             sums: Its sums, over this plan's distances and these bins.
             sequence: Which sequence of the plan they come from.
+            replicate: Which replicate of the sample they are; None where all pairs count.
         """
         self.pairs += sums.pairs
         self.rank_sums += sums.rank_sums
         self.counted += sums.counted
         self.dimension_sums += sums.dimension_sums
+        coarse = (len(self.edges), COARSE_BINS, -1)
+        pairs, rank_sums = sums.pairs.view(coarse).sum(-1), sums.rank_sums.view(coarse).sum(-1)
         group = self.plan.group(sequence)
-        self.group_pairs[group] += sums.pairs.view(-1, COARSE_BINS, sums.pairs.shape[1] // COARSE_BINS).sum(-1)
-        self.group_rank_sums[group] += sums.rank_sums.view(-1, COARSE_BINS, sums.pairs.shape[1] // COARSE_BINS).sum(-1)
+        self.group_pairs[group] += pairs
+        self.group_rank_sums[group] += rank_sums
+        if replicate is not None:
+            self.replicate_pairs[replicate] += pairs
+            self.replicate_rank_sums[replicate] += rank_sums
 
-    def __add__(self, other: "PairStatistics") -> "PairStatistics":
-        """The statistics over both sets of pairs, exactly as if one had counted them all.
+    def absorb(self, other: "PairStatistics") -> None:
+        """Add the statistics of other pairs to these, in place.
 
         Raises:
             ValueError: If the two were planned or binned differently.
@@ -91,9 +105,18 @@ class PairStatistics:
         if self.plan != other.plan or not torch.equal(self.edges, other.edges):
             msg = "statistics of different plans or bins cannot be added: score both with one plan"
             raise ValueError(msg)
+        for name, ours in self.tensors.items():
+            ours.add_(other.tensors[name])
+
+    def __add__(self, other: "PairStatistics") -> "PairStatistics":
+        """The statistics over both sets of pairs, exactly as if one had counted them all.
+
+        Raises:
+            ValueError: If the two were planned or binned differently.
+        """
         total = PairStatistics(self.plan, self.edges)
-        for name, tensor in total.tensors.items():
-            tensor.copy_(self.tensors[name] + other.tensors[name])
+        total.absorb(self)
+        total.absorb(other)
         return total
 
     def correlation(self) -> "Correlation":
@@ -124,6 +147,8 @@ class Correlation:
     dimension_sums: Int[Tensor, "head distance"]
     group_pairs: Int[Tensor, "group head coarse"]
     group_rank_sums: Int[Tensor, "group head coarse"]
+    replicate_pairs: Int[Tensor, "replicate head coarse"]
+    replicate_rank_sums: Int[Tensor, "replicate head coarse"]
     edges: Float[Tensor, "head edge"]
 
     @cached_property
@@ -163,6 +188,17 @@ class Correlation:
         rank_sums = torch.einsum("rg,ghc->rhc", weights, self.group_rank_sums.double())
         counts = weights @ self.plan.group_pair_counts.double()
         return _spearman(pairs, rank_sums, *(moment[:, None] for moment in self._rank_moments(counts)))
+
+    @property
+    def sampling_sd(self) -> Float64[Tensor, " head"]:
+        """What sampling pairs adds to the error of rho: zero where all were counted, else from replicates' spread."""
+        if self.plan.step is None:
+            return torch.zeros(len(self.pairs), dtype=torch.float64)
+        moments = self._rank_moments(self.plan.replicate_pair_counts.double())
+        rho = _spearman(
+            self.replicate_pairs.double(), self.replicate_rank_sums.double(), *(moment[:, None] for moment in moments)
+        )
+        return rho.std(0) / math.sqrt(REPLICATES)
 
     def _rank_moments(self, counts: Float[Tensor, "*lead distance"]) -> tuple[Tensor, Tensor]:
         """Mean and sum of squares about it of the distances' ranks, in grid steps."""

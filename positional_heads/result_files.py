@@ -19,6 +19,8 @@ EXTRAPOLATION = "positional_heads.ExtrapolationStudy"
 EXTRAPOLATION_FILE_NAME = "extrapolation.safetensors"
 EXAMPLES = "positional_heads.HeadExamples"
 EXAMPLES_FILE_NAME = "examples.safetensors"
+PARTIAL = "positional_heads.ScoreSums"
+PARTIAL_FILE_NAME = "sums.safetensors"
 FORMAT_VERSION = 1
 FILE_NAME = "scores.safetensors"
 _KEY = "positional_heads"
@@ -28,6 +30,7 @@ _WRITTEN_BY = {
     STUDY: "positional-heads ablate",
     EXTRAPOLATION: "positional-heads extrapolate",
     EXAMPLES: "HeadExamples.save",
+    PARTIAL: "positional-heads score",
 }
 
 

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from positional_heads.heads import Head
 from positional_heads.result_files import read_result, result_file, write_result
+from positional_heads.result_html import result_html
 from positional_heads.statistics import benjamini_hochberg, excess_p_values, verdict
+from positional_heads.tables import COLUMNS
+from positional_heads.token_text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +37,10 @@ class NullScores:
     rho: Float[Tensor, "repeat layer head"]
     curve_mean: Float[Tensor, "layer head distance"]
     curve_sd: Float[Tensor, "layer head distance"]
+
+    def __repr__(self) -> str:
+        repeats, layers, heads = self.rho.shape
+        return f"NullScores({repeats} shuffles of {layers} layers of {heads} heads)"
 
     @property
     def mean(self) -> Float[Tensor, "layer head"]:
@@ -61,6 +68,7 @@ class HeadScores:
         bootstrap_rho: rho over resampled sequences, or None with a single one.
         reasons: Why a head has no score.
         provenance: Versions, model, data, settings and seed.
+        sampling_sd: Standard deviation that sampling pairs adds to rho; None where all pairs were counted.
     """
 
     rho: Float[Tensor, "layer head"]
@@ -73,6 +81,16 @@ class HeadScores:
     bootstrap_rho: Float[Tensor, "resample layer head"] | None
     reasons: dict[Head, str]
     provenance: dict[str, Any]
+    sampling_sd: Float[Tensor, "layer head"] | None = None
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self._n_scored)))
+        return f"HeadScores({self._line}; highest rho: {best or 'none'})"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame().dropna(subset=["rho"]).sort_values("rho", ascending=False)
+        frame = frame[[name for name in COLUMNS if name in frame]].rename(columns=COLUMNS)
+        return result_html("HeadScores", self._line, self.verdict, frame, self.provenance)
 
     @property
     def heads(self) -> list[Head]:
@@ -205,6 +223,8 @@ class HeadScores:
 
         low, high = self.interval().unbind(-1)
         columns = {"rho": self.rho, "low": low, "high": high, "rho_curve": self.rho_curve, "bound": self.bound}
+        if self.sampling_sd is not None:
+            columns["sampling_sd"] = self.sampling_sd
         if self.null is not None:
             columns |= {"null_mean": self.null.mean, "null_sd": self.null.sd, "excess": self.excess, "z": self.z}
             columns |= {"p_value": self.p_values, "q_value": self.q_values}
@@ -250,10 +270,10 @@ class HeadScores:
         null = None
         if "null.rho" in tensors:
             null = NullScores(**{field.name: tensors.pop(f"null.{field.name}") for field in fields(NullScores)})
-        bootstrap_rho = tensors.pop("bootstrap_rho", None)
+        optional: dict[str, Any] = {name: tensors.pop(name, None) for name in ("bootstrap_rho", "sampling_sd")}
         return cls(
             **tensors,
-            bootstrap_rho=bootstrap_rho,
+            **optional,
             null=null,
             reasons={Head.parse(name): reason for name, reason in content["reasons"].items()},
             provenance=content["provenance"],
@@ -264,6 +284,21 @@ class HeadScores:
         if self.null is not None:
             tensors |= {f"null.{field.name}": getattr(self.null, field.name) for field in fields(self.null)}
         return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @property
+    def _n_scored(self) -> int:
+        return int((~self.rho.isnan()).sum())
+
+    @property
+    def _line(self) -> str:
+        """What was scored, in one line, also where a part of the provenance is missing."""
+        layers, heads = self.rho.shape
+        model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
+        return (
+            f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
+            f"{self._n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
+            f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles"
+        )
 
     def _known_null(self) -> NullScores:
         if self.null is None:

@@ -13,6 +13,8 @@ ROOT = Path(ph.__file__).parent
 CORE = {
     *("allocation", "bands", "binning", "contributions", "correlation", "distinguishability", "dominance", "effects"),
     *("files", "heads", "kernels", "plan", "result_files", "results", "rotary", "sampling", "statistics", "tables"),
+    *("score_sums", "shards"),
+    *("profiles", "result_html", "token_text"),
 }
 CORE_MAY_IMPORT = {"torch", "einops", "jaxtyping", "scipy", "numpy", "safetensors"}
 CORE_MAY_IMPORT_LATE = {"accelerate", "pandas"}
@@ -27,6 +29,7 @@ FRONT_DOOR = {
         "Head",
         "HeadScores",
         "NullScores",
+        "RayExecutor",
         "ResultFileError",
     ),
     *(
@@ -73,6 +76,9 @@ FRONT_DOOR = {
     ),
     *(
         "score_heads",
+        "score_shard",
+        "merge_shards",
+        "load_model",
         "self_extend_advice",
         "told_apart",
         "unrotated_remainder",

@@ -119,7 +119,8 @@ def test_scoring_leaves_the_callers_hooks_and_random_numbers_alone(tiny):
 def test_batches_change_no_score(tiny):
     tokens = torch.from_numpy(np.stack(token_rows((24, 24, 24, 24, 24))))
     one, many = (ph.score_heads(tiny("llama"), tokens, batch_size=size) for size in (1, 4))
-    assert torch.allclose(one.rho, many.rho, atol=1e-5)
+    assert ((one.rho - many.rho).abs() <= one.bound + many.bound).all()  # bins are placed on another pilot
+    assert torch.allclose(one.curve, many.curve, atol=1e-5, equal_nan=True)
 
 
 def test_a_seed_gives_the_same_result(tiny):
@@ -132,18 +133,19 @@ def test_a_seed_gives_the_same_result(tiny):
 
 
 def test_a_window_that_changes_during_the_run_is_refused(tiny):
-    position = torch.arange(24)
+    position, runs = torch.arange(24), []
     distant = position[:, None] - position >= 5
 
     def narrow(scores, hook):
-        return scores.masked_fill(distant, torch.finfo(scores.dtype).min) if len(scores) > 1 else None
+        runs.append(scores.shape[-1] == 24)
+        return scores.masked_fill(distant, torch.finfo(scores.dtype).min) if sum(runs) > 2 else None
 
     model, tokens = tiny("llama"), torch.from_numpy(np.stack(token_rows((24, 24))))
     with (
         model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", narrow)]),
         pytest.raises(ph.UnsupportedModelError, match="layer 1 has a window of 5 tokens now, None when the run was"),
     ):
-        ph.score_heads(model, tokens, batch_size=2)
+        ph.score_heads(model, tokens, batch_size=1)
 
 
 def test_layers_not_asked_for_say_so(tiny):

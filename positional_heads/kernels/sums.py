@@ -1,7 +1,7 @@
 """What does a kernel hand back? Four sums over query-key pairs, all integers, so that they add up in any order."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,7 @@ class PairSums:
         )
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """A back end: rotated queries and keys of one sequence in, sums out.
 

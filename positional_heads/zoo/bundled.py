@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+BUNDLED = "bundled"
 _ZOO = Path(str(files("positional_heads.zoo")))
 MODEL_FOLDER = _ZOO / "model"
 CHECKPOINT_FOLDER = _ZOO / "training_checkpoints"
@@ -25,18 +26,44 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     Raises:
         ValueError: If no checkpoint of that step ships.
     """
-    from positional_heads.host.loading import load_model
-
     if step is None:
-        return load_model(str(MODEL_FOLDER), name="bundled")
+        return load_model(BUNDLED)
     if step not in bundled_steps():
         msg = f"no checkpoint of step {step} ships: choose one of {', '.join(map(str, bundled_steps()))}"
         raise ValueError(msg)
+    from positional_heads.host.loading import load_model as boot
     from positional_heads.zoo.checkpoints import unpack_checkpoint, untrained_weights
 
     file = CHECKPOINT_FOLDER / f"step-{step:06d}.safetensors"
     weights = untrained_weights() if step == 0 else unpack_checkpoint(file)
-    return load_model(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
+    return boot(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
+
+
+def load_model(
+    name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
+) -> "TransformerBridge":
+    """The bundled model, one in a local folder, or one from the hub, as a TransformerBridge in evaluation mode.
+
+    Args:
+        name: "bundled", a folder in `transformers` format, or a hub name.
+        device: Where to, e.g. "cpu" or "cuda"; TransformerLens decides when None.
+        dtype: Precision, e.g. "bfloat16"; float32 when None.
+        trust_remote_code: Run code that the model ships. Off unless asked for.
+
+    Raises:
+        FileNotFoundError: If a path is given that does not exist.
+        ValueError: If the dtype is unknown, or the model cannot be loaded.
+    """
+    from positional_heads.host.loading import load_model as boot
+
+    ours = name == BUNDLED
+    return boot(
+        str(MODEL_FOLDER) if ours else name,
+        name=BUNDLED if ours else None,
+        device=device,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def bundled_steps() -> list[int]:

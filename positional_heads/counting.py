@@ -1,0 +1,291 @@
+"""One scoring run on one machine: a pilot places the bins, then every batch's pairs are folded into the sums.
+
+Each layer's rotated queries and keys are counted while they are at hand, as they are and with their positions shuffled.
+The pilot is the batch with the longest sequence, which also shows each layer's window, and a few more where there are
+many; it is the same for every shard, so that all place the same bins.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from positional_heads.binning import equal_mass_edges
+from positional_heads.correlation import PairStatistics
+from positional_heads.dominance import listed_dominant
+from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.layers import RotaryLayer, RotaryModel
+from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.prefill import chunk_length
+from positional_heads.host.provenance import data_hash, library_versions, model_provenance
+from positional_heads.host.sequences import Batch, real_spans
+from positional_heads.kernels.choosing import choose_kernel
+from positional_heads.kernels.sums import Kernel
+from positional_heads.layer_planes import Planes, layer_planes, within
+from positional_heads.plan import PairPlan, Places
+from positional_heads.rotary import pair_frequencies
+from positional_heads.sampling import REPLICATES
+from positional_heads.score_sums import LayerSums, ScoreSums, differing, ungrouped
+from positional_heads.settings import MOST_GROUPS, ScoringSettings
+
+PILOT_BATCHES = 4
+BATCHES_PER_PILOT = 16
+PILOT_ROWS = 4
+PILOT_PAIRS = 2**16
+"""Pairs by which the bins of a head are placed: 32 for each of 2048 bins."""
+
+
+class PairCounter:
+    """Counts the pairs of numbered batches of one run with one model."""
+
+    def __init__(
+        self, model: TransformerLensModel, data: list[Batch], rotary: list[RotaryLayer], settings: ScoringSettings
+    ) -> None:
+        """Count nothing yet.
+
+        Args:
+            model: A TransformerBridge.
+            data: Every batch of the run, in order.
+            rotary: The layers to score.
+            settings: What was chosen.
+        """
+        self.model = model
+        self.data = data
+        self.rotary = rotary
+        self.settings = settings
+        self.kernel: Kernel = choose_kernel(str(model.cfg.device), self._terms())
+
+    @cached_property
+    def lengths(self) -> tuple[int, ...]:
+        """Real tokens of every sequence."""
+        return tuple(length for batch in self.data for length in batch.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Number of the batch with the longest sequence."""
+        return max(range(len(self.data)), key=lambda number: max(self.data[number].lengths))
+
+    def go_on_with(self, kernels: set[str]) -> None:
+        """Count with the kernel that has counted so far, so that a run that was stopped ends with the same numbers.
+
+        Args:
+            kernels: Names of those that have counted; none changes nothing.
+        """
+        if kernels:
+            self.kernel = choose_kernel(str(self.model.cfg.device), 0, min(kernels))
+
+    def opened(self, resolved: RotaryModel, *, count: bool) -> ScoreSums:
+        """Sums over nothing, or over the pilot batch: windows found and bins placed on it.
+
+        Args:
+            resolved: All layers of the model, for the reasons why some are not scored.
+            count: Count the batch with the longest sequence in the same run.
+
+        Raises:
+            ValueError: If no pair counts.
+            UnsupportedModelError: If a layer does not reproduce the model's scores.
+        """
+        samples: dict[int, list[Tensor]] = {rotary.layer: [] for rotary in self.rotary}
+        layers: dict[int, LayerSums] = {}
+        *others, longest = self._pilots()
+
+        def look(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
+            samples[vectors.rotary.layer].append(self._pilot_sample(vectors, batch, spans, 1 + len(others)))
+
+        def place(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
+            look(vectors, batch, spans)
+            layer = vectors.rotary.layer
+            sample = torch.cat(samples.pop(layer), dim=1)
+            layers[layer] = self._layer_sums(vectors, spans, sample)
+            if count:
+                self._count_batch(layers[layer], vectors, batch, spans)
+
+        for number in others:
+            self._capture(number, look)
+        self._capture(longest, place)
+        done, kernels = ({longest}, {self.kernel.name}) if count else (set(), set())
+        sums = ScoreSums(layers, done, {}, kernels)
+        sums.run = self.description(resolved, sums.windows)
+        return sums
+
+    def count(self, number: int, sums: ScoreSums) -> None:
+        """Run one batch through the model and fold every layer's pairs into the sums.
+
+        Args:
+            number: Which batch.
+            sums: Of this run; changed in place, and spoilt if this raises.
+        """
+
+        def visit(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
+            self._count_batch(sums.layers[vectors.rotary.layer], vectors, batch, spans)
+
+        self._capture(number, visit)
+        sums.done.add(number)
+        sums.kernels.add(self.kernel.name)
+
+    def refuse_other_run(self, found: ScoreSums, resolved: RotaryModel, file: Path | None) -> None:
+        """Refuse sums that are not of this run.
+
+        Args:
+            found: Sums from a file.
+            resolved: All layers of the model.
+            file: Where they come from.
+
+        Raises:
+            ValueError: If model, data or settings differ; the message says which.
+        """
+        if changed := differing(self.description(resolved, found.windows), found.run):
+            msg = (
+                f"{file}: holds sums of another run (different: {', '.join(changed)}); run that one to its end with "
+                "its own settings, choose another folder, or delete the file"
+            )
+            raise ValueError(msg)
+
+    def _terms(self) -> int:
+        """Query x key x pair terms of the whole run."""
+        plan = self.settings.plan(self.lengths, None)
+        every = int(plan.all_pairs.sum())
+        counted = every if plan.step is None else round(every / plan.step * REPLICATES)
+        width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
+        return counted * width * (1 + self.settings.null_repeats)
+
+    def _pilots(self) -> list[int]:
+        """Batches to place bins on, that with the longest sequence last."""
+        pairs = sum(length * (length + 1) // 2 for length in self.data[self.longest].lengths)
+        extra = min(PILOT_BATCHES - 1, max(len(self.data) // BATCHES_PER_PILOT, -(-PILOT_PAIRS // pairs) - 1))
+        spread = np.linspace(0, len(self.data) - 1, extra + 2)[1:-1].round().astype(int).tolist()
+        return [*(number for number in dict.fromkeys(spread) if number != self.longest), self.longest]
+
+    def _pilot_sample(
+        self, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]], batches: int
+    ) -> Float[Tensor, "head n"]:
+        rows = sorted(set(np.linspace(0, len(spans) - 1, PILOT_ROWS).round().astype(int).tolist()))
+        found = []
+        for row in rows:
+            start, stop = spans[row]
+            plan = self.settings.plan((stop - start,), vectors.window)
+            plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
+            for part, (query, key) in layer_planes(vectors, plan, row, start, stop):
+                for places in plan.listed(0):
+                    query_pos, key_pos = within(places, part, query.device)
+                    dominant = listed_dominant(query[:, query_pos], key[:, key_pos], self._temperature(vectors))
+                    found.append(dominant)
+        return torch.cat(found, dim=1)
+
+    def _layer_sums(
+        self, vectors: LayerVectors, spans: list[tuple[int, int]], sample: Float[Tensor, "head n"]
+    ) -> LayerSums:
+        plan = self.settings.plan(self.lengths, vectors.window)
+        if int(plan.all_pairs.sum()) == 0 or sample.shape[1] == 0:
+            msg = (
+                "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
+                f"{max(self.lengths)} tokens"
+            )
+            raise ValueError(msg)
+        edges = equal_mass_edges(sample, self.settings.bins)
+        row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
+        phase = vectors.phase[min(row, len(vectors.phase) - 1), slice(*spans[row])]
+        shuffled = [ungrouped(plan)] * self.settings.null_repeats
+        return LayerSums(pair_frequencies(phase).cpu(), [PairStatistics(one, edges) for one in (plan, *shuffled)])
+
+    def _count_batch(self, sums: LayerSums, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
+        plan = sums.statistics[0].plan
+        _refuse_other_window(vectors, plan.window, max(batch.lengths))
+        for row, (start, stop) in enumerate(spans):
+            sequence = batch.first + row
+            listed = None if plan.step is None else plan.listed(sequence)
+            orders = [None, *self._shuffles(sequence, stop - start)]
+            for order, statistics in zip(orders, sums.statistics, strict=True):
+                for part, planes in layer_planes(vectors, plan, row, start, stop, order):
+                    self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
+
+    def _count_part(
+        self,
+        statistics: PairStatistics,
+        planes: Planes,
+        part: PairPlan,
+        listed: list[Places] | None,
+        temperature: float,
+        sequence: int,
+    ) -> None:
+        bins, ranks = statistics.bins, statistics.ranks
+        if listed is None:
+            statistics.add(self.kernel.every_pair(*planes, part, temperature, bins, ranks), sequence)
+            return
+        for replicate, places in enumerate(listed):
+            inside = within(places, part, ranks.device)
+            statistics.add(self.kernel.listed_pairs(*planes, inside, temperature, bins, ranks), sequence, replicate)
+
+    def _capture(self, number: int, visit: Callable[[LayerVectors, Batch, list[tuple[int, int]]], None]) -> None:
+        batch = self.data[number]
+        spans = real_spans(batch.tokens, batch.attention_mask)
+        chunk = chunk_length(self.model, *batch.tokens.shape) if batch.attention_mask is None else None
+        tokens, mask = batch.tokens.to(self.model.cfg.device), batch.attention_mask
+        mask = None if mask is None else mask.to(tokens.device)
+        capture(self.model, tokens, self.rotary, lambda vectors: visit(vectors, batch, spans), mask, chunk)
+
+    def _temperature(self, vectors: LayerVectors) -> float:
+        """Softmax temperature on contributions as they are, the attention factor squared among them."""
+        chosen = self.settings.temperature
+        temperature = 1 / vectors.rotary.scale if chosen == "attention" else float(chosen)
+        return temperature * vectors.attention_factor**2 if self.settings.divide_attention_factor else temperature
+
+    def _shuffles(self, sequence: int, length: int) -> list[Int[Tensor, " pos"]]:
+        """Which position's content each position gets, per repeat; keys that are skipped stay where they are."""
+        fixed = min(self.settings.skip_keys, length)
+        orders = []
+        for repeat in range(self.settings.null_repeats):
+            rng = np.random.default_rng([self.settings.seed, sequence, repeat])
+            order = np.concatenate([np.arange(fixed), fixed + rng.permutation(length - fixed)])
+            orders.append(torch.from_numpy(order))
+        return orders
+
+    def description(self, resolved: RotaryModel, windows: dict[int, int | None]) -> dict[str, Any]:
+        """What makes this run this run.
+
+        Args:
+            resolved: All layers of the model.
+            windows: Of the scored layers' masks.
+        """
+        rows = [
+            (tokens, None if batch.attention_mask is None else batch.attention_mask[row])
+            for batch in self.data
+            for row, tokens in enumerate(batch.tokens)
+        ]
+        extension = active_extension(self.model)
+        provenance = {
+            "versions": library_versions(),
+            "model": model_provenance(self.model),
+            "rotary": [asdict(rotary) | {"window": windows.get(rotary.layer)} for rotary in self.rotary],
+            "data": {
+                "sha256": data_hash(rows),
+                "sequences": len(self.lengths),
+                "tokens": sum(self.lengths),
+                "longest": max(self.lengths),
+                "groups": min(len(self.lengths), MOST_GROUPS),
+            },
+            "settings": asdict(self.settings),
+            "extension": None if extension is None else extension.provenance,
+        }
+        return {
+            "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
+            "batches": len(self.data),
+            "unscored": {str(layer): reason for layer, reason in resolved.unscored.items()},
+            "provenance": provenance,
+        }
+
+
+def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:
+    expected = planned if planned is not None and planned < length else None
+    if vectors.window != expected:
+        layer = vectors.rotary.layer
+        msg = f"layer {layer} has a window of {vectors.window} tokens now, {expected} when the run was planned"
+        raise UnsupportedModelError(msg)

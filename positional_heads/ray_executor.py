@@ -1,0 +1,188 @@
+"""The same sums by many workers: Ray carries batches to replicas of the model and their sums back.
+
+A worker that dies is started again and its batches are counted again; since sums are added once per batch, and are
+whole numbers, the result is the one that a single process gets.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from positional_heads.counting import PairCounter
+from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.layers import resolve_layers
+from positional_heads.host.sequences import Batch
+from positional_heads.score_sums import ScoreSums, differing
+from positional_heads.settings import ScoringSettings
+
+TASKS_PER_WORKER = 8
+RESTARTS = 4
+"""How often a worker may die, and a task be tried again."""
+
+
+@dataclass(frozen=True)
+class RayExecutor:
+    """Counts on the workers of a Ray cluster, one replica of the model each.
+
+    Attributes:
+        address: Of the cluster: "auto" for the one that this machine belongs to; None for one on this machine alone,
+            started for the run and ended with it.
+        workers: Replicas; as many as the cluster's processors (or GPUs) allow when None.
+        num_cpus: Processor cores of each worker, also its threads.
+        num_gpus: GPUs of each worker; may be a fraction.
+        load: Makes the replica in a worker; loads the model again by its name when None.
+        batches_per_task: Batches sent at a time, what a dying worker loses; chosen when None.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    num_cpus: int = 1
+    num_gpus: float = 0
+    load: Callable[[], Any] | None = None
+    batches_per_task: int | None = None
+
+    def __post_init__(self) -> None:
+        _ray()
+        for name, value in (("workers", self.workers), ("batches_per_task", self.batches_per_task)):
+            if value is not None and value < 1:
+                msg = f"{name} {value} must be at least 1, or None to have it chosen"
+                raise ValueError(msg)
+        if self.num_cpus < 1 or self.num_gpus < 0:
+            msg = f"num_cpus {self.num_cpus} must be at least 1, num_gpus {self.num_gpus} at least 0"
+            raise ValueError(msg)
+
+    def counted(self, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
+        """Sums over some of the batches at a time, until all are done.
+
+        Args:
+            counter: The run, with this process's model.
+            empty: Its plans and bins, nothing counted.
+            numbers: Which batches.
+
+        Raises:
+            ValueError: If the cluster cannot be reached, or the model cannot be had there.
+        """
+        if active_extension(counter.model) is not None:
+            msg = "an extended_rope block holds in this process only: score in it without an executor"
+            raise ValueError(msg)
+        if not numbers:
+            return
+        ray, ours = _ray(), not _ray().is_initialized()
+        if ours:
+            _connect(self.address)
+        try:
+            yield from self._counted(ray, counter, empty, numbers)
+        finally:
+            if ours:
+                ray.shutdown()
+
+    def _counted(self, ray: Any, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
+        from ray.util import ActorPool
+
+        workers = min(self.workers or self._room(ray), len(numbers))
+        size = self.batches_per_task or max(1, len(numbers) // (workers * TASKS_PER_WORKER))
+        load = self.load or Reload(empty.run["provenance"]["model"], self.num_gpus > 0)
+        spec = ray.put((counter.data, counter.settings, empty, counter.kernel.name))
+        kind = ray.remote(Replica).options(
+            num_cpus=self.num_cpus,
+            num_gpus=self.num_gpus,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+        )
+        pool = ActorPool([kind.remote(load, spec, self.num_cpus) for _ in range(workers)])
+        tasks = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
+        try:
+            yield from pool.map_unordered(lambda replica, task: replica.count.remote(task), tasks)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Exception) else error from error
+        except ray.exceptions.RayActorError as error:
+            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): is there memory for it?"
+            raise RuntimeError(msg) from error
+
+    def _room(self, ray: Any) -> int:
+        have = ray.cluster_resources()
+        by_cpu = have.get("CPU", 1) // self.num_cpus
+        return max(1, int(by_cpu if not self.num_gpus else min(by_cpu, have.get("GPU", 0) // self.num_gpus)))
+
+
+@dataclass(frozen=True)
+class Reload:
+    """Loads the model again by the name that it had, on this worker's device."""
+
+    model: dict[str, Any]
+    on_gpu: bool
+
+    def __call__(self) -> Any:
+        """The replica."""
+        from positional_heads.zoo.bundled import load_model
+
+        device = "cuda" if self.on_gpu else "cpu"
+        return load_model(self.model["name"], device=device, dtype=self.model["dtype"])
+
+
+class Replica:
+    """One worker: its own model, and sums over the batches that it is sent."""
+
+    def __init__(
+        self,
+        load: Callable[[], Any],
+        spec: tuple[list[Batch], ScoringSettings, ScoreSums, str],
+        threads: int,
+    ) -> None:
+        """Load the model and see that it is the one.
+
+        Args:
+            load: Makes the model.
+            spec: The run: batches, settings, empty sums, name of the kernel.
+            threads: For PyTorch.
+
+        Raises:
+            ValueError: If it is another model.
+        """
+        import torch
+
+        torch.set_num_threads(threads)
+        data, settings, empty, kernel = spec
+        model = load()
+        resolved = resolve_layers(model)
+        rotary = resolved.select(sorted(empty.layers), int(model.cfg.n_layers))
+        self.counter = PairCounter(model, data, rotary, settings)
+        self.counter.go_on_with({kernel})
+        self.empty = empty
+        if changed := differing(empty.run, self.counter.description(resolved, empty.windows)):
+            msg = (
+                f"the worker's replica is not the model of this process (different: {', '.join(changed)}): give "
+                "RayExecutor(load=...) a function that makes it"
+            )
+            raise ValueError(msg)
+
+    def count(self, numbers: list[int]) -> ScoreSums:
+        """Sums over these batches."""
+        sums = self.empty.empty()
+        for number in numbers:
+            self.counter.count(number, sums)
+        return sums
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        msg = "Ray is not installed: pip install 'positional-heads[ray]'"
+        raise ModuleNotFoundError(msg) from error
+    return ray
+
+
+def _connect(address: str | None) -> None:
+    ray = _ray()
+    try:
+        if address is None:  # reachable from this machine alone
+            ray.init(include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        else:
+            ray.init(address=address, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        msg = (
+            f"no Ray cluster at {address!r} ({' '.join(str(error).split())[:200]}): start one with `ray start --head`, "
+            "give its address, or leave the address out for workers on this machine"
+        )
+        raise ValueError(msg) from error

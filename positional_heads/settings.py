@@ -1,0 +1,62 @@
+"""What can be chosen about a score, checked at the door."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from positional_heads.plan import PairPlan
+
+MOST_GROUPS = 64
+
+
+@dataclass(frozen=True)
+class ScoringSettings:
+    """What can be chosen about a score; kept with the result.
+
+    Attributes:
+        temperature: Softmax temperature of the dominant dimension: 1 is the source's literal reading, "attention" takes
+            the model's own attention scale (sqrt(d_head) where that is usual).
+        skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
+        min_distance: Smallest distance that counts, in tokens.
+        max_distance: Largest distance that counts, in tokens; None for no limit.
+        pairs: "all", or how many pairs to sample of the longest sequence (of shorter ones proportionally fewer);
+            None for all of them unless they are too many.
+        null_repeats: How often positions are shuffled for the null; 0 for no null.
+        resamples: How often sequences are resampled for intervals.
+        bins: Bins of D per head; rho is within about 1 / bins of the unbinned one.
+        divide_attention_factor: Take the factor that YaRN and others put on cos and sin out of contributions before D,
+            so that methods compare by what they do to angles; in plain RoPE it is 1.
+        seed: Seed of shuffles, samples and resamples.
+    """
+
+    temperature: float | Literal["attention"] = 1.0
+    skip_keys: int = 0
+    min_distance: int = 0
+    max_distance: int | None = None
+    pairs: int | Literal["all"] | None = None
+    null_repeats: int = 0
+    resamples: int = 1000
+    bins: int = 2048
+    divide_attention_factor: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature != "attention" and not float(self.temperature) > 0:
+            msg = f"temperature {self.temperature} must be positive, or 'attention' for the model's attention scale"
+            raise ValueError(msg)
+        if self.null_repeats < 0 or self.null_repeats == 1:
+            msg = f"null_repeats {self.null_repeats}: give 0 for none, or at least 2 to know its spread (20 is usual)"
+            raise ValueError(msg)
+        if self.resamples < 2:  # noqa: PLR2004
+            msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"
+            raise ValueError(msg)
+
+    def plan(self, lengths: tuple[int, ...], window: int | None) -> PairPlan:
+        """Which pairs of one layer count.
+
+        Args:
+            lengths: Real tokens of each sequence.
+            window: Of the layer's mask, in tokens; None for none.
+        """
+        limits = (self.skip_keys, self.min_distance, self.max_distance)
+        most = self.pairs if isinstance(self.pairs, int) else None
+        return PairPlan(lengths, window, *limits, min(len(lengths), MOST_GROUPS), most, self.seed)

@@ -1,0 +1,91 @@
+"""A run in n files, one for each shard: written anywhere, in any order, and added here without the model."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from positional_heads.results import HeadScores
+from positional_heads.score_sums import ScoreSums, differing
+
+_NAME = re.compile(r"shard-(\d+)-of-(\d+)\.safetensors")
+
+
+def shard_file(number: int, total: int) -> str:
+    """What a shard's file is called."""
+    return f"shard-{number:04d}-of-{total:04d}.safetensors"
+
+
+def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
+    """Which one of how many, counted from 1.
+
+    Args:
+        shard: "3/8" or (3, 8).
+
+    Raises:
+        ValueError: If it is neither, or there is no such shard.
+    """
+    if isinstance(shard, str):
+        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+)\s*", shard)
+        if match is None:
+            msg = f"shard {shard!r} must be one of how many, e.g. 3/8"
+            raise ValueError(msg)
+        shard = int(match[1]), int(match[2])
+    number, total = shard
+    if not 1 <= number <= total:
+        msg = f"there is no shard {number} of {total}: they are counted from 1 to {total}"
+        raise ValueError(msg)
+    return number, total
+
+
+def read_shard(file: Path) -> ScoreSums:
+    """The sums of one shard.
+
+    Raises:
+        ResultFileError: If the file is damaged or foreign.
+    """
+    return ScoreSums.load(file)
+
+
+def merge_shards(folder: str | Path) -> HeadScores:
+    """The scores of a run whose shards are all in a folder; takes no model.
+
+    Args:
+        folder: Where `score_shard` wrote them.
+
+    Raises:
+        FileNotFoundError: If there are none, or some are missing: they are named.
+        ValueError: If some are of another run: they are named, with what differs.
+        ResultFileError: If one is damaged.
+    """
+    files = sorted(Path(folder).glob("shard-*-of-*.safetensors"))
+    found = {(int(match[1]), int(match[2])): file for file in files if (match := _NAME.fullmatch(file.name))}
+    totals = {total for _, total in found}
+    if not found:
+        msg = f"{folder}: no shards there; positional-heads score --shard 1/8 --out {folder} writes the first of eight"
+        raise FileNotFoundError(msg)
+    if len(totals) > 1:
+        msg = f"{folder}: holds shards of several runs, of {_listed(totals)} shards: move those of one elsewhere"
+        raise ValueError(msg)
+    (total,) = totals
+    if missing := sorted(set(range(1, total + 1)) - {number for number, _ in found}):
+        msg = f"{folder}: {len(missing)} of {total} shards are missing: {_listed(missing)}; count those and merge again"
+        raise FileNotFoundError(msg)
+    sums: ScoreSums | None = None
+    for file in found.values():
+        part = read_shard(file)
+        if sums is None:
+            sums = part
+            continue
+        if changed := differing(sums.run, part.run):
+            first = next(iter(found.values())).name
+            msg = f"{file}: of another run than {first} (different: {', '.join(changed)}): count it again, or remove it"
+            raise ValueError(msg)
+        sums.absorb(part)
+    assert sums is not None
+    return sums.result()
+
+
+def _listed(numbers: Sequence[int] | set[int], most: int = 12) -> str:
+    """Numbers in words, not too many of them."""
+    named = [str(number) for number in sorted(numbers)]
+    return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
