@@ -7,6 +7,7 @@ import torch
 
 from positional_heads.heads import Head
 from positional_heads.studies.ablation_results import AblationStudy
+from positional_heads.studies.extrapolation_results import ExtrapolationStudy
 from positional_heads.studies.head_sets import distinct_sets, study_cells
 
 LAYERS, HEADS = 4, 8
@@ -61,3 +62,39 @@ def planted_study(
 
 def all_heads() -> list[Head]:
     return [Head(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
+
+
+def planted_extrapolation(
+    name: str = "planted",
+    methods: Sequence[str] = ("none", "linear", "yarn"),
+    lengths: Sequence[int] = (64, 128),
+    *,
+    trained: int = 32,
+    seed: int = 0,
+) -> ExtrapolationStudy:
+    """An extrapolation study of two heads with random curves, each method at each length."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = [method for method in methods for _ in lengths]
+    tried = [length for _ in methods for length in lengths]
+    curves = torch.rand(len(labels), 2, max(lengths), generator=generator, dtype=torch.float64) + 2
+    for index, length in enumerate(tried):
+        curves[index, :, length:] = torch.nan
+
+    def values(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    return ExtrapolationStudy(
+        labels=labels,
+        lengths=tried,
+        methods=[{"name": label} for label in labels],
+        heads=[Head(0, 1), Head(1, 0)],
+        curves=curves,
+        frequencies=(10.0 ** -torch.arange(4, dtype=torch.float64)).repeat(len(labels), 1),
+        rho_within=values(len(labels), 2),
+        rho_beyond=values(len(labels), 2),
+        performance={key: -values(len(labels)) for key in ("exact", "log_prob", "loss")},
+        plain={"exact": 1.0, "log_prob": -0.1},
+        plain_curves=values(2, trained) + 2,
+        training_length=trained,
+        provenance={"model": {"name": name}, "task": {"name": "planted"}, "data": {"sequences": 1}},
+    )

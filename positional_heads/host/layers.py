@@ -70,6 +70,16 @@ class RotaryModel:
     layers: dict[int, RotaryLayer]
     unscored: dict[int, str]
 
+    def __repr__(self) -> str:
+        alike: dict[str, list[int]] = {}
+        for layer, rotary in self.layers.items():
+            kind = f"{rotary.n_pairs} {rotary.layout} pairs in {rotary.n_heads} heads of {rotary.d_head} channels"
+            alike.setdefault(kind, []).append(layer)
+        for layer, reason in self.unscored.items():
+            alike.setdefault(f"not scored, {reason}", []).append(layer)
+        said = "; ".join(f"layers {_ranges(layers)}: {kind}" for kind, layers in alike.items())
+        return f"RotaryModel({said})"
+
     def select(self, layers: list[int] | None, n_layers: int) -> list[RotaryLayer]:
         """The rotary layers asked for, all of them when None.
 
@@ -86,6 +96,17 @@ class RotaryModel:
                 msg = f"layer {layer} cannot be scored: {self.unscored[layer]}"
                 raise ValueError(msg)
         return [self.layers[layer] for layer in sorted(set(layers))]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in short: 0-3, 5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def resolve_layers(model: TransformerLensModel) -> RotaryModel:

@@ -20,8 +20,10 @@ from torch import Tensor
 from positional_heads.effects import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
 from positional_heads.heads import Head
 from positional_heads.result_files import STUDY, STUDY_FILE_NAME, read_result, result_file, write_result
+from positional_heads.result_html import result_html
 from positional_heads.studies.head_sets import Cell, HeadSet, by_kind, distinct_sets
 from positional_heads.studies.verdicts import ablation_verdict
+from positional_heads.token_text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,13 @@ class AblationStudy:
     chance: Mapping[str, float]
     notes: list[str]
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"AblationStudy({self._line}; top sets of {', '.join(map(str, self.sizes))} heads)"
+
+    def _repr_html_(self) -> str:
+        line = f"{self._line}; changes of {self.measures[0]}, negative is harm"
+        return result_html("AblationStudy", line, self.verdict, self.contrasts(), self.provenance, rows=20)
 
     @cached_property
     def sets(self) -> list[HeadSet]:
@@ -307,6 +316,13 @@ class AblationStudy:
             notes=content["notes"],
             provenance=content["provenance"],
         )
+
+    @property
+    def _line(self) -> str:
+        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
+        mode = self.provenance.get("ablation", {}).get("mode", "?")
+        task = printable(self.task, newlines=False)
+        return f"{name}: {task}, {len(self.rows)} answers under each of {len(self.sets)} sets of heads, mode {mode}"
 
     @cached_property
     def _place(self) -> dict[HeadSet, int]:

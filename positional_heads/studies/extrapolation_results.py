@@ -15,6 +15,8 @@ from positional_heads.allocation import jump_at, stretch_between
 from positional_heads.distinguishability import injective_range, told_apart, wavelengths
 from positional_heads.heads import Head
 from positional_heads.result_files import EXTRAPOLATION, EXTRAPOLATION_FILE_NAME, read_result, result_file, write_result
+from positional_heads.result_html import result_html
+from positional_heads.token_text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +60,19 @@ class ExtrapolationStudy:
     plain_curves: Float64[Tensor, "head within"]
     training_length: int
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        tried = ", ".join(f"{label} at {length}" for label, length in zip(self.labels, self.lengths, strict=True))
+        return f"ExtrapolationStudy({self._line}; {tried})"
+
+    def _repr_html_(self) -> str:
+        return result_html("ExtrapolationStudy", self._line, self.verdict, self.to_frame(), self.provenance, rows=20)
+
+    @property
+    def _line(self) -> str:
+        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
+        heads = ", ".join(str(head) for head in self.heads)
+        return f"{name}, trained on {self.training_length} tokens: allocation of {heads}"
 
     def to_frame(self) -> "pd.DataFrame":
         """One line per method and length: allocation averaged over heads, and task performance.

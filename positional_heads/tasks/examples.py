@@ -5,6 +5,7 @@ everything before it. Every measure is better when higher. Examples of one `unit
 what is independent, not examples.
 """
 
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -41,6 +42,12 @@ class Example:
     reach: Reach = "long"
     depth: float | None = None
     needle: tuple[int, int] | None = None
+
+    def __repr__(self) -> str:
+        spans = ", ".join(f"{start} to {stop - 1}" for start, stop in self.answers[:3])
+        more = f" and {len(self.answers) - 3} more" if len(self.answers) > 3 else ""  # noqa: PLR2004
+        where = f"{self.reach} range" + ("" if self.depth is None else f", depth {self.depth:g}")
+        return f"Example({len(self.tokens)} tokens, answers at {spans}{more}, unit {self.unit}, {where})"
 
     @property
     def distance(self) -> int | None:
@@ -105,6 +112,11 @@ class AnswerTask:
     chance: dict[str, float]
     settings: dict[str, Any] = field(default_factory=dict)
     measures: tuple[str, ...] = ("log_prob", "exact")
+
+    def __repr__(self) -> str:
+        longest = max((len(example.tokens) for example in self.examples), default=0)
+        settings = reprlib.repr(self.settings)  # cuts what is long
+        return f"AnswerTask({self.name!r}: {len(self.examples)} examples of up to {longest} tokens, {settings})"
 
     @property
     def rows(self) -> list[dict[str, Any]]:

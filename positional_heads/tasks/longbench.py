@@ -8,6 +8,7 @@ much was dropped stands in each row.
 import hashlib
 import importlib
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -46,6 +47,11 @@ class LongBenchTask:
     name: str = "longbench"
     measures: tuple[str, ...] = ("log_prob", "score")
     chance: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        longest = max((len(prompt) for prompt in self.prompts), default=0)
+        settings = reprlib.repr(self.settings)  # cuts what is long
+        return f"LongBenchTask({len(self.documents)} documents, prompts of up to {longest} tokens, {settings})"
 
     @property
     def rows(self) -> list[dict[str, Any]]:

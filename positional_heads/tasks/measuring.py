@@ -10,10 +10,12 @@ from torch import Tensor
 from positional_heads.heads import Head
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.result_html import result_html
 from positional_heads.tasks.examples import AnswerTask, Task, function_task
 from positional_heads.tasks.longbench import longbench
 from positional_heads.tasks.perplexity import perplexity
 from positional_heads.tasks.recall import copy, kv, needle, passkey
+from positional_heads.token_text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,23 @@ class TaskResult:
     rows: list[dict[str, Any]]
     measures: dict[str, Float64[Tensor, " row"]]
     chance: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        reaches = self.mean().to_dict("index")
+        said = [
+            f"{reach} range: {', '.join(f'{name} {value:.3f}' for name, value in means.items())}"
+            for reach, means in reaches.items()
+        ]
+        return f"TaskResult({self._line}; {'; '.join(said)})"
+
+    def _repr_html_(self) -> str:
+        return result_html("TaskResult", self._line, None, self.mean().reset_index())
+
+    @property
+    def _line(self) -> str:
+        name = printable(self.task, newlines=False)
+        guess = ", ".join(f"{measure} {value:.3f}" for measure, value in self.chance.items())
+        return f"{name}: {len(self.rows)} answers" + (f", a guess gives {guess}" if guess else "")
 
     def to_frame(self) -> "pd.DataFrame":
         """One line per answer."""

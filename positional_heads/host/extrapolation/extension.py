@@ -6,6 +6,7 @@ and keys; entries that the model masks stay masked. Positions are read off the m
 padding, key-value caches and generation work.
 """
 
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -134,6 +135,11 @@ class Extension:
         self._positions: Int[Tensor, "#batch pos"] | None = None
         self._keys: dict[int, tuple[Tensor, Tensor]] = {}
         self._refuse_unfit()
+
+    def __repr__(self) -> str:
+        settings = reprlib.repr(dict(self.method.settings))  # cuts what is long
+        trained = max(rope.training_length for rope in self.ropes.values())
+        return f"Extension({self.method.name}, {settings}; {len(self.ropes)} layers trained on {trained} tokens)"
 
     @property
     def rewrites_scores(self) -> bool:
