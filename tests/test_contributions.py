@@ -13,7 +13,7 @@ from positional_heads.contributions import (
     plane_contributions,
     unrotated_remainder,
 )
-from positional_heads.dominance import dominant_block, dominant_tiles, pilot_sample
+from positional_heads.dominance import Tile, dominant_block, dominant_tiles, pilot_sample
 from positional_heads.plan import PairPlan
 from positional_heads.rotary import LAYOUTS
 from tests import oracles
@@ -84,12 +84,12 @@ def test_the_fast_block_says_what_the_definition_says(size, temperature):
 
 
 @pytest.mark.parametrize("terms", [1, 3 * 8 * 17 * 4])
-def test_the_fast_block_is_the_same_in_pieces(terms, monkeypatch):
+def test_the_fast_block_is_the_same_in_pieces(terms):
     torch.manual_seed(0)
     query, key = torch.randn(3, 11, 8, 2), torch.randn(3, 17, 8, 2)
     whole = dominant_block(query, key, 1.0)
-    monkeypatch.setattr("positional_heads.dominance.TILE_TERMS", terms)  # one query at a time, then four, four, three
-    assert torch.allclose(dominant_block(query, key, 1.0), whole, atol=1e-5)  # products of other shapes round otherwise
+    parts = dominant_block(query, key, 1.0, terms)  # one query and key at a time, then four queries, four and three
+    assert torch.allclose(parts, whole, atol=1e-5)  # products of other shapes round otherwise
 
 
 LIMITS = [
@@ -103,12 +103,12 @@ LIMITS = [
 
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("chunk", [1, 40, 2**16])
-def test_tiles_hold_each_pair_that_counts_once(limits, chunk, monkeypatch):
-    monkeypatch.setattr("positional_heads.dominance.CHUNK_PAIRS", chunk)
+def test_tiles_hold_each_pair_that_counts_once(limits, chunk):
     torch.manual_seed(0)
     query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
     plan = PairPlan((20, 14), **limits)
-    tiles = list(dominant_tiles(query, key, plan, 1.0))
+    tiles = list(dominant_tiles(query, key, plan, 1.0, Tile(terms=30, pairs=chunk)))
+    assert all(distance.numel() <= chunk for _, distance in tiles)
     found = sorted(
         (int(t), round(float(d), 4)) for dominant, distance in tiles for t, d in zip(distance, dominant[1], strict=True)
     )

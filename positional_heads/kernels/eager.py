@@ -1,14 +1,13 @@
-"""The reference kernel: plain PyTorch in cache-sized tiles, on any device."""
+"""The reference kernel: plain PyTorch in tiles, on any device."""
 
 from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.binning import BinLookup
-from positional_heads.dominance import dominant_tiles, listed_dominant
+from positional_heads.dominance import Tile, dominant_tiles, listed_dominant
 from positional_heads.kernels.sums import PairSums, Planes, no_sums, tile_sums
+from positional_heads.kernels.tiles import Tiles
 from positional_heads.plan import PairPlan
-
-LISTED_AT_ONCE = 2**14
 
 
 class EagerKernel:
@@ -16,14 +15,26 @@ class EagerKernel:
 
     name = "eager"
 
+    def __init__(self, tile_mb: float | None = None) -> None:
+        """Set the size of tiles.
+
+        Args:
+            tile_mb: In MiB; see `tiles.Tiles`.
+        """
+        self._tiles = Tiles(tile_mb)
+
     def every_pair(
         self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
     ) -> PairSums:
         """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
-        total = no_sums(bins, ranks)
-        for dominant, distance in dominant_tiles(query, key, plan, temperature):
-            total = total + tile_sums(dominant, distance, bins, ranks)
-        return total
+
+        def work(tile: Tile) -> PairSums:
+            total = no_sums(bins, ranks)
+            for dominant, distance in dominant_tiles(query, key, plan, temperature, tile):
+                total = total + tile_sums(dominant, distance, bins, ranks)
+            return total
+
+        return self._tiles.run(work, query.device, len(query))
 
     def listed_pairs(
         self,
@@ -35,8 +46,15 @@ class EagerKernel:
         ranks: Int[Tensor, " _"],
     ) -> PairSums:
         """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
-        total = no_sums(bins, ranks)
-        for query_pos, key_pos in zip(*(place.split(LISTED_AT_ONCE) for place in places), strict=True):
-            dominant = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
-            total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks)
-        return total
+        heads, _, pairs, _ = query.shape
+
+        def work(tile: Tile) -> PairSums:
+            total = no_sums(bins, ranks)
+            at_once = max(1, min(tile.pairs, tile.terms // (heads * pairs)))
+            for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
+                if query_pos.numel():
+                    dominant = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
+                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks)
+            return total
+
+        return self._tiles.run(work, query.device, len(query))
