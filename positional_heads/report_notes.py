@@ -1,0 +1,123 @@
+"""What must a reader of a result know before believing it, and how is it made again? From its provenance alone."""
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from positional_heads.results import HeadScores
+from positional_heads.studies.ablation_results import AblationStudy
+from positional_heads.studies.extrapolation_results import ExtrapolationStudy
+from positional_heads.token_text import printable
+
+BUNDLED = "bundled"
+FEW_GROUPS = 16
+ENOUGH_REPEATS = 10
+ENOUGH_PERMUTATIONS = 19
+"""One in twenty: with fewer no p-value can be as low as 0.05."""
+OPTIONS = {
+    "null_repeats": ("--null-repeats", 20),
+    "skip_keys": ("--skip-keys", 0),
+    "min_distance": ("--min-distance", 0),
+    "max_distance": ("--max-distance", None),
+    "temperature": ("--temperature", 1.0),
+    "seed": ("--seed", 0),
+}
+
+
+def caveats(scores: HeadScores | None, studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> list[str]:
+    """What these results do not show, in sentences."""
+    said = ["rho is correlation. That a head carries distance must be shown by taking it away."]
+    if scores is not None:
+        said += _score_caveats(scores)
+    if not studies:
+        said.append("No ablation study is in this folder: nothing here says what the model would lose without a head.")
+    for study in studies:
+        permutations = int(study.provenance.get("settings", {}).get("n_random", 0))
+        if permutations < ENOUGH_PERMUTATIONS:
+            said.append(f"The ablation of {study.task} has {permutations} permuted rankings: too few for p = 0.05.")
+    if extended:
+        said.append(
+            "Methods and lengths of an extrapolation study share a model and a text: the interval of its correlations "
+            "says how much they depend on which methods were tried, and no more."
+        )
+    said.append("The paper's definitions are replicated; its numbers could not be compared, as no code was published.")
+    return said
+
+
+def _score_caveats(scores: HeadScores) -> list[str]:
+    settings, groups = scores.provenance.get("settings", {}), scores.n_groups
+    repeats = int(settings.get("null_repeats", 0))
+    said = []
+    if scores.null is None:
+        said.append("No null was computed: geometry alone moves the dominant dimension with distance. Score with 20.")
+    elif repeats < ENOUGH_REPEATS:
+        said.append(f"The null has {repeats} shuffles, so that its spread is poorly known; 20 are usual.")
+    if scores.bootstrap_rho is None:
+        said.append("There is a single sequence, hence no interval: how much rho varies between texts is not known.")
+    elif groups < FEW_GROUPS:
+        said.append(
+            f"Intervals and p-values rest on {groups} groups of sequences. With few groups small p-values come out too "
+            f"small; score at least {FEW_GROUPS} sequences where many heads are tested."
+        )
+    if not settings.get("skip_keys"):
+        said.append(
+            "The first keys count. An attention sink, and the content of first positions, can pass for distance: see "
+            "that what is found survives skip_keys=64."
+        )
+    if scores.provenance.get("extension"):
+        said.append("The model was scored inside an extension of its context, not as it was trained.")
+    said.append(
+        "Sequences cut from one document are not quite independent, and intervals are that much too narrow. A p-value "
+        "over millions of dependent pairs would mean nothing; none is given."
+    )
+    return said
+
+
+def score_command(provenance: Mapping[str, Any]) -> str:
+    """The command that scores the same model with the same settings, on a text that the result does not hold."""
+    model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
+    name = str(model["name"])
+    words = ["positional-heads", "score", name, "--text", "bundled" if name == BUNDLED else "TEXT.txt"]
+    words += ["--sequences", str(data["sequences"]), "--length", str(data["longest"])]
+    if model.get("dtype") not in {None, "float32"}:
+        words += ["--dtype", str(model["dtype"])]
+    for setting, (option, default) in OPTIONS.items():
+        if setting in settings and settings[setting] != default:
+            words += [option, str(settings[setting])]
+    return " ".join(shlex.quote(printable(word, newlines=False)) for word in [*words, "--out", "report"])
+
+
+def score_lines(provenance: Mapping[str, Any]) -> str:
+    """The same in Python, every setting as it was."""
+    model, data = provenance["model"], provenance["data"]
+    name = printable(model["name"], newlines=False)
+    ours = name == BUNDLED
+    load = "ph.load_bundled_model()" if ours else f"TransformerBridge.boot_transformers({name!r})"
+    text = "ph.bundled_text()" if ours else 'open("TEXT.txt", encoding="utf-8").read()'
+    settings = "".join(f"    {key}={value!r},\n" for key, value in provenance["settings"].items())
+    other = "" if ours else "from transformer_lens.model_bridge import TransformerBridge\n"
+    return (
+        f"import positional_heads as ph\n{other}\nmodel = {load}\n"
+        f"tokens = ph.cut_text(model, {text}, {data['longest']})[:{data['sequences']}]\n"
+        f"scores = ph.score_heads(\n    model,\n    tokens,\n{settings})\n"
+        f'assert scores.provenance["data"]["sha256"] == {printable(data.get("sha256"))!r}  # the same tokens\n'
+    )
+
+
+def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> str:
+    """What the command line needs for the studies; what else they were given stands in their files."""
+    lines = []
+    for study in studies:
+        provenance = study.provenance
+        name, mode = provenance["model"]["name"], provenance["ablation"]["mode"]
+        words = ["positional-heads", "ablate", name, "--scores", "report", "--task", study.task, "--mode", mode]
+        settings = provenance.get("settings", {})
+        words += [f"--{key.replace('_', '-')}={settings[key]}" for key in ("n_random", "seed") if key in settings]
+        lines.append([*words, "--out", "ablation"])
+    for other in extended:
+        provenance = other.provenance
+        methods = ",".join(dict.fromkeys(other.labels))
+        factors = ",".join(f"{length / other.training_length:g}" for length in sorted(set(other.lengths)))
+        words = ["positional-heads", "extrapolate", provenance["model"]["name"], "--methods", methods]
+        lines.append([*words, "--factors", factors, "--task", provenance["task"]["name"], "--out", "extrapolation"])
+    return "\n".join(" ".join(shlex.quote(printable(word, newlines=False)) for word in words) for words in lines)
