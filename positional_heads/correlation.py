@@ -65,15 +65,22 @@ class PairStatistics:
         """The sums by name."""
         return {name: getattr(self, name) for name in SUMS}
 
-    def update(self, dominant: Float[Tensor, "head pair"], distance: Int[Tensor, " pair"], sequence: int) -> None:
+    def update(
+        self,
+        dominant: Float[Tensor, "head pair"],
+        distance: Int[Tensor, " pair"],
+        sequence: int,
+        replicate: int | None = None,
+    ) -> None:
         """Count the pairs of one tile of one sequence; see `kernels.sums.tile_sums`.
 
         Args:
             dominant: Dominant dimension of every pair, per head.
             distance: Distance of every pair in tokens; only pairs that the plan counts.
             sequence: Which sequence of the plan they come from.
+            replicate: Which replicate of the sample they are; None where all pairs count.
         """
-        self.add(tile_sums(dominant, distance, self.bins, self.ranks), sequence)
+        self.add(tile_sums(dominant, distance, self.bins, self.ranks), sequence, replicate)
 
     def add(self, sums: PairSums, sequence: int, replicate: int | None = None) -> None:
         """Add what a kernel counted in some pairs of one sequence.

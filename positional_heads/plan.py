@@ -17,7 +17,7 @@ from positional_heads.sampling import FEWEST_SAMPLED, REPLICATES, sampled_distan
 RANK_SCALE = 2.0**31
 """A distance's mid-rank, as a fraction of all pairs, is kept in steps of 2^-31; a bin holds up to 2^32 pairs."""
 
-Places = tuple[Int[Tensor, " n"], Int[Tensor, " n"]]
+Places = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
 """Positions of queries, and of the keys that go with them."""
 
 
