@@ -12,6 +12,7 @@ import typer
 from positional_heads.cli_ablate import ablate, show_study
 from positional_heads.cli_extrapolate import extrapolate, show_extrapolation
 from positional_heads.cli_io import one_line_errors
+from positional_heads.cli_report import report
 from positional_heads.cli_score import merge, score, show_scores
 
 app = typer.Typer(
@@ -49,3 +50,4 @@ app.command()(score)
 app.command()(merge)
 app.command()(ablate)
 app.command()(extrapolate)
+app.command()(report)

@@ -4,7 +4,8 @@ Queries go through a block at a time, so that of size T x T there is only the at
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
     from positional_heads.host.capture import LayerVectors
+    from positional_heads.results import HeadScores
 
 MOST_TOKENS = 2048
 MOST_DETAILED = 128
 MOST_HEADS = 8
+REPORTED_TOKENS = 48
+REPORTED_HEADS = 5
 BLOCK_TERMS = 2**22
 """Contributions held at a time: 16 MiB of float32."""
 PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
@@ -35,7 +39,7 @@ def head_examples(
     heads: Sequence[Head],
     *,
     detailed: int = 48,
-    temperature: float = 1.0,
+    temperature: float | Literal["attention"] = 1.0,
 ) -> HeadExamples:
     """Run a text and keep what some heads did on it: attention, dominant dimensions, contributions.
 
@@ -44,7 +48,7 @@ def head_examples(
         text_or_tokens: One text, or the token ids of one sequence; at most the first 2048 tokens are run.
         heads: Which heads, at most 8.
         detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
-        temperature: Softmax temperature of the dominant dimension.
+        temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale.
 
     Raises:
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
@@ -62,13 +66,15 @@ def head_examples(
     rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
     patterns: dict[Head, Tensor] = {}
     parts: dict[Head, dict[str, Tensor]] = {}
-    vectors_of: dict[int, Any] = {}
+    vectors_of: dict[int, LayerVectors] = {}
     with model.hooks(fwd_hooks=[_pattern_hook(layer, chosen, patterns) for layer in layers]):
         capture(model, tokens[None], rotary, lambda vectors: vectors_of.__setitem__(vectors.rotary.layer, vectors))
     for layer in layers:
         own = [head for head in chosen if head.layer == layer]
         _refuse_missing_pattern(own, patterns)
-        parts |= _layer_parts(vectors_of.pop(layer), own, patterns, detailed, temperature)
+        vectors = vectors_of.pop(layer)
+        own_temperature = 1 / vectors.rotary.scale if temperature == "attention" else float(temperature)
+        parts |= _layer_parts(vectors, own, patterns, detailed, own_temperature)
     return HeadExamples(
         tokens=token_strings(model, tokens),
         heads=chosen,
@@ -121,6 +127,33 @@ def examples_from_cache(
         notes=notes,
         provenance={"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}},
     )
+
+
+def write_examples(model: Any, tokens: Int[Tensor, " pos"], scores: "HeadScores", folder: Path) -> Path | None:
+    """Leave what the report shows of the top heads beside their scores: the first tokens of a sequence.
+
+    Args:
+        model: The model that was scored.
+        tokens: A sequence that it was scored on.
+        scores: What `score_heads` returned.
+        folder: Where the scores are.
+
+    Returns:
+        The file written; None where no head has a score, or the model's attention cannot be read.
+    """
+    from positional_heads.host.admission import UnsupportedModelError
+
+    scored = int((~scores.rho.isnan()).sum())
+    if not scored:
+        return None
+    temperature = scores.provenance["settings"].get("temperature", 1.0)
+    try:
+        found = head_examples(
+            model, tokens[:REPORTED_TOKENS], scores.top(min(REPORTED_HEADS, scored)), temperature=temperature
+        )
+    except UnsupportedModelError:
+        return None
+    return found.save(folder)
 
 
 def token_strings(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:

@@ -23,6 +23,7 @@ MOST_HEADS = 8
 MOST_PAIRS = 16
 MOST_ROWS = 128
 FULL_COLOUR = 0.95
+ROUNDING = 1.001
 
 
 class _Meaning(NamedTuple):
@@ -94,9 +95,10 @@ def token_view(
         notes.append(f"The first {len(tokens)} of {len(examples.tokens):,} tokens are shown.")
     places = examples.places(heads)
     values: Tensor = getattr(examples, meaning.field)[:, : len(tokens)]
-    title = meaning.title
+    title, said = meaning.title, (meaning.said,)
     if measure == "contribution":
         title = f"{title} of {examples.heads[places[0]]}"
+        said = (*said, "Pairs that add most, in size, come first; pair 0 turns fastest.") if pairs is None else said
         chosen = _chosen_pairs(values[places[0]], pairs, notes)
         columns, labels = values[places[0]][:, chosen], [f"pair {pair}" for pair in chosen]
     else:
@@ -107,7 +109,7 @@ def token_view(
     panel = coloured_tokens(tokens, columns, labels, title, _bound(measure, columns, examples), meaning.unit)
     return View(
         title=f"Tokens by {title}: {examples.model_name}",
-        caption=(meaning.said, "Choose by pointing or clicking; point at a token for its numbers."),
+        caption=(*said, "Choose by pointing or clicking; point at a token for its numbers."),
         groups=(Group((panel,)), Group((_numbers(tokens, columns, labels),))),
         notes=tuple(notes),
         height=520,
@@ -133,8 +135,8 @@ def coloured_tokens(
         heading=title[0].upper() + title[1:],
         label=f"{len(shown)} tokens coloured by {title}, with a choice of {', '.join(labels)}",
         scale=Scale(
-            (f"-{bound:.3g}" + (" or less" if float(known.min()) < -bound else "")) if signed else "0",
-            f"{bound:.3g}" + (" or more" if float(known.max()) > bound else ""),
+            f"-{bound:.3g}{' or less' if float(known.min()) < -bound * ROUNDING else ''}" if signed else "0",
+            f"{bound:.3g}{' or more' if float(known.max()) > bound * ROUNDING else ''}",
             unit,
             RED_TO_BLUE if signed else WHITE_TO_BLUE,
         ),
@@ -154,7 +156,7 @@ def _chosen_pairs(values: Float[Tensor, "pos pair"], pairs: Sequence[int] | None
         strongest = values.nan_to_num().abs().mean(0).argsort(descending=True)[:MOST_PAIRS]
         if n_pairs > MOST_PAIRS:
             notes.append(f"The {MOST_PAIRS} of {n_pairs} pairs that add most, in size, are offered.")
-        return sorted(strongest.tolist())
+        return [int(pair) for pair in strongest]
     for pair in pairs:
         if not 0 <= pair < n_pairs:
             msg = f"pair {pair} does not exist: pairs go from 0 to {n_pairs - 1}"
