@@ -41,7 +41,11 @@ class Checkpoint:
         Raises:
             ResultFileError: If the file is damaged.
         """
-        if self.file is None or not self.file.exists():
+        if self.file is None:
+            return None
+        for half_written in self.file.parent.glob(f".{self.file.name}.*.partial"):  # by a process that was killed
+            half_written.unlink(missing_ok=True)
+        if not self.file.exists():
             return None
         found = ScoreSums.load(self.file)
         check(found)
