@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from positional_heads.kernels import building, native
+from positional_heads.kernels.compiled import CompiledKernel
 from positional_heads.kernels.eager import EagerKernel
 from positional_heads.kernels.sums import Kernel
 
@@ -65,7 +66,7 @@ def named_kernel(name: str) -> Kernel:
 def _by_size(device: torch.device, terms: int) -> str:
     if device.type == "cpu":
         return "native" if terms >= NATIVE_PAYS or building.built(native.SOURCE) else "eager"
-    return "eager"
+    return "compiled" if device.type == "cuda" and terms >= COMPILED_PAYS else "eager"
 
 
 @functools.cache
@@ -73,4 +74,8 @@ def _say_once(message: str) -> None:
     logger.warning(message)
 
 
-KERNELS: dict[str, Callable[[], Kernel]] = {"eager": EagerKernel, "native": native.NativeKernel}
+KERNELS: dict[str, Callable[[], Kernel]] = {
+    "eager": EagerKernel,
+    "native": native.NativeKernel,
+    "compiled": CompiledKernel,
+}
