@@ -147,10 +147,9 @@ def write_examples(model: Any, tokens: Int[Tensor, " pos"], scores: "HeadScores"
     if not scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
+    top = scores.top(min(REPORTED_HEADS, scored))
     try:
-        found = head_examples(
-            model, tokens[:REPORTED_TOKENS], scores.top(min(REPORTED_HEADS, scored)), temperature=temperature
-        )
+        found = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
     except UnsupportedModelError:
         return None
     return found.save(folder)
@@ -262,7 +261,7 @@ def _row_contributions(
     query, key = planes[0][head : head + 1], planes[1][head : head + 1]
     if vectors.bands is None:
         return plane_contributions(query[:, rows], key)[0]
-    from positional_heads.bands import rotated_in, unrotated
+    from positional_heads.bands import Band, rotated_in, unrotated
 
     phase = vectors.phase[0]
     free_query, free_key = unrotated(query, phase), unrotated(key, phase)
@@ -270,10 +269,11 @@ def _row_contributions(
     back = (position[rows, None] - position)[..., None]
     found = torch.zeros(1, device=key.device)
     for band in vectors.bands:
-        turned_query, turned_key = rotated_in(band.first(key.shape[1]), free_query, free_key)
-        own = min(head, len(turned_query) - 1)
+        phases = (phase if len(phase) == 1 else phase[head : head + 1] for phase in (band.query_phase, band.key_phase))
+        own = Band(band.nearest, band.furthest, *phases).first(key.shape[1])
         inside = (back >= band.nearest) & (back <= (len(position) if band.furthest is None else band.furthest))
-        added = plane_contributions(turned_query[own : own + 1, rows], turned_key[own : own + 1])[0]
+        turned_query, turned_key = rotated_in(own, free_query, free_key)
+        added = plane_contributions(turned_query[:, rows], turned_key)[0]
         found = torch.where(inside, added, found)
     return found
 

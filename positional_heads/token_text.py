@@ -16,7 +16,7 @@ LONGEST = 60
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CONTROL_PICTURES = 0x2400
 _DELETE, _DELETE_PICTURE = 0x7F, 0x2421
-_ACTING = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 """Unicode categories that show nothing, reorder what is around them, or cannot be encoded."""
 
 
@@ -75,6 +75,6 @@ def _visible(character: str) -> str:
         return chr(_CONTROL_PICTURES + code)
     if code == _DELETE:
         return chr(_DELETE_PICTURE)
-    if unicodedata.category(character) not in _ACTING:
+    if character == " " or unicodedata.category(character) not in _UNSEEN:
         return character
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"  # noqa: PLR2004

@@ -95,7 +95,8 @@ def token_view(
         notes.append(f"The first {len(tokens)} of {len(examples.tokens):,} tokens are shown.")
     places = examples.places(heads)
     values: Tensor = getattr(examples, meaning.field)[:, : len(tokens)]
-    title, said = meaning.title, (meaning.said,)
+    title = meaning.title
+    said: tuple[str, ...] = (meaning.said,)
     if measure == "contribution":
         title = f"{title} of {examples.heads[places[0]]}"
         said = (*said, "Pairs that add most, in size, come first; pair 0 turns fastest.") if pairs is None else said
