@@ -144,10 +144,10 @@ class ExtrapolationStudy:
         lines = []
         for measure in ALLOCATION:
             values, efficiency = table[measure].to_numpy(), table["efficiency"].to_numpy()
-            resampled = [_rank_correlation(values[draw], efficiency[draw]) for draw in draws]
-            known = [value for value in resampled if not np.isnan(value)]
-            low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known else (np.nan, np.nan)
-            found = _rank_correlation(values, efficiency)
+            resampled = _rank_correlations(values[draws], efficiency[draws])
+            known = resampled[~np.isnan(resampled)]
+            low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
+            found = float(_rank_correlations(values[None], efficiency[None])[0])
             lines.append({"measure": measure, "correlation": found, "low": low, "high": high, "points": len(table)})
         return pd.DataFrame(lines)
 
@@ -240,7 +240,11 @@ class ExtrapolationStudy:
 _TENSORS = ("curves", "frequencies", "rho_within", "rho_beyond", "plain_curves")
 
 
-def _rank_correlation(some: np.ndarray, others: np.ndarray) -> float:
-    if len(np.unique(some)) < 2 or len(np.unique(others)) < 2:  # noqa: PLR2004
-        return float("nan")
-    return float(stats.spearmanr(some, others).statistic)
+def _rank_correlations(
+    some: Float64[np.ndarray, "draw point"], others: Float64[np.ndarray, "draw point"]
+) -> Float64[np.ndarray, " draw"]:
+    """Spearman's correlation of each row, all rows at once; NaN where either does not vary."""
+    ranks = [stats.rankdata(values, axis=1) for values in (some, others)]
+    one, other = (values - values.mean(1, keepdims=True) for values in ranks)
+    spread = np.sqrt((one**2).sum(1) * (other**2).sum(1))
+    return np.divide((one * other).sum(1), spread, out=np.full(len(spread), np.nan), where=spread > 0)
