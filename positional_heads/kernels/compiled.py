@@ -149,8 +149,8 @@ def _fused(expression: Callable[..., Tensor]) -> Callable[..., Tensor]:
         except Exception as error:  # compilers fail in many ways, and eager tiles always work
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            lines = str(error).strip().splitlines()
-            msg = f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"
+            said = " ".join(str(error).strip().splitlines()[:2])  # which backend, and what it raised
+            msg = f"{type(error).__name__}: {said}"
             raise CompilationError(msg) from error
         return result
 

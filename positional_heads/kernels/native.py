@@ -244,7 +244,7 @@ def _scaled(query: Planes, temperature: float) -> Planes:
     return query.float() * (math.log2(math.e) / temperature)
 
 
-def _by_channel(planes: Planes) -> Float[Tensor, "head pos 2 pair"]:
+def _by_channel(planes: Planes) -> Float[Tensor, "head pos 2 padded"]:
     """Pairs innermost, filled up with zeros to a multiple of four."""
     return pad(
         rearrange(planes.float(), "head pos pair two -> head pos two pair"), (0, -planes.shape[2] % 4)
@@ -267,7 +267,7 @@ def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
     """Head, first and last of each share of the work: enough for every thread, none too small."""
     threads = torch.get_num_threads()
     parts = 1 if threads == 1 else max(1, min(math.ceil(SHARES * threads / heads), whole // least))
-    step = math.ceil(whole / parts / KEYS) * KEYS
+    step = max(math.ceil(whole / parts / KEYS), 1) * KEYS
     for head in range(heads):
         for first in range(0, whole, step):
             yield head, first, min(first + step, whole)
