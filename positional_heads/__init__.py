@@ -153,4 +153,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "views"})
+    helpers = {"Any", "TYPE_CHECKING", "import_module"}  # what completion should not offer
+    return sorted({*globals(), *__all__, "views"} - helpers)

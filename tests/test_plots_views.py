@@ -20,7 +20,7 @@ from positional_heads.views.plots import WIDEST_LABELLED
 from tests.synthetic import synthetic_scores
 from tests.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
-HOSTILE = "$x_{ </svg><script>alert(1)</script>\0\ud800\n\\frac" + "x" * 300
+HOSTILE = "$x_{$ </svg><script>alert(1)</script>\0\ud800\n\\frac" + "x" * 300
 
 
 def profile(name: str = "made up", frequencies: torch.Tensor | None = None) -> ContributionProfile:

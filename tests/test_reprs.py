@@ -166,3 +166,6 @@ def test_names_can_be_completed():
 
     assert {"rho_heat_map", "contribution_by_distance", "method_comparison"} <= set(dir(views))
     assert set(views.__all__) <= set(dir(views))
+    offered = {name for name in dir(ph) if not name.startswith("_")}
+    assert {*ph.__all__, "views"} <= offered
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & offered
