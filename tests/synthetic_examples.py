@@ -10,6 +10,7 @@ from positional_heads.heads import Head
 HOSTILE = (
     "</script><script>window.pwned=1</script>",
     "<img src=x onerror=window.pwned=1>",
+    "<img/src='x'/onerror='window.pwned=1'>",
     "\ud800",
     "a\0b",
     "{{ 7 * 7 }}",
