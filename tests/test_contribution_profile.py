@@ -56,6 +56,16 @@ def test_a_sliding_window_and_skipped_keys_do_not_count(tiny):
         )
 
 
+def test_skipped_keys_do_not_count_in_the_remainder_either(tiny):
+    model = tiny("neox")
+    profile = ph.contribution_profile(model, TOKENS, [Head(1, 2)], skip_keys=3)
+    scores = model.run_with_cache(TOKENS)[1]["attn_scores", 1, "attn"][:, 2].double()
+    for distance in (0, 4, 20):
+        expected = torch.stack([scores[:, m, m - distance] for m in range(3 + distance, 30)]).mean()
+        found = profile.mean[0, :, distance].sum() + profile.unrotated[0, distance]
+        assert float(found) == pytest.approx(float(expected), abs=1e-5)
+
+
 def test_sequences_of_other_lengths_and_padding_fold_in(tiny):
     model = tiny("llama")
     mask = torch.tensor([[0] * 10 + [1] * 20, [1] * 30])
