@@ -1,7 +1,8 @@
 """Who counts the batches, where one process is not enough?"""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
 
 from positional_heads.counting import PairCounter
 from positional_heads.score_sums import ScoreSums
@@ -10,6 +11,14 @@ from positional_heads.score_sums import ScoreSums
 @runtime_checkable
 class Executor(Protocol):
     """Counts numbered batches elsewhere and hands back their sums, in any order."""
+
+    def started(self, model: Any) -> AbstractContextManager[None]:
+        """Be ready to count, or refuse before anything long has begun.
+
+        Args:
+            model: This process's own.
+        """
+        ...
 
     def counted(self, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
         """Sums over some of the batches at a time, until all are done.

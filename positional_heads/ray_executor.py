@@ -5,6 +5,7 @@ whole numbers, the result is the one that a single process gets.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,6 @@ from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import resolve_layers
 from positional_heads.host.sequences import Batch
 from positional_heads.score_sums import ScoreSums, differing
-from positional_heads.settings import ScoringSettings
 
 TASKS_PER_WORKER = 8
 RESTARTS = 4
@@ -51,6 +51,29 @@ class RayExecutor:
             msg = f"num_cpus {self.num_cpus} must be at least 1, num_gpus {self.num_gpus} at least 0"
             raise ValueError(msg)
 
+    @contextmanager
+    def started(self, model: Any) -> Iterator[None]:
+        """Be connected to the cluster; one that was started for the run ends with the block.
+
+        Args:
+            model: This process's own.
+
+        Raises:
+            ValueError: If the cluster cannot be reached, or the workers' replicas could not be as this model is.
+        """
+        if active_extension(model) is not None:
+            msg = "an extended_rope block holds in this process only: score in it without an executor"
+            raise ValueError(msg)
+        ray = _ray()
+        if ray.is_initialized():
+            yield
+            return
+        _connect(self.address)
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
     def counted(self, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
         """Sums over some of the batches at a time, until all are done.
 
@@ -60,39 +83,30 @@ class RayExecutor:
             numbers: Which batches.
 
         Raises:
-            ValueError: If the cluster cannot be reached, or the model cannot be had there.
+            ValueError: If a worker's replica is another model.
+            RuntimeError: If a worker cannot be kept alive.
         """
-        if active_extension(counter.model) is not None:
-            msg = "an extended_rope block holds in this process only: score in it without an executor"
-            raise ValueError(msg)
-        if not numbers:
-            return
-        ray, ours = _ray(), not _ray().is_initialized()
-        if ours:
-            _connect(self.address)
-        try:
-            yield from self._counted(ray, counter, empty, numbers)
-        finally:
-            if ours:
-                ray.shutdown()
-
-    def _counted(self, ray: Any, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
         from ray.util import ActorPool
 
+        if not numbers:
+            return
+        ray = _ray()
         workers = min(self.workers or self._room(ray), len(numbers))
         size = self.batches_per_task or max(1, len(numbers) // (workers * TASKS_PER_WORKER))
         load = self.load or Reload(empty.run["provenance"]["model"], self.num_gpus > 0)
-        spec = ray.put((counter.data, counter.settings, empty, counter.kernel.name))
+        data = [(batch.tokens.cpu().numpy(), _array(batch.attention_mask), batch.first) for batch in counter.data]
+        spec = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
         kind = ray.remote(Replica).options(
             num_cpus=self.num_cpus,
             num_gpus=self.num_gpus,
             max_restarts=RESTARTS,
             max_task_retries=RESTARTS,
         )
-        pool = ActorPool([kind.remote(load, spec, self.num_cpus) for _ in range(workers)])
+        pool = ActorPool([kind.remote(load, [spec], self.num_cpus) for _ in range(workers)])
         tasks = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
         try:
-            yield from pool.map_unordered(lambda replica, task: replica.count.remote(task), tasks)
+            for sums in pool.map_unordered(lambda replica, task: replica.count.remote(task), tasks):
+                yield ScoreSums.from_bytes(sums, counter.model.cfg.device)
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except ray.exceptions.RayActorError as error:
@@ -126,14 +140,14 @@ class Replica:
     def __init__(
         self,
         load: Callable[[], Any],
-        spec: tuple[list[Batch], ScoringSettings, ScoreSums, str],
+        spec: list[Any],
         threads: int,
     ) -> None:
         """Load the model and see that it is the one.
 
         Args:
             load: Makes the model.
-            spec: The run: batches, settings, empty sums, name of the kernel.
+            spec: Where the run is: batches, settings, empty sums, name of the kernel.
             threads: For PyTorch.
 
         Raises:
@@ -142,8 +156,10 @@ class Replica:
         import torch
 
         torch.set_num_threads(threads)
-        data, settings, empty, kernel = spec
+        arrays, settings, empty, kernel = _ray().get(spec[0])
         model = load()
+        data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
+        empty = ScoreSums.from_bytes(empty, model.cfg.device)
         resolved = resolve_layers(model)
         rotary = resolved.select(sorted(empty.layers), int(model.cfg.n_layers))
         self.counter = PairCounter(model, data, rotary, settings)
@@ -156,12 +172,22 @@ class Replica:
             )
             raise ValueError(msg)
 
-    def count(self, numbers: list[int]) -> ScoreSums:
-        """Sums over these batches."""
+    def count(self, numbers: list[int]) -> bytes:
+        """Sums over these batches, as bytes."""
         sums = self.empty.empty()
         for number in numbers:
             self.counter.count(number, sums)
-        return sums
+        return sums.to_bytes()
+
+
+def _array(mask: Any) -> Any:
+    return None if mask is None else mask.cpu().numpy()
+
+
+def _tensor(mask: Any) -> Any:
+    import torch
+
+    return None if mask is None else torch.tensor(mask)
 
 
 def _ray() -> Any:

@@ -53,12 +53,17 @@ def write_result(file: Path, tensors: bytes, content: dict[str, Any], kind: str 
         content: Everything else; must be JSON.
         kind: What kind of result it is.
     """
+    write_atomically(file, packed(tensors, content, kind))
+
+
+def packed(tensors: bytes, content: dict[str, Any], kind: str) -> bytes:
+    """What `write_result` writes, for sending it elsewhere; the arguments are the same."""
     header, data = _split(tensors)
     header["__metadata__"] = {_KEY: json.dumps({"format": kind, "version": FORMAT_VERSION, **content})}
     header["__metadata__"][_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    write_atomically(file, struct.pack("<Q", len(encoded)) + encoded + data)
+    return struct.pack("<Q", len(encoded)) + encoded + data
 
 
 def read_result(path: str | Path, kind: str = FORMAT, name: str = FILE_NAME) -> tuple[dict[str, Any], bytes]:
@@ -78,25 +83,39 @@ def read_result(path: str | Path, kind: str = FORMAT, name: str = FILE_NAME) -> 
         msg = f"{file}: no such result file; {_WRITTEN_BY[kind]} writes one called {name}"
         raise FileNotFoundError(msg)
     raw = file.read_bytes()
+    return unpacked(raw, kind, file), raw
+
+
+def unpacked(raw: bytes, kind: str, source: Any) -> dict[str, Any]:
+    """The content of what `packed` made, checked.
+
+    Args:
+        raw: Its bytes.
+        kind: What kind of result it must be.
+        source: Where it comes from, for the error.
+
+    Raises:
+        ResultFileError: If it is damaged, foreign, or from a newer version.
+    """
     try:
         header, data = _split(raw)
         metadata = header.get("__metadata__", {})
         stated = metadata.pop(_CHECKSUM, None)
         content = json.loads(metadata.get(_KEY, "{}"))
     except (ValueError, AttributeError, struct.error) as error:
-        msg = f"{file}: not a result file, or a truncated one; run again"
+        msg = f"{source}: not a result file, or a truncated one; run again"
         raise ResultFileError(msg) from error
     if content.get("format") != kind:
-        msg = f"{file}: a safetensors file, but not a {kind}; {_WRITTEN_BY[kind]} writes those"
+        msg = f"{source}: a safetensors file, but not a {kind}; {_WRITTEN_BY[kind]} writes those"
         raise ResultFileError(msg)
     version = content.get("version", FORMAT_VERSION)
     if version > FORMAT_VERSION:
-        msg = f"{file}: written in format {version}, this version reads up to {FORMAT_VERSION}: upgrade"
+        msg = f"{source}: written in format {version}, this version reads up to {FORMAT_VERSION}: upgrade"
         raise ResultFileError(msg)
     if stated != _checksum(header, data):
-        msg = f"{file}: its content does not match its checksum, the file is truncated or damaged; run again"
+        msg = f"{source}: its content does not match its checksum, the file is truncated or damaged; run again"
         raise ResultFileError(msg)
-    return content, raw
+    return content
 
 
 def _checksum(header: dict[str, Any], data: bytes) -> str:

@@ -15,9 +15,10 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from positional_heads.correlation import SUMS, Correlation, PairStatistics
+from positional_heads.files import write_atomically
 from positional_heads.heads import Head
 from positional_heads.plan import PairPlan
-from positional_heads.result_files import PARTIAL, PARTIAL_FILE_NAME, read_result, result_file, write_result
+from positional_heads.result_files import PARTIAL, PARTIAL_FILE_NAME, packed, read_result, result_file, unpacked
 from positional_heads.results import HeadScores, NullScores
 from positional_heads.statistics import bootstrap_weights
 
@@ -127,6 +128,21 @@ class ScoreSums:
             name: What the file is called in a folder.
         """
         file = result_file(path, name)
+        write_atomically(file, self.to_bytes())
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path, name: str = PARTIAL_FILE_NAME) -> "ScoreSums":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ResultFileError: If the file is damaged, foreign, or from a newer version.
+        """
+        return cls.from_bytes(read_result(path, PARTIAL, name)[1])
+
+    def to_bytes(self) -> bytes:
+        """The sums as `save` writes them."""
         tensors = {f"{layer}.frequencies": one.frequencies for layer, one in self.layers.items()}
         for layer, one in self.layers.items():
             tensors[f"{layer}.edges"] = one.statistics[0].edges
@@ -141,18 +157,16 @@ class ScoreSums:
             "plans": {str(layer): _plan_settings(plan) for layer, plan in plans.items()},
             "repeats": len(next(iter(self.layers.values())).statistics),
         }
-        write_result(file, save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}), content, PARTIAL)
-        return file
+        return packed(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}), content, PARTIAL)
 
     @classmethod
-    def load(cls, path: str | Path, name: str = PARTIAL_FILE_NAME, device: Any = "cpu") -> "ScoreSums":
-        """Read what `save` wrote.
+    def from_bytes(cls, raw: bytes, device: Any = "cpu") -> "ScoreSums":
+        """Read what `to_bytes` made.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ResultFileError: If the file is damaged, foreign, or from a newer version.
+            ResultFileError: If it is damaged.
         """
-        content, raw = read_result(path, PARTIAL, name)
+        content = unpacked(raw, PARTIAL, "sums")
         tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
         layers = {}
         for layer, settings in content["plans"].items():

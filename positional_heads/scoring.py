@@ -6,6 +6,7 @@ the sum over all batches, a shard the sum over some, and a checkpoint the sum so
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,9 @@ def score_heads(
     """
     chosen = ScoringSettings(**settings, pairs=_checked(pairs))
     counter, resolved = _prepared(model, text_or_tokens, attention_mask, layers, batch_size, beyond_context, chosen)
-    kept = Checkpoint(checkpoint, checkpoint_seconds)
-    return _counted(counter, resolved, range(len(counter.data)), kept, named_executor(executor), progress).result()
+    kept, elsewhere = Checkpoint(checkpoint, checkpoint_seconds), named_executor(executor)
+    with nullcontext() if elsewhere is None else elsewhere.started(model):
+        return _counted(counter, resolved, range(len(counter.data)), kept, elsewhere, progress).result()
 
 
 def score_shard(

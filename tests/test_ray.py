@@ -1,0 +1,104 @@
+"""Ray workers, one of them killed, end with the very numbers of one process; what cannot work is refused."""
+
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.executors import named_executor
+from positional_heads.result_files import PARTIAL_FILE_NAME
+from tests.test_shards import same
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra, and not installed"),
+    # Ray's own: files and sockets of processes that it ends
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*", "ignore::DeprecationWarning:ray.*"),
+]
+SETTINGS = {"null_repeats": 2, "batch_size": 1}
+
+
+def leaves_a_note(folder, notes):
+    """A replica of the model, from a worker that says which process it is."""
+    from positional_heads.zoo.bundled import load_model
+
+    (Path(notes) / str(os.getpid())).touch()
+    return load_model(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return torch.randint(0, 256, (40, 200), generator=torch.Generator().manual_seed(0))
+
+
+def kill_one(notes, progress):
+    while not (progress.exists() and list(notes.iterdir())):
+        time.sleep(0.01)
+    os.kill(int(next(notes.iterdir()).name), signal.SIGKILL)
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(tiny, tiny_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # workers know the tests, too
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    load = partial(leaves_a_note, str(tiny_folder("llama")), str(notes))
+    killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL_FILE_NAME))
+    killer.start()
+    executor = ph.RayExecutor(workers=2, load=load, batches_per_task=2)
+    torch.set_num_threads(1)
+    model, kept = tiny("llama"), {"checkpoint": tmp_path, "checkpoint_seconds": 0}
+    found = ph.score_heads(model, data, **SETTINGS, executor=executor, **kept)
+    killer.join()
+    assert len(list(notes.iterdir())) == 3  # two workers, and the one that took the dead one's place
+    assert same(found, ph.score_heads(model, data, **SETTINGS))
+
+
+def test_the_name_is_enough_where_it_says_how_to_load_the_model(tiny, data):
+    executor = ph.RayExecutor(workers=1)
+    assert same(
+        ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS),
+        ph.score_heads(tiny("llama"), data[:3], **SETTINGS),
+    )
+
+
+def test_a_replica_that_is_another_model_is_refused(tiny, tiny_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    load = partial(
+        leaves_a_note, str(tiny_folder("llama", rope_parameters={"rope_type": "default", "rope_theta": 7})), tmp_path
+    )
+    with pytest.raises(ValueError, match=r"replica is not the model of this process .*RayExecutor.load="):
+        ph.score_heads(tiny("qwen3"), data[:3], executor=ph.RayExecutor(workers=1, load=load), **SETTINGS)
+
+
+def test_an_address_without_a_cluster_is_refused(tiny, data):
+    with pytest.raises(ValueError, match=r"no Ray cluster at 'auto' .*start one with `ray start --head`"):
+        ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor("auto"))
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'positional-heads\[ray\]'"):
+        named_executor("ray")
+
+
+def test_settings_that_cannot_be_are_refused(tiny, data):
+    with pytest.raises(ValueError, match="unknown executor 'dask': choose 'ray'"):
+        ph.score_heads(tiny("llama"), data[:3], executor="dask")
+    with pytest.raises(ValueError, match="workers 0 must be at least 1"):
+        ph.RayExecutor(workers=0)
+    with pytest.raises(ValueError, match="num_cpus 0 must be at least 1"):
+        ph.RayExecutor(num_cpus=0)
+    with (
+        ph.extended_rope(tiny("llama"), "linear", factor=2),
+        pytest.raises(ValueError, match="an extended_rope block holds in this process only"),
+    ):
+        ph.score_heads(tiny("llama"), data[:3], executor="ray")
