@@ -27,7 +27,7 @@ constexpr int VECTORS = KEYS / LANES;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
-typedef int64_t Tally __attribute__((vector_size(16)));  // pairs, and sum of the ranks of their distances
+typedef int64_t Tally __attribute__((vector_size(16), may_alias));  // pairs, and sum of the ranks of their distances
 
 inline Vector load(const float* from) {
     Vector vector;
@@ -35,10 +35,9 @@ inline Vector load(const float* from) {
     return vector;
 }
 
-// 2^x for x <= 0 to about 2e-7 of itself: 2^round(x) by exponent bits, the rest by a minimax polynomial. Below 2^-126
-// it stays there, where a weight beside one of 1 is nothing. NaN remains NaN.
+// 2^x for -126 <= x < 127 to about 2e-7 of itself: 2^round(x) by exponent bits, the rest by a minimax polynomial. NaN
+// remains NaN.
 inline Vector power_of_two(Vector x) {
-    x = x < -126.0f ? Vector{} - 126.0f : x;
     const Vector shifter = Vector{} + (12582912.0f + 127.0f);  // 1.5 * 2^23 rounds to integers; 127 biases exponents
     const Vector shifted = x + shifter;
     const Vector rest = x - (shifted - shifter);
@@ -56,10 +55,12 @@ template <int N>
 inline void weigh(const Vector* contributions, int64_t pairs, const Vector* maxima, Vector* dominant) {
     Vector total[N], weighted[N];
     for (int n = 0; n < N; n++) total[n] = weighted[n] = Vector{};
+    const Vector least = Vector{} - 126.0f;  // a weight of 2^-126 beside one of 1 is nothing
     float index = 0;
     for (int64_t pair = 0; pair < pairs; pair++, index += 1) {
         for (int n = 0; n < N; n++) {
-            const Vector weight = power_of_two(contributions[pair * N + n] - maxima[n]);
+            const Vector below = contributions[pair * N + n] - maxima[n];
+            const Vector weight = power_of_two(below < least ? least : below);
             total[n] += weight;
             weighted[n] += weight * index;
         }
@@ -76,7 +77,8 @@ struct Head {
     const float* query;  // scaled; every_pair: [pos][pair][2]; listed_pairs: [pos][2][pair], pairs up to a multiple of 4
     const float* key;    // every_pair: [block][pair][2][16]; listed_pairs: as queries
     int64_t pairs;
-    const float* edges;      // of bins of D, ascending
+    const float* longest;    // [pair]: largest length of a key's two channels; every_pair only
+    const float* edges;      // of bins of D, ascending, and one more that is never less
     const uint16_t* starts;  // edges below each cell, and their number: CELLS + 1
     float low, scale;        // cell = (D - low) * scale
     int64_t distances;
@@ -91,29 +93,33 @@ struct Head {
 
 namespace {
 
-// Which bin? Cells of values and edges come from the same monotone float32 arithmetic (a difference, then a product:
-// nothing to contract), so that only edges in the value's own cell need comparing.
-inline int64_t bin_in(const Head& head, float value, int32_t cell) {
-    int64_t first = head.starts[cell], count = head.starts[cell + 1] - first;
-    while (count > 0) {
-        const int64_t half = count / 2;
-        const bool above = head.edges[first + half] < value;
-        first = above ? first + half + 1 : first;
-        count = above ? count - half - 1 : half;
-    }
-    return first;
-}
-
 struct Folded {
-    int32_t cell[KEYS];
+    int32_t bin[KEYS];
     int64_t fixed[KEYS];
 };
 
+// Bins, and D in steps of 2^-24. Cells of values and edges come from the same monotone float32 arithmetic (a difference,
+// then a product: nothing to contract), so that only edges in the value's own cell need comparing. All lanes halve
+// their own range of edges together: no branch depends on a value.
 inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
+    int32_t cell[KEYS], count[KEYS], any = 0;
     for (int lane = 0; lane < KEYS; lane++) {
         float place = (dominant[lane] - head.low) * head.scale;
         place = place > 0 ? place : 0;
-        folded.cell[lane] = (int32_t)(place < CELLS - 1 ? place : CELLS - 1);
+        cell[lane] = (int32_t)(place < CELLS - 1 ? place : CELLS - 1);
+    }
+    for (int lane = 0; lane < KEYS; lane++) {
+        folded.bin[lane] = head.starts[cell[lane]];
+        count[lane] = head.starts[cell[lane] + 1] - folded.bin[lane];
+        any |= count[lane];
+    }
+    for (; any; any >>= 1) {
+        for (int lane = 0; lane < KEYS; lane++) {
+            const int32_t half = count[lane] >> 1;
+            const bool above = (count[lane] > 0) & (head.edges[folded.bin[lane] + half] < dominant[lane]);
+            folded.bin[lane] += above ? half + 1 : 0;
+            count[lane] = above ? count[lane] - half - 1 : half;
+        }
     }
     const double shifter = 6755399441055744.0;  // 1.5 * 2^52 rounds halves to even, as torch.round does
     int64_t bits;
@@ -128,7 +134,7 @@ inline void fold_values(const Head& head, const float* dominant, Folded& folded)
 // Adds one lane at its place among distances; says whether D was not finite.
 inline bool add_lane(const Head& head, const float* dominant, const Folded& folded, int lane, int64_t place) {
     head.dimension_sums[place] += folded.fixed[lane];
-    ((Tally*)head.histogram)[bin_in(head, dominant[lane], folded.cell[lane])] += ((const Tally*)head.ranks)[place];
+    ((Tally*)head.histogram)[folded.bin[lane]] += ((const Tally*)head.ranks)[place];
     return !(dominant[lane] - dominant[lane] == 0);
 }
 
@@ -145,9 +151,7 @@ inline bool add_block(const Head& head, const float* dominant, int64_t place, in
     for (int lane = 0; lane < KEYS; lane++) bad |= !(dominant[lane] - dominant[lane] == 0);
     Tally* histogram = (Tally*)head.histogram;
     const Tally* ranks = (const Tally*)head.ranks + place;
-    for (int lane = 0; lane < KEYS; lane++) {
-        histogram[bin_in(head, dominant[lane], folded.cell[lane])] += ranks[lane];
-    }
+    for (int lane = 0; lane < KEYS; lane++) histogram[folded.bin[lane]] += ranks[lane];
     return bad;
 }
 
@@ -198,6 +202,38 @@ inline void block_dominant(const Head& head, int64_t query, const float* key, Ve
     weigh<N * VECTORS>(buffer, head.pairs, maxima, dominant);
 }
 
+// The same where no contribution is so large that powers of two leave a float's range: neither maxima nor a buffer.
+template <int N>
+inline void bounded_dominant(const Head& head, int64_t query, const float* key, Vector* dominant) {
+    Vector total[N * VECTORS], weighted[N * VECTORS];
+    for (int n = 0; n < N * VECTORS; n++) total[n] = weighted[n] = Vector{};
+    const float* queries = head.query + query * 2 * head.pairs;
+    float index = 0;
+    for (int64_t pair = 0; pair < head.pairs; pair++, index += 1) {
+        for (int vector = 0; vector < VECTORS; vector++) {
+            const Vector a = load(key + pair * 2 * KEYS + vector * LANES);
+            const Vector b = load(key + pair * 2 * KEYS + KEYS + vector * LANES);
+            for (int n = 0; n < N; n++) {
+                const float* q = queries + (n * head.pairs + pair) * 2;
+                const Vector weight = power_of_two(q[0] * a + q[1] * b);
+                total[n * VECTORS + vector] += weight;
+                weighted[n * VECTORS + vector] += weight * index;
+            }
+        }
+    }
+    for (int n = 0; n < N * VECTORS; n++) dominant[n] = weighted[n] / total[n];
+}
+
+// Whether no contribution of these queries can exceed 100: 2^100 times 2^13 pairs times their index is still a float.
+inline bool bounded(const Head& head, int64_t query, int queries) {
+    for (int64_t place = 0; place < queries * head.pairs; place++) {
+        const float* q = head.query + (query * head.pairs + place) * 2;
+        const float longest = head.longest[place % head.pairs];
+        if (!((q[0] * q[0] + q[1] * q[1]) * longest * longest <= 1e4f)) return false;
+    }
+    return head.pairs < 8192;
+}
+
 struct Limits {
     int64_t nearest, furthest, skip_keys;
 };
@@ -208,9 +244,15 @@ bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* 
     const int64_t first = larger(limits.skip_keys, query - limits.furthest), last = query + N - 1 - limits.nearest;
     bool bad = false;
     if (last < first) return bad;
+    const bool small = bounded(head, query, N);
     for (int64_t block = first / KEYS; block <= last / KEYS; block++) {
         Vector dominant[N * VECTORS];
-        block_dominant<N>(head, query, head.key + block * head.pairs * 2 * KEYS, buffer, dominant);
+        const float* keys = head.key + block * head.pairs * 2 * KEYS;
+        if (small) {
+            bounded_dominant<N>(head, query, keys, dominant);
+        } else {
+            block_dominant<N>(head, query, keys, buffer, dominant);
+        }
         for (int n = 0; n < N; n++) {
             const float* values = (const float*)(dominant + n * VECTORS);
             const int64_t own = query + n, key = block * KEYS;

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ class _Head(ctypes.Structure):
         ("query", ctypes.c_void_p),
         ("key", ctypes.c_void_p),
         ("pairs", ctypes.c_int64),
+        ("longest", ctypes.c_void_p),
         ("edges", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("low", ctypes.c_float),
@@ -99,6 +101,7 @@ class NativeKernel:
         work = _Work(
             _scaled(query, temperature).contiguous(),
             rearrange(blocks, "head block sixteen pair two -> head block pair two sixteen").contiguous(),
+            key.float().norm(dim=-1).amax(1),
             pairs,
             bins,
             _reversed_ranks(ranks),
@@ -144,7 +147,13 @@ class NativeKernel:
         query_pos, key_pos = (place.contiguous() for place in places)
         _refuse_outside(length, query_pos, key_pos)
         work = _Work(
-            _by_channel(_scaled(query, temperature)), _by_channel(key), pairs, bins, _reversed_ranks(ranks), dominant
+            _by_channel(_scaled(query, temperature)),
+            _by_channel(key),
+            None,
+            pairs,
+            bins,
+            _reversed_ranks(ranks),
+            dominant,
         )
 
         def count(head: _Head, first: int, last: int) -> int:
@@ -163,10 +172,16 @@ class _Work:
 
     query: Float[Tensor, "head ..."]
     key: Float[Tensor, "head ..."]
+    longest: Float[Tensor, "head pair"] | None
     n_pairs: int
     bins: BinLookup
     ranks: Int[Tensor, "distance 2"]
     dominant: Float[Tensor, "head ..."] | None
+
+    @cached_property
+    def edges(self) -> Float[Tensor, "head edge"]:
+        """Edges of bins, and infinity, which a search may look at in vain."""
+        return pad(self.bins.edges, (0, 1), value=math.inf)
 
     def sums(
         self,
@@ -205,7 +220,8 @@ class _Work:
             _place(self.query[number]),
             _place(self.key[number]),
             self.n_pairs,
-            _place(self.bins.edges[number]),
+            None if self.longest is None else _place(self.longest[number]),
+            _place(self.edges[number]),
             _place(self.bins.starts[number]),
             float(self.bins.low[number]),
             float(self.bins.scale[number]),
