@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
-LONGEST = 60
-"""Characters of a token that are shown."""
+LONGEST, LABEL = 60, 14
+"""Characters of a token that are shown in a text, and along an axis."""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
-_CONTROL_PICTURES = 0x2400
-_DELETE, _DELETE_PICTURE = 0x7F, 0x2421
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
 """Unicode categories that show nothing, reorder what is around them, or cannot be encoded."""
 
@@ -54,6 +52,12 @@ def printable(text: object, *, newlines: bool = True) -> str:
     return "".join(character if character in kept else _visible(character) for character in str(text))
 
 
+def axis_labels(tokens: Sequence[str]) -> list[str]:
+    """Readable tokens short enough for an axis, every space visible."""
+    shown = (token.replace(" ", SPACE) for token in readable_tokens(tokens))
+    return [token if len(token) <= LABEL else token[: LABEL - 1] + "…" for token in shown]
+
+
 def _readable(piece: str, byte_level: bool) -> str:
     match = _BYTE_PIECE.fullmatch(piece)
     if match:
@@ -71,10 +75,6 @@ def _readable(piece: str, byte_level: bool) -> str:
 
 def _visible(character: str) -> str:
     code = ord(character)
-    if code < ord(" "):
-        return chr(_CONTROL_PICTURES + code)
-    if code == _DELETE:
-        return chr(_DELETE_PICTURE)
     if character == " " or unicodedata.category(character) not in _UNSEEN:
         return character
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"  # noqa: PLR2004

@@ -7,12 +7,11 @@ from torch import Tensor
 
 from positional_heads.example_records import HeadExamples
 from positional_heads.heads import Head
-from positional_heads.token_text import readable_tokens
+from positional_heads.token_text import axis_labels
 from positional_heads.views.view import BLUES, BROWNS, Group, Panel, Scale, View
 
 MOST_TOKENS = 128
 MOST_HEADS = 8
-AXIS_LETTERS = 14
 FULL_COLOUR = 0.99
 LEAST_FULL = 0.02
 
@@ -37,7 +36,7 @@ def attention_view(examples: HeadExamples, heads: Sequence[Head] | None = None) 
         notes.append(f"The first {len(shown)} of {len(places):,} heads are shown.")
     if size < len(examples.tokens):
         notes.append(f"The first {size} of {len(examples.tokens):,} tokens are shown.")
-    tokens = [_short(token) for token in readable_tokens(examples.tokens[:size])]
+    tokens = axis_labels(examples.tokens[:size])
     patterns = examples.pattern[shown, :size, :size].nan_to_num()
     dominant = examples.dominant[shown, :size, :size]
     full = max(LEAST_FULL, float(patterns.flatten().quantile(FULL_COLOUR)))
@@ -103,7 +102,3 @@ def _matrix(
         "positiveColor": colour,
         "zoomed": True,
     }
-
-
-def _short(token: str) -> str:
-    return token if len(token) <= AXIS_LETTERS else token[: AXIS_LETTERS - 1] + "…"

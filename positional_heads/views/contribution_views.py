@@ -5,7 +5,7 @@ from torch import Tensor
 
 from positional_heads.example_records import HeadExamples
 from positional_heads.heads import Head
-from positional_heads.token_text import readable_tokens
+from positional_heads.token_text import axis_labels
 from positional_heads.views.token_views import coloured_tokens, largest
 from positional_heads.views.view import DIVERGING, Cell, Group, HeatRow, HeatTable, Scale, View
 
@@ -45,7 +45,7 @@ def contribution_view(examples: HeadExamples, head: Head, query: int) -> View:
     added = examples.contributions[place, query, keys]
     hidden = examples.dominant[place, query, keys].isnan()
     added = added.masked_fill(hidden[:, None], 0)
-    tokens = readable_tokens(examples.tokens)
+    tokens = axis_labels(examples.tokens)
     names = [f"{tokens[position]} ({position})" for position in range(first, query + 1)]
     order = added.abs().mean(0).argsort(descending=True).tolist()
     rows, choices = sorted(order[:MOST_ROWS]), sorted(order[:MOST_CHOICES])
