@@ -124,6 +124,7 @@ def test_every_token_is_there_with_every_choice(opened, measure):
     assert choices.count() == (4 if measure == "contribution" else 3)
     assert page.locator("details.numbers tbody tr").count() == 6
     before = page.locator(".colored-tokens > span > span").last.get_attribute("style")
+    assert choices.evaluate_all("all => all.every(choice => choice.tabIndex === 0)")
     choices.last.focus()
     page.keyboard.press("Enter")
     page.evaluate(PAINTED)
