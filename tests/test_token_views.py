@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from positional_heads.examples import examples_from_cache, head_examples, token_
 from positional_heads.heads import Head
 from positional_heads.result_files import ResultFileError
 from positional_heads.token_text import LONGEST, printable, readable_tokens
-from positional_heads.views import attention_view, contribution_view, token_view
+from positional_heads.views import attention_view, contribution_view, safe_page, token_view
 from positional_heads.views.token_views import MEANINGS
 from tests.synthetic import synthetic_scores
 from tests.synthetic_examples import HOSTILE, synthetic_examples
@@ -424,6 +425,12 @@ def test_views_neither_probe_a_network_nor_load_circuitsvis_own_python():
         "print({'circuitsvis', 'transformer_lens'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_a_missing_bundle_is_said_with_the_way_out(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(RuntimeError, match="pip install 'circuitsvis>=1.43,<2'"):
+        safe_page.bundle.__wrapped__()
 
 
 def test_a_record_without_a_score_leaves_no_examples(bundled, text_tokens, tmp_path):
