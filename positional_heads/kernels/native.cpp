@@ -74,10 +74,10 @@ extern "C" {
 
 // One head: what goes in and where sums are added. Mirrored in native.py.
 struct Head {
-    const float* query;  // scaled; every_pair: [pos][pair][2]; listed_pairs: [pos][2][pair], pairs up to a multiple of 4
+    const float* query;  // [pos][pair][2], scaled; listed_pairs: pairs filled up to a multiple of 4
     const float* key;    // every_pair: [block][pair][2][16]; listed_pairs: as queries
     int64_t pairs;
-    const float* longest;    // [pair]: largest length of a key's two channels; every_pair only
+    const float* longest;    // [pair]: largest sum of squares of a key's two channels; every_pair only
     const float* edges;      // of bins of D, ascending, and one more that is never less
     const uint16_t* starts;  // edges below each cell, and their number: CELLS + 1
     float low, scale;        // cell = (D - low) * scale
@@ -226,12 +226,14 @@ inline void bounded_dominant(const Head& head, int64_t query, const float* key, 
 
 // Whether no contribution of these queries can exceed 100: 2^100 times 2^13 pairs times their index is still a float.
 inline bool bounded(const Head& head, int64_t query, int queries) {
-    for (int64_t place = 0; place < queries * head.pairs; place++) {
-        const float* q = head.query + (query * head.pairs + place) * 2;
-        const float longest = head.longest[place % head.pairs];
-        if (!((q[0] * q[0] + q[1] * q[1]) * longest * longest <= 1e4f)) return false;
+    int small = head.pairs < 8192;
+    for (int n = 0; n < queries; n++) {
+        const float* q = head.query + (query + n) * 2 * head.pairs;
+        for (int64_t pair = 0; pair < head.pairs; pair++) {
+            small &= (q[2 * pair] * q[2 * pair] + q[2 * pair + 1] * q[2 * pair + 1]) * head.longest[pair] <= 1e4f;
+        }
     }
-    return head.pairs < 8192;
+    return small;
 }
 
 struct Limits {
@@ -302,8 +304,9 @@ int listed_pairs(const Head* head, const int64_t* query_pos, const int64_t* key_
             for (int64_t pair = 0; pair < padded; pair += 4) {
                 Four rows[4];
                 for (int n = 0; n < 4; n++) {
-                    rows[n] = load_four(query[n] + pair) * load_four(key[n] + pair) +
-                              load_four(query[n] + padded + pair) * load_four(key[n] + padded + pair);
+                    const Four low = load_four(query[n] + 2 * pair) * load_four(key[n] + 2 * pair);
+                    const Four high = load_four(query[n] + 2 * pair + 4) * load_four(key[n] + 2 * pair + 4);
+                    rows[n] = SHUFFLED(low, high, 0, 2, 4, 6) + SHUFFLED(low, high, 1, 3, 5, 7);
                 }
                 transpose(rows);
                 for (int n = 0; n < 4; n++) std::memcpy(buffer + (pair + n) * KEYS + lane, &rows[n], sizeof(Four));

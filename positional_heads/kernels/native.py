@@ -101,7 +101,7 @@ class NativeKernel:
         work = _Work(
             _scaled(query, temperature).contiguous(),
             rearrange(blocks, "head block sixteen pair two -> head block pair two sixteen").contiguous(),
-            key.float().norm(dim=-1).amax(1),
+            (key[..., 0].float() ** 2 + key[..., 1].float() ** 2).amax(1),
             pairs,
             bins,
             _reversed_ranks(ranks),
@@ -147,8 +147,8 @@ class NativeKernel:
         query_pos, key_pos = (place.contiguous() for place in places)
         _refuse_outside(length, query_pos, key_pos)
         work = _Work(
-            _by_channel(_scaled(query, temperature)),
-            _by_channel(key),
+            _in_fours(_scaled(query, temperature)),
+            _in_fours(key),
             None,
             pairs,
             bins,
@@ -260,11 +260,10 @@ def _scaled(query: Planes, temperature: float) -> Planes:
     return query.float() * (math.log2(math.e) / temperature)
 
 
-def _by_channel(planes: Planes) -> Float[Tensor, "head pos 2 padded"]:
-    """Pairs innermost, filled up with zeros to a multiple of four."""
-    return pad(
-        rearrange(planes.float(), "head pos pair two -> head pos two pair"), (0, -planes.shape[2] % 4)
-    ).contiguous()
+def _in_fours(planes: Planes) -> Float[Tensor, "head pos padded 2"]:
+    """Pairs filled up with zeros to a multiple of four."""
+    missing = -planes.shape[2] % 4
+    return (pad(planes.float(), (0, 0, 0, missing)) if missing else planes.float()).contiguous()
 
 
 def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"]:
