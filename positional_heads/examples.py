@@ -1,17 +1,13 @@
-"""From a model and a text to examples of what some heads do on it: numbers first, pictures in `views`.
-
-Queries go through a block at a time, so that of size T x T there is only the attention pattern of the heads asked for.
-"""
+"""From a model and a text to examples of what some heads do on it: numbers first, pictures in `views`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.contributions import dominant_dimension, head_planes, plane_contributions
 from positional_heads.example_records import HeadExamples
 from positional_heads.heads import Head
 from positional_heads.token_text import readable_tokens
@@ -27,8 +23,6 @@ MOST_DETAILED = 128
 MOST_HEADS = 8
 REPORTED_TOKENS = 48
 REPORTED_HEADS = 5
-BLOCK_TERMS = 2**22
-"""Contributions held at a time: 16 MiB of float32."""
 PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
 
 
@@ -54,6 +48,7 @@ def head_examples(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
+    from positional_heads.example_parts import layer_parts
     from positional_heads.host.capture import capture
     from positional_heads.host.layers import resolve_layers
     from positional_heads.host.provenance import data_hash, library_versions, model_provenance
@@ -74,7 +69,7 @@ def head_examples(
         _refuse_missing_pattern(own, patterns)
         vectors = vectors_of.pop(layer)
         own_temperature = 1 / vectors.rotary.scale if temperature == "attention" else float(temperature)
-        parts |= _layer_parts(vectors, own, patterns, detailed, own_temperature)
+        parts |= layer_parts(vectors, own, patterns, detailed, own_temperature)
     return HeadExamples(
         tokens=token_strings(model, tokens),
         heads=chosen,
@@ -104,6 +99,7 @@ def examples_from_cache(
     Raises:
         ValueError: If the cache lacks an entry or a head, or tokens do not fit; the message says what to do.
     """
+    from positional_heads.example_parts import key_means
     from positional_heads.host.provenance import library_versions, model_provenance
 
     notes: list[str] = []
@@ -117,7 +113,7 @@ def examples_from_cache(
             msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
             raise ValueError(msg)
         kept = min(_checked_detailed(detailed), len(tokens))
-        summary = _summaries(pattern, dominant, contributions, 0)
+        summary = key_means(pattern, dominant, contributions, 0)
         detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
         parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()} | summary
     return HeadExamples(
@@ -223,77 +219,6 @@ def _refuse_missing_pattern(heads: Sequence[Head], patterns: dict[Head, Tensor])
         if head not in patterns:
             msg = f"layer {head.layer}: its hook_pattern does not fire, so there is no attention of {head} to show"
             raise UnsupportedModelError(msg)
-
-
-def _layer_parts(
-    vectors: "LayerVectors", heads: Sequence[Head], patterns: dict[Head, Tensor], detailed: int, temperature: float
-) -> dict[Head, dict[str, Tensor]]:
-    from positional_heads.host.capture import visible_pairs
-
-    rotary = vectors.rotary
-    parts = {}
-    planes = [
-        head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (vectors.rot_q, vectors.rot_k)
-    ]
-    length, pairs = planes[0].shape[1:3]
-    visible = visible_pairs(length, vectors.window, planes[0].device)
-    rows = max(1, BLOCK_TERMS // (length * pairs))
-    divided = temperature * vectors.attention_factor**2
-    for head in heads:
-        blocks = []
-        for start in range(0, length, rows):
-            block = slice(start, min(start + rows, length))
-            added = _row_contributions(vectors, head.head, planes, block)
-            dominant = dominant_dimension(added, divided).masked_fill(~visible[block], torch.nan)
-            scaled, pattern = added * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
-            summary = _summaries(pattern, dominant, scaled, start)
-            first = {"pattern": pattern, "dominant": dominant, "contributions": scaled}
-            end = max(0, detailed - start)
-            blocks.append(summary | {name: part[:end, :detailed].clone() for name, part in first.items()})
-        parts[head] = {name: torch.cat([block[name] for block in blocks]).cpu() for name in blocks[0]}
-    return parts
-
-
-def _row_contributions(
-    vectors: "LayerVectors", head: int, planes: Sequence[Tensor], rows: slice
-) -> Float[Tensor, "query_pos key_pos pair"]:
-    """What each pair adds to q . k for some queries of one head, each key in the band of its distance."""
-    query, key = planes[0][head : head + 1], planes[1][head : head + 1]
-    if vectors.bands is None:
-        return plane_contributions(query[:, rows], key)[0]
-    from positional_heads.bands import Band, rotated_in, unrotated
-
-    phase = vectors.phase[0]
-    free_query, free_key = unrotated(query, phase), unrotated(key, phase)
-    position = torch.arange(key.shape[1], device=key.device)
-    back = (position[rows, None] - position)[..., None]
-    found = torch.zeros(1, device=key.device)
-    for band in vectors.bands:
-        phases = (phase if len(phase) == 1 else phase[head : head + 1] for phase in (band.query_phase, band.key_phase))
-        own = Band(band.nearest, band.furthest, *phases).first(key.shape[1])
-        inside = (back >= band.nearest) & (back <= (len(position) if band.furthest is None else band.furthest))
-        turned_query, turned_key = rotated_in(own, free_query, free_key)
-        added = plane_contributions(turned_query[:, rows], turned_key)[0]
-        found = torch.where(inside, added, found)
-    return found
-
-
-def _summaries(
-    pattern: Float[Tensor, "query_pos key_pos"],
-    dominant: Float[Tensor, "query_pos key_pos"],
-    contributions: Float[Tensor, "query_pos key_pos pair"],
-    first: int,
-) -> dict[str, Tensor]:
-    """Means over the keys that each query sees; NaN where it sees none, or attends to none."""
-    weights = pattern / pattern.sum(-1, keepdim=True)
-    position = torch.arange(pattern.shape[-1], device=pattern.device)
-    distance = (first + torch.arange(len(pattern), device=pattern.device))[:, None] - position
-    return {
-        "weighted_dominant": (weights * dominant.nan_to_num()).sum(-1),
-        "plain_dominant": dominant.nanmean(-1),
-        "mean_distance": (weights * distance.clamp(min=0)).sum(-1),
-        "mean_contributions": torch.einsum("qk,qkp->qp", weights, contributions),
-    }
 
 
 def _entry(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:
