@@ -94,8 +94,16 @@ def test_queries_in_blocks_of_any_size_give_the_same(bundled, record, text_token
     assert_same(record, head_examples(bundled, text_tokens, HEADS, detailed=40))
 
 
-def test_scores_rewritten_by_distance_are_shown_as_they_are_used(bundled, text_tokens):
-    with ph.extended_rope(bundled, "self_extend", group=4, window=16):
+FIRST_HEADS_PAIRS = {layer: torch.arange(8)[:, None].expand(8, 16) < 4 for layer in range(4)}
+REWRITING = {
+    "self_extend": {"group": 4, "window": 16},
+    "dpe": {"pair_groups": [4] * 16, "window": 16, "key_pairs": FIRST_HEADS_PAIRS},  # heads 4 to 7 stay as they are
+}
+
+
+@pytest.mark.parametrize("method", REWRITING)
+def test_scores_rewritten_by_distance_are_shown_as_they_are_used(bundled, text_tokens, method):
+    with ph.extended_rope(bundled, method, **REWRITING[method]):
         cache = ph.dominant_dimension_cache(bundled, text_tokens, layers=[3], contributions=True)
         found = head_examples(bundled, text_tokens, [Head(3, 7)], detailed=90)
     dominant, added = cache["dominant_dim", 3, "attn"][0, 7], cache["contributions", 3, "attn"][0, 7]
