@@ -1,0 +1,1 @@
+"""What the library costs, against baselines in the same run: `python -m benchmarks.kernel` and its neighbours."""
