@@ -15,10 +15,19 @@ SECONDS_PER_CELL = 600
 
 
 def keep_outputs(file: Path) -> None:
-    """Run a notebook from top to bottom in its own folder, and write it back."""
+    """Run a notebook from top to bottom in its own folder, and write it back.
+
+    Raises:
+        CellExecutionError: If a cell fails.
+        RuntimeError: If the run was interrupted: the client then returns as if all were well.
+    """
     notebook = nbformat.read(file, as_version=4)
     client = NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", record_timing=False)
     client.execute(cwd=str(file.parent))
+    ended = [output.output_type for cell in notebook.cells for output in cell.get("outputs", [])]
+    if "error" in ended:
+        msg = f"{file.name}: the run was interrupted, nothing is written; run it again"
+        raise RuntimeError(msg)
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for cell in notebook.cells:
         cell.metadata = {}
