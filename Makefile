@@ -6,7 +6,7 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest lint format clean
+.PHONY: help demo test test-oldest lint format docs clean
 
 help:
 	@echo 'make demo         score and extend the bundled model, report in OUT ($(OUT))'
@@ -14,6 +14,7 @@ help:
 	@echo 'make test-oldest  every test, with the versions of constraints-oldest.txt'
 	@echo 'make lint         ruff and mypy only'
 	@echo 'make format       let ruff fix and format'
+	@echo 'make docs         build the documentation strictly into site/'
 	@echo 'make clean        remove environments, caches and the report'
 	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) PYTEST_ARGS=$(PYTEST_ARGS)'
 
@@ -40,8 +41,11 @@ format: .venv/.installed-dev
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
+docs: .venv/.installed-dev
+	.venv/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist report
+	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist report site
 	find positional_heads tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each environment is filled once, and again when its pins or pyproject.toml change: the stamp is what it was filled for.
