@@ -39,8 +39,9 @@ from positional_heads.settings import MOST_GROUPS, ScoringSettings
 PILOT_BATCHES = 4
 BATCHES_PER_PILOT = 16
 PILOT_ROWS = 4
-PILOT_PAIRS = 2**16
-"""Pairs by which the bins of a head are placed: 32 for each of 2048 bins."""
+PILOT_PAIRS = 2**15
+"""Pairs by which the bins of a head are placed: 16 for each of 2048 bins."""
+PILOT_AT_ONCE = 2**11
 
 
 class PairCounter:
@@ -175,9 +176,10 @@ class PairCounter:
             plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
             for part, (query, key) in layer_planes(vectors, plan, row, start, stop):
                 for places in plan.listed(0):
-                    query_pos, key_pos = within(places, part, query.device)
-                    dominant = listed_dominant(query[:, query_pos], key[:, key_pos], self._temperature(vectors))
-                    found.append(dominant)
+                    inside = (place.split(PILOT_AT_ONCE) for place in within(places, part, query.device))
+                    for query_pos, key_pos in zip(*inside, strict=True):
+                        dominant = listed_dominant(query[:, query_pos], key[:, key_pos], self._temperature(vectors))
+                        found.append(dominant)
         return torch.cat(found, dim=1)
 
     def _layer_sums(

@@ -27,7 +27,9 @@ def within(places: Places, plan: PairPlan, device: torch.device) -> Places:
     query_pos, key_pos = places
     distance = query_pos - key_pos
     inside = (distance >= plan.min_distance) & (distance <= plan.furthest)
-    return query_pos[inside].to(device), key_pos[inside].to(device)
+    if not bool(inside.all()):
+        query_pos, key_pos = query_pos[inside], key_pos[inside]
+    return query_pos.to(device), key_pos.to(device)
 
 
 def layer_planes(

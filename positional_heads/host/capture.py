@@ -33,7 +33,8 @@ from positional_heads.host.sequences import real_spans
 PLAIN_FACTOR = 1e-2
 """Attention factors nearer to 1 than this are rounding, in bfloat16 too."""
 CHECKED_ROWS = 16
-"""Query positions per layer and run at which rebuilt scores are compared with the model's own."""
+"""Query positions per layer and run at which every head's scores are rebuilt and its mask is looked at."""
+BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,12 @@ def capture(
         rotary = by_layer[layer]
         rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
         _refuse_non_finite(layer, rot_q, rot_k, spans)
-        hidden = masked_entries(rotary, record[SCORES])
-        window = _proven_window(rotary, hidden, spans)
+        window = _proven_window(rotary, record[SCORES], spans)
         phase = layer_phase(model, rotary, record, positions)
         extension = active_extension(model)
         bands = extension.bands(layer, tokens.shape[1], rot_q.device) if extension is not None else None
         vectors = LayerVectors(rotary, rot_q, rot_k, phase, window, bands)
-        _prove_scores(vectors, record[SCORES], hidden, spans)
+        _prove_scores(vectors, record[SCORES], spans)
         visit(vectors)
 
     record_layers(model, tokens, attention_mask, sorted(by_layer), check)
@@ -134,12 +134,11 @@ def _capture_chunks(
         parts[layer].append((rot_q, rot_k, layer_phase(model, rotary, record, positions)))
         vectors = _joined(model, rotary, parts[layer], None)
         known = vectors.rot_k.shape[1]
-        hidden = masked_entries(rotary, held)
-        windows[layer] = _window_behind_cache(rotary, hidden, done[0], known)
-        rows = torch.linspace(0, queries - 1, min(CHECKED_ROWS, queries), device=held.device).round().long()
+        windows[layer] = _window_behind_cache(rotary, held, done[0], known)
+        rows = _spread_rows(0, queries, held.device)
         for sequence in range(len(tokens)):
             rebuilt = _rebuilt_rows(vectors, sequence, done[0] + rows)[..., known - keys :]
-            _refuse_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
+            _refuse_error(rotary, rebuilt, held[sequence, :, rows][None])
 
     hooks = recording_hooks(model, sorted(by_layer), check)
     with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
@@ -159,18 +158,15 @@ def _joined(
 
 
 def _window_behind_cache(
-    rotary: RotaryLayer, hidden: Bool[Tensor, "batch head query_pos key_pos"], first: int, known: int
+    rotary: RotaryLayer, held: Float[Tensor, "batch head query_pos key_pos"], first: int, known: int
 ) -> int | None:
     """The window that a chunk's mask shows; its keys are the last of all known ones, a cache may have dropped some."""
-    queries, keys = hidden.shape[-2:]
-    window = _window_of_row(hidden[0, 0, -1]) if rotary.holds == "scores" else known
-    query_pos = torch.arange(first, first + queries, device=hidden.device)
-    distance = query_pos[:, None] - torch.arange(known - keys, known, device=hidden.device)
-    visible = (distance >= 0) & (distance < window)
-    wrong = ~hidden != visible if rotary.holds == "scores" else ~hidden & ~visible
-    if bool(wrong.any()):
-        msg = f"layer {rotary.layer} hides query-key pairs that causality and one sliding window do not explain"
-        raise UnsupportedModelError(msg)
+    queries, keys = held.shape[-2:]
+    window = _window_of_row(rotary, held[0, 0, -1]) if rotary.holds == "scores" else known
+    query_pos = torch.arange(first, first + queries, device=held.device)
+    key_pos = torch.arange(known - keys, known, device=held.device)
+    for row in held:
+        _refuse_unexplained(rotary, row, query_pos, key_pos, window, "causality and one sliding window do not explain")
     return window if window < known else None
 
 
@@ -192,52 +188,75 @@ def visible_pairs(length: int, window: int | None, device: torch.device) -> Bool
 
 
 def _proven_window(
-    rotary: RotaryLayer, hidden: Bool[Tensor, "batch head query_pos key_pos"], spans: Sequence[tuple[int, int]]
+    rotary: RotaryLayer, held: Float[Tensor, "batch head query_pos key_pos"], spans: Sequence[tuple[int, int]]
 ) -> int | None:
-    windows: set[int] = set()
     longest = max(stop - start for start, stop in spans)
-    for row, (start, stop) in zip(hidden, spans, strict=True):
-        if rotary.holds == "scores":
-            windows.add(_window_of_row(row[0, stop - 1, start:stop]))
-    window = max(windows, default=longest)
-    for row, (start, stop) in zip(hidden, spans, strict=True):
-        visible = visible_pairs(stop - start, window, row.device)
-        seen = ~row[:, start:stop, start:stop]
-        wrong = seen != visible if rotary.holds == "scores" else seen & ~visible
-        if bool(wrong.any()) or bool((~row[:, start:stop, :start]).any()):
-            msg = (
-                f"layer {rotary.layer} hides query-key pairs that causality, padding and one sliding window do not "
-                "explain (a document mask, chunks, a mask of one head, an ignored attention_mask): it cannot be scored"
-            )
-            raise UnsupportedModelError(msg)
+    window = longest
+    if rotary.holds == "scores":
+        last = (
+            _window_of_row(rotary, row[0, stop - 1, start:stop]) for row, (start, stop) in zip(held, spans, strict=True)
+        )
+        window = max(last)
+    unexplained = (
+        "causality, padding and one sliding window do not explain (a document mask, chunks, a mask of one head, an "
+        "ignored attention_mask): it cannot be scored"
+    )
+    for row, (start, stop) in zip(held, spans, strict=True):
+        position = torch.arange(stop - start, device=held.device)
+        _refuse_unexplained(rotary, row[:, start:stop, start:stop], position, position, window, unexplained)
+        before = torch.arange(-start, 0, device=held.device)
+        _refuse_unexplained(rotary, row[:, start:stop, :start], position, before, 0, unexplained)
     return window if window < longest else None
 
 
-def _window_of_row(hidden: Bool[Tensor, " key_pos"]) -> int:
+def _refuse_unexplained(
+    rotary: RotaryLayer,
+    held: Float[Tensor, "head query_pos key_pos"],
+    query_pos: Int[Tensor, " query_pos"],
+    key_pos: Int[Tensor, " key_pos"],
+    window: int,
+    why: str,
+) -> None:
+    """Refuse masks but the one that the window says: one head at every query, every head at some queries."""
+    looked_at = rotary.layer % len(held)
+    every = torch.arange(len(query_pos), device=held.device)
+    rows = _spread_rows(0, len(query_pos), held.device)
+    for heads, queries in ((slice(looked_at, looked_at + 1), every), (slice(None), rows)):
+        for block in queries.split(BLOCK_ROWS):
+            hidden = masked_entries(rotary, held[heads, block])
+            distance = query_pos[block, None] - key_pos
+            visible = (distance >= 0) & (distance < window)
+            wrong = hidden == visible if rotary.holds == "scores" else ~hidden & ~visible
+            if bool(wrong.any()):
+                msg = f"layer {rotary.layer} hides query-key pairs that {why}"
+                raise UnsupportedModelError(msg)
+
+
+def _spread_rows(start: int, stop: int, device: torch.device) -> Int[Tensor, " row"]:
+    """Query positions at which every head is looked at."""
+    return torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=device).round().long()
+
+
+def _window_of_row(rotary: RotaryLayer, held: Float[Tensor, " key_pos"]) -> int:
     """Number of keys that the last query sees."""
-    return int((~hidden).sum())
+    return int((~masked_entries(rotary, held)).sum())
 
 
 def _prove_scores(
-    vectors: LayerVectors,
-    held: Float[Tensor, "batch head query_pos key_pos"],
-    hidden: Bool[Tensor, "batch head query_pos key_pos"],
-    spans: Sequence[tuple[int, int]],
+    vectors: LayerVectors, held: Float[Tensor, "batch head query_pos key_pos"], spans: Sequence[tuple[int, int]]
 ) -> None:
-    rotary = vectors.rotary
     for sequence, (start, stop) in enumerate(spans):
-        rows = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=held.device).round().long()
+        rows = _spread_rows(start, stop, held.device)
         rebuilt = _rebuilt_rows(vectors, sequence, rows)
-        _refuse_error(rotary, rebuilt, held[sequence, :, rows][None], hidden[sequence, :, rows][None])
+        _refuse_error(vectors.rotary, rebuilt, held[sequence, :, rows][None])
 
 
 def _refuse_error(
     rotary: RotaryLayer,
     rebuilt: Float[Tensor, "batch head row key_pos"],
     held: Float[Tensor, "batch head row key_pos"],
-    hidden: Bool[Tensor, "batch head row key_pos"],
 ) -> None:
-    error = score_error(rotary, rebuilt, held, hidden)
+    error = score_error(rotary, rebuilt, held, masked_entries(rotary, held))
     if not error <= tolerance(held.dtype):
         msg = (
             f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
