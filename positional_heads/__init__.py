@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from positional_heads.contribution_profile import contribution_profile
     from positional_heads.contributions import dominant_dimension, pair_contributions, unrotated_remainder
     from positional_heads.distinguishability import injective_range, told_apart, wavelengths
+    from positional_heads.example_records import HeadExamples
+    from positional_heads.examples import examples_from_cache, head_examples
     from positional_heads.heads import Head
     from positional_heads.host.ablation import ablated_heads, ablation_hooks
     from positional_heads.host.admission import UnsupportedModelError
@@ -47,6 +49,7 @@ _HOMES = {
     "Example": "tasks.examples",
     "ExtrapolationStudy": "studies.extrapolation_results",
     "Head": "heads",
+    "HeadExamples": "example_records",
     "HeadScores": "results",
     "NullScores": "results",
     "RayExecutor": "ray_executor",
@@ -70,8 +73,10 @@ _HOMES = {
     "dominant_dimension": "contributions",
     "dominant_dimension_cache": "caching",
     "evaluate": "tasks.measuring",
+    "examples_from_cache": "examples",
     "extended_rope": "host.extrapolation.extension",
     "extrapolation_study": "studies.extrapolation",
+    "head_examples": "examples",
     "injective_range": "distinguishability",
     "live_rotary_hooks": "host.live_hooks",
     "load_bundled_model": "zoo.bundled",
@@ -97,6 +102,7 @@ __all__ = [
     "Example",
     "ExtrapolationStudy",
     "Head",
+    "HeadExamples",
     "HeadScores",
     "NullScores",
     "RayExecutor",
@@ -120,8 +126,10 @@ __all__ = [
     "dominant_dimension",
     "dominant_dimension_cache",
     "evaluate",
+    "examples_from_cache",
     "extended_rope",
     "extrapolation_study",
+    "head_examples",
     "injective_range",
     "live_rotary_hooks",
     "load_bundled_model",

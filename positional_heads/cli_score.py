@@ -92,6 +92,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             return
         say(f"sums so far are kept in {out / PARTIAL_FILE_NAME}: the same command goes on where it was stopped")
         scores = score_heads(bridge, chosen, checkpoint=out, executor=ray, **settings)
+        from positional_heads.examples import write_examples
+
+        write_examples(bridge, chosen[0], scores, out)
         _write(scores, out, top, as_json)
         (out / PARTIAL_FILE_NAME).unlink(missing_ok=True)
 

@@ -39,7 +39,7 @@ def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
     assert len([line for line in lines if line.strip().startswith("L")]) == 10
     assert lines[-1].startswith("Verdict: ")
     assert sorted(file.name for file in folder.iterdir()) == [
-        *("curves.png", "heads.csv", "report.md", "rho.png", "scores.safetensors")
+        *("curves.png", "examples.safetensors", "heads.csv", "report.md", "rho.png", "scores.safetensors")
     ]
     assert (folder / "rho.png").read_bytes().startswith(b"\x89PNG")
     assert "cut into" in done.stderr.decode()
@@ -66,6 +66,17 @@ def test_json_is_json(report):
     assert shown["verdict"] == ph.HeadScores.load(folder).verdict
     assert len(shown["table"]) == 32
     assert shown["provenance"]["settings"]["null_repeats"] == 3
+
+
+def test_shards_merge_to_the_same_report(report, tmp_path):
+    folder, done = report
+    for number in (1, 2):
+        counted = run(*SCORE, "--text", "bundled", "--out", tmp_path, "--shard", f"{number}/2")
+        assert counted.stderr.decode().splitlines()[-1] == f"written: {tmp_path}/shard-000{number}-of-0002.safetensors"
+    merged = run("merge", tmp_path, "--out", tmp_path / "all")
+    assert merged.stdout == done.stdout
+    for name in ("scores.safetensors", "heads.csv", "rho.png", "curves.png", "report.md"):
+        assert (folder / name).read_bytes() == (tmp_path / "all" / name).read_bytes(), name
 
 
 def test_the_same_command_gives_the_same_bytes(report, tmp_path):
@@ -108,12 +119,17 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "temperature": (["score", "bundled", *good, *out, "--temperature", "warm"], "must be a number, or 'attention'"),
         "sequences": (["score", "bundled", *good, *out, "--sequences", "0"], "--sequences 0 must be at least 1"),
         "length": (["score", "bundled", *good, *out, "--length", "9999"], "length 9999 must be between 2 and"),
+        "pairs": (["score", "bundled", *good, *out, "--pairs", "few"], "--pairs 'few' must be a number, or 'all'"),
+        "shard": (["score", "bundled", *good, *out, "--shard", "9/8"], "there is no shard 9 of 8: they are counted"),
+        "executor": (["score", "bundled", *good, *out, "--executor", "dask"], "'ray' is the only one"),
+        "address": (["score", "bundled", *good, *out, "--address", "auto"], "go with --executor ray"),
+        "no shards": (["merge", str(folder)], "no shards there; positional-heads score --shard 1/8"),
         "missing result": (["show", str(folder)], "no such result file"),
         "damaged result": (["show", str(folder / "damaged.safetensors")], "not a result file, or a truncated one"),
     }
 
 
-@pytest.mark.parametrize("case", range(13))
+@pytest.mark.parametrize("case", range(18))
 def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
     arguments, message = list(bad_inputs(tmp_path).values())[case]
     before = sorted(tmp_path.rglob("*"))
