@@ -42,7 +42,7 @@ format: .venv/.installed-dev
 	.venv/bin/ruff format
 
 docs: .venv/.installed-dev
-	.venv/bin/mkdocs build --strict --quiet
+	.venv/bin/mkdocs build --strict
 
 clean:
 	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist report site
