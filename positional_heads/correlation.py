@@ -31,16 +31,18 @@ COARSE_BINS = 64
 class PairStatistics:
     """Sums over the pairs of one layer: folds tiles of D in, adds to others, and is judged by `Correlation`."""
 
-    def __init__(self, plan: PairPlan, edges: Float[Tensor, "head edge"]) -> None:
+    def __init__(self, plan: PairPlan, edges: Float[Tensor, "head edge"] | BinLookup) -> None:
         """Start empty.
 
         Args:
             plan: Which pairs will be counted.
-            edges: Bin edges of D per head, see `binning.equal_mass_edges`.
+            edges: Bin edges of D per head, see `binning.equal_mass_edges`; or bins that others use as well.
 
         Raises:
             ValueError: If the number of bins is not a multiple of `COARSE_BINS`.
         """
+        self.bins = edges if isinstance(edges, BinLookup) else BinLookup(edges)
+        edges = self.bins.edges
         heads, bins = edges.shape[0], edges.shape[1] + 1
         if bins % COARSE_BINS:
             msg = f"{bins} bins must be a multiple of {COARSE_BINS}"
@@ -58,7 +60,6 @@ class PairStatistics:
         self.replicate_pairs = zeros((replicates, heads, COARSE_BINS))
         self.replicate_rank_sums = zeros((replicates, heads, COARSE_BINS))
         self.ranks = plan.rank_grid.to(edges.device)
-        self.bins = BinLookup(edges)
 
     @property
     def tensors(self) -> dict[str, Int[Tensor, "..."]]:
@@ -121,7 +122,7 @@ class PairStatistics:
         Raises:
             ValueError: If the two were planned or binned differently.
         """
-        total = PairStatistics(self.plan, self.edges)
+        total = PairStatistics(self.plan, self.bins)
         total.absorb(self)
         total.absorb(other)
         return total

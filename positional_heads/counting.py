@@ -18,7 +18,6 @@ from torch import Tensor
 
 from positional_heads.binning import equal_mass_edges
 from positional_heads.correlation import PairStatistics
-from positional_heads.dominance import listed_dominant
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.capture import LayerVectors, capture
 from positional_heads.host.extrapolation.active import active_extension
@@ -33,15 +32,16 @@ from positional_heads.layer_planes import Planes, layer_planes, within
 from positional_heads.plan import PairPlan, Places
 from positional_heads.rotary import pair_frequencies
 from positional_heads.sampling import REPLICATES
-from positional_heads.score_sums import LayerSums, ScoreSums, differing, ungrouped
+from positional_heads.score_sums import LayerSums, ScoreSums, SharedPlans, differing
 from positional_heads.settings import MOST_GROUPS, ScoringSettings
 
+LISTED_DEARER = 4
+"""What a listed pair costs the eager kernel, by one in a matrix product."""
 PILOT_BATCHES = 4
 BATCHES_PER_PILOT = 16
 PILOT_ROWS = 4
 PILOT_PAIRS = 2**15
 """Pairs by which the bins of a head are placed: 16 for each of 2048 bins."""
-PILOT_AT_ONCE = 2**11
 
 
 class PairCounter:
@@ -62,6 +62,8 @@ class PairCounter:
         self.data = data
         self.rotary = rotary
         self.settings = settings
+        self._plans = SharedPlans(lambda window: settings.plan(self.lengths, window))
+        self._drawn: dict[tuple[int, int | None], list[Places]] = {}
         self.kernel: Kernel = choose_kernel(str(model.cfg.device), self._terms())
 
     @cached_property
@@ -151,12 +153,13 @@ class PairCounter:
             raise ValueError(msg)
 
     def _terms(self) -> int:
-        """Query x key x pair terms of the whole run."""
+        """Query x key x pair terms of the whole run, or what costs as much."""
         plan = self.settings.plan(self.lengths, None)
         every = int(plan.all_pairs.sum())
         counted = every if plan.step is None else round(every / plan.step * REPLICATES)
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
-        return counted * width * (1 + self.settings.null_repeats)
+        listed = 1 if plan.step is None else LISTED_DEARER
+        return counted * listed * width * (1 + self.settings.null_repeats)
 
     def _pilots(self) -> list[int]:
         """Batches to place bins on, that with the longest sequence last."""
@@ -175,18 +178,17 @@ class PairCounter:
             plan = self.settings.plan((stop - start,), vectors.window)
             plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
             for part, (query, key) in layer_planes(vectors, plan, row, start, stop):
-                for places in plan.listed(0):
-                    inside = (place.split(PILOT_AT_ONCE) for place in within(places, part, query.device))
-                    for query_pos, key_pos in zip(*inside, strict=True):
-                        dominant = listed_dominant(query[:, query_pos], key[:, key_pos], self._temperature(vectors))
-                        found.append(dominant)
+                drawn = plan.listed(0)
+                places = within(
+                    (torch.cat([one[0] for one in drawn]), torch.cat([one[1] for one in drawn])), part, query.device
+                )
+                found.append(self.kernel.listed_dominant(query, key, places, self._temperature(vectors)))
         return torch.cat(found, dim=1)
 
     def _layer_sums(
         self, vectors: LayerVectors, spans: list[tuple[int, int]], sample: Float[Tensor, "head n"]
     ) -> LayerSums:
-        plan = self.settings.plan(self.lengths, vectors.window)
-        if int(plan.all_pairs.sum()) == 0 or sample.shape[1] == 0:
+        if sample.shape[1] == 0:
             msg = (
                 "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
                 f"{max(self.lengths)} tokens"
@@ -195,19 +197,25 @@ class PairCounter:
         edges = equal_mass_edges(sample, self.settings.bins)
         row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
         phase = vectors.phase[min(row, len(vectors.phase) - 1), slice(*spans[row])]
-        shuffled = [ungrouped(plan)] * self.settings.null_repeats
-        return LayerSums(pair_frequencies(phase).cpu(), [PairStatistics(one, edges) for one in (plan, *shuffled)])
+        statistics = self._plans.statistics(vectors.window, edges, self.settings.null_repeats)
+        return LayerSums(pair_frequencies(phase).cpu(), statistics)
 
     def _count_batch(self, sums: LayerSums, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
         plan = sums.statistics[0].plan
         _refuse_other_window(vectors, plan.window, max(batch.lengths))
         for row, (start, stop) in enumerate(spans):
             sequence = batch.first + row
-            listed = None if plan.step is None else plan.listed(sequence)
+            listed = None if plan.step is None else self._listed(plan, sequence)
             orders = [None, *self._shuffles(sequence, stop - start)]
             for order, statistics in zip(orders, sums.statistics, strict=True):
                 for part, planes in layer_planes(vectors, plan, row, start, stop, order):
                     self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
+
+    def _listed(self, plan: PairPlan, sequence: int) -> list[Places]:
+        """The sample of a sequence, drawn once for all layers with this window."""
+        if (sequence, plan.window) not in self._drawn:
+            self._drawn[sequence, plan.window] = plan.listed(sequence)
+        return self._drawn[sequence, plan.window]
 
     def _count_part(
         self,
@@ -222,12 +230,14 @@ class PairCounter:
         if listed is None:
             statistics.add(self.kernel.every_pair(*planes, part, temperature, bins, ranks), sequence)
             return
+        planes = planes[0].contiguous(), planes[1].contiguous()
         for replicate, places in enumerate(listed):
             inside = within(places, part, ranks.device)
             statistics.add(self.kernel.listed_pairs(*planes, inside, temperature, bins, ranks), sequence, replicate)
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, Batch, list[tuple[int, int]]], None]) -> None:
         batch = self.data[number]
+        self._drawn.clear()
         spans = real_spans(batch.tokens, batch.attention_mask)
         chunk = chunk_length(self.model, *batch.tokens.shape) if batch.attention_mask is None else None
         tokens, mask = batch.tokens.to(self.model.cfg.device), batch.attention_mask

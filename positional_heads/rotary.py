@@ -16,6 +16,9 @@ from torch import Tensor
 Layout = Literal["half", "adjacent"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
+COMPARED = 512
+"""Positions at which phases are compared with those of later ones."""
+
 _TO_PLANES = {"half": "... (two pair) -> ... pair two", "adjacent": "... (pair two) -> ... pair two"}
 _FROM_PLANES = {"half": "... pair two -> ... (two pair)", "adjacent": "... pair two -> ... (pair two)"}
 
@@ -84,7 +87,7 @@ def pair_frequencies(phase: Complex[Tensor, "pos pair"]) -> Float[Tensor, " pair
     frequency = torch.zeros(phase.shape[1], dtype=torch.float64, device=phase.device)
     lag = 1
     while lag < phase.shape[0]:
-        turned = (phase[lag:] * phase[:-lag].conj()).sum(0)
+        turned = (phase[lag:][:COMPARED] * phase[:-lag][:COMPARED].conj()).sum(0)
         frequency = frequency + torch.angle(turned * torch.polar(torch.ones_like(frequency), -lag * frequency)) / lag
         lag *= 2
     return frequency

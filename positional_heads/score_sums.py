@@ -14,6 +14,7 @@ from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
+from positional_heads.binning import BinLookup
 from positional_heads.correlation import SUMS, Correlation, PairStatistics
 from positional_heads.files import write_atomically
 from positional_heads.heads import Head
@@ -40,7 +41,9 @@ class LayerSums:
 
     def empty(self) -> "LayerSums":
         """The same plans and bins, nothing counted."""
-        return LayerSums(self.frequencies, [PairStatistics(one.plan, one.edges) for one in self.statistics])
+        return LayerSums(
+            self.frequencies, [PairStatistics(one.plan, self.statistics[0].bins) for one in self.statistics]
+        )
 
 
 @dataclass
@@ -168,11 +171,9 @@ class ScoreSums:
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
-        layers = {}
+        layers, plans = {}, SharedPlans(lambda settings: PairPlan(tuple(content["lengths"]), **settings))
         for layer, settings in content["plans"].items():
-            plan = PairPlan(tuple(content["lengths"]), **settings)
-            plans = [plan, *[ungrouped(plan)] * (content["repeats"] - 1)]
-            statistics = [PairStatistics(one, tensors[f"{layer}.edges"]) for one in plans]
+            statistics = plans.statistics(settings, tensors[f"{layer}.edges"], content["repeats"] - 1)
             for repeat, one in enumerate(statistics):
                 for key in SUMS:
                     one.tensors[key].copy_(tensors[f"{layer}.{repeat}.{key}"])
@@ -205,6 +206,35 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 def ungrouped(plan: PairPlan) -> PairPlan:
     """The plan of shuffled positions: the same pairs, in one group."""
     return PairPlan(plan.lengths, **{**_plan_settings(plan), "n_groups": 1})
+
+
+class SharedPlans:
+    """Plans that layers share, with what is worked out about each once."""
+
+    def __init__(self, make: Callable[[Any], PairPlan]) -> None:
+        """None yet.
+
+        Args:
+            make: A plan, from what is different between layers.
+        """
+        self._make = make
+        self._made: dict[str, tuple[PairPlan, PairPlan]] = {}
+
+    def statistics(self, settings: Any, edges: Float[Tensor, "head edge"], repeats: int) -> list[PairStatistics]:
+        """Statistics of one layer, nothing counted: at pairs' own positions, then one for each shuffle.
+
+        Args:
+            settings: What is different between layers.
+            edges: The layer's bins.
+            repeats: Shuffles.
+        """
+        key = repr(settings)
+        if key not in self._made:
+            plan = self._make(settings)
+            self._made[key] = plan, ungrouped(plan)
+        plan, shuffled = self._made[key]
+        bins = BinLookup(edges)
+        return [PairStatistics(one, bins) for one in (plan, *[shuffled] * repeats)]
 
 
 def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:

@@ -353,7 +353,7 @@ def test_small_inputs_never_pay_for_compilation(fresh, monkeypatch):
     assert not fresh.exists()
     assert choosing._by_size(CPU, choosing.NATIVE_PAYS) == "native"
     native.NativeKernel()
-    assert choosing.choose_kernel("cpu", 1000).name == "native"  # it is there
+    assert choosing.choose_kernel("cpu", 1000).name == "eager"  # what lies about must not change a number
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
     assert choosing.choose_kernel(CPU, 2**50).name == "eager"
     assert choosing.choose_kernel(CPU, 1, "compiled").name == "compiled"

@@ -90,6 +90,12 @@ class CompiledKernel:
             lambda: self._eager.listed_pairs(query, key, places, temperature, bins, ranks),
         )
 
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves, by the eager kernel: they are few."""
+        return self._eager.listed_dominant(query, key, places, temperature)
+
     def _or_eager(self, compiled: Callable[[], PairSums], eager: Callable[[], PairSums]) -> PairSums:
         if not self._fails:
             try:

@@ -1,6 +1,7 @@
 """The reference kernel: plain PyTorch in tiles, on any device."""
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.binning import BinLookup
@@ -8,6 +9,9 @@ from positional_heads.dominance import Tile, dominant_tiles, listed_dominant
 from positional_heads.kernels.sums import PairSums, Planes, no_sums, tile_sums
 from positional_heads.kernels.tiles import Tiles
 from positional_heads.plan import PairPlan
+
+IN_CACHE = 2**11
+"""Listed pairs of which queries and keys are gathered at a time."""
 
 
 class EagerKernel:
@@ -58,3 +62,11 @@ class EagerKernel:
             return total
 
         return self._tiles.run(work, query.device, len(query))
+
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
+        parts = zip(*(place.split(IN_CACHE) for place in places), strict=True)
+        found = [listed_dominant(query[:, rows], key[:, columns], temperature) for rows, columns in parts]
+        return torch.cat(found, dim=1)

@@ -30,6 +30,8 @@ LEAST_QUERIES = 64
 LEAST_LISTED = 2**13
 SHARES = 4
 """Shares of work per thread: far keys are dearer than near ones, and threads take a new share when they are done."""
+THREADS_PAY = 2**23
+"""Terms that take longer than starting threads."""
 NOT_FINITE, NO_MEMORY = 1, 2
 
 Share = tuple[int, int, int]
@@ -165,6 +167,15 @@ class NativeKernel:
         counted = torch.bincount(query_pos - key_pos, minlength=len(ranks))
         return work.sums(counted, count, _shares(heads, len(query_pos), LEAST_LISTED))
 
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
+        dominant = torch.empty(len(query), len(places[0]))
+        one_bin, no_ranks = BinLookup(torch.zeros(len(query), 1)), torch.zeros(query.shape[1], dtype=torch.long)
+        self.listed_pairs(query, key, places, temperature, one_bin, no_ranks, dominant=dominant)
+        return dominant
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -199,19 +210,24 @@ class _Work:
         pairs = torch.zeros((heads, edges + 1, 2), dtype=torch.long)
         dimensions = torch.zeros((heads, len(counted)), dtype=torch.long)
 
+        threads = torch.get_num_threads() if int(counted.sum()) * heads * self.n_pairs >= THREADS_PAY else 1
+
         def share(place: Share) -> Shared:
             number, first, last = place
-            histogram, sums = torch.zeros_like(pairs[0]), torch.zeros_like(dimensions[0])
-            return number, count(self._head(number, histogram, sums), first, last), histogram, sums
+            own = pairs[number], dimensions[number]
+            if threads > 1:  # two may have the same head at once
+                own = torch.zeros_like(own[0]), torch.zeros_like(own[1])
+            return number, count(self._head(number, *own), first, last), *own
 
         bad = set()
-        for number, status, histogram, sums in _on_threads(share, shares):
+        for number, status, histogram, sums in _on_threads(share, shares, threads):
             if status == NO_MEMORY:
                 raise MemoryError
             if status == NOT_FINITE:
                 bad.add(number)
-            pairs[number] += histogram
-            dimensions[number] += sums
+            if threads > 1:
+                pairs[number] += histogram
+                dimensions[number] += sums
         refuse_heads(bad)
         return PairSums(pairs[..., 0].contiguous(), pairs[..., 1].contiguous(), counted, dimensions.flip(1))
 
@@ -288,8 +304,7 @@ def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
             yield head, first, min(first + step, whole)
 
 
-def _on_threads(work: Callable[[Share], Shared], shares: Iterable[Share]) -> Iterator[Shared]:
-    threads = torch.get_num_threads()
+def _on_threads(work: Callable[[Share], Shared], shares: Iterable[Share], threads: int) -> Iterator[Shared]:
     if threads == 1:
         yield from map(work, shares)
         return

@@ -70,6 +70,12 @@ class Kernel(Protocol):
         """Sums over the pairs of these query and key positions."""
         ...
 
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves."""
+        ...
+
 
 def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> PairSums:
     """The sums over no pairs."""
