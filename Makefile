@@ -6,15 +6,16 @@ PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-oldest lint format docs clean
+.PHONY: help demo test test-oldest lint format docs bench clean
 
 help:
 	@echo 'make demo         score and extend the bundled model, report in OUT ($(OUT))'
-	@echo 'make test         ruff, mypy and every test, with the versions of constraints.txt'
-	@echo 'make test-oldest  every test, with the versions of constraints-oldest.txt'
+	@echo 'make test         ruff, mypy, every test and notebook, with the versions of constraints.txt'
+	@echo 'make test-oldest  every test but slow ones, with the versions of constraints-oldest.txt'
 	@echo 'make lint         ruff and mypy only'
 	@echo 'make format       let ruff fix and format'
 	@echo 'make docs         build the documentation strictly into site/'
+	@echo 'make bench        speed and memory against baselines, into benchmarks/results; some 20 minutes'
 	@echo 'make clean        remove environments, caches and the report'
 	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) PYTEST_ARGS=$(PYTEST_ARGS)'
 
@@ -22,12 +23,13 @@ demo: .venv/.installed
 	.venv/bin/positional-heads score bundled --text bundled --out $(OUT) --sequences 12 --null-repeats 10 --overwrite
 	.venv/bin/positional-heads extrapolate bundled --methods none,yarn --factors 2 --depths 2 --examples 1 \
 		--sequences 1 --out $(OUT)/extrapolation --overwrite
+	.venv/bin/positional-heads report $(OUT) --overwrite
 
 test: lint
 	.venv/bin/python -m pytest $(PYTEST_ARGS)
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest $(PYTEST_ARGS)
+	.venv-oldest/bin/python -m pytest tests -m 'not slow' $(PYTEST_ARGS)
 
 # Whatever a test loads, it finds in this repository.
 test test-oldest: export HF_HUB_OFFLINE = 1
@@ -43,6 +45,11 @@ format: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	.venv/bin/mkdocs build --strict
+
+bench: .venv/.installed-dev
+	.venv/bin/python -m benchmarks.kernel
+	.venv/bin/python -m benchmarks.scoring
+	.venv/bin/python -m benchmarks.workers
 
 clean:
 	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist report site

@@ -74,4 +74,4 @@ def write_results(name: str, markdown: str, numbers: Mapping[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(markdown + "\n")
     (RESULTS / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    print(markdown)  # noqa: T201
+    print(markdown)

@@ -4,6 +4,7 @@ Sequences go through the model in batches; a batch's sums add to the others' in 
 the sum over all batches, a shard the sum over some, and a checkpoint the sum so far.
 """
 
+import functools
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -174,11 +175,18 @@ def _prepared(  # noqa: PLR0917  what both of the above were given
         every = longest * (longest + 1) // 2
         settings = replace(settings, pairs="all" if every <= MOST_EXACT else SAMPLED)
         if settings.pairs != "all":
-            logger.warning(
-                "sequences of %d tokens have %d query-key pairs: %d are sampled of each (pairs='all' counts all)",
-                longest, every, SAMPLED,
-            )  # fmt: skip
+            _say_sampled(longest, every)
     return PairCounter(model, data, rotary, settings), resolved
+
+
+@functools.cache  # once for each length, however often a study scores
+def _say_sampled(longest: int, every: int) -> None:
+    logger.warning(
+        "sequences of %d tokens have %d query-key pairs: %d are sampled of each (pairs='all' counts all)",
+        longest,
+        every,
+        SAMPLED,
+    )
 
 
 def _counted(

@@ -109,9 +109,10 @@ def _aligned(rows: Sequence[Sequence[str]], markdown: bool) -> str:
 def summary_line(provenance: Mapping[str, Any]) -> str:
     """What was scored on what, in one line."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
+    pairs = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
     return (
         f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {settings['null_repeats']} shuffles, seed {settings['seed']}"
+        f"{data['longest']} tokens, {pairs} pairs, {settings['null_repeats']} shuffles, seed {settings['seed']}"
     )
 
 

@@ -141,6 +141,18 @@ def test_native_sums_over_a_list_are_those_of_its_own_d_which_is_the_definitions
     assert not n or error.abs().max() <= bound_on_d(query, key, 0.6)
 
 
+@pytest.mark.parametrize("name", ["eager", "native", "compiled"])
+def test_d_of_listed_pairs_is_the_definitions(name):
+    query, key, *_ = study(3000, 2, 16)
+    generator = torch.Generator().manual_seed(0)
+    query_pos = torch.randint(0, 3000, (5000,), generator=generator)
+    key_pos = (torch.rand(5000, generator=generator) * (query_pos + 1)).long()
+    found = choosing.named_kernel(name).listed_dominant(query, key, (query_pos, key_pos), 0.6)
+    contributions = (query[:, query_pos].double() * key[:, key_pos].double()).sum(-1)
+    expected = ph.dominant_dimension(contributions, 0.6)
+    assert (found.double() - expected).abs().max() <= bound_on_d(query, key, 0.6)
+
+
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e-3, 100.0, 1e10])
 def test_contributions_of_any_size_are_weighed_as_eager_weighs_them(size):
     query, key, plan, bins, ranks = study(40, 2, 16, size=size)

@@ -10,7 +10,11 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.counting import PairCounter
+from positional_heads.kernels import choosing
+from positional_heads.kernels.eager import EagerKernel
 from positional_heads.result_files import PARTIAL_FILE_NAME
+from positional_heads.score_sums import ScoreSums
 from positional_heads.shards import shard_file
 
 SETTINGS = {"null_repeats": 2, "batch_size": 2, "skip_keys": 1}
@@ -120,6 +124,26 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp
     finished = sum(runs)
     assert same(ph.score_heads(model, sequences, **settings), whole)  # all of it is on disk
     assert sum(runs) - finished < 6
+
+
+def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_path, monkeypatch):
+    class OtherKernel(EagerKernel):
+        name = "other"
+
+    monkeypatch.setitem(choosing.KERNELS, "other", OtherKernel)
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
+    ph.score_shard(tiny("mistral"), sequences, "1/1", tmp_path, **SETTINGS)
+    (tmp_path / shard_file(1, 1)).rename(tmp_path / PARTIAL_FILE_NAME)
+    monkeypatch.delenv("POSITIONAL_HEADS_KERNEL")
+    begun = ScoreSums.load(tmp_path)
+    for number in sorted(begun.done)[1:]:
+        begun.done.discard(number)  # as if these were still to be counted
+    begun.save(tmp_path)
+    counter_used = []
+    monkeypatch.setattr(PairCounter, "count", lambda self, number, sums: counter_used.append(self.kernel.name))
+    with pytest.raises(RuntimeError, match="batches have not been counted"):
+        ph.score_heads(tiny("mistral"), sequences, **SETTINGS, checkpoint=tmp_path)
+    assert set(counter_used) == {"other"}
 
 
 @pytest.mark.parametrize(

@@ -144,4 +144,4 @@ def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
 
 def test_the_summary_names_model_and_data():
     line = summary_line(synthetic_scores().provenance)
-    assert line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, 6 shuffles, seed 0"
+    assert line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, all pairs, 6 shuffles, seed 0"
