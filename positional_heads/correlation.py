@@ -12,7 +12,7 @@ from functools import cached_property, partial
 
 import torch
 from jaxtyping import Float, Float64, Int
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 from positional_heads.binning import BinLookup, single_valued
@@ -218,13 +218,15 @@ class Correlation:
 
 def curve_correlation(curve: Float[Tensor, "*lead distance"]) -> Float64[Tensor, "*lead"]:
     """Spearman's rho between distance and a curve over it, leaving out distances without a value."""
-    rows = curve.reshape(-1, curve.shape[-1])
+    rows = curve.reshape(-1, curve.shape[-1]).double()
     rho = torch.full((rows.shape[0],), torch.nan, dtype=torch.float64)
-    for row, values in enumerate(rows):
-        known = ~values.isnan()
-        if int(known.sum()) > 1 and values[known].min() < values[known].max():
-            distance = torch.arange(values.numel())[known]
-            rho[row] = float(spearmanr(distance.numpy(), values[known].numpy()).statistic)
+    known = ~rows.isnan()
+    for mask in torch.unique(known, dim=0):  # heads of one layer share theirs
+        alike = (known == mask).all(1)
+        ranks = torch.from_numpy(rankdata(rows[alike][:, mask].numpy(), axis=1)).double()
+        distance = torch.arange(ranks.shape[1], dtype=torch.float64)
+        ranks, distance = ranks - ranks.mean(1, keepdim=True), distance - distance.mean()
+        rho[alike] = (ranks @ distance) / (ranks.square().sum(1) * distance.square().sum()).sqrt()
     return rho.reshape(curve.shape[:-1])
 
 

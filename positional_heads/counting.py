@@ -63,7 +63,7 @@ class PairCounter:
         self.rotary = rotary
         self.settings = settings
         self._plans = SharedPlans(lambda window: settings.plan(self.lengths, window))
-        self._drawn: dict[tuple[int, int | None], list[Places]] = {}
+        self._drawn: dict[tuple[int | None, ...], list[Places]] = {}
         self.kernel: Kernel = choose_kernel(str(model.cfg.device), self._terms())
 
     @cached_property
@@ -178,10 +178,8 @@ class PairCounter:
             plan = self.settings.plan((stop - start,), vectors.window)
             plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
             for part, (query, key) in layer_planes(vectors, plan, row, start, stop):
-                drawn = plan.listed(0)
-                places = within(
-                    (torch.cat([one[0] for one in drawn]), torch.cat([one[1] for one in drawn])), part, query.device
-                )
+                drawn = (torch.cat(positions) for positions in zip(*self._listed(plan, 0), strict=True))
+                places = within((next(drawn), next(drawn)), part, query.device)
                 found.append(self.kernel.listed_dominant(query, key, places, self._temperature(vectors)))
         return torch.cat(found, dim=1)
 
@@ -212,10 +210,11 @@ class PairCounter:
                     self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
 
     def _listed(self, plan: PairPlan, sequence: int) -> list[Places]:
-        """The sample of a sequence, drawn once for all layers with this window."""
-        if (sequence, plan.window) not in self._drawn:
-            self._drawn[sequence, plan.window] = plan.listed(sequence)
-        return self._drawn[sequence, plan.window]
+        """The sample of a sequence, drawn once for all layers that share the plan."""
+        key = (sequence, plan.window, plan.most_pairs, plan.seed, len(plan.lengths))
+        if key not in self._drawn:
+            self._drawn[key] = plan.listed(sequence)
+        return self._drawn[key]
 
     def _count_part(
         self,

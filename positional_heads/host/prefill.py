@@ -12,13 +12,16 @@ from torch import Tensor
 
 from positional_heads.host.admission import UnsupportedModelError
 
-SCORES_AT_ONCE = 2**26
-"""Attention scores of a layer that may be held: 256 MiB of float32. Beyond, sequences go through in chunks."""
+SCORES_AT_ONCE = 2**23
+"""Attention scores of a layer that are held at a time, 32 MiB of float32: beyond, sequences go through in chunks, which
+is also faster."""
+SHORTEST_CHUNK, LONGEST_CHUNK = 64, 512
 
 
 def chunk_length(model: Any, rows: int, length: int) -> int:
-    """How many tokens of such sequences to run at a time: all of them, if their scores fit."""
-    return max(1, min(length, SCORES_AT_ONCE // (rows * int(model.cfg.n_heads) * length)))
+    """How many tokens of such sequences to run at a time: all of them, if they are few."""
+    fitting = SCORES_AT_ONCE // (rows * int(model.cfg.n_heads) * length)
+    return min(length, max(SHORTEST_CHUNK, min(LONGEST_CHUNK, fitting)))
 
 
 def chunks(model: Any, tokens: Int[Tensor, "batch pos"], size: int) -> Iterator[Float[Tensor, "batch part vocab"]]:
