@@ -149,9 +149,6 @@ class Replica:
             load: Makes the model.
             spec: Where the run is: batches, settings, empty sums, name of the kernel.
             threads: For PyTorch.
-
-        Raises:
-            ValueError: If it is another model.
         """
         import torch
 
@@ -165,15 +162,21 @@ class Replica:
         self.counter = PairCounter(model, data, rotary, settings)
         self.counter.go_on_with({kernel})
         self.empty = empty
-        if changed := differing(empty.run, self.counter.description(resolved, empty.windows)):
+        # Kept for `count` to raise: a worker that fails while it starts dies without its reason.
+        self.changed = differing(empty.run, self.counter.description(resolved, empty.windows))
+
+    def count(self, numbers: list[int]) -> bytes:
+        """Sums over these batches, as bytes.
+
+        Raises:
+            ValueError: If the replica is another model.
+        """
+        if self.changed:
             msg = (
-                f"the worker's replica is not the model of this process (different: {', '.join(changed)}): give "
+                f"the worker's replica is not the model of this process (different: {', '.join(self.changed)}): give "
                 "RayExecutor(load=...) a function that makes it"
             )
             raise ValueError(msg)
-
-    def count(self, numbers: list[int]) -> bytes:
-        """Sums over these batches, as bytes."""
         sums = self.empty.empty()
         for number in numbers:
             self.counter.count(number, sums)
