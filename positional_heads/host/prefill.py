@@ -15,7 +15,7 @@ from positional_heads.host.admission import UnsupportedModelError
 SCORES_AT_ONCE = 2**23
 """Attention scores of a layer that are held at a time, 32 MiB of float32: beyond, sequences go through in chunks, which
 is also faster."""
-SHORTEST_CHUNK, LONGEST_CHUNK = 64, 512
+SHORTEST_CHUNK, LONGEST_CHUNK = 256, 512
 
 
 def chunk_length(model: Any, rows: int, length: int) -> int:
