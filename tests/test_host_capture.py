@@ -87,6 +87,21 @@ def test_a_mask_of_one_head_alone_is_refused(tiny):
         ph.score_heads(model, TOKENS)
 
 
+@pytest.mark.parametrize("head", range(4))
+def test_one_pair_of_one_head_that_is_hidden_is_seen(head, tiny):
+    def hide(scores, hook):
+        scores = scores.clone()
+        scores[:, head, -2, 1] = torch.finfo(scores.dtype).min
+        return scores
+
+    model, tokens = tiny("llama"), torch.arange(90)[None]  # more queries than scores are rebuilt at
+    with (
+        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide)]),
+        pytest.raises(ph.UnsupportedModelError, match="layer 1 hides query-key pairs"),
+    ):
+        capture(model, tokens, list(ph.resolve_layers(model).layers.values()), lambda vectors: None)
+
+
 def test_scores_that_others_change_are_refused(tiny):
     model = tiny("llama")
     layers = list(ph.resolve_layers(model).layers.values())

@@ -33,7 +33,7 @@ from positional_heads.host.sequences import real_spans
 PLAIN_FACTOR = 1e-2
 """Attention factors nearer to 1 than this are rounding, in bfloat16 too."""
 CHECKED_ROWS = 16
-"""Query positions per layer and run at which every head's scores are rebuilt and its mask is looked at."""
+"""Query positions per layer and run at which rebuilt scores are compared with the model's own."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ def _refuse_unexplained(
     window: int,
     why: str,
 ) -> None:
-    """Refuse masks but the one that the window says: one head at every query, every head at some queries.
+    """Refuse masks but the one that the window says, for every head and query.
 
     Args:
         rotary: How the layer rotates.
@@ -224,17 +224,15 @@ def _refuse_unexplained(
     """
     queries, keys = held.shape[1:]
     visible = torch.ones(queries, keys, dtype=torch.bool, device=held.device).tril_(offset).triu_(offset - window + 1)
-    rows, looked_at = _spread_rows(0, queries, held.device), rotary.layer % len(held)
-    for scores, seen in ((held[looked_at], visible), (held[:, rows], visible[rows])):
-        hidden = masked_entries(rotary, scores)
-        wrong = hidden == seen if rotary.holds == "scores" else ~hidden & ~seen
-        if bool(wrong.any()):
-            msg = f"layer {rotary.layer} hides query-key pairs that {why}"
-            raise UnsupportedModelError(msg)
+    hidden = masked_entries(rotary, held)
+    wrong = hidden == visible if rotary.holds == "scores" else ~hidden & ~visible
+    if bool(wrong.any()):
+        msg = f"layer {rotary.layer} hides query-key pairs that {why}"
+        raise UnsupportedModelError(msg)
 
 
 def _spread_rows(start: int, stop: int, device: torch.device) -> Int[Tensor, " row"]:
-    """Query positions at which every head is looked at."""
+    """Query positions at which scores are rebuilt."""
     return torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=device).round().long()
 
 
