@@ -120,19 +120,23 @@ def _capture_chunks(
     size: int,
 ) -> None:
     """The same with the tokens a chunk at a time: vectors of all layers are kept, scores of a chunk only."""
-    parts: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {layer: [] for layer in by_layer}
+    kept: dict[int, list[Tensor]] = {}
     windows: dict[int, int | None] = dict.fromkeys(by_layer)
     done = [0]
 
     def check(layer: int, record: Record) -> None:
         rotary, held = by_layer[layer], record[SCORES]
         queries, keys = held.shape[-2:]
-        positions = torch.arange(done[0], done[0] + queries, device=tokens.device)[None]
+        known = done[0] + queries
+        positions = torch.arange(done[0], known, device=tokens.device)[None]
         rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
         _refuse_non_finite(layer, rot_q, rot_k, [(0, queries)] * len(tokens))
-        parts[layer].append((rot_q, rot_k, layer_phase(model, rotary, record, positions)))
-        vectors = _joined(model, rotary, parts[layer], None)
-        known = vectors.rot_k.shape[1]
+        found = (rot_q, rot_k, layer_phase(model, rotary, record, positions))
+        if layer not in kept:  # whole from the start: pieces between what each chunk needs for itself scatter memory
+            kept[layer] = [part.new_empty(len(part), tokens.shape[1], *part.shape[2:]) for part in found]
+        for whole, part in zip(kept[layer], found, strict=True):
+            whole[:, done[0] : known] = part
+        vectors = _vectors(model, rotary, [whole[:, :known] for whole in kept[layer]], None)
         windows[layer] = _window_behind_cache(rotary, held, done[0], known)
         rows = _spread_rows(0, queries, held.device)
         for sequence in range(len(tokens)):
@@ -144,13 +148,13 @@ def _capture_chunks(
         for logits in chunks(model, tokens, size):
             done[0] += logits.shape[1]
     for layer, rotary in sorted(by_layer.items()):
-        visit(_joined(model, rotary, parts.pop(layer), windows[layer]))
+        visit(_vectors(model, rotary, kept.pop(layer), windows[layer]))
 
 
-def _joined(
-    model: TransformerLensModel, rotary: RotaryLayer, parts: list[tuple[Tensor, Tensor, Tensor]], window: int | None
+def _vectors(
+    model: TransformerLensModel, rotary: RotaryLayer, kept: Sequence[Tensor], window: int | None
 ) -> LayerVectors:
-    rot_q, rot_k, phase = (torch.cat(pieces, dim=1) for pieces in zip(*parts, strict=True))
+    rot_q, rot_k, phase = kept
     extension = active_extension(model)
     bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device) if extension is not None else None
     return LayerVectors(rotary, rot_q, rot_k, phase, window, bands)
