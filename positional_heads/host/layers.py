@@ -195,18 +195,21 @@ def soft_capped(scores: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*
 
 
 def masked_entries(rotary: RotaryLayer, scores: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
-    """Entries the model hides: the dtype's minimum or -inf; a pattern of 0 where that is what is held.
+    """Entries the model hides: scores not above `mask_limit`; a pattern of 0 where that is what is held."""
+    return scores == 0 if rotary.holds == "pattern" else scores <= mask_limit(scores)
+
+
+def mask_limit(scores: Float[Tensor, "*shape"]) -> float:
+    """The highest score that stands for a hidden pair, near the dtype's minimum or -inf.
 
     The minimum may have been added to a score, or (CodeGen) divided by the attention scale afterwards, hence the
     margin; in float16 even real scores could come within it, so that there the margin is small. Scores that are float32
     in a float16 model (OLMo-2) are masked with float16's minimum.
     """
-    if rotary.holds == "pattern":
-        return scores == 0
     lowest = torch.finfo(scores.dtype).min / 1e3
-    if scores.dtype == torch.float16 or not bool((scores <= lowest).any()):
-        lowest = torch.finfo(torch.float16).min / 2
-    return scores <= lowest
+    if scores.dtype == torch.float16 or not scores.numel() or not bool(scores.amin() <= lowest):
+        return torch.finfo(torch.float16).min / 2
+    return lowest
 
 
 def score_error(
@@ -218,9 +221,9 @@ def score_error(
     """Largest discrepancy between rebuilt scores and what the model holds, relative to the largest of them."""
     if rotary.holds == "pattern":
         rebuilt = rebuilt.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num()
-    visible = ~hidden.expand_as(held)
-    difference = (rebuilt - held.float())[visible].abs()
-    return float(difference.max() / held.float()[visible].abs().max().clamp(min=1e-3))
+    held = held.float()
+    difference, size = ((x.masked_fill(hidden, 0)).abs().max() for x in (rebuilt - held, held))
+    return float(difference / size.clamp(min=1e-3))
 
 
 def tolerance(dtype: torch.dtype) -> float:
