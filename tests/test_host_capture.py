@@ -68,7 +68,7 @@ def test_masks_that_are_not_understood_are_refused(tiny):
     model = tiny("llama")
     with (
         model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide_documents)]),
-        pytest.raises(ph.UnsupportedModelError, match="layer 1 hides query-key pairs that causality"),
+        pytest.raises(ph.UnsupportedModelError, match="layer 1 masks query-key pairs in a way that causality"),
     ):
         ph.score_heads(model, TOKENS)
 
@@ -82,24 +82,28 @@ def test_a_mask_of_one_head_alone_is_refused(tiny):
     model = tiny("llama")
     with (
         model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide_far)]),
-        pytest.raises(ph.UnsupportedModelError, match=r"layer 1 hides query-key pairs .*a mask of one head"),
+        pytest.raises(ph.UnsupportedModelError, match=r"layer 1 masks query-key pairs .*a mask of one head"),
     ):
         ph.score_heads(model, TOKENS)
 
 
+@pytest.mark.parametrize(
+    ("query", "key", "score"), [(-2, 1, torch.finfo().min), (1, -2, 0.0), (1, -2, torch.nan)], ids=str
+)
 @pytest.mark.parametrize("head", range(4))
-def test_one_pair_of_one_head_that_is_hidden_is_seen(head, tiny):
-    def hide(scores, hook):
+def test_one_pair_of_one_head_that_is_hidden_or_shown_is_seen(head, query, key, score, tiny):
+    def edit(scores, hook):
         scores = scores.clone()
-        scores[:, head, -2, 1] = torch.finfo(scores.dtype).min
+        scores[:, head, query, key] = score
         return scores
 
     model, tokens = tiny("llama"), torch.arange(90)[None]  # more queries than scores are rebuilt at
+    layers = list(ph.resolve_layers(model).layers.values())
     with (
-        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide)]),
-        pytest.raises(ph.UnsupportedModelError, match="layer 1 hides query-key pairs"),
+        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", edit)]),
+        pytest.raises(ph.UnsupportedModelError, match="layer 1 masks query-key pairs"),
     ):
-        capture(model, tokens, list(ph.resolve_layers(model).layers.values()), lambda vectors: None)
+        capture(model, tokens, layers, lambda vectors: None)
 
 
 def test_scores_that_others_change_are_refused(tiny):

@@ -236,7 +236,7 @@ def _refuse_unexplained(
     else:
         wrong = ~visible & ~((smallest == 0) & (largest == 0))
     if bool(wrong.any()):
-        msg = f"layer {rotary.layer} hides query-key pairs that {why}"
+        msg = f"layer {rotary.layer} masks query-key pairs in a way that {why}"
         raise UnsupportedModelError(msg)
 
 
