@@ -15,7 +15,7 @@ help:
 	@echo 'make lint         ruff and mypy only'
 	@echo 'make format       let ruff fix and format'
 	@echo 'make docs         build the documentation strictly into site/'
-	@echo 'make bench        speed and memory against baselines, into benchmarks/results; some 20 minutes'
+	@echo 'make bench        speed and memory against baselines, into benchmarks/results; some 40 minutes'
 	@echo 'make clean        remove environments, caches and the report'
 	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) PYTEST_ARGS=$(PYTEST_ARGS)'
 

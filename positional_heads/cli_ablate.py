@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from positional_heads.cli_io import BUNDLED, load_named, one_line_errors, prepare_folder, read_text, read_texts, say
+from positional_heads.cli_io import (
+    BUNDLED,
+    load_named,
+    numbers,
+    one_line_errors,
+    prepare_folder,
+    read_text,
+    read_texts,
+    say,
+)
 
 SCORED_SEQUENCES = 12
 
@@ -69,7 +78,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             "file": file,
         }
         settings = {name: value for name, value in given.items() if value is not None}
-        shares = _shares(fractions)
+        shares = numbers("--fractions", fractions, "0.05,0.1")
         averaged = None if reference is None else read_text(reference)
         prepare_folder(out, STUDY_FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
@@ -120,14 +129,6 @@ def show_study(result: Path, as_json: bool) -> None:
     for note in content["notes"]:
         typer.echo(note)
     typer.echo(f"\nVerdict: {content['verdict']}")
-
-
-def _shares(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        msg = f"--fractions {text!r} must be numbers with commas between them, e.g. 0.05,0.1"
-        raise ValueError(msg) from error
 
 
 def _scores(bridge: Any, scores: Path | None, text: list[str] | None, out: Path) -> Any:

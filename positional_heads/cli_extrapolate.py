@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from positional_heads.cli_io import BUNDLED, load_named, one_line_errors, prepare_folder, read_texts, say
+from positional_heads.cli_io import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts, say
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
@@ -39,7 +39,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.result_files import EXTRAPOLATION_FILE_NAME
 
         texts = read_texts([BUNDLED] if model == BUNDLED and not text else text)
-        times = _numbers(factors)
+        times = numbers("--factors", factors, "2,4")
         prepare_folder(out, EXTRAPOLATION_FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.report import write_extrapolation_report
@@ -82,11 +82,3 @@ def show_extrapolation(result: Path, as_json: bool) -> None:
     typer.echo(extrapolation_line(content["provenance"], content["training_length"], content["heads"]))
     typer.echo(extrapolation_table(content["table"]))
     typer.echo(f"\nVerdict: {content['verdict']}")
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError as error:
-        msg = f"--factors {text!r} must be numbers with commas between them, e.g. 2,4"
-        raise ValueError(msg) from error

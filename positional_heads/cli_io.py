@@ -108,3 +108,21 @@ def load_named(model: str, device: str | None, dtype: str | None, trust_remote_c
     from positional_heads.zoo.bundled import load_model
 
     return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def numbers(option: str, text: str, example: str) -> list[float]:
+    """Numbers with commas between them.
+
+    Args:
+        option: Whose value it is.
+        text: The value.
+        example: One that would do.
+
+    Raises:
+        ValueError: If a part is not a number.
+    """
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        msg = f"{option} {text!r} must be numbers with commas between them, e.g. {example}"
+        raise ValueError(msg) from error

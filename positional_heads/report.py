@@ -49,9 +49,7 @@ def write_report(scores: HeadScores, folder: Path) -> list[Path]:
         "curves.png": _png(allocation_curves(scores)),
         "report.md": _text(result).encode(),
     }
-    for name, data in content.items():
-        write_atomically(folder / name, data)
-    return [result, *(folder / name for name in content)]
+    return [result, *_written(folder, content)]
 
 
 def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
@@ -75,9 +73,7 @@ def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
         "dose_response.png": _png(dose_response(study)),
         "ablation.md": _ablation_text(study).encode(),
     }
-    for name, data in content.items():
-        write_atomically(folder / name, data)
-    return [result, *(folder / name for name in content)]
+    return [result, *_written(folder, content)]
 
 
 def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[Path]:
@@ -99,9 +95,13 @@ def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[
         "extrapolation.png": _png(extrapolation_curves(study)),
         "extrapolation.md": _extrapolation_text(study).encode(),
     }
+    return [result, *_written(folder, content)]
+
+
+def _written(folder: Path, content: dict[str, bytes]) -> list[Path]:
     for name, data in content.items():
         write_atomically(folder / name, data)
-    return [result, *(folder / name for name in content)]
+    return [folder / name for name in content]
 
 
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
