@@ -3,6 +3,7 @@
 PYTHON ?= python3
 OUT ?= report
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -17,7 +18,7 @@ help:
 	@echo 'make docs         build the documentation strictly into site/'
 	@echo 'make bench        speed and memory against baselines, into benchmarks/results; some 40 minutes'
 	@echo 'make clean        remove environments, caches and the report'
-	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) PYTEST_ARGS=$(PYTEST_ARGS)'
+	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS)'
 
 demo: .venv/.installed
 	.venv/bin/positional-heads score bundled --text bundled --out $(OUT) --sequences 12 --null-repeats 10 --overwrite
@@ -26,17 +27,20 @@ demo: .venv/.installed
 	.venv/bin/positional-heads report $(OUT) --overwrite
 
 test: lint
-	.venv/bin/python -m pytest $(PYTEST_ARGS)
+	.venv/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
+
+# A file's tests share what they set up, so that they stay together.
+IN_PARALLEL = -n $(WORKERS) --dist loadfile
 
 # What does not touch TransformerLens, or is run in whole by `make test`, is the same in both.
 SAME_IN_BOTH = correlation docs effects kernels link plots_views report_page sampling zoo
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest tests -m 'not slow' $(SAME_IN_BOTH:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
+	.venv-oldest/bin/python -m pytest $(IN_PARALLEL) tests -m 'not slow' $(SAME_IN_BOTH:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
 
 # Whatever a test loads, it finds in this repository.
 test test-oldest: export HF_HUB_OFFLINE = 1
-# Tiny models gain nothing from more threads, and on a busy machine threads wait for each other.
+# Tiny models gain nothing from more threads, and where there are more threads than cores they wait for each other.
 test test-oldest: export OMP_NUM_THREADS = 1
 
 lint: .venv/.installed-dev
