@@ -124,12 +124,17 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "executor": (["score", "bundled", *good, *out, "--executor", "dask"], "'ray' is the only one"),
         "address": (["score", "bundled", *good, *out, "--address", "auto"], "go with --executor ray"),
         "no shards": (["merge", str(folder)], "no shards there; positional-heads score --shard 1/8"),
+        "fractions": (["ablate", "bundled", *out, "--fractions", "0.1,b"], "--fractions '0.1,b' must be numbers with"),
+        "factors": (
+            ["extrapolate", "bundled", *out, "--factors", "two"],
+            "--factors 'two' must be numbers with commas",
+        ),
         "missing result": (["show", str(folder)], "no such result file"),
         "damaged result": (["show", str(folder / "damaged.safetensors")], "not a result file, or a truncated one"),
     }
 
 
-@pytest.mark.parametrize("case", range(18))
+@pytest.mark.parametrize("case", range(20))
 def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
     arguments, message = list(bad_inputs(tmp_path).values())[case]
     before = sorted(tmp_path.rglob("*"))
