@@ -1,6 +1,7 @@
 """Would the tests notice? One-token mistakes, each made in a copy of the library, each of which some test must catch.
 
-`python -m tests.mutants` runs them all (minutes) and exits with 1 if one survives. Not a test itself.
+`python -m tests.mutants` runs them all (half an hour), or those of the files that it is given, and exits with 1 if one
+survives. Not a test itself.
 """
 
 import shutil
@@ -32,11 +33,11 @@ MUTANTS = (
     Mutant("dominance.py", "/ temperature", "/ 1.0", "test_contributions"),
     Mutant("dominance.py", "start - plan.furthest)", "start - plan.furthest + 1)", "test_contributions"),
     Mutant("dominance.py", ".amax(1, keepdim=True)", ".amin(1, keepdim=True)", "test_contributions"),
-    Mutant("correlation.py", "self.window - 1]", "self.window]", "test_correlation test_contributions"),
-    Mutant("correlation.py", "key_pos >= self.skip_keys", "key_pos > self.skip_keys", "test_contributions"),
+    Mutant("plan.py", "self.window - 1]", "self.window]", "test_correlation test_contributions"),
+    Mutant("plan.py", "key_pos >= self.skip_keys", "key_pos > self.skip_keys", "test_contributions"),
     Mutant("correlation.py", "pairs.cumsum(-1) - pairs / 2", "pairs.cumsum(-1)", "test_correlation"),
-    Mutant("correlation.py", "(below + counts / 2)", "below", "test_correlation"),
-    Mutant("correlation.py", "sequence * self.n_groups // len", "0 * self.n_groups // len", "test_correlation"),
+    Mutant("plan.py", "(below + counts / 2)", "below", "test_correlation"),
+    Mutant("plan.py", "sequence * self.n_groups // len", "0 * self.n_groups // len", "test_correlation"),
     Mutant("binning.py", "starts_run[:, 1:] &=", "starts_run[:, 1:] |=", "test_binning"),
     Mutant("binning.py", "held > 0, -1, below", "held > 1, -1, below", "test_binning"),
     Mutant("statistics.py", "(1 + 1 / repeats)", "1", "test_statistics"),
@@ -46,7 +47,9 @@ MUTANTS = (
     Mutant("host/layers.py", "return tensor.transpose(1, 2)", "return tensor", "test_host_layers"),
     Mutant("host/layers.py", "[..., :half], table[..., half:]", "[..., :half], table[..., :half]", "test_host_layers"),
     Mutant("host/capture.py", "window if window < longest else None", "window", "test_host_capture"),
-    Mutant("host/capture.py", "(distance >= 0) & (distance <", "(distance > 0) & (distance <", "test_host_capture"),
+    Mutant(
+        "host/capture.py", "(distance >= 0) & (distance <", "(distance > 0) & (distance <", "test_host_cache test_head"
+    ),
     Mutant("host/contribution_hooks.py", "contributions * rotary.scale", "contributions", "test_host_contribution"),
     Mutant("host/contribution_hooks.py", "(edited - contributions)", "(contributions - edited)", "test_host_contrib"),
     Mutant(
@@ -54,12 +57,32 @@ MUTANTS = (
     ),
     Mutant("host/live_hooks.py", "object.__delattr__, module", "object.__dir__, module", "test_host_live"),
     Mutant(
-        "scoring.py",
+        "layer_planes.py",
         "phase[:, order], phase, rotary.layout)\n        rot_k",
         "phase, phase, rotary.layout)\n        rot_k",
         "test_nulls",
     ),
-    Mutant("scoring.py", "fixed + rng.permutation(length - fixed)", "np.arange(fixed, length)", "test_nulls"),
+    Mutant("counting.py", "fixed + rng.permutation(length - fixed)", "np.arange(fixed, length)", "test_nulls"),
+    Mutant("counting.py", "sequence = batch.first + row", "sequence = row", "test_shards test_host_scoring"),
+    Mutant("correlation.py", "distance - distance.mean()", "distance", "test_correlation"),
+    Mutant("sampling.py", "start * step", "step", "test_sampling"),
+    Mutant("sampling.py", "pairs_at[distances]).long()", "pairs_at[distances] / 2).long()", "test_sampling"),
+    Mutant("score_sums.py", "self.done |= other.done", "self.done = other.done", "test_shards"),
+    Mutant("score_sums.py", "(plan, *[shuffled] * repeats)", "(plan, *[plan] * repeats)", "test_shards test_site"),
+    Mutant("kernels/native.py", "if threads > 1:  # two", "if False:  # two", "test_kernels"),
+    Mutant("kernels/native.py", "places, temperature, one_bin", "places, 1.0, one_bin", "test_kernels"),
+    Mutant("host/capture.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "test_host_capture"),
+    Mutant("host/capture.py", "~(largest <= limit)", "~(smallest <= limit)", "test_host_capture"),
+    Mutant("host/capture.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "test_host_capture"),
+    Mutant("host/capture.py", "first - (known - keys)", "first", "test_prefill"),
+    Mutant("host/capture.py", "done[0] + rows", "rows", "test_prefill"),
+    Mutant("host/capture.py", "whole[:, done[0] : known] = part", "whole[:, -queries:] = part", "test_prefill"),
+    Mutant("host/layers.py", "(rebuilt - held, held)", "(held - held, held)", "test_host_layers test_host_capture"),
+    Mutant(
+        "host/layers.py", "scores.amin() <= lowest", "scores.amax() <= lowest", "test_host_layers test_host_capture"
+    ),
+    Mutant("host/prefill.py", "max(SHORTEST_CHUNK, min(", "min(SHORTEST_CHUNK, min(", "test_prefill"),
+    Mutant("cli_io.py", 'as error:\n        msg = f"{option}', 'as error:\n        msg = f"{text}', "test_cli"),
 )
 
 
@@ -82,9 +105,9 @@ def survives(mutant: Mutant) -> bool:
 
 
 def main() -> None:
-    """Try every mutant."""
+    """Try every mutant, or those of the files that are named."""
     surviving = 0
-    for mutant in MUTANTS:
+    for mutant in (one for one in MUTANTS if len(sys.argv) == 1 or one.file in sys.argv[1:]):
         alive = survives(mutant)
         surviving += alive
         print("SURVIVES" if alive else "caught  ", mutant.file, mutant.right.splitlines()[0], flush=True)  # noqa: T201

@@ -88,16 +88,22 @@ def test_a_mask_of_one_head_alone_is_refused(tiny):
 
 
 @pytest.mark.parametrize(
-    ("query", "key", "score"), [(-2, 1, torch.finfo().min), (1, -2, 0.0), (1, -2, torch.nan)], ids=str
+    ("family", "query", "key", "score"),
+    [
+        ("llama", -2, 1, torch.finfo().min),
+        ("llama", 1, -2, 0.0),
+        ("llama", 1, -2, torch.nan),
+        ("gptj", 1, -2, 0.1),  # where the pattern is held
+    ],
 )
 @pytest.mark.parametrize("head", range(4))
-def test_one_pair_of_one_head_that_is_hidden_or_shown_is_seen(head, query, key, score, tiny):
+def test_one_pair_of_one_head_that_is_hidden_or_shown_is_seen(head, family, query, key, score, tiny):
     def edit(scores, hook):
         scores = scores.clone()
         scores[:, head, query, key] = score
         return scores
 
-    model, tokens = tiny("llama"), torch.arange(90)[None]  # more queries than scores are rebuilt at
+    model, tokens = tiny(family), torch.arange(60)[None]  # more queries than scores are rebuilt at
     layers = list(ph.resolve_layers(model).layers.values())
     with (
         model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", edit)]),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.host.layers import masked_entries
 from tests.tiny_models import DEAD_HOOKS, NOT_ROTARY, SCORED, WRONG_BRIDGES, boot, save_tiny_model
 
 ADJACENT = ("cohere", "glm", "gptj", "codegen")
@@ -26,6 +27,22 @@ def test_every_family_is_resolved(family, compatible, tiny):
         assert rotary.holds == ("pattern" if family == "gptj" else "scores")
         assert rotary.error < 1e-6
     assert ("NoPE" in str(resolved.unscored)) == (family == "smollm3")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scores", "hidden"),
+    [
+        (torch.float32, [-1e5, 0.0, torch.finfo(torch.float32).min], [False, False, True]),
+        (torch.float32, [-1e5, 0.0, -torch.inf], [False, False, True]),
+        (torch.float32, [5.0, 0.0, torch.finfo(torch.float16).min], [False, False, True]),  # OLMo-2 in float16
+        (torch.bfloat16, [-1e5, 0.0, torch.finfo(torch.bfloat16).min], [False, False, True]),
+        (torch.float16, [-3e4, 0.0, torch.finfo(torch.float16).min], [False, False, True]),
+        (torch.float32, [], []),
+    ],
+)
+def test_low_scores_are_not_taken_for_hidden_ones(dtype, scores, hidden, tiny):
+    rotary = ph.resolve_layers(tiny("llama")).layers[0]
+    assert masked_entries(rotary, torch.tensor(scores, dtype=dtype)).tolist() == hidden
 
 
 @pytest.mark.skipif(not WRONG_BRIDGES, reason="this TransformerLens has no bridge known to rotate wrongly")

@@ -242,7 +242,10 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
     query, key, plan, bins, ranks = study(300, heads, 16, skip_keys=2, max_distance=250)
     places = tuple(counted_places(plan, 300))
     monkeypatch.setattr(native, "LEAST_LISTED", 1000)
-    sums = []
+    monkeypatch.setattr(native, "THREADS_PAY", 0)  # or so few pairs would be counted on one
+    sums, used = [], []
+    on_threads = native._on_threads
+    monkeypatch.setattr(native, "_on_threads", lambda *given: used.append(given[2]) or on_threads(*given))
     for number in (1, threads):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
         kernel = native.NativeKernel()
@@ -255,6 +258,7 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
     assert len(list(native._shares(heads, 300, native.LEAST_QUERIES))) > heads
     assert same(sums[0][0], sums[1][0])
     assert same(sums[0][1], sums[1][1])
+    assert used == [1, 1, threads, threads]
 
 
 @pytest.mark.parametrize(
