@@ -116,11 +116,19 @@ def test_scoring_leaves_the_callers_hooks_and_random_numbers_alone(tiny):
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
 
 
-def test_batches_change_no_score(tiny):
-    tokens = torch.from_numpy(np.stack(token_rows((24, 24, 24, 24, 24))))
-    one, many = (ph.score_heads(tiny("llama"), tokens, batch_size=size) for size in (1, 4))
-    assert ((one.rho - many.rho).abs() <= one.bound + many.bound).all()  # bins are placed on another pilot
+@pytest.mark.parametrize("pairs", ["all", 1024])
+def test_batches_change_no_score(pairs, tiny):
+    tokens = torch.from_numpy(np.stack(token_rows((64, 64, 64, 64, 64))))
+    one, many = (ph.score_heads(tiny("llama"), tokens, batch_size=size, pairs=pairs, null_repeats=3) for size in (1, 4))
+    bound = one.bound + many.bound  # bins are placed on another pilot
+    assert ((one.rho - many.rho).abs() <= bound).all()
+    assert ((one.null.rho - many.null.rho).abs() <= bound).all()  # each sequence has its own shuffles
     assert torch.allclose(one.curve, many.curve, atol=1e-5, equal_nan=True)
+    assert torch.equal(one.pair_counts, many.pair_counts)
+    coarse = (one.bootstrap_rho - many.bootstrap_rho).abs().mean()
+    assert coarse < one.bootstrap_rho.std(0).mean() / 10  # each sequence in its own group, on coarse bins
+    if pairs != "all":
+        assert torch.allclose(one.sampling_sd, many.sampling_sd, rtol=0.05)
 
 
 def test_a_seed_gives_the_same_result(tiny):
