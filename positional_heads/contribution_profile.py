@@ -7,16 +7,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bands import rotated_in, unrotated
-from positional_heads.contributions import expand_key_heads, head_planes
+from positional_heads.contributions import expand_key_heads
 from positional_heads.heads import Head
-from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.capture import capture
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import Batch, batches, real_spans
+from positional_heads.host.vectors import LayerVectors
 from positional_heads.profiles import ContributionProfile, contribution_sums, distance_counts, remainder_sums
 from positional_heads.rotary import pair_frequencies
 
@@ -92,15 +92,17 @@ class _Sums:
         )
         rest_k = rest_k.clone()
         rest_k[: self.skip_keys] = 0
-        phase = vectors.phase[min(row, len(vectors.phase) - 1)][start:stop]
         counts = distance_counts(length, self.skip_keys)
         counts[length if vectors.window is None else vectors.window :] = 0
         seen = counts > 0
-        by_head = _planes_by_band(vectors, rot_q, rot_k, phase, length)
+        ranges = [
+            (slice(nearest, length if furthest is None else min(length, furthest + 1)), query.cpu(), key.cpu())
+            for nearest, furthest, (query, key) in vectors.ranges(row, start, stop)
+        ]
         for place, head in enumerate(self.heads):
             if head.layer != rotary.layer:
                 continue
-            for distances, query, key in by_head:
+            for distances, query, key in ranges:
                 own = key[head.head].clone()
                 own[: self.skip_keys] = 0
                 found = contribution_sums(query[head.head], own)[:, distances] * rotary.scale
@@ -108,7 +110,7 @@ class _Sums:
             rest = remainder_sums(rest_q[:, head.head], rest_k[:, head.head]) * rotary.scale
             self.rest[place, :length] += rest * seen
             self.counts[place, :length] += counts
-            self.frequencies[place] = pair_frequencies(phase).cpu()
+            self.frequencies[place] = pair_frequencies(vectors.phase_of(row)[start:stop]).cpu()
 
     def result(self, provenance: dict[str, Any]) -> ContributionProfile:
         counts = self.counts.double()
@@ -121,23 +123,6 @@ class _Sums:
             frequencies=self.frequencies,
             provenance=provenance,
         )
-
-
-def _planes_by_band(
-    vectors: LayerVectors, rot_q: Tensor, rot_k: Tensor, phase: Tensor, length: int
-) -> list[tuple[slice, Tensor, Tensor]]:
-    """Queries and keys as they are used at each range of distances, on the CPU."""
-    rotary = vectors.rotary
-    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (rot_q, rot_k)]
-    if vectors.bands is None:
-        return [(slice(0, length), planes[0].detach().cpu(), planes[1].detach().cpu())]
-    free_query, free_key = (unrotated(plane, phase) for plane in planes)
-    found = []
-    for band in vectors.bands:
-        query, key = rotated_in(band.first(length), free_query, free_key)
-        last = length if band.furthest is None else min(length, band.furthest + 1)
-        found.append((slice(band.nearest, last), query.detach().cpu(), key.detach().cpu()))
-    return found
 
 
 def _layers_of(model: Any, heads: Sequence[Head]) -> list[RotaryLayer]:

@@ -19,16 +19,16 @@ from torch import Tensor
 from positional_heads.binning import equal_mass_edges
 from positional_heads.correlation import PairStatistics
 from positional_heads.host.admission import UnsupportedModelError
-from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.capture import capture
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, RotaryModel
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunk_length
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import Batch, real_spans
+from positional_heads.host.vectors import LayerVectors, Planes
 from positional_heads.kernels.choosing import choose_kernel
 from positional_heads.kernels.sums import Kernel
-from positional_heads.layer_planes import Planes, layer_planes, within
 from positional_heads.plan import PairPlan, Places
 from positional_heads.rotary import pair_frequencies
 from positional_heads.sampling import REPLICATES
@@ -177,9 +177,11 @@ class PairCounter:
             start, stop = spans[row]
             plan = self.settings.plan((stop - start,), vectors.window)
             plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
-            for part, (query, key) in layer_planes(vectors, plan, row, start, stop):
+            for part, (query, key) in vectors.parts(
+                plan, row, (start, stop), divide=self.settings.divide_attention_factor
+            ):
                 drawn = (torch.cat(positions) for positions in zip(*self._listed(plan, 0), strict=True))
-                places = within((next(drawn), next(drawn)), part, query.device)
+                places = _within((next(drawn), next(drawn)), part, query.device)
                 found.append(self.kernel.listed_dominant(query, key, places, self._temperature(vectors)))
         return torch.cat(found, dim=1)
 
@@ -206,7 +208,8 @@ class PairCounter:
             listed = None if plan.step is None else self._listed(plan, sequence)
             orders = [None, *self._shuffles(sequence, stop - start)]
             for order, statistics in zip(orders, sums.statistics, strict=True):
-                for part, planes in layer_planes(vectors, plan, row, start, stop, order):
+                divide = self.settings.divide_attention_factor
+                for part, planes in vectors.parts(plan, row, (start, stop), order, divide=divide):
                     self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
 
     def _listed(self, plan: PairPlan, sequence: int) -> list[Places]:
@@ -231,7 +234,7 @@ class PairCounter:
             return
         planes = planes[0].contiguous(), planes[1].contiguous()
         for replicate, places in enumerate(listed):
-            inside = within(places, part, ranks.device)
+            inside = _within(places, part, ranks.device)
             statistics.add(self.kernel.listed_pairs(*planes, inside, temperature, bins, ranks), sequence, replicate)
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, Batch, list[tuple[int, int]]], None]) -> None:
@@ -244,10 +247,8 @@ class PairCounter:
         capture(self.model, tokens, self.rotary, lambda vectors: visit(vectors, batch, spans), mask, chunk)
 
     def _temperature(self, vectors: LayerVectors) -> float:
-        """Softmax temperature on contributions as they are, the attention factor squared among them."""
-        chosen = self.settings.temperature
-        temperature = 1 / vectors.rotary.scale if chosen == "attention" else float(chosen)
-        return temperature * vectors.attention_factor**2 if self.settings.divide_attention_factor else temperature
+        """Softmax temperature on the contributions of `LayerVectors.parts`."""
+        return vectors.temperature(self.settings.temperature)
 
     def _shuffles(self, sequence: int, length: int) -> list[Int[Tensor, " pos"]]:
         """Which position's content each position gets, per repeat; keys that are skipped stay where they are."""
@@ -300,3 +301,13 @@ def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int
         layer = vectors.rotary.layer
         msg = f"layer {layer} has a window of {vectors.window} tokens now, {expected} when the run was planned"
         raise UnsupportedModelError(msg)
+
+
+def _within(places: Places, plan: PairPlan, device: torch.device) -> Places:
+    """The listed pairs whose distance the plan counts, on the device where the positions are needed."""
+    query_pos, key_pos = places
+    distance = query_pos - key_pos
+    inside = (distance >= plan.min_distance) & (distance <= plan.furthest)
+    if not bool(inside.all()):
+        query_pos, key_pos = query_pos[inside], key_pos[inside]
+    return query_pos.to(device), key_pos.to(device)

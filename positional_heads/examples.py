@@ -15,7 +15,7 @@ from positional_heads.token_text import readable_tokens
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from positional_heads.host.capture import LayerVectors
+    from positional_heads.host.vectors import LayerVectors
     from positional_heads.results import HeadScores
 
 MOST_TOKENS = 2048
@@ -52,7 +52,9 @@ def head_examples(
     from positional_heads.host.capture import capture
     from positional_heads.host.layers import resolve_layers
     from positional_heads.host.provenance import data_hash, library_versions, model_provenance
+    from positional_heads.host.vectors import refuse_temperature
 
+    refuse_temperature(temperature)
     notes: list[str] = []
     chosen = _checked_heads(model, heads, notes)
     tokens = _first_tokens(model, text_or_tokens, notes)
@@ -68,8 +70,7 @@ def head_examples(
         own = [head for head in chosen if head.layer == layer]
         _refuse_missing_pattern(own, patterns)
         vectors = vectors_of.pop(layer)
-        own_temperature = 1 / vectors.rotary.scale if temperature == "attention" else float(temperature)
-        parts |= layer_parts(vectors, own, patterns, detailed, own_temperature)
+        parts |= layer_parts(vectors, own, patterns, detailed, temperature)
     return HeadExamples(
         tokens=token_strings(model, tokens),
         heads=chosen,

@@ -5,13 +5,12 @@ mask and a few rows are looked at.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from positional_heads.bands import Band, banded_scores, unrotated
+from positional_heads.bands import banded_scores, unrotated
 from positional_heads.contributions import head_planes, unrotated_remainder
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
@@ -30,39 +29,10 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunks
 from positional_heads.host.records import SCORES, Record, record_layers, recording_hooks
 from positional_heads.host.sequences import real_spans
+from positional_heads.host.vectors import LayerVectors
 
-PLAIN_FACTOR = 1e-2
-"""Attention factors nearer to 1 than this are rounding, in bfloat16 too."""
 CHECKED_ROWS = 16
 """Query positions per layer and run at which rebuilt scores are compared with the model's own."""
-
-
-@dataclass(frozen=True)
-class LayerVectors:
-    """What one layer did with the positions of one batch.
-
-    Attributes:
-        rotary: How the layer rotates.
-        rot_q: Rotated queries.
-        rot_k: Rotated keys, one head per group.
-        phase: cos + i sin of each position and pair.
-        window: Distances the mask lets through, 0 to window - 1; None if it hides none in sequences of this length.
-        bands: What is used instead of rot_q and rot_k by distance, where an extension rewrites scores; else None.
-    """
-
-    rotary: RotaryLayer
-    rot_q: Float[Tensor, "batch pos head d_head"]
-    rot_k: Float[Tensor, "batch pos kv_head d_head"]
-    phase: Complex[Tensor, "#batch pos pair"]
-    window: int | None
-    bands: list[Band] | None
-
-    @property
-    def attention_factor(self) -> float:
-        """What cos and sin are multiplied by: 1 in plain RoPE, more in YaRN and LongRoPE."""
-        phase = self.phase if self.bands is None else self.bands[-1].query_phase
-        factor = float(phase.abs().mean())
-        return 1.0 if abs(factor - 1) < PLAIN_FACTOR else factor
 
 
 def capture(
