@@ -4,7 +4,7 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 
 - `zero`: the head's output z is 0.
 - `mean`: z is its mean over a reference corpus.
-- `resample`: z is that of another sequence at the same positions.
+- `resample`: z is that of another sequence at the same positions, of sequence i for example i.
 - `uniform`: its scores are 0 wherever it may look, so that it attends evenly.
 - `far`: it cannot look further back than `distance` tokens; what is left is renormalised.
 - `near`: it cannot look less far back than that; where nothing is left its output is 0.
@@ -13,6 +13,7 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -23,6 +24,7 @@ from positional_heads.heads import Head
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import RotaryLayer, masked_entries, resolve_layers
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.places import Places, row_numbers
 from positional_heads.host.provenance import data_hash
 from positional_heads.host.records import SCORES, hook_name
 from positional_heads.host.sequences import batches
@@ -69,12 +71,14 @@ def ablation_hooks(
         heads: Heads to ablate; with none, nothing is done.
         mode: What becomes of them, see the module's docstring.
         reference: Text or token ids that `mean` averages over all positions of, or that `resample` takes z from:
-            sequences of one length, at least as long as what will be run, row i for row i, and again from the first
-            where there are fewer.
-        distance: Distance in tokens that splits `far` from `near`; it belongs to what is kept by both.
+            sequences of one length, at least as long as what will be run, sequence i for example i, and again from the
+            first where there are fewer. A task numbers its examples; elsewhere row i is example i, so that beam
+            search, whose rows are beams, takes a single sequence.
+        distance: Distance in tokens, at least 1, that splits `far` from `near`; it belongs to what is kept by both.
 
     Raises:
         ValueError: If the mode is unknown, lacks what it needs or is given what it does not, or a head does not exist.
+        TypeError: If the distance is not a whole number.
         UnsupportedModelError: If the model is not rotary, or ignores what the mode has to edit.
     """
     return Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
@@ -97,6 +101,7 @@ class Ablation:
         self.mode = _known_mode(mode)
         _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
         _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+        _refuse_no_distance(distance)
         self.model = model
         self.reference = reference
         self.distance = distance
@@ -105,23 +110,20 @@ class Ablation:
     def hooks(self, heads: Sequence[Head]) -> list[Hook]:
         """Forward hooks that ablate these heads."""
         chosen = _heads_by_layer(self.model, heads)
-        if self.mode not in {"zero", "mean"}:
-            self._refuse_late_scores(list(chosen))
         if self.mode in {"uniform", "far", "near"}:
-            distance = self.distance or 0
-            return [
-                hook
-                for layer, which in chosen.items()
-                for hook in _attending(self._rotary[layer], which, self.mode, distance)
-            ]
+            self._refuse_late_scores(list(chosen))
+        if self.mode in {"mean", "resample"}:
+            self._find_outputs([layer for layer in chosen if layer not in self._outputs])
+        return [hook for layer, which in chosen.items() for hook in self._layer_hooks(layer, which)]
+
+    def _layer_hooks(self, layer: int, heads: list[int]) -> list[Hook]:
         if self.mode == "zero":
-            return [(hook_name(layer, OUTPUT), _replacing(which, None)) for layer, which in chosen.items()]
-        self._find_outputs([layer for layer in chosen if layer not in self._outputs])
+            return [(hook_name(layer, OUTPUT), _replacing(heads, None))]
         if self.mode == "mean":
-            return [
-                (hook_name(layer, OUTPUT), _replacing(which, self._outputs[layer])) for layer, which in chosen.items()
-            ]
-        return [hook for layer, which in chosen.items() for hook in _resampling(layer, which, self._outputs[layer])]
+            return [(hook_name(layer, OUTPUT), _replacing(heads, self._outputs[layer]))]
+        if self.mode == "resample":
+            return _resampling(self.model, layer, heads, self._outputs[layer])
+        return _attending(self._rotary[layer], heads, self.mode, self.distance or 0, Places(self.model, layer))
 
     @property
     def reference_hash(self) -> str | None:
@@ -191,6 +193,15 @@ def _refuse_missing_or_idle(name: str, value: Any, mode: str, needed_by: tuple[s
         raise ValueError(msg)
 
 
+def _refuse_no_distance(distance: Any) -> None:
+    if distance is not None and (isinstance(distance, bool) or not isinstance(distance, Integral)):
+        msg = f"distance {distance!r} must be a whole number of tokens"
+        raise TypeError(msg)
+    if distance is not None and distance < 1:
+        msg = f"distance {distance} must be at least 1: it counts tokens back from each query"
+        raise ValueError(msg)
+
+
 def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> Callable[..., Tensor]:
     def hook_fn(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         z = z.clone()
@@ -200,26 +211,24 @@ def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> 
     return hook_fn
 
 
-def _resampling(layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]) -> list[Hook]:
-    """Take z of the source at the positions being run, which a key-value cache moves: the scores tell how far."""
-    end: list[int] = []
-
-    def note(scores: Tensor, hook: Any) -> None:  # noqa: ARG001
-        queries, keys = scores.shape[-2:]
-        # a sliding window crops the cache, so that a continued run knows its position from the last one only
-        end[:] = [keys if queries == keys or not end else max(keys, end[0] + queries)]
+def _resampling(
+    model: TransformerLensModel, layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]
+) -> list[Hook]:
+    """Take z of the source at the positions being run, whatever the columns of a cache or of padding."""
+    places = Places(model, layer)
 
     def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        stop = end[0]
-        if stop > source.shape[1]:
-            msg = f"the reference has {source.shape[1]} positions, the run has reached {stop}: give a longer reference"
+        positions = places.positions().to(source.device)
+        reached = int(positions.max()) + 1
+        if reached > source.shape[1]:
+            msg = f"the reference has {source.shape[1]} positions, the run has reached {reached}: give a longer one"
             raise ValueError(msg)
         z = z.clone()
-        rows = torch.arange(len(z), device=source.device) % len(source)
-        z[:, :, heads] = source[rows][:, stop - z.shape[1] : stop, heads].to(z)
+        rows = row_numbers(model, len(z)).to(source.device) % len(source)
+        z[:, :, heads] = source[rows[:, None], positions][:, :, heads].to(z)
         return z
 
-    return [(hook_name(layer, SCORES), note), (hook_name(layer, OUTPUT), replace)]
+    return [places.hook, (hook_name(layer, OUTPUT), replace)]
 
 
 def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
@@ -232,7 +241,8 @@ def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]
     return torch.cat(outputs)
 
 
-def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int) -> list[Hook]:
+def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int, places: Places) -> list[Hook]:
+    """Change where heads look. What the model hides stays hidden: entries are only ever added to what is masked."""
     blind: list[Bool[Tensor, "batch head query_pos"]] = []
 
     def edit(scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
@@ -242,7 +252,7 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
         if mode == "uniform":
             scores[:, heads] = own.masked_fill(~hidden, 0)
             return scores
-        back = _distances(scores)
+        back = places.distances(rotary, scores)
         hidden = hidden | ((back > distance) if mode == "far" else (back < distance))
         scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
         blind[:] = [hidden.all(dim=-1)]
@@ -253,12 +263,5 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
         z[:, :, heads] = z[:, :, heads].masked_fill(blind[0].transpose(1, 2).unsqueeze(-1), 0)
         return z
 
-    hooks: list[Hook] = [(hook_name(rotary.layer, SCORES), edit)]
+    hooks: list[Hook] = [places.hook, (hook_name(rotary.layer, SCORES), edit)]
     return [*hooks, (hook_name(rotary.layer, OUTPUT), silence)] if mode == "near" else hooks
-
-
-def _distances(scores: Float[Tensor, "batch head query_pos key_pos"]) -> Int[Tensor, "query_pos key_pos"]:
-    """Distance of each key from each query; the last key is the last query's own, also behind a key-value cache."""
-    queries, keys = scores.shape[-2:]
-    query_pos = torch.arange(keys - queries, keys, device=scores.device)
-    return query_pos[:, None] - torch.arange(keys, device=scores.device)

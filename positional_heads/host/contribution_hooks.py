@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -26,6 +26,7 @@ from positional_heads.host.layers import (
     soft_capped,
 )
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.places import Places
 from positional_heads.host.records import RECORDED, SCORES, Record, hook_name
 from positional_heads.host.vectors import LayerVectors, Temperature, refuse_temperature
 
@@ -106,6 +107,7 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitS
     """
     attention = model.blocks[rotary.layer].attn
     hooks = model.hook_dict
+    places = Places(model, rotary.layer)
     record: Record = {}
     late: list[Any] = []
 
@@ -127,12 +129,16 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitS
             if point is not None:
                 late.append((point, _add(point, keep(name))))
 
-    def finish(tensor: Tensor, hook: Any) -> Tensor | None:  # noqa: ARG001
+    def finish(tensor: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         take_off()
-        return _pass_through(model, attention, rotary, {**record, SCORES: tensor}, temperature)
+        # only a table of the whole context is read by position
+        rows = places.positions() if rotary.table == "embed_positions" else torch.arange(tensor.shape[-2])[None]
+        vectors = _vectors(model, rotary, record, rows.to(tensor.device))
+        return _pass_through(attention, vectors, tensor, temperature)
 
-    for name, function in (("hook_in", start), (SCORES, finish)):
-        point = hooks[hook_name(rotary.layer, name)]
+    added = [(hook_name(rotary.layer, name), function) for name, function in (("hook_in", start), (SCORES, finish))]
+    for name, function in [places.hook, *added]:
+        point = hooks[name]
         undo.callback(_remove, point, _add(point, function))
     undo.callback(take_off)
 
@@ -148,20 +154,25 @@ def _remove(point: HookPoint, handle: Any) -> None:
     point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _pass_through(
-    model: Any, attention: Any, rotary: RotaryLayer, record: Record, temperature: Temperature
-) -> Float[Tensor, "batch head query_pos key_pos"] | None:
-    scores = record[SCORES]
-    positions = torch.arange(scores.shape[-2], device=scores.device)[None]
+def _vectors(model: Any, rotary: RotaryLayer, record: Record, positions: Int[Tensor, "#batch pos"]) -> LayerVectors:
     rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
-    if rot_k.shape[1] != scores.shape[-1]:
+    return LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), None, None)
+
+
+def _pass_through(
+    attention: Any,
+    vectors: LayerVectors,
+    scores: Float[Tensor, "batch head query_pos key_pos"],
+    temperature: Temperature,
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    rotary, keys = vectors.rotary, vectors.rot_k.shape[1]
+    if keys != scores.shape[-1]:
         msg = (
-            f"layer {rotary.layer} attends to {scores.shape[-1]} keys, {rot_k.shape[1]} of them from this run: "
-            "contribution hooks need a run without a key-value cache"
+            f"layer {rotary.layer} attends to {scores.shape[-1]} keys, {keys} of them from this run: contribution "
+            "hooks need a run without a key-value cache"
         )
         raise RuntimeError(msg)
     hidden = masked_entries(rotary, scores)
-    vectors = LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), None, None)
     rows = [vectors.contributions(row) for row in range(len(scores))]
     dominant = torch.stack([vectors.dominant(added, temperature) for added in rows]).masked_fill(hidden, torch.nan)
     _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
@@ -173,7 +184,7 @@ def _pass_through(
         raise ValueError(msg)
     change = edited.sum(-1) - before
     if rotary.soft_cap is not None:
-        uncapped = scaled_scores(rotary, rot_q, rot_k)
+        uncapped = scaled_scores(rotary, vectors.rot_q, vectors.rot_k)
         change = soft_capped(uncapped + change, rotary.soft_cap) - soft_capped(uncapped, rotary.soft_cap)
     return torch.where(hidden, scores, scores + change.to(scores.dtype))
 

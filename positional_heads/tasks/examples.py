@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
 
 Reach = Literal["long", "short"]
@@ -146,7 +147,7 @@ class AnswerTask:
         found: dict[int, list[tuple[float, float]]] = {}
         for batch in _batched(self.examples, model, batch_size):
             tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), numbered_rows(model, batch):
                 logits = prefilled_logits(model, tokens)
                 for row, index in enumerate(batch):
                     spans = self.examples[index].answers

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
 from positional_heads.host.sequences import start_token, text_tokens
 
@@ -79,9 +80,13 @@ class LongBenchTask:
             batch_size: Not used: documents go one by one.
         """
         log_probs, scores = [], []
-        for document, prompt, answer in zip(self.documents, self.prompts, self.answers, strict=True):
-            log_probs.append(_log_prob(model, prompt, answer))
-            scores.append(_judged(document, _said(model, self.tokenizer, prompt, _dataset(str(document["dataset"])))))
+        for number, (document, prompt, answer) in enumerate(
+            zip(self.documents, self.prompts, self.answers, strict=True)
+        ):
+            with numbered_rows(model, [number]):
+                log_probs.append(_log_prob(model, prompt, answer))
+                said = _said(model, self.tokenizer, prompt, _dataset(str(document["dataset"])))
+            scores.append(_judged(document, said))
         return {
             "log_prob": torch.tensor(log_probs, dtype=torch.float64),
             "score": torch.tensor(scores, dtype=torch.float64),
