@@ -1,7 +1,7 @@
 """Long sequences a chunk at a time, so that no attention score of length x length is ever held.
 
-The model continues with its own key-value cache, and every chunk is rotated as the whole run is: what a chunk computes is
-what it would have computed in one run. Models that keep another state than keys and values go through in one run.
+The model continues with its own key-value cache, and every chunk is rotated as the whole run is: what a chunk computes
+is what it would have computed in one run. Models that keep another state than keys and values go through in one run.
 """
 
 from collections.abc import Callable
@@ -44,8 +44,8 @@ def chunk_length(model: Any, rows: int, length: int) -> int:
     if scores > SCORES_IN_ONE_RUN:
         msg = (
             f"{rows} sequence(s) of {length} tokens need {scores:.2g} attention scores a layer in one run, at most "
-            f"{SCORES_IN_ONE_RUN:.2g} are held, and this model cannot be run in chunks (it keeps a state beside keys and "
-            "values, or drops keys that an extension needs): give shorter sequences, or batch_size=1"
+            f"{SCORES_IN_ONE_RUN:.2g} are held, and this model cannot be run in chunks (it keeps a state beside keys "
+            "and values, or drops keys that an extension needs): give shorter sequences, or batch_size=1"
         )
         raise UnsupportedModelError(msg)
     return length

@@ -1,8 +1,8 @@
 """Frequencies that follow the length of a run (dynamic NTK, LongRoPE, Phi-3's two sets): which length is a pass given?
 
-Hugging Face's rotary modules take it from the largest position that they are handed: a chunk of a longer run, or a short
-row of a padded batch, gets that of another run. Dynamic NTK also remembers the longest run so far. Inside a block of
-`run_lengths` every row is rotated as in a run of its own length, the model's first.
+Hugging Face's rotary modules take it from the largest position that they are handed: a chunk of a longer run, or a
+short row of a padded batch, gets that of another run. Dynamic NTK also remembers the longest run so far. Inside a block
+of `run_lengths` every row is rotated as in a run of its own length, the model's first.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
 
 
@@ -29,7 +28,7 @@ def run_lengths(
         attention_mask: 1 for real tokens, 0 for padding; all real when None.
 
     Raises:
-        UnsupportedModelError: Of runs in the block, if real tokens have positions beyond their row's length.
+        ValueError: Of runs in the block, if real tokens have positions beyond their row's length.
     """
     rows = list(lengths) if len(set(lengths)) > 1 else [lengths[0]]
     extension = active_extension(model)
@@ -133,7 +132,7 @@ def _refuse_shifted(places: Tensor, rows: list[int], attention_mask: Tensor | No
             "this model counts padding among its positions and its frequencies follow the length of a run: give "
             "sequences of one length, without padding"
         )
-        raise UnsupportedModelError(msg)
+        raise ValueError(msg)
 
 
 def _forget(module: Any) -> None:

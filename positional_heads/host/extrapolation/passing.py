@@ -1,7 +1,7 @@
 """What is the pass now at work told: positions, lengths of its rows' runs, a key-value cache?
 
-Earlier keys are read out of the cache of that very pass, rotated as the model left them, and rotated back. So they follow
-what is done to a cache between passes: reordering in beam search, cropping, another cache in between.
+Earlier keys are read out of the cache of that very pass, rotated as the model left them, and rotated back. So they
+follow what is done to a cache between passes: reordering in beam search, cropping, another cache in between.
 """
 
 from contextlib import ExitStack
@@ -80,8 +80,8 @@ class Passing:
         if held is None or held.shape[2] != attended:
             msg = (
                 f"layer {rotary.layer} attends to {attended} keys, {0 if held is None else held.shape[2]} are in the "
-                "cache that the model was given: scores can be rewritten only where a cache keeps every key, so without "
-                "a sliding window, and only in runs of the whole model"
+                "cache that the model was given: scores can be rewritten only where a cache keeps every key, so "
+                "without a sliding window, and only in runs of the whole model"
             )
             raise RuntimeError(msg)
         self.refuse_padding(known)
