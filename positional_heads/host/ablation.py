@@ -27,6 +27,7 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.places import Places, row_numbers
 from positional_heads.host.provenance import data_hash
 from positional_heads.host.records import SCORES, hook_name
+from positional_heads.host.run_lengths import run_lengths
 from positional_heads.host.sequences import batches
 
 AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
@@ -155,7 +156,8 @@ class Ablation:
         positions = 0
         for batch in batches(self.model, self.reference, None, REFERENCE_BATCH):
             names = [hook_name(layer, OUTPUT) for layer in layers]
-            _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
+            with run_lengths(self.model, [batch.tokens.shape[1]]):
+                _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
             positions += batch.tokens.numel()
             for layer, name in zip(layers, names, strict=True):
                 z = cache[name]

@@ -26,7 +26,7 @@ from positional_heads.host.layers import (
     tolerance,
 )
 from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.prefill import chunks
+from positional_heads.host.prefill import run_in_chunks
 from positional_heads.host.records import SCORES, Record, record_layers, recording_hooks
 from positional_heads.host.sequences import real_spans
 from positional_heads.host.vectors import LayerVectors
@@ -107,27 +107,31 @@ def _capture_chunks(
             kept[layer] = [part.new_empty(len(part), tokens.shape[1], *part.shape[2:]) for part in found]
         for whole, part in zip(kept[layer], found, strict=True):
             whole[:, done[0] : known] = part
-        vectors = _vectors(model, rotary, [whole[:, :known] for whole in kept[layer]], None)
+        vectors = _vectors(model, rotary, [whole[:, :known] for whole in kept[layer]], None, tokens.shape[1])
         windows[layer] = _window_behind_cache(rotary, held, done[0], known)
         rows = _spread_rows(0, queries, held.device)
         for sequence in range(len(tokens)):
             rebuilt = _rebuilt_rows(vectors, sequence, done[0] + rows)[..., known - keys :]
             _refuse_error(rotary, rebuilt, held[sequence, :, rows][None])
 
+    def count(logits: Tensor) -> None:
+        done[0] += logits.shape[1]
+
     hooks = recording_hooks(model, sorted(by_layer), check)
     with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
-        for logits in chunks(model, tokens, size):
-            done[0] += logits.shape[1]
+        run_in_chunks(model, tokens, size, count)
     for layer, rotary in sorted(by_layer.items()):
-        visit(_vectors(model, rotary, kept.pop(layer), windows[layer]))
+        visit(_vectors(model, rotary, kept.pop(layer), windows[layer], tokens.shape[1]))
 
 
 def _vectors(
-    model: TransformerLensModel, rotary: RotaryLayer, kept: Sequence[Tensor], window: int | None
+    model: TransformerLensModel, rotary: RotaryLayer, kept: Sequence[Tensor], window: int | None, run_length: int
 ) -> LayerVectors:
     rot_q, rot_k, phase = kept
     extension = active_extension(model)
-    bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device) if extension is not None else None
+    bands = None
+    if extension is not None:
+        bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device, run_length=run_length)
     return LayerVectors(rotary, rot_q, rot_k, phase, window, bands)
 
 
