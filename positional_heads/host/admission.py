@@ -51,8 +51,9 @@ def _refuse_rounded_frequencies(model: Any) -> None:
     """Cos and sin in half precision cannot show that frequencies were rounded before them; their buffers do."""
     for name, buffer in model.original_model.named_buffers():
         if name.endswith("inv_freq") and buffer.dtype in {torch.float16, torch.bfloat16}:
+            precision = str(buffer.dtype).removeprefix("torch.")
             msg = (
-                f"the frequencies of this model ({name}) are rounded to {str(buffer.dtype).removeprefix('torch.')}, which "
-                "it was not trained with: load it in that precision (dtype=) instead of casting the loaded model"
+                f"the frequencies of this model ({name}) are rounded to {precision}, which it was not trained with: "
+                "load it in that precision (dtype=) instead of casting the loaded model"
             )
             raise UnsupportedModelError(msg)

@@ -1,9 +1,9 @@
 """Does each layer turn its pairs as fast as its configuration says? Not after every loading: buffers get lost.
 
 Frequencies are no weights: they are computed anew when a model is made, and kept in buffers that no checkpoint fills. A
-fault there (memory that was never filled, a shuffled table, a model cast to bfloat16 as a whole) leaves a model that runs,
-and scores that look like any others. So what a layer was seen to do is compared with what is computed here from the
-configuration, and every pair must turn slower than the one before it: D counts pairs from fast to slow.
+fault there (memory that was never filled, a shuffled table) leaves a model that runs, and scores that look like any
+others. So what a layer was seen to do is compared with what is computed here from its configuration, and every pair
+must turn slower than the one before it: D counts pairs from fast to slow.
 """
 
 import hashlib
