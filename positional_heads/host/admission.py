@@ -1,5 +1,9 @@
 """Which models are turned away at the door, before anything is run?"""
 
+from typing import Any
+
+import torch
+
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
@@ -37,6 +41,19 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
         if type(attention.original_component).__name__.startswith("HunYuan"):
             msg = "HunYuan normalises queries and keys after rotating them: its pairs are not plain rotations"
             raise UnsupportedModelError(msg)
+    _refuse_rounded_frequencies(model)
     if model.training:  # type: ignore[attr-defined]
         msg = "the model is in training mode, where dropout changes activations: call model.eval() first"
         raise UnsupportedModelError(msg)
+
+
+def _refuse_rounded_frequencies(model: Any) -> None:
+    """Cos and sin in half precision cannot show that frequencies were rounded before them; their buffers do."""
+    for name, buffer in model.original_model.named_buffers():
+        if name.endswith("inv_freq") and buffer.dtype in {torch.float16, torch.bfloat16}:
+            precision = str(buffer.dtype).removeprefix("torch.")
+            msg = (
+                f"the frequencies of this model ({name}) are rounded to {precision}, which it was not trained with: "
+                "load it in that precision (dtype=) instead of casting the loaded model"
+            )
+            raise UnsupportedModelError(msg)

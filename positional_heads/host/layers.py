@@ -5,7 +5,7 @@ per layer, where rotated queries and keys come from; rotating the unrotated ones
 give the model's own attention scores. What does not hold is refused by name: no silent wrong numbers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from positional_heads.contributions import expand_key_heads
 from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
 from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.frequencies import proven_frequencies
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, layers_with_attention, record_layers
 from positional_heads.rotary import LAYOUTS, Layout, rotate
@@ -43,6 +44,7 @@ class RotaryLayer:
         soft_cap: Cap of a tanh over the scaled scores, or None.
         holds: What the model's `hook_attn_scores` really holds.
         error: Largest discrepancy with the model's own scores, relative to the largest score.
+        frequencies: A hash of how fast each pair turned in the probe run, to five digits.
     """
 
     layer: int
@@ -56,6 +58,7 @@ class RotaryLayer:
     soft_cap: float | None
     holds: Literal["scores", "pattern"]
     error: float
+    frequencies: str = field(default="", repr=False)
 
     @property
     def n_pairs(self) -> int:
@@ -269,7 +272,10 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
             "active hook edits its rotated queries or keys; nothing was scored"
         )
         raise UnsupportedModelError(msg)
-    return best
+    positions = torch.arange(query.shape[1], device=query.device)[None]
+    phase = layer_phase(model, best, record, positions)[0]
+    table = record.get("hook_cos", _embedded(model, layer))
+    return replace(best, frequencies=proven_frequencies(model, layer, phase, best.d_head, table.dtype))
 
 
 def _try_layout(
