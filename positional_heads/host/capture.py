@@ -4,7 +4,8 @@ Nothing is kept: a layer's vectors are visited while they are at hand and then l
 mask and a few rows are looked at.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from positional_heads.bands import Band, banded_scores, unrotated
 from positional_heads.contributions import head_planes, unrotated_remainder
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.interface import reading_attention
 from positional_heads.host.layers import (
     RotaryLayer,
     layer_phase,
@@ -28,7 +30,7 @@ from positional_heads.host.layers import (
 )
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunks
-from positional_heads.host.records import SCORES, Record, record_layers, recording_hooks
+from positional_heads.host.records import SCORES, Record, recording_hooks
 from positional_heads.host.sequences import real_spans
 
 PLAIN_FACTOR = 1e-2
@@ -65,6 +67,7 @@ class LayerVectors:
         return 1.0 if abs(factor - 1) < PLAIN_FACTOR else factor
 
 
+@torch.no_grad()
 def capture(
     model: TransformerLensModel,
     tokens: Int[Tensor, "batch pos"],
@@ -109,7 +112,22 @@ def capture(
         _prove_scores(vectors, record[SCORES], spans)
         visit(vectors)
 
-    record_layers(model, tokens, attention_mask, sorted(by_layer), check)
+    arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
+    with _recorded(model, by_layer, check):
+        model(tokens, return_type=None, **arguments)  # type: ignore[operator]
+
+
+@contextmanager
+def _recorded(
+    model: TransformerLensModel, by_layer: dict[int, RotaryLayer], check: Callable[[int, Record], None]
+) -> Iterator[None]:
+    """A block inside which every run hands over these layers' records, from hooks or through the interface."""
+    hooked = [layer for layer, rotary in sorted(by_layer.items()) if rotary.source != "interface"]
+    with (
+        model.hooks(fwd_hooks=recording_hooks(model, hooked, check)),  # type: ignore[attr-defined]
+        reading_attention(model, sorted(by_layer.keys() - hooked), check),
+    ):
+        yield
 
 
 @torch.no_grad()
@@ -144,8 +162,7 @@ def _capture_chunks(
             rebuilt = _rebuilt_rows(vectors, sequence, done[0] + rows)[..., known - keys :]
             _refuse_error(rotary, rebuilt, held[sequence, :, rows][None])
 
-    hooks = recording_hooks(model, sorted(by_layer), check)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with _recorded(model, by_layer, check):
         for logits in chunks(model, tokens, size):
             done[0] += logits.shape[1]
     for layer, rotary in sorted(by_layer.items()):
@@ -166,7 +183,7 @@ def _window_behind_cache(
 ) -> int | None:
     """The window that a chunk's mask shows; its keys are the last of all known ones, a cache may have dropped some."""
     keys = held.shape[-1]
-    window = _window_of_row(rotary, held[0, 0, -1]) if rotary.holds == "scores" else known
+    window = _window_of_row(rotary, held[0, 0, -1]) if rotary.records == "scores" else known
     for row in held:
         _refuse_unexplained(
             rotary, row, first - (known - keys), window, "causality and one sliding window do not explain"
@@ -196,7 +213,7 @@ def _proven_window(
 ) -> int | None:
     longest = max(stop - start for start, stop in spans)
     window = longest
-    if rotary.holds == "scores":
+    if rotary.records == "scores":
         last = (
             _window_of_row(rotary, row[0, stop - 1, start:stop]) for row, (start, stop) in zip(held, spans, strict=True)
         )
@@ -230,7 +247,7 @@ def _refuse_unexplained(
     queries, keys = held.shape[1:]
     visible = torch.ones(queries, keys, dtype=torch.bool, device=held.device).tril_(offset).triu_(offset - window + 1)
     smallest, largest = held.amin(0), held.amax(0)  # of all heads: a third of the time of looking at each
-    if rotary.holds == "scores":
+    if rotary.records == "scores":
         limit = mask_limit(smallest)
         wrong = torch.where(visible, smallest <= limit, ~(largest <= limit))
     else:
