@@ -7,6 +7,10 @@ from positional_heads.host.records import layers_with_attention
 NAMED = {
     "HrmText": "HRM runs two stacks of layers several times in one pass, so that a head has no one set of queries and keys",
     "DeepSeekV4": "DeepSeek-V4 attends to compressed keys, each of several tokens: they have no one distance to a query",
+    "RecurrentGemma": (
+        "RecurrentGemma's attention has no hooks in TransformerLens, and padding goes into the state of its recurrent "
+        "layers: not supported"
+    ),
     "Zamba2": "Zamba2 uses one attention module in several layers, and TransformerLens has no hooks in it: not supported",
 }
 """Adapters of architectures that are refused, and why."""

@@ -32,14 +32,8 @@ _readers: "WeakKeyDictionary[torch.nn.Module, Callable[..., None]]" = WeakKeyDic
 
 def attention_module(model: Any, layer: int) -> Any:
     """Hugging Face's attention module of a layer, where it ends in the attention interface; else None."""
-    found = [
-        module
-        for module in model.blocks[layer].modules()
-        if "Attention" in type(module).__name__
-        and hasattr(sys.modules[type(module).__module__], EAGER)
-        and hasattr(module, "layer_idx")
-    ]
-    return found[0] if len(found) == 1 else None
+    module = getattr(getattr(model.blocks[layer], "attn", None), "original_component", None)
+    return module if module is not None and hasattr(sys.modules[type(module).__module__], EAGER) else None
 
 
 @contextmanager
@@ -67,7 +61,10 @@ def reading_attention(model: Any, layers: Sequence[int], visit: Callable[[int, R
 
 
 def turns(
-    here: Record, moved: Record, phase: Complex[Tensor, "#batch pos pair"], moved_phase: Complex[Tensor, "#batch pos pair"]
+    here: Record,
+    moved: Record,
+    phase: Complex[Tensor, "#batch pos pair"],
+    moved_phase: Complex[Tensor, "#batch pos pair"],
 ) -> list[tuple[Layout, int, float]]:
     """How well each pair layout and sense of rotation explains what moving all positions does to queries and keys.
 
@@ -112,16 +109,13 @@ def _attend(
 def _read(layer: int, module: Any, visit: Callable[[int, Record], Any], undo: ExitStack) -> None:
     record: Record = {}
 
-    def keep(embeddings: Any) -> None:
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record.clear()
+        embeddings = inspect.signature(module.forward).bind(*args, **kwargs).arguments.get("position_embeddings")
         if isinstance(embeddings, Tensor):  # Llama-4 has one complex number for each pair
             record.update(hook_cos=embeddings.real, hook_sin=embeddings.imag)
         elif embeddings is not None:
             record.update(hook_cos=embeddings[0], hook_sin=embeddings[1])
-
-    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record.clear()
-        bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        keep(bound.get("position_embeddings"))
 
     def read(query: Tensor, key: Tensor, mask: Tensor | None, pattern: Tensor, settings: dict[str, Any]) -> None:
         scores = _scores(query, key, mask, settings)
@@ -132,9 +126,6 @@ def _read(layer: int, module: Any, visit: Callable[[int, Record], Any], undo: Ex
     _readers[module] = read
     undo.callback(_readers.pop, module)
     undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-    own_table = getattr(module, "rotary_emb", None)  # RecurrentGemma
-    if isinstance(own_table, torch.nn.Module):
-        undo.callback(own_table.register_forward_hook(lambda _, inputs, output: keep(output)).remove)  # noqa: ARG005
 
 
 def _scores(

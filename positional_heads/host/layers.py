@@ -278,7 +278,11 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
         holds="pattern" if is_pattern else "scores",
         error=torch.inf,
     )
-    candidates = [_try_layout(model, draft, layout, record, query, key) for layout in LAYOUTS]
+    candidates = [
+        _try_layout(model, draft, layout, record, *vectors)
+        for layout in LAYOUTS
+        for vectors in _projected(component, query, key)
+    ]
     best = min(candidates, key=lambda candidate: candidate.error)
     if not best.error <= tolerance(held.dtype):
         tried = ", ".join(f"{candidate.layout} {candidate.error:.2g}" for candidate in candidates)
@@ -414,6 +418,20 @@ def _before_rotation(
         return tensor.transpose(1, 2)
 
     return find("hook_q_normed", "hook_q"), find("hook_k_normed", "hook_k")
+
+
+def _projected(
+    component: Any, query: Float[Tensor, "batch pos head d_head"], key: Float[Tensor, "batch pos kv_head d_head"]
+) -> list[tuple[Tensor, Tensor]]:
+    """What a layer may rotate, given what its hooks show: clipped (OLMo), keys with a multiplier (Falcon-H1).
+
+    Whether `hook_k` shows keys with the multiplier or without depends on the version of TransformerLens.
+    """
+    clip = getattr(getattr(component, "config", None), "clip_qkv", None)
+    if clip is not None:
+        query, key = query.clamp(-clip, clip), key.clamp(-clip, clip)
+    multiplier = getattr(component, "key_multiplier", None)
+    return [(query, key)] if multiplier in {None, 1} else [(query, key), (query, key * multiplier)]
 
 
 def _table_of(cos: Float[Tensor, "*lead width"], sin: Float[Tensor, "*lead width"]) -> Table:
