@@ -61,6 +61,10 @@ def head_examples(
     detailed = min(_checked_detailed(detailed), len(tokens))
     layers = sorted({head.layer for head in chosen})
     rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
+    widths = {one.n_pairs for one in rotary}
+    if len(widths) > 1:
+        msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
+        raise ValueError(msg)
     patterns: dict[Head, Tensor] = {}
     parts: dict[Head, dict[str, Tensor]] = {}
     vectors_of: dict[int, LayerVectors] = {}

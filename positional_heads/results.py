@@ -63,7 +63,7 @@ class HeadScores:
         curve: Mean dominant dimension at each distance in tokens; NaN where no pair counts.
         pair_counts: Number of pairs behind each point of the curve.
         bound: How far rho can be from Spearman's rho on unbinned values, at worst.
-        frequencies: How fast each pair turns, in radians per token.
+        frequencies: How fast each pair turns, in radians per token; NaN behind a layer's last pair.
         null: Scores with positions shuffled, or None.
         bootstrap_rho: rho over resampled sequences, or None with a single one.
         reasons: Why a head has no score.

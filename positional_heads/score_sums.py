@@ -238,17 +238,17 @@ class SharedPlans:
 
 
 def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:
-    """One tensor over layers, NaN where a layer has no value.
+    """One tensor over layers, NaN where a layer has no value, or fewer of them (Gemma-4: fewer pairs in some layers).
 
     Args:
         shape: Layers, or layers and heads.
         by_layer: One tensor of each layer that has one.
     """
-    first = next(iter(by_layer.values()))
-    tail = first.shape if len(shape) == 1 else first.shape[1:]
+    widest = max(by_layer.values(), key=lambda values: values.shape[-1])
+    tail = widest.shape if len(shape) == 1 else widest.shape[1:]
     stacked = torch.full((*shape, *tail), torch.nan, dtype=torch.float64)
     for layer, values in by_layer.items():
-        stacked[layer] = values
+        stacked[layer, ..., : values.shape[-1]] = values
     return stacked
 
 

@@ -8,6 +8,18 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
 
+NAMED = {
+    "HrmText": "HRM runs two stacks of layers several times in one pass, so that a head has no one set of queries and keys",
+    "DeepSeekV4": "DeepSeek-V4 attends to compressed keys, each of several tokens: they have no one distance to a query",
+    "RecurrentGemma": (
+        "RecurrentGemma's attention has no hooks in TransformerLens, and padding goes into the state of its recurrent "
+        "layers: not supported"
+    ),
+    "Zamba2": "Zamba2 uses one attention module in several layers, and TransformerLens has no hooks in it: not supported",
+}
+"""Adapters of architectures that are refused, and why."""
+
+
 class UnsupportedModelError(ValueError):
     """The model's attention cannot be taken apart into rotary pairs, or we cannot prove that we do it right."""
 
@@ -29,6 +41,9 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
     if adapter == "NativeArchitectureAdapter":
         msg = "a boot_native model cannot be scored: its rotary hooks exist and never fire; use boot_transformers"
         raise UnsupportedModelError(msg)
+    for name, reason in NAMED.items():
+        if adapter.startswith(name):
+            raise UnsupportedModelError(reason)
     embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
         msg = f"this model's positional embedding is {embedding!r}, not rotary: it has no rotary pairs to score"

@@ -4,7 +4,8 @@ Nothing is kept: a layer's vectors are visited while they are at hand and then l
 mask and a few rows are looked at.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +15,7 @@ from positional_heads.bands import banded_scores, unrotated
 from positional_heads.contributions import head_planes, unrotated_remainder
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.interface import reading_attention
 from positional_heads.host.layers import (
     RotaryLayer,
     layer_phase,
@@ -27,7 +29,8 @@ from positional_heads.host.layers import (
 )
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import run_in_chunks
-from positional_heads.host.records import SCORES, Record, record_layers, recording_hooks
+from positional_heads.host.records import SCORES, Record, recording_hooks
+from positional_heads.host.run_lengths import run_lengths
 from positional_heads.host.sequences import real_spans
 from positional_heads.host.vectors import LayerVectors
 
@@ -35,6 +38,7 @@ CHECKED_ROWS = 16
 """Query positions per layer and run at which rebuilt scores are compared with the model's own."""
 
 
+@torch.no_grad()
 def capture(
     model: TransformerLensModel,
     tokens: Int[Tensor, "batch pos"],
@@ -79,7 +83,23 @@ def capture(
         _prove_scores(vectors, record[SCORES], spans)
         visit(vectors)
 
-    record_layers(model, tokens, attention_mask, sorted(by_layer), check)
+    arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
+    lengths = [stop - start for start, stop in spans]
+    with run_lengths(model, lengths, attention_mask), _recorded(model, by_layer, check):
+        model(tokens, return_type=None, **arguments)  # type: ignore[operator]
+
+
+@contextmanager
+def _recorded(
+    model: TransformerLensModel, by_layer: dict[int, RotaryLayer], check: Callable[[int, Record], None]
+) -> Iterator[None]:
+    """A block inside which every run hands over these layers' records, from hooks or through the interface."""
+    hooked = [layer for layer, rotary in sorted(by_layer.items()) if rotary.source != "interface"]
+    with (
+        model.hooks(fwd_hooks=recording_hooks(model, hooked, check)),  # type: ignore[attr-defined]
+        reading_attention(model, sorted(by_layer.keys() - hooked), check),
+    ):
+        yield
 
 
 @torch.no_grad()
@@ -117,8 +137,7 @@ def _capture_chunks(
     def count(logits: Tensor) -> None:
         done[0] += logits.shape[1]
 
-    hooks = recording_hooks(model, sorted(by_layer), check)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with _recorded(model, by_layer, check):
         run_in_chunks(model, tokens, size, count)
     for layer, rotary in sorted(by_layer.items()):
         visit(_vectors(model, rotary, kept.pop(layer), windows[layer], tokens.shape[1]))
@@ -140,7 +159,7 @@ def _window_behind_cache(
 ) -> int | None:
     """The window that a chunk's mask shows; its keys are the last of all known ones, a cache may have dropped some."""
     keys = held.shape[-1]
-    window = _window_of_row(rotary, held[0, 0, -1]) if rotary.holds == "scores" else known
+    window = _window_of_row(rotary, held[0, 0, -1]) if rotary.records == "scores" else known
     for row in held:
         _refuse_unexplained(
             rotary, row, first - (known - keys), window, "causality and one sliding window do not explain"
@@ -170,7 +189,7 @@ def _proven_window(
 ) -> int | None:
     longest = max(stop - start for start, stop in spans)
     window = longest
-    if rotary.holds == "scores":
+    if rotary.records == "scores":
         last = (
             _window_of_row(rotary, row[0, stop - 1, start:stop]) for row, (start, stop) in zip(held, spans, strict=True)
         )
@@ -204,7 +223,7 @@ def _refuse_unexplained(
     queries, keys = held.shape[1:]
     visible = torch.ones(queries, keys, dtype=torch.bool, device=held.device).tril_(offset).triu_(offset - window + 1)
     smallest, largest = held.amin(0), held.amax(0)  # of all heads: a third of the time of looking at each
-    if rotary.holds == "scores":
+    if rotary.records == "scores":
         limit = mask_limit(smallest)
         wrong = torch.where(visible, smallest <= limit, ~(largest <= limit))
     else:

@@ -5,6 +5,7 @@ per layer, where rotated queries and keys come from; rotating the unrotated ones
 give the model's own attention scores. What does not hold is refused by name: no silent wrong numbers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -17,11 +18,14 @@ from positional_heads.contributions import expand_key_heads
 from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.frequencies import proven_frequencies
+from positional_heads.host.interface import ROTATED, attention_module, distance, reading_attention, turns
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, layers_with_attention, record_layers
 from positional_heads.rotary import LAYOUTS, Layout, rotate
 
 PROBE_TOKENS = 16
+MOVED = 7
+"""Tokens by which positions are moved to see what rotates: a few radians for the fastest pairs."""
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 """Largest error relative to the largest score: a few roundings of the model's own precision. Real mistakes are O(1)."""
 
@@ -34,7 +38,8 @@ class RotaryLayer:
 
     Attributes:
         layer: Index of the layer.
-        source: Where rotated queries and keys come from: `hook_rot_q/k` fire, or they are rebuilt from `hook_q/k`.
+        source: Where rotated queries and keys come from: `hook_rot_q/k` fire, or they are rebuilt from `hook_q/k`, or
+            Hugging Face's attention interface hands them over, because the bridge leaves attention to it.
         layout: Which channels make a rotary pair.
         table: How the layer's cos and sin are laid out over channels.
         rotary_dim: Number of rotated channels, in front of the others.
@@ -45,10 +50,11 @@ class RotaryLayer:
         holds: What the model's `hook_attn_scores` really holds.
         error: Largest discrepancy with the model's own scores, relative to the largest score.
         frequencies: A hash of how fast each pair turned in the probe run, to five digits.
+        sense: 1, or -1 where pairs turn the other way with position (NanoChat).
     """
 
     layer: int
-    source: Literal["hook", "rebuilt"]
+    source: Literal["hook", "rebuilt", "interface"]
     layout: Layout
     table: Table
     rotary_dim: int
@@ -58,12 +64,18 @@ class RotaryLayer:
     soft_cap: float | None
     holds: Literal["scores", "pattern"]
     error: float
+    sense: int = 1
     frequencies: str = field(default="", repr=False)
 
     @property
     def n_pairs(self) -> int:
         """Number of rotary pairs."""
         return self.rotary_dim // 2
+
+    @property
+    def records(self) -> Literal["scores", "pattern"]:
+        """What a record of the layer holds as its scores; the interface gives scores where the hook has the pattern."""
+        return "scores" if self.source == "interface" else self.holds
 
 
 @dataclass(frozen=True)
@@ -128,20 +140,30 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     found: dict[int, RotaryLayer] = {}
     unscored = dict.fromkeys(range(model.cfg.n_layers), "it has no attention")
 
-    def visit(layer: int, record: Record) -> None:
-        resolved = _resolve_layer(model, layer, record)
+    def note(layer: int, resolved: RotaryLayer | None) -> None:
         if resolved is None:
             unscored[layer] = "it has no rotary embedding (NoPE): no dimension has a wavelength there"
         else:
             found[layer] = resolved
             del unscored[layer]
 
+    def visit(layer: int, record: Record) -> None:
+        if "hook_cos" in record or "hook_rot_q" in record or _embedded(model, layer) is not None:
+            note(layer, _resolve_layer(model, layer, record))
+
     with_attention = layers_with_attention(model)
     record_layers(model, tokens, None, with_attention, visit)
-    silent = [layer for layer in with_attention if unscored.get(layer, "").startswith("it has no attention")]
-    if silent:
-        msg = f"layer {silent[0]}: hook_attn_scores or the query and key hooks never fire, nothing can be proven there"
+    silent = [layer for layer, reason in unscored.items() if reason == "it has no attention"]
+    delegated = [layer for layer in silent if attention_module(model, layer) is not None]
+    for layer in set(silent).intersection(with_attention).difference(delegated):
+        msg = (
+            f"layer {layer}: hook_rot_q, hook_cos, hook_sin or hook_attn_scores do not fire, and its attention does not "
+            "go through transformers' attention interface: rotated queries and keys cannot be had"
+        )
         raise UnsupportedModelError(msg)
+    for layer, resolved in _resolve_delegated(model, tokens, delegated):
+        note(layer, resolved)
+    _refuse_other_heads(found, int(model.cfg.n_heads))
     if not found:
         msg = "no layer of this model rotates queries and keys: dominant dimensions are not defined for it"
         raise UnsupportedModelError(msg)
@@ -169,7 +191,7 @@ def layer_phase(
     if rotary.table == "embed_positions":
         sin, cos = _embedded(model, rotary.layer)[positions].float().chunk(2, dim=-1)
         return torch.complex(cos, sin)
-    return _phase_of(record["hook_cos"], record["hook_sin"], rotary.table)
+    return _phase_of(record["hook_cos"], rotary.sense * record["hook_sin"], rotary.table)
 
 
 def rebuilt_scores(
@@ -199,7 +221,7 @@ def soft_capped(scores: Float[Tensor, "*shape"], cap: float) -> Float[Tensor, "*
 
 def masked_entries(rotary: RotaryLayer, scores: Float[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
     """Entries the model hides: scores not above `mask_limit`; a pattern of 0 where that is what is held."""
-    return scores == 0 if rotary.holds == "pattern" else scores <= mask_limit(scores)
+    return scores == 0 if rotary.records == "pattern" else scores <= mask_limit(scores)
 
 
 def mask_limit(scores: Float[Tensor, "*shape"]) -> float:
@@ -222,7 +244,7 @@ def score_error(
     hidden: Bool[Tensor, "batch #head query_pos key_pos"],
 ) -> float:
     """Largest discrepancy between rebuilt scores and what the model holds, relative to the largest of them."""
-    if rotary.holds == "pattern":
+    if rotary.records == "pattern":
         rebuilt = rebuilt.masked_fill(hidden, -torch.inf).softmax(-1).nan_to_num()
     held = held.float()
     difference, size = ((x.masked_fill(hidden, 0)).abs().max() for x in (rebuilt - held, held))
@@ -241,10 +263,7 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
     if "hook_cos" not in record and _embedded(model, layer) is None:
         if "hook_rot_q" in record and torch.equal(record["hook_rot_q"].float(), query.float()):
             return None
-        msg = (
-            f"layer {layer}: hook_rot_q, hook_cos and hook_sin do not fire, so rotated queries and keys cannot be had "
-            "from this architecture's bridge"
-        )
+        msg = f"layer {layer}: hook_cos and hook_sin do not fire, so the angles of its rotation cannot be had"
         raise UnsupportedModelError(msg)
     component = model.blocks[layer].attn.original_component  # type: ignore[attr-defined]
     source: Literal["hook", "rebuilt"] = "hook" if "hook_rot_q" in record else "rebuilt"
@@ -262,7 +281,11 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
         holds="pattern" if is_pattern else "scores",
         error=torch.inf,
     )
-    candidates = [_try_layout(model, draft, layout, record, query, key) for layout in LAYOUTS]
+    candidates = [
+        _try_layout(model, draft, layout, record, *vectors)
+        for layout in LAYOUTS
+        for vectors in _projected(component, query, key)
+    ]
     best = min(candidates, key=lambda candidate: candidate.error)
     if not best.error <= tolerance(held.dtype):
         tried = ", ".join(f"{candidate.layout} {candidate.error:.2g}" for candidate in candidates)
@@ -276,6 +299,75 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
     phase = layer_phase(model, best, record, positions)[0]
     table = record.get("hook_cos", _embedded(model, layer))
     return replace(best, frequencies=proven_frequencies(model, layer, phase, best.d_head, table.dtype))
+
+
+def _resolve_delegated(
+    model: TransformerLensModel, tokens: Int[Tensor, "1 pos"], layers: list[int]
+) -> Iterator[tuple[int, RotaryLayer | None]]:
+    """Layers whose attention the bridge leaves to Hugging Face, read twice: here, and with all positions moved."""
+    if not layers:
+        return
+    here: dict[int, Record] = {}
+    moved: dict[int, Record] = {}
+    places = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    with torch.no_grad():
+        plain = model(tokens)  # type: ignore[operator]
+        with reading_attention(model, layers, here.__setitem__):
+            read = model(tokens, position_ids=places)  # type: ignore[operator]
+        with reading_attention(model, layers, moved.__setitem__):
+            model(tokens, position_ids=places + MOVED)  # type: ignore[operator]
+    if not float((plain - read).abs().amax(-1).median() / plain.abs().max()) <= tolerance(plain.dtype):
+        msg = "reading queries and keys through transformers' attention interface changes this model's output"
+        raise UnsupportedModelError(msg)
+    for layer in layers:
+        if layer not in here or layer not in moved:
+            msg = f"layer {layer}: its attention does not call the attention interface that its configuration names"
+            raise UnsupportedModelError(msg)
+        yield layer, _resolve_moved(model, layer, here[layer], moved[layer])
+
+
+def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved: Record) -> RotaryLayer | None:
+    query, key = here["hook_rot_q"], here["hook_rot_k"]
+    _refuse_non_finite(layer, query, key)
+    if max(distance(here[name], moved[name]) for name in ROTATED) <= tolerance(query.dtype):
+        return None
+    module = attention_module(model, layer)
+    draft = RotaryLayer(
+        layer=layer,
+        source="interface",
+        layout="half",
+        table=_table_of(here["hook_cos"], here["hook_sin"]),
+        rotary_dim=0,
+        d_head=query.shape[-1],
+        n_heads=query.shape[2],
+        scale=_attention_scale(module, query.shape[-1]),
+        soft_cap=getattr(module, "attn_logit_softcapping", None),
+        holds="pattern",
+        error=torch.inf,
+    )
+    phases = [_phase_of(record["hook_cos"], record["hook_sin"], draft.table) for record in (here, moved)]
+    layout, sense, error = min(turns(here, moved, phases[0], phases[1]), key=lambda found: found[2])
+    hidden = masked_entries(draft, here[SCORES])
+    score = score_error(draft, rebuilt_scores(draft, query, key), here[SCORES], hidden)
+    if not max(error, score) <= tolerance(query.dtype):
+        msg = (
+            f"layer {layer}: moving all positions does not turn queries and keys by the model's own angles (relative "
+            f"error {error:.2g}), or they miss its scores (by {score:.2g}); this architecture is not understood"
+        )
+        raise UnsupportedModelError(msg)
+    rotary_dim = 2 * phases[0].shape[-1]
+    return replace(draft, layout=layout, sense=sense, rotary_dim=rotary_dim, error=max(error, score))
+
+
+def _refuse_other_heads(found: dict[int, RotaryLayer], n_heads: int) -> None:
+    """Results have as many heads in every layer."""
+    for layer, rotary in found.items():
+        if rotary.n_heads != n_heads:
+            msg = (
+                f"layer {layer} has {rotary.n_heads} heads and the model's configuration {n_heads}: models whose layers "
+                "have different numbers of heads cannot be scored"
+            )
+            raise UnsupportedModelError(msg)
 
 
 def _try_layout(
@@ -332,6 +424,20 @@ def _before_rotation(
         return tensor.transpose(1, 2)
 
     return find("hook_q_normed", "hook_q"), find("hook_k_normed", "hook_k")
+
+
+def _projected(
+    component: Any, query: Float[Tensor, "batch pos head d_head"], key: Float[Tensor, "batch pos kv_head d_head"]
+) -> list[tuple[Tensor, Tensor]]:
+    """What a layer may rotate, given what its hooks show: clipped (OLMo), keys with a multiplier (Falcon-H1).
+
+    Whether `hook_k` shows keys with the multiplier or without depends on the version of TransformerLens.
+    """
+    clip = getattr(getattr(component, "config", None), "clip_qkv", None)
+    if clip is not None:
+        query, key = query.clamp(-clip, clip), key.clamp(-clip, clip)
+    multiplier = getattr(component, "key_multiplier", None)
+    return [(query, key)] if multiplier in {None, 1} else [(query, key), (query, key * multiplier)]
 
 
 def _table_of(cos: Float[Tensor, "*lead width"], sin: Float[Tensor, "*lead width"]) -> Table:
