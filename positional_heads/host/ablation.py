@@ -10,7 +10,7 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 - `near`: it cannot look less far back than that; where nothing is left its output is 0.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked, in_range
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import RotaryLayer, masked_entries, resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.provenance import data_hash
 from positional_heads.host.records import SCORES, hook_name
-from positional_heads.host.sequences import batches
+from positional_heads.host.sequences import Text, batches
 
 AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
 MODES: tuple[AblationMode, ...] = get_args(AblationMode)
@@ -33,13 +34,14 @@ OUTPUT = "hook_z"
 REFERENCE_BATCH = 8
 
 Hook = tuple[str, Callable[..., Any]]
-Reference = str | Sequence[str] | Int[Tensor, "reference_batch reference_pos"] | Sequence[Int[Tensor, " _"]]
+Reference = Text
 
 
+@checked
 @contextmanager
 def ablated_heads(
     model: TransformerLensModel,
-    heads: Sequence[Head],
+    heads: Heads,
     mode: AblationMode = "zero",
     *,
     reference: Reference | None = None,
@@ -54,9 +56,10 @@ def ablated_heads(
         yield model
 
 
+@checked
 def ablation_hooks(
     model: TransformerLensModel,
-    heads: Sequence[Head],
+    heads: Heads,
     mode: AblationMode = "zero",
     *,
     reference: Reference | None = None,
@@ -66,7 +69,7 @@ def ablation_hooks(
 
     Args:
         model: A TransformerBridge.
-        heads: Heads to ablate; with none, nothing is done.
+        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several; with none, nothing is done.
         mode: What becomes of them, see the module's docstring.
         reference: Text or token ids that `mean` averages over all positions of, or that `resample` takes z from:
             sequences of one length, at least as long as what will be run, row i for row i, and again from the first
@@ -97,12 +100,13 @@ class Ablation:
         self.mode = _known_mode(mode)
         _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
         _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+        in_range("distance", distance, 1)
         self.model = model
         self.reference = reference
         self.distance = distance
         self._outputs: dict[int, Tensor] = {}
 
-    def hooks(self, heads: Sequence[Head]) -> list[Hook]:
+    def hooks(self, heads: Heads) -> list[Hook]:
         """Forward hooks that ablate these heads."""
         chosen = _heads_by_layer(self.model, heads)
         if self.mode not in {"zero", "mean"}:
@@ -171,13 +175,9 @@ def _known_mode(mode: str) -> AblationMode:
     raise ValueError(msg)
 
 
-def _heads_by_layer(model: TransformerLensModel, heads: Sequence[Head]) -> dict[int, list[int]]:
-    layers, per_layer = int(model.cfg.n_layers), int(model.cfg.n_heads)
+def _heads_by_layer(model: TransformerLensModel, heads: Heads) -> dict[int, list[int]]:
     chosen: dict[int, list[int]] = {}
-    for layer, head in sorted(set(heads)):
-        if not (0 <= layer < layers and 0 <= head < per_layer):
-            msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
-            raise ValueError(msg)
+    for layer, head in sorted(set(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)))):
         chosen.setdefault(layer, []).append(head)
     return chosen
 

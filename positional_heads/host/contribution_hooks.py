@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from positional_heads.arguments import check_temperature, checked
 from positional_heads.contributions import dominant_dimension, pair_contributions
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
@@ -32,6 +33,7 @@ CONTRIBUTIONS = "hook_contributions"
 DOMINANT = "hook_dominant_dim"
 
 
+@checked
 @contextmanager
 def contribution_hooks(
     model: TransformerLensModel, layers: Sequence[int] | None = None, *, temperature: float = 1.0
@@ -53,6 +55,7 @@ def contribution_hooks(
         ValueError: If a layer does not exist or does not rotate.
         RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
     """
+    check_temperature(temperature)
     chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
