@@ -3,25 +3,26 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
+from positional_heads.arguments import check_temperature, checked
 from positional_heads.host.capture import capture, visible_pairs
 from positional_heads.host.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.host.layers import resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import hook_name
-from positional_heads.host.sequences import batches, real_spans
-from positional_heads.host.vectors import LayerVectors, Temperature, refuse_temperature
+from positional_heads.host.sequences import Mask, Text, as_sequences, batches, real_spans
+from positional_heads.host.vectors import LayerVectors, Temperature
 
 
+@checked
 def dominant_dimension_cache(
     model: TransformerLensModel,
-    tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
+    tokens: Text,
     *,
     layers: Sequence[int] | None = None,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Mask | None = None,
     contributions: bool = False,
     temperature: Temperature = 1.0,
 ) -> ActivationCache:
@@ -45,10 +46,13 @@ def dominant_dimension_cache(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a layer does not exist or does not rotate, or the input makes no sense.
     """
-    refuse_temperature(temperature)
     rotary = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
-    rows = 1 if isinstance(tokens, str) or tokens.ndim == 1 else len(tokens)
-    (batch,) = batches(model, tokens, attention_mask, rows)
+    check_temperature(temperature)
+    rows = len(as_sequences(model, tokens, attention_mask))
+    batch, *others = batches(model, tokens, attention_mask, rows)
+    if others:
+        msg = f"the {rows} sequences differ in length: cut them to one length, or pad them and give attention_mask="
+        raise ValueError(msg)
     spans = real_spans(batch.tokens, batch.attention_mask)
     entries: dict[str, Tensor] = {}
 

@@ -4,31 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
+from positional_heads.arguments import checked, in_range
 from positional_heads.contributions import expand_key_heads
-from positional_heads.heads import Head
+from positional_heads.heads import Head, Heads, as_heads
 from positional_heads.host.capture import capture
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
-from positional_heads.host.sequences import Batch, batches, real_spans
+from positional_heads.host.sequences import Batch, Mask, Text, batches, real_spans
 from positional_heads.host.vectors import LayerVectors
 from positional_heads.profiles import ContributionProfile, contribution_sums, distance_counts, remainder_sums
 from positional_heads.rotary import pair_frequencies
 
-Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " _"]]
 
-
+@checked
 def contribution_profile(
     model: TransformerLensModel,
     text_or_tokens: Text,
-    heads: Sequence[Head],
+    heads: Heads,
     *,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Mask | None = None,
     skip_keys: int = 0,
     batch_size: int = 1,
     beyond_context: bool = False,
@@ -41,7 +39,7 @@ def contribution_profile(
     Args:
         model: A TransformerBridge.
         text_or_tokens: One text, a list of texts (none longer than the model's context, see `cut_text`), or token ids.
-        heads: Which heads, e.g. `scores.top(4)`.
+        heads: Which heads, e.g. `scores.top(4)`, or "L3H7" and (3, 7), one or several.
         attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
         skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
         batch_size: Sequences per forward pass.
@@ -51,7 +49,8 @@ def contribution_profile(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
-    heads = list(dict.fromkeys(Head(*head) for head in heads))
+    heads = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
+    in_range("skip_keys", skip_keys, 0)
     rotary = _layers_of(model, heads)
     data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(batch.tokens.shape[1] for batch in data)
@@ -129,13 +128,7 @@ def _layers_of(model: Any, heads: Sequence[Head]) -> list[RotaryLayer]:
     if not heads:
         msg = "no head given: ask for at least one, e.g. scores.top(4)"
         raise ValueError(msg)
-    rotary = resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
-    n_heads = int(model.cfg.n_heads)
-    for head in heads:
-        if not 0 <= head.head < n_heads:
-            msg = f"{head} does not exist: heads go from 0 to {n_heads - 1}"
-            raise ValueError(msg)
-    return rotary
+    return resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
 
 
 def _provenance(model: Any, data: Sequence[Batch], skip_keys: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What did scoring find? A frozen record that knows its labels, explains itself, and survives on disk."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import load, save
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked
+from positional_heads.heads import Head, Heads, as_heads
 from positional_heads.result_files import read_result, result_file, write_result
 from positional_heads.result_html import result_html
 from positional_heads.statistics import benjamini_hochberg, excess_p_values, verdict
@@ -98,18 +98,13 @@ class HeadScores:
         layers, heads = self.rho.shape
         return [Head(layer, head) for layer in range(layers) for head in range(heads)]
 
-    def known(self, heads: Sequence[Head]) -> list[Head]:
+    def known(self, heads: Heads) -> list[Head]:
         """The heads asked for, if the model has them all.
 
         Raises:
             ValueError: If one does not exist.
         """
-        layers, per_layer = self.rho.shape
-        for layer, head in heads:
-            if not (0 <= layer < layers and 0 <= head < per_layer):
-                msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
-                raise ValueError(msg)
-        return [Head(*head) for head in heads]
+        return as_heads(heads, *self.rho.shape)
 
     @property
     def n_groups(self) -> int:
@@ -143,10 +138,12 @@ class HeadScores:
         """Excess in standard deviations of the null."""
         return self.excess / self._known_null().sd
 
+    @checked
     def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
         """Heads whose excess is positive and significant at this false discovery rate."""
         return (self.q_values <= alpha) & (self.excess > 0)
 
+    @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
         """Bootstrap interval of rho over sequences; NaN with a single sequence.
 
@@ -165,6 +162,7 @@ class HeadScores:
         quantiles = np.quantile(self.bootstrap_rho.numpy(), tails, axis=0)  # torch.quantile takes 2^24 numbers at most
         return torch.from_numpy(quantiles).to(self.bootstrap_rho.dtype).movedim(0, -1)
 
+    @checked
     def top(self, k: int) -> list[Head]:
         """The k heads with the highest rho, best first.
 
@@ -177,6 +175,7 @@ class HeadScores:
             raise ValueError(msg)
         return sorted(ranked, key=lambda head: -float(self.rho[head]))[:k]
 
+    @checked
     def positional_heads(
         self, fraction: float | None = None, *, threshold: float | None = None, alpha: float | None = None
     ) -> list[Head]:
@@ -236,6 +235,7 @@ class HeadScores:
         frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
         return frame
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file, all of it or nothing.
 
@@ -258,6 +258,7 @@ class HeadScores:
         return file
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> "HeadScores":
         """Read what `save` wrote.
 

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from positional_heads.arguments import check_fields, check_seed, check_temperature, in_range
 from positional_heads.plan import PairPlan
 
 MOST_GROUPS = 64
+MOST_REPEATS = 100_000
+"""Shuffles and resamples at most: far more than any use, and still countable."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,12 @@ class ScoringSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature != "attention" and not float(self.temperature) > 0:
-            msg = f"temperature {self.temperature} must be positive, or 'attention' for the model's attention scale"
-            raise ValueError(msg)
+        check_fields(self)
+        check_seed(self.seed)
+        in_range("null_repeats", self.null_repeats, 0, MOST_REPEATS)
+        in_range("resamples", self.resamples, 0, MOST_REPEATS)
+        in_range("bins", self.bins, 1, 2**20)
+        check_temperature(self.temperature)
         if self.null_repeats < 0 or self.null_repeats == 1:
             msg = f"null_repeats {self.null_repeats}: give 0 for none, or at least 2 to know its spread (20 is usual)"
             raise ValueError(msg)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from positional_heads.arguments import checked
 from positional_heads.results import HeadScores
 from positional_heads.score_sums import ScoreSums, differing
 
@@ -30,6 +31,9 @@ def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
             msg = f"shard {shard!r} must be one of how many, e.g. 3/8"
             raise ValueError(msg)
         shard = int(match[1]), int(match[2])
+    if len(shard) != 2 or not all(isinstance(part, int) for part in shard):  # noqa: PLR2004
+        msg = f"shard {shard!r} must be one of how many, e.g. (3, 8)"
+        raise ValueError(msg)
     number, total = shard
     if not 1 <= number <= total:
         msg = f"there is no shard {number} of {total}: they are counted from 1 to {total}"
@@ -46,6 +50,7 @@ def read_shard(file: Path) -> ScoreSums:
     return ScoreSums.load(file)
 
 
+@checked
 def merge_shards(folder: str | Path) -> HeadScores:
     """The scores of a run whose shards are all in a folder; takes no model.
 

@@ -10,17 +10,17 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 - `near`: it cannot look less far back than that; where nothing is left its output is 0.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked, in_range
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import RotaryLayer, masked_entries, resolve_layers
 from positional_heads.host.model import TransformerLensModel
@@ -28,7 +28,7 @@ from positional_heads.host.places import Places, row_numbers
 from positional_heads.host.provenance import data_hash
 from positional_heads.host.records import SCORES, hook_name
 from positional_heads.host.run_lengths import run_lengths
-from positional_heads.host.sequences import batches
+from positional_heads.host.sequences import Text, batches
 
 AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
 MODES: tuple[AblationMode, ...] = get_args(AblationMode)
@@ -36,13 +36,14 @@ OUTPUT = "hook_z"
 REFERENCE_BATCH = 8
 
 Hook = tuple[str, Callable[..., Any]]
-Reference = str | Sequence[str] | Int[Tensor, "reference_batch reference_pos"] | Sequence[Int[Tensor, " _"]]
+Reference = Text
 
 
+@checked
 @contextmanager
 def ablated_heads(
     model: TransformerLensModel,
-    heads: Sequence[Head],
+    heads: Heads,
     mode: AblationMode = "zero",
     *,
     reference: Reference | None = None,
@@ -57,9 +58,10 @@ def ablated_heads(
         yield model
 
 
+@checked
 def ablation_hooks(
     model: TransformerLensModel,
-    heads: Sequence[Head],
+    heads: Heads,
     mode: AblationMode = "zero",
     *,
     reference: Reference | None = None,
@@ -69,7 +71,7 @@ def ablation_hooks(
 
     Args:
         model: A TransformerBridge.
-        heads: Heads to ablate; with none, nothing is done.
+        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several; with none, nothing is done.
         mode: What becomes of them, see the module's docstring.
         reference: Text or token ids that `mean` averages over all positions of, or that `resample` takes z from:
             sequences of one length, at least as long as what will be run, sequence i for example i, and again from the
@@ -102,13 +104,13 @@ class Ablation:
         self.mode = _known_mode(mode)
         _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
         _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
-        _refuse_no_distance(distance)
+        in_range("distance", distance, 1)
         self.model = model
         self.reference = reference
         self.distance = distance
         self._outputs: dict[int, Tensor] = {}
 
-    def hooks(self, heads: Sequence[Head]) -> list[Hook]:
+    def hooks(self, heads: Heads) -> list[Hook]:
         """Forward hooks that ablate these heads."""
         chosen = _heads_by_layer(self.model, heads)
         if self.mode in {"uniform", "far", "near"}:
@@ -175,13 +177,9 @@ def _known_mode(mode: str) -> AblationMode:
     raise ValueError(msg)
 
 
-def _heads_by_layer(model: TransformerLensModel, heads: Sequence[Head]) -> dict[int, list[int]]:
-    layers, per_layer = int(model.cfg.n_layers), int(model.cfg.n_heads)
+def _heads_by_layer(model: TransformerLensModel, heads: Heads) -> dict[int, list[int]]:
     chosen: dict[int, list[int]] = {}
-    for layer, head in sorted(set(heads)):
-        if not (0 <= layer < layers and 0 <= head < per_layer):
-            msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
-            raise ValueError(msg)
+    for layer, head in sorted(set(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)))):
         chosen.setdefault(layer, []).append(head)
     return chosen
 
@@ -192,15 +190,6 @@ def _refuse_missing_or_idle(name: str, value: Any, mode: str, needed_by: tuple[s
         raise ValueError(msg)
     if value is not None and mode not in needed_by:
         msg = f"{name}= goes with {' and '.join(needed_by)}, not with mode {mode!r}"
-        raise ValueError(msg)
-
-
-def _refuse_no_distance(distance: Any) -> None:
-    if distance is not None and (isinstance(distance, bool) or not isinstance(distance, Integral)):
-        msg = f"distance {distance!r} must be a whole number of tokens"
-        raise TypeError(msg)
-    if distance is not None and distance < 1:
-        msg = f"distance {distance} must be at least 1: it counts tokens back from each query"
         raise ValueError(msg)
 
 

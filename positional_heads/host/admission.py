@@ -7,7 +7,6 @@ import torch
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
-
 NAMED = {
     "HrmText": "HRM runs two stacks of layers several times in one pass, so that a head has no one set of queries and keys",
     "DeepSeekV4": "DeepSeek-V4 attends to compressed keys, each of several tokens: they have no one distance to a query",

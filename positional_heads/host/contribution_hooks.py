@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
+from positional_heads.arguments import check_temperature, checked
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import (
@@ -28,12 +29,13 @@ from positional_heads.host.layers import (
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.places import Places
 from positional_heads.host.records import RECORDED, SCORES, Record, hook_name
-from positional_heads.host.vectors import LayerVectors, Temperature, refuse_temperature
+from positional_heads.host.vectors import LayerVectors, Temperature
 
 CONTRIBUTIONS = "hook_contributions"
 DOMINANT = "hook_dominant_dim"
 
 
+@checked
 @contextmanager
 def contribution_hooks(
     model: TransformerLensModel, layers: Sequence[int] | None = None, *, temperature: Temperature = 1.0
@@ -57,7 +59,7 @@ def contribution_hooks(
             hook changes the contributions' shape.
         RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
     """
-    refuse_temperature(temperature)
+    check_temperature(temperature)
     chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:

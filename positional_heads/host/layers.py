@@ -14,6 +14,7 @@ from einops import einsum
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.contributions import expand_key_heads
 from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
 from positional_heads.host.extrapolation.active import active_extension
@@ -103,6 +104,9 @@ class RotaryModel:
         """
         if layers is None:
             return list(self.layers.values())
+        if not layers:
+            msg = f"no layer given: name some of 0 to {n_layers - 1}, or leave layers= out for all that rotate"
+            raise ValueError(msg)
         for layer in layers:
             if not 0 <= layer < n_layers:
                 msg = f"layer {layer} does not exist: the model has layers 0 to {n_layers - 1}"
@@ -124,6 +128,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+@checked
 def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     """Find out and prove, layer by layer, how the model rotates.
 

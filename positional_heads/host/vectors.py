@@ -4,7 +4,6 @@ D is the softmax-weighted index of the contributions, the attention factor squar
 them, so that methods compare by what they do to angles. Contributions keep the factor: they add up to the score.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -141,18 +140,6 @@ class LayerVectors:
                 same = (low, high) == (plan.min_distance, plan.max_distance)
                 part = plan if same else replace(plan, min_distance=low, max_distance=high)
                 yield part, (self.divided(query) if divide else query, key)
-
-
-def refuse_temperature(asked: object) -> None:
-    """Refuse what is no temperature.
-
-    Raises:
-        ValueError: If it is neither a positive number nor "attention".
-    """
-    number = isinstance(asked, (int, float)) and not isinstance(asked, bool)
-    if asked != "attention" and not (number and 0 < asked < math.inf):  # type: ignore[operator]
-        msg = f"temperature {asked!r} must be a positive number, or 'attention' for the model's attention scale"
-        raise ValueError(msg)
 
 
 def added_up(

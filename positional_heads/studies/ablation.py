@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from positional_heads.arguments import check_seed, checked, in_range
 from positional_heads.heads import Head
 from positional_heads.host.ablation import Reference
 from positional_heads.host.model import TransformerLensModel
@@ -22,10 +23,12 @@ from positional_heads.tasks.examples import AnswerTask, Task
 from positional_heads.tasks.measuring import make_task, ready_ablation
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+MOST_RANDOM = 100_000
 MOST_SINGLES = 128
 """Heads up to which, if nothing else is asked for, all are ablated alone; in larger models only the top ones."""
 
 
+@checked
 def ablation_study(
     model: TransformerLensModel,
     scores: HeadScores,
@@ -73,6 +76,9 @@ def ablation_study(
         ValueError: If scores are from another model, or task, mode, heads or settings make no sense.
     """
     _refuse_other_model(model, scores)
+    in_range("n_random", n_random, 0, MOST_RANDOM)
+    in_range("batch_size", batch_size, 1)
+    check_seed(seed)
     if n_random < 1:
         msg = f"n_random {n_random}: give at least 1; 20 are needed for a p-value of 0.05"
         raise ValueError(msg)
@@ -97,7 +103,8 @@ def ablation_study(
     finished = FinishedParts(checkpoint, identity)
     wanted = distinct_sets(cells)
     done, title = sum(_part(heads) in finished for heads in wanted), f"ablating for {made.name}"
-    with tqdm(total=len(wanted), initial=done, unit="set", desc=title, disable=not progress) as bar:
+    bar = tqdm(total=len(wanted), initial=done, unit="set", desc=title, disable=not progress)
+    with bar, finished.on_interrupt(len(wanted)):
         for heads in wanted:
             if _part(heads) in finished:
                 continue

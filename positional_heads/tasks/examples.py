@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked, in_range
 from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
 
@@ -137,6 +138,7 @@ class AnswerTask:
             for start, stop in example.answers
         ]
 
+    @checked
     def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
         """Log-probability and exact match of every answer.
 
@@ -144,6 +146,7 @@ class AnswerTask:
             model: A TransformerBridge, as it is inside the block that ablates.
             batch_size: Sequences per forward pass; chosen by length when None.
         """
+        in_range("batch_size", batch_size, 1)
         found: dict[int, list[tuple[float, float]]] = {}
         for batch in _batched(self.examples, model, batch_size):
             tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.arguments import in_range
 from positional_heads.host.prefill import refuse_fixed_tables
-from positional_heads.host.sequences import start_token, text_tokens
+from positional_heads.host.texts import start_token, text_tokens
 
 Tokens = Int[Tensor, " _"]
 
@@ -81,15 +82,13 @@ def grid(
             raise ValueError(msg)
         refuse_fixed_tables(model, one)
     if isinstance(depths, int):
-        if depths < 1:
-            msg = f"depths {depths}: give at least 1"
-            raise ValueError(msg)
+        in_range("depths", depths, 1, 1000)
         depths = [index / depths for index in range(depths)]
     for depth in depths:
         if not 0 <= depth < 1:
             msg = f"depth {depth} must be at least 0 (start of the context) and below 1 (its end, the nearby control)"
             raise ValueError(msg)
-    if not lengths or not depths:
+    if not len(lengths) or not depths:
         msg = "no length or no depth given: there is nothing to measure"
         raise ValueError(msg)
     return [(one, depth) for one in lengths for depth in depths]

@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
-from positional_heads.host.sequences import start_token, text_tokens
+from positional_heads.host.texts import start_token, text_tokens
 
 SCHEMA = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 INSTALL = "pip install 'positional-heads[eval]'"
@@ -93,6 +94,7 @@ class LongBenchTask:
         }
 
 
+@checked
 def longbench(
     model: Any,
     *,

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from positional_heads.arguments import checked
 from positional_heads.tasks.examples import AnswerTask, Example
 from positional_heads.tasks.haystack import Haystack, grid
 
 HELD_OUT = 8
 
 
+@checked
 def perplexity(
     model: Any,
     *,

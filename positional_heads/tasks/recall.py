@@ -12,11 +12,16 @@ from typing import Any
 
 import torch
 
+from positional_heads.arguments import check_seed, checked, in_range
 from positional_heads.tasks.examples import AnswerTask, Example
 from positional_heads.tasks.haystack import Haystack, Tokens, grid, piece_tokens, placed
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 HELD_OUT_PER_CELL = 2
+MOST_DIGITS = 300
+MOST_KEYS = 5000
+"""There are 10 000 values to draw."""
+MOST_EXAMPLES = 100_000
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class _Where:
     seed: int
 
 
+@checked
 def passkey(
     model: Any,
     *,
@@ -71,6 +77,7 @@ def passkey(
     Raises:
         ValueError: If lengths, depths or the haystack do not fit.
     """
+    in_range("digits", digits, 1, MOST_DIGITS)
     statement, asked, end = (piece_tokens(model, text) for text in (" The pass key is", " The pass key is", ". "))
 
     def question(rng: random.Random) -> _Question:
@@ -83,6 +90,7 @@ def passkey(
     return _recall_task("passkey", model, question, where, settings, 10.0**-digits)
 
 
+@checked
 def needle(
     model: Any,
     *,
@@ -131,6 +139,7 @@ def needle(
     return _recall_task("needle", model, lambda _: fixed, where, settings, 0.0)
 
 
+@checked
 def kv(
     model: Any,
     *,
@@ -157,9 +166,7 @@ def kv(
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or there is no key.
     """
-    if keys < 1:
-        msg = f"keys {keys}: give at least 1"
-        raise ValueError(msg)
+    in_range("keys", keys, 1, MOST_KEYS)
 
     def question(rng: random.Random) -> _Question:
         names = _distinct(lambda: "".join(rng.choice(LETTERS) for _ in range(3)), keys)
@@ -178,6 +185,7 @@ def kv(
     return _recall_task("kv", model, question, where, {"keys": keys}, 1 / keys)
 
 
+@checked
 def copy(
     model: Any,
     *,
@@ -228,9 +236,8 @@ def _recall_task(
     settings: dict[str, Any],
     guess: float,
 ) -> AnswerTask:
-    if where.examples < 1:
-        msg = f"examples {where.examples}: give at least 1 for every length and depth"
-        raise ValueError(msg)
+    in_range("examples", where.examples, 1, MOST_EXAMPLES)
+    check_seed(where.seed)
     cells = grid(model, where.length, where.depths, beyond_context=where.beyond_context)
     source = Haystack(model, where.haystack)
 
@@ -285,6 +292,12 @@ def _asked_twice(
                 needle=(first + asked.needle[0], first + asked.needle[1]),
             )
         )
+    if pair[0].needle == pair[1].needle:
+        msg = (
+            f"depth {depth} of {length} tokens is right before the question, where the near control has it too: give a "
+            "smaller depth or a longer length"
+        )
+        raise ValueError(msg)
     return pair
 
 

@@ -4,6 +4,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from positional_heads.arguments import checked
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -14,6 +16,7 @@ CHECKPOINT_FOLDER = _ZOO / "training_checkpoints"
 TEXT_FILE = _ZOO / "text" / "excerpt.txt"
 
 
+@checked
 def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     """A small Llama over bytes that really uses long range (4 layers of 8 heads, context 512), as a TransformerBridge.
 
@@ -39,6 +42,7 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     return boot(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
 
 
+@checked
 def load_model(
     name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
 ) -> "TransformerBridge":

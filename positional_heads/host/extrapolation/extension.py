@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.bands import Band, banded_scores, unrotated
 from positional_heads.contributions import expand_key_heads, head_planes
-from positional_heads.heads import Head
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension, clear_active, set_active
 from positional_heads.host.extrapolation.choosing import Method, rope_method
@@ -41,6 +42,7 @@ from positional_heads.host.run_lengths import rotary_modules
 PLAIN = HuggingFaceMethod("none")
 
 
+@checked
 @contextmanager
 def extended_rope(
     model: TransformerLensModel,
@@ -48,7 +50,7 @@ def extended_rope(
     factor: float | None = None,
     *,
     layers: Sequence[int] | None = None,
-    heads: Sequence[Head] | None = None,
+    heads: Heads | None = None,
     training_length: int | None = None,
     **settings: Any,
 ) -> Iterator["Extension"]:
@@ -60,7 +62,7 @@ def extended_rope(
             `rope_method`.
         factor: How much longer the context gets; at least 1.
         layers: Layers to extend; all that rotate when None.
-        heads: Query heads to extend, instead of whole layers.
+        heads: Query heads to extend, instead of whole layers: one or several, as Head(3, 7), (3, 7) or "L3H7".
         training_length: Tokens that the model was trained on; found in its configuration when None.
         **settings: Settings of a method given by name, see `rope_method`.
 
@@ -95,7 +97,7 @@ def extended_rope(
 
 
 def _chosen(
-    resolved: RotaryModel, layers: Sequence[int] | None, heads: Sequence[Head] | None, model: Any
+    resolved: RotaryModel, layers: Sequence[int] | None, heads: Heads | None, model: Any
 ) -> dict[int, list[int] | None]:
     """Heads to extend by layer, None for all of them."""
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
@@ -103,12 +105,12 @@ def _chosen(
         rotary = resolved.select(None if layers is None else list(layers), n_layers)
         return {one.layer: None for one in rotary}
     by_layer: dict[int, list[int] | None] = {}
-    for layer, head in sorted(set(heads)):
+    for layer, head in sorted(set(as_heads(heads, n_layers, n_heads))):
         resolved.select([layer], n_layers)
-        if not 0 <= head < n_heads:
-            msg = f"{Head(layer, head)} does not exist: heads go from 0 to {n_heads - 1}"
-            raise ValueError(msg)
         by_layer[layer] = [*(by_layer.get(layer) or []), head]
+    if not by_layer:
+        msg = "no head given: name at least one, or leave heads= out to extend every layer that rotates"
+        raise ValueError(msg)
     return by_layer
 
 

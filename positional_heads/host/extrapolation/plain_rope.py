@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.arguments import checked, in_range
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.model import TransformerLensModel
 
@@ -57,6 +58,7 @@ class PlainRope:
         return str(self.built_in.get("rope_type") or self.built_in.get("type") or "default")
 
 
+@checked
 def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int | None = None) -> PlainRope:
     """Read one layer's rotation from the model's configuration.
 
@@ -69,6 +71,8 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
         UnsupportedModelError: If the configuration does not say what the rotation is.
         ValueError: If the training length is not positive.
     """
+    in_range("training_length", training_length, 1, 2**40)
+    in_range("layer", layer, 0, int(model.cfg.n_layers) - 1)
     config, given = _rope_settings(model, layer)
     base = given.get("rope_theta", getattr(config, "rope_theta", None))
     if base is None:
