@@ -67,6 +67,8 @@ class HuggingFaceMethod:
         config.max_position_embeddings = rope.training_length
         if hasattr(config, "original_max_position_embeddings"):
             del config.original_max_position_embeddings
+        if getattr(config, "head_dim", 0) is None:  # Mixtral's; theirs would multiply it
+            config.head_dim = config.hidden_size // config.num_attention_heads
         kind, added, at = self._in_their_words(rope, length)
         config.rope_parameters = {**plain, "rope_type": kind, **added}
         if kind == "longrope":
