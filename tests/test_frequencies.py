@@ -101,6 +101,7 @@ def test_layers_of_two_kinds_are_each_compared_with_their_own(tmp_path):
         (lambda table: table[torch.tensor([0, 1, 3, 2, 4, 5, 6, 7])], "pair 2 turns by 0.031623", "expected 0.1 "),
         (lambda table: table.flip(0), "pair 0 turns by 0.00031623", "expected 1 "),
         (lambda table: torch.full_like(table, 7e-18), "pair 0 turns by 7e-18", "expected 1 "),
+        (lambda table: table.new_tensor([float("nan"), *table[1:].tolist()]), "cos and sin are not", "finite"),
         (torch.zeros_like, "pair 0 turns by 0 ", "expected 1 "),
         (lambda table: table / 1.001, "pair 0 turns by 0.999", "8 of 8 pairs differ"),
         (lambda table: torch.cat([table[:7], table[7:] * 0.9]), "pair 7 turns by 0.0002846", "expected 0.00031623 "),

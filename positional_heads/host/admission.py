@@ -69,7 +69,7 @@ def _refuse_missing_weights(model: Any) -> None:
             raise UnsupportedModelError(msg)
     if str(model.cfg.device) == "meta":
         msg = (
-            "the embeddings of this model are kept on disk, so nothing says where its tokens belong: keep them on a device, "
-            "device_map={'model.embed_tokens': 'cpu', ...}"
+            "the embeddings of this model are kept on disk, so nothing says where its tokens belong: keep them on a "
+            "device, device_map={'model.embed_tokens': 'cpu', ...}"
         )
         raise UnsupportedModelError(msg)
