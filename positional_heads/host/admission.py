@@ -56,6 +56,7 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
             msg = "HunYuan normalises queries and keys after rotating them: its pairs are not plain rotations"
             raise UnsupportedModelError(msg)
     _refuse_rounded_frequencies(model)
+    _refuse_missing_weights(model)
     if model.training:  # type: ignore[attr-defined]
         msg = "the model is in training mode, where dropout changes activations: call model.eval() first"
         raise UnsupportedModelError(msg)
@@ -71,3 +72,18 @@ def _refuse_rounded_frequencies(model: Any) -> None:
                 "load it in that precision (dtype=) instead of casting the loaded model"
             )
             raise UnsupportedModelError(msg)
+
+
+def _refuse_missing_weights(model: Any) -> None:
+    """Weights kept on disk are on the meta device, and come with a hook that reads them; without one there are none."""
+    for name, parameter in model.original_model.named_parameters():
+        holder = name.rpartition(".")[0]
+        if parameter.is_meta and not hasattr(model.original_model.get_submodule(holder), "_hf_hook"):
+            msg = f"the weights of this model are not loaded ({name} is on the meta device): boot it with its weights"
+            raise UnsupportedModelError(msg)
+    if str(model.cfg.device) == "meta":
+        msg = (
+            "the embeddings of this model are kept on disk, so nothing says where its tokens belong: keep them on a "
+            "device, device_map={'model.embed_tokens': 'cpu', ...}"
+        )
+        raise UnsupportedModelError(msg)

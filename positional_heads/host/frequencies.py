@@ -59,6 +59,9 @@ def proven_frequencies(
         UnsupportedModelError: If a pair turns otherwise than the configuration or the active extension says, or not
             slower than the pair before it.
     """
+    if not phase.isfinite().all():
+        msg = f"layer {layer}: cos and sin are not finite, so a frequency is not. {WAY_OUT}"
+        raise UnsupportedModelError(msg)
     found = pair_frequencies(phase).double().cpu()
     extension = active_extension(model)
     if extension is not None and layer in extension.chosen:
@@ -71,7 +74,7 @@ def proven_frequencies(
     frequencies = expected.inv_freq.double().cpu()
     _refuse_difference(model, layer, found, frequencies, dtype)
     factor, should = float(phase.abs().double().mean()), expected.attention_factor * expected.score_factor**0.5
-    if abs(factor / should - 1) > ROUNDING[dtype]:
+    if not abs(factor / should - 1) <= ROUNDING[dtype]:
         msg = f"layer {layer}: cos and sin are multiplied by {factor:.5g}, expected {should:.5g}. {WAY_OUT}"
         raise UnsupportedModelError(msg)
     return frequency_hash(frequencies.where(found != 0, 0))
@@ -101,7 +104,7 @@ def _refuse_difference(
     dtype: torch.dtype,
 ) -> None:
     error = (found - expected + math.pi).remainder(2 * math.pi) - math.pi  # phases cannot tell more than a turn apart
-    differs = error.abs() > ROUNDING[dtype] * expected.abs() + LEAST.get(dtype, 0.0)
+    differs = ~(error.abs() <= ROUNDING[dtype] * expected.abs() + LEAST.get(dtype, 0.0))  # so that NaN differs
     still = found.flip(0).abs().cumsum(0).flip(0) == 0  # slowest pairs that do not turn
     if still.all():
         still = torch.zeros_like(still)

@@ -292,6 +292,10 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
         for vectors in _projected(component, query, key)
     ]
     best = min(candidates, key=lambda candidate: candidate.error)
+    positions = torch.arange(query.shape[1], device=query.device)[None]
+    phase = layer_phase(model, best, record, positions)[0]
+    table = record.get("hook_cos", _embedded(model, layer))
+    frequencies = proven_frequencies(model, layer, phase, best.d_head, table.dtype)
     if not best.error <= tolerance(held.dtype):
         tried = ", ".join(f"{candidate.layout} {candidate.error:.2g}" for candidate in candidates)
         msg = (
@@ -300,10 +304,7 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
             "active hook edits its rotated queries or keys; nothing was scored"
         )
         raise UnsupportedModelError(msg)
-    positions = torch.arange(query.shape[1], device=query.device)[None]
-    phase = layer_phase(model, best, record, positions)[0]
-    table = record.get("hook_cos", _embedded(model, layer))
-    return replace(best, frequencies=proven_frequencies(model, layer, phase, best.d_head, table.dtype))
+    return replace(best, frequencies=frequencies)
 
 
 def _resolve_delegated(
