@@ -1,5 +1,7 @@
 """Which models are turned away at the door, before anything is run?"""
 
+import torch
+
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
@@ -40,6 +42,9 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
     for name, reason in NAMED.items():
         if adapter.startswith(name):
             raise UnsupportedModelError(reason)
+    if adapter.startswith("CodeGen") and model.cfg.dtype in {torch.float16, torch.bfloat16}:
+        msg = "TransformerLens cannot run CodeGen in half precision (its attention mixes dtypes): load it in float32"
+        raise UnsupportedModelError(msg)
     embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
         msg = f"this model's positional embedding is {embedding!r}, not rotary: it has no rotary pairs to score"
