@@ -23,6 +23,8 @@ SCALE = {"qwen3": 24**-0.5, "gemma2": 24**-0.5, "gemma3": 24**-0.5, "granite": 0
 @pytest.mark.parametrize("family", SCORED)
 @pytest.mark.filterwarnings("ignore:.*")  # compatibility mode warns about what it cannot fold; not ours to judge
 def test_every_family_is_resolved(family, compatible, tiny):
+    if compatible and family == "gpt_oss":
+        pytest.skip("TransformerLens' weight processing changes its output: refused, see test_families")
     resolved = ph.resolve_layers(tiny(family, compatible=compatible))
     assert sorted([*resolved.layers, *resolved.unscored]) == [0, 1]
     for rotary in resolved.layers.values():

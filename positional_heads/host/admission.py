@@ -5,7 +5,6 @@ import torch
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
-
 NAMED = {
     "HrmText": "HRM runs two stacks of layers several times in one pass, so that a head has no one set of queries and keys",
     "DeepSeekV4": "DeepSeek-V4 attends to compressed keys, each of several tokens: they have no one distance to a query",
@@ -44,6 +43,12 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
             raise UnsupportedModelError(reason)
     if adapter.startswith("CodeGen") and model.cfg.dtype in {torch.float16, torch.bfloat16}:
         msg = "TransformerLens cannot run CodeGen in half precision (its attention mixes dtypes): load it in float32"
+        raise UnsupportedModelError(msg)
+    if adapter.startswith("GPTOSS") and getattr(model, "_weights_processed", False):
+        msg = (
+            "TransformerLens' weight processing changes what GPT-OSS computes (attention sinks, experts): boot it anew, "
+            "without enable_compatibility_mode() or with no_processing=True"
+        )
         raise UnsupportedModelError(msg)
     embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
