@@ -26,10 +26,10 @@ PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 EQUAL, REFUSED = "equal", "refused: "
 HEADER = """# Which families, in which way of running
 
-Found by running a tiny random model of each family, of two to four layers, and written by `python -m tests.family_table`;
-the tests find it again. *Equal* says that rho and the mean of D at every distance are those of a float64 brute force
-over the queries, keys and masks of Hugging Face's own forward pass, one sequence at a time, without a bridge: to 0.001,
-and in bf16, against Hugging Face's bf16, to 0.01 and 0.05.
+Found by running a tiny random model of each family, of two to four layers, and written by
+`python -m tests.family_table`; the tests find it again. *Equal* says that rho and the mean of D at every distance are
+those of a float64 brute force over the queries, keys and masks of Hugging Face's own forward pass, one sequence at a
+time, without a bridge: to 0.001, and in bf16, against Hugging Face's bf16, to 0.01 and 0.05.
 
 - *chunked*: 8 tokens at a time (hybrids go through whole); *left* and *right padding*: sequences of 30 and 23 tokens in
   one batch.

@@ -1,4 +1,4 @@
-"""Rotated queries and keys from Hugging Face's own modules: projected by it and rotated by our oracle, or both by it."""
+"""Rotated queries and keys from Hugging Face's own modules: rotated by our oracle, or by the model itself."""
 
 import sys
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def _interface(module, query, key, value, attention_mask, **settings):
 
 
 def read(folder: Path, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -> dict[int, Any]:
-    """What each layer of the plain model attends with, [layer] -> (q, k, visible), no bridge and no rotation of ours."""
+    """What each layer of the plain model attends with, [layer] -> (q, k, visible): no bridge, no rotation of ours."""
     AttentionInterface.register("oracle", _interface)
     ALL_MASK_ATTENTION_FUNCTIONS.register("oracle", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
@@ -114,8 +114,8 @@ def read(folder: Path, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -
 
 
 def _read_without_interface(model: Any, patch: pytest.MonkeyPatch) -> None:
-    """GPT-J and CodeGen attend in `_attn`, Falcon right after its rotation: wrapped, since they pass the interface by."""
-    for layer, block in enumerate(getattr(model, "transformer", model).__dict__["_modules"].get("h", [])):
+    """GPT-J and CodeGen attend in `_attn`, Falcon right after its rotation: they pass the interface by."""
+    for layer, block in enumerate(getattr(getattr(model, "transformer", None), "h", [])):
         attention = getattr(block, "attn", None)
         if attention is not None and hasattr(attention, "_attn"):
 

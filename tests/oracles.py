@@ -68,11 +68,8 @@ def attended_score(rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], layout
     As `head_score`, for whole arrays in float64 and for whatever pairs the model's own mask shows.
     """
     dominants, distances = [], []
-    first, second = (
-        (slice(n_pairs), slice(n_pairs, 2 * n_pairs))
-        if layout == "half"
-        else (slice(0, 2 * n_pairs, 2), slice(1, 2 * n_pairs, 2))
-    )
+    leading, step = (n_pairs, 1) if layout == "half" else (1, 2)
+    first, second = (slice(start, start + step * n_pairs, step) for start in (0, leading))
     for q, k, visible in rows:
         m, n = np.nonzero(visible)
         added = q[:, m, first] * k[:, n, first] + q[:, m, second] * k[:, n, second]

@@ -118,7 +118,7 @@ def test_attention_with_something_else_in_it_is_refused(tiny_folder, monkeypatch
 
     model = boot(tiny_folder("nanochat"))
     monkeypatch.setattr(modeling_nanochat, "eager_attention_forward", biased)
-    with pytest.raises(ph.UnsupportedModelError, match="is not the softmax of q . k"):
+    with pytest.raises(ph.UnsupportedModelError, match=r"is not the softmax of q \. k"):
         ph.resolve_layers(model)
 
 
@@ -132,9 +132,9 @@ def test_reading_that_would_change_the_output_is_refused(tiny_folder, monkeypatc
     monkeypatch.setattr(
         modeling_nanochat,
         "eager_attention_forward",
-        lambda module, query, key, *rest, **settings: own(module, query, 2 * key, *rest, **settings),
+        lambda module, query, key, value, *rest, **settings: own(module, query, key, 2 * value, *rest, **settings),
     )
-    with pytest.raises(ph.UnsupportedModelError):
+    with pytest.raises(ph.UnsupportedModelError, match="changes this model's output"):
         ph.resolve_layers(model)
 
 

@@ -6,13 +6,13 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
 NAMED = {
-    "HrmText": "HRM runs two stacks of layers several times in one pass, so that a head has no one set of queries and keys",
-    "DeepSeekV4": "DeepSeek-V4 attends to compressed keys, each of several tokens: they have no one distance to a query",
+    "HrmText": "HRM runs its layers several times in one pass, so that a head has no one set of queries and keys",
+    "DeepSeekV4": "DeepSeek-V4 attends to keys that stand for several tokens each, at no one distance from a query",
     "RecurrentGemma": (
         "RecurrentGemma's attention has no hooks in TransformerLens, and padding goes into the state of its recurrent "
         "layers: not supported"
     ),
-    "Zamba2": "Zamba2 uses one attention module in several layers, and TransformerLens has no hooks in it: not supported",
+    "Zamba2": "Zamba2 uses one attention module in several layers, without hooks in TransformerLens: not supported",
 }
 """Adapters of architectures that are refused, and why."""
 
@@ -46,8 +46,8 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
         raise UnsupportedModelError(msg)
     if adapter.startswith("GPTOSS") and getattr(model, "_weights_processed", False):
         msg = (
-            "TransformerLens' weight processing changes what GPT-OSS computes (attention sinks, experts): boot it anew, "
-            "without enable_compatibility_mode() or with no_processing=True"
+            "TransformerLens' weight processing changes what GPT-OSS computes (attention sinks, experts): boot it "
+            "anew, without enable_compatibility_mode() or with no_processing=True"
         )
         raise UnsupportedModelError(msg)
     embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
