@@ -1,12 +1,15 @@
-"""Rotated queries and keys from Hugging Face's own modules: projections by its hooks, rotation by our oracle."""
+"""Rotated queries and keys from Hugging Face's own modules: rotated by our oracle, or by the model itself."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tests import oracles
 
@@ -75,3 +78,59 @@ def _turn(x: torch.Tensor, frequencies: np.ndarray, layout: str) -> list[np.ndar
         np.stack([oracles.rotated(row, position * frequencies, layout) for position, row in enumerate(head.numpy())])
         for head in x.transpose(0, 1)
     ]
+
+
+READ: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = {}
+"""Rotated query and key [head pos d_head] and the mask handed over with them, of each layer of the last run."""
+
+
+def _handed_over(layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> None:
+    READ[layer] = (query[0].double(), key[0].double(), mask)
+
+
+def _interface(module, query, key, value, attention_mask, **settings):
+    _handed_over(module.layer_idx, query, key, attention_mask)
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    return eager(module, query, key, value, attention_mask, **settings)
+
+
+def read(folder: Path, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -> dict[int, Any]:
+    """What each layer of the plain model attends with, [layer] -> (q, k, visible): no bridge, no rotation of ours."""
+    AttentionInterface.register("oracle", _interface)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("oracle", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    model.config._attn_implementation = "oracle"
+    READ.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        _read_without_interface(model, patch)
+        with torch.no_grad():
+            model(torch.from_numpy(tokens)[None])
+    found = {}
+    for layer, (query, key, mask) in READ.items():
+        causal = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool).tril()
+        visible = causal if mask is None else mask[0, 0] > -1e4
+        found[layer] = (query.numpy(), key.repeat_interleave(len(query) // len(key), dim=0).numpy(), visible.numpy())
+    return found
+
+
+def _read_without_interface(model: Any, patch: pytest.MonkeyPatch) -> None:
+    """GPT-J and CodeGen attend in `_attn`, Falcon right after its rotation: they pass the interface by."""
+    for layer, block in enumerate(getattr(getattr(model, "transformer", None), "h", [])):
+        attention = getattr(block, "attn", None)
+        if attention is not None and hasattr(attention, "_attn"):
+
+            def attend(query, key, value, mask=None, *rest, layer=layer, own=attention._attn, **more):
+                _handed_over(layer, query, key, mask)
+                return own(query, key, value, mask, *rest, **more)
+
+            patch.setattr(attention, "_attn", attend)
+    if type(model).__name__.startswith("Falcon") and hasattr(model, "transformer"):
+        home = sys.modules[type(model).__module__]
+        rotate = home.apply_rotary_pos_emb
+
+        def rotate_and_tell(*args, **kwargs):
+            query, key = rotate(*args, **kwargs)
+            _handed_over(len(READ), query, key, None)
+            return query, key
+
+        patch.setattr(home, "apply_rotary_pos_emb", rotate_and_tell)

@@ -60,3 +60,23 @@ def head_score(q: list[np.ndarray], k: list[np.ndarray], layout: str, n_pairs: i
     distances, dominants = np.array(distances), np.array(dominants)
     curve = {t: dominants[distances == t].mean() for t in np.unique(distances)}
     return spearmanr(distances, dominants).statistic, curve
+
+
+def attended_score(rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], layout: str, n_pairs: int):
+    """rho and curve of every head of a layer, from what each sequence attends with: (q, k [head pos d_head], visible).
+
+    As `head_score`, for whole arrays in float64 and for whatever pairs the model's own mask shows.
+    """
+    dominants, distances = [], []
+    leading, step = (n_pairs, 1) if layout == "half" else (1, 2)
+    first, second = (slice(start, start + step * n_pairs, step) for start in (0, leading))
+    for q, k, visible in rows:
+        m, n = np.nonzero(visible)
+        added = q[:, m, first] * k[:, n, first] + q[:, m, second] * k[:, n, second]
+        weights = np.exp(added - added.max(-1, keepdims=True))
+        dominants.append((weights * np.arange(n_pairs)).sum(-1) / weights.sum(-1))
+        distances.append(m - n)
+    found, distance = np.concatenate(dominants, axis=1), np.concatenate(distances)
+    rho = np.array([spearmanr(distance, head).statistic for head in found])
+    curve = np.stack([found[:, distance == t].mean(1) for t in range(distance.max() + 1)], axis=1)
+    return rho, curve

@@ -8,13 +8,13 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import layers_with_attention
 
 NAMED = {
-    "HrmText": "HRM runs two stacks of layers several times in one pass, so that a head has no one set of queries and keys",
-    "DeepSeekV4": "DeepSeek-V4 attends to compressed keys, each of several tokens: they have no one distance to a query",
+    "HrmText": "HRM runs its layers several times in one pass, so that a head has no one set of queries and keys",
+    "DeepSeekV4": "DeepSeek-V4 attends to keys that stand for several tokens each, at no one distance from a query",
     "RecurrentGemma": (
         "RecurrentGemma's attention has no hooks in TransformerLens, and padding goes into the state of its recurrent "
         "layers: not supported"
     ),
-    "Zamba2": "Zamba2 uses one attention module in several layers, and TransformerLens has no hooks in it: not supported",
+    "Zamba2": "Zamba2 uses one attention module in several layers, without hooks in TransformerLens: not supported",
 }
 """Adapters of architectures that are refused, and why."""
 
@@ -43,6 +43,15 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
     for name, reason in NAMED.items():
         if adapter.startswith(name):
             raise UnsupportedModelError(reason)
+    if adapter.startswith("CodeGen") and model.cfg.dtype in {torch.float16, torch.bfloat16}:
+        msg = "TransformerLens cannot run CodeGen in half precision (its attention mixes dtypes): load it in float32"
+        raise UnsupportedModelError(msg)
+    if adapter.startswith("GPTOSS") and getattr(model, "_weights_processed", False):
+        msg = (
+            "TransformerLens' weight processing changes what GPT-OSS computes (attention sinks, experts): boot it "
+            "anew, without enable_compatibility_mode() or with no_processing=True"
+        )
+        raise UnsupportedModelError(msg)
     embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
         msg = f"this model's positional embedding is {embedding!r}, not rotary: it has no rotary pairs to score"

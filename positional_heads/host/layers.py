@@ -162,8 +162,8 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     delegated = [layer for layer in silent if attention_module(model, layer) is not None]
     for layer in set(silent).intersection(with_attention).difference(delegated):
         msg = (
-            f"layer {layer}: hook_rot_q, hook_cos, hook_sin or hook_attn_scores do not fire, and its attention does not "
-            "go through transformers' attention interface: rotated queries and keys cannot be had"
+            f"layer {layer}: hook_rot_q, hook_cos, hook_sin or hook_attn_scores do not fire, and its attention does "
+            "not go through transformers' attention interface: rotated queries and keys cannot be had"
         )
         raise UnsupportedModelError(msg)
     for layer, resolved in _resolve_delegated(model, tokens, delegated):
@@ -370,8 +370,8 @@ def _refuse_other_heads(found: dict[int, RotaryLayer], n_heads: int) -> None:
     for layer, rotary in found.items():
         if rotary.n_heads != n_heads:
             msg = (
-                f"layer {layer} has {rotary.n_heads} heads and the model's configuration {n_heads}: models whose layers "
-                "have different numbers of heads cannot be scored"
+                f"layer {layer} has {rotary.n_heads} heads and the model's configuration {n_heads}: models whose "
+                "layers have different numbers of heads cannot be scored"
             )
             raise UnsupportedModelError(msg)
 

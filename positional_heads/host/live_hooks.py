@@ -54,8 +54,8 @@ def _way_round(attention: Any) -> Patch:
     if hasattr(component, "embed_positions") and hasattr(component, "_attn"):
         return _before_attention
     msg = (
-        f"hook_rot_q of a {type(attention).__name__} around a {type(component).__name__} never fires, and no way is known "
-        "to make it"
+        f"hook_rot_q of a {type(attention).__name__} around a {type(component).__name__} never fires, and no way is "
+        "known to make it"
     )
     raise UnsupportedModelError(msg)
 

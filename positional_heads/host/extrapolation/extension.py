@@ -341,8 +341,8 @@ def _refuse_dead_hooks(model: Any, resolved: RotaryModel) -> None:
     for layer, rotary in resolved.layers.items():
         if rotary.source == "interface":
             msg = (
-                f"layer {layer}: TransformerLens leaves its attention to Hugging Face's own module, whose rotation can be "
-                "read but not edited, so it cannot be extended"
+                f"layer {layer}: TransformerLens leaves its attention to Hugging Face's own module, whose rotation can "
+                "be read but not edited, so it cannot be extended"
             )
             raise UnsupportedModelError(msg)
         if rotary.table == "embed_positions" or not rotary_modules(model):
