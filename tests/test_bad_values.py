@@ -1,4 +1,4 @@
-"""Nobody meets an error of Python's or PyTorch's own: values that make no sense are refused in a sentence, and early."""
+"""Nobody meets raw errors of Python or PyTorch: values that make no sense are refused in a sentence, and early."""
 
 import os
 import subprocess
