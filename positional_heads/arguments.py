@@ -18,6 +18,8 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 import numpy as np
 
 _MANY = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+LARGEST = 2**63
+"""What numbers must stay below to fit the machine's."""
 P = ParamSpec("P")
 R = TypeVar("R")
 NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
@@ -77,10 +79,12 @@ def in_range(name: str, value: float | None, least: float, most: float | None = 
     Raises:
         ValueError: If it is outside.
     """
-    if value is None or (least <= value and (most is None or value <= most)):
-        return
-    msg = f"{name} {value} must be at least {least}" if most is None else f"{name} {value} must be {least} to {most}"
-    raise ValueError(msg)
+    if value is not None and value < least:
+        msg = f"{name} {value} must be at least {least}"
+        raise ValueError(msg)
+    if value is not None and most is not None and value > most:
+        msg = f"{name} {value} must be at most {most}"
+        raise ValueError(msg)
 
 
 def check_temperature(temperature: float | Literal["attention"]) -> None:
@@ -105,6 +109,16 @@ def check_seed(seed: int) -> None:
         raise ValueError(msg)
 
 
+def is_integer(value: Any) -> bool:
+    """Whether this is a whole number, and not True or False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, and not True or False."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _of_kind(name: str, value: Any, annotation: Any) -> Any:
     """The value, out of NumPy's wrapping, if it is of a kind that the annotation allows."""
     kinds = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
@@ -115,16 +129,20 @@ def _of_kind(name: str, value: Any, annotation: Any) -> Any:
     allowed = " or ".join(dict.fromkeys(_named(kind) for kind in kinds))
     alone = any(get_origin(kind) is Sequence and _fits(value, *get_args(kind)) for kind in kinds)
     msg = f"{name} must be {allowed}, got {_brief(value)}" + (f": write [{value!r}]" if alone else "")
-    is_number = isinstance(value, Real) and not isinstance(value, bool) and bool({int, float} & set(kinds))
-    is_word = isinstance(value, str) and any(kind is Path or get_origin(kind) is Literal for kind in kinds)
-    raise (ValueError if is_number or is_word else TypeError)(msg)
+    if is_integer(value) and abs(value) >= LARGEST:
+        msg = f"{name} {_brief(value)} must have fewer than 64 bits"
+    # a number that cannot be, or a word that is not among those known, is of the right kind
+    impossible = isinstance(value, Real) and not isinstance(value, bool) and bool({int, float} & set(kinds))
+    unknown = isinstance(value, str) and any(kind is Path or get_origin(kind) is Literal for kind in kinds)
+    raise (ValueError if impossible or unknown else TypeError)(msg)
 
 
 def _fits(value: Any, kind: Any) -> bool:
     value = value.item() if isinstance(value, np.generic) else value
-    numeric = {int: Integral, float: Real}.get(kind)
-    if numeric is not None:
-        return isinstance(value, numeric) and not isinstance(value, bool) and math.isfinite(value)
+    if kind is int:
+        return is_integer(value) and abs(value) < LARGEST
+    if kind is float:
+        return is_number(value) and abs(value) < LARGEST
     origin = get_origin(kind)
     if origin is Literal:
         return any(type(value) is type(known) and value == known for known in get_args(kind))

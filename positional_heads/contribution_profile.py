@@ -50,7 +50,7 @@ def contribution_profile(
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
     heads = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
-    in_range("skip_keys", skip_keys, 0)
+    in_range("skip_keys", skip_keys, 0, 2**31)
     rotary = _layers_of(model, heads)
     data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(batch.tokens.shape[1] for batch in data)

@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from numbers import Integral
 from typing import Any, NamedTuple
+
+from positional_heads.arguments import is_integer
 
 
 class Head(NamedTuple):
@@ -61,7 +62,7 @@ def as_heads(heads: Heads, n_layers: int | None = None, n_heads: int | None = No
 
 
 def _is_pair(head: Any) -> bool:
-    return isinstance(head, tuple) and len(head) == 2 and all(isinstance(part, Integral) for part in head)  # noqa: PLR2004
+    return isinstance(head, tuple) and len(head) == 2 and all(map(is_integer, head))  # noqa: PLR2004
 
 
 def as_head(head: Any) -> Head:
@@ -74,7 +75,7 @@ def as_head(head: Any) -> Head:
         return Head.parse(head)
     pair = head.tolist() if hasattr(head, "tolist") else head  # rows of arrays and tensors
     pair = tuple(pair) if isinstance(pair, list) else pair
-    if not _is_pair(pair) or any(isinstance(part, bool) or part < 0 for part in pair):
+    if not _is_pair(pair) or min(pair) < 0:
         msg = f"{head!r} is not a head: write 'L3H7' or (3, 7), layer and head counted from zero"
         raise ValueError(msg)
     return Head(int(pair[0]), int(pair[1]))

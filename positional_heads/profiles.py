@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from positional_heads.arguments import checked
+from positional_heads.arguments import checked, in_range
 from positional_heads.heads import AnyHead, Head, as_head
 
 
@@ -68,9 +68,7 @@ class ContributionProfile:
         Raises:
             ValueError: If there is not at least one bin.
         """
-        if bins < 1:
-            msg = f"bins {bins} must be at least 1"
-            raise ValueError(msg)
+        in_range("bins", bins, 1, 2**20)
         wanted = torch.from_numpy(geometric_edges(int(self.edges[-1]), bins))
         edges = self.edges[torch.isin(self.edges, wanted)]
         column = torch.searchsorted(edges, self.edges[:-1], right=True) - 1

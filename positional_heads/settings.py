@@ -7,6 +7,8 @@ from positional_heads.arguments import check_fields, check_seed, check_temperatu
 from positional_heads.plan import PairPlan
 
 MOST_GROUPS = 64
+LONGEST = 2**31
+"""Tokens of a sequence at most."""
 MOST_REPEATS = 100_000
 """Shuffles and resamples at most: far more than any use, and still countable."""
 
@@ -47,6 +49,8 @@ class ScoringSettings:
         check_seed(self.seed)
         in_range("null_repeats", self.null_repeats, 0, MOST_REPEATS)
         in_range("resamples", self.resamples, 0, MOST_REPEATS)
+        for name in ("skip_keys", "min_distance", "max_distance"):
+            in_range(name, getattr(self, name), 0, LONGEST)
         in_range("bins", self.bins, 1, 2**20)
         check_temperature(self.temperature)
         if self.null_repeats < 0 or self.null_repeats == 1:

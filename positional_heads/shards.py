@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from positional_heads.arguments import checked
+from positional_heads.arguments import checked, is_integer
 from positional_heads.results import HeadScores
 from positional_heads.score_sums import ScoreSums, differing
 
@@ -31,7 +31,7 @@ def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
             msg = f"shard {shard!r} must be one of how many, e.g. 3/8"
             raise ValueError(msg)
         shard = int(match[1]), int(match[2])
-    if len(shard) != 2 or not all(isinstance(part, int) for part in shard):  # noqa: PLR2004
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2 or not all(map(is_integer, shard)):  # noqa: PLR2004
         msg = f"shard {shard!r} must be one of how many, e.g. (3, 8)"
         raise ValueError(msg)
     number, total = shard

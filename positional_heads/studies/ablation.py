@@ -86,9 +86,9 @@ def ablation_study(
     ranked_by = _ranking_score(scores, rank_by)
     ranking = sorted((head for head in scores.heads if not ranked_by[head].isnan()), key=lambda head: -ranked_by[head])
     sizes = doses(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
+    alone = _singles(ranking, sizes[-1], singles)
     ablation = ready_ablation(model, made, mode, reference, distance)
     retrieval, notes = _retrieval(model, made)
-    alone = _singles(ranking, sizes[-1], singles)
     fetching = None if retrieval is None else _by_retrieval(retrieval, ranking)
     cells = study_cells(ranking, sizes, n_random, fetching, alone, seed)
     provenance = {

@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.arguments import check_settings, checked, in_range
-from positional_heads.heads import Heads
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.result_html import result_html
@@ -118,8 +118,9 @@ def evaluate(
         ValueError: If the task, its settings, the mode or a head make no sense; the message says what to do.
     """
     in_range("batch_size", batch_size, 1)
+    heads = as_heads(ablate, int(model.cfg.n_layers), int(model.cfg.n_heads))
     made = make_task(model, task, **task_settings)
-    hooks = ready_ablation(model, made, mode, reference, distance).hooks(ablate) if len(ablate) else []
+    hooks = ready_ablation(model, made, mode, reference, distance).hooks(heads) if heads else []
     with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
         measures = made.measure(model, batch_size)
     return TaskResult(made.name, made.rows, measures, made.chance)

@@ -1,15 +1,13 @@
 """Which method is meant by a name and its settings? Unknown ones, and impossible settings, are refused here."""
 
-import math
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
 
-from positional_heads.arguments import checked, in_range
+from positional_heads.arguments import checked, in_range, is_number
 from positional_heads.host.extrapolation.clex import load_clex
 from positional_heads.host.extrapolation.methods import (
     Dpe,
@@ -49,6 +47,12 @@ _ASCENDING = {
     "yarn": ("beta_slow", 1.0, "beta_fast", 32.0),
     "llama3": ("low_freq_factor", 1.0, "high_freq_factor", 4.0),
 }
+MOST_FACTOR = 1e6
+_NEEDED = {
+    "dpe": "see dpe_sweep",
+    "clex": "its checkpoint's folder",
+    "longrope": "one number per pair, as its checkpoints bring them",
+}
 _TAKE_NO_FACTOR = ("p_rope", "dpe", "clex")
 
 
@@ -72,9 +76,7 @@ def rope_method(
         TypeError: If a setting is of the wrong kind.
     """
     name = known_name(name)
-    if factor is not None and factor < 1:
-        msg = f"factor {factor} must be at least 1: it says how much longer the context gets"
-        raise ValueError(msg)
+    in_range("factor", factor, 1, MOST_FACTOR)
     in_range("training_length", training_length, 1, 2**40)
     _refuse_unknown(name, settings)
     if factor is not None and (name in _TAKE_NO_FACTOR or {"group", "window"} <= settings.keys()):
@@ -152,10 +154,10 @@ def _refuse_impossible(name: str, settings: Mapping[str, Any]) -> None:
                 msg = f"truncate must be True or False, got {value!r}"
                 raise TypeError(msg)
         elif key in {"short_factor", "long_factor"}:
-            if not (isinstance(value, Sequence) and len(value) and all(_is_positive(one) for one in value)):
+            if not (isinstance(value, Sequence) and len(value) and all(is_number(one) and one > 0 for one in value)):
                 msg = f"{key} must be a list of positive numbers, one for each rotary pair, got {value!r:.60}"
                 raise TypeError(msg)
-        elif not _is_positive(value):
+        elif not (is_number(value) and value > 0):
             msg = f"{key} must be a positive number, got {value!r}"
             raise TypeError(msg)
     if name in _ASCENDING:
@@ -166,18 +168,9 @@ def _refuse_impossible(name: str, settings: Mapping[str, Any]) -> None:
             raise ValueError(msg)
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-
-
 def _refuse_missing(name: str, settings: Mapping[str, Any], *needed: str) -> None:
     missing = [key for key in needed if key not in settings]
     if missing:
-        what = {
-            "dpe": "see dpe_sweep",
-            "clex": "a folder",
-            "longrope": "one number per pair, as its checkpoints bring them",
-        }
         msg = f"method {name!r} needs {' and '.join(f'{key}=' for key in missing)}, {_NEEDED[name]}"
         raise ValueError(msg)
 
