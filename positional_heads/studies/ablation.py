@@ -88,7 +88,7 @@ def ablation_study(
     provenance = {
         "versions": library_versions(),
         "model": model_provenance(model),
-        "task": {"name": made.name, **made.settings, "sha256": _examples_hash(made)},
+        "task": {"name": made.name, "sha256": _examples_hash(made), **made.settings},
         "ablation": {"mode": mode, "distance": distance, "reference": ablation.reference_hash},
         "scores": _scores_provenance(scores, rank_by),
         "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
