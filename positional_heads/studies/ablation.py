@@ -15,6 +15,7 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.retrieval import retrieval_scores
 from positional_heads.results import HeadScores
+from positional_heads.statistics import FEWEST_UNITS
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.finished import FinishedParts
 from positional_heads.studies.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
@@ -117,7 +118,7 @@ def ablation_study(
         ranked_by=ranked_by,
         retrieval=retrieval,
         chance=dict(made.chance),
-        notes=[*notes, *_control_notes(by_kind(cells, "random"), sizes, n_random)],
+        notes=[*notes, *_unit_notes(made), *_control_notes(by_kind(cells, "random"), sizes, n_random)],
         provenance=provenance,
     )
 
@@ -188,6 +189,13 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, 
 
 def _by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
     return sorted((head for head in ranking if not retrieval[head].isnan()), key=lambda head: (-retrieval[head], head))
+
+
+def _unit_notes(task: Task) -> list[str]:
+    units = len({row["unit"] for row in task.rows})
+    if units >= FEWEST_UNITS:
+        return []
+    return [f"No intervals: they take {FEWEST_UNITS} units (examples that share no content), {task.name} has {units}."]
 
 
 def _control_notes(random: Any, sizes: Sequence[int], wanted: int) -> list[str]:
