@@ -144,8 +144,8 @@ class RayExecutor:
         if room < asked:
             cpus, gpus = (sum(node.get(name, 0) for node in have) for name in ("CPU", "GPU"))
             msg = (
-                f"{asked} Ray workers of {self.num_cpus} CPUs and {self.num_gpus:g} GPUs were asked for; the cluster has "
-                f"{cpus:g} CPUs and {gpus:g} GPUs on {len(have)} nodes, room for {room}: ask for fewer workers, or give "
+                f"{asked} Ray workers of {self.num_cpus} CPUs and {self.num_gpus:g} GPUs were asked for; there are "
+                f"{cpus:g} CPUs and {gpus:g} GPUs on {len(have)} nodes, room for {room}: ask for fewer, or give "
                 "each of them less"
             )
             raise ValueError(msg)

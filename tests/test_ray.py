@@ -86,11 +86,13 @@ def nodes(*cpus, gpus=0):
 
 def test_workers_that_there_is_no_room_for_are_refused_with_the_numbers():
     """Ray itself would start what fits, and wait for the others forever."""
-    with pytest.raises(ValueError, match=r"4 Ray workers of 1 CPUs and 0 GPUs .* has 2 CPUs and 0 GPUs .* room for 2"):
+    with pytest.raises(
+        ValueError, match=r"4 Ray workers of 1 CPUs and 0 GPUs .* there are 2 CPUs and 0 GPUs .* room for 2"
+    ):
         ph.RayExecutor(workers=4)._workers(nodes(2))
     with pytest.raises(ValueError, match="room for 0"):  # three cores in all, on no node two
         ph.RayExecutor(num_cpus=2)._workers(nodes(1, 1, 1))
-    with pytest.raises(ValueError, match="1 Ray workers of 1 CPUs and 1 GPUs .* room for 0"):
+    with pytest.raises(ValueError, match=r"1 Ray workers of 1 CPUs and 1 GPUs .* room for 0"):
         ph.RayExecutor(num_gpus=1)._workers(nodes(8))
     with pytest.raises(ValueError, match="room for 0"):
         ph.RayExecutor()._workers([{"Alive": False, "Resources": {"CPU": 8.0}}])
@@ -102,7 +104,7 @@ def test_workers_that_there_is_no_room_for_are_refused_with_the_numbers():
 def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_is_counted(tiny, data):
     import ray
 
-    with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; the cluster has"):
+    with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are"):
         ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(workers=999), **SETTINGS)
     assert not ray.is_initialized()  # and the cluster that was started for it has ended
 
@@ -135,7 +137,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once(form, tiny, data):
         taken.bind(("127.0.0.1", 0))
         address = form.format(taken.getsockname()[1])
         began = time.monotonic()
-        with pytest.raises(ValueError, match="nothing answers at the Ray address .*start a cluster there"):
+        with pytest.raises(ValueError, match=r"nothing answers at the Ray address .*start a cluster there"):
             ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(address))
         assert time.monotonic() - began < 60  # Ray itself gives up after seven minutes
 

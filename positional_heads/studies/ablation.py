@@ -170,10 +170,12 @@ def _singles(ranking: list[Head], largest: int, singles: str | None) -> list[Hea
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, list[str]]:
     """Retrieval scores on held-out examples of the task, or of passkey where it has no needle."""
     source = task
-    if not isinstance(task, AnswerTask) or any(example.needle is None for example in task.held_out):
+    if not isinstance(task, AnswerTask) or not _with_needles(task):
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model no tokenizer to make one."]
         source = make_task(model, "passkey")
+        if not _with_needles(source):
+            return None, ["No retrieval scores: the text is too short for held-out examples; give a longer haystack."]
     asked = [example for example in source.held_out if example.reach == "long"]  # type: ignore[attr-defined]
     starts = [example.answers[0][0] for example in asked]
     found = retrieval_scores(
@@ -185,6 +187,10 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, 
     if bool(found.isnan().all()):
         return None, [f"No retrieval scores: the model answers no held-out example of {source.name} right."]
     return found, []
+
+
+def _with_needles(task: AnswerTask) -> bool:
+    return bool(task.held_out) and all(example.needle is not None for example in task.held_out)
 
 
 def _by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
