@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from positional_heads.results import HeadScores
+from positional_heads.statistics import FEWEST_UNITS
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
 from positional_heads.token_text import printable
@@ -56,9 +57,11 @@ def _score_caveats(scores: HeadScores) -> list[str]:
     if scores.bootstrap_rho is None:
         said.append("There is a single sequence, hence no interval: how much rho varies between texts is not known.")
     elif groups < FEW_GROUPS:
+        enough = groups >= FEWEST_UNITS
+        rest = "Intervals and p-values rest" if enough else f"No interval below {FEWEST_UNITS} groups; p-values rest"
         said.append(
-            f"Intervals and p-values rest on {groups} groups of sequences. With few groups small p-values come out too "
-            f"small; score at least {FEW_GROUPS} sequences where many heads are tested."
+            f"{rest} on {groups} groups of sequences. With few groups small p-values come out too small; score at "
+            f"least {FEW_GROUPS} sequences where many heads are tested."
         )
     if not settings.get("skip_keys"):
         said.append(

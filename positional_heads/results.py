@@ -6,17 +6,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load, save
+from scipy import stats
 from torch import Tensor
 
 from positional_heads.arguments import checked
 from positional_heads.heads import Head, Heads, as_heads
 from positional_heads.result_files import read_result, result_file, write_result
 from positional_heads.result_html import result_html
-from positional_heads.statistics import benjamini_hochberg, excess_p_values, verdict
+from positional_heads.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values, verdict
 from positional_heads.tables import COLUMNS
 from positional_heads.token_text import printable
 
@@ -145,7 +145,7 @@ class HeadScores:
 
     @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
-        """Bootstrap interval of rho over sequences; NaN with a single sequence.
+        """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 5 groups of sequences.
 
         Args:
             level: Coverage, between 0 and 1.
@@ -156,11 +156,12 @@ class HeadScores:
         if not 0 < level < 1:
             msg = f"level {level} must be between 0 and 1, e.g. 0.95"
             raise ValueError(msg)
-        if self.bootstrap_rho is None:
+        if self.bootstrap_rho is None or self.n_groups < FEWEST_UNITS:
             return torch.full((*self.rho.shape, 2), torch.nan, dtype=self.rho.dtype)
-        tails = np.array([(1 - level) / 2, (1 + level) / 2])
-        quantiles = np.quantile(self.bootstrap_rho.numpy(), tails, axis=0)  # torch.quantile takes 2^24 numbers at most
-        return torch.from_numpy(quantiles).to(self.bootstrap_rho.dtype).movedim(0, -1)
+        # as in `p_values`; quantiles of the resamples are too narrow with few groups
+        variance = self.bootstrap_rho.var(0) * self.n_groups / (self.n_groups - 1)
+        half = stats.t.ppf((1 + level) / 2, self.n_groups - 1) * variance.sqrt()
+        return torch.stack([self.rho - half, self.rho + half], dim=-1).clamp(-1, 1)
 
     @checked
     def top(self, k: int) -> list[Head]:

@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float, Float64
 from scipy import stats
 from torch import Tensor
 
+FEWEST_UNITS = 5
+"""Independent units below which no interval is given: with fewer, none that is worth reading covers what it says."""
+
 
 def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:
     """How often each group of sequences is drawn in each resample, with replacement."""

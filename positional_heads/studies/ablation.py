@@ -16,6 +16,7 @@ from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.retrieval import retrieval_scores
 from positional_heads.results import HeadScores
+from positional_heads.statistics import FEWEST_UNITS
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.finished import FinishedParts
 from positional_heads.studies.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
@@ -94,7 +95,7 @@ def ablation_study(
     provenance = {
         "versions": library_versions(),
         "model": model_provenance(model),
-        "task": {"name": made.name, **made.settings, "sha256": _examples_hash(made)},
+        "task": {"name": made.name, "sha256": _examples_hash(made), **made.settings},
         "ablation": {"mode": mode, "distance": distance, "reference": ablation.reference_hash},
         "scores": _scores_provenance(scores, rank_by),
         "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
@@ -124,7 +125,7 @@ def ablation_study(
         ranked_by=ranked_by,
         retrieval=retrieval,
         chance=dict(made.chance),
-        notes=[*notes, *_control_notes(by_kind(cells, "random"), sizes, n_random)],
+        notes=[*notes, *_unit_notes(made), *_control_notes(by_kind(cells, "random"), sizes, n_random)],
         provenance=provenance,
     )
 
@@ -176,10 +177,12 @@ def _singles(ranking: list[Head], largest: int, singles: str | None) -> list[Hea
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, list[str]]:
     """Retrieval scores on held-out examples of the task, or of passkey where it has no needle."""
     source = task
-    if not isinstance(task, AnswerTask) or any(example.needle is None for example in task.held_out):
+    if not isinstance(task, AnswerTask) or not _with_needles(task):
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model no tokenizer to make one."]
         source = make_task(model, "passkey")
+        if not _with_needles(source):
+            return None, ["No retrieval scores: the text is too short for held-out examples; give a longer haystack."]
     asked = [example for example in source.held_out if example.reach == "long"]  # type: ignore[attr-defined]
     starts = [example.answers[0][0] for example in asked]
     found = retrieval_scores(
@@ -193,8 +196,19 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, 
     return found, []
 
 
+def _with_needles(task: AnswerTask) -> bool:
+    return bool(task.held_out) and all(example.needle is not None for example in task.held_out)
+
+
 def _by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
     return sorted((head for head in ranking if not retrieval[head].isnan()), key=lambda head: (-retrieval[head], head))
+
+
+def _unit_notes(task: Task) -> list[str]:
+    units = len({row["unit"] for row in task.rows})
+    if units >= FEWEST_UNITS:
+        return []
+    return [f"No intervals: they take {FEWEST_UNITS} units (examples that share no content), {task.name} has {units}."]
 
 
 def _control_notes(random: Any, sizes: Sequence[int], wanted: int) -> list[str]:

@@ -164,7 +164,7 @@ def ready_ablation(
         ValueError: If the mode makes no sense, or the task has no such examples.
     """
     if reference is None and mode in NEEDS_REFERENCE:
-        if not isinstance(task, AnswerTask):
+        if not isinstance(task, AnswerTask) or not task.held_out:
             msg = f"mode {mode!r} needs reference=: the task {task.name} has no held-out examples to take it from"
             raise ValueError(msg)
         longest = max(len(example.tokens) for example in task.held_out)

@@ -159,8 +159,8 @@ def _title(study: ExtrapolationStudy, what: str) -> str:
 def _correlation_line(link: Any) -> str:
     if np.isnan(link["correlation"]):
         return "rank correlation not known"
-    said = f"rank correlation {link['correlation']:+.2f} ({link['low']:+.2f} to {link['high']:+.2f})"
-    return f"{said}, {int(link['points'])} points"
+    interval = "" if np.isnan(link["low"]) else f" ({link['low']:+.2f} to {link['high']:+.2f})"
+    return f"rank correlation {link['correlation']:+.2f}{interval}, {int(link['points'])} points"
 
 
 def _cycled(looks: Sequence[str], values: Sequence[Any], value: Any) -> str:
