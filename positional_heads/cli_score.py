@@ -28,6 +28,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     temperature: Annotated[
         str, typer.Option(help="Softmax temperature of the dominant dimension: a number, or 'attention' for sqrt(d).")
     ] = "1",
+    resolution: Annotated[
+        float, typer.Option(help="Pair indices within which two dominant dimensions are equal; 0 tells all apart.")
+    ] = 1 / 256,
     pairs: Annotated[
         str | None,
         typer.Option(help="'all', or how many query-key pairs to sample of a sequence; chosen by length if not given."),
@@ -70,6 +73,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             "skip_keys": skip_keys,
             "min_distance": min_distance,
             "max_distance": max_distance,
+            "resolution": resolution,
             "pairs": pairs if pairs in {None, "all"} else int(_number(str(pairs), "--pairs")),
             "null_repeats": null_repeats,
             "seed": seed,
