@@ -39,6 +39,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         bool,
         typer.Option(help="Read special tokens in the text as plain characters; drop byte-order marks and returns."),
     ] = False,
+    resolution: Annotated[
+        float, typer.Option(help="Pair indices within which two dominant dimensions are equal; 0 tells all apart.")
+    ] = 1 / 256,
     pairs: Annotated[
         str | None,
         typer.Option(help="'all', or how many query-key pairs to sample of a sequence; chosen by length if not given."),
@@ -83,6 +86,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             "skip_keys": skip_keys,
             "min_distance": min_distance,
             "max_distance": max_distance,
+            "resolution": resolution,
             "pairs": pairs if pairs in {None, "all"} else _whole(str(pairs), "--pairs"),
             "null_repeats": null_repeats,
             "seed": seed,

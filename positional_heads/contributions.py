@@ -90,6 +90,9 @@ def unrotated_remainder(
 def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: float = 1.0) -> Float[Tensor, "*lead"]:
     """Softmax-weighted mean pair index, `D = sum_i i softmax_i(g / temperature)`, in [0, pairs - 1] (method section 3).
 
+    Added up as the index of the largest contribution and the deviation from it, so that what the other pairs weigh is
+    not lost where one holds nearly all.
+
     Args:
         contributions: Unscaled contributions g, in float32.
         temperature: 1 is the source's literal reading; sqrt(d_head) softens by the usual attention scale.
@@ -98,6 +101,19 @@ def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: 
         ValueError: If the temperature is not positive.
     """
     check_temperature(temperature)
-    pairs = torch.arange(contributions.shape[-1], dtype=contributions.dtype, device=contributions.device)
-    weights = torch.softmax(contributions / temperature, dim=-1)
-    return weights @ pairs
+    return dominance(contributions / temperature)[0]
+
+
+def dominance(
+    exponents: Float[Tensor, "*lead pair"],
+) -> tuple[Float[Tensor, "*lead"], Float[Tensor, "*lead"]]:
+    """Dominant dimension, and the share of the softmax that the largest contribution holds.
+
+    Args:
+        exponents: Contributions over temperature.
+    """
+    index = torch.arange(exponents.shape[-1], dtype=exponents.dtype, device=exponents.device)
+    top, at = exponents.max(-1, keepdim=True)
+    weights = torch.exp(exponents - top)
+    total = weights.sum(-1)
+    return at.squeeze(-1) + (weights * (index - at)).sum(-1) / total, 1 / total

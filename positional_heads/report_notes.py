@@ -21,6 +21,7 @@ OPTIONS = {
     "min_distance": ("--min-distance", 0),
     "max_distance": ("--max-distance", None),
     "temperature": ("--temperature", 1.0),
+    "resolution": ("--resolution", 1 / 256),
     "pairs": ("--pairs", None),
     "seed": ("--seed", 0),
 }

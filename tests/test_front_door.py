@@ -17,6 +17,7 @@ CORE = {
         "files",
         "heads",
         "kernels",
+        "pilot",
         "plan",
         "result_files",
         "results",
@@ -25,7 +26,7 @@ CORE = {
         "statistics",
         "tables",
     ),
-    *("arguments", "score_sums", "shards"),
+    *("score_sums", "shards"),
     *("profiles", "result_html", "token_text"),
 }
 CORE_MAY_IMPORT = {"torch", "einops", "jaxtyping", "scipy", "numpy", "safetensors"}

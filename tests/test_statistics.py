@@ -98,19 +98,29 @@ def test_resamples_draw_as_many_groups_as_there_are():
     assert not torch.equal(weights, bootstrap_weights(7, 50, 4))
 
 
-DEFINED = torch.tensor([[True, True]])
+RHO = torch.tensor([[0.3, -0.2]])
 
 
 @pytest.mark.parametrize(
-    ("q", "excess", "defined", "groups", "words"),
+    ("q", "excess", "rho", "groups", "words"),
     [
-        (None, None, DEFINED, 4, "2 heads scored, without a null model"),
-        (None, None, ~DEFINED, 4, "No head has a defined score"),
-        (torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), DEFINED, 4, "No head beats its null: of 2 heads"),
-        (torch.tensor([[0.01, 0.01]]), torch.tensor([[-0.1, -0.2]]), DEFINED, 4, "No head beats its null"),
-        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), DEFINED, 4, "1 of 2 heads beat their null.*0.125"),
-        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), DEFINED, 1, "over a single sequence"),
+        (None, None, RHO, 4, "2 heads scored, without a null model"),
+        (None, None, RHO * torch.nan, 4, "No head has a defined score"),
+        (torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 4, "No head beats its null: of 2 heads"),
+        (torch.tensor([[0.01, 0.01]]), torch.tensor([[-0.1, -0.2]]), RHO, 4, "No head beats its null"),
+        (
+            torch.tensor([[0.01, 0.9]]),
+            torch.tensor([[0.125, 0.2]]),
+            RHO,
+            4,
+            r"1 of 2 heads beat their null \(at.*0.125",
+        ),
+        (
+            *(torch.tensor([[0.01, 0.01]]), torch.tensor([[0.1, 0.2]]), RHO, 4),
+            r"2 of 2 heads beat their null \(1 of them with rho of 0 or less: no Positional Heads\)",
+        ),
+        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), RHO, 1, "over a single sequence"),
     ],
 )
-def test_the_verdict_says_what_the_numbers_say(q, excess, defined, groups, words):
-    assert re.search(words, verdict(q, excess, defined, 0.05, groups))
+def test_the_verdict_says_what_the_numbers_say(q, excess, rho, groups, words):
+    assert re.search(words, verdict(q, excess, rho, 0.05, groups))
