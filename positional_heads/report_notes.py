@@ -97,12 +97,13 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
     model, data = provenance["model"], provenance["data"]
     name = printable(model["name"], newlines=False)
     ours = name == BUNDLED
-    load = "ph.load_bundled_model()" if ours else f"TransformerBridge.boot_transformers({name!r})"
+    dtype = printable(model.get("dtype") or "float32", newlines=False)
+    precision = "" if dtype == "float32" else f", dtype={dtype!r}"
+    load = "ph.load_bundled_model()" if ours else f"ph.load_model({name!r}{precision})"
     text = "ph.bundled_text()" if ours else 'open("TEXT.txt", encoding="utf-8").read()'
     settings = "".join(f"    {key}={value!r},\n" for key, value in provenance["settings"].items())
-    other = "" if ours else "from transformer_lens.model_bridge import TransformerBridge\n"
     return (
-        f"import positional_heads as ph\n{other}\nmodel = {load}\n"
+        f"import positional_heads as ph\n\nmodel = {load}\n"
         f"tokens = ph.cut_text(model, {text}, {data['longest']})[:{data['sequences']}]\n"
         f"scores = ph.score_heads(\n    model,\n    tokens,\n{settings})\n"
         f'assert scores.provenance["data"]["sha256"] == {printable(data.get("sha256"))!r}  # the same tokens\n'

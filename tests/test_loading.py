@@ -17,6 +17,7 @@ import positional_heads as ph
 from positional_heads.host.configuration import mended
 from positional_heads.host.loading import _quantized
 from positional_heads.host.provenance import weights_fingerprint
+from positional_heads.report_notes import score_lines
 from positional_heads.zoo.architecture import byte_tokenizer
 from tests.tiny_models import COMMON, GROUPED, WRONG_BRIDGES, boot, save_tiny_model
 
@@ -215,6 +216,12 @@ def test_nothing_else_boots_models():
         if isinstance(node, ast.Attribute) and node.attr in {"boot_transformers", "from_pretrained"}
     }
     assert calls == {"loading.py"}
+
+
+def test_a_reports_lines_load_the_model_as_it_was_loaded(tiny_folder):
+    folder = str(tiny_folder("llama"))
+    scores = ph.score_heads(ph.load_model(folder, dtype="bfloat16"), TOKENS)
+    assert f"model = ph.load_model({folder!r}, dtype='bfloat16')\n" in score_lines(scores.provenance)
 
 
 def test_other_programs_start_while_models_load_in_several_threads(tiny_folder):

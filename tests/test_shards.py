@@ -204,7 +204,7 @@ def test_another_model_other_data_and_an_extension_are_refused_too(tiny, sequenc
         ph.score_heads(model, [*sequences[:-1], sequences[-1].flip(0)], **SETTINGS, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="different: model architecture"):
         ph.score_heads(tiny("llama"), sequences, **SETTINGS, checkpoint=tmp_path)
-    with ph.extended_rope(model, "linear", factor=2), pytest.raises(ValueError, match="different: extension"):
+    with ph.extended_rope(model, "linear", factor=2), pytest.raises(ValueError, match="different: rotary, extension"):
         ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="checkpoint_seconds -1 must not be negative"):
         ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path, checkpoint_seconds=-1)

@@ -37,7 +37,8 @@ def mended(raw: Mapping[str, Any], *, quantized: bool) -> tuple[dict[str, Any], 
     Raises:
         ValueError: If its rotation cannot be understood: a type or number that is unknown, missing or impossible.
     """
-    config, told = copy.deepcopy(dict(raw)), []
+    config: dict[str, Any] = copy.deepcopy(dict(raw))
+    told: list[str] = []
     for section in (config, config.get("text_config")):
         if isinstance(section, dict):
             for name in KERNELS:
@@ -140,13 +141,11 @@ def _mend_yarn(rope: dict[str, Any], section: Mapping[str, Any], told: list[str]
         told.append("a YaRN-Mistral checkpoint, rotated with beta_fast 128 and beta_slow 2")
     share = rope.pop("attn_factor", None)
     if share is not None and rope.get("factor") and rope.get("attention_factor") is None:
-        numerator, denominator = (rope.get(name) for name in ("mscale", "mscale_all_dim"))
-        both = numerator and denominator
-        logs = [
-            0.1 * scale * max(math.log(rope["factor"]), 0) + 1 for scale in ((numerator, denominator) if both else (1,))
-        ]
-        rope["attention_factor"] = float(share * logs[0] / (logs[1] if both else 1))
-        told.append(f"YaRN's attn_factor {share:g} gives an attention factor of {rope['attention_factor']:.6g}")
+        grown = max(math.log(rope["factor"]), 0.0) / 10
+        numerator, denominator = rope.get("mscale"), rope.get("mscale_all_dim")
+        own = (grown * numerator + 1) / (grown * denominator + 1) if numerator and denominator else grown + 1
+        rope["attention_factor"] = float(share * own)
+        told.append(f"YaRN's attn_factor {share:g} gives an attention factor of {share * own:.6g}")
 
 
 def _refuse_lists(rope: Mapping[str, Any], section: Mapping[str, Any]) -> None:

@@ -54,7 +54,7 @@ def _loaded(module: torch.nn.Module, name: str) -> Iterator[Tensor]:
     if not getattr(holder, own_name).is_meta:
         yield getattr(holder, own_name)
         return
-    from accelerate.utils import align_module_device  # what put it there
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]  # what put it there
 
     with align_module_device(holder):
         yield getattr(holder, own_name)
