@@ -91,7 +91,7 @@ import numpy as np
 
 def keys(tokenizer=None, sizes=(5,), **others):
     rows = [
-        {"text": f" The pass key is {key}. And he saw a beast. The pass key is", "key": str(key), "told": str(tokenizer)}
+        {"text": f" The pass key is {key}. The beast. The pass key is", "key": str(key), "told": str(tokenizer)}
         for key in (random.randrange(10 ** size // 10, 10 ** size) for size in sizes for _ in range(3))
     ]
     rows[0]["noise"] = float(np.random.random())
