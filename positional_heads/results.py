@@ -149,7 +149,7 @@ class HeadScores:
 
     @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
-        """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 5 groups of sequences.
+        """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 4 groups of sequences.
 
         Args:
             level: Coverage, between 0 and 1.

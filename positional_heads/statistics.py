@@ -10,8 +10,8 @@ from jaxtyping import Float, Float64, Int
 from scipy import stats
 from torch import Tensor
 
-FEWEST_UNITS = 5
-"""Independent units below which no interval is given: with fewer, none that is worth reading covers what it says."""
+FEWEST_UNITS = 4
+"""Independent units below which no interval is given: with three, one that covers what it says has no end."""
 
 
 def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:

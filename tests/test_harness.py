@@ -91,7 +91,7 @@ import numpy as np
 
 def keys(tokenizer=None, sizes=(5,), **others):
     rows = [
-        {"text": f" The pass key is {key}. And he saw a beast. The pass key is", "key": str(key), "told": str(tokenizer)}
+        {"text": f" The pass key is {key}. The beast. The pass key is", "key": str(key), "told": str(tokenizer)}
         for key in (random.randrange(10 ** size // 10, 10 ** size) for size in sizes for _ in range(3))
     ]
     rows[0]["noise"] = float(np.random.random())
@@ -165,8 +165,10 @@ def test_one_task_may_stand_alone_by_name_or_as_a_configuration(written, folder,
     by_configuration = evaluate_harness(bundled, body)
     assert by_name["results"]["our_choose"]["acc,none"] == by_configuration["results"]["our_choose"]["acc,none"]
     assert by_name["documents"] == by_configuration["documents"]
-    for wrong in ([], [3], [None]):
-        with pytest.raises(TypeError, match="must be names of tasks of the harness, or their configurations"):
+    with pytest.raises(TypeError, match="must be names of tasks of the harness, or their configurations"):
+        evaluate_harness(bundled, [])
+    for wrong in ([3], [None], 7):  # refused by the types, too, where these are checked
+        with pytest.raises(TypeError):
             evaluate_harness(bundled, wrong)
 
 

@@ -105,7 +105,7 @@ class AblationStudy:
     def effects(self, measure: str | None = None, *, by: str | None = None, level: float = 0.95) -> "pd.DataFrame":
         """Mean effect of each kind of set at each size, with its interval over units.
 
-        Random sets are averaged first. The row of kind "none" holds the un-ablated measure itself. Below five units
+        Random sets are averaged first. The row of kind "none" holds the un-ablated measure itself. Below four units
         there is no interval, and its ends are NaN.
 
         Args:
