@@ -170,6 +170,11 @@ def test_layers_with_fewer_pairs_have_no_frequency_behind_the_last(tiny):
         ph.head_examples(tiny("gemma4"), TOKENS[0], [ph.Head(0, 0), ph.Head(1, 0)])
 
 
+def test_pairs_that_turn_backwards_have_the_frequencies_of_others(tiny):
+    forwards, backwards = (ph.score_heads(tiny(family), TOKENS).frequencies for family in ("llama", "nanochat"))
+    assert torch.allclose(backwards, forwards, rtol=1e-4)
+
+
 def test_codegen_in_half_precision_is_refused_as_long_as_its_bridge_cannot_run(tiny_folder):
     model = boot(tiny_folder("codegen"), dtype=torch.bfloat16)
     with pytest.raises(ph.UnsupportedModelError, match="load it in float32"):
