@@ -23,6 +23,7 @@ from torch import Tensor
 from positional_heads.heads import Head
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.run_lengths import follows_length, fresh_runs
 
 INSTALL = "pip install 'positional-heads[eval]'"
 
@@ -65,7 +66,8 @@ def evaluate_harness(
 
     Raises:
         ImportError: If the harness is not installed.
-        ValueError: If a prompt would be cut, a task does not exist, or mode and heads make no sense.
+        ValueError: If a prompt would be cut, a task does not exist, mode and heads make no sense, or prompts would be
+            padded where frequencies follow the length of a run.
         TypeError: If tasks are neither names nor configurations.
     """
     if mode == "resample" and batch_size != 1:
@@ -102,7 +104,7 @@ class _Drawn:
 
     def run(self, model: TransformerLensModel, batch_size: int) -> dict[str, Any]:
         """Results of the model as it is."""
-        with _seeded(self.seed):
+        with _seeded(self.seed), fresh_runs(model):
             results: dict[str, Any] = _harness().simple_evaluate(
                 model=_wrapped(model, self.max_length, batch_size),
                 tasks=list(self.members),
@@ -310,6 +312,12 @@ def _wrapped(model: Any, max_length: int | None, batch_size: int) -> Any:
 
     if model.tokenizer is None:
         msg = "the model has no tokenizer: the harness gives text, not tokens"
+        raise ValueError(msg)
+    if batch_size != 1 and follows_length(model):
+        msg = (
+            f"batch_size {batch_size} pads prompts, and this rotation follows the length of the run, so that short "
+            "prompts would get the frequencies of the longest: give batch_size=1"
+        )
         raise ValueError(msg)
     length = int(model.cfg.n_ctx) if max_length is None else max_length
     return HFLM(pretrained=model.original_model, tokenizer=model.tokenizer, batch_size=batch_size, max_length=length)

@@ -240,3 +240,9 @@ def test_it_says_how_to_install_the_harness(bundled, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ImportError, match=r"pip install 'positional-heads\[eval\]'"):
         evaluate_harness(bundled, ["anything"])
+
+
+def test_prompts_are_not_padded_where_frequencies_follow_the_length(folder, bundled):
+    refused = pytest.raises(ValueError, match="batch_size 2 pads prompts, and this rotation follows the length")
+    with ph.extended_rope(bundled, "dynamic", factor=4), refused:
+        evaluate_harness(bundled, ["our_say"], include_path=folder, batch_size=2)

@@ -17,6 +17,8 @@ from positional_heads.host import prefill
 from positional_heads.host.extrapolation.extension import extended_rope
 from positional_heads.host.loading import load_model
 from positional_heads.host.retrieval import retrieval_scores
+from positional_heads.host.run_lengths import follows_length
+from positional_heads.tasks.examples import function_task
 from positional_heads.zoo.architecture import byte_tokenizer
 from tests.test_extended_checkpoints import extended_folder
 from tests.test_extension import TRAINED, clex, hugging_face, settings_for
@@ -181,6 +183,37 @@ def test_no_run_leaves_a_trace_in_the_next(tmp_path):
     alone = AutoModelForCausalLM.from_pretrained(folder)(short[None]).logits
     model(long[None])
     assert torch.allclose(prefill.prefilled_logits(model, short[None]), alone, atol=1e-5)
+
+
+@torch.no_grad()
+def test_references_and_functions_of_users_are_run_as_if_first(tmp_path):
+    family, change = OWN["dynamic"]
+    folder = extended_folder(tmp_path, family, change)
+    fresh, used, tokens = boot(folder), boot(folder), TOKENS[1:, :64]
+
+    def without_head(model):  # the reference is run when the block is entered, and leaves the model fresh
+        with ph.ablated_heads(model, [ph.Head(0, 0)], "mean", reference=tokens):
+            return model(tokens)
+
+    expected = without_head(fresh)
+    used(TOKENS)
+    assert torch.allclose(without_head(used), expected, atol=1e-6)
+    task = function_task(used, lambda model: model(tokens)[0, -1])
+    right = AutoModelForCausalLM.from_pretrained(folder)(tokens).logits[0, -1]
+    used(TOKENS)
+    assert torch.allclose(task.measure(used)["score"].float(), right, atol=1e-5)
+
+
+def test_it_is_known_what_follows_the_length_of_a_run(tiny, tmp_path):
+    for own, (family, change) in OWN.items():
+        assert follows_length(load_model(str(extended_folder(tmp_path / own, family, change))))
+    model = tiny("llama")
+    rotary, found = next(iter(ph.resolve_layers(model).layers.values())), {}
+    for name in METHODS:
+        with applied(model, rotary, name):
+            found[name] = follows_length(model)
+    assert {name for name, follows in found.items() if follows} == {"dynamic", "longrope", "clex", "dynamic heads"}
+    assert not follows_length(model)
 
 
 @torch.no_grad()

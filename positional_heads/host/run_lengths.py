@@ -43,6 +43,39 @@ def run_lengths(
         yield
 
 
+@contextmanager
+def fresh_runs(model: Any) -> Iterator[None]:
+    """A block in which every run that continues no cache is rotated as if it were the model's first.
+
+    For runs that others start: of the evaluation harness, of a user's own function.
+    """
+    modules = rotary_modules(model)
+
+    def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+        cache = kwargs.get("past_key_values")
+        if cache is None or not int(cache.get_seq_length()):
+            for rotary in modules:
+                _forget(rotary)
+
+    handle = model.original_model.register_forward_pre_hook(begin, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+        for rotary in modules:
+            _forget(rotary)
+
+
+def follows_length(model: Any) -> bool:
+    """Whether frequencies follow the length of a run, so that a padded batch gives short rows those of the longest."""
+    extension = active_extension(model)
+    if extension is not None and extension.follows_length:
+        return True
+    kinds = [getattr(module, "rope_type", None) for module in rotary_modules(model)]
+    named = [name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])]
+    return any("dynamic" in str(name) or name == "longrope" for name in named)
+
+
 def rotary_modules(model: Any) -> list[Any]:
     """Hugging Face's rotary modules, which every run passes through before its first layer."""
     return [

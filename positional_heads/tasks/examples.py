@@ -17,6 +17,7 @@ from torch import Tensor
 from positional_heads.arguments import checked, in_range
 from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
+from positional_heads.host.run_lengths import fresh_runs
 
 Reach = Literal["long", "short"]
 LOGITS_PER_BATCH = 2**26
@@ -189,7 +190,8 @@ class FunctionTask:
         Raises:
             ValueError: If it returns another number of scores than before, or one that is not finite.
         """
-        scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().detach().cpu()
+        with fresh_runs(model):
+            scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().detach().cpu()
         if len(scores) != self.examples:
             msg = f"{self.name} returned {len(scores)} scores, {self.examples} the first time: it must not vary"
             raise ValueError(msg)

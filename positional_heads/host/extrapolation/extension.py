@@ -151,6 +151,16 @@ class Extension:
         return isinstance(self.method, (SelfExtend, Dpe)) or any(heads is not None for heads in self.chosen.values())
 
     @property
+    def follows_length(self) -> bool:
+        """Whether frequencies, or a factor on scores, are others in a longer run."""
+
+        def differ(layer: int) -> bool:
+            short, long = (self.table(layer, length) for length in (1, 4 * self.ropes[layer].training_length))
+            return short.score_factor != long.score_factor or not torch.equal(short.inv_freq, long.inv_freq)
+
+        return any(differ(layer) for layer in self.chosen)
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """What was applied, to be kept with results; JSON."""
         return {
