@@ -1,5 +1,6 @@
 """D is one number: live hook, cache, examples and counts agree with a float64 oracle under every method."""
 
+import inspect
 import math
 
 import numpy as np
@@ -129,19 +130,13 @@ def test_each_head_has_its_own_attention_factor(tiny):
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf, True, "attn", None])
 def test_what_is_no_temperature_is_refused_before_anything_runs(temperature, tiny):
-    model = tiny("llama")
-
-    def hooks(temperature):
-        with getattr(ph.contribution_hooks, "__wrapped__", ph.contribution_hooks)(model, temperature=temperature):
-            pass
-
-    def cache(temperature):
-        run = getattr(ph.dominant_dimension_cache, "__wrapped__", ph.dominant_dimension_cache)
-        run(model, TOKENS, temperature=temperature)
-
-    def examples(temperature):
-        getattr(head_examples, "__wrapped__", head_examples)(model, TOKENS[0], HEADS, temperature=temperature)
-
-    for call in (hooks, cache, examples):
+    """Past the type checker, which only tests run."""
+    model, asked = tiny("llama"), {"temperature": temperature}
+    hooks, cache, examples = map(inspect.unwrap, (ph.contribution_hooks, ph.dominant_dimension_cache, head_examples))
+    for call in (
+        lambda: next(hooks(model, **asked)),
+        lambda: cache(model, TOKENS, **asked),
+        lambda: examples(model, TOKENS[0], HEADS, **asked),
+    ):
         with pytest.raises(ValueError, match="must be a positive number, or 'attention'"):
-            call(temperature)
+            call()
