@@ -72,11 +72,12 @@ def _after_rotation(attention: Any, undo: ExitStack) -> None:
 
 
 def _before_attention(attention: Any, undo: ExitStack) -> None:
-    """GPT-J: Hugging Face's attention takes rotated queries and keys; the keys may be the cache's own, hence the copy."""
+    """GPT-J: Hugging Face's attention takes rotated queries and keys."""
     component = attention.original_component
     attend = component._attn
 
     def hook_then_attend(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        # keys may be the cache's own, which an edit in place would change for every later run
         return attend(attention.hook_rot_q(query), attention.hook_rot_k(key.clone()), *args, **kwargs)
 
     _replace(component, "_attn", hook_then_attend, undo)

@@ -65,7 +65,7 @@ class Places:
         """
         told = self._told.get("position_ids")
         if not isinstance(told, Tensor):
-            msg = f"layer {self.layer} is not told positions by its model, so that it cannot be resampled; use 'mean'"
+            msg = f"layer {self.layer} is not told positions by its model: what depends on them cannot be done there"
             raise UnsupportedModelError(msg)
         return told.reshape(-1, told.shape[-1])
 
