@@ -37,7 +37,7 @@ Heads = AnyHead | Sequence[AnyHead]
 """How heads are asked for: "L3H7", (3, 7), Head(3, 7), or several of them."""
 
 
-def as_heads(heads: Heads, n_layers: int | None = None, n_heads: int | None = None) -> list[Head]:
+def as_heads(heads: Any, n_layers: int | None = None, n_heads: int | None = None) -> list[Head]:
     """The heads meant by one or several of `"L3H7"`, `(3, 7)` and `Head(3, 7)`, in the order given.
 
     Args:
