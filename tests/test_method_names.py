@@ -51,7 +51,7 @@ REFUSED = {
     ),
     "a word": (("yarn", 4), {"beta_fast": "x"}, "beta_fast must be a positive number, got 'x'"),
     "misspelt": (("yarn", 4), {"beta_fats": 32}, "method 'yarn' has no setting beta_fats; it has attention_factor"),
-    "unknown": (("yam", 4), {}, "method 'yam' is unknown: did you mean yarn"),
+    "unknown": (("yam", 4), {}, "method 'yam' is unknown: did you mean .*yarn"),
     "true": (("linear", True), {}, "factor must be a finite number or None, got True"),
     "a word for keep": (("p_rope",), {"keep": "x"}, "keep must be a finite number, got 'x'"),
 }
