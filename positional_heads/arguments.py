@@ -150,7 +150,7 @@ def _fits(value: Any, kind: Any) -> bool:
         many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
         return many and all(_fits(item, *get_args(kind)) for item in value)
     try:
-        return isinstance(value, origin if origin is Callable else kind)
+        return isinstance(value, origin if origin is Callable else kind)  # type: ignore[arg-type]
     except TypeError:  # Any, and what else says nothing of a single value
         return True
 

@@ -16,7 +16,8 @@ class Head(NamedTuple):
     def __str__(self) -> str:
         return f"L{self.layer}H{self.head}"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return str(self)
 
     @classmethod
     def parse(cls, text: str) -> "Head":
@@ -37,7 +38,7 @@ Heads = AnyHead | Sequence[AnyHead]
 """How heads are asked for: "L3H7", (3, 7), Head(3, 7), or several of them."""
 
 
-def as_heads(heads: Heads, n_layers: int | None = None, n_heads: int | None = None) -> list[Head]:
+def as_heads(heads: Any, n_layers: int | None = None, n_heads: int | None = None) -> list[Head]:
     """The heads meant by one or several of `"L3H7"`, `(3, 7)` and `Head(3, 7)`, in the order given.
 
     Args:

@@ -228,9 +228,9 @@ def _counted(
             counter.go_on_with(sums.kernels)
         else:
             sums = counter.opened(resolved, count=counter.longest in numbers)
-            bar.update(sum(rows[number] for number in sums.done))
-        left = [number for number in numbers if number not in sums.done]
         with kept.on_interrupt(sums):
+            bar.update(sum(rows[number] for number in sums.done) - bar.n)
+            left = [number for number in numbers if number not in sums.done]
             if executor is not None:
                 for part in executor.counted(counter, sums.empty(), left):
                     with whole_step():

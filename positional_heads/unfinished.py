@@ -39,6 +39,6 @@ def _said_of_study(file: Path) -> str:
         ("ablate", "ablation_study") if "ablation" in json.loads(header) else ("extrapolate", "extrapolation_study")
     )
     return (
-        f"{file}: unfinished, {len(parts)} parts of a study are done; give the same positional-heads {command} "
+        f"{file}: unfinished study, {len(parts)} of its parts done; give the same positional-heads {command} "
         f"command, or {function} call with the same checkpoint=, to go on."
     )

@@ -19,7 +19,8 @@ import torch
 import typer
 
 import positional_heads as ph
-from positional_heads import cli, cli_ablate, cli_extrapolate, cli_io, cli_score, report, views
+from positional_heads import cli, cli_ablate, cli_extrapolate, cli_score, views
+from positional_heads.counting import PairCounter
 from positional_heads.results import HeadScores
 from positional_heads.studies.finished import FinishedParts
 from positional_heads.tasks.measuring import TASKS
@@ -195,10 +196,12 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     """What is wrong with commands."""
     text, command = folder / "text.txt", typer.main.get_command(cli.app)
     text.write_text(" ".join(TEXTS))
+    ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
+    PairCounter.opened = FinishedParts.__init__ = reached  # type: ignore[method-assign]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
-        "ablate": ["bundled", *short, "--length", "64", "--depths", "1", "--examples", "1", "--n-random", "1"],
+        "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "show": [str(folder)],
         "merge": [str(folder)],
@@ -243,8 +246,7 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     FinishedParts.add = reached  # type: ignore[method-assign]
-    report.write_report = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_ablate, cli_extrapolate, cli_io):
+    for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}
