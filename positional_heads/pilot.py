@@ -32,6 +32,8 @@ class PilotSample:
             every: Pairs of the whole run.
         """
         edges = equal_mass_edges(self.sample, n_bins, resolution)
+        if self.sample.dtype == torch.float64:
+            return BinLookup(edges, resolution)
         moved, unknown = mean_displacement(self.exact, self.rounded, edges)
         return BinLookup(edges, resolution, moved if self.exact.shape[1] == every else moved + unknown)
 

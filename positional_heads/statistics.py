@@ -118,6 +118,6 @@ def _findings(
     return (
         f"{found} of {heads} heads beat their null{no_score} ({basis}); the largest excess of rho over shuffled "
         f"positions is {largest:.3f}. Leading positions differ in content even in an untrained model: see that this "
-        "stays with skip_keys=64. And it is correlation: masking these heads must hurt long-range tasks before they are "
-        "shown to carry distance."
+        "stays with skip_keys=64. And it is correlation: masking these heads must hurt long-range tasks before they "
+        "are shown to carry distance."
     )

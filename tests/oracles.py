@@ -50,7 +50,9 @@ def dominants(contributed: np.ndarray, temperature: float = 1.0) -> tuple[np.nda
 
 def rho(distances: np.ndarray, dominants: np.ndarray, resolution: float = 0.0) -> float:
     """Spearman's rho where values of D nearest to the same multiple of the resolution are equal."""
-    return spearmanr(distances, np.round(dominants / resolution) if resolution else dominants).statistic
+    values = np.round(dominants / resolution) if resolution else dominants
+    constant = len(set(values)) == 1 or len(set(distances)) == 1
+    return math.nan if constant else spearmanr(distances, values).statistic
 
 
 def counted_pairs(length: int, *, window=None, skip_keys=0, min_distance=0, max_distance=None):
