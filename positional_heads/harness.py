@@ -252,7 +252,7 @@ def _drawn(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """A block with its own seed for every generator that the harness draws from, which are the process's own."""
+    """A block with a seed of its own for the process's generators, which are those that tasks draw from."""
     kept = random.getstate(), np.random.get_state()
     with torch.random.fork_rng():
         random.seed(seed)

@@ -72,14 +72,19 @@ def _words(said: str, answer: str) -> float:
 
 
 def _words_zh(said: str, answer: str) -> float:
-    import jieba
-
     def words(text: str) -> list[str]:
         left_out = set(string.punctuation + CHINESE)
-        plain = ("".join(c for c in word.lower() if c not in left_out) for word in jieba.cut(text, cut_all=False))
+        plain = ("".join(c for c in word.lower() if c not in left_out) for word in _cut(text))
         return [word for word in ("".join(one.split()) for one in plain) if word]
 
     return _f1(words(said), words(answer))
+
+
+def _cut(text: str) -> list[str]:
+    """Words of a Chinese text."""
+    import jieba  # type: ignore[import-untyped]
+
+    return list(jieba.cut(text, cut_all=False))
 
 
 def _plain_words(text: str) -> list[str]:
@@ -97,7 +102,7 @@ def _f1(said: list[str], answer: list[str]) -> float:
 
 
 def _rouge(said: str, answer: str) -> float:
-    from rouge import Rouge
+    from rouge import Rouge  # type: ignore[import-untyped]
 
     try:
         return float(Rouge().get_scores([said], [answer], avg=True)["rouge-l"]["f"])
@@ -106,9 +111,7 @@ def _rouge(said: str, answer: str) -> float:
 
 
 def _rouge_zh(said: str, answer: str) -> float:
-    import jieba
-
-    return _rouge(*(" ".join(jieba.cut(text, cut_all=False)) for text in (said, answer)))
+    return _rouge(*(" ".join(_cut(text)) for text in (said, answer)))
 
 
 def _classes(said: str, answer: str, classes: Sequence[str]) -> float:
