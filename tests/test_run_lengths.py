@@ -302,3 +302,17 @@ def test_models_with_a_state_go_through_in_one_run(bamba, monkeypatch):
     with pytest.raises(ph.UnsupportedModelError, match=r"2 sequence\(s\) of 150 tokens need 1.8e\+05 attention scores"):
         prefill.prefilled_logits(model, TOKENS)
     assert prefill.prefilled_logits(model, TOKENS[:, :149]).shape[1] == 149
+
+
+@pytest.mark.parametrize("own", OWN)
+@torch.no_grad()
+def test_one_head_put_back_on_a_checkpoint_that_follows_the_length(own, tmp_path, monkeypatch):
+    family, change = OWN[own]
+    model = load_model(str(extended_folder(tmp_path, family, change)))
+    with extended_rope(model, "none", heads=[ph.Head(1, 0)]):
+        whole, expected = prefill.prefilled_logits(model, TOKENS), ph.score_heads(model, TOKENS, beyond_context=True)
+        in_chunks(monkeypatch, 40)
+        parts, scores = prefill.prefilled_logits(model, TOKENS), ph.score_heads(model, TOKENS, beyond_context=True)
+    assert torch.allclose(parts, whole, atol=1e-5)
+    assert torch.allclose(scores.rho, expected.rho, atol=1e-4)
+    assert not torch.allclose(whole, prefill.prefilled_logits(model, TOKENS), atol=1e-3)

@@ -49,21 +49,17 @@ def fresh_runs(model: Any) -> Iterator[None]:
 
     For runs that others start: of the evaluation harness, of a user's own function.
     """
-    modules = rotary_modules(model)
 
-    def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        cache = kwargs.get("past_key_values")
-        if cache is None or not int(cache.get_seq_length()):
-            for rotary in modules:
-                _forget(rotary)
+    def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        places = told_positions(args, kwargs)
+        if places is not None and int(places.min()) == 0:
+            _forget(module)
 
-    handle = model.original_model.register_forward_pre_hook(begin, with_kwargs=True)
-    try:
+    with ExitStack() as undo:
+        for module in rotary_modules(model):
+            undo.callback(_forget, module)
+            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
         yield
-    finally:
-        handle.remove()
-        for rotary in modules:
-            _forget(rotary)
 
 
 def follows_length(model: Any) -> bool:
@@ -77,10 +73,11 @@ def follows_length(model: Any) -> bool:
 
 
 def rotary_modules(model: Any) -> list[Any]:
-    """Hugging Face's rotary modules, which every run passes through before its first layer."""
+    """Hugging Face's rotary modules, which every run passes through before its first layer; none in a stand-in."""
+    original = getattr(model, "original_model", None)
     return [
         module
-        for module in model.original_model.modules()
+        for module in ([] if original is None else original.modules())
         if type(module).__name__.endswith("RotaryEmbedding") and hasattr(module, "config")
     ]
 
