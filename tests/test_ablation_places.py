@@ -159,7 +159,7 @@ def test_one_reference_serves_any_row(tiny):
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @torch.no_grad()
 def test_compatibility_mode_changes_no_ablation_but_that_of_a_value_bias(family, tiny):
-    """Its logits are centred. What a bias of the values adds is no longer in z, so that an output of 0 leaves it there."""
+    """Its logits are centred; what a bias of the values adds is no longer in z, so that an output of 0 leaves it."""
     plain, folded = tiny(family), tiny(family, compatible=True)
     for mode, settings in {"zero": {}, **SETTINGS}.items():
         found = []
