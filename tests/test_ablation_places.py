@@ -153,3 +153,18 @@ def test_one_reference_serves_any_row(tiny):
         assert torch.allclose(model(TOKENS)[1], one[0], atol=1e-5)
     with ph.ablated_heads(model, HEADS, "resample", reference=OTHERS):
         assert torch.allclose(model(TOKENS)[1], one[0], atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # compatibility mode warns about what it cannot fold; not ours to judge
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@torch.no_grad()
+def test_compatibility_mode_changes_no_ablation_but_that_of_a_value_bias(family, tiny):
+    """Its logits are centred; what a bias of the values adds is no longer in z, so that an output of 0 leaves it."""
+    plain, folded = tiny(family), tiny(family, compatible=True)
+    for mode, settings in {"zero": {}, **SETTINGS}.items():
+        found = []
+        for model in (plain, folded):
+            with ph.ablated_heads(model, HEADS, mode, **settings):
+                found.append(model(TOKENS).log_softmax(-1))
+        same = family == "llama" or mode not in {"zero", "near"}
+        assert torch.allclose(*found, atol=1e-4) == same, mode

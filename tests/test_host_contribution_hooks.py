@@ -274,7 +274,7 @@ def test_edits_that_change_the_shape_are_refused(edit, tiny):
 
 @pytest.mark.parametrize("family", ["llama", "codegen"])
 def test_contributions_behind_left_padding_are_the_models_scores(family, tiny):
-    """CodeGen turns by a table of positions, which real tokens count from zero."""
+    """CodeGen turns by a table of positions, of which contributions see differences only."""
     model = tiny(family)
     rotary = ph.resolve_layers(model).layers[0]
     mask = torch.ones_like(TOKENS)

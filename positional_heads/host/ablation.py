@@ -8,6 +8,9 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 - `uniform`: its scores are 0 wherever it may look, so that it attends evenly.
 - `far`: it cannot look further back than `distance` tokens; what is left is renormalised.
 - `near`: it cannot look less far back than that; where nothing is left its output is 0.
+
+Distances and positions are the text's own, also behind padding and in caches of any kind. Compatibility mode moves a
+value bias out of z into the output's bias: where a model has one, an output of 0 leaves it there.
 """
 
 from collections.abc import Callable, Iterator

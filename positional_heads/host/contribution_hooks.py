@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
@@ -27,7 +27,6 @@ from positional_heads.host.layers import (
     soft_capped,
 )
 from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.places import Places
 from positional_heads.host.records import RECORDED, SCORES, Record, hook_name
 from positional_heads.host.vectors import LayerVectors, Temperature
 
@@ -109,7 +108,6 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitS
     """
     attention = model.blocks[rotary.layer].attn
     hooks = model.hook_dict
-    places = Places(model, rotary.layer)
     record: Record = {}
     late: list[Any] = []
 
@@ -133,14 +131,11 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitS
 
     def finish(tensor: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         take_off()
-        # only a table of the whole context is read by position
-        rows = places.positions() if rotary.table == "embed_positions" else torch.arange(tensor.shape[-2])[None]
-        vectors = _vectors(model, rotary, record, rows.to(tensor.device))
+        vectors = _vectors(model, rotary, {**record, SCORES: tensor})
         return _pass_through(attention, vectors, tensor, temperature)
 
-    added = [(hook_name(rotary.layer, name), function) for name, function in (("hook_in", start), (SCORES, finish))]
-    for name, function in [places.hook, *added]:
-        point = hooks[name]
+    for name, function in (("hook_in", start), (SCORES, finish)):
+        point = hooks[hook_name(rotary.layer, name)]
         undo.callback(_remove, point, _add(point, function))
     undo.callback(take_off)
 
@@ -156,7 +151,9 @@ def _remove(point: HookPoint, handle: Any) -> None:
     point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _vectors(model: Any, rotary: RotaryLayer, record: Record, positions: Int[Tensor, "#batch pos"]) -> LayerVectors:
+def _vectors(model: Any, rotary: RotaryLayer, record: Record) -> LayerVectors:
+    """Padding shifts all positions of a sequence alike, which no contribution shows: columns will do."""
+    positions = torch.arange(record[SCORES].shape[-2], device=record[SCORES].device)[None]
     rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
     return LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), None, None)
 
