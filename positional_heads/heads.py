@@ -56,8 +56,10 @@ def as_heads(heads: Any, n_layers: int | None = None, n_heads: int | None = None
         raise TypeError(msg)
     found = [as_head(head) for head in ([heads] if alone else heads)]
     for head in found:
-        if n_layers is not None and n_heads is not None and not (head.layer < n_layers and head.head < n_heads):
-            msg = f"{head} does not exist: layers go from 0 to {n_layers - 1}, heads to {n_heads - 1}"
+        known = n_layers is None or head.layer < n_layers
+        if min(head) < 0 or not known or (n_heads is not None and head.head >= n_heads):
+            last = "" if n_layers is None or n_heads is None else f" to {n_layers - 1}, heads to {n_heads - 1}"
+            msg = f"{head} does not exist: layers go from 0{last or ', heads too'}"
             raise ValueError(msg)
     return found
 
@@ -76,7 +78,7 @@ def as_head(head: Any) -> Head:
         return Head.parse(head)
     pair = head.tolist() if hasattr(head, "tolist") else head  # rows of arrays and tensors
     pair = tuple(pair) if isinstance(pair, list) else pair
-    if not _is_pair(pair) or min(pair) < 0:
+    if not _is_pair(pair):
         msg = f"{head!r} is not a head: write 'L3H7' or (3, 7), layer and head counted from zero"
         raise ValueError(msg)
     return Head(int(pair[0]), int(pair[1]))
