@@ -94,12 +94,11 @@ def test_bins_hold_whole_cells_of_the_resolution_and_frequent_ones_alone(kind, r
             assert alone[head, place]
 
 
-def test_edges_lie_between_values_so_that_rounding_changes_no_bin():
-    sample = torch.tensor([[1.0, 2.0, 2.0, 5.0]])
-    for resolution in (0.0, 1 / 256, 0.25):
-        edges = equal_mass_edges(sample, 64, resolution)
-        bins = [torch.searchsorted(edges, sample + shift) for shift in (-1e-6, 0.0, 1e-6)]
-        if resolution:  # at 0 a repeated value is told from its neighbours by one bit
-            assert torch.equal(bins[0], bins[1])
-            assert torch.equal(bins[2], bins[1])
-        assert all(len({int(one) for one in row[0]}) == 3 for row in bins)
+@pytest.mark.parametrize("resolution", [0.0, 1 / 256, 0.25])
+def test_edges_lie_between_values_so_that_rounding_makes_no_ties(resolution):
+    """Fewer values than bins, as of two tokens: each keeps a bin of its own, however the last bits fall."""
+    sample = torch.tensor([[1.0, 2.0, 3.3, 5.0]])
+    edges = equal_mass_edges(sample, 64, resolution)
+    for shift in ([0, 0, 0, 0], [1, -1, 1, -1], [-1, 1, -1, 1]):
+        bins = torch.searchsorted(edges, sample + 1e-6 * torch.tensor(shift))[0]
+        assert bins.diff().min() > 0
