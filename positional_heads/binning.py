@@ -32,7 +32,7 @@ def equal_mass_edges(
     refuse_not_finite(sample)
     ordered = sample.sort(dim=-1).values
     if resolution:
-        ordered = (ordered.double() / resolution).round()
+        ordered = (ordered.double() / resolution - 0.5).ceil()  # halfway is the lower cell: edges belong to the left
     positions = (torch.arange(1, bins, device=sample.device) * sample.shape[-1]) // bins
     value = ordered[:, positions]
     following = ordered[:, (positions + 1).clamp(max=sample.shape[-1] - 1)]

@@ -190,7 +190,7 @@ class PairCounter:
         self, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]], batches: int
     ) -> PilotSample:
         rows = sorted(set(np.linspace(0, len(spans) - 1, PILOT_ROWS).round().astype(int).tolist()))
-        found = []
+        found, dtype = [], self.settings.dtype
         for row in rows:
             start, stop = spans[row]
             plan = self.settings.plan((stop - start,), vectors.window)
@@ -200,21 +200,9 @@ class PairCounter:
             ):
                 drawn = (torch.cat(positions) for positions in zip(*self._listed(plan, 0), strict=True))
                 places = _within((next(drawn), next(drawn)), part, query.device)
-                found.append(self._looked_at(query, key, places, vectors, CHECKED_PAIRS // (len(rows) * batches)))
+                planes, checked = (query.to(dtype), key.to(dtype)), CHECKED_PAIRS // (len(rows) * batches)
+                found.append(PilotSample.of(self.kernel, planes, places, self._temperature(vectors), checked))
         return PilotSample.joined(found)
-
-    def _looked_at(
-        self, query: Tensor, key: Tensor, places: Places, vectors: LayerVectors, checked: int
-    ) -> PilotSample:
-        """D of listed pairs, and in float64 that of so many of them."""
-        temperature, dtype = self._temperature(vectors), self.settings.dtype
-        sample = self.kernel.listed_dominant(query.to(dtype), key.to(dtype), places, temperature)
-        if dtype == torch.float64:
-            return PilotSample(sample, sample, sample)
-        step = -(-len(places[0]) // checked) or 1
-        some = places[0][::step], places[1][::step]
-        exact = EagerKernel().listed_dominant(query.double(), key.double(), some, temperature)
-        return PilotSample(sample, sample[:, ::step], exact)
 
     def _layer_sums(self, vectors: LayerVectors, spans: list[tuple[int, int]], pilot: PilotSample) -> LayerSums:
         if pilot.sample.shape[1] == 0:

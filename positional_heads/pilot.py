@@ -7,6 +7,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from positional_heads.binning import BinLookup, equal_mass_edges
+from positional_heads.kernels.eager import EagerKernel
+from positional_heads.kernels.sums import Kernel, Planes
+from positional_heads.plan import Places
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,27 @@ class PilotSample:
     sample: Float[Tensor, "head n"]
     rounded: Float[Tensor, "head checked"]
     exact: Float64[Tensor, "head checked"]
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, planes: tuple[Planes, Planes], places: Places, temperature: float, checked: int
+    ) -> "PilotSample":
+        """Look at listed pairs of one sequence.
+
+        Args:
+            kernel: Which is going to count.
+            planes: Rotated queries and keys of the sequence; where they are float64, nothing rounds.
+            places: Positions of the pairs.
+            temperature: Softmax temperature of D.
+            checked: Of how many pairs, spread over the list, D is also computed in float64.
+        """
+        sample = kernel.listed_dominant(*planes, places, temperature)
+        if sample.dtype == torch.float64:
+            return cls(sample, sample, sample)
+        step = -(-len(places[0]) // checked) or 1
+        query, key = (plane.double() for plane in planes)
+        exact = EagerKernel().listed_dominant(query, key, (places[0][::step], places[1][::step]), temperature)
+        return cls(sample, sample[:, ::step], exact)
 
     def bins(self, n_bins: int, resolution: float, every: int) -> BinLookup:
         """Bins of equal mass, which know how far rounding moves ranks.

@@ -78,8 +78,8 @@ def score_heads(
         checkpoint_seconds: How often to write them, at most a twentieth of the time goes into it.
         executor: "ray", or a `RayExecutor`, to count on several processes or machines; here when None.
         progress: Show a progress bar.
-        **settings: See `ScoringSettings`: temperature, skip_keys, min_distance, max_distance, null_repeats, resamples,
-            bins, seed.
+        **settings: See `ScoringSettings`: temperature, skip_keys, min_distance, max_distance, resolution,
+            null_repeats, resamples, bins, seed.
 
     Returns:
         Scores, curves, null and intervals of every head, with their provenance.

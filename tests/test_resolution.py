@@ -8,6 +8,8 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads import counting
+from positional_heads.score_sums import ScoreSums
 from tests import oracles
 
 TEMPERATURES = (1e-3, 1.0, 32**0.5, 1e3, 1e6)
@@ -24,9 +26,7 @@ def rows(lengths=(61, 61, 61, 47), seed=0):
 
 def contributed(model, sequences, layers=LAYERS):
     """Distances, and contributions of every causal pair from the model's own hooks, in float64, by layer and head."""
-    runs = [
-        model.run_with_cache(tokens[None], names_filter=lambda name: "hook_rot" in name)[1] for tokens in sequences
-    ]
+    runs = [model.run_with_cache(tokens[None], names_filter=lambda name: "hook_rot" in name)[1] for tokens in sequences]
     found = {}
     for layer, head in itertools.product(layers, range(HEADS)):
         distances, contributions = [], []
@@ -130,3 +130,31 @@ def test_saturation_is_kept_in_files_and_shown(model, tmp_path):
     )
     assert scores.to_frame()["saturation"].tolist()[8] == float(scores.saturation[1, 0])
     assert "saturated" in scores._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (torch.full((2, 100), 97), 2),
+        (torch.tensor([97, 98]).repeat(2, 50), 2),
+        (torch.stack([torch.full((100,), 97), rows((100,))[0]]), 1),
+        (rows((100, 100)), 0),
+        (rows((2,)), 0),
+    ],
+)
+def test_text_of_one_repeated_token_is_told_aloud(tokens, said, model, caplog):
+    counting._say_monotonous.cache_clear()
+    scores = ph.score_heads(model, tokens, layers=[1], null_repeats=2)
+    assert scores.provenance["data"]["monotonous"] == said
+    warning = f"in {said} of {len(tokens)} sequences one token fills half or more: content hardly varies there"
+    assert (warning in caplog.text) == bool(said)
+    assert (warning[3:] in scores.verdict) == bool(said)
+
+
+def test_sums_of_an_earlier_version_are_refused_in_a_sentence(model, tmp_path):
+    file = ph.score_shard(model, rows((30, 30)), "1/1", tmp_path, layers=[1])
+    sums = ScoreSums.load(file)
+    del sums.run["provenance"]["settings"]["resolution"]
+    sums.save(file)
+    with pytest.raises(ph.ResultFileError, match="told D apart without a resolution: count again"):
+        ScoreSums.load(file)

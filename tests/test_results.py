@@ -271,3 +271,24 @@ def test_a_result_in_a_folder_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         synthetic_scores().save(Path(tmp_path) / "file" / "scores.safetensors")
+
+
+def test_by_significance_heads_come_by_excess_and_never_with_negative_rho():
+    """L0H0 falls with distance, but less than its null does: significant, and no Positional Head."""
+    scores = synthetic_scores()
+    rho, null = scores.rho.clone(), scores.null.rho.clone()
+    null[:, 0, 0] = -0.5 + 0.01 * torch.arange(6)
+    null[:, 1, 3] = rho[1, 3] - 0.45 + 0.01 * torch.arange(6)
+    found = replace(scores, null=replace(scores.null, rho=null))
+    assert found.significant(0.05)[0].tolist() == [True, False, False, True]
+    assert rho[1, 3] < rho[0, 3]
+    assert found.excess[1, 3] > found.excess[0, 3]
+    assert found.positional_heads(alpha=0.05) == [Head(1, 3), Head(0, 3)]
+    assert "3 of 8 heads beat their null (1 of them with rho of 0 or less: no Positional Heads)" in found.verdict
+
+
+def test_files_of_earlier_versions_have_no_saturation(tmp_path):
+    scores = synthetic_scores()
+    loaded = ph.HeadScores.load(scores.save(tmp_path))
+    assert loaded.saturation is None
+    assert "saturation" not in loaded.to_frame()
