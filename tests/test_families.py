@@ -128,6 +128,8 @@ def test_reading_that_would_change_the_output_is_refused(tiny_folder, monkeypatc
     model = boot(tiny_folder("nanochat"))
     module = model.blocks[1].attn.original_component
     module.config._attn_implementation = "sdpa"  # runs without our reading do not call the eager function
+    assert ph.resolve_layers(model).layers[1].error < 1e-5
+    assert module.config._attn_implementation == "sdpa"
     own = modeling_nanochat.eager_attention_forward
     monkeypatch.setattr(
         modeling_nanochat,
@@ -145,6 +147,15 @@ def test_keys_that_are_weighted_after_the_rotation_are_refused(tiny_folder):
     norm = model.blocks[0].attn.k_norm.original_component
     norm.register_forward_hook(lambda module, inputs, output: output * weight)
     with pytest.raises(ph.UnsupportedModelError, match="does not turn queries and keys by the model's own angles"):
+        ph.resolve_layers(model)
+
+
+def test_angles_that_are_not_handed_over_are_refused(tiny_folder):
+    model = boot(tiny_folder("nanochat"))
+    module = model.blocks[0].attn.original_component
+    forward = module.forward
+    module.forward = lambda hidden_states, **settings: forward(hidden_states=hidden_states, **settings)
+    with pytest.raises(ph.UnsupportedModelError, match="not handed cos and sin"):
         ph.resolve_layers(model)
 
 

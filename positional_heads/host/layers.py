@@ -337,6 +337,9 @@ def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved:
     _refuse_non_finite(layer, query, key)
     if max(distance(here[name], moved[name]) for name in ROTATED) <= tolerance(query.dtype):
         return None
+    if "hook_cos" not in here:
+        msg = f"layer {layer}: its attention is not handed cos and sin, so the angles of its rotation cannot be had"
+        raise UnsupportedModelError(msg)
     module = attention_module(model, layer)
     draft = RotaryLayer(
         layer=layer,
