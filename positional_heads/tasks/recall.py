@@ -331,7 +331,7 @@ def _asked_twice(asked: _Question, source: Haystack, filler: Tokens, depth: floa
         )
     if pair[0].needle == pair[1].needle:
         msg = (
-            f"depth {depth} of {length} tokens is right before the question, where the near control has it too: give a "
+            f"depth {depth} of {len(pair[0].tokens)} tokens is right before the question, where the near control has it too: give a "
             "smaller depth or a longer length"
         )
         raise ValueError(msg)
