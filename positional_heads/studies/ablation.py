@@ -177,7 +177,7 @@ def _singles(ranking: list[Head], largest: int, singles: str | None) -> list[Hea
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, list[str]]:
     """Retrieval scores on held-out examples of the task, or of passkey where it has no needle."""
     source = task
-    if not isinstance(task, AnswerTask) or not _with_needles(task):
+    if not _with_needles(task):
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model no tokenizer to make one."]
         source = make_task(model, "passkey")
@@ -196,8 +196,10 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, 
     return found, []
 
 
-def _with_needles(task: AnswerTask) -> bool:
-    return bool(task.held_out) and all(example.needle is not None for example in task.held_out)
+def _with_needles(task: Task) -> bool:
+    """Whether it has held-out examples whose answers stand in their context."""
+    held_out = task.held_out if isinstance(task, AnswerTask) else ()
+    return bool(held_out) and all(example.needle is not None for example in held_out)
 
 
 def _by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
