@@ -50,13 +50,13 @@ def contribution_profile(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
-    heads = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
+    chosen = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
     in_range("skip_keys", skip_keys, 0, 2**31)
-    rotary = _layers_of(model, heads)
+    rotary = _layers_of(model, chosen)
     data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(batch.tokens.shape[1] for batch in data)
     refuse_fixed_tables(model, longest)
-    sums = _Sums(heads, {one.layer: one.n_pairs for one in rotary}, longest, skip_keys)
+    sums = _Sums(chosen, {one.layer: one.n_pairs for one in rotary}, longest, skip_keys)
     for batch in data:
         spans = real_spans(batch.tokens, batch.attention_mask)
         chunk = chunk_length(model, *batch.tokens.shape) if batch.attention_mask is None else None
