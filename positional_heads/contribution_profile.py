@@ -109,7 +109,7 @@ class _Sums:
             rest = remainder_sums(rest_q[:, head.head], rest_k[:, head.head]) * rotary.scale
             self.rest[place, :length] += rest * seen
             self.counts[place, :length] += counts
-            self.frequencies[place] = pair_frequencies(vectors.phase_of(row)[start:stop]).cpu()
+            self.frequencies[place] = pair_frequencies(vectors.phase_of(row)[start:stop]).abs().cpu()
 
     def result(self, provenance: dict[str, Any]) -> ContributionProfile:
         counts = self.counts.double()

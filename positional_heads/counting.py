@@ -216,7 +216,7 @@ class PairCounter:
         row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
         phase = vectors.phase[min(row, len(vectors.phase) - 1), slice(*spans[row])]
         statistics = self._plans.statistics(vectors.window, bins, self.settings.null_repeats)
-        return LayerSums(pair_frequencies(phase).cpu(), statistics)
+        return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
 
     def _count_batch(self, sums: LayerSums, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
         plan = sums.statistics[0].plan

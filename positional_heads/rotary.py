@@ -78,7 +78,7 @@ def plain_phases(positions: Float[Tensor, " pos"], base: float, rotary_dim: int)
 
 
 def pair_frequencies(phase: Complex[Tensor, "pos pair"]) -> Float[Tensor, " pair"]:
-    """How fast each pair turns, whichever way, in radians per token, read off the phases of consecutive positions.
+    """How fast each pair turns, in radians per token, read off the phases of consecutive positions.
 
     From one token to the next first, then over lags of 2, 4, 8, ... tokens, each correcting the last: slow pairs turn
     too little in one token for float32.
@@ -90,4 +90,4 @@ def pair_frequencies(phase: Complex[Tensor, "pos pair"]) -> Float[Tensor, " pair
         turned = (phase[lag:][:COMPARED] * phase[:-lag][:COMPARED].conj()).sum(0)
         frequency = frequency + torch.angle(turned * torch.polar(torch.ones_like(frequency), -lag * frequency)) / lag
         lag *= 2
-    return frequency.abs()
+    return frequency

@@ -184,6 +184,8 @@ def test_layers_with_fewer_pairs_have_no_frequency_behind_the_last(tiny):
 def test_pairs_that_turn_backwards_have_the_frequencies_of_others(tiny):
     forwards, backwards = (ph.score_heads(tiny(family), TOKENS).frequencies for family in ("llama", "nanochat"))
     assert torch.allclose(backwards, forwards, rtol=1e-4)
+    profile = ph.contribution_profile(tiny("nanochat"), TOKENS, [ph.Head(1, 0)])
+    assert torch.allclose(profile.frequencies[0], forwards[1], rtol=1e-4)
 
 
 def test_codegen_in_half_precision_is_refused_as_long_as_its_bridge_cannot_run(tiny_folder):

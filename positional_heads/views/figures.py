@@ -86,11 +86,11 @@ def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: b
 
     Args:
         axes: A panel whose vertical axis is the pair index.
-        frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn where all are unknown.
+        frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn where they are unknown.
         label: Say what the axis is.
     """
-    frequencies = frequencies[~frequencies.isnan()]
-    if not len(frequencies):
+    frequencies = frequencies[: int((~frequencies.isnan()).sum())]
+    if not len(frequencies) or bool(frequencies.isnan().any()):
         return
     tokens = wavelengths(frequencies).numpy()
 
