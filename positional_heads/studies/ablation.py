@@ -181,7 +181,7 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, 
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model no tokenizer to make one."]
         source = make_task(model, "passkey")
-        if not _with_needles(source):  # type: ignore[arg-type]
+        if not _with_needles(source):
             return None, ["No retrieval scores: the text is too short for held-out examples; give a longer haystack."]
     asked = [example for example in source.held_out if example.reach == "long"]  # type: ignore[attr-defined]
     starts = [example.answers[0][0] for example in asked]
