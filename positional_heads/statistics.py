@@ -57,7 +57,7 @@ def benjamini_hochberg(p_values: Float[Tensor, "*shape"]) -> Float64[Tensor, "*s
 
 def one_token_rules(tokens: Int[Tensor, " pos"]) -> bool:
     """Whether one token, repeated, fills half of a sequence or more, so that its content hardly varies."""
-    most = int(torch.unique(tokens, return_counts=True)[1].max())
+    most = int(torch.bincount(tokens.long()).max())
     return most > 1 and 2 * most >= len(tokens)
 
 
