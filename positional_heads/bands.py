@@ -12,8 +12,6 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.contributions import plane_contributions
-
 Planes = Float[Tensor, "head pos pair 2"]
 
 
@@ -48,19 +46,6 @@ def rotated_in(
 ) -> tuple[Planes, Planes]:
     """Unrotated queries and keys as they are rotated in a band."""
     return torch.view_as_real(query * band.query_phase), torch.view_as_real(key * band.key_phase)
-
-
-def banded_contributions(
-    bands: Sequence[Band], query: Complex[Tensor, "head pos pair"], key: Complex[Tensor, "head pos pair"]
-) -> Float[Tensor, "head query_pos key_pos pair"]:
-    """What each pair adds to q . k, each query-key pair in the band of its distance; of size T x T x pairs."""
-    position = torch.arange(query.shape[1], device=query.device)
-    back = (position[:, None] - position)[..., None]
-    found = torch.zeros(1, device=query.device)
-    for band in bands:
-        inside = (back >= band.nearest) & (back <= (len(position) if band.furthest is None else band.furthest))
-        found = torch.where(inside, plane_contributions(*rotated_in(band, query, key)), found)
-    return found
 
 
 def banded_scores(

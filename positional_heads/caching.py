@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from positional_heads.bands import banded_contributions, unrotated
-from positional_heads.contributions import dominant_dimension, head_planes, pair_contributions
-from positional_heads.host.capture import LayerVectors, capture, visible_pairs
+from positional_heads.arguments import check_temperature, checked
+from positional_heads.host.capture import capture, visible_pairs
 from positional_heads.host.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.host.layers import resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import hook_name
-from positional_heads.host.sequences import batches, real_spans
+from positional_heads.host.sequences import Mask, Text, as_sequences, batches, real_spans
+from positional_heads.host.vectors import LayerVectors, Temperature
 
 
+@checked
 def dominant_dimension_cache(
     model: TransformerLensModel,
-    tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
+    tokens: Text,
     *,
     layers: Sequence[int] | None = None,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Mask | None = None,
     contributions: bool = False,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
 ) -> ActivationCache:
     """Dominant dimension of every query-key pair, as `cache["dominant_dim", layer, "attn"]`, NaN where masked.
 
@@ -39,26 +39,29 @@ def dominant_dimension_cache(
         layers: Layers to include; all that rotate when None.
         attention_mask: 1 for real tokens, 0 for padding.
         contributions: Also keep every pair's contribution.
-        temperature: Softmax temperature of the dominant dimension; an extension's attention factor is divided out of
-            it, not out of contributions.
+        temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale. An
+            extension's attention factor is divided out of the dominant dimension, not out of contributions.
 
     Raises:
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a layer does not exist or does not rotate, or the input makes no sense.
     """
     rotary = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
-    rows = 1 if isinstance(tokens, str) or tokens.ndim == 1 else len(tokens)
-    (batch,) = batches(model, tokens, attention_mask, rows)
+    check_temperature(temperature)
+    rows = len(as_sequences(model, tokens, attention_mask))
+    batch, *others = batches(model, tokens, attention_mask, rows)
+    if others:
+        msg = f"the {rows} sequences differ in length: cut them to one length, or pad them and give attention_mask="
+        raise ValueError(msg)
     spans = real_spans(batch.tokens, batch.attention_mask)
     entries: dict[str, Tensor] = {}
 
     def visit(vectors: LayerVectors) -> None:
-        pairs = _contributions(vectors)
-        divided = temperature * vectors.attention_factor**2
+        pairs = torch.stack([vectors.contributions(row) for row in range(len(spans))])
         dominant = torch.full(pairs.shape[:-1], torch.nan, device=pairs.device)
         for row, (start, stop) in enumerate(spans):
             visible = visible_pairs(stop - start, vectors.window, pairs.device)
-            inner = dominant_dimension(pairs[row, :, start:stop, start:stop], divided)
+            inner = vectors.dominant(pairs[row, :, start:stop, start:stop], temperature)
             dominant[row, :, start:stop, start:stop] = inner.masked_fill(~visible, torch.nan)
         layer = vectors.rotary.layer
         entries[hook_name(layer, DOMINANT)] = dominant
@@ -67,15 +70,3 @@ def dominant_dimension_cache(
 
     capture(model, batch.tokens, rotary, visit, batch.attention_mask)
     return ActivationCache(entries, model, has_batch_dim=True)
-
-
-def _contributions(vectors: LayerVectors) -> Float[Tensor, "batch head query_pos key_pos pair"]:
-    rotary = vectors.rotary
-    if vectors.bands is None:
-        return pair_contributions(vectors.rot_q, vectors.rot_k, rotary.layout, rotary.rotary_dim)
-    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads) for x in (vectors.rot_q, vectors.rot_k)]
-    rows = []
-    for row, (query, key) in enumerate(zip(*planes, strict=True)):
-        phase = vectors.phase[min(row, len(vectors.phase) - 1)]
-        rows.append(banded_contributions(vectors.bands, unrotated(query, phase), unrotated(key, phase)))
-    return torch.stack(rows)

@@ -1,8 +1,12 @@
 """Sums so far, on disk: what a killed run goes on from."""
 
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from positional_heads.result_files import PARTIAL_FILE_NAME
 from positional_heads.score_sums import ScoreSums
@@ -65,7 +69,61 @@ class Checkpoint:
         finished = time.monotonic()
         self._due = finished + max(self._seconds, SHARE * (finished - started) if self._seconds else 0)
 
+    @contextmanager
+    def on_interrupt(self, sums: ScoreSums) -> Iterator[None]:
+        """Where Ctrl-C ends what is done inside, write the sums first, and say so.
+
+        Args:
+            sums: Whole batches only, unless a step was torn.
+        """
+        try:
+            yield
+        except TornStep:
+            raise
+        except KeyboardInterrupt as interrupt:
+            if self.file is None:
+                raise
+            self.keep(sums, now=True)
+            done, total = len(sums.done), sums.run["batches"]
+            msg = f"{done} of {total} batches are counted and kept in {self.file}; the same call goes on from there"
+            raise KeyboardInterrupt(msg) from interrupt
+
     def remove(self) -> None:
         """Delete the file, once what it was for is on disk."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
+
+
+class TornStep(KeyboardInterrupt):
+    """What was being added to when Ctrl-C came is half added to."""
+
+
+@contextmanager
+def whole_step() -> Iterator[None]:
+    """A step that Ctrl-C lets come to its end, so that sums hold whole batches; a second one stops it at once.
+
+    Raises:
+        KeyboardInterrupt: At the end, if Ctrl-C was pressed once.
+        TornStep: At once, if it was pressed again.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, frame: Any) -> None:  # noqa: ARG001
+        if pressed:
+            raise TornStep
+        pressed.append(number)
+
+    before = signal.getsignal(signal.SIGINT)
+    # Ctrl-C reaches the main thread only; who handles it in another way, or ignores it, is left alone
+    ours = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
+    try:
+        if ours:
+            signal.signal(signal.SIGINT, note)
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise TornStep from interrupt
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

@@ -1,7 +1,7 @@
 """The command line. Nothing heavy is imported until a model is needed: help and reading results take no time.
 
-Every mistake of the user's ends in one line that names the cause and the way out, and exit status 1; wrong usage in 2;
-Ctrl-C in 130. Files appear whole or not at all.
+Every failure ends in one line that names the cause and the way out, and exit status 1; wrong usage in 2; Ctrl-C in 130.
+POSITIONAL_HEADS_DEBUG=1 in the environment shows tracebacks. Files appear whole or not at all.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import typer
 
 from positional_heads.cli_ablate import ablate, show_study
 from positional_heads.cli_extrapolate import extrapolate, show_extrapolation
-from positional_heads.cli_io import one_line_errors
+from positional_heads.cli_io import one_line_errors, say
 from positional_heads.cli_report import report
 from positional_heads.cli_score import merge, score, show_scores
 
@@ -32,18 +32,25 @@ def main() -> None:
 @app.command()
 def show(
     result: Annotated[Path, typer.Argument(help="A report folder, or a result file in it.")],
-    top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
 ) -> None:
     """Print a result on disk, scores or a study, checked for damage; takes no model and no time."""
     with one_line_errors():
-        from positional_heads.result_files import EXTRAPOLATION_FILE_NAME, STUDY_FILE_NAME
+        from positional_heads.result_files import EXTRAPOLATION_FILE_NAME, FILE_NAME, STUDY_FILE_NAME
+        from positional_heads.unfinished import unfinished
 
+        left = unfinished(result)
         for name, printed in ((STUDY_FILE_NAME, show_study), (EXTRAPOLATION_FILE_NAME, show_extrapolation)):
             if result.name == name or (result / name).is_file():
                 printed(result, as_json)
-                return
-        show_scores(result, top, as_json)
+                break
+        else:
+            if left is not None and not (result / FILE_NAME).is_file():
+                raise FileNotFoundError(left)
+            show_scores(result, top, as_json)
+        if left is not None:
+            say(left)
 
 
 app.command()(score)

@@ -1,5 +1,7 @@
 """What every command does alike: read text, refuse in one line, find out early whether results can be written."""
 
+import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,19 +14,28 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 BUNDLED = "bundled"
+DEBUG = "POSITIONAL_HEADS_DEBUG"
+"""Environment variable that lets failures of the command line through with their tracebacks."""
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn a mistake of the user's into one line and an exit status."""
+    """Turn any failure into one line and an exit status; the traceback is shown where DEBUG is set."""
     try:
         yield
-    except (ValueError, TypeError, OSError, RuntimeError, MemoryError) as error:
-        say(f"error: {' '.join(str(error).split()) or type(error).__name__}")
-        raise typer.Exit(1) from error
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise  # said already, or nobody is there to read it
     except KeyboardInterrupt as interrupt:
-        say("interrupted: no half-written file is left")
+        say(f"interrupted: {' '.join(str(interrupt).split()) or 'nothing was finished that could be kept'}")
         raise typer.Exit(130) from interrupt
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        if not isinstance(error, (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError)):
+            said = f"{type(error).__name__}: {said}; this is a fault of positional-heads: {DEBUG}=1 shows where it is"
+        say(f"error: {said}")
+        raise typer.Exit(1) from error
 
 
 def say(message: str) -> None:
@@ -122,7 +133,10 @@ def numbers(option: str, text: str, example: str) -> list[float]:
         ValueError: If a part is not a number.
     """
     try:
-        return [float(part) for part in text.split(",")]
+        found = [float(part) for part in text.split(",")]
+        if not all(map(math.isfinite, found)):
+            raise ValueError(text)
+        return found
     except ValueError as error:
         msg = f"{option} {text!r} must be numbers with commas between them, e.g. {example}"
         raise ValueError(msg) from error

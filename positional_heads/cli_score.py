@@ -1,6 +1,7 @@
 """`positional-heads score` and `merge`: a whole run, one shard of it, or the sum of all shards."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,23 +20,38 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         typer.Option(help="Text file to score on; repeat for several, '-' for standard input, 'bundled' for ours."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report; made if missing.")] = Path("report"),
-    length: Annotated[int | None, typer.Option(help="Tokens per sequence; the model's context if not given.")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=2, help="Tokens per sequence; the model's context if not given.")
+    ] = None,
     sequences: Annotated[int | None, typer.Option(help="Score only this many sequences, the first ones.")] = None,
-    null_repeats: Annotated[int, typer.Option(help="Times positions are shuffled for the null; 0 for none.")] = 20,
-    skip_keys: Annotated[int, typer.Option(help="Leading keys that do not count, e.g. 1 for an attention sink.")] = 0,
-    min_distance: Annotated[int, typer.Option(help="Smallest distance that counts, in tokens.")] = 0,
-    max_distance: Annotated[int | None, typer.Option(help="Largest distance that counts, in tokens.")] = None,
+    null_repeats: Annotated[
+        int, typer.Option(min=0, help="Times positions are shuffled for the null; 0 for none.")
+    ] = 20,
+    skip_keys: Annotated[
+        int, typer.Option(min=0, help="Leading keys that do not count, e.g. 1 for an attention sink.")
+    ] = 0,
+    min_distance: Annotated[int, typer.Option(min=0, help="Smallest distance that counts, in tokens.")] = 0,
+    max_distance: Annotated[int | None, typer.Option(min=0, help="Largest distance that counts, in tokens.")] = None,
     temperature: Annotated[
         str, typer.Option(help="Softmax temperature of the dominant dimension: a number, or 'attention' for sqrt(d).")
     ] = "1",
+    plain_text: Annotated[
+        bool,
+        typer.Option(help="Read special tokens in the text as plain characters; drop byte-order marks and returns."),
+    ] = False,
+    resolution: Annotated[
+        float, typer.Option(help="Pair indices within which two dominant dimensions are equal; 0 tells all apart.")
+    ] = 1 / 256,
     pairs: Annotated[
         str | None,
         typer.Option(help="'all', or how many query-key pairs to sample of a sequence; chosen by length if not given."),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Sequences per forward pass; chosen if not given.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Where to run, e.g. cpu or cuda.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of shuffles, samples and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of shuffles, samples and resamples.")] = 0,
     shard: Annotated[
         str | None, typer.Option(help="Count one shard of the run only, e.g. 3/8; `merge` adds them.")
     ] = None,
@@ -43,11 +59,11 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     address: Annotated[
         str | None, typer.Option(help="Of the Ray cluster, e.g. auto; workers on this machine if not given.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Ray workers; as many as fit if not given.")] = None,
-    worker_cpus: Annotated[int, typer.Option(help="Processor cores of a Ray worker.")] = 1,
-    worker_gpus: Annotated[float, typer.Option(help="GPUs of a Ray worker; may be a fraction.")] = 0,
-    checkpoint_seconds: Annotated[float, typer.Option(help="How often to keep what is counted so far.")] = 60,
-    top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
+    workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; as many as fit if not given.")] = None,
+    worker_cpus: Annotated[int, typer.Option(min=1, help="Processor cores of a Ray worker.")] = 1,
+    worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a Ray worker; may be a fraction.")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="How often to keep what is counted so far.")] = 60,
+    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are already in the folder.")] = False,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model ships. Off unless asked.")] = False,
@@ -70,7 +86,8 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             "skip_keys": skip_keys,
             "min_distance": min_distance,
             "max_distance": max_distance,
-            "pairs": pairs if pairs in {None, "all"} else int(_number(str(pairs), "--pairs")),
+            "resolution": resolution,
+            "pairs": pairs if pairs in {None, "all"} else _whole(str(pairs), "--pairs"),
             "null_repeats": null_repeats,
             "seed": seed,
         }
@@ -85,7 +102,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.host.sequences import cut_text
         from positional_heads.scoring import score_heads, score_shard
 
-        pieces = cut_text(bridge, texts, length)
+        pieces = cut_text(bridge, texts, length, plain_text=plain_text)
         chosen = _first(pieces, sequences, len(texts))
         if shard is not None:
             say(f"written: {score_shard(bridge, chosen, shard, out, **settings)}")
@@ -102,7 +119,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 def merge(
     folder: Annotated[Path, typer.Argument(help="Where `score --shard` wrote the shards.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; the shards' own if not given.")] = None,
-    top: Annotated[int, typer.Option(help="Heads to print.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace results that are already in the folder.")] = False,
 ) -> None:
@@ -176,9 +193,20 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
     return chosen
 
 
+def _whole(text: str, option: str) -> int:
+    found = _number(text, option)
+    if found != int(found):
+        msg = f"{option} {text!r} must be a whole number, or 'all'"
+        raise ValueError(msg)
+    return int(found)
+
+
 def _number(text: str, option: str) -> float:
     try:
-        return float(text)
+        found = float(text)
+        if not math.isfinite(found):
+            raise ValueError(text)
+        return found
     except ValueError as error:
         word = "'all'" if option == "--pairs" else "'attention'"
         msg = f"{option} {text!r} must be a number, or {word}"

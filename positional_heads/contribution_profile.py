@@ -4,31 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
-from positional_heads.bands import rotated_in, unrotated
-from positional_heads.contributions import expand_key_heads, head_planes
-from positional_heads.heads import Head
-from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.arguments import checked, in_range
+from positional_heads.contributions import expand_key_heads
+from positional_heads.heads import Head, Heads, as_heads
+from positional_heads.host.capture import capture
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
-from positional_heads.host.sequences import Batch, batches, real_spans
+from positional_heads.host.sequences import Batch, Mask, Text, batches, real_spans
+from positional_heads.host.vectors import LayerVectors
 from positional_heads.profiles import ContributionProfile, contribution_sums, distance_counts, remainder_sums
 from positional_heads.rotary import pair_frequencies
 
-Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " _"]]
 
-
+@checked
 def contribution_profile(
     model: TransformerLensModel,
     text_or_tokens: Text,
-    heads: Sequence[Head],
+    heads: Heads,
     *,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Mask | None = None,
     skip_keys: int = 0,
     batch_size: int = 1,
     beyond_context: bool = False,
@@ -41,7 +39,7 @@ def contribution_profile(
     Args:
         model: A TransformerBridge.
         text_or_tokens: One text, a list of texts (none longer than the model's context, see `cut_text`), or token ids.
-        heads: Which heads, e.g. `scores.top(4)`.
+        heads: Which heads, e.g. `scores.top(4)`, or "L3H7" and (3, 7), one or several.
         attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
         skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
         batch_size: Sequences per forward pass.
@@ -51,12 +49,13 @@ def contribution_profile(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
-    heads = list(dict.fromkeys(Head(*head) for head in heads))
-    rotary = _layers_of(model, heads)
+    chosen = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
+    in_range("skip_keys", skip_keys, 0, 2**31)
+    rotary = _layers_of(model, chosen)
     data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(batch.tokens.shape[1] for batch in data)
     refuse_fixed_tables(model, longest)
-    sums = _Sums(heads, {one.layer: one.n_pairs for one in rotary}, longest, skip_keys)
+    sums = _Sums(chosen, {one.layer: one.n_pairs for one in rotary}, longest, skip_keys)
     for batch in data:
         spans = real_spans(batch.tokens, batch.attention_mask)
         chunk = chunk_length(model, *batch.tokens.shape) if batch.attention_mask is None else None
@@ -92,15 +91,17 @@ class _Sums:
         )
         rest_k = rest_k.clone()
         rest_k[: self.skip_keys] = 0
-        phase = vectors.phase[min(row, len(vectors.phase) - 1)][start:stop]
         counts = distance_counts(length, self.skip_keys)
         counts[length if vectors.window is None else vectors.window :] = 0
         seen = counts > 0
-        by_head = _planes_by_band(vectors, rot_q, rot_k, phase, length)
+        ranges = [
+            (slice(nearest, length if furthest is None else min(length, furthest + 1)), query.cpu(), key.cpu())
+            for nearest, furthest, (query, key) in vectors.ranges(row, start, stop)
+        ]
         for place, head in enumerate(self.heads):
             if head.layer != rotary.layer:
                 continue
-            for distances, query, key in by_head:
+            for distances, query, key in ranges:
                 own = key[head.head].clone()
                 own[: self.skip_keys] = 0
                 found = contribution_sums(query[head.head], own)[:, distances] * rotary.scale
@@ -108,7 +109,7 @@ class _Sums:
             rest = remainder_sums(rest_q[:, head.head], rest_k[:, head.head]) * rotary.scale
             self.rest[place, :length] += rest * seen
             self.counts[place, :length] += counts
-            self.frequencies[place] = pair_frequencies(phase).abs().cpu()
+            self.frequencies[place] = pair_frequencies(vectors.phase_of(row)[start:stop]).abs().cpu()
 
     def result(self, provenance: dict[str, Any]) -> ContributionProfile:
         counts = self.counts.double()
@@ -123,34 +124,11 @@ class _Sums:
         )
 
 
-def _planes_by_band(
-    vectors: LayerVectors, rot_q: Tensor, rot_k: Tensor, phase: Tensor, length: int
-) -> list[tuple[slice, Tensor, Tensor]]:
-    """Queries and keys as they are used at each range of distances, on the CPU."""
-    rotary = vectors.rotary
-    planes = [head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (rot_q, rot_k)]
-    if vectors.bands is None:
-        return [(slice(0, length), planes[0].detach().cpu(), planes[1].detach().cpu())]
-    free_query, free_key = (unrotated(plane, phase) for plane in planes)
-    found = []
-    for band in vectors.bands:
-        query, key = rotated_in(band.first(length), free_query, free_key)
-        last = length if band.furthest is None else min(length, band.furthest + 1)
-        found.append((slice(band.nearest, last), query.detach().cpu(), key.detach().cpu()))
-    return found
-
-
 def _layers_of(model: Any, heads: Sequence[Head]) -> list[RotaryLayer]:
     if not heads:
         msg = "no head given: ask for at least one, e.g. scores.top(4)"
         raise ValueError(msg)
-    rotary = resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
-    n_heads = int(model.cfg.n_heads)
-    for head in heads:
-        if not 0 <= head.head < n_heads:
-            msg = f"{head} does not exist: heads go from 0 to {n_heads - 1}"
-            raise ValueError(msg)
-    return rotary
+    return resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
 
 
 def _provenance(model: Any, data: Sequence[Batch], skip_keys: int) -> dict[str, Any]:

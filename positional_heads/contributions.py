@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.arguments import check_temperature, checked
 from positional_heads.rotary import Layout, rotary_planes
 
 
@@ -45,6 +46,7 @@ def plane_contributions(
     return torch.addcmul(query[..., 0] * key[..., 0], query[..., 1], key[..., 1])
 
 
+@checked
 def pair_contributions(
     rot_q: Float[Tensor, "batch query_pos head d_head"],
     rot_k: Float[Tensor, "batch key_pos kv_head d_head"],
@@ -72,6 +74,7 @@ def pair_contributions(
     )
 
 
+@checked
 def unrotated_remainder(
     rot_q: Float[Tensor, "batch query_pos head d_head"],
     rot_k: Float[Tensor, "batch key_pos kv_head d_head"],
@@ -83,8 +86,12 @@ def unrotated_remainder(
     return einops.einsum(query, key, "batch query_pos head d, batch key_pos head d -> batch head query_pos key_pos")
 
 
+@checked
 def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: float = 1.0) -> Float[Tensor, "*lead"]:
     """Softmax-weighted mean pair index, `D = sum_i i softmax_i(g / temperature)`, in [0, pairs - 1] (method section 3).
+
+    Added up as the index of the largest contribution and the deviation from it, so that what the other pairs weigh is
+    not lost where one holds nearly all.
 
     Args:
         contributions: Unscaled contributions g, in float32.
@@ -93,9 +100,20 @@ def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: 
     Raises:
         ValueError: If the temperature is not positive.
     """
-    if not temperature > 0:
-        msg = f"temperature {temperature} must be positive"
-        raise ValueError(msg)
-    pairs = torch.arange(contributions.shape[-1], dtype=contributions.dtype, device=contributions.device)
-    weights = torch.softmax(contributions / temperature, dim=-1)
-    return weights @ pairs
+    check_temperature(temperature)
+    return dominance(contributions / temperature)[0]
+
+
+def dominance(
+    exponents: Float[Tensor, "*lead pair"],
+) -> tuple[Float[Tensor, "*lead"], Float[Tensor, "*lead"]]:
+    """Dominant dimension, and the share of the softmax that the largest contribution holds.
+
+    Args:
+        exponents: Contributions over temperature.
+    """
+    index = torch.arange(exponents.shape[-1], dtype=exponents.dtype, device=exponents.device)
+    top, at = exponents.max(-1, keepdim=True)
+    weights = torch.exp(exponents - top)
+    total = weights.sum(-1)
+    return at.squeeze(-1) + (weights * (index - at)).sum(-1) / total, 1 / total

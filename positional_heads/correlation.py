@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from positional_heads.plan import PairPlan
 from positional_heads.sampling import REPLICATES
 
 SUMS = (
-    *("pairs", "rank_sums", "counted", "dimension_sums", "group_pairs", "group_rank_sums"),
+    *("pairs", "rank_sums", "counted", "dimension_sums", "saturated", "group_pairs", "group_rank_sums"),
     *("replicate_pairs", "replicate_rank_sums"),
 )
 COARSE_BINS = 64
@@ -54,6 +54,7 @@ class PairStatistics:
         self.rank_sums = zeros((heads, bins))
         self.counted = zeros((plan.distances,))
         self.dimension_sums = zeros((heads, plan.distances))
+        self.saturated = zeros((heads,))
         self.group_pairs = zeros((plan.n_groups, heads, COARSE_BINS))
         self.group_rank_sums = zeros((plan.n_groups, heads, COARSE_BINS))
         replicates = 0 if plan.step is None else REPLICATES
@@ -72,6 +73,7 @@ class PairStatistics:
         distance: Int[Tensor, " pair"],
         sequence: int,
         replicate: int | None = None,
+        saturated: Bool[Tensor, "head pair"] | None = None,
     ) -> None:
         """Count the pairs of one tile of one sequence; see `kernels.sums.tile_sums`.
 
@@ -80,8 +82,11 @@ class PairStatistics:
             distance: Distance of every pair in tokens; only pairs that the plan counts.
             sequence: Which sequence of the plan they come from.
             replicate: Which replicate of the sample they are; None where all pairs count.
+            saturated: Whether one rotary pair holds the softmax of a pair; nowhere when None.
         """
-        self.add(tile_sums(dominant, distance, self.bins, self.ranks), sequence, replicate)
+        if saturated is None:
+            saturated = torch.zeros_like(dominant, dtype=torch.bool)
+        self.add(tile_sums(dominant, distance, self.bins, self.ranks, saturated), sequence, replicate)
 
     def add(self, sums: PairSums, sequence: int, replicate: int | None = None) -> None:
         """Add what a kernel counted in some pairs of one sequence.
@@ -95,6 +100,7 @@ class PairStatistics:
         self.rank_sums += sums.rank_sums
         self.counted += sums.counted
         self.dimension_sums += sums.dimension_sums
+        self.saturated += sums.saturated
         coarse = (len(self.edges), COARSE_BINS, -1)
         pairs, rank_sums = sums.pairs.view(coarse).sum(-1), sums.rank_sums.view(coarse).sum(-1)
         group = self.plan.group(sequence)
@@ -110,7 +116,8 @@ class PairStatistics:
         Raises:
             ValueError: If the two were planned or binned differently.
         """
-        if self.plan != other.plan or not torch.equal(self.edges, other.edges):
+        same_bins = torch.equal(self.edges, other.edges) and self.bins.resolution == other.bins.resolution
+        if self.plan != other.plan or not same_bins:
             msg = "statistics of different plans or bins cannot be added: score both with one plan"
             raise ValueError(msg)
         for name, ours in self.tensors.items():
@@ -141,7 +148,7 @@ class PairStatistics:
                 f"{int(self.counted[distance])} were counted: add the missing shards before judging"
             )
             raise RuntimeError(msg)
-        return Correlation(self.plan, **{name: tensor.cpu() for name, tensor in self.tensors.items()}, edges=self.edges)
+        return Correlation(self.plan, **{name: tensor.cpu() for name, tensor in self.tensors.items()}, bins=self.bins)
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,8 @@ class Correlation:
     group_rank_sums: Int[Tensor, "group head coarse"]
     replicate_pairs: Int[Tensor, "replicate head coarse"]
     replicate_rank_sums: Int[Tensor, "replicate head coarse"]
-    edges: Float[Tensor, "head edge"]
+    saturated: Int[Tensor, " head"]
+    bins: BinLookup
 
     @cached_property
     def rho(self) -> Float64[Tensor, " head"]:
@@ -167,14 +175,38 @@ class Correlation:
 
     @property
     def bound(self) -> Float64[Tensor, " head"]:
-        """How far rho can be from Spearman's rho on unbinned D, at the very worst (derivation: docs/statistics.md)."""
+        """How far rho can be from Spearman's rho on float64 D in cells of the resolution (derivation: statistics.md).
+
+        Of binning at the very worst, and of rounding as far as the pilot sample shows it.
+        """
         pairs = self.pairs.double()
-        total = pairs.sum(-1)
-        between = (pairs * (_mid_ranks(pairs) - total[:, None] / 2) ** 2).sum(-1)
-        within = ((pairs**3 - pairs) / 12).masked_fill(single_valued(self.edges.cpu()), 0).sum(-1)
+        ranks = _mid_ranks(pairs) - pairs.sum(-1, keepdim=True) / 2
+        between = (pairs * ranks**2).sum(-1)
+        alone = single_valued(self.bins.edges.cpu(), self.bins.resolution)
+        within = ((pairs**3 - pairs) / 12).masked_fill(alone, 0).sum(-1)
         share = within / (between + within)
         rho = self.rho.abs().clamp(max=1)
-        return rho * (1 - (1 - share).sqrt()) + share.sqrt() * (1 - rho**2).sqrt()
+        binned = rho * (1 - (1 - share).sqrt()) + share.sqrt() * (1 - rho**2).sqrt()
+        return (binned + self._rounded(ranks, between)).clamp(max=2)
+
+    def _rounded(
+        self, ranks: Float64[Tensor, "head bin"], squares: Float64[Tensor, " head"]
+    ) -> Float64[Tensor, " head"]:
+        """How far rounding of D can move rho: the displacement of ranks times the furthest residual."""
+        counts = self.plan.pair_counts.double()
+        mean, rank_squares = self._rank_moments(counts)
+        total = counts.sum()
+        furthest_rank = ranks.abs().masked_fill(self.pairs == 0, 0).amax(-1) / (squares / total).sqrt()
+        distances = (self.plan.rank_grid - mean).abs().masked_fill(counts == 0, 0)
+        furthest_distance = distances.max() / (rank_squares / total).sqrt()
+        residual = furthest_distance + self.rho.abs() * furthest_rank
+        moved = 2 * self.bins.displaced.cpu() * total  # pairs that round, and those whose mid-rank they shift
+        return moved * residual / (squares / total).sqrt()
+
+    @property
+    def saturation(self) -> Float64[Tensor, " head"]:
+        """Share of pairs in which one rotary pair holds more than 99.9 % of the softmax."""
+        return self.saturated.double() / self.counted.sum()
 
     @cached_property
     def curve(self) -> Float64[Tensor, "head distance"]:

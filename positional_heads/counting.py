@@ -5,6 +5,8 @@ The pilot is the batch with the longest sequence, which also shows each layer's 
 many; it is the same for every shard, so that all place the same bins.
 """
 
+import functools
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -13,27 +15,31 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.binning import equal_mass_edges
 from positional_heads.correlation import PairStatistics
 from positional_heads.host.admission import UnsupportedModelError
-from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.capture import capture
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import RotaryLayer, RotaryModel
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import chunk_length
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.sequences import Batch, real_spans
+from positional_heads.host.vectors import LayerVectors, Planes
 from positional_heads.kernels.choosing import choose_kernel
+from positional_heads.kernels.eager import EagerKernel
 from positional_heads.kernels.sums import Kernel
-from positional_heads.layer_planes import Planes, layer_planes, within
+from positional_heads.pilot import PilotSample
 from positional_heads.plan import PairPlan, Places
 from positional_heads.rotary import pair_frequencies
 from positional_heads.sampling import REPLICATES
 from positional_heads.score_sums import LayerSums, ScoreSums, SharedPlans, differing
 from positional_heads.settings import MOST_GROUPS, ScoringSettings
+from positional_heads.statistics import one_token_rules
+
+logger = logging.getLogger(__name__)
 
 LISTED_DEARER = 4
 """What a listed pair costs the eager kernel, by one in a matrix product."""
@@ -42,6 +48,8 @@ BATCHES_PER_PILOT = 16
 PILOT_ROWS = 4
 PILOT_PAIRS = 2**15
 """Pairs by which the bins of a head are placed: 16 for each of 2048 bins."""
+CHECKED_PAIRS = 2**13
+"""Pairs of them whose D is also computed in float64, to see how many fall into another bin by rounding."""
 
 
 class PairCounter:
@@ -64,7 +72,7 @@ class PairCounter:
         self.settings = settings
         self._plans = SharedPlans(lambda window: settings.plan(self.lengths, window))
         self._drawn: dict[tuple[int | None, ...], list[Places]] = {}
-        self.kernel: Kernel = choose_kernel(str(model.cfg.device), self._terms())
+        self.kernel = self._kernel(self._terms())
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -83,7 +91,7 @@ class PairCounter:
             kernels: Names of those that have counted; none changes nothing.
         """
         if kernels:
-            self.kernel = choose_kernel(str(self.model.cfg.device), 0, min(kernels))
+            self.kernel = self._kernel(0, min(kernels))
 
     def opened(self, resolved: RotaryModel, *, count: bool) -> ScoreSums:
         """Sums over nothing, or over the pilot batch: windows found and bins placed on it.
@@ -96,7 +104,7 @@ class PairCounter:
             ValueError: If no pair counts.
             UnsupportedModelError: If a layer does not reproduce the model's scores.
         """
-        samples: dict[int, list[Tensor]] = {rotary.layer: [] for rotary in self.rotary}
+        samples: dict[int, list[PilotSample]] = {rotary.layer: [] for rotary in self.rotary}
         layers: dict[int, LayerSums] = {}
         *others, longest = self._pilots()
 
@@ -106,8 +114,7 @@ class PairCounter:
         def place(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
             look(vectors, batch, spans)
             layer = vectors.rotary.layer
-            sample = torch.cat(samples.pop(layer), dim=1)
-            layers[layer] = self._layer_sums(vectors, spans, sample)
+            layers[layer] = self._layer_sums(vectors, spans, PilotSample.joined(samples.pop(layer)))
             if count:
                 self._count_batch(layers[layer], vectors, batch, spans)
 
@@ -152,6 +159,17 @@ class PairCounter:
             )
             raise ValueError(msg)
 
+    def _kernel(self, terms: int, name: str | None = None) -> Kernel:
+        device = torch.device(str(self.model.cfg.device))
+        if self.settings.dtype == torch.float32:
+            return choose_kernel(device, terms, name)
+        if device.type == "mps":
+            msg = (
+                f"resolution {self.settings.resolution} needs float64, which {device} does not have: give 0.001 or more"
+            )
+            raise ValueError(msg)
+        return EagerKernel()
+
     def _terms(self) -> int:
         """Query x key x pair terms of the whole run, or what costs as much."""
         plan = self.settings.plan(self.lengths, None)
@@ -170,32 +188,34 @@ class PairCounter:
 
     def _pilot_sample(
         self, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]], batches: int
-    ) -> Float[Tensor, "head n"]:
+    ) -> PilotSample:
         rows = sorted(set(np.linspace(0, len(spans) - 1, PILOT_ROWS).round().astype(int).tolist()))
-        found = []
+        found, dtype = [], self.settings.dtype
         for row in rows:
             start, stop = spans[row]
             plan = self.settings.plan((stop - start,), vectors.window)
             plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
-            for part, (query, key) in layer_planes(vectors, plan, row, start, stop):
+            for part, (query, key) in vectors.parts(
+                plan, row, (start, stop), divide=self.settings.divide_attention_factor
+            ):
                 drawn = (torch.cat(positions) for positions in zip(*self._listed(plan, 0), strict=True))
-                places = within((next(drawn), next(drawn)), part, query.device)
-                found.append(self.kernel.listed_dominant(query, key, places, self._temperature(vectors)))
-        return torch.cat(found, dim=1)
+                places = _within((next(drawn), next(drawn)), part, query.device)
+                planes, checked = (query.to(dtype), key.to(dtype)), CHECKED_PAIRS // (len(rows) * batches)
+                found.append(PilotSample.of(self.kernel, planes, places, self._temperature(vectors), checked))
+        return PilotSample.joined(found)
 
-    def _layer_sums(
-        self, vectors: LayerVectors, spans: list[tuple[int, int]], sample: Float[Tensor, "head n"]
-    ) -> LayerSums:
-        if sample.shape[1] == 0:
+    def _layer_sums(self, vectors: LayerVectors, spans: list[tuple[int, int]], pilot: PilotSample) -> LayerSums:
+        if pilot.sample.shape[1] == 0:
             msg = (
                 "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
                 f"{max(self.lengths)} tokens"
             )
             raise ValueError(msg)
-        edges = equal_mass_edges(sample, self.settings.bins)
+        every = int(self._plans.own(vectors.window).pair_counts.sum())
+        bins = pilot.bins(self.settings.bins, self.settings.resolution, every)
         row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
         phase = vectors.phase[min(row, len(vectors.phase) - 1), slice(*spans[row])]
-        statistics = self._plans.statistics(vectors.window, edges, self.settings.null_repeats)
+        statistics = self._plans.statistics(vectors.window, bins, self.settings.null_repeats)
         return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
 
     def _count_batch(self, sums: LayerSums, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
@@ -206,7 +226,8 @@ class PairCounter:
             listed = None if plan.step is None else self._listed(plan, sequence)
             orders = [None, *self._shuffles(sequence, stop - start)]
             for order, statistics in zip(orders, sums.statistics, strict=True):
-                for part, planes in layer_planes(vectors, plan, row, start, stop, order):
+                divide = self.settings.divide_attention_factor
+                for part, planes in vectors.parts(plan, row, (start, stop), order, divide=divide):
                     self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
 
     def _listed(self, plan: PairPlan, sequence: int) -> list[Places]:
@@ -226,13 +247,14 @@ class PairCounter:
         sequence: int,
     ) -> None:
         bins, ranks = statistics.bins, statistics.ranks
+        query, key = (plane.to(self.settings.dtype) for plane in planes)
         if listed is None:
-            statistics.add(self.kernel.every_pair(*planes, part, temperature, bins, ranks), sequence)
+            statistics.add(self.kernel.every_pair(query, key, part, temperature, bins, ranks), sequence)
             return
-        planes = planes[0].contiguous(), planes[1].contiguous()
+        query, key = query.contiguous(), key.contiguous()
         for replicate, places in enumerate(listed):
-            inside = within(places, part, ranks.device)
-            statistics.add(self.kernel.listed_pairs(*planes, inside, temperature, bins, ranks), sequence, replicate)
+            inside = _within(places, part, ranks.device)
+            statistics.add(self.kernel.listed_pairs(query, key, inside, temperature, bins, ranks), sequence, replicate)
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, Batch, list[tuple[int, int]]], None]) -> None:
         batch = self.data[number]
@@ -244,10 +266,8 @@ class PairCounter:
         capture(self.model, tokens, self.rotary, lambda vectors: visit(vectors, batch, spans), mask, chunk)
 
     def _temperature(self, vectors: LayerVectors) -> float:
-        """Softmax temperature on contributions as they are, the attention factor squared among them."""
-        chosen = self.settings.temperature
-        temperature = 1 / vectors.rotary.scale if chosen == "attention" else float(chosen)
-        return temperature * vectors.attention_factor**2 if self.settings.divide_attention_factor else temperature
+        """Softmax temperature on the contributions of `LayerVectors.parts`."""
+        return vectors.temperature(self.settings.temperature)
 
     def _shuffles(self, sequence: int, length: int) -> list[Int[Tensor, " pos"]]:
         """Which position's content each position gets, per repeat; keys that are skipped stay where they are."""
@@ -271,6 +291,9 @@ class PairCounter:
             for batch in self.data
             for row, tokens in enumerate(batch.tokens)
         ]
+        monotonous = sum(one_token_rules(row if mask is None else row[mask.bool()]) for row, mask in rows)
+        if monotonous:
+            _say_monotonous(monotonous, len(rows))
         extension = active_extension(self.model)
         provenance = {
             "versions": library_versions(),
@@ -282,6 +305,7 @@ class PairCounter:
                 "tokens": sum(self.lengths),
                 "longest": max(self.lengths),
                 "groups": min(len(self.lengths), MOST_GROUPS),
+                "monotonous": monotonous,
             },
             "settings": asdict(self.settings),
             "extension": None if extension is None else extension.provenance,
@@ -294,9 +318,29 @@ class PairCounter:
         }
 
 
+@functools.cache  # a run describes itself more than once
+def _say_monotonous(sequences: int, of: int) -> None:
+    logger.warning(
+        "in %d of %d sequences one token fills half or more: content hardly varies there, so that rho says what "
+        "position alone does to this model, and the shuffled null is nearly the same run again",
+        sequences,
+        of,
+    )
+
+
 def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:
     expected = planned if planned is not None and planned < length else None
     if vectors.window != expected:
         layer = vectors.rotary.layer
         msg = f"layer {layer} has a window of {vectors.window} tokens now, {expected} when the run was planned"
         raise UnsupportedModelError(msg)
+
+
+def _within(places: Places, plan: PairPlan, device: torch.device) -> Places:
+    """The listed pairs whose distance the plan counts, on the device where the positions are needed."""
+    query_pos, key_pos = places
+    distance = query_pos - key_pos
+    inside = (distance >= plan.min_distance) & (distance <= plan.furthest)
+    if not bool(inside.all()):
+        query_pos, key_pos = query_pos[inside], key_pos[inside]
+    return query_pos.to(device), key_pos.to(device)

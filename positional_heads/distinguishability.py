@@ -9,20 +9,26 @@ import math
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from positional_heads.arguments import checked, in_range
+
 BFLOAT16_STEP = 2.0**-8
 """Spacing of bfloat16 below 1, the precision in which most models hold cos and sin."""
 
 
+@checked
 def wavelengths(frequencies: Float[Tensor, "*lead pair"]) -> Float64[Tensor, "*lead pair"]:
     """Tokens of one whole turn; infinite for a pair that does not turn."""
     return 2 * math.pi / frequencies.double()
 
 
+@checked
 def injective_range(frequencies: Float[Tensor, "*lead pair"], length: int) -> Float64[Tensor, "*lead pair"]:
     """Distances, from zero on, before the rotation comes round again, in tokens; at most `length`."""
+    in_range("length", length, 1, 2**40)
     return wavelengths(frequencies).clamp(max=length)
 
 
+@checked
 def told_apart(
     frequencies: Float[Tensor, "*lead pair"], length: int, resolution: float = BFLOAT16_STEP
 ) -> Float64[Tensor, "*lead pair"]:

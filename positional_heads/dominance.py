@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from positional_heads.contributions import dominance
 from positional_heads.plan import PairPlan
 
 Planes = Float[Tensor, "head pos pair 2"]
@@ -35,14 +36,16 @@ class Tile:
 
 
 MOST_PAIRS = 2**20
+SATURATED = 0.999
+"""Share of the softmax above which one rotary pair is said to hold all of it."""
 CACHE_TILE = Tile(terms=2**19, pairs=2**16)
 """2 MiB of float32 terms, so that a tile stays in a processor's cache."""
 
 
 def dominant_tiles(
     query: Planes, key: Planes, plan: PairPlan, temperature: float, tile: Tile = CACHE_TILE
-) -> Iterator[tuple[Float[Tensor, "head n"], Int[Tensor, " n"]]]:
-    """D and distance of every pair that the plan counts, a chunk of queries at a time.
+) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
+    """D, whether it is saturated, and distance of every pair that counts, a chunk of queries at a time.
 
     Args:
         query: Rotated queries of one sequence, as planes.
@@ -53,7 +56,7 @@ def dominant_tiles(
     """
     for queries, keys in chunks(query.shape[1], plan, tile.pairs, query.device):
         counted = _counted_pairs(query, key, queries, keys, plan, temperature, terms=tile.terms)
-        if counted[1].numel():
+        if counted[2].numel():
             yield counted
 
 
@@ -90,11 +93,12 @@ def _counted_pairs(
     temperature: float,
     *,
     terms: int = CACHE_TILE.terms,
-) -> tuple[Float[Tensor, "head n"], Int[Tensor, " n"]]:
+) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]:
     distance = query_pos[:, None] - key_pos
     counted = plan.counts_pair(distance, key_pos).flatten().nonzero().flatten()
     block = dominant_block(query[:, query_pos], key[:, key_pos], temperature, terms)
-    return block.flatten(1).index_select(1, counted), distance.flatten()[counted]
+    dominant, saturated = (values.flatten(1).index_select(1, counted) for values in block)
+    return dominant, saturated, distance.flatten()[counted]
 
 
 def dominant_block(
@@ -102,12 +106,12 @@ def dominant_block(
     key: Float[Tensor, "head key_pos pair 2"],
     temperature: float,
     terms: int = CACHE_TILE.terms,
-) -> Float[Tensor, "head query_pos key_pos"]:
-    """Dominant dimension of every query with every key (method sections 2 and 3), so many terms at a time.
+) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
+    """Dominant dimension of every query with every key (method sections 2 and 3), and whether one pair holds it all.
 
     The same as `dominant_dimension(plane_contributions(query, key))`, with keys innermost and pairs outside them: each
     contribution is a product of two channels by two, each weighted mean a product of two rows by all pairs, and both
-    are matrix products.
+    are matrix products. So many terms at a time.
     """
     heads, n_keys, pairs, _ = key.shape
     keys = rearrange(key, "head key_pos pair two -> (head pair) two key_pos") / temperature
@@ -115,26 +119,33 @@ def dominant_block(
     columns = max(1, min(n_keys, terms // (heads * pairs)))
     rows = max(1, terms // (heads * pairs * columns))
     parts = keys.split(columns, dim=2)
-    return torch.cat(
-        [torch.cat([_tile(some, part, heads) for part in parts], dim=2) for some in queries.split(rows, dim=1)], dim=1
+    tiles = [[_tile(some, part, heads) for part in parts] for some in queries.split(rows, dim=1)]
+    dominant, saturated = (
+        torch.cat([torch.cat([tile[which] for tile in row], dim=2) for row in tiles], dim=1) for which in (0, 1)
     )
+    return dominant, saturated
 
 
 def _tile(
     queries: Float[Tensor, "head_pair query_pos 2"], keys: Float[Tensor, "head_pair 2 key_pos"], heads: int
-) -> Float[Tensor, "head query_pos key_pos"]:
+) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
     pairs = len(keys) // heads
-    index = torch.arange(pairs, dtype=torch.float32, device=keys.device)
+    index = torch.arange(pairs, dtype=keys.dtype, device=keys.device)
     readout = torch.stack([index, torch.ones_like(index)])
     contributions = torch.bmm(queries, keys).view(heads, pairs, -1)
     weights = contributions.sub_(contributions.amax(1, keepdim=True)).exp_()
-    weighted, total = (readout @ weights).unbind(1)
-    return (weighted / total).view(heads, queries.shape[1], keys.shape[2])
+    largest = weights.floor()  # 1 for the largest and those that round to it, else 0; NaN stays NaN
+    index_sum, n_largest = (readout @ largest).unbind(1)
+    weighted, others = (readout @ weights.sub_(largest)).unbind(1)
+    at, total = index_sum / n_largest, n_largest + others
+    dominant = at + (weighted - at * others) / total  # the deviation is not lost in a sum with the largest's own index
+    shape = heads, queries.shape[1], keys.shape[2]
+    return dominant.view(shape), (total * SATURATED < 1).view(shape)
 
 
 def listed_dominant(
     query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"], temperature: float
-) -> Float[Tensor, "head n"]:
-    """Dominant dimension of each query with the key at the same place of the list."""
-    weights = torch.softmax((query * key).sum(-1) / temperature, dim=-1)
-    return weights @ torch.arange(key.shape[2], dtype=torch.float32, device=key.device)
+) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"]]:
+    """Dominant dimension of each query with the key at its place in the list, and whether one pair holds it all."""
+    dominant, share = dominance((query * key).sum(-1) / temperature)
+    return dominant, share > SATURATED

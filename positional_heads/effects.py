@@ -13,7 +13,7 @@ from scipy import stats
 from torch import Tensor
 
 from positional_heads.heads import Head
-from positional_heads.statistics import bootstrap_weights
+from positional_heads.statistics import FEWEST_UNITS, bootstrap_weights
 
 RESAMPLES = 2000
 
@@ -32,32 +32,83 @@ def unit_means(values: Float64[Tensor, "*batch row"], units: list[int]) -> Float
 
 
 def mean_interval(
-    differences: Float64[Tensor, "*batch unit"], level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
+    differences: Float64[Tensor, "*batch unit"],
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    *,
+    bounds: tuple[float, float] | None = None,
 ) -> Float64[Tensor, "*batch 2"]:
-    """Bootstrap interval of the mean over units.
+    """Interval of the mean over units; NaN below `FEWEST_UNITS` of them.
 
-    Percentiles of the resampled means, at levels widened for few units as in Hesterberg, "What Teachers Should Know
-    About the Bootstrap" (2015), section 5: plain percentiles are too narrow by about (1 - 1/n)**.5 and have no tails.
-    NaN with a single unit.
+    Without bounds the bootstrap-t (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 5), whose
+    ends are infinite where too few units differ to say anything. With bounds, which right and wrong answers have, that
+    of Gaffke (Learned-Miller and Thomas, arXiv 1905.06208): resampled with continuous weights and one more unit at the
+    bound. It is the interval of Clopper and Pearson for zeros and ones, and holds where all units agree.
 
     Args:
         differences: One paired difference per unit.
         level: Coverage, between 0 and 1.
         resamples: Number of resamples.
         seed: Seed of the resamples.
+        bounds: Lowest and highest value that a unit can have, or None if there are none.
 
     Raises:
-        ValueError: If the level is not between 0 and 1.
+        ValueError: If the level is not between 0 and 1, or a unit lies outside the bounds.
     """
     if not 0 < level < 1:
         msg = f"level {level} must be between 0 and 1, e.g. 0.95"
         raise ValueError(msg)
     units = differences.shape[-1]
-    if units < 2:  # noqa: PLR2004
+    if units < FEWEST_UNITS:
         return torch.full((*differences.shape[:-1], 2), torch.nan, dtype=torch.float64)
-    means = differences @ bootstrap_weights(units, resamples, seed).T / units
-    tail = stats.norm.cdf(np.sqrt(units / (units - 1)) * stats.t.ppf((1 - level) / 2, units - 1))
-    return torch.from_numpy(np.moveaxis(np.quantile(means.numpy(), [tail, 1 - tail], axis=-1), 0, -1).copy())
+    tails = (1 - level) / 2, (1 + level) / 2
+    if bounds is None:
+        low, high = _studentized(differences, tails, resamples, seed)
+    else:
+        low, high = _bounded(differences, tails, resamples, seed, bounds)
+    return torch.stack([low, high], dim=-1)
+
+
+def _studentized(
+    differences: Float64[Tensor, "*batch unit"], tails: tuple[float, float], resamples: int, seed: int
+) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
+    """Bootstrap-t: how far resampled means lie from the mean, in standard deviations of their own resample."""
+    mean = differences.mean(-1)
+    away = differences - mean[..., None]
+    weights = bootstrap_weights(differences.shape[-1], resamples, seed).T / differences.shape[-1]
+    moved, spread = away @ weights, away.std(-1, correction=0)
+    own = ((away**2) @ weights - moved**2).clamp(min=0).sqrt()
+    same = own <= 1e-7 * spread[..., None]  # every unit of the resample is the same, up to rounding
+    t = torch.where(same, torch.where(moved == 0, 0.0, moved.sign() * torch.inf), moved / own)
+    low, high = (_quantile(t, tail, method) for tail, method in zip(tails, ("lower", "higher"), strict=True))
+    constant = spread <= 1e-12 * mean.abs()
+    return tuple(torch.where(constant, mean, mean - end * spread) for end in (high, low))  # type: ignore[return-value]
+
+
+def _bounded(
+    differences: Float64[Tensor, "*batch unit"],
+    tails: tuple[float, float],
+    resamples: int,
+    seed: int,
+    bounds: tuple[float, float],
+) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
+    """Gaffke's interval: the mean under Dirichlet weights, with one more unit at the bound."""
+    units = differences.shape[-1]
+    # averages of zeros and ones may miss a bound by rounding
+    if float(differences.min()) < bounds[0] - 1e-9 or float(differences.max()) > bounds[1] + 1e-9:
+        msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: leave bounds out if there are none"
+        raise ValueError(msg)
+    drawn = np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples)
+    weights = torch.from_numpy(drawn)
+    known, more = differences @ weights[:, :units].T, weights[:, units]
+    low, high = (_quantile(known + bound * more, tail, "linear") for bound, tail in zip(bounds, tails, strict=True))
+    return low, high
+
+
+def _quantile(values: Float64[Tensor, "*batch resample"], tail: float, method: str) -> Float64[Tensor, "*batch"]:
+    """NumPy's, because `torch.quantile` takes 2^24 numbers at most."""
+    return torch.from_numpy(np.asarray(np.quantile(values.numpy(), tail, axis=-1, method=method)))  # type: ignore[call-overload]
 
 
 def permutation_p(observed: float, permuted: Float64[Tensor, " permutation"]) -> float:

@@ -9,17 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from positional_heads.bands import Band, rotated_in, unrotated
-from positional_heads.contributions import dominant_dimension, head_planes, plane_contributions
 from positional_heads.heads import Head
-from positional_heads.host.capture import LayerVectors, visible_pairs
+from positional_heads.host.capture import visible_pairs
+from positional_heads.host.vectors import LayerVectors, Temperature, added_up
 
 BLOCK_TERMS = 2**22
 """Contributions held at a time: 16 MiB of float32."""
 
 
 def layer_parts(
-    vectors: LayerVectors, heads: Sequence[Head], patterns: dict[Head, Tensor], detailed: int, temperature: float
+    vectors: LayerVectors, heads: Sequence[Head], patterns: dict[Head, Tensor], detailed: int, temperature: Temperature
 ) -> dict[Head, dict[str, Tensor]]:
     """Everything that a record keeps of some heads of one layer, a block of queries at a time.
 
@@ -30,50 +29,24 @@ def layer_parts(
         detailed: Number of leading tokens of which every query-key pair is kept.
         temperature: Softmax temperature of the dominant dimension.
     """
-    rotary = vectors.rotary
+    rotary, length = vectors.rotary, vectors.rot_q.shape[1]
     parts = {}
-    planes = [
-        head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads)[0] for x in (vectors.rot_q, vectors.rot_k)
-    ]
-    length, pairs = planes[0].shape[1:3]
-    visible = visible_pairs(length, vectors.window, planes[0].device)
-    rows = max(1, BLOCK_TERMS // (length * pairs))
-    divided = temperature * vectors.attention_factor**2
+    ranges = list(vectors.ranges(0))
+    visible = visible_pairs(length, vectors.window, vectors.rot_q.device)
+    rows = max(1, BLOCK_TERMS // (length * rotary.n_pairs))
     for head in heads:
-        blocks = []
+        blocks, only = [], slice(head.head, head.head + 1)
         for start in range(0, length, rows):
             block = slice(start, min(start + rows, length))
-            added = _row_contributions(vectors, head.head, planes, block)
-            dominant = dominant_dimension(added, divided).masked_fill(~visible[block], torch.nan)
-            scaled, pattern = added * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
+            added = added_up(ranges, only, block)
+            dominant = vectors.dominant(added, temperature, only)[0].masked_fill(~visible[block], torch.nan)
+            scaled, pattern = added[0] * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
             summary = key_means(pattern, dominant, scaled, start)
             first = {"pattern": pattern, "dominant": dominant, "contributions": scaled}
             end = max(0, detailed - start)
             blocks.append(summary | {name: part[:end, :detailed].clone() for name, part in first.items()})
         parts[head] = {name: torch.cat([block[name] for block in blocks]).cpu() for name in blocks[0]}
     return parts
-
-
-def _row_contributions(
-    vectors: LayerVectors, head: int, planes: Sequence[Tensor], rows: slice
-) -> Float[Tensor, "query_pos key_pos pair"]:
-    """What each pair adds to q . k for some queries of one head, each key in the band of its distance."""
-    query, key = planes[0][head : head + 1], planes[1][head : head + 1]
-    if vectors.bands is None:
-        return plane_contributions(query[:, rows], key)[0]
-    phase = vectors.phase[0]
-    free_query, free_key = unrotated(query, phase), unrotated(key, phase)
-    position = torch.arange(key.shape[1], device=key.device)
-    back = (position[rows, None] - position)[..., None]
-    found = torch.zeros(1, device=key.device)
-    for band in vectors.bands:
-        phases = (phase if len(phase) == 1 else phase[head : head + 1] for phase in (band.query_phase, band.key_phase))
-        own = Band(band.nearest, band.furthest, *phases).first(key.shape[1])
-        inside = (back >= band.nearest) & (back <= (len(position) if band.furthest is None else band.furthest))
-        turned_query, turned_key = rotated_in(own, free_query, free_key)
-        added = plane_contributions(turned_query[:, rows], turned_key)[0]
-        found = torch.where(inside, added, found)
-    return found
 
 
 def key_means(

@@ -4,7 +4,6 @@ Two grains. For every token, as a query, one number per head: the mean over the 
 unless said otherwise. For the first tokens also every query-key pair, so that no matrix grows with the text.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked
+from positional_heads.heads import Head, Heads, as_heads
 from positional_heads.result_files import EXAMPLES, EXAMPLES_FILE_NAME, read_result, result_file, write_result
 
 
@@ -71,7 +71,7 @@ class HeadExamples:
         """What the model is called."""
         return str(self.provenance.get("model", {}).get("name", "unknown model"))
 
-    def places(self, heads: Sequence[Head] | None) -> list[int]:
+    def places(self, heads: Heads | None) -> list[int]:
         """Where the heads asked for stand in the tensors; all when None.
 
         Raises:
@@ -79,16 +79,18 @@ class HeadExamples:
         """
         if heads is None:
             return list(range(len(self.heads)))
-        for head in heads:
-            if Head(*head) not in self.heads:
+        chosen = as_heads(heads)
+        for head in chosen:
+            if head not in self.heads:
                 known = ", ".join(str(one) for one in self.heads[:20])
-                msg = f"{Head(*head)} is not in these examples, they hold {known}: gather them again with this head"
+                msg = f"{head} is not in these examples, they hold {known}: gather them again with this head"
                 raise ValueError(msg)
-        if not heads:
+        if not chosen:
             msg = "no heads asked for: give at least one, or None for all"
             raise ValueError(msg)
-        return [self.heads.index(Head(*head)) for head in heads]
+        return [self.heads.index(head) for head in chosen]
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file, all of it or nothing.
 
@@ -110,6 +112,7 @@ class HeadExamples:
         return file
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> "HeadExamples":
         """Read what `save` wrote.
 

@@ -8,14 +8,16 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.arguments import check_temperature, checked
 from positional_heads.example_records import HeadExamples
-from positional_heads.heads import Head
+from positional_heads.heads import Head, Heads, as_heads
 from positional_heads.token_text import readable_tokens
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-    from positional_heads.host.capture import LayerVectors
+    from positional_heads.host.sequences import Text
+    from positional_heads.host.vectors import LayerVectors
     from positional_heads.results import HeadScores
 
 MOST_TOKENS = 2048
@@ -26,11 +28,12 @@ REPORTED_HEADS = 5
 PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
 
 
+@checked
 @torch.no_grad()
 def head_examples(
     model: Any,
-    text_or_tokens: str | Int[Tensor, " pos"] | Int[Tensor, "1 pos"],
-    heads: Sequence[Head],
+    text_or_tokens: "Text",
+    heads: Heads,
     *,
     detailed: int = 48,
     temperature: float | Literal["attention"] = 1.0,
@@ -39,8 +42,9 @@ def head_examples(
 
     Args:
         model: A TransformerBridge.
-        text_or_tokens: One text, or the token ids of one sequence; at most the first 2048 tokens are run.
-        heads: Which heads, at most 8.
+        text_or_tokens: One text, or the token ids of one sequence, as in `score_heads`; at most the first 2048
+            tokens are run.
+        heads: Which heads, at most 8: as Head(3, 7), (3, 7) or "L3H7", one or several.
         detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
         temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale.
 
@@ -54,7 +58,8 @@ def head_examples(
     from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 
     notes: list[str] = []
-    chosen = _checked_heads(model, heads, notes)
+    check_temperature(temperature)
+    chosen = _at_most(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
     tokens = _first_tokens(model, text_or_tokens, notes)
     detailed = min(_checked_detailed(detailed), len(tokens))
     layers = sorted({head.layer for head in chosen})
@@ -72,8 +77,7 @@ def head_examples(
         own = [head for head in chosen if head.layer == layer]
         _refuse_missing_pattern(own, patterns)
         vectors = vectors_of.pop(layer)
-        own_temperature = 1 / vectors.rotary.scale if temperature == "attention" else float(temperature)
-        parts |= layer_parts(vectors, own, patterns, detailed, own_temperature)
+        parts |= layer_parts(vectors, own, patterns, detailed, temperature)
     return HeadExamples(
         tokens=token_strings(model, tokens),
         heads=chosen,
@@ -88,8 +92,9 @@ def head_examples(
     )
 
 
+@checked
 def examples_from_cache(
-    cache: "ActivationCache", heads: Sequence[Head], tokens: Sequence[str], *, row: int = 0, detailed: int = 48
+    cache: "ActivationCache", heads: Heads, tokens: Sequence[str], *, row: int = 0, detailed: int = 48
 ) -> HeadExamples:
     """The same from a run's own cache, merged with one of `dominant_dimension_cache(..., contributions=True)`.
 
@@ -107,7 +112,10 @@ def examples_from_cache(
     from positional_heads.host.provenance import library_versions, model_provenance
 
     notes: list[str] = []
-    chosen = [Head(*head) for head in _at_most(heads, notes)]
+    chosen = _at_most(as_heads(heads), notes)
+    if not hasattr(cache, "cache_dict"):
+        msg = f"cache must be an ActivationCache, got a {type(cache).__name__}: take it from model.run_with_cache"
+        raise TypeError(msg)
     parts = {}
     for head in chosen:
         pattern, dominant, contributions = (
@@ -166,16 +174,7 @@ def token_strings(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
     return readable_tokens([piece or "" for piece in pieces], byte_level=byte_level)
 
 
-def _checked_heads(model: Any, heads: Sequence[Head], notes: list[str]) -> list[Head]:
-    layers, per_layer = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    for layer, head in heads:
-        if not (0 <= layer < layers and 0 <= head < per_layer):
-            msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
-            raise ValueError(msg)
-    return [Head(*head) for head in _at_most(heads, notes)]
-
-
-def _at_most(heads: Sequence[Head], notes: list[str]) -> Sequence[Head]:
+def _at_most(heads: list[Head], notes: list[str]) -> list[Head]:
     if not heads or len(set(heads)) < len(heads):
         msg = f"{len(heads)} heads asked for, {len(set(heads))} different ones: give at least one, and each once"
         raise ValueError(msg)
@@ -191,13 +190,14 @@ def _checked_detailed(detailed: int) -> int:
     return detailed
 
 
-def _first_tokens(model: Any, text_or_tokens: str | Tensor, notes: list[str]) -> Int[Tensor, " pos"]:
-    from positional_heads.host.sequences import batches, start_token, text_tokens
+def _first_tokens(model: Any, text_or_tokens: "Text", notes: list[str]) -> Int[Tensor, " pos"]:
+    from positional_heads.host.sequences import as_sequences, batches, real_tokens
 
-    if isinstance(text_or_tokens, str):
-        tokens = torch.cat([start_token(model), text_tokens(model, text_or_tokens, 0)])
-    else:
-        tokens = text_or_tokens.flatten()
+    found = as_sequences(model, text_or_tokens)
+    if len(found) > 1:
+        msg = f"{len(found)} sequences given, examples are of one: give one of them, e.g. the first as tokens[:1]"
+        raise ValueError(msg)
+    tokens = real_tokens(*found[0])
     most = min(MOST_TOKENS, int(model.cfg.n_ctx))
     if len(tokens) > most:
         notes.append(f"The first {most} of {len(tokens)} tokens were run.")

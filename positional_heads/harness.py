@@ -1,14 +1,21 @@
 """lm-evaluation-harness on a bridge with heads ablated: its own HFLM and tasks, our hooks around it (extra `eval`).
 
-Hooks on a bridge act inside the harness's model, so that nothing here but a guard is ours: the harness cuts prompts
-that are too long from the left, and what it cuts may be what the question is about. Such prompts are refused.
+Hooks on a bridge act inside the harness's model, so that little here is ours. A guard: the harness cuts prompts that
+are too long from the left, and what it cuts may be what the question is about; such prompts are refused. And a seed:
+tasks that write their own documents (RULER) draw them when they are loaded, before the harness seeds anything.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import random
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -16,13 +23,14 @@ from torch import Tensor
 from positional_heads.heads import Head
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.run_lengths import follows_length, fresh_runs
 
 INSTALL = "pip install 'positional-heads[eval]'"
 
 
 def evaluate_harness(
     model: TransformerLensModel,
-    tasks: Sequence[str | dict[str, Any]],
+    tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
     *,
     ablate: Sequence[Head] = (),
     mode: str = "zero",
@@ -30,6 +38,7 @@ def evaluate_harness(
     distance: int | None = None,
     limit: int | None = None,
     include_path: str | Path | None = None,
+    metadata: dict[str, Any] | None = None,
     max_length: int | None = None,
     batch_size: int = 1,
     seed: int = 0,
@@ -38,44 +47,77 @@ def evaluate_harness(
 
     Args:
         model: A TransformerBridge.
-        tasks: Names of tasks, or their configurations.
+        tasks: Names of tasks and groups, or their configurations; one alone, or a list.
         ablate: Heads to ablate meanwhile.
         mode: What becomes of them, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`.
         distance: Distance in tokens for `far` and `near`.
         limit: Documents per task; all when None.
         include_path: Folder with task files; the harness's own tasks are then only looked through for names not there.
+        metadata: What tasks that write their own documents are to know, e.g. `{"max_seq_lengths": [4096]}` for RULER;
+            the name or folder of the model's tokenizer is given as "tokenizer" where this has none.
         max_length: Most tokens of prompt and answer; the model's context when None.
         batch_size: Prompts at a time; above 1 padding moves scores a little.
-        seed: Seed of few-shot examples.
+        seed: Seed of documents that tasks write themselves, and of few-shot examples. One seed, the same documents.
 
     Returns:
-        The harness's own results, samples included.
+        The harness's own results, samples and aggregates of groups included, and under "documents" a sha256 over the
+        prompts and answers of each task.
 
     Raises:
         ImportError: If the harness is not installed.
-        ValueError: If a prompt would be cut, a task does not exist, or mode and heads make no sense.
+        ValueError: If a prompt would be cut, a task does not exist, mode and heads make no sense, or prompts would be
+            padded where frequencies follow the length of a run.
+        TypeError: If tasks are neither names nor configurations.
     """
-    hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(ablate) if ablate else []
-    harness = _harness()
-    loaded = _loaded(tasks, include_path)
-    wrapped = _wrapped(model, max_length, batch_size)
-    for name, task in loaded["tasks"].items():
-        task.build_all_requests(limit=limit)
-        _refuse_truncation(name, task.instances, wrapped)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
-        return harness.simple_evaluate(
-            model=wrapped,
-            tasks=list(loaded["tasks"].values()),
-            limit=limit,
-            bootstrap_iters=0,
-            log_samples=True,
-            task_manager=_manager(include_path, defaults=False),
-            random_seed=seed,
-            numpy_random_seed=seed,
-            torch_random_seed=seed,
-            fewshot_random_seed=seed,
+    if mode == "resample" and batch_size != 1:
+        msg = (
+            f"mode 'resample' takes row i of the reference for row i of a batch: batch_size must be 1, not {batch_size}"
         )
+        raise ValueError(msg)
+    hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(ablate) if ablate else []
+    where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
+    drawn = _drawn(model, tasks, limit=limit, max_length=max_length, seed=seed, **where)
+    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+        return drawn.run(model, batch_size)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Tasks whose documents are there, to be run again and again.
+
+    Attributes:
+        members: Groups, and tasks that are in none, as the harness has them.
+        names: Of all tasks.
+        hashes: A sha256 over the prompts and answers of each task.
+        limit: Documents per task.
+        max_length: Most tokens of prompt and answer.
+        seed: Of few-shot examples.
+    """
+
+    members: tuple[Any, ...]
+    names: tuple[str, ...]
+    hashes: dict[str, str]
+    limit: int | None
+    max_length: int | None
+    seed: int
+
+    def run(self, model: TransformerLensModel, batch_size: int) -> dict[str, Any]:
+        """Results of the model as it is."""
+        with _seeded(self.seed), fresh_runs(model):
+            results: dict[str, Any] = _harness().simple_evaluate(
+                model=_wrapped(model, self.max_length, batch_size),
+                tasks=list(self.members),
+                limit=self.limit,
+                bootstrap_iters=0,
+                log_samples=True,
+                task_manager=_manager(None, {}, defaults=False),
+                random_seed=self.seed,
+                numpy_random_seed=self.seed,
+                torch_random_seed=self.seed,
+                fewshot_random_seed=self.seed,
+            )
+        return {**results, "documents": self.hashes}
 
 
 @dataclass(frozen=True)
@@ -84,8 +126,8 @@ class HarnessTask:
 
     name: str
     metric: str
-    arguments: dict[str, Any]
     documents: int
+    drawn: _Drawn = field(repr=False)
     settings: dict[str, Any] = field(default_factory=dict)
     chance: dict[str, float] = field(default_factory=dict)
 
@@ -99,9 +141,14 @@ class HarnessTask:
         """One entry per document, each a unit of its own."""
         return [{"example": index, "unit": index, "reach": "long"} for index in range(self.documents)]
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
-        """The metric of every document."""
-        found = evaluate_harness(model, [self.name], batch_size=batch_size or 1, **self.arguments)
+    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
+        """The metric of every document, the same documents each time.
+
+        Args:
+            model: A TransformerBridge, as it is inside the block that ablates.
+            batch_size: Not used: prompts go one by one, so that no score depends on what it was padded with.
+        """
+        found = self.drawn.run(model, 1)
         samples = sorted(found["samples"][self.name], key=lambda sample: sample["doc_id"])
         return {self.metric: torch.tensor([float(sample[self.metric]) for sample in samples], dtype=torch.float64)}
 
@@ -113,6 +160,7 @@ def harness_task(
     *,
     limit: int | None = None,
     include_path: str | Path | None = None,
+    metadata: dict[str, Any] | None = None,
     max_length: int | None = None,
     seed: int = 0,
 ) -> HarnessTask:
@@ -124,15 +172,20 @@ def harness_task(
         metric: Which of its metrics; higher must be better.
         limit: Documents; all when None.
         include_path: Folder with task files.
+        metadata: As in `evaluate_harness`.
         max_length: Most tokens of prompt and answer; the model's context when None.
-        seed: Seed of few-shot examples.
+        seed: Seed of documents that the task writes itself, and of few-shot examples.
 
     Raises:
         ImportError: If the harness is not installed.
-        ValueError: If the task has no such metric per document, or lower is better.
+        ValueError: If the task has no such metric for every document, or lower is better.
     """
-    arguments: dict[str, Any] = {"limit": limit, "include_path": include_path, "max_length": max_length, "seed": seed}
-    found = evaluate_harness(model, [name], **arguments)
+    where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
+    drawn = _drawn(model, name, limit=limit, max_length=max_length, seed=seed, **where)
+    if drawn.names != (name,):
+        msg = f"{name} is a group of {len(drawn.names)} tasks: choose one of {', '.join(drawn.names)}"
+        raise ValueError(msg)
+    found = drawn.run(model, 1)
     samples = found["samples"][name]
     numbers = [key for key, value in samples[0].items() if isinstance(value, (int, float)) and key != "doc_id"]
     if metric not in numbers:
@@ -141,8 +194,19 @@ def harness_task(
     if found["higher_is_better"].get(name, {}).get(metric) is False:
         msg = f"{metric} of {name} is better when lower, and harm would look like gain: choose another metric"
         raise ValueError(msg)
-    settings = {"metric": metric, **arguments, "include_path": None if include_path is None else str(include_path)}
-    return HarnessTask(name, metric, arguments, len(samples), settings)
+    if any(sample[metric] == -1 for sample in samples):  # RULER's word for a document of another length
+        msg = f"some documents of {name} have no {metric}: give the one length that it is for as max_seq_lengths"
+        raise ValueError(msg)
+    settings = {
+        "metric": metric,
+        "limit": limit,
+        "include_path": None if include_path is None else str(include_path),
+        "metadata": metadata,
+        "max_length": max_length,
+        "seed": seed,
+        "sha256": drawn.hashes[name],
+    }
+    return HarnessTask(name, metric, len(samples), drawn, settings)
 
 
 def _harness() -> Any:
@@ -154,23 +218,93 @@ def _harness() -> Any:
     return lm_eval
 
 
-def _manager(include_path: str | Path | None, *, defaults: bool) -> Any:
+def _drawn(
+    model: Any,
+    tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
+    *,
+    limit: int | None,
+    include_path: str | Path | None,
+    metadata: dict[str, Any] | None,
+    max_length: int | None,
+    seed: int,
+) -> _Drawn:
+    """Load tasks, have them write their documents, and see that none would be cut."""
+    _harness()
+    wrapped = _wrapped(model, max_length, 1)
+    tokenizer = getattr(model.tokenizer, "name_or_path", None)
+    known = {**({"tokenizer": tokenizer} if tokenizer else {}), **(metadata or {})}
+    with _seeded(seed):
+        loaded = _loaded(tasks, include_path, known)
+    hashes = {}
+    for name, task in loaded["tasks"].items():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=0)
+        task.set_fewshot_seed(seed=seed)
+        task.build_all_requests(limit=limit)
+        _refuse_truncation(name, task.instances, wrapped)
+        said = json.dumps([[one.request_type, one.args] for one in task.instances], sort_keys=True, default=str)
+        hashes[name] = hashlib.sha256(said.encode()).hexdigest()
+    inside = {name for names in loaded["group_map"].values() for name in names}
+    members = {**loaded["groups"], **loaded["tasks"]}
+    outermost = tuple(member for name, member in members.items() if name not in inside)
+    return _Drawn(outermost, tuple(loaded["tasks"]), hashes, limit, max_length, seed)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """A block with a seed of its own for the process's generators, which are those that tasks draw from."""
+    kept = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(kept[0])
+            np.random.set_state(kept[1])
+
+
+def _manager(include_path: Any, metadata: dict[str, Any], *, defaults: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    # looking through the harness's own tasks takes most of a minute
-    return TaskManager(include_path=None if include_path is None else str(include_path), include_defaults=defaults)
+    return TaskManager(include_path=include_path, include_defaults=defaults, metadata=metadata)
 
 
-def _loaded(tasks: Sequence[str | dict[str, Any]], include_path: str | Path | None) -> dict[str, Any]:
-    manager = _manager(include_path, defaults=False)
-    names = [task for task in tasks if isinstance(task, str)]
-    if not set(names) <= set(manager.all_tasks):
-        manager = _manager(include_path, defaults=True)
-    missing = sorted(set(names) - set(manager.all_tasks))
+def _loaded(
+    tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
+    include_path: str | Path | None,
+    metadata: dict[str, Any],
+) -> dict[str, Any]:
+    chosen = [tasks] if isinstance(tasks, (str, dict)) else list(tasks)
+    if not chosen or not all(isinstance(task, (str, dict)) for task in chosen):
+        msg = f"tasks {tasks!r} must be names of tasks of the harness, or their configurations (dicts), at least one"
+        raise TypeError(msg)
+    own = [] if include_path is None else [str(include_path)]
+    names = {task for task in chosen if isinstance(task, str)}
+    manager = _manager(own, metadata, defaults=False)
+    if not names <= set(manager.all_tasks):
+        folders = _folders(names - set(manager.all_tasks))
+        manager = _manager([*folders, *own], metadata, defaults=not folders)
+    missing = sorted(names - set(manager.all_tasks))
     if missing:
         msg = f"the harness has no task {', '.join(missing)}; include_path= names a folder with task files of your own"
         raise ValueError(msg)
-    return manager.load(list(tasks))
+    return dict(manager.load(chosen))
+
+
+def _folders(names: set[str]) -> list[str]:
+    """Folders of the harness's own files for these tasks, or none if one is not found by its name alone.
+
+    Having the harness look through all of its tasks takes most of a minute; groups need that.
+    """
+    root = Path(str(_harness().__file__)).parent / "tasks"
+    found = {}
+    for file in sorted(root.rglob("*.yaml")):
+        match = re.search(r"""^task: *["']?([\w.-]+)["']? *$""", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        if match and match[1] in names:
+            found[match[1]] = str(file.parent)
+    return sorted(set(found.values())) if set(found) == names else []
 
 
 def _wrapped(model: Any, max_length: int | None, batch_size: int) -> Any:
@@ -178,6 +312,12 @@ def _wrapped(model: Any, max_length: int | None, batch_size: int) -> Any:
 
     if model.tokenizer is None:
         msg = "the model has no tokenizer: the harness gives text, not tokens"
+        raise ValueError(msg)
+    if batch_size != 1 and follows_length(model):
+        msg = (
+            f"batch_size {batch_size} pads prompts, and this rotation follows the length of the run, so that short "
+            "prompts would get the frequencies of the longest: give batch_size=1"
+        )
         raise ValueError(msg)
     length = int(model.cfg.n_ctx) if max_length is None else max_length
     return HFLM(pretrained=model.original_model, tokenizer=model.tokenizer, batch_size=batch_size, max_length=length)

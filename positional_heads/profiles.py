@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked, in_range
+from positional_heads.heads import AnyHead, Head, as_head
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,17 +46,19 @@ class ContributionProfile:
         reach = int(self.edges[-1]) - 1
         return f"ContributionProfile({names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens)"
 
-    def place(self, head: Head) -> int:
+    def place(self, head: AnyHead) -> int:
         """Where a head is on the first axis.
 
         Raises:
             ValueError: If it was not asked for when the profile was made.
         """
-        if Head(*head) not in self.heads:
-            msg = f"{Head(*head)} is not in this profile: it has {', '.join(map(str, self.heads))}"
+        head = as_head(head)
+        if head not in self.heads:
+            msg = f"{head} is not in this profile: it has {', '.join(map(str, self.heads))}"
             raise ValueError(msg)
-        return self.heads.index(Head(*head))
+        return self.heads.index(head)
 
+    @checked
     def binned(self, bins: int = 64) -> "ContributionProfile":
         """The same over fewer, wider ranges: single distances first, then each about as wide for its distance.
 
@@ -65,9 +68,7 @@ class ContributionProfile:
         Raises:
             ValueError: If there is not at least one bin.
         """
-        if bins < 1:
-            msg = f"bins {bins} must be at least 1"
-            raise ValueError(msg)
+        in_range("bins", bins, 1, 2**20)
         wanted = torch.from_numpy(geometric_edges(int(self.edges[-1]), bins))
         edges = self.edges[torch.isin(self.edges, wanted)]
         column = torch.searchsorted(edges, self.edges[:-1], right=True) - 1

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from positional_heads.results import HeadScores
+from positional_heads.statistics import FEWEST_UNITS
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
 from positional_heads.token_text import printable
@@ -20,6 +21,7 @@ OPTIONS = {
     "min_distance": ("--min-distance", 0),
     "max_distance": ("--max-distance", None),
     "temperature": ("--temperature", 1.0),
+    "resolution": ("--resolution", 1 / 256),
     "pairs": ("--pairs", None),
     "seed": ("--seed", 0),
 }
@@ -56,9 +58,11 @@ def _score_caveats(scores: HeadScores) -> list[str]:
     if scores.bootstrap_rho is None:
         said.append("There is a single sequence, hence no interval: how much rho varies between texts is not known.")
     elif groups < FEW_GROUPS:
+        enough = groups >= FEWEST_UNITS
+        rest = "Intervals and p-values rest" if enough else f"No interval below {FEWEST_UNITS} groups; p-values rest"
         said.append(
-            f"Intervals and p-values rest on {groups} groups of sequences. With few groups small p-values come out too "
-            f"small; score at least {FEW_GROUPS} sequences where many heads are tested."
+            f"{rest} on {groups} groups of sequences. With few groups small p-values come out too small; score at "
+            f"least {FEW_GROUPS} sequences where many heads are tested."
         )
     if not settings.get("skip_keys"):
         said.append(
@@ -93,12 +97,13 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
     model, data = provenance["model"], provenance["data"]
     name = printable(model["name"], newlines=False)
     ours = name == BUNDLED
-    load = "ph.load_bundled_model()" if ours else f"TransformerBridge.boot_transformers({name!r})"
+    dtype = printable(model.get("dtype") or "float32", newlines=False)
+    precision = "" if dtype == "float32" else f", dtype={dtype!r}"
+    load = "ph.load_bundled_model()" if ours else f"ph.load_model({name!r}{precision})"
     text = "ph.bundled_text()" if ours else 'open("TEXT.txt", encoding="utf-8").read()'
     settings = "".join(f"    {key}={value!r},\n" for key, value in provenance["settings"].items())
-    other = "" if ours else "from transformer_lens.model_bridge import TransformerBridge\n"
     return (
-        f"import positional_heads as ph\n{other}\nmodel = {load}\n"
+        f"import positional_heads as ph\n\nmodel = {load}\n"
         f"tokens = ph.cut_text(model, {text}, {data['longest']})[:{data['sequences']}]\n"
         f"scores = ph.score_heads(\n    model,\n    tokens,\n{settings})\n"
         f'assert scores.provenance["data"]["sha256"] == {printable(data.get("sha256"))!r}  # the same tokens\n'

@@ -30,6 +30,7 @@ from positional_heads.result_files import (
 from positional_heads.results import HeadScores
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
+from positional_heads.unfinished import unfinished
 from positional_heads.views.safe_page import render
 
 PAGE_NAME = "report.html"
@@ -79,6 +80,10 @@ def find_results(folder: str | Path) -> Found:
         name: _at_most(files, 1 if name in {FILE_NAME, EXAMPLES_FILE_NAME} else MOST_STUDIES, folder, notes)
         for name, files in named.items()
     }
+    left = [said for place in places if (said := unfinished(place)) is not None]
+    notes += left
+    if left and not any(chosen.values()):
+        raise FileNotFoundError(" ".join(left))
     if not any(chosen.values()):
         msg = f"{folder}: holds no result ({', '.join(chosen)}); run positional-heads score --out {folder} first"
         raise FileNotFoundError(msg)

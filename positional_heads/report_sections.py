@@ -142,7 +142,9 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
             summary_line(scores.provenance),
             "rho is Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its "
             "95 % bootstrap interval over sequences. null: the same with positions shuffled. excess: rho less null. q: "
-            "its p-value after Benjamini-Hochberg over all heads. A dash is a number that is not known.",
+            "its p-value after Benjamini-Hochberg over all heads. saturated: share of pairs of tokens in which one "
+            "rotary pair holds more than 99.9 % of the softmax, so that the dominant dimension is the index of the "
+            "largest contribution. A dash is a number that is not known.",
         ],
         tables=[Table(f"The {TABLED_HEADS} heads with the highest rho", heads_rows(table, TABLED_HEADS))],
         plots=plots,

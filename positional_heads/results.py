@@ -1,22 +1,22 @@
 """What did scoring find? A frozen record that knows its labels, explains itself, and survives on disk."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from safetensors.torch import load, save
+from scipy import stats
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked
+from positional_heads.heads import Head, Heads, as_heads
 from positional_heads.result_files import read_result, result_file, write_result
 from positional_heads.result_html import result_html
-from positional_heads.statistics import benjamini_hochberg, excess_p_values, verdict
+from positional_heads.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values, verdict
 from positional_heads.tables import COLUMNS
 from positional_heads.token_text import printable
 
@@ -62,13 +62,16 @@ class HeadScores:
         rho_curve: Spearman's rho between distance and mean dominant dimension; never compare it with rho.
         curve: Mean dominant dimension at each distance in tokens; NaN where no pair counts.
         pair_counts: Number of pairs behind each point of the curve.
-        bound: How far rho can be from Spearman's rho on unbinned values, at worst.
+        bound: How far rho can be from Spearman's rho on float64 values of D, equal where they fall into one cell of the
+            resolution, by binning and by rounding.
         frequencies: How fast each pair turns, in radians per token; NaN behind a layer's last pair.
         null: Scores with positions shuffled, or None.
         bootstrap_rho: rho over resampled sequences, or None with a single one.
         reasons: Why a head has no score.
         provenance: Versions, model, data, settings and seed.
         sampling_sd: Standard deviation that sampling pairs adds to rho; None where all pairs were counted.
+        saturation: Share of query-key pairs in which one rotary pair holds more than 99.9 % of the softmax, so that D
+            is the index of the largest contribution; None in files of earlier versions.
     """
 
     rho: Float[Tensor, "layer head"]
@@ -82,6 +85,7 @@ class HeadScores:
     reasons: dict[Head, str]
     provenance: dict[str, Any]
     sampling_sd: Float[Tensor, "layer head"] | None = None
+    saturation: Float[Tensor, "layer head"] | None = None
 
     def __repr__(self) -> str:
         best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self._n_scored)))
@@ -98,18 +102,13 @@ class HeadScores:
         layers, heads = self.rho.shape
         return [Head(layer, head) for layer in range(layers) for head in range(heads)]
 
-    def known(self, heads: Sequence[Head]) -> list[Head]:
+    def known(self, heads: Heads) -> list[Head]:
         """The heads asked for, if the model has them all.
 
         Raises:
             ValueError: If one does not exist.
         """
-        layers, per_layer = self.rho.shape
-        for layer, head in heads:
-            if not (0 <= layer < layers and 0 <= head < per_layer):
-                msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
-                raise ValueError(msg)
-        return [Head(*head) for head in heads]
+        return as_heads(heads, *self.rho.shape)
 
     @property
     def n_groups(self) -> int:
@@ -143,12 +142,14 @@ class HeadScores:
         """Excess in standard deviations of the null."""
         return self.excess / self._known_null().sd
 
+    @checked
     def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
         """Heads whose excess is positive and significant at this false discovery rate."""
         return (self.q_values <= alpha) & (self.excess > 0)
 
+    @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
-        """Bootstrap interval of rho over sequences; NaN with a single sequence.
+        """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 4 groups of sequences.
 
         Args:
             level: Coverage, between 0 and 1.
@@ -159,12 +160,14 @@ class HeadScores:
         if not 0 < level < 1:
             msg = f"level {level} must be between 0 and 1, e.g. 0.95"
             raise ValueError(msg)
-        if self.bootstrap_rho is None:
+        if self.bootstrap_rho is None or self.n_groups < FEWEST_UNITS:
             return torch.full((*self.rho.shape, 2), torch.nan, dtype=self.rho.dtype)
-        tails = np.array([(1 - level) / 2, (1 + level) / 2])
-        quantiles = np.quantile(self.bootstrap_rho.numpy(), tails, axis=0)  # torch.quantile takes 2^24 numbers at most
-        return torch.from_numpy(quantiles).to(self.bootstrap_rho.dtype).movedim(0, -1)
+        # as in `p_values`; quantiles of the resamples are too narrow with few groups
+        variance = self.bootstrap_rho.var(0) * self.n_groups / (self.n_groups - 1)
+        half = stats.t.ppf((1 + level) / 2, self.n_groups - 1) * variance.sqrt()
+        return torch.stack([self.rho - half, self.rho + half], dim=-1).clamp(-1, 1)
 
+    @checked
     def top(self, k: int) -> list[Head]:
         """The k heads with the highest rho, best first.
 
@@ -177,15 +180,18 @@ class HeadScores:
             raise ValueError(msg)
         return sorted(ranked, key=lambda head: -float(self.rho[head]))[:k]
 
+    @checked
     def positional_heads(
         self, fraction: float | None = None, *, threshold: float | None = None, alpha: float | None = None
     ) -> list[Head]:
-        """The Positional Heads by one rule, best first; the top 10 % by rho when no rule is given.
+        """The Positional Heads by one rule; the top 10 % by rho when no rule is given.
 
         Args:
-            fraction: The top fraction of scored heads by rho, at least one.
-            threshold: Heads with rho of at least this.
-            alpha: Heads whose excess over the null is significant at this false discovery rate.
+            fraction: The top fraction of scored heads by rho, at least one; the highest rho first.
+            threshold: Heads with rho of at least this; the highest rho first.
+            alpha: Heads with positive rho whose excess over the null is significant at this false discovery rate; the
+                largest excess first. A significant excess over a null below zero can leave rho negative: that head's D
+                falls with distance, less than geometry alone would make it, and it is no Positional Head.
 
         Raises:
             ValueError: If more than one rule is given, or a number is out of range.
@@ -197,8 +203,8 @@ class HeadScores:
         if threshold is not None:
             return [head for head in scored if self.rho[head] >= threshold]
         if alpha is not None:
-            significant = self.significant(alpha)
-            return [head for head in scored if significant[head]]
+            found = self.significant(alpha) & (self.rho > 0)
+            return sorted((head for head in scored if found[head]), key=lambda head: -float(self.excess[head]))
         fraction = 0.1 if fraction is None else fraction
         if not 0 < fraction <= 1:
             msg = f"fraction {fraction} must be above 0 and at most 1, e.g. 0.1 for the top 10 %"
@@ -208,13 +214,14 @@ class HeadScores:
     @property
     def verdict(self) -> str:
         """What the scores show, in words, at a false discovery rate of 0.05."""
-        tested = self.null is not None
+        tested, data = self.null is not None, self.provenance.get("data", {})
         return verdict(
             self.q_values if tested else None,
             self.excess if tested else None,
-            ~self.rho.isnan(),
+            self.rho,
             0.05,
             self.n_groups if self.bootstrap_rho is not None else 1,
+            (data.get("monotonous", 0), data.get("sequences", 1)),
         )
 
     def to_frame(self) -> "pd.DataFrame":
@@ -225,6 +232,8 @@ class HeadScores:
         columns = {"rho": self.rho, "low": low, "high": high, "rho_curve": self.rho_curve, "bound": self.bound}
         if self.sampling_sd is not None:
             columns["sampling_sd"] = self.sampling_sd
+        if self.saturation is not None:
+            columns["saturation"] = self.saturation
         if self.null is not None:
             columns |= {"null_mean": self.null.mean, "null_sd": self.null.sd, "excess": self.excess, "z": self.z}
             columns |= {"p_value": self.p_values, "q_value": self.q_values}
@@ -236,6 +245,7 @@ class HeadScores:
         frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
         return frame
 
+    @checked
     def save(self, path: str | Path) -> Path:
         """Write everything to one safetensors file, all of it or nothing.
 
@@ -258,6 +268,7 @@ class HeadScores:
         return file
 
     @classmethod
+    @checked
     def load(cls, path: str | Path) -> "HeadScores":
         """Read what `save` wrote.
 
@@ -270,7 +281,7 @@ class HeadScores:
         null = None
         if "null.rho" in tensors:
             null = NullScores(**{field.name: tensors.pop(f"null.{field.name}") for field in fields(NullScores)})
-        optional: dict[str, Any] = {name: tensors.pop(name, None) for name in ("bootstrap_rho", "sampling_sd")}
+        optional: dict[str, Any] = {name: tensors.pop(name, None) for name in _OPTIONAL}
         return cls(
             **tensors,
             **optional,
@@ -307,4 +318,5 @@ class HeadScores:
         return self.null
 
 
+_OPTIONAL = ("bootstrap_rho", "sampling_sd", "saturation")
 _NOT_TENSORS = {"null", "reasons", "provenance"}

@@ -19,7 +19,15 @@ from positional_heads.correlation import SUMS, Correlation, PairStatistics
 from positional_heads.files import write_atomically
 from positional_heads.heads import Head
 from positional_heads.plan import PairPlan
-from positional_heads.result_files import PARTIAL, PARTIAL_FILE_NAME, packed, read_result, result_file, unpacked
+from positional_heads.result_files import (
+    PARTIAL,
+    PARTIAL_FILE_NAME,
+    ResultFileError,
+    packed,
+    read_result,
+    result_file,
+    unpacked,
+)
 from positional_heads.results import HeadScores, NullScores
 from positional_heads.statistics import bootstrap_weights
 
@@ -115,6 +123,7 @@ class ScoreSums:
             curve=stacked.over_layers(lambda one: one.curve),
             pair_counts=stacked.pair_counts(),
             bound=stacked.over_layers(lambda one: one.bound),
+            saturation=stacked.over_layers(lambda one: one.saturation),
             sampling_sd=stacked.over_layers(lambda one: one.sampling_sd) if sampled else None,
             frequencies=stack(stacked.shape[:1], frequencies),
             null=_null(stacked.shape, shuffled) if any(shuffled.values()) else None,
@@ -149,6 +158,7 @@ class ScoreSums:
         tensors = {f"{layer}.frequencies": one.frequencies for layer, one in self.layers.items()}
         for layer, one in self.layers.items():
             tensors[f"{layer}.edges"] = one.statistics[0].edges
+            tensors[f"{layer}.displaced"] = one.statistics[0].bins.displaced
             for repeat, statistics in enumerate(one.statistics):
                 tensors |= {f"{layer}.{repeat}.{key}": tensor for key, tensor in statistics.tensors.items()}
         plans = {layer: one.statistics[0].plan for layer, one in self.layers.items()}
@@ -167,13 +177,18 @@ class ScoreSums:
         """Read what `to_bytes` made.
 
         Raises:
-            ResultFileError: If it is damaged.
+            ResultFileError: If it is damaged, or of an earlier version.
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
+        if "resolution" not in content["run"]["provenance"]["settings"]:
+            msg = "sums of an earlier version, which told D apart without a resolution: count again with this one"
+            raise ResultFileError(msg)
+        resolution = float(content["run"]["provenance"]["settings"]["resolution"])
         layers, plans = {}, SharedPlans(lambda settings: PairPlan(tuple(content["lengths"]), **settings))
         for layer, settings in content["plans"].items():
-            statistics = plans.statistics(settings, tensors[f"{layer}.edges"], content["repeats"] - 1)
+            bins = BinLookup(tensors[f"{layer}.edges"], resolution, tensors[f"{layer}.displaced"])
+            statistics = plans.statistics(settings, bins, content["repeats"] - 1)
             for repeat, one in enumerate(statistics):
                 for key in SUMS:
                     one.tensors[key].copy_(tensors[f"{layer}.{repeat}.{key}"])
@@ -183,7 +198,9 @@ class ScoreSums:
     def _reasons(self, rho: Float[Tensor, "layer head"]) -> dict[Head, str]:
         unscored, reasons = self.run["unscored"], {}
         for layer, head in rho.isnan().nonzero().tolist():
-            otherwise = "its dominant dimension, or the distance, is the same for every pair"
+            otherwise = (
+                "its dominant dimension, to the resolution asked for, or the distance, is the same for every pair"
+            )
             missing = unscored.get(str(layer), "its layer was not asked for")
             reasons[Head(layer, head)] = otherwise if layer in self.layers else missing
         return reasons
@@ -220,20 +237,28 @@ class SharedPlans:
         self._make = make
         self._made: dict[str, tuple[PairPlan, PairPlan]] = {}
 
-    def statistics(self, settings: Any, edges: Float[Tensor, "head edge"], repeats: int) -> list[PairStatistics]:
-        """Statistics of one layer, nothing counted: at pairs' own positions, then one for each shuffle.
+    def own(self, settings: Any) -> PairPlan:
+        """The plan of pairs at their own positions.
 
         Args:
             settings: What is different between layers.
-            edges: The layer's bins.
-            repeats: Shuffles.
         """
         key = repr(settings)
         if key not in self._made:
             plan = self._make(settings)
             self._made[key] = plan, ungrouped(plan)
-        plan, shuffled = self._made[key]
-        bins = BinLookup(edges)
+        return self._made[key][0]
+
+    def statistics(self, settings: Any, bins: BinLookup, repeats: int) -> list[PairStatistics]:
+        """Statistics of one layer, nothing counted: at pairs' own positions, then one for each shuffle.
+
+        Args:
+            settings: What is different between layers.
+            bins: The layer's.
+            repeats: Shuffles.
+        """
+        plan = self.own(settings)
+        shuffled = self._made[repr(settings)][1]
         return [PairStatistics(one, bins) for one in (plan, *[shuffled] * repeats)]
 
 

@@ -8,21 +8,20 @@ import functools
 import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from positional_heads.checkpoints import Checkpoint
+from positional_heads.arguments import check_settings, checked, in_range
+from positional_heads.checkpoints import Checkpoint, whole_step
 from positional_heads.counting import PairCounter
 from positional_heads.executors import Executor, named_executor
 from positional_heads.host.layers import RotaryModel, resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import refuse_fixed_tables
-from positional_heads.host.sequences import batches
+from positional_heads.host.sequences import Batch, Mask, Text, batches
 from positional_heads.results import HeadScores
 from positional_heads.score_sums import ScoreSums
 from positional_heads.settings import ScoringSettings
@@ -36,18 +35,19 @@ SAMPLED = 2**20
 """Pairs that are sampled of longer ones; the error that this adds to rho is about 0.001."""
 CHECKPOINT_SECONDS = 60.0
 
-Text = str | Sequence[str] | Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[Int[Tensor, " _"]]
 logger = logging.getLogger(__name__)
 
 
+@checked
 def score_heads(
     model: TransformerLensModel,
     text_or_tokens: Text,
     *,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Mask | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     beyond_context: bool = False,
+    plain_text: bool = False,
     pairs: str | int | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -62,12 +62,15 @@ def score_heads(
 
     Args:
         model: A TransformerBridge.
-        text_or_tokens: One text, a list of texts (none longer than the model's context, see `cut_text`), or token ids.
+        text_or_tokens: One text, a list or column of texts (none longer than the model's context, see `cut_text`), or
+            token ids: a tensor, an array, lists, or what a tokenizer returns.
         attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
         layers: Layers to score, all when None; the others are NaN in the result, with the reason.
         batch_size: Sequences per forward pass; chosen by length when None.
         beyond_context: Allow sequences longer than the model's context; long ones go through in chunks, so that memory
             does not grow with length squared.
+        plain_text: Read special tokens in texts as the characters that they are written with, and leave out byte-order
+            marks and carriage returns; as control tokens, with a warning, if not.
         pairs: "all", or how many query-key pairs to sample of the longest sequence (of shorter ones proportionally
             fewer), stratified by distance; `scores.sampling_sd` says what it costs. When None, all up to 8192 tokens a
             sequence, 2^20 pairs beyond.
@@ -75,8 +78,8 @@ def score_heads(
         checkpoint_seconds: How often to write them, at most a twentieth of the time goes into it.
         executor: "ray", or a `RayExecutor`, to count on several processes or machines; here when None.
         progress: Show a progress bar.
-        **settings: See `ScoringSettings`: temperature, skip_keys, min_distance, max_distance, null_repeats, resamples,
-            bins, seed.
+        **settings: See `ScoringSettings`: temperature, skip_keys, min_distance, max_distance, resolution,
+            null_repeats, resamples, bins, seed.
 
     Returns:
         Scores, curves, null and intervals of every head, with their provenance.
@@ -86,23 +89,26 @@ def score_heads(
         ValueError: If input or settings make no sense, or the checkpoint is of another run; the message says what to
             do.
     """
-    chosen = ScoringSettings(**settings, pairs=_checked(pairs))
-    counter, resolved = _prepared(model, text_or_tokens, attention_mask, layers, batch_size, beyond_context, chosen)
+    chosen = _chosen(pairs, settings)
     kept, elsewhere = Checkpoint(checkpoint, checkpoint_seconds), named_executor(executor)
+    given = _Given(text_or_tokens, attention_mask, beyond_context, plain_text)
+    counter, resolved = _prepared(model, given, layers, batch_size, chosen)
     with nullcontext() if elsewhere is None else elsewhere.started(model):
         return _counted(counter, resolved, range(len(counter.data)), kept, elsewhere, progress).result()
 
 
+@checked
 def score_shard(
     model: TransformerLensModel,
     text_or_tokens: Text,
     shard: str | tuple[int, int],
     folder: str | Path,
     *,
-    attention_mask: Int[Tensor, "batch pos"] | None = None,
+    attention_mask: Mask | None = None,
     layers: Sequence[int] | None = None,
     batch_size: int | None = None,
     beyond_context: bool = False,
+    plain_text: bool = False,
     pairs: str | int | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     progress: bool = False,
@@ -121,6 +127,7 @@ def score_shard(
         layers: Layers to score, all when None.
         batch_size: Sequences per forward pass; chosen by length when None.
         beyond_context: Allow sequences longer than the model's context.
+        plain_text: Read special tokens in texts as plain characters.
         pairs: "all", or how many query-key pairs to sample.
         checkpoint_seconds: How often to write the sums so far.
         progress: Show a progress bar.
@@ -134,8 +141,9 @@ def score_shard(
         ValueError: If the shard, input or settings make no sense, or the folder holds another run.
     """
     number, total = shard_of(shard)
-    chosen = ScoringSettings(**settings, pairs=_checked(pairs))
-    counter, resolved = _prepared(model, text_or_tokens, attention_mask, layers, batch_size, beyond_context, chosen)
+    chosen = _chosen(pairs, settings)
+    given = _Given(text_or_tokens, attention_mask, beyond_context, plain_text)
+    counter, resolved = _prepared(model, given, layers, batch_size, chosen)
     file = Path(folder) / shard_file(number, total)
     numbers = range(number - 1, len(counter.data), total)
     if file.exists():
@@ -147,30 +155,40 @@ def score_shard(
     return file
 
 
-def _checked(pairs: str | int | None) -> Any:
-    if pairs is None or pairs == "all" or (isinstance(pairs, int) and not isinstance(pairs, bool)):
-        return pairs
-    msg = f"pairs {pairs!r} must be 'all' or a whole number, e.g. 65536"
-    raise ValueError(msg)
+def _chosen(pairs: str | int | None, settings: dict[str, Any]) -> ScoringSettings:
+    if isinstance(pairs, str) and pairs != "all":
+        msg = f"pairs {pairs!r} must be 'all' or a whole number, e.g. 65536"
+        raise ValueError(msg)
+    check_settings("scoring", settings, [field.name for field in fields(ScoringSettings) if field.name != "pairs"])
+    return ScoringSettings(**settings, pairs=pairs)  # type: ignore[arg-type]
 
 
-def _prepared(  # noqa: PLR0917  what both of the above were given
-    model: Any,
-    text_or_tokens: Text,
-    attention_mask: Tensor | None,
-    layers: Sequence[int] | None,
-    batch_size: int | None,
-    beyond_context: bool,
-    settings: ScoringSettings,
+@dataclass(frozen=True)
+class _Given:
+    """What to score, as it came in."""
+
+    text_or_tokens: Text
+    attention_mask: Mask | None
+    beyond_context: bool
+    plain_text: bool
+
+    def batches(self, model: Any, batch_size: int) -> list[Batch]:
+        allowed = {"beyond_context": self.beyond_context, "plain_text": self.plain_text}
+        return batches(model, self.text_or_tokens, self.attention_mask, batch_size, **allowed)
+
+
+def _prepared(
+    model: Any, given: _Given, layers: Sequence[int] | None, batch_size: int | None, settings: ScoringSettings
 ) -> tuple[PairCounter, RotaryModel]:
+    in_range("batch_size", batch_size, 1)
     resolved = resolve_layers(model)
     rotary = resolved.select(None if layers is None else list(layers), int(model.cfg.n_layers))
-    data = batches(model, text_or_tokens, attention_mask, batch_size or 1, beyond_context=beyond_context)
+    data = given.batches(model, batch_size or 1)
     longest = max(batch.tokens.shape[1] for batch in data)
     refuse_fixed_tables(model, longest)
     if batch_size is None:
         batch_size = max(1, SCORES_PER_BATCH // (int(model.cfg.n_heads) * longest**2))
-        data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
+        data = given.batches(model, batch_size)
     if settings.pairs is None:
         every = longest * (longest + 1) // 2
         settings = replace(settings, pairs="all" if every <= MOST_EXACT else SAMPLED)
@@ -210,17 +228,20 @@ def _counted(
             counter.go_on_with(sums.kernels)
         else:
             sums = counter.opened(resolved, count=counter.longest in numbers)
-            bar.update(sum(rows[number] for number in sums.done))
-        left = [number for number in numbers if number not in sums.done]
-        if executor is not None:
-            for part in executor.counted(counter, sums.empty(), left):
-                sums.absorb(part)
-                kept.keep(sums)
-                bar.update(sum(rows[number] for number in part.done))
-        else:
-            for number in left:
-                counter.count(number, sums)
-                kept.keep(sums)
-                bar.update(rows[number])
+        with kept.on_interrupt(sums):
+            bar.update(sum(rows[number] for number in sums.done) - bar.n)
+            left = [number for number in numbers if number not in sums.done]
+            if executor is not None:
+                for part in executor.counted(counter, sums.empty(), left):
+                    with whole_step():
+                        sums.absorb(part)
+                    kept.keep(sums)
+                    bar.update(sum(rows[number] for number in part.done))
+            else:
+                for number in left:
+                    with whole_step():
+                        counter.count(number, sums)
+                    kept.keep(sums)
+                    bar.update(rows[number])
     kept.keep(sums, now=True)
     return sums

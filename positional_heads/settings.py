@@ -3,9 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
+from positional_heads.arguments import check_fields, check_seed, check_temperature, in_range
 from positional_heads.plan import PairPlan
 
 MOST_GROUPS = 64
+FLOAT32_RESOLUTION = 1e-3
+"""Finer cells of D are narrower than what float32 rounds: below it D is counted in float64."""
+LONGEST = 2**31
+"""Tokens of a sequence at most."""
+MOST_REPEATS = 100_000
+"""Shuffles and resamples at most: far more than any use, and still countable."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +27,8 @@ class ScoringSettings:
         skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
+        resolution: Width, in pair indices, of the cells in which two values of D are equal: those nearest to the same
+            multiple of it. Below 0.001 D is counted in float64, which is slower; 0 gives every float64 distinction.
         pairs: "all", or how many pairs to sample of the longest sequence (of shorter ones proportionally fewer);
             None for all of them unless they are too many.
         null_repeats: How often positions are shuffled for the null; 0 for no null.
@@ -32,6 +43,7 @@ class ScoringSettings:
     skip_keys: int = 0
     min_distance: int = 0
     max_distance: int | None = None
+    resolution: float = 1 / 256
     pairs: int | Literal["all"] | None = None
     null_repeats: int = 0
     resamples: int = 1000
@@ -40,8 +52,16 @@ class ScoringSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature != "attention" and not float(self.temperature) > 0:
-            msg = f"temperature {self.temperature} must be positive, or 'attention' for the model's attention scale"
+        check_fields(self)
+        check_seed(self.seed)
+        in_range("null_repeats", self.null_repeats, 0, MOST_REPEATS)
+        in_range("resamples", self.resamples, 0, MOST_REPEATS)
+        for name in ("skip_keys", "min_distance", "max_distance"):
+            in_range(name, getattr(self, name), 0, LONGEST)
+        in_range("bins", self.bins, 1, 2**20)
+        check_temperature(self.temperature)
+        if not 0 <= self.resolution <= 1:
+            msg = f"resolution {self.resolution}: give pair indices from 0 (tells all values apart) to 1, e.g. 1/256"
             raise ValueError(msg)
         if self.null_repeats < 0 or self.null_repeats == 1:
             msg = f"null_repeats {self.null_repeats}: give 0 for none, or at least 2 to know its spread (20 is usual)"
@@ -49,6 +69,11 @@ class ScoringSettings:
         if self.resamples < 2:  # noqa: PLR2004
             msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"
             raise ValueError(msg)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What D is counted in."""
+        return torch.float32 if self.resolution >= FLOAT32_RESOLUTION else torch.float64
 
     def plan(self, lengths: tuple[int, ...], window: int | None) -> PairPlan:
         """Which pairs of one layer count.

@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from positional_heads.arguments import checked, is_integer
 from positional_heads.results import HeadScores
 from positional_heads.score_sums import ScoreSums, differing
 
@@ -30,6 +33,9 @@ def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
             msg = f"shard {shard!r} must be one of how many, e.g. 3/8"
             raise ValueError(msg)
         shard = int(match[1]), int(match[2])
+    if not isinstance(shard, (tuple, list)) or len(shard) != 2 or not all(map(is_integer, shard)):  # noqa: PLR2004
+        msg = f"shard {shard!r} must be one of how many, e.g. (3, 8)"
+        raise ValueError(msg)
     number, total = shard
     if not 1 <= number <= total:
         msg = f"there is no shard {number} of {total}: they are counted from 1 to {total}"
@@ -46,6 +52,7 @@ def read_shard(file: Path) -> ScoreSums:
     return ScoreSums.load(file)
 
 
+@checked
 def merge_shards(folder: str | Path) -> HeadScores:
     """The scores of a run whose shards are all in a folder; takes no model.
 
@@ -54,7 +61,8 @@ def merge_shards(folder: str | Path) -> HeadScores:
 
     Raises:
         FileNotFoundError: If there are none, or some are missing: they are named.
-        ValueError: If some are of another run: they are named, with what differs.
+        ValueError: If some are of another run, were binned otherwise, or hold the same batches: they are named, with
+            what differs.
         ResultFileError: If one is damaged.
     """
     files = sorted(Path(folder).glob("shard-*-of-*.safetensors"))
@@ -70,19 +78,40 @@ def merge_shards(folder: str | Path) -> HeadScores:
     if missing := sorted(set(range(1, total + 1)) - {number for number, _ in found}):
         msg = f"{folder}: {len(missing)} of {total} shards are missing: {_listed(missing)}; count those and merge again"
         raise FileNotFoundError(msg)
-    sums: ScoreSums | None = None
-    for file in found.values():
+    (first, *others) = found.values()
+    sums = read_shard(first)
+    own, holds = set(sums.kernels), dict.fromkeys(sums.done, first)
+    for file in others:
         part = read_shard(file)
-        if sums is None:
-            sums = part
-            continue
         if changed := differing(sums.run, part.run):
-            first = next(iter(found.values())).name
-            msg = f"{file}: of another run than {first} (different: {', '.join(changed)}): count it again, or remove it"
+            what = ", ".join(changed)
+            msg = f"{file}: of another run than {first.name} (different: {what}): count it again, or remove it"
+            raise ValueError(msg)
+        _refuse_other_bins(sums, own, first, part, file)
+        if twice := part.done & set(holds):
+            other = holds[min(twice)]
+            msg = (
+                f"{file}: holds {len(twice)} of the same batches as {other.name}, as a copy would, and they would "
+                "count twice: delete it and count that shard again"
+            )
             raise ValueError(msg)
         sums.absorb(part)
-    assert sums is not None
+        holds |= dict.fromkeys(part.done, file)
     return sums.result()
+
+
+def _refuse_other_bins(sums: ScoreSums, own: set[str], first: Path, part: ScoreSums, file: Path) -> None:
+    """Each shard places its bins anew; another kernel, or another machine, places them a little elsewhere."""
+    pairs = ((one.statistics[0].edges, part.layers[layer].statistics[0].edges) for layer, one in sums.layers.items())
+    if all(torch.equal(mine, theirs) for mine, theirs in pairs):
+        return
+    ours, theirs = (", ".join(sorted(kernels)) or "unknown" for kernels in (own, part.kernels))
+    remedy = f"set POSITIONAL_HEADS_KERNEL={ours}" if ours != theirs else "use the machine and libraries of the others"
+    msg = (
+        f"{file}: its bins are not those of {first.name} (kernel {theirs} here, {ours} there), so that their sums "
+        f"cannot be added: delete it, {remedy} and count it again"
+    )
+    raise ValueError(msg)
 
 
 def _listed(numbers: Sequence[int] | set[int], most: int = 12) -> str:

@@ -6,9 +6,12 @@ sequences, and the null is the same content at shuffled positions (method sectio
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64, Int
 from scipy import stats
 from torch import Tensor
+
+FEWEST_UNITS = 4
+"""Independent units below which no interval is given: with three, one that covers what it says has no end."""
 
 
 def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:
@@ -52,15 +55,47 @@ def benjamini_hochberg(p_values: Float[Tensor, "*shape"]) -> Float64[Tensor, "*s
     return adjusted
 
 
+def one_token_rules(tokens: Int[Tensor, " pos"]) -> bool:
+    """Whether one token, repeated, fills half of a sequence or more, so that its content hardly varies."""
+    most = int(torch.unique(tokens, return_counts=True)[1].max())
+    return most > 1 and 2 * most >= len(tokens)
+
+
 def verdict(
     q_values: Float[Tensor, "layer head"] | None,
     excess: Float[Tensor, "layer head"] | None,
-    defined: Bool[Tensor, "layer head"],
+    rho: Float[Tensor, "layer head"],
+    alpha: float,
+    n_groups: int,
+    monotonous: tuple[int, int] = (0, 1),
+) -> str:
+    """What the scores do and do not show, in words.
+
+    Args:
+        q_values: Of each head's excess; None without a null.
+        excess: Of rho over its null; None without one.
+        rho: Score of each head, NaN where undefined.
+        alpha: False discovery rate.
+        n_groups: Groups of sequences.
+        monotonous: In how many sequences one token fills half or more, and how many there are.
+    """
+    said = _findings(q_values, excess, rho, alpha, n_groups)
+    if monotonous[0]:
+        said += (
+            f" In {monotonous[0]} of {monotonous[1]} sequences one token fills half or more: content hardly varies "
+            "there, and rho says what position alone does to this model, not how it treats text."
+        )
+    return said
+
+
+def _findings(
+    q_values: Float[Tensor, "layer head"] | None,
+    excess: Float[Tensor, "layer head"] | None,
+    rho: Float[Tensor, "layer head"],
     alpha: float,
     n_groups: int,
 ) -> str:
-    """What the scores do and do not show, in words."""
-    heads = int(defined.sum())
+    heads = int((~rho.isnan()).sum())
     if heads == 0:
         return "No head has a defined score: nothing can be said about this model on this text."
     if q_values is None or excess is None:
@@ -78,9 +113,11 @@ def verdict(
             f"same content at shuffled positions does ({basis}). Do not read the ranking as Positional Heads."
         )
     largest = float(excess[significant].max())
+    falling = int((significant & (rho <= 0)).sum())
+    no_score = f" ({falling} of them with rho of 0 or less: no Positional Heads)" if falling else ""
     return (
-        f"{found} of {heads} heads beat their null ({basis}); the largest excess of rho over shuffled positions is "
-        f"{largest:.3f}. Leading positions differ in content even in an untrained model: see that this stays with "
-        "skip_keys=64. And it is correlation: masking these heads must hurt long-range tasks before they are shown to "
-        "carry distance."
+        f"{found} of {heads} heads beat their null{no_score} ({basis}); the largest excess of rho over shuffled "
+        f"positions is {largest:.3f}. Leading positions differ in content even in an untrained model: see that this "
+        "stays with skip_keys=64. And it is correlation: masking these heads must hurt long-range tasks before they "
+        "are shown to carry distance."
     )

@@ -12,6 +12,7 @@ COLUMNS = {
     "excess": "excess",
     "q_value": "q",
     "rho_curve": "rho of curve",
+    "saturation": "saturated",
 }
 KINDS = ("top", "random", "lowest", "retrieval")
 

@@ -32,10 +32,27 @@ def contributions(q: np.ndarray, k: np.ndarray, layout: str, n_pairs: int) -> li
 
 
 def dominant(contributed: list[float], temperature: float = 1.0) -> float:
-    """Softmax-weighted mean pair index."""
+    """Softmax-weighted mean pair index, as the index of the largest and the deviation from it."""
     largest = max(contributed)
     weights = [math.exp((value - largest) / temperature) for value in contributed]
-    return sum(index * weight for index, weight in enumerate(weights)) / sum(weights)
+    at = contributed.index(largest)
+    return at + math.fsum((index - at) * weight for index, weight in enumerate(weights)) / math.fsum(weights)
+
+
+def dominants(contributed: np.ndarray, temperature: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """The same of many in float64, pairs last, and the share of the softmax that the largest holds."""
+    exponents = contributed.astype(np.float64) / temperature
+    at = exponents.argmax(-1)
+    weights = np.exp(exponents - exponents.max(-1, keepdims=True))
+    deviations = (np.arange(exponents.shape[-1]) - at[..., None]) * weights
+    return at + deviations.sum(-1) / weights.sum(-1), 1 / weights.sum(-1)
+
+
+def rho(distances: np.ndarray, dominants: np.ndarray, resolution: float = 0.0) -> float:
+    """Spearman's rho where values of D nearest to the same multiple of the resolution are equal."""
+    values = np.round(dominants / resolution) if resolution else dominants
+    constant = len(set(values)) == 1 or len(set(distances)) == 1
+    return math.nan if constant else spearmanr(distances, values).statistic
 
 
 def counted_pairs(length: int, *, window=None, skip_keys=0, min_distance=0, max_distance=None):
@@ -50,7 +67,9 @@ def counted_pairs(length: int, *, window=None, skip_keys=0, min_distance=0, max_
     ]
 
 
-def head_score(q: list[np.ndarray], k: list[np.ndarray], layout: str, n_pairs: int, temperature=1.0, **limits):
+def head_score(
+    q: list[np.ndarray], k: list[np.ndarray], layout: str, n_pairs: int, temperature=1.0, resolution=1 / 256, **limits
+):
     """Spearman's rho and curve of one head over all pairs of all sequences; q and k are rotated, [pos d_head]."""
     distances, dominants = [], []
     for queries, keys in zip(q, k, strict=True):
@@ -59,10 +78,12 @@ def head_score(q: list[np.ndarray], k: list[np.ndarray], layout: str, n_pairs: i
             dominants.append(dominant(contributions(queries[m], keys[n], layout, n_pairs), temperature))
     distances, dominants = np.array(distances), np.array(dominants)
     curve = {t: dominants[distances == t].mean() for t in np.unique(distances)}
-    return spearmanr(distances, dominants).statistic, curve
+    return rho(distances, dominants, resolution), curve
 
 
-def attended_score(rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], layout: str, n_pairs: int):
+def attended_score(
+    rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], layout: str, n_pairs: int, resolution: float = 1 / 256
+):
     """rho and curve of every head of a layer, from what each sequence attends with: (q, k [head pos d_head], visible).
 
     As `head_score`, for whole arrays in float64 and for whatever pairs the model's own mask shows.
@@ -77,6 +98,6 @@ def attended_score(rows: list[tuple[np.ndarray, np.ndarray, np.ndarray]], layout
         dominants.append((weights * np.arange(n_pairs)).sum(-1) / weights.sum(-1))
         distances.append(m - n)
     found, distance = np.concatenate(dominants, axis=1), np.concatenate(distances)
-    rho = np.array([spearmanr(distance, head).statistic for head in found])
+    rhos = np.array([rho(distance, head, resolution) for head in found])
     curve = np.stack([found[:, distance == t].mean(1) for t in range(distance.max() + 1)], axis=1)
-    return rho, curve
+    return rhos, curve

@@ -73,3 +73,32 @@ def test_values_that_are_not_finite_get_no_edges(value):
     sample[0, 7] = sample[2, 7] = value
     with pytest.raises(ValueError, match=r"D of head 0, 2 is not finite: .* load it in float32"):
         equal_mass_edges(sample, 64)
+
+
+@given(st.sampled_from(KINDS), st.sampled_from([1 / 256, 0.25, 1.0]), st.sampled_from([64, 512]), st.integers(0, 1000))
+@settings(deadline=None, max_examples=40)
+def test_bins_hold_whole_cells_of_the_resolution_and_frequent_ones_alone(kind, resolution, bins, seed):
+    values = values_of(kind, seed).abs()  # as D is
+    edges = equal_mass_edges(values, bins, resolution)
+    cells = torch.ceil(values.double() / resolution - 0.5)
+    found, alone = torch.searchsorted(edges, values), single_valued(edges, resolution)
+    for head in range(len(values)):
+        members = {}
+        for cell, place in set(zip(cells[head].tolist(), found[head].tolist(), strict=True)):
+            members.setdefault(place, set()).add(cell)
+        assert sum(map(len, members.values())) == len(set().union(*members.values()))  # no cell in two bins
+        assert all(len(members[place]) == 1 for place in members if alone[head, place])
+        cell, count = cells[head].unique(return_counts=True)
+        for frequent in cell[count > 2 * values.shape[1] / bins].tolist():
+            (place,) = [place for place, held in members.items() if frequent in held]
+            assert alone[head, place]
+
+
+@pytest.mark.parametrize("resolution", [0.0, 1 / 256, 0.25])
+def test_edges_lie_between_values_so_that_rounding_makes_no_ties(resolution):
+    """Fewer values than bins, as of two tokens: each keeps a bin of its own, however the last bits fall."""
+    sample = torch.tensor([[1.0, 2.0, 3.3, 5.0]])
+    edges = equal_mass_edges(sample, 64, resolution)
+    for shift in ([0, 0, 0, 0], [1, -1, 1, -1], [-1, 1, -1, 1]):
+        bins = torch.searchsorted(edges, sample + 1e-6 * torch.tensor(shift))[0]
+        assert bins.diff().min() > 0

@@ -2,11 +2,12 @@
 
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -177,20 +178,75 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     assert not list((tmp_path / "r").iterdir())
 
 
-def test_ctrl_c_says_so_and_leaves_nothing(tmp_path):
+def interrupted(arguments, sign):
+    """A command that is stopped by Ctrl-C once it has said something; its last words."""
     process = subprocess.Popen(
-        [*COMMAND, "score", "bundled", "--text", "bundled", "--out", str(tmp_path / "r")],
+        [*COMMAND, *map(str, arguments)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  a shell may ignore it
     )
     seen = ""
-    while "scoring heads" not in seen:
-        seen += process.stderr.read(1)
-    time.sleep(1)
+    while not re.search(sign, seen):
+        seen += (read := process.stderr.read(1))
+        assert read, seen
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted: no half-written file is left" in rest
-    assert not list((tmp_path / "r").iterdir())
+    assert process.returncode == 130, rest
+    return rest.splitlines()[-1]
+
+
+def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
+    """The sums hold whole batches: going on from them gives the same bytes as never having stopped."""
+    command = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
+    command += ["--sequences", "60", "--out"]
+    said = interrupted([*command, tmp_path / "r"], r"scoring heads: +\d+%\|[^|]*\| [1-9]")
+    assert re.fullmatch(r"interrupted: \d+ of 60 batches are counted and kept in .*sums.safetensors; the same.*", said)
+    assert [file.name for file in (tmp_path / "r").iterdir()] == ["sums.safetensors"]
+    for reader in ("show", "report"):
+        shown = run(reader, tmp_path / "r")
+        assert shown.returncode == 1
+        assert re.search(
+            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; give the same", shown.stderr
+        )
+    assert run(*command, tmp_path / "r").returncode == 0
+    assert not (tmp_path / "r" / "sums.safetensors").exists()
+    run(*command, tmp_path / "whole")
+    for name in ("scores.safetensors", "heads.csv", "report.md"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
+    folder, done = report
+    shutil.copytree(folder, tmp_path / "r")
+    lines = [{"ablation": {}, "model": {}}, {"part": "L0H1", "result": {}}]
+    (tmp_path / "r" / "finished.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = run("show", tmp_path / "r")
+    assert shown.stdout == done.stdout
+    assert (
+        b"finished.jsonl: unfinished, 1 parts of a study are done; give the same positional-heads ablate"
+        in shown.stderr
+    )
+    (tmp_path / "alone").mkdir()
+    shutil.move(tmp_path / "r" / "finished.jsonl", tmp_path / "alone")
+    for reader in ("show", "report"):
+        shown = run(reader, tmp_path / "alone")
+        assert shown.returncode == 1
+        assert said in shown.stderr
+
+
+def test_faults_of_ours_are_one_line_and_their_traceback_is_for_who_asks(tmp_path):
+    code = (
+        "from positional_heads import cli, cli_score\n"
+        "def broken(*_): return {}['gone']\n"
+        "cli_score.load_named = broken\n"
+        "cli.main()"
+    )
+    (tmp_path / "text.txt").write_text("In the beginning")
+    command = [sys.executable, "-c", code, "score", "bundled", "--text", tmp_path / "text.txt", "--out", tmp_path / "r"]
+    for asked, lines in (({}, 1), ({"POSITIONAL_HEADS_DEBUG": "1"}, 0)):
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked, check=False)
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) == bool(asked)
+        assert done.stderr.count("error: KeyError: 'gone'; this is a fault of positional-heads") == lines

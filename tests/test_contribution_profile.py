@@ -126,8 +126,8 @@ def test_sums_over_a_diagonal_equal_those_in_plain_python():
     ("heads", "message"),
     [
         ([], "no head given"),
-        ([Head(0, 4)], "L0H4 does not exist: heads go from 0 to 3"),
-        ([Head(2, 0)], "layer 2 does"),
+        ([Head(0, 4)], "L0H4 does not exist: layers go from 0 to 1, heads to 3"),
+        ([Head(2, 0)], "L2H0 does not exist"),
     ],
 )
 def test_heads_that_do_not_exist_have_no_profile(heads, message, tiny):

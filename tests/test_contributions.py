@@ -80,16 +80,19 @@ def test_the_fast_block_says_what_the_definition_says(size, temperature):
     query, key = size * torch.randn(3, 11, 8, 2), size * torch.randn(3, 17, 8, 2)
     expected = dominant_dimension(plane_contributions(query.double(), key.double()), temperature)
     # g reaches 4000 at size 30, where a float32 rounding of g is 2e-4 and moves D by at most that times the pairs
-    assert torch.allclose(dominant_block(query, key, temperature).double(), expected, atol=5e-3 if size > 1 else 1e-5)
+    found = dominant_block(query, key, temperature)[0].double()
+    assert torch.allclose(found, expected, atol=5e-3 if size > 1 else 1e-5)
 
 
 @pytest.mark.parametrize("terms", [1, 3 * 8 * 17 * 4])
 def test_the_fast_block_is_the_same_in_pieces(terms):
     torch.manual_seed(0)
     query, key = torch.randn(3, 11, 8, 2), torch.randn(3, 17, 8, 2)
-    whole = dominant_block(query, key, 1.0)
-    parts = dominant_block(query, key, 1.0, terms)  # one query and key at a time, then four queries, four and three
+    whole, held = dominant_block(query, key, 1.0)
+    # one query and key at a time, then four queries, four and three
+    parts, held_in_parts = dominant_block(query, key, 1.0, terms)
     assert torch.allclose(parts, whole, atol=1e-5)  # products of other shapes round otherwise
+    assert torch.equal(held_in_parts, held)
 
 
 LIMITS = [
@@ -108,9 +111,11 @@ def test_tiles_hold_each_pair_that_counts_once(limits, chunk):
     query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
     plan = PairPlan((20, 14), **limits)
     tiles = list(dominant_tiles(query, key, plan, 1.0, Tile(terms=30, pairs=chunk)))
-    assert all(distance.numel() <= chunk for _, distance in tiles)
+    assert all(distance.numel() <= chunk for *_, distance in tiles)
     found = sorted(
-        (int(t), round(float(d), 4)) for dominant, distance in tiles for t, d in zip(distance, dominant[1], strict=True)
+        (int(t), round(float(d), 4))
+        for dominant, _, distance in tiles
+        for t, d in zip(distance, dominant[1], strict=True)
     )
     flat_q, flat_k = (x[1].transpose(1, 2).flatten(1).numpy() for x in (query, key))
     expected = sorted(
@@ -127,7 +132,7 @@ def test_tiles_hold_each_pair_that_counts_once(limits, chunk):
 def test_tiles_of_the_shortest_sequences(length, limits, expected):
     planes = torch.ones(2, length, 3, 2)
     tiles = list(dominant_tiles(planes, planes, PairPlan((length,), **limits), 1.0))
-    assert [distance.tolist() for _, distance in tiles] == ([expected] if expected else [])
+    assert [distance.tolist() for *_, distance in tiles] == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize("limits", LIMITS)
@@ -135,7 +140,7 @@ def test_a_pilot_over_every_query_sees_every_pair_that_counts(limits):
     torch.manual_seed(0)
     query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
     plan = PairPlan((14,), **limits)
-    tiles = torch.cat([dominant for dominant, _ in dominant_tiles(query, key, plan, 1.0)], dim=1)
+    tiles = torch.cat([dominant for dominant, *_ in dominant_tiles(query, key, plan, 1.0)], dim=1)
     pilot = pilot_sample(query, key, plan, 1.0)
     assert torch.allclose(pilot.sort(dim=1).values, tiles.sort(dim=1).values, atol=1e-5)
     last = pilot_sample(query, key, plan, 1.0, queries=2)  # the first and the last query: the longest distances too

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from positional_heads.binning import equal_mass_edges
+from positional_heads.binning import BinLookup, equal_mass_edges
 from positional_heads.correlation import PairStatistics, curve_correlation
+from positional_heads.pilot import PilotSample, mean_displacement
 from positional_heads.plan import PairPlan
 from tests import oracles
 
@@ -84,6 +85,32 @@ def test_the_bound_is_no_larger_than_the_worst_case(bins, direction):
     correlation = counted(plan, torch.arange(63)[None] + 0.5, [(dominant, distance, 0)]).correlation()
     error = abs(float(correlation.rho) - spearmanr(distance, dominant[0]).statistic)
     assert 0.97 * float(correlation.bound) < error <= float(correlation.bound)  # not all: distances have ties
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+@pytest.mark.parametrize("step", [1, 2])
+def test_the_bound_covers_values_that_rounding_puts_into_other_cells(direction, step):
+    """Rounding that follows distance, or runs against it, seen on all pairs of a pilot or on every second."""
+    plan, distance = PairPlan((90,)), pairs_of(90)
+    torch.manual_seed(0)
+    exact = 5 + 0.5 * torch.randn(1, len(distance), dtype=torch.float64)
+    rounded = (exact + direction * 0.02 * torch.sign(distance - distance.double().median())).float()
+    bins = PilotSample(rounded, rounded[:, ::step], exact[:, ::step]).bins(64, 0.25, len(distance))
+    correlation = counted(plan, bins, [(rounded, distance, 0)]).correlation()
+    error = abs(float(correlation.rho) - oracles.rho(distance.numpy(), exact[0].numpy(), 0.25))
+    binning_alone = counted(plan, BinLookup(bins.edges, 0.25), [(rounded, distance, 0)]).correlation().bound
+    assert float(binning_alone) < error <= float(correlation.bound) < 10 * error
+
+
+def test_displacement_is_the_mean_distance_between_mid_ranks():
+    exact = torch.tensor([[0.1, 0.2, 1.1, 1.2, 2.1, 2.2, 2.3, 2.4]], dtype=torch.float64)
+    rounded = exact.clone().float()
+    rounded[0, 1] = 1.0  # from ranks 0 to 2 into ranks 2 to 4: mid-ranks 1 and 3
+    rounded[0, 7] = 0.0  # from ranks 4 to 8 into ranks 0 to 2: mid-ranks 6 and 1
+    moved, unseen = mean_displacement(exact, rounded, torch.tensor([[0.5, 1.5]]))
+    assert float(moved) == pytest.approx((2 + 5) / 8 / 8)
+    sd = np.std([2 / 8, 5 / 8, 0, 0, 0, 0, 0, 0])
+    assert float(unseen) == pytest.approx(2 * sd / 8**0.5 + 3 / 8 * 4 / 8)
 
 
 @pytest.mark.parametrize("limits", [{}, {"window": 5}, {"skip_keys": 4}, {"min_distance": 2, "max_distance": 8}])

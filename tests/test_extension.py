@@ -360,7 +360,7 @@ BAD = {
     "group": ({"method": "self_extend", "group": 3, "window": 8}, ValueError, "group 3 must divide window 8"),
     "no group": ({"method": "self_extend", "window": 8}, ValueError, "needs group= and window="),
     "lists": ({"method": "longrope", "factor": 2}, ValueError, "needs short_factor= and long_factor="),
-    "keep": ({"method": "p_rope", "keep": 0}, ValueError, "keep 0.0 must be above 0"),
+    "keep": ({"method": "p_rope", "keep": 0}, ValueError, "keep 0 must be above 0"),
     "both": ({"method": "none", "layers": [0], "heads": [ph.Head(0, 0)]}, ValueError, "layers or heads, not both"),
     "head": ({"method": "none", "heads": [ph.Head(0, 9)]}, ValueError, "L0H9 does not exist"),
     "layer": ({"method": "none", "layers": [7]}, ValueError, "layer 7 does not exist"),

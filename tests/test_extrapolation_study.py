@@ -56,7 +56,7 @@ def test_the_table_and_the_link(study):
     link = study.link().set_index("measure")
     expected = stats.spearmanr(study.rho_beyond.mean(-1), efficiency).statistic
     assert link.loc["rho_beyond", "correlation"] == pytest.approx(expected)
-    assert link.loc["rho_beyond", "low"] <= expected <= link.loc["rho_beyond", "high"]
+    assert link[["low", "high"]].isna().all(axis=None)  # six points are too few for an interval
     assert "Rank correlation of allocation with efficiency" in study.verdict
 
 

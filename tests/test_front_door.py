@@ -12,7 +12,20 @@ import positional_heads as ph
 ROOT = Path(ph.__file__).parent
 CORE = {
     *("allocation", "bands", "binning", "contributions", "correlation", "distinguishability", "dominance", "effects"),
-    *("files", "heads", "kernels", "plan", "result_files", "results", "rotary", "sampling", "statistics", "tables"),
+    *(
+        "arguments",
+        "files",
+        "heads",
+        "kernels",
+        "pilot",
+        "plan",
+        "result_files",
+        "results",
+        "rotary",
+        "sampling",
+        "statistics",
+        "tables",
+    ),
     *("score_sums", "shards"),
     *("profiles", "result_html", "token_text"),
 }

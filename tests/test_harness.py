@@ -1,14 +1,17 @@
 """The harness sees the model with heads ablated, as it would see a model without them; cut prompts are refused."""
 
 import json
+import random
 import sys
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
 from positional_heads.harness import evaluate_harness, harness_task
+from positional_heads.studies import ablation
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.zoo.bundled import MODEL_FOLDER
 
@@ -78,6 +81,100 @@ metric_list:
     return folder
 
 
+@pytest.fixture(scope="module")
+def written(folder):
+    """A task that writes its own documents, as RULER does: a passkey drawn when the task is loaded."""
+    (folder / "drawing.py").write_text(
+        """import random
+import datasets
+import numpy as np
+
+def keys(tokenizer=None, sizes=(5,), **others):
+    rows = [
+        {"text": f" The pass key is {key}. The beast. The pass key is", "key": str(key), "told": str(tokenizer)}
+        for key in (random.randrange(10 ** size // 10, 10 ** size) for size in sizes for _ in range(3))
+    ]
+    rows[0]["noise"] = float(np.random.random())
+    return {"test": datasets.Dataset.from_list(rows)}
+"""
+    )
+    (folder / "drawn.yaml").write_text(
+        (folder / "say.yaml").read_text().replace("our_say", "our_drawn").split("dataset_path")[0]
+        + 'dataset_path: ""\ndataset_name: ""\ncustom_dataset: !function drawing.keys\ntest_split: test\noutput_type'
+        + (folder / "say.yaml").read_text().split("output_type")[1]
+    )
+    (folder / "again.yaml").write_text((folder / "choose.yaml").read_text().replace("our_choose", "our_choose_again"))
+    (folder / "group.yaml").write_text(
+        "group: our_group\ntask:\n  - our_choose\n  - our_choose_again\n"
+        "aggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n"
+    )
+    return folder
+
+
+def asked(found, name="our_drawn"):
+    return [sample["doc"] for sample in sorted(found["samples"][name], key=lambda sample: sample["doc_id"])]
+
+
+def test_written_documents_follow_the_seed_and_nothing_else(written, bundled):
+    random.seed(1)
+    plain = evaluate_harness(bundled, "our_drawn", include_path=written, seed=3)
+    random.seed(2)
+    without_heads = evaluate_harness(bundled, "our_drawn", include_path=written, seed=3, ablate=HEADS)
+    assert asked(plain) == asked(without_heads)
+    assert plain["documents"] == without_heads["documents"]
+    other = evaluate_harness(bundled, "our_drawn", include_path=written, seed=4)
+    assert asked(other) != asked(plain)
+    assert other["documents"] != plain["documents"]
+    assert asked(plain)[0]["told"] == str(MODEL_FOLDER)
+
+
+def test_a_study_has_the_same_documents_throughout_and_is_resumed_with_no_others(
+    written, bundled, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(ablation, "_retrieval", lambda *_: (None, []))
+    scores = ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 64)[:2])
+    few = {"counts": [1], "n_random": 1, "singles": "none", "checkpoint": tmp_path}
+    task = harness_task(bundled, "our_drawn", "exact_match", include_path=written, metadata={"sizes": [4]})
+    requests = []
+    for heads in ((), HEADS):
+        with ph.ablated_heads(bundled, heads):
+            requests.append([sample["arguments"] for sample in task.drawn.run(bundled, 1)["samples"]["our_drawn"]])
+    assert requests[0] == requests[1]
+    study = ablation_study(bundled, scores, task, **few)
+    assert study.provenance["task"]["sha256"] == task.drawn.hashes["our_drawn"]
+    assert study.provenance["task"]["metadata"] == {"sizes": [4]}
+    other = harness_task(bundled, "our_drawn", "exact_match", include_path=written, metadata={"sizes": [4]}, seed=1)
+    with pytest.raises(ValueError, match=r"another study .different: task"):
+        ablation_study(bundled, scores, other, **few)
+
+
+def test_groups_keep_their_aggregate(written, bundled):
+    found = evaluate_harness(bundled, ["our_group", "our_say"], include_path=written)
+    assert set(found["samples"]) == {"our_choose", "our_choose_again", "our_say"}
+    parts = [found["results"][name]["acc,none"] for name in ("our_choose", "our_choose_again")]
+    assert found["groups"]["our_group"]["acc,none"] == pytest.approx(sum(parts) / 2)
+    with pytest.raises(ValueError, match="our_group is a group of 2 tasks: choose one of our_choose, our_choose_again"):
+        harness_task(bundled, "our_group", "acc", include_path=written)
+
+
+def test_one_task_may_stand_alone_by_name_or_as_a_configuration(written, folder, bundled):
+    body = yaml.safe_load((folder / "choose.yaml").read_text())
+    by_name = evaluate_harness(bundled, "our_choose", include_path=written)
+    by_configuration = evaluate_harness(bundled, body)
+    assert by_name["results"]["our_choose"]["acc,none"] == by_configuration["results"]["our_choose"]["acc,none"]
+    assert by_name["documents"] == by_configuration["documents"]
+    with pytest.raises(TypeError, match="must be names of tasks of the harness, or their configurations"):
+        evaluate_harness(bundled, [])
+    for wrong in ([3], [None], 7):  # refused by the types, too, where these are checked
+        with pytest.raises(TypeError):
+            evaluate_harness(bundled, wrong)
+
+
+def test_resample_is_refused_where_it_would_depend_on_the_batch(folder, bundled):
+    with pytest.raises(ValueError, match="batch_size must be 1, not 4"):
+        evaluate_harness(bundled, "our_say", ablate=HEADS, mode="resample", reference=["a b c"], batch_size=4)
+
+
 def without(heads, tokenizer):
     """Hugging Face's model with the heads' share of the output projection zeroed, as the harness would be given it."""
     from lm_eval.models.huggingface import HFLM
@@ -141,3 +238,9 @@ def test_it_says_how_to_install_the_harness(bundled, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ImportError, match=r"pip install 'positional-heads\[eval\]'"):
         evaluate_harness(bundled, ["anything"])
+
+
+def test_prompts_are_not_padded_where_frequencies_follow_the_length(folder, bundled):
+    refused = pytest.raises(ValueError, match="batch_size 2 pads prompts, and this rotation follows the length")
+    with ph.extended_rope(bundled, "dynamic", factor=4), refused:
+        evaluate_harness(bundled, ["our_say"], include_path=folder, batch_size=2)

@@ -1,11 +1,14 @@
 """Each way to take a head away does what it says, on every family, with and without a key-value cache."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
+from positional_heads.host.ablation import Ablation
 from tests.tiny_models import SCORED
 
 TOKENS = torch.randint(256, (2, 14), generator=torch.Generator().manual_seed(3))
@@ -120,7 +123,7 @@ def test_generating_with_a_cache_is_generating_without(family, mode, tiny):
 @pytest.mark.parametrize("family", ["llama", "gptj", "codegen", "gemma2", "gpt_oss"])
 @torch.no_grad()
 def test_the_model_is_given_back_as_it_was(family, mode, tiny):
-    if family == "gptj" and mode not in {"zero", "mean"}:
+    if family == "gptj" and mode in {"uniform", "far", "near"}:
         with pytest.raises(ph.UnsupportedModelError, match="attention scores cannot be had in time"):
             ph.ablation_hooks(tiny(family), HEADS, mode, **SETTINGS[mode])
         return
@@ -137,11 +140,13 @@ def test_the_model_is_given_back_as_it_was(family, mode, tiny):
 
 
 @torch.no_grad()
-def test_far_of_everything_and_near_of_nothing_change_nothing(tiny):
+def test_far_of_everything_changes_nothing_and_near_of_everything_is_zero(tiny):
     plain = tiny("llama")(TOKENS)
-    for mode, distance in (("far", 13), ("near", 0)):
+    with ph.ablated_heads(tiny("llama"), HEADS, "zero"):
+        without = tiny("llama")(TOKENS)
+    for mode, distance, expected in (("far", 13, plain), ("near", 14, without)):
         with ph.ablated_heads(tiny("llama"), HEADS, mode, distance=distance):
-            assert torch.equal(tiny("llama")(TOKENS), plain)
+            assert torch.equal(tiny("llama")(TOKENS), expected)
 
 
 BAD = {
@@ -150,6 +155,8 @@ BAD = {
     "no distance": ({"mode": "far"}, "mode 'far' needs distance="),
     "idle distance": ({"mode": "zero", "distance": 3}, "distance= goes with far and near, not with mode 'zero'"),
     "idle reference": ({"mode": "far", "distance": 3, "reference": OTHERS}, "reference= goes with mean and resample"),
+    "the future": ({"mode": "far", "distance": -5}, "distance -5 must be at least 1"),
+    "no distance at all": ({"mode": "near", "distance": 0}, "distance 0 must be at least 1"),
     "lengths": ({"mode": "resample", "reference": ["abc", "abcdef"]}, r"of one length, got \[4, 7\]"),
 }
 
@@ -161,6 +168,13 @@ def test_impossible_ablations_are_refused(case, tiny):
     refused = getattr(ph.ablation_hooks, "__wrapped__", ph.ablation_hooks)
     with pytest.raises(ValueError, match=message):
         refused(tiny("llama"), HEADS, **arguments)
+
+
+@pytest.mark.parametrize("distance", [4.0, 2.5, True, "4"])
+def test_distances_that_count_no_tokens_are_refused(distance, tiny):
+    """Past the type checker, which only tests run."""
+    with pytest.raises(TypeError, match=f"distance {distance!r} must be a whole number of tokens"):
+        inspect.unwrap(Ablation.__init__)(object.__new__(Ablation), tiny("llama"), "far", distance=distance)
 
 
 def test_heads_that_do_not_exist_are_refused(tiny):

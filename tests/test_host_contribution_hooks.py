@@ -179,6 +179,117 @@ def test_the_hosts_own_patching_finds_the_pairs(tiny):
     assert len(set(found.tolist())) == 3
 
 
+def set_zero(contributions, hook):
+    contributions[:, 2, :, :, 5] = 0
+
+
+def set_zero_and_return(contributions, hook):
+    set_zero(contributions, hook)
+    return contributions
+
+
+def return_another(contributions, hook):
+    contributions = contributions.clone()
+    set_zero(contributions, hook)
+    return contributions
+
+
+def spoil_and_return_another(contributions, hook):
+    edited = return_another(contributions, hook)
+    contributions.fill_(7)
+    return edited
+
+
+def set_zero_in_a_view(contributions, hook):
+    contributions.detach()[:, 2].unbind(-1)[5].zero_()
+
+
+EDITS = (set_zero, set_zero_and_return, return_another, spoil_and_return_another, set_zero_in_a_view)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_edits_in_place_by_return_value_and_by_both_do_the_same(family, mode, tiny):
+    """The oracle is the query of that head with the pair's two channels at 0."""
+    model = tiny(family)
+    two = list(channels("half", 5, 8))
+
+    def zero_in_query(q, hook):
+        q[:, :, 2, two] = 0
+
+    with mode():
+        plain = model(TOKENS)
+        with ph.contribution_hooks(model, layers=[0]):
+            found = [model.run_with_hooks(TOKENS, fwd_hooks=[(CONTRIBUTIONS, edit)]) for edit in EDITS]
+        found.append(model.run_with_hooks(TOKENS, fwd_hooks=[("blocks.0.attn.hook_rot_q", zero_in_query)]))
+    assert (found[0] - plain).abs().max() > 1e-3
+    for other in found[1:]:
+        assert torch.allclose(other, found[0], atol=1e-5 * max(1.0, plain.abs().max().item()))
+
+
+@torch.no_grad()
+def test_the_hosts_own_setters_which_write_in_place_patch_contributions(tiny):
+    """`layer_pos_patch_setter` writes into the activation; here the position is a head, the axis behind the batch."""
+    from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
+
+    model = tiny("llama")
+    corrupted, index = TOKENS.roll(1, dims=0), pd.DataFrame({"layer": [0, 0, 0], "pos": [0, 2, 3]})
+    with ph.contribution_hooks(model):
+        _, clean = model.run_with_cache(TOKENS)
+        found = generic_activation_patch(
+            model, corrupted, clean, lambda logits: logits[0, -1, 5], layer_pos_patch_setter, "contributions0attn",
+            index_df=index,
+        )  # fmt: skip
+        for value, head in zip(found, index["pos"], strict=True):
+
+            def by_hand(contributions, hook, head=head):
+                keep = torch.arange(4)[None, :, None, None, None] != head
+                return torch.where(keep, contributions, clean[CONTRIBUTIONS])
+
+            expected = model.run_with_hooks(corrupted, fwd_hooks=[(CONTRIBUTIONS, by_hand)])[0, -1, 5]
+            assert float(value) == pytest.approx(float(expected), abs=1e-5)
+            assert abs(float(value - model(corrupted)[0, -1, 5])) > 1e-3
+
+
+def test_gradients_flow_through_edits_in_place(tiny):
+    model, found = tiny("llama"), []
+    weight = model.blocks[0].attn.q.weight
+    for edit in (set_zero, return_another):
+        with ph.contribution_hooks(model, layers=[0]):
+            logits = model.run_with_hooks(TOKENS, fwd_hooks=[(CONTRIBUTIONS, edit)])
+        found.append(torch.autograd.grad(logits[0, -1, 5], weight)[0])
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("edit", [lambda c, hook: c[..., :1], lambda c, hook: c[:, :, -1:]])
+def test_edits_that_change_the_shape_are_refused(edit, tiny):
+    model = tiny("llama")
+    with (
+        ph.contribution_hooks(model, layers=[0]),
+        pytest.raises(ValueError, match=r"hook_contributions has shape \(2, 4, 18, 18, 8\), a hook returned"),
+    ):
+        model.run_with_hooks(TOKENS, fwd_hooks=[(CONTRIBUTIONS, edit)])
+
+
+@pytest.mark.parametrize("family", ["llama", "codegen"])
+def test_contributions_behind_left_padding_are_the_models_scores(family, tiny):
+    """CodeGen turns by a table of positions, of which contributions see differences only."""
+    model = tiny(family)
+    rotary = ph.resolve_layers(model).layers[0]
+    mask = torch.ones_like(TOKENS)
+    mask[0, :5] = 0
+    names = [CONTRIBUTIONS, SCORES, "blocks.0.attn.hook_q", "blocks.0.attn.hook_k"]
+    with ph.contribution_hooks(model, layers=[0]):
+        _, cache = model.run_with_cache(TOKENS, attention_mask=mask, names_filter=names)
+    contributions, scores, q, k = (cache[name] for name in names)
+    q, k = (x.unflatten(-1, (-1, rotary.d_head)) if x.ndim == 3 else x for x in (q, k))
+    rest = ph.unrotated_remainder(q, k, rotary.rotary_dim) * rotary.scale  # channels that nothing turns
+    visible = scores > -1e30
+    visible[0, :, :5] = False  # what padding attends to is nobody's
+    assert torch.allclose((contributions.sum(-1) + rest)[visible], scores[visible], atol=1e-5)
+
+
 def test_gradients_of_contributions_are_those_of_the_scores(tiny):
     """d score / d contribution = 1 for every pair: what attribution patching by contribution rests on."""
     model, gradients = tiny("llama"), {}
@@ -202,9 +313,14 @@ def test_masked_keys_have_no_dominant_dimension(tiny):
     assert torch.equal(dominant.isnan(), scores < -1e30)
 
 
-def test_the_readout_cannot_be_edited(tiny):
+def add_in_place(dominant, hook):
+    dominant += 1
+
+
+@pytest.mark.parametrize("function", [lambda d, hook: d + 1, add_in_place, lambda d, hook: d.fill_(0)])
+def test_the_readout_cannot_be_edited(function, tiny):
     model = tiny("llama")
-    edit = ("blocks.0.attn.hook_dominant_dim", lambda d, hook: d + 1)
+    edit = ("blocks.0.attn.hook_dominant_dim", function)
     with (
         ph.contribution_hooks(model, layers=[0]),
         pytest.raises(RuntimeError, match=r"hook_dominant_dim is a readout, .*edit hook_contributions instead"),

@@ -64,3 +64,35 @@ def test_generation_with_a_cache_works_through_live_hooks(tiny):
     plain = model.generate(TOKENS[:1], **arguments)
     with ph.live_rotary_hooks(model):
         assert torch.equal(model.generate(TOKENS[:1], **arguments), plain)
+
+
+def halve(x, hook):
+    x *= 0.5
+
+
+def spoil_and_return_half(x, hook):
+    half = x * 0.5
+    x.zero_()
+    return half
+
+
+@pytest.mark.parametrize("family", DEAD_HOOKS)
+@torch.no_grad()
+def test_edits_in_place_by_return_value_and_by_both_do_the_same(family, tiny):
+    """Also behind a key-value cache, whose keys are no one's to write into."""
+    model, edits = tiny(family), (lambda x, hook: x * 0.5, halve, spoil_and_return_half)
+    names = ("blocks.0.attn.hook_rot_q", "blocks.1.attn.hook_rot_k")
+    found = []
+    for edit in edits:
+        with ph.live_rotary_hooks(model), model.hooks(fwd_hooks=[(name, edit) for name in names]):
+            whole = model(TOKENS)
+            first, cache = model(TOKENS[:, :7], use_cache=True, return_type="logits_and_cache")
+            rest = [
+                model(TOKENS[:, at : at + 1], past_key_values=cache, use_cache=True, return_type="logits")
+                for at in range(7, 9)
+            ]
+        assert torch.allclose(torch.cat([first, *rest], dim=1), whole[:, :9], atol=1e-4), edit
+        found.append(whole)
+    assert (found[0] - model(TOKENS)).abs().max() > 1e-3
+    for other in found[1:]:
+        assert torch.equal(other, found[0])

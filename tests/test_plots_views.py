@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from dataclasses import replace
 
 import matplotlib.colors
@@ -312,7 +313,7 @@ def test_the_line_of_half_a_turn_passes_where_each_pair_has_turned_by_half():
 
 
 def test_the_comparison_shows_each_method_and_length_once_with_the_links_numbers():
-    made = planted_extrapolation()
+    made = planted_extrapolation(methods=("none", "linear", "ntk", "yarn"))
     figure = views.method_comparison(made)
     table, link = made.to_frame(), made.link().set_index("measure")
     for panel, measure in zip(figure.axes, ("rho_beyond", "jump", "stretch"), strict=True):
@@ -324,10 +325,12 @@ def test_the_comparison_shows_each_method_and_length_once_with_the_links_numbers
         assert points == set(zip(table[measure], table["efficiency"], strict=True))
         row = link.loc[measure]
         assert panel.get_title() == (
-            f"rank correlation {row['correlation']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}), 6 points"
+            f"rank correlation {row['correlation']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}), 8 points"
         )
+    few = views.method_comparison(planted_extrapolation()).axes[0].get_title()
+    assert re.fullmatch(r"rank correlation [+-]0\.\d\d, 6 points", few)  # no interval below eight
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["none", "linear", "yarn", "64 tokens", "128 tokens"]
+    assert labels == ["none", "linear", "ntk", "yarn", "64 tokens", "128 tokens"]
 
 
 def test_a_method_looks_the_same_in_every_panel_and_no_two_look_alike():

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -79,6 +80,68 @@ def test_a_replica_that_is_another_model_is_refused(tiny, tiny_folder, data, tmp
         ph.score_heads(tiny("qwen3"), data[:3], executor=ph.RayExecutor(workers=1, load=load), **SETTINGS)
 
 
+def nodes(*cpus, gpus=0):
+    return [{"Alive": True, "Resources": {"CPU": float(one), "GPU": float(gpus)}} for one in cpus]
+
+
+def test_workers_that_there_is_no_room_for_are_refused_with_the_numbers():
+    """Ray itself would start what fits, and wait for the others forever."""
+    with pytest.raises(
+        ValueError, match=r"4 Ray workers of 1 CPUs and 0 GPUs .* there are 2 CPUs and 0 GPUs .* room for 2"
+    ):
+        ph.RayExecutor(workers=4)._workers(nodes(2))
+    with pytest.raises(ValueError, match="room for 0"):  # three cores in all, on no node two
+        ph.RayExecutor(num_cpus=2)._workers(nodes(1, 1, 1))
+    with pytest.raises(ValueError, match=r"1 Ray workers of 1 CPUs and 1 GPUs .* room for 0"):
+        ph.RayExecutor(num_gpus=1)._workers(nodes(8))
+    with pytest.raises(ValueError, match="room for 0"):
+        ph.RayExecutor()._workers([{"Alive": False, "Resources": {"CPU": 8.0}}])
+    assert ph.RayExecutor(workers=4)._workers(nodes(2, 2)) == 4
+    assert ph.RayExecutor(num_cpus=3)._workers(nodes(7, 2, 3)) == 3
+    assert ph.RayExecutor(num_gpus=0.2)._workers(nodes(8, gpus=0.6)) == 3
+
+
+def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_is_counted(tiny, data):
+    import ray
+
+    with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are"):
+        ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(workers=999), **SETTINGS)
+    assert not ray.is_initialized()  # and the cluster that was started for it has ended
+
+
+def test_workers_that_do_not_start_in_time_end_with_a_sentence(tiny, data, monkeypatch):
+    """As many as there is room for, on a cluster whose cores another run holds."""
+    import ray
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+
+        @ray.remote(num_cpus=1)
+        class Holder:
+            def here(self):
+                return True
+
+        holder = Holder.remote()
+        assert ray.get(holder.here.remote())
+        executor = ph.RayExecutor(workers=1, start_seconds=2)
+        with pytest.raises(TimeoutError, match=r"1 of 1 Ray workers had not started after 2 s, with 0 CPUs .* free"):
+            ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
+def test_an_address_where_nothing_listens_is_refused_at_once(form, tiny, data):
+    with socket.socket() as taken:  # bound and not listening: no one else can take the port
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+        began = time.monotonic()
+        with pytest.raises(ValueError, match=r"nothing answers at the Ray address .*start a cluster there"):
+            ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(address))
+        assert time.monotonic() - began < 60  # Ray itself gives up after seven minutes
+
+
 def test_an_address_without_a_cluster_is_refused(tiny, data):
     with pytest.raises(ValueError, match=r"no Ray cluster at 'auto' .*start one with `ray start --head`"):
         ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor("auto"))
@@ -97,6 +160,11 @@ def test_settings_that_cannot_be_are_refused(tiny, data):
         ph.RayExecutor(workers=0)
     with pytest.raises(ValueError, match="num_cpus 0 must be at least 1"):
         ph.RayExecutor(num_cpus=0)
+    with pytest.raises(ValueError, match=r"num_gpus 1\.5 must be a whole number where it is above 1"):
+        ph.RayExecutor(num_gpus=1.5)
+    for seconds in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"start_seconds {seconds} must be above 0"):
+            ph.RayExecutor(start_seconds=seconds)
     with (
         ph.extended_rope(tiny("llama"), "linear", factor=2),
         pytest.raises(ValueError, match="an extended_rope block holds in this process only"),

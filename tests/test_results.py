@@ -214,22 +214,19 @@ def test_the_verdict_says_over_how_many_groups_it_judged():
     assert "over a single sequence" in synthetic_scores(bootstrap=False).verdict
 
 
-def test_intervals_are_quantiles_of_the_resamples():
+def test_intervals_are_students_on_the_bootstraps_variance():
     scores = synthetic_scores()
-    assert torch.allclose(
-        scores.interval(0.9)[0, 0], torch.quantile(scores.bootstrap_rho[:, 0, 0], torch.tensor([0.05, 0.95]).double())
-    )
+    for head in ((0, 0), (1, 3)):
+        scale = np.std(scores.bootstrap_rho[:, head[0], head[1]].numpy(), ddof=1) * (5 / 4) ** 0.5  # 5 groups
+        expected = stats.t.interval(0.9, 4, float(scores.rho[head]), scale)
+        np.testing.assert_allclose(scores.interval(0.9)[head], expected)
     assert synthetic_scores(bootstrap=False).interval().isnan().all()
+    few = replace(scores, provenance={**scores.provenance, "data": {"groups": 3}})
+    assert few.interval().isnan().all()
+    certain = replace(scores, rho=torch.full_like(scores.rho, 0.999))
+    assert float(certain.interval()[0, 0, 1]) == 1  # rho ends there
     with pytest.raises(ValueError, match="level 95 must be between 0 and 1"):
         scores.interval(95)
-
-
-def test_intervals_are_found_over_any_number_of_resamples():
-    """Over 2^24 numbers, where torch.quantile gives up: evenly spaced ones, whose quantiles are the levels."""
-    drawn = torch.linspace(1, 0, 1_400_001)[:, None, None].expand(-1, 3, 4)
-    scores = replace(synthetic_scores(), bootstrap_rho=drawn)
-    assert drawn.numel() > 2**24
-    assert torch.allclose(scores.interval(0.9), torch.tensor([0.05, 0.95]).expand(3, 4, 2), atol=1e-6)
 
 
 def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
@@ -274,3 +271,24 @@ def test_a_result_in_a_folder_that_cannot_be_made_says_so(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         synthetic_scores().save(Path(tmp_path) / "file" / "scores.safetensors")
+
+
+def test_by_significance_heads_come_by_excess_and_never_with_negative_rho():
+    """L0H0 falls with distance, but less than its null does: significant, and no Positional Head."""
+    scores = synthetic_scores()
+    rho, null = scores.rho.clone(), scores.null.rho.clone()
+    null[:, 0, 0] = -0.5 + 0.01 * torch.arange(6)
+    null[:, 1, 3] = rho[1, 3] - 0.45 + 0.01 * torch.arange(6)
+    found = replace(scores, null=replace(scores.null, rho=null))
+    assert found.significant(0.05)[0].tolist() == [True, False, False, True]
+    assert rho[1, 3] < rho[0, 3]
+    assert found.excess[1, 3] > found.excess[0, 3]
+    assert found.positional_heads(alpha=0.05) == [Head(1, 3), Head(0, 3)]
+    assert "3 of 8 heads beat their null (1 of them with rho of 0 or less: no Positional Heads)" in found.verdict
+
+
+def test_files_of_earlier_versions_have_no_saturation(tmp_path):
+    scores = synthetic_scores()
+    loaded = ph.HeadScores.load(scores.save(tmp_path))
+    assert loaded.saturation is None
+    assert "saturation" not in loaded.to_frame()

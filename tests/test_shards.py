@@ -96,6 +96,38 @@ def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
         ph.merge_shards(tmp_path)
 
 
+def test_shards_of_other_kernels_are_named_with_the_way_out(tiny, sequences, tmp_path, monkeypatch):
+    class OtherKernel(EagerKernel):
+        name = "other"
+
+        def listed_dominant(self, *arguments):
+            return super().listed_dominant(*arguments) * (1 + 1e-6)  # places bins a little elsewhere
+
+    monkeypatch.setitem(choosing.KERNELS, "other", OtherKernel)
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
+    ph.score_shard(tiny("mistral"), sequences, (1, 2), tmp_path, **SETTINGS)
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
+    file = ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **SETTINGS)
+    said = (
+        r"shard-0002-of-0002\S*: its bins are not those of shard-0001-of-0002\S* \(kernel other here, eager there\).*"
+        "delete it, set POSITIONAL_HEADS_KERNEL=eager and count it again"
+    )
+    with pytest.raises(ValueError, match=said):
+        ph.merge_shards(tmp_path)
+    file.unlink()
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
+    ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **SETTINGS)
+    assert ph.merge_shards(tmp_path).provenance["kernels"] == ["eager"]
+
+
+def test_a_copy_of_a_shard_is_named_with_its_original(tiny, sequences, tmp_path):
+    for number in (1, 2):
+        ph.score_shard(tiny("mistral"), sequences, (number, 3), tmp_path, **SETTINGS)
+    (tmp_path / shard_file(3, 3)).write_bytes((tmp_path / shard_file(2, 3)).read_bytes())
+    with pytest.raises(ValueError, match=r"shard-0003-of-0003\S*: holds \d of the same batches as shard-0002-of-0003"):
+        ph.merge_shards(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("shard", "words"), [("8", "must be one of how many"), ("0/3", "no shard 0"), ((4, 3), "4 of")]
 )
@@ -172,7 +204,7 @@ def test_another_model_other_data_and_an_extension_are_refused_too(tiny, sequenc
         ph.score_heads(model, [*sequences[:-1], sequences[-1].flip(0)], **SETTINGS, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="different: model architecture"):
         ph.score_heads(tiny("llama"), sequences, **SETTINGS, checkpoint=tmp_path)
-    with ph.extended_rope(model, "linear", factor=2), pytest.raises(ValueError, match="different: extension"):
+    with ph.extended_rope(model, "linear", factor=2), pytest.raises(ValueError, match="different: rotary, extension"):
         ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="checkpoint_seconds -1 must not be negative"):
         ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path, checkpoint_seconds=-1)

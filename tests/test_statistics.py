@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from positional_heads.results import NullScores
-from positional_heads.statistics import benjamini_hochberg, bootstrap_weights, excess_p_values, verdict
+from positional_heads.statistics import FEWEST_UNITS, benjamini_hochberg, bootstrap_weights, excess_p_values, verdict
 from tests.synthetic import synthetic_scores
 
 
@@ -80,15 +80,26 @@ def test_an_excess_makes_the_p_value_small():
     assert p[1] > 0.99
 
 
-def test_bootstrap_intervals_cover_at_their_nominal_rate():
-    rng = np.random.default_rng(0)
-    weights = bootstrap_weights(24, 400, 0).numpy() / 24
-    covered = 0
-    for _ in range(400):
-        sample = rng.normal(size=24)
-        low, high = np.quantile(weights @ sample, [0.025, 0.975])
-        covered += low <= 0 <= high
-    assert 0.90 <= covered / 400 <= 0.97  # percentile intervals of 24 groups cover a little under 0.95
+@pytest.mark.parametrize("groups", [FEWEST_UNITS, 8, 24])
+@pytest.mark.parametrize("draw", ["normal", "skewed"])
+def test_intervals_of_rho_cover_at_their_nominal_rate(draw, groups):
+    rng = np.random.default_rng(groups)
+    noise = rng.normal(size=(2000, groups)) if draw == "normal" else (rng.gamma(4, size=(2000, groups)) - 4) / 2
+    values = torch.tensor(0.2 + 0.04 * noise)
+    rho, curve = values.mean(1)[None], values.mean(1)[None, :, None]
+    scores = replace(
+        synthetic_scores(null=False),
+        rho=rho,
+        rho_curve=rho,
+        curve=curve,
+        pair_counts=torch.ones(1, 1).long(),
+        bound=rho,
+        frequencies=rho,
+        bootstrap_rho=(bootstrap_weights(groups, 500, 0) / groups @ values.T)[:, None],
+        provenance={"data": {"groups": groups}},
+    )
+    low, high = scores.interval()[0].T
+    assert 0.92 < float(((low <= 0.2) & (high >= 0.2)).double().mean()) < 0.965  # the standard error is 0.005
 
 
 def test_resamples_draw_as_many_groups_as_there_are():
@@ -98,19 +109,29 @@ def test_resamples_draw_as_many_groups_as_there_are():
     assert not torch.equal(weights, bootstrap_weights(7, 50, 4))
 
 
-DEFINED = torch.tensor([[True, True]])
+RHO = torch.tensor([[0.3, -0.2]])
 
 
 @pytest.mark.parametrize(
-    ("q", "excess", "defined", "groups", "words"),
+    ("q", "excess", "rho", "groups", "words"),
     [
-        (None, None, DEFINED, 4, "2 heads scored, without a null model"),
-        (None, None, ~DEFINED, 4, "No head has a defined score"),
-        (torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), DEFINED, 4, "No head beats its null: of 2 heads"),
-        (torch.tensor([[0.01, 0.01]]), torch.tensor([[-0.1, -0.2]]), DEFINED, 4, "No head beats its null"),
-        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), DEFINED, 4, "1 of 2 heads beat their null.*0.125"),
-        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), DEFINED, 1, "over a single sequence"),
+        (None, None, RHO, 4, "2 heads scored, without a null model"),
+        (None, None, RHO * torch.nan, 4, "No head has a defined score"),
+        (torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 4, "No head beats its null: of 2 heads"),
+        (torch.tensor([[0.01, 0.01]]), torch.tensor([[-0.1, -0.2]]), RHO, 4, "No head beats its null"),
+        (
+            torch.tensor([[0.01, 0.9]]),
+            torch.tensor([[0.125, 0.2]]),
+            RHO,
+            4,
+            r"1 of 2 heads beat their null \(at.*0.125",
+        ),
+        (
+            *(torch.tensor([[0.01, 0.01]]), torch.tensor([[0.1, 0.2]]), RHO, 4),
+            r"2 of 2 heads beat their null \(1 of them with rho of 0 or less: no Positional Heads\)",
+        ),
+        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), RHO, 1, "over a single sequence"),
     ],
 )
-def test_the_verdict_says_what_the_numbers_say(q, excess, defined, groups, words):
-    assert re.search(words, verdict(q, excess, defined, 0.05, groups))
+def test_the_verdict_says_what_the_numbers_say(q, excess, rho, groups, words):
+    assert re.search(words, verdict(q, excess, rho, 0.05, groups))

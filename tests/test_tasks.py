@@ -144,9 +144,9 @@ BAD = {
     "needle longer than context": ("needle", {"length": 100}, "more than the context of 100"),
     "short haystack": ("passkey", {"haystack": "too short"}, "haystack has 9 tokens, 4.. are needed"),
     "depth": ("kv", {"depths": [1.0]}, r"depth 1.0 must be at least 0"),
-    "depths": ("kv", {"depths": 0}, "depths 0: give at least 1"),
-    "no examples": ("copy", {"examples": 0}, "examples 0: give at least 1"),
-    "no key": ("kv", {"keys": 0}, "keys 0: give at least 1"),
+    "depths": ("kv", {"depths": 0}, "depths 0 must be at least 1"),
+    "no examples": ("copy", {"examples": 0}, "examples 0 must be at least 1"),
+    "no key": ("kv", {"keys": 0}, "keys 0 must be at least 1"),
     "cue": ("copy", {"cue": 24}, "cue 24 must be at least 1 and less than the passage of 24"),
     "no place": ("needle", {"statement": "no place"}, r"must hold \{answer\} once"),
     "no answer": ("needle", {"answer": " "}, "must not be empty"),
@@ -223,6 +223,61 @@ def test_not_a_number_is_refused_with_its_row(bundled):
         pytest.raises(ValueError, match="own: row 0 is not a finite number"),
     ):
         task.measure(bundled)
+
+
+def runs(examples, size):
+    """Every `size` tokens in a row, but for special tokens."""
+    rows = [tuple(example.tokens[1:].tolist()) for example in examples]
+    return {row[first : first + size] for row in rows for first in range(len(row) - size + 1)}
+
+
+def numbered(model, words):
+    """A text in which no 20 tokens occur twice."""
+    return " ".join(f"{number * 7919 % 100000:05d}" for number in range(words))
+
+
+@pytest.mark.parametrize("name", sorted(TASKS.keys() & SETTINGS.keys()))
+def test_held_out_examples_share_no_text_and_no_answer_with_measured_ones(name, bundled):
+    """Also where measured windows, left to themselves, would lie everywhere."""
+    text = numbered(bundled, 150)  # 899 tokens
+    task = TASKS[name](
+        bundled, length=256, examples=30, haystack=text, **({} if name == "perplexity" else {"depths": 2})
+    )
+    assert task.held_out
+    plain = runs([Example(torch.tensor([0, *text.encode()]), (), 0)], 20)
+    assert not runs(task.examples, 20) & runs(task.held_out, 20) & plain
+    answers = {
+        tuple(example.tokens[start:stop].tolist()) for example in task.examples for start, stop in example.answers
+    }
+    others = {tuple(one.tokens[start:stop].tolist()) for one in task.held_out for start, stop in one.answers}
+    assert not answers & others
+
+
+def test_without_room_for_held_out_text_a_reference_is_asked_for(bundled):
+    for name in ("passkey", "perplexity"):
+        task = TASKS[name](bundled, length=256, examples=9, haystack=numbered(bundled, 60))  # 359 tokens
+        assert not task.held_out
+        with pytest.raises(ValueError, match=f"needs reference=: the task {name} has no held-out examples"):
+            ph.evaluate(bundled, task, ablate=[ph.Head(0, 0)], mode="mean")
+    every_digit = TASKS["passkey"](bundled, length=128, depths=4, examples=30, digits=1)
+    assert len({int(one.tokens[-1]) for one in every_digit.examples}) == 10
+    assert not every_digit.held_out
+
+
+@pytest.mark.parametrize(("words", "units"), [(2000, 12), (150, 2), (60, 1)])
+def test_units_of_perplexity_share_no_token(words, units, bundled, caplog):
+    """Twelve windows each of 100 and 256 tokens: as many units as the text has distinct places, and it is said."""
+    text = numbered(bundled, words)
+    task = TASKS["perplexity"](bundled, length=[100, 256], near=16, examples=12, haystack=text)
+    found = {}
+    for example in task.examples:
+        first = text.encode().find(bytes(example.tokens[1:].tolist()))
+        assert first >= 0
+        found.setdefault(example.unit, set()).update(range(first, first + len(example.tokens) - 1))
+    assert sum(map(len, found.values())) == len(set().union(*found.values()))
+    assert len(found) == task.settings["units"] == units
+    assert ("overlap, and are resampled as" in caplog.text) == (units < 12)
+    assert len(task.examples) == len(TASKS["perplexity"](bundled, length=[100, 256], near=16, examples=12).examples)
 
 
 def test_means_by_an_unknown_column_are_refused(bundled):

@@ -4,28 +4,34 @@ All act on query heads, also where key heads are shared, on the prompt and on ge
 
 - `zero`: the head's output z is 0.
 - `mean`: z is its mean over a reference corpus.
-- `resample`: z is that of another sequence at the same positions.
+- `resample`: z is that of another sequence at the same positions, of sequence i for example i.
 - `uniform`: its scores are 0 wherever it may look, so that it attends evenly.
 - `far`: it cannot look further back than `distance` tokens; what is left is renormalised.
 - `near`: it cannot look less far back than that; where nothing is left its output is 0.
+
+Distances and positions are the text's own, also behind padding and in caches of any kind. Compatibility mode moves a
+value bias out of z into the output's bias: where a model has one, an output of 0 leaves it there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked, in_range
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import RotaryLayer, masked_entries, resolve_layers
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.places import Places, row_numbers
 from positional_heads.host.provenance import data_hash
 from positional_heads.host.records import SCORES, hook_name
-from positional_heads.host.sequences import batches
+from positional_heads.host.run_lengths import run_lengths
+from positional_heads.host.sequences import Text, batches
 
 AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
 MODES: tuple[AblationMode, ...] = get_args(AblationMode)
@@ -33,13 +39,14 @@ OUTPUT = "hook_z"
 REFERENCE_BATCH = 8
 
 Hook = tuple[str, Callable[..., Any]]
-Reference = str | Sequence[str] | Int[Tensor, "reference_batch reference_pos"] | Sequence[Int[Tensor, " _"]]
+Reference = Text
 
 
+@checked
 @contextmanager
 def ablated_heads(
     model: TransformerLensModel,
-    heads: Sequence[Head],
+    heads: Heads,
     mode: AblationMode = "zero",
     *,
     reference: Reference | None = None,
@@ -54,9 +61,10 @@ def ablated_heads(
         yield model
 
 
+@checked
 def ablation_hooks(
     model: TransformerLensModel,
-    heads: Sequence[Head],
+    heads: Heads,
     mode: AblationMode = "zero",
     *,
     reference: Reference | None = None,
@@ -66,15 +74,17 @@ def ablation_hooks(
 
     Args:
         model: A TransformerBridge.
-        heads: Heads to ablate; with none, nothing is done.
+        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several; with none, nothing is done.
         mode: What becomes of them, see the module's docstring.
         reference: Text or token ids that `mean` averages over all positions of, or that `resample` takes z from:
-            sequences of one length, at least as long as what will be run, row i for row i, and again from the first
-            where there are fewer.
-        distance: Distance in tokens that splits `far` from `near`; it belongs to what is kept by both.
+            sequences of one length, at least as long as what will be run, sequence i for example i, and again from the
+            first where there are fewer. A task numbers its examples; elsewhere row i is example i, so that beam
+            search, whose rows are beams, takes a single sequence.
+        distance: Distance in tokens, at least 1, that splits `far` from `near`; it belongs to what is kept by both.
 
     Raises:
         ValueError: If the mode is unknown, lacks what it needs or is given what it does not, or a head does not exist.
+        TypeError: If the distance is not a whole number.
         UnsupportedModelError: If the model is not rotary, or ignores what the mode has to edit.
     """
     return Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
@@ -97,31 +107,29 @@ class Ablation:
         self.mode = _known_mode(mode)
         _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
         _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+        in_range("distance", distance, 1)
         self.model = model
         self.reference = reference
         self.distance = distance
         self._outputs: dict[int, Tensor] = {}
 
-    def hooks(self, heads: Sequence[Head]) -> list[Hook]:
+    def hooks(self, heads: Heads) -> list[Hook]:
         """Forward hooks that ablate these heads."""
         chosen = _heads_by_layer(self.model, heads)
-        if self.mode not in {"zero", "mean"}:
-            self._refuse_late_scores(list(chosen))
         if self.mode in {"uniform", "far", "near"}:
-            distance = self.distance or 0
-            return [
-                hook
-                for layer, which in chosen.items()
-                for hook in _attending(self._rotary[layer], which, self.mode, distance)
-            ]
+            self._refuse_late_scores(list(chosen))
+        if self.mode in {"mean", "resample"}:
+            self._find_outputs([layer for layer in chosen if layer not in self._outputs])
+        return [hook for layer, which in chosen.items() for hook in self._layer_hooks(layer, which)]
+
+    def _layer_hooks(self, layer: int, heads: list[int]) -> list[Hook]:
         if self.mode == "zero":
-            return [(hook_name(layer, OUTPUT), _replacing(which, None)) for layer, which in chosen.items()]
-        self._find_outputs([layer for layer in chosen if layer not in self._outputs])
+            return [(hook_name(layer, OUTPUT), _replacing(heads, None))]
         if self.mode == "mean":
-            return [
-                (hook_name(layer, OUTPUT), _replacing(which, self._outputs[layer])) for layer, which in chosen.items()
-            ]
-        return [hook for layer, which in chosen.items() for hook in _resampling(layer, which, self._outputs[layer])]
+            return [(hook_name(layer, OUTPUT), _replacing(heads, self._outputs[layer]))]
+        if self.mode == "resample":
+            return _resampling(self.model, layer, heads, self._outputs[layer])
+        return _attending(self._rotary[layer], heads, self.mode, self.distance or 0, Places(self.model, layer))
 
     @property
     def reference_hash(self) -> str | None:
@@ -153,7 +161,8 @@ class Ablation:
         positions = 0
         for batch in batches(self.model, self.reference, None, REFERENCE_BATCH):
             names = [hook_name(layer, OUTPUT) for layer in layers]
-            _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
+            with run_lengths(self.model, [batch.tokens.shape[1]]):
+                _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
             positions += batch.tokens.numel()
             for layer, name in zip(layers, names, strict=True):
                 z = cache[name]
@@ -171,13 +180,9 @@ def _known_mode(mode: str) -> AblationMode:
     raise ValueError(msg)
 
 
-def _heads_by_layer(model: TransformerLensModel, heads: Sequence[Head]) -> dict[int, list[int]]:
-    layers, per_layer = int(model.cfg.n_layers), int(model.cfg.n_heads)
+def _heads_by_layer(model: TransformerLensModel, heads: Heads) -> dict[int, list[int]]:
     chosen: dict[int, list[int]] = {}
-    for layer, head in sorted(set(heads)):
-        if not (0 <= layer < layers and 0 <= head < per_layer):
-            msg = f"{Head(layer, head)} does not exist: layers go from 0 to {layers - 1}, heads to {per_layer - 1}"
-            raise ValueError(msg)
+    for layer, head in sorted(set(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)))):
         chosen.setdefault(layer, []).append(head)
     return chosen
 
@@ -200,26 +205,24 @@ def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> 
     return hook_fn
 
 
-def _resampling(layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]) -> list[Hook]:
-    """Take z of the source at the positions being run, which a key-value cache moves: the scores tell how far."""
-    end: list[int] = []
-
-    def note(scores: Tensor, hook: Any) -> None:  # noqa: ARG001
-        queries, keys = scores.shape[-2:]
-        # a sliding window crops the cache, so that a continued run knows its position from the last one only
-        end[:] = [keys if queries == keys or not end else max(keys, end[0] + queries)]
+def _resampling(
+    model: TransformerLensModel, layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]
+) -> list[Hook]:
+    """Take z of the source at the positions being run, whatever the columns of a cache or of padding."""
+    places = Places(model, layer)
 
     def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        stop = end[0]
-        if stop > source.shape[1]:
-            msg = f"the reference has {source.shape[1]} positions, the run has reached {stop}: give a longer reference"
+        positions = places.positions().to(source.device)
+        reached = int(positions.max()) + 1
+        if reached > source.shape[1]:
+            msg = f"the reference has {source.shape[1]} positions, the run has reached {reached}: give a longer one"
             raise ValueError(msg)
         z = z.clone()
-        rows = torch.arange(len(z), device=source.device) % len(source)
-        z[:, :, heads] = source[rows][:, stop - z.shape[1] : stop, heads].to(z)
+        rows = row_numbers(model, len(z)).to(source.device) % len(source)
+        z[:, :, heads] = source[rows[:, None], positions][:, :, heads].to(z)
         return z
 
-    return [(hook_name(layer, SCORES), note), (hook_name(layer, OUTPUT), replace)]
+    return [places.hook, (hook_name(layer, OUTPUT), replace)]
 
 
 def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
@@ -232,7 +235,8 @@ def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]
     return torch.cat(outputs)
 
 
-def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int) -> list[Hook]:
+def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int, places: Places) -> list[Hook]:
+    """Change where heads look. What the model hides stays hidden: entries are only ever added to what is masked."""
     blind: list[Bool[Tensor, "batch head query_pos"]] = []
 
     def edit(scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
@@ -242,7 +246,7 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
         if mode == "uniform":
             scores[:, heads] = own.masked_fill(~hidden, 0)
             return scores
-        back = _distances(scores)
+        back = places.distances(rotary, scores)
         hidden = hidden | ((back > distance) if mode == "far" else (back < distance))
         scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
         blind[:] = [hidden.all(dim=-1)]
@@ -253,12 +257,5 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
         z[:, :, heads] = z[:, :, heads].masked_fill(blind[0].transpose(1, 2).unsqueeze(-1), 0)
         return z
 
-    hooks: list[Hook] = [(hook_name(rotary.layer, SCORES), edit)]
+    hooks: list[Hook] = [places.hook, (hook_name(rotary.layer, SCORES), edit)]
     return [*hooks, (hook_name(rotary.layer, OUTPUT), silence)] if mode == "near" else hooks
-
-
-def _distances(scores: Float[Tensor, "batch head query_pos key_pos"]) -> Int[Tensor, "query_pos key_pos"]:
-    """Distance of each key from each query; the last key is the last query's own, also behind a key-value cache."""
-    queries, keys = scores.shape[-2:]
-    query_pos = torch.arange(keys - queries, keys, device=scores.device)
-    return query_pos[:, None] - torch.arange(keys, device=scores.device)

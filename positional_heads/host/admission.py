@@ -1,5 +1,7 @@
 """Which models are turned away at the door, before anything is run?"""
 
+from typing import Any
+
 import torch
 
 from positional_heads.host.model import TransformerLensModel
@@ -62,6 +64,35 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
         if type(attention.original_component).__name__.startswith("HunYuan"):
             msg = "HunYuan normalises queries and keys after rotating them: its pairs are not plain rotations"
             raise UnsupportedModelError(msg)
+    _refuse_rounded_frequencies(model)
+    _refuse_missing_weights(model)
     if model.training:  # type: ignore[attr-defined]
         msg = "the model is in training mode, where dropout changes activations: call model.eval() first"
+        raise UnsupportedModelError(msg)
+
+
+def _refuse_rounded_frequencies(model: Any) -> None:
+    """Cos and sin in half precision cannot show that frequencies were rounded before them; their buffers do."""
+    for name, buffer in model.original_model.named_buffers():
+        if name.endswith("inv_freq") and buffer.dtype in {torch.float16, torch.bfloat16}:
+            precision = str(buffer.dtype).removeprefix("torch.")
+            msg = (
+                f"the frequencies of this model ({name}) are rounded to {precision}, which it was not trained with: "
+                "load it in that precision (dtype=) instead of casting the loaded model"
+            )
+            raise UnsupportedModelError(msg)
+
+
+def _refuse_missing_weights(model: Any) -> None:
+    """Weights kept on disk are on the meta device, and come with a hook that reads them; without one there are none."""
+    for name, parameter in model.original_model.named_parameters():
+        holder = name.rpartition(".")[0]
+        if parameter.is_meta and not hasattr(model.original_model.get_submodule(holder), "_hf_hook"):
+            msg = f"the weights of this model are not loaded ({name} is on the meta device): boot it with its weights"
+            raise UnsupportedModelError(msg)
+    if str(model.cfg.device) == "meta":
+        msg = (
+            "the embeddings of this model are kept on disk, so nothing says where its tokens belong: keep them on a "
+            "device, device_map={'model.embed_tokens': 'cpu', ...}"
+        )
         raise UnsupportedModelError(msg)

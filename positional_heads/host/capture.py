@@ -6,13 +6,12 @@ mask and a few rows are looked at.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from positional_heads.bands import Band, banded_scores, unrotated
+from positional_heads.bands import banded_scores, unrotated
 from positional_heads.contributions import head_planes, unrotated_remainder
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
@@ -29,42 +28,14 @@ from positional_heads.host.layers import (
     tolerance,
 )
 from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.prefill import chunks
+from positional_heads.host.prefill import run_in_chunks
 from positional_heads.host.records import SCORES, Record, recording_hooks
+from positional_heads.host.run_lengths import run_lengths
 from positional_heads.host.sequences import real_spans
+from positional_heads.host.vectors import LayerVectors
 
-PLAIN_FACTOR = 1e-2
-"""Attention factors nearer to 1 than this are rounding, in bfloat16 too."""
 CHECKED_ROWS = 16
 """Query positions per layer and run at which rebuilt scores are compared with the model's own."""
-
-
-@dataclass(frozen=True)
-class LayerVectors:
-    """What one layer did with the positions of one batch.
-
-    Attributes:
-        rotary: How the layer rotates.
-        rot_q: Rotated queries.
-        rot_k: Rotated keys, one head per group.
-        phase: cos + i sin of each position and pair.
-        window: Distances the mask lets through, 0 to window - 1; None if it hides none in sequences of this length.
-        bands: What is used instead of rot_q and rot_k by distance, where an extension rewrites scores; else None.
-    """
-
-    rotary: RotaryLayer
-    rot_q: Float[Tensor, "batch pos head d_head"]
-    rot_k: Float[Tensor, "batch pos kv_head d_head"]
-    phase: Complex[Tensor, "#batch pos pair"]
-    window: int | None
-    bands: list[Band] | None
-
-    @property
-    def attention_factor(self) -> float:
-        """What cos and sin are multiplied by: 1 in plain RoPE, more in YaRN and LongRoPE."""
-        phase = self.phase if self.bands is None else self.bands[-1].query_phase
-        factor = float(phase.abs().mean())
-        return 1.0 if abs(factor - 1) < PLAIN_FACTOR else factor
 
 
 @torch.no_grad()
@@ -113,7 +84,8 @@ def capture(
         visit(vectors)
 
     arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
-    with _recorded(model, by_layer, check):
+    lengths = [stop - start for start, stop in spans]
+    with run_lengths(model, lengths, attention_mask), _recorded(model, by_layer, check):
         model(tokens, return_type=None, **arguments)  # type: ignore[operator]
 
 
@@ -155,26 +127,30 @@ def _capture_chunks(
             kept[layer] = [part.new_empty(len(part), tokens.shape[1], *part.shape[2:]) for part in found]
         for whole, part in zip(kept[layer], found, strict=True):
             whole[:, done[0] : known] = part
-        vectors = _vectors(model, rotary, [whole[:, :known] for whole in kept[layer]], None)
+        vectors = _vectors(model, rotary, [whole[:, :known] for whole in kept[layer]], None, tokens.shape[1])
         windows[layer] = _window_behind_cache(rotary, held, done[0], known)
         rows = _spread_rows(0, queries, held.device)
         for sequence in range(len(tokens)):
             rebuilt = _rebuilt_rows(vectors, sequence, done[0] + rows)[..., known - keys :]
             _refuse_error(rotary, rebuilt, held[sequence, :, rows][None])
 
+    def count(logits: Tensor) -> None:
+        done[0] += logits.shape[1]
+
     with _recorded(model, by_layer, check):
-        for logits in chunks(model, tokens, size):
-            done[0] += logits.shape[1]
+        run_in_chunks(model, tokens, size, count)
     for layer, rotary in sorted(by_layer.items()):
-        visit(_vectors(model, rotary, kept.pop(layer), windows[layer]))
+        visit(_vectors(model, rotary, kept.pop(layer), windows[layer], tokens.shape[1]))
 
 
 def _vectors(
-    model: TransformerLensModel, rotary: RotaryLayer, kept: Sequence[Tensor], window: int | None
+    model: TransformerLensModel, rotary: RotaryLayer, kept: Sequence[Tensor], window: int | None, run_length: int
 ) -> LayerVectors:
     rot_q, rot_k, phase = kept
     extension = active_extension(model)
-    bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device) if extension is not None else None
+    bands = None
+    if extension is not None:
+        bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device, run_length=run_length)
     return LayerVectors(rotary, rot_q, rot_k, phase, window, bands)
 
 

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from positional_heads.contributions import dominant_dimension, pair_contributions
+from positional_heads.arguments import check_temperature, checked
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
 from positional_heads.host.layers import (
     RotaryLayer,
+    layer_phase,
     masked_entries,
     resolve_layers,
     rotated_vectors,
@@ -27,14 +28,16 @@ from positional_heads.host.layers import (
 )
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import RECORDED, SCORES, Record, hook_name
+from positional_heads.host.vectors import LayerVectors, Temperature
 
 CONTRIBUTIONS = "hook_contributions"
 DOMINANT = "hook_dominant_dim"
 
 
+@checked
 @contextmanager
 def contribution_hooks(
-    model: TransformerLensModel, layers: Sequence[int] | None = None, *, temperature: float = 1.0
+    model: TransformerLensModel, layers: Sequence[int] | None = None, *, temperature: Temperature = 1.0
 ) -> Iterator[TransformerLensModel]:
     """A block inside which layers have `attn.hook_contributions` and `attn.hook_dominant_dim`, like any other hook.
 
@@ -46,13 +49,16 @@ def contribution_hooks(
     Args:
         model: A TransformerBridge.
         layers: Layers to add the hooks to; all that rotate when None.
-        temperature: Softmax temperature of the dominant dimension, on contributions without the attention scale.
+        temperature: Softmax temperature of the dominant dimension, on contributions without the attention scale and
+            without an extension's attention factor; "attention" takes the model's attention scale.
 
     Raises:
         UnsupportedModelError: If a layer's scores cannot be edited, because its `hook_attn_scores` holds the pattern.
-        ValueError: If a layer does not exist or does not rotate.
+        ValueError: If a layer does not exist or does not rotate, or the temperature is none; inside the block, if a
+            hook changes the contributions' shape.
         RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
     """
+    check_temperature(temperature)
     chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
@@ -94,7 +100,7 @@ def _rescan_hooks(model: Any) -> None:
     model._initialize_hook_registry()
 
 
-def _feed(model: Any, rotary: RotaryLayer, temperature: float, undo: ExitStack) -> None:
+def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
     """Record the layer's rotated vectors as every other hook has left them, and pass contributions through its scores.
 
     Hooks run in the order in which they were added. So ours are added anew whenever the layer starts, behind those
@@ -123,9 +129,10 @@ def _feed(model: Any, rotary: RotaryLayer, temperature: float, undo: ExitStack) 
             if point is not None:
                 late.append((point, _add(point, keep(name))))
 
-    def finish(tensor: Tensor, hook: Any) -> Tensor | None:  # noqa: ARG001
+    def finish(tensor: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         take_off()
-        return _pass_through(model, attention, rotary, {**record, SCORES: tensor}, temperature)
+        vectors = _vectors(model, rotary, {**record, SCORES: tensor})
+        return _pass_through(attention, vectors, tensor, temperature)
 
     for name, function in (("hook_in", start), (SCORES, finish)):
         point = hooks[hook_name(rotary.layer, name)]
@@ -144,31 +151,44 @@ def _remove(point: HookPoint, handle: Any) -> None:
     point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _pass_through(
-    model: Any, attention: Any, rotary: RotaryLayer, record: Record, temperature: float
-) -> Float[Tensor, "batch head query_pos key_pos"] | None:
-    scores = record[SCORES]
-    positions = torch.arange(scores.shape[-2], device=scores.device)[None]
+def _vectors(model: Any, rotary: RotaryLayer, record: Record) -> LayerVectors:
+    """Padding shifts all positions of a sequence alike, which no contribution shows: columns will do."""
+    positions = torch.arange(record[SCORES].shape[-2], device=record[SCORES].device)[None]
     rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
-    if rot_k.shape[1] != scores.shape[-1]:
+    return LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), None, None)
+
+
+def _pass_through(
+    attention: Any,
+    vectors: LayerVectors,
+    scores: Float[Tensor, "batch head query_pos key_pos"],
+    temperature: Temperature,
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    rotary, keys = vectors.rotary, vectors.rot_k.shape[1]
+    if keys != scores.shape[-1]:
         msg = (
-            f"layer {rotary.layer} attends to {scores.shape[-1]} keys, {rot_k.shape[1]} of them from this run: "
-            "contribution hooks need a run without a key-value cache"
+            f"layer {rotary.layer} attends to {scores.shape[-1]} keys, {keys} of them from this run: contribution "
+            "hooks need a run without a key-value cache"
         )
         raise RuntimeError(msg)
     hidden = masked_entries(rotary, scores)
-    contributions = pair_contributions(rot_q, rot_k, rotary.layout, rotary.rotary_dim)
-    dominant = dominant_dimension(contributions, temperature).masked_fill(hidden, torch.nan)
-    seen = attention.hook_dominant_dim(dominant)
-    if seen is not dominant and not torch.equal(seen.nan_to_num(), dominant.nan_to_num()):
+    rows = [vectors.contributions(row) for row in range(len(scores))]
+    dominant = torch.stack([vectors.dominant(added, temperature) for added in rows]).masked_fill(hidden, torch.nan)
+    _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
+    contributions = torch.stack(rows) * rotary.scale
+    before, shape = contributions.sum(-1), contributions.shape  # hooks may write into the tensor itself
+    edited = attention.hook_contributions(contributions)
+    if edited.shape != shape:
+        msg = f"hook_contributions has shape {tuple(shape)}, a hook returned {tuple(edited.shape)}: keep the shape"
+        raise ValueError(msg)
+    change = edited.sum(-1) - before
+    if rotary.soft_cap is not None:
+        uncapped = scaled_scores(rotary, vectors.rot_q, vectors.rot_k)
+        change = soft_capped(uncapped + change, rotary.soft_cap) - soft_capped(uncapped, rotary.soft_cap)
+    return torch.where(hidden, scores, scores + change.to(scores.dtype))
+
+
+def _refuse_edited(seen: Tensor, dominant: Tensor) -> None:
+    if not torch.equal(seen.nan_to_num(), dominant.nan_to_num()):
         msg = "hook_dominant_dim is a readout, editing it changes nothing: edit hook_contributions instead"
         raise RuntimeError(msg)
-    contributions = contributions * rotary.scale
-    edited = attention.hook_contributions(contributions)
-    if edited is contributions:
-        return None
-    change = (edited - contributions).sum(-1)
-    if rotary.soft_cap is not None:
-        before = scaled_scores(rotary, rot_q, rot_k)
-        change = soft_capped(before + change, rotary.soft_cap) - soft_capped(before, rotary.soft_cap)
-    return torch.where(hidden, scores, scores + change.to(scores.dtype))

@@ -6,7 +6,7 @@ give the model's own attention scores. What does not hold is refused by name: no
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,9 +14,11 @@ from einops import einsum
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.contributions import expand_key_heads
 from positional_heads.host.admission import UnsupportedModelError, refuse_unsupported
 from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.frequencies import proven_frequencies
 from positional_heads.host.interface import ROTATED, attention_module, distance, reading_attention, turns
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, layers_with_attention, record_layers
@@ -48,6 +50,7 @@ class RotaryLayer:
         soft_cap: Cap of a tanh over the scaled scores, or None.
         holds: What the model's `hook_attn_scores` really holds.
         error: Largest discrepancy with the model's own scores, relative to the largest score.
+        frequencies: A hash of how fast each pair turned in the probe run, to five digits.
         sense: 1, or -1 where pairs turn the other way with position (NanoChat).
     """
 
@@ -63,6 +66,7 @@ class RotaryLayer:
     holds: Literal["scores", "pattern"]
     error: float
     sense: int = 1
+    frequencies: str = field(default="", repr=False)
 
     @property
     def n_pairs(self) -> int:
@@ -100,6 +104,9 @@ class RotaryModel:
         """
         if layers is None:
             return list(self.layers.values())
+        if not layers:
+            msg = f"no layer given: name some of 0 to {n_layers - 1}, or leave layers= out for all that rotate"
+            raise ValueError(msg)
         for layer in layers:
             if not 0 <= layer < n_layers:
                 msg = f"layer {layer} does not exist: the model has layers 0 to {n_layers - 1}"
@@ -121,6 +128,7 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
+@checked
 def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     """Find out and prove, layer by layer, how the model rotates.
 
@@ -284,6 +292,10 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
         for vectors in _projected(component, query, key)
     ]
     best = min(candidates, key=lambda candidate: candidate.error)
+    positions = torch.arange(query.shape[1], device=query.device)[None]
+    phase = layer_phase(model, best, record, positions)[0]
+    table = record.get("hook_cos", _embedded(model, layer))
+    frequencies = proven_frequencies(model, layer, phase, best.d_head, table.dtype)
     if not best.error <= tolerance(held.dtype):
         tried = ", ".join(f"{candidate.layout} {candidate.error:.2g}" for candidate in candidates)
         msg = (
@@ -292,7 +304,7 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
             "active hook edits its rotated queries or keys; nothing was scored"
         )
         raise UnsupportedModelError(msg)
-    return best
+    return replace(best, frequencies=frequencies)
 
 
 def _resolve_delegated(

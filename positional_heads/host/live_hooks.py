@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from positional_heads.arguments import checked
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.layers import resolve_layers
 from positional_heads.host.model import TransformerLensModel
@@ -18,6 +19,7 @@ from positional_heads.host.records import hook_name
 Patch = Callable[[Any, ExitStack], None]
 
 
+@checked
 @contextmanager
 def live_rotary_hooks(model: TransformerLensModel) -> Iterator[TransformerLensModel]:
     """A block inside which `hook_rot_q` and `hook_rot_k` fire on every rotary layer, and edits reach the logits.
@@ -75,7 +77,8 @@ def _before_attention(attention: Any, undo: ExitStack) -> None:
     attend = component._attn
 
     def hook_then_attend(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-        return attend(attention.hook_rot_q(query), attention.hook_rot_k(key), *args, **kwargs)
+        # keys may be the cache's own, which an edit in place would change for every later run
+        return attend(attention.hook_rot_q(query), attention.hook_rot_k(key.clone()), *args, **kwargs)
 
     _replace(component, "_attn", hook_then_attend, undo)
 

@@ -1,8 +1,18 @@
 """From a name to a model: the bundled one, a local folder, or a hub name, as a TransformerBridge."""
 
+import copy
+import json
 import logging
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+from positional_heads.host.configuration import mended
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,9 +22,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "merges", "tekken", "tiktoken", ".model")
+QUANTIZED_NAMES = ("scale", "qweight", "qzeros", "absmax", "quant", "packed", "blocks")
+PLAIN_TYPES = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
+_BOOTING = threading.Lock()
+"""Held while a model boots, since what is patched for as long belongs to the whole process."""
+
 
 def load_model(
-    name_or_path: str,
+    name_or_path: str | os.PathLike[str],
     *,
     name: str | None = None,
     weights: "Mapping[str, Tensor] | None" = None,
@@ -22,7 +38,10 @@ def load_model(
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
-    """Boot a model through TransformerLens, in evaluation mode.
+    """Boot a model through TransformerLens, in evaluation mode. Nothing is ever installed.
+
+    What its config.json says of its rotation in an older or an unread form is put as `transformers` reads it, and
+    logged. A folder without a tokenizer gives a model without one: it takes token ids.
 
     Args:
         name_or_path: A local folder in `transformers` format, or a hub name.
@@ -39,23 +58,27 @@ def load_model(
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
-    _refuse_missing_folder(name_or_path)
+    given = _folder_or_name(name_or_path)
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype is not None and dtype not in kinds:
         msg = f"dtype {dtype!r} is unknown: choose one of {', '.join(kinds)}"
         raise ValueError(msg)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
+    speechless = Path(given).is_dir() and not _has_tokenizer(Path(given))
+    if speechless:
+        logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", given)
+        settings["tokenizer"] = _stand_in_tokenizer()
     try:
-        overrides = rope_overrides(name_or_path, trust_remote_code=trust_remote_code)
-        if overrides:
-            settings["hf_config_overrides"] = overrides
-        bridge = TransformerBridge.boot_transformers(
-            name_or_path, device=device, dtype=kinds[dtype or "float32"], **settings
-        )
+        with _BOOTING, _mended_configuration(given), _nothing_installed(given):
+            bridge = TransformerBridge.boot_transformers(
+                given, device=device, dtype=kinds[dtype or "float32"], **settings
+            )
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        msg = f"the model {name_or_path!r} cannot be loaded: {reason}"
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        msg = f"the model {given!r} cannot be loaded: {reason}"
         raise ValueError(msg) from error
+    if speechless:
+        bridge.tokenizer = None
     if weights is not None:
         _replace_weights(bridge, weights)
     if name is not None:
@@ -63,37 +86,77 @@ def load_model(
     return bridge.eval()
 
 
-def rope_overrides(name_or_path: str, *, trust_remote_code: bool = False) -> dict[str, Any]:
-    """What must be changed in a checkpoint's configuration for `transformers` to rotate as its authors did.
+@contextmanager
+def _mended_configuration(given: str) -> Iterator[None]:
+    """While a model boots, `transformers` reads its configuration as mended, and reads others as they are."""
+    from transformers import PretrainedConfig
 
-    YaRN-Mistral was trained with beta_fast 128 and beta_slow 2, which its code has and its configuration leaves out:
-    Hugging Face's defaults of 32 and 1 would be wrong. CLEX's rotation is not known to Hugging Face: it is loaded
-    plain, to be extended with `extended_rope(model, "clex", checkpoint=...)`.
+    own = PretrainedConfig.get_config_dict
+    raw, _ = own(given)
+    config, told = mended(raw, quantized="quantization_config" in raw and _quantized(given))
+    for change in told:
+        logger.warning("%s: %s", given, change)
 
-    Raises:
-        ValueError: If the rotation is of a type that nothing here knows.
+    def reading(cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        read, rest = own.__func__(cls, pretrained_model_name_or_path, **kwargs)  # type: ignore[attr-defined]
+        return (copy.deepcopy(config) if str(pretrained_model_name_or_path) == given else read), rest
+
+    with patch.object(PretrainedConfig, "get_config_dict", classmethod(reading)):
+        yield
+
+
+@contextmanager
+def _nothing_installed(given: str) -> Iterator[None]:
+    """While a model boots, no process may install packages: TransformerLens would, and with torchvision another torch.
+
+    It goes on without, and so without the processor of a vision-language checkpoint, which text does not need.
     """
-    from transformers import AutoConfig
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    own = subprocess.Popen.__init__
 
-    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    given = dict(getattr(config, "rope_parameters", None) or {})
-    kind = given.get("rope_type") or given.get("type") or "default"
-    if any(isinstance(value, dict) for value in given.values()):
-        return {}
-    if kind == "yarn" and config.model_type == "mistral" and given.get("finetuned") and "beta_fast" not in given:
-        logger.warning("%s: a YaRN-Mistral checkpoint, rotated with beta_fast 128 and beta_slow 2", name_or_path)
-        return {"rope_parameters": {**given, "beta_fast": 128, "beta_slow": 2}}
-    if kind == "clex":
-        logger.warning(
-            "%s: a CLEX checkpoint, loaded with plain RoPE; apply extended_rope(model, 'clex', checkpoint=...)",
-            name_or_path,
-        )
-        return {"rope_parameters": {"rope_type": "default", "rope_theta": given.get("rope_theta", 10000.0)}}
-    if kind not in {"default", *ROPE_INIT_FUNCTIONS}:
-        msg = f"its rope type {kind!r} is not known to transformers ({', '.join(ROPE_INIT_FUNCTIONS)})"
-        raise ValueError(msg)
-    return {}
+    def starting(self: Any, args: Any, *rest: Any, **kwargs: Any) -> None:
+        words = args.split() if isinstance(args, str) else [str(word) for word in args]
+        if "install" in words:
+            wanted = ", ".join(word for word in words[words.index("install") + 1 :] if not word.startswith("-"))
+            logger.warning(
+                "%s: loaded without its image processor, which text does not need: it asks for %s", given, wanted
+            )
+            msg = f"loading a model installs nothing: {' '.join(words)}"
+            raise PermissionError(msg)
+        own(self, args, *rest, **kwargs)
+
+    with patch.object(subprocess.Popen, "__init__", starting):
+        yield
+
+
+def _quantized(given: str) -> bool:
+    """Whether a checkpoint's tensors are quantised, by their names and types; True where that cannot be told."""
+    from transformers.utils import cached_file
+
+    def file(name: str) -> str | None:
+        return cached_file(given, name, _raise_exceptions_for_missing_entries=False)
+
+    if index := file("model.safetensors.index.json"):
+        names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        return any(mark in name for name in names for mark in QUANTIZED_NAMES)
+    if weights := file("model.safetensors"):
+        with Path(weights).open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        header.pop("__metadata__", None)
+        return any(one["dtype"] not in PLAIN_TYPES for one in header.values())
+    return True
+
+
+def _stand_in_tokenizer() -> Any:
+    """What TransformerLens is given where there is none, and loses again: it boots no model without."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), unk_token="?")
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any(mark in file.name for file in folder.iterdir() for mark in TOKENIZER_FILES)
 
 
 def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:
@@ -109,12 +172,15 @@ def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:
         own[name].data.copy_(tensor)
 
 
-def _refuse_missing_folder(name_or_path: str) -> None:
-    path = Path(name_or_path)
-    looks_local = path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1
+def _folder_or_name(name_or_path: str | os.PathLike[str]) -> str:
+    """What to load: a folder that exists, without a trailing slash, or a hub name."""
+    given = os.fspath(name_or_path)
+    path = Path(given).expanduser()
+    looks_local = path.is_absolute() or given.startswith(".") or given.count("/") > 1
     if looks_local and not path.is_dir():
-        msg = f"{name_or_path}: no such model folder; give an existing folder, a hub name, or 'bundled'"
+        msg = f"{given}: no such model folder; give an existing folder, a hub name, or 'bundled'"
         raise FileNotFoundError(msg)
     if path.is_dir() and not (path / "config.json").exists():
-        msg = f"{name_or_path}: no config.json in it; give a folder written by save_pretrained"
+        msg = f"{given}: no config.json in it; give a folder written by save_pretrained"
         raise FileNotFoundError(msg)
+    return str(path) if path.is_dir() else given

@@ -1,9 +1,10 @@
 """Long sequences a chunk at a time, so that no attention score of length x length is ever held.
 
-The model continues with its own key-value cache; what a chunk computes is what it would have computed in one run.
+The model continues with its own key-value cache, and every chunk is rotated as the whole run is: what a chunk computes
+is what it would have computed in one run. Models that keep another state than keys and values go through in one run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,34 +12,83 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.extrapolation.active import active_extension
+from positional_heads.host.records import layers_with_attention
+from positional_heads.host.run_lengths import run_lengths
 
 SCORES_AT_ONCE = 2**23
 """Attention scores of a layer that are held at a time, 32 MiB of float32: beyond, sequences go through in chunks, which
 is also faster."""
 SHORTEST_CHUNK, LONGEST_CHUNK = 256, 512
+SCORES_IN_ONE_RUN = 2**30
+"""Attention scores of a layer, 4 GiB of float32 and several times as much at work, that a model which cannot be run in
+chunks may have in one run."""
 
 
 def chunk_length(model: Any, rows: int, length: int) -> int:
-    """How many tokens of such sequences to run at a time: all of them, if they are few."""
+    """How many tokens of such sequences to run at a time: all of them, if they are few or the model needs one run.
+
+    Args:
+        model: A TransformerBridge.
+        rows: Sequences in the batch.
+        length: Tokens of each.
+
+    Raises:
+        UnsupportedModelError: If the model needs one run, and that would take too much memory.
+    """
     fitting = SCORES_AT_ONCE // (rows * int(model.cfg.n_heads) * length)
-    return min(length, max(SHORTEST_CHUNK, min(LONGEST_CHUNK, fitting)))
+    size = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, fitting))
+    if size >= length or continues(model):
+        return min(length, size)
+    scores = rows * int(model.cfg.n_heads) * length**2
+    if scores > SCORES_IN_ONE_RUN:
+        msg = (
+            f"{rows} sequence(s) of {length} tokens need {scores:.2g} attention scores a layer in one run, at most "
+            f"{SCORES_IN_ONE_RUN:.2g} are held, and this model cannot be run in chunks (it keeps a state beside keys "
+            "and values, or drops keys that an extension needs): give shorter sequences, or batch_size=1"
+        )
+        raise UnsupportedModelError(msg)
+    return length
 
 
-def chunks(model: Any, tokens: Int[Tensor, "batch pos"], size: int) -> Iterator[Float[Tensor, "batch part vocab"]]:
-    """Logits of each chunk, which the caller's hooks see as a run of its own.
+def continues(model: Any) -> bool:
+    """Whether a run that is continued with a key-value cache gives what one whole run gives.
+
+    Not in models with a recurrent state (state-space and linear attention layers, convolutions), whose continuation in
+    `transformers` need not be exact; nor where an extension rewrites scores of layers whose cache drops keys.
+    """
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    original = model.original_model
+    if getattr(original, "_is_stateful", False) or len(layers_with_attention(model)) < int(model.cfg.n_layers):
+        return False
+    kinds = {type(layer) for layer in DynamicCache(config=original.config).layers}
+    extension = active_extension(model)
+    if extension is not None and extension.rewrites_scores:
+        return kinds <= {DynamicLayer}
+    return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+
+
+def run_in_chunks(
+    model: Any, tokens: Int[Tensor, "batch pos"], size: int, after: Callable[[Float[Tensor, "batch part vocab"]], Any]
+) -> None:
+    """Run chunks one after the other, each rotated as the whole run is; hooks see each as a run of its own.
 
     Args:
         model: A TransformerBridge.
         tokens: Token ids, without padding.
         size: Tokens at a time.
+        after: Called with the logits of each chunk.
     """
     cache = None
-    for start in range(0, tokens.shape[1], size):
-        arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-        logits, cache = model(
-            tokens[:, start : start + size], return_type="logits_and_cache", use_cache=True, **arguments
-        )
-        yield logits
+    with run_lengths(model, [tokens.shape[1]]):
+        for start in range(0, tokens.shape[1], size):
+            arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+            logits, cache = model(
+                tokens[:, start : start + size], return_type="logits_and_cache", use_cache=True, **arguments
+            )
+            after(logits)
 
 
 @torch.no_grad()
@@ -46,8 +96,11 @@ def prefilled_logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tens
     """Logits of all tokens, in chunks where they would take too much memory in one run."""
     size = chunk_length(model, *tokens.shape)
     if size >= tokens.shape[1]:
-        return model(tokens)
-    return torch.cat(list(chunks(model, tokens, size)), dim=1)
+        with run_lengths(model, [tokens.shape[1]]):
+            return model(tokens)
+    parts: list[Tensor] = []
+    run_in_chunks(model, tokens, size, parts.append)
+    return torch.cat(parts, dim=1)
 
 
 def refuse_fixed_tables(model: Any, length: int) -> None:

@@ -2,6 +2,8 @@
 
 import hashlib
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -37,11 +39,25 @@ def weights_fingerprint(model: Any) -> str:
     """A sha256 over name, shape and up to 4096 evenly spaced values of each parameter: quick, also for large models."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.original_model.named_parameters()):
-        flat = parameter.detach().flatten()
-        step = max(1, flat.numel() // SAMPLED_VALUES)
+        step = max(1, parameter.numel() // SAMPLED_VALUES)
         digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-        digest.update(flat[::step].float().cpu().numpy().tobytes())
+        with _loaded(model.original_model, name) as weight:
+            digest.update(weight.detach().flatten()[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _loaded(module: torch.nn.Module, name: str) -> Iterator[Tensor]:
+    """A parameter with its values, read from disk for as long where it is kept there (`device_map`)."""
+    owner, _, own_name = name.rpartition(".")
+    holder = module.get_submodule(owner)
+    if not getattr(holder, own_name).is_meta:
+        yield getattr(holder, own_name)
+        return
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]  # what put it there
+
+    with align_module_device(holder):
+        yield getattr(holder, own_name)
 
 
 def data_hash(sequences: list[tuple[Tensor, Tensor | None]]) -> str:

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.run_lengths import run_lengths
 
 Record = dict[str, Tensor]
 """Activations of one layer by hook name; what did not fire is missing."""
@@ -78,7 +79,11 @@ def record_layers(
     layers: Sequence[int],
     visit: Callable[[int, Record], None],
 ) -> None:
-    """Run the model once and visit each layer's record while it is at hand."""
+    """Run the model once and visit each layer's record while it is at hand; each row is rotated as if it were alone."""
     arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
-    with model.hooks(fwd_hooks=recording_hooks(model, layers, visit)):  # type: ignore[attr-defined]
+    lengths = [tokens.shape[1]] if attention_mask is None else attention_mask.sum(-1).tolist()
+    with (
+        run_lengths(model, lengths, attention_mask),
+        model.hooks(fwd_hooks=recording_hooks(model, layers, visit)),  # type: ignore[attr-defined]
+    ):
         model(tokens, return_type=None, **arguments)  # type: ignore[operator]

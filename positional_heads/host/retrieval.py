@@ -11,7 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.host.admission import UnsupportedModelError
+from positional_heads.host.prefill import prefilled_logits
 from positional_heads.host.records import hook_name, layers_with_attention
+from positional_heads.host.run_lengths import run_lengths
 
 PATTERN = "hook_pattern"
 COUNTED_FROM = 0.5
@@ -61,7 +63,7 @@ def retrieval_scores(
 def _greedy(model: Any, prompt: Int[Tensor, " pos"], steps: int) -> Int[Tensor, " said_pos"]:
     tokens = prompt[None].to(model.cfg.device)
     for _ in range(steps):
-        following = model(tokens)[:, -1].argmax(-1, keepdim=True)
+        following = prefilled_logits(model, tokens)[:, -1].argmax(-1, keepdim=True)
         tokens = torch.cat([tokens, following], dim=1)
     return tokens[0]
 
@@ -79,7 +81,8 @@ def _attended(model: Any, tokens: Int[Tensor, " pos"], start: int) -> Int[Tensor
 
     layers = layers_with_attention(model)
     hooks = [(hook_name(layer, PATTERN), reader(layer)) for layer in layers]
-    model.run_with_hooks(tokens[None], return_type=None, fwd_hooks=hooks)
+    with run_lengths(model, [len(tokens)]):
+        model.run_with_hooks(tokens[None], return_type=None, fwd_hooks=hooks)
     for layer in layers:
         if bool((found[layer] < 0).any()):
             msg = f"layer {layer} does not show its attention pattern, so that no retrieval score can be had"

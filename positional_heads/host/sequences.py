@@ -4,13 +4,26 @@ Convention that bites: every sequence cut from a text starts with the tokenizer'
 model is used with one, so that a sequence of `length` tokens holds one less of the text.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+
+from positional_heads.arguments import checked, in_range
+from positional_heads.host.texts import start_token, text_tokens
+
+Text = Any
+"""One text, several, or token ids, in any of the forms that `as_sequences` reads."""
+Mask = Any
+"""1 for real tokens and 0 for padding on either side: a tensor, an array or a list, of the shape of the tokens."""
+TokenRow = tuple[Int[Tensor, " _"], Int[Tensor, " _"] | None]
+"""Token ids, and 1 for real ones among them; None where all are real."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +66,41 @@ def real_spans(
     return spans
 
 
+def real_tokens(tokens: Int[Tensor, " pos"], mask: Int[Tensor, " pos"] | None) -> Int[Tensor, " real"]:
+    """The tokens of one sequence without its padding.
+
+    Raises:
+        ValueError: If it has no real token, or padding between real ones.
+    """
+    ((start, stop),) = real_spans(tokens[None], None if mask is None else mask[None])
+    return tokens[start:stop]
+
+
 def batches(
-    model: Any, text_or_tokens: Any, attention_mask: Tensor | None, batch_size: int, *, beyond_context: bool = False
+    model: Any,
+    text_or_tokens: Text,
+    attention_mask: Any,
+    batch_size: int,
+    *,
+    beyond_context: bool = False,
+    plain_text: bool = False,
 ) -> list[Batch]:
     """Check the input, and group sequences of one length, in order, into batches.
 
     Args:
         model: A TransformerBridge.
-        text_or_tokens: One text, a list of texts, or token ids.
+        text_or_tokens: One text, a list of texts, or token ids, see `as_sequences`.
         attention_mask: 1 for real tokens, 0 for padding; only with token ids.
         batch_size: Most sequences in a batch.
         beyond_context: Allow sequences longer than the model's context.
+        plain_text: Read special tokens in a text as the characters that they are written with, see `text_tokens`.
 
     Raises:
         ValueError: If there is nothing to score, or the model cannot take it; the message says what to do.
         TypeError: If the input is neither text nor token ids.
     """
-    sequences = list(_sequences(model, text_or_tokens, attention_mask))
+    in_range("batch_size", batch_size, 1)
+    sequences = as_sequences(model, text_or_tokens, attention_mask, plain_text=plain_text)
     limit = int(model.cfg.n_ctx)
     for index, (tokens, mask) in enumerate(sequences):
         _check_sequence(index, tokens, mask, int(model.cfg.d_vocab))
@@ -82,18 +113,24 @@ def batches(
     return list(_grouped(sequences, batch_size, model.cfg.device))
 
 
-def cut_text(model: Any, texts: str | Sequence[str], length: int | None = None) -> list[Int[Tensor, " _"]]:
+@checked
+def cut_text(
+    model: Any, texts: Text, length: int | None = None, *, plain_text: bool = False
+) -> list[Int[Tensor, " _"]]:
     """Cut texts into sequences of at most `length` tokens; what is left of each text makes a shorter last one.
 
     Nothing is dropped, but for a last piece of a single token, which has no pair.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
-        texts: One text or several; a sequence never spans two of them.
+        texts: One text or several, in a list or a column; a sequence never spans two of them.
         length: Tokens per sequence, the beginning-of-sequence token included; the model's context when None.
+        plain_text: Read special tokens in a text as the characters that they are written with, and leave out byte-order
+            marks and carriage returns, see `text_tokens`.
 
     Raises:
         ValueError: If a text is empty or `length` does not fit the model.
+        TypeError: If this is no text, and no list of texts.
     """
     limit = int(model.cfg.n_ctx)
     length = limit if length is None else length
@@ -101,54 +138,126 @@ def cut_text(model: Any, texts: str | Sequence[str], length: int | None = None) 
         msg = f"length {length} must be between 2 and the model's context of {limit} tokens"
         raise ValueError(msg)
     pieces = []
-    for index, text in enumerate([texts] if isinstance(texts, str) else texts):
-        tokens, start = text_tokens(model, text, index), start_token(model)
+    for index, text in enumerate(_items(texts)):
+        tokens, start = text_tokens(model, text, index, plain_text=plain_text), start_token(model)
         room = length - start.numel()
         pieces += [torch.cat([start, piece]) for piece in tokens.split(room) if start.numel() + piece.numel() > 1]
     return pieces
 
 
-def _sequences(
-    model: Any, text_or_tokens: Any, attention_mask: Tensor | None
-) -> Iterator[tuple[Int[Tensor, " pos"], Int[Tensor, " pos"] | None]]:
+def as_sequences(
+    model: Any, text_or_tokens: Text, attention_mask: Any = None, *, plain_text: bool = False
+) -> list[TokenRow]:
+    """Every sequence with its mask, from whatever texts or token ids come in.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer.
+        text_or_tokens: A text, or token ids as a list, a NumPy array or a tensor of one or two dimensions; several of
+            either in a list, or in a column of pandas or datasets; what a tokenizer returns (`input_ids`, with its
+            `attention_mask`).
+        attention_mask: 1 for real tokens, 0 for padding; only with token ids of one length.
+        plain_text: See `text_tokens`.
+
+    Raises:
+        ValueError: If there is no sequence, or tokens and mask do not fit each other.
+        TypeError: If the input is neither text nor token ids.
+    """
+    if isinstance(text_or_tokens, Mapping) and "input_ids" in text_or_tokens:
+        if attention_mask is None:
+            attention_mask = text_or_tokens.get("attention_mask")
+        text_or_tokens = text_or_tokens["input_ids"]
+        if attention_mask is not None and _is_ragged(text_or_tokens):
+            _refuse_masked(attention_mask)
+            attention_mask = None
+    if not isinstance(text_or_tokens, (str, Tensor)):
+        text_or_tokens = _items(text_or_tokens)
+        if any(isinstance(item, Integral) for item in text_or_tokens) or _is_table(text_or_tokens):
+            text_or_tokens = _ids(text_or_tokens, 0)
     if isinstance(text_or_tokens, Tensor):
-        yield from _tensor_rows(model, text_or_tokens, attention_mask)
-        return
+        return list(_tensor_rows(model, text_or_tokens, attention_mask))
     if attention_mask is not None:
         msg = "attention_mask goes with a tensor of token ids; texts and lists of sequences need no padding"
         raise ValueError(msg)
-    if isinstance(text_or_tokens, str):
-        text_or_tokens = [text_or_tokens]
-    if not isinstance(text_or_tokens, (list, tuple)) or not all(
-        isinstance(item, (str, Tensor)) for item in text_or_tokens
-    ):
-        msg = f"cannot score a {type(text_or_tokens).__name__}: give a text, a list of texts, or a tensor of token ids"
+    sequences: list[TokenRow] = []
+    for index, item in enumerate(_items(text_or_tokens)):
+        if isinstance(item, str):
+            tokens = torch.cat([start_token(model), text_tokens(model, item, index, plain_text=plain_text)])
+        else:
+            tokens = _ids(item, index)
+            if tokens.ndim != 1:
+                msg = f"sequence {index} has shape {tuple(tokens.shape)}: in a list, each must be one row of token ids"
+                raise ValueError(msg)
+        sequences.append((tokens, None))
+    return sequences
+
+
+def _items(many: Any) -> list[Any]:
+    """One text, or several in a list, a column or an array, as a list."""
+    if isinstance(many, str):
+        return [many]
+    kind = type(many).__name__
+    if isinstance(many, (Mapping, bytes, set, PurePath, Iterator)) or hasattr(many, "columns") or not _has_items(many):
+        ways = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
+        msg = f"cannot read {'None' if many is None else f'a {kind}'} as text or tokens: give {ways}"
         raise TypeError(msg)
-    if not text_or_tokens:
+    items = list(many)
+    if not items:
         msg = "there is no text to score: the list is empty"
         raise ValueError(msg)
-    for index, item in enumerate(text_or_tokens):
-        if isinstance(item, str):
-            yield torch.cat([start_token(model), text_tokens(model, item, index)]), None
-        else:
-            if item.ndim != 1:
-                msg = f"sequence {index} has shape {tuple(item.shape)}: in a list, each must be one row of token ids"
-                raise ValueError(msg)
-            yield item, None
+    return items
 
 
-def _tensor_rows(
-    model: Any, tokens: Tensor, attention_mask: Tensor | None
-) -> Iterator[tuple[Int[Tensor, " pos"], Int[Tensor, " pos"] | None]]:
+def _has_items(many: Any) -> bool:
+    return hasattr(many, "__iter__") and hasattr(many, "__len__") and getattr(many, "ndim", 1) > 0
+
+
+def _is_table(items: list[Any]) -> bool:
+    """Whether these are rows of one array, which may be padded; tensors in a list are sequences by themselves."""
+    rows = all(isinstance(item, (list, tuple, np.ndarray)) for item in items)
+    return rows and len({len(item) if getattr(item, "ndim", 1) else 0 for item in items}) == 1
+
+
+def _is_ragged(ids: Any) -> bool:
+    return isinstance(ids, (list, tuple)) and len({len(row) for row in ids if hasattr(row, "__len__")}) > 1
+
+
+def _refuse_masked(attention_mask: Any) -> None:
+    """Sequences of several lengths are not padded, so their masks hide nothing."""
+    if not all(all(row) for row in attention_mask):
+        msg = "attention_mask hides tokens of sequences that differ in length: leave those tokens out, or pad them all"
+        raise ValueError(msg)
+
+
+def _ids(item: Any, index: int) -> Tensor:
+    """Token ids as a tensor of whole numbers."""
+    if not isinstance(item, (Tensor, list, tuple, np.ndarray)):
+        msg = f"sequence {index} is {item!r:.40}, a {type(item).__name__}: give a text, or a list of token ids"
+        raise TypeError(msg)
+    try:
+        tensor = item if isinstance(item, Tensor) else torch.from_numpy(np.asarray(item))
+    except (TypeError, ValueError) as error:  # a ragged list, or one of objects
+        msg = f"sequence {index} is not a list of token ids, which are whole numbers"
+        raise TypeError(msg) from error
+    if tensor.dtype == torch.bool:
+        msg = "these are booleans, not token ids: an attention mask goes in as attention_mask="
+        raise ValueError(msg)
+    if tensor.is_floating_point() or tensor.is_complex():
+        msg = f"tokens must be integers of shape [batch pos], got {tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise ValueError(msg)
+    return tensor
+
+
+def _tensor_rows(model: Any, tokens: Tensor, attention_mask: Any) -> Iterator[TokenRow]:
+    tokens = _ids(tokens, 0)
     tokens = tokens[None] if tokens.ndim == 1 else tokens
-    if tokens.ndim != 2 or tokens.is_floating_point() or 0 in tokens.shape:  # noqa: PLR2004
+    if tokens.ndim != 2 or 0 in tokens.shape:  # noqa: PLR2004
         msg = f"tokens must be integers of shape [batch pos], got {tokens.dtype} of shape {tuple(tokens.shape)}"
         raise ValueError(msg)
     if attention_mask is None:
         _refuse_unmarked_padding(model, tokens)
         yield from ((row, None) for row in tokens)
         return
-    attention_mask = attention_mask[None] if attention_mask.ndim == 1 else attention_mask
+    attention_mask = _mask(attention_mask)
     if attention_mask.shape != tokens.shape:
         msg = f"attention_mask has shape {tuple(attention_mask.shape)}, tokens have {tuple(tokens.shape)}"
         raise ValueError(msg)
@@ -156,6 +265,15 @@ def _tensor_rows(
         msg = "attention_mask must hold ones for real tokens and zeros for padding, and nothing else"
         raise ValueError(msg)
     yield from zip(tokens, attention_mask.long(), strict=True)
+
+
+def _mask(attention_mask: Any) -> Tensor:
+    try:
+        mask = torch.as_tensor(attention_mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"attention_mask must be a tensor of ones and zeros, got {attention_mask!r:.40}"
+        raise TypeError(msg) from error
+    return mask[None] if mask.ndim == 1 else mask
 
 
 def _refuse_unmarked_padding(model: Any, tokens: Int[Tensor, "batch pos"]) -> None:
@@ -189,7 +307,7 @@ def _check_sequence(index: int, tokens: Tensor, mask: Tensor | None, vocabulary:
         raise ValueError(msg)
 
 
-def _grouped(sequences: list[tuple[Tensor, Tensor | None]], batch_size: int, device: Any) -> Iterator[Batch]:
+def _grouped(sequences: list[TokenRow], batch_size: int, device: Any) -> Iterator[Batch]:
     first = 0
     while first < len(sequences):
         tokens, mask = sequences[first]
@@ -200,31 +318,3 @@ def _grouped(sequences: list[tuple[Tensor, Tensor | None]], batch_size: int, dev
         masks = None if mask is None else torch.stack([mask for _, mask in chosen if mask is not None]).to(device)
         yield Batch(torch.stack([tokens for tokens, _ in chosen]).long().to(device), masks, first)
         first = stop
-
-
-def text_tokens(model: Any, text: str, index: int) -> Int[Tensor, " pos"]:
-    """Token ids of a text, with no special token around it.
-
-    Args:
-        model: A TransformerBridge, for its tokenizer.
-        text: The text.
-        index: Number of the text, for the error message.
-
-    Raises:
-        ValueError: If the model has no tokenizer, or the text is empty.
-    """
-    if model.tokenizer is None:
-        msg = "the model has no tokenizer: give token ids instead of text"
-        raise ValueError(msg)
-    if not text.strip():
-        msg = f"text {index} is empty: there is nothing to score"
-        raise ValueError(msg)
-    ids = model.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long)
-
-
-def start_token(model: Any) -> Int[Tensor, " start"]:
-    """The token that sequences begin with, or none where the model is used without one."""
-    bos = getattr(model.tokenizer, "bos_token_id", None)
-    prepends = bool(getattr(model.cfg, "default_prepend_bos", True))
-    return torch.tensor([bos] if bos is not None and prepends else [], dtype=torch.long)

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from positional_heads.binning import BinLookup
-from positional_heads.dominance import Tile
+from positional_heads.dominance import SATURATED, Tile
 from positional_heads.kernels.eager import EagerKernel
 from positional_heads.kernels.sums import PairSums, Planes, no_sums, tile_sums
 from positional_heads.kernels.tiles import Tiles, out_of_memory
@@ -54,8 +54,8 @@ class CompiledKernel:
 
         def work(tile: Tile) -> PairSums:
             total = no_sums(bins, ranks)
-            for dominant, distance in _tiles(query, key, plan, temperature, tile.pairs):
-                total = total + tile_sums(dominant, distance, bins, ranks)
+            for dominant, saturated, distance in _tiles(query, key, plan, temperature, tile.pairs):
+                total = total + tile_sums(dominant, distance, bins, ranks, saturated)
             return total
 
         return self._or_eager(
@@ -81,8 +81,9 @@ class CompiledKernel:
                 n = len(query_pos)
                 if n:
                     rows, columns = (pad(pos, (0, at_once - n)) for pos in (query_pos, key_pos))
-                    dominant = _fused(_listed)(query[:, rows], key[:, columns] / temperature)[:, :n]
-                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks)
+                    found = _fused(_listed)(query[:, rows], key[:, columns] / temperature)
+                    dominant, saturated = (values[:, :n] for values in found)
+                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
             return total
 
         return self._or_eager(
@@ -108,8 +109,8 @@ class CompiledKernel:
 
 def _tiles(
     query: Planes, key: Planes, plan: PairPlan, temperature: float, pairs: int
-) -> Iterator[tuple[Float[Tensor, "head n"], Int[Tensor, " n"]]]:
-    """D and distance of every pair that counts, a square block of queries and keys at a time."""
+) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
+    """D, whether it is saturated, and distance of every pair that counts, a square block at a time."""
     length, side = query.shape[1], _power_below(math.isqrt(pairs))
     queries, keys = (pad(planes, (0, 0, 0, 0, 0, -length % side)) for planes in (query, key / temperature))
     queries = rearrange(queries, "head (block pos) pair two -> block head pair pos two", pos=side).contiguous()
@@ -123,35 +124,44 @@ def _tiles(
             counted = counts.flatten().nonzero().flatten()
             if counted.numel():
                 block = _fused(_block)(rows, keys[column])
-                yield block.flatten(1).index_select(1, counted), distance.flatten()[counted]
+                dominant, saturated = (values.flatten(1).index_select(1, counted) for values in block)
+                yield dominant, saturated, distance.flatten()[counted]
 
 
 def _block(
     query: Float[Tensor, "head pair query_pos 2"], key: Float[Tensor, "head pair 2 key_pos"]
-) -> Float[Tensor, "head query_pos key_pos"]:
-    index = torch.arange(query.shape[1], dtype=torch.float32, device=query.device)[:, None, None]
+) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
     contributions = query[..., 0, None] * key[:, :, None, 0] + query[..., 1, None] * key[:, :, None, 1]
-    weights = torch.exp(contributions - contributions.amax(1, keepdim=True))
-    return (weights * index).sum(1) / weights.sum(1)
+    return _weighed(contributions, 1)
 
 
-def _listed(query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"]) -> Float[Tensor, "head n"]:
-    index = torch.arange(query.shape[2], dtype=torch.float32, device=query.device)
-    contributions = query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1]
-    weights = torch.exp(contributions - contributions.amax(-1, keepdim=True))
-    return (weights * index).sum(-1) / weights.sum(-1)
+def _listed(
+    query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"]
+) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"]]:
+    return _weighed(query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1], -1)
+
+
+def _weighed(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """D over a dimension of pairs, as `contributions.dominance` adds it up, and whether one pair holds it all."""
+    pairs = contributions.shape[dim]
+    index = torch.arange(pairs, device=contributions.device).view(-1, *[1] * (-1 - dim % -contributions.ndim))
+    top = contributions.amax(dim, keepdim=True)
+    at = torch.where(contributions == top, index, pairs).amin(dim, keepdim=True)  # the first, and no slower argmax
+    weights = torch.exp(contributions - top)
+    total = weights.sum(dim)
+    return at.squeeze(dim) + (weights * (index - at)).sum(dim) / total, total * SATURATED < 1
 
 
 @functools.cache
-def _fused(expression: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _fused(expression: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
     """The expression compiled, failing with one error for all that compilers raise."""
     plain = getattr(expression, "__wrapped__", expression)  # without the checks of shapes that tests put around it
     fused: Any = torch.compile(plain, dynamic=False, fullgraph=True)
 
-    def run(*planes: Tensor) -> Tensor:
+    def run(*planes: Tensor) -> tuple[Tensor, Tensor]:
         try:
             with torch.no_grad():
-                result: Tensor = fused(*planes)
+                result: tuple[Tensor, Tensor] = fused(*planes)
         except Exception as error:  # compilers fail in many ways, and eager tiles always work
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise

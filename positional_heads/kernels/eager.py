@@ -34,8 +34,8 @@ class EagerKernel:
 
         def work(tile: Tile) -> PairSums:
             total = no_sums(bins, ranks)
-            for dominant, distance in dominant_tiles(query, key, plan, temperature, tile):
-                total = total + tile_sums(dominant, distance, bins, ranks)
+            for dominant, saturated, distance in dominant_tiles(query, key, plan, temperature, tile):
+                total = total + tile_sums(dominant, distance, bins, ranks, saturated)
             return total
 
         return self._tiles.run(work, query.device, len(query))
@@ -57,8 +57,8 @@ class EagerKernel:
             at_once = max(1, min(tile.pairs, tile.terms // (heads * pairs)))
             for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
                 if query_pos.numel():
-                    dominant = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
-                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks)
+                    dominant, saturated = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
+                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
             return total
 
         return self._tiles.run(work, query.device, len(query))
@@ -68,5 +68,5 @@ class EagerKernel:
     ) -> Float[Tensor, "head n"]:
         """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
         parts = zip(*(place.split(IN_CACHE) for place in places), strict=True)
-        found = [listed_dominant(query[:, rows], key[:, columns], temperature) for rows, columns in parts]
+        found = [listed_dominant(query[:, rows], key[:, columns], temperature)[0] for rows, columns in parts]
         return torch.cat(found, dim=1)

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int KEYS = 16;      // keys of a block, and pairs of a list taken at once
 constexpr int CELLS = 65536;  // of binning.BinLookup
+constexpr float SATURATED = 0.999f;  // of dominance
 #if defined(__AVX512F__)
 constexpr int LANES = 16, QUERIES = 4;
 #elif defined(__AVX__)
@@ -50,22 +51,39 @@ inline Vector power_of_two(Vector x) {
     return power * (Vector)((Integers)shifted << 23);
 }
 
-// D from contributions[pair][n] and their maxima: softmax-weighted mean pair index.
+// D, the softmax-weighted mean pair index, of as many query-key pairs as a vector has lanes; and -1 where one rotary pair
+// holds the softmax.
+struct Dominant {
+    Vector d;
+    Integers saturated;
+};
+
+// The largest contributions so far, and whose they are.
+struct Largest {
+    Vector value, index;
+    inline void look_at(const Vector& contribution, float pair) {
+        index = value < contribution ? Vector{} + pair : index;
+        value = value < contribution ? contribution : value;
+    }
+};
+const Largest NONE = {Vector{} - __builtin_inff(), Vector{}};
+
+// D from contributions[pair][n] and the largest: its index, and how far the others draw the mean away.
 template <int N>
-inline void weigh(const Vector* contributions, int64_t pairs, const Vector* maxima, Vector* dominant) {
+inline void weigh(const Vector* contributions, int64_t pairs, const Largest* largest, Dominant* dominant) {
     Vector total[N], weighted[N];
     for (int n = 0; n < N; n++) total[n] = weighted[n] = Vector{};
     const Vector least = Vector{} - 126.0f;  // a weight of 2^-126 beside one of 1 is nothing
     float index = 0;
     for (int64_t pair = 0; pair < pairs; pair++, index += 1) {
         for (int n = 0; n < N; n++) {
-            const Vector below = contributions[pair * N + n] - maxima[n];
+            const Vector below = contributions[pair * N + n] - largest[n].value;
             const Vector weight = power_of_two(below < least ? least : below);
             total[n] += weight;
-            weighted[n] += weight * index;
+            weighted[n] += weight * (index - largest[n].index);
         }
     }
-    for (int n = 0; n < N; n++) dominant[n] = weighted[n] / total[n];
+    for (int n = 0; n < N; n++) dominant[n] = {largest[n].index + weighted[n] / total[n], total[n] * SATURATED < 1.0f};
 }
 
 }  // namespace
@@ -85,6 +103,7 @@ struct Head {
     const int64_t* ranks;     // [distance, largest first][2]: 1 and the rank
     int64_t* histogram;       // [bin][2]: pairs and rank sum
     int64_t* dimension_sums;  // [distance, largest first], in steps of 2^-24
+    int64_t* saturated;       // one number: pairs of which one rotary pair holds the softmax
     float* dominant;          // D itself, for tests and nobody else: [query][16 * blocks] or [listed]; or null
     int64_t row;              // length of a row of it
 };
@@ -138,10 +157,29 @@ inline bool add_lane(const Head& head, const float* dominant, const Folded& fold
     return !(dominant[lane] - dominant[lane] == 0);
 }
 
+// Values of D and saturation in the order of keys, or of the list.
+struct Lanes {
+    float d[KEYS];
+    int32_t saturated[KEYS];
+    explicit Lanes(const Dominant* dominant) {
+        for (int vector = 0; vector < VECTORS; vector++) {
+            std::memcpy(d + vector * LANES, &dominant[vector].d, sizeof(Vector));
+            std::memcpy(saturated + vector * LANES, &dominant[vector].saturated, sizeof(Integers));
+        }
+    }
+    int64_t count(int from, int to) const {
+        int32_t sum = 0;
+        for (int lane = from; lane < to; lane++) sum -= saturated[lane];
+        return sum;
+    }
+};
+
 // Adds the lanes from `from` to `to` of one query and one block of keys, the first lane of all at `place`.
-inline bool add_block(const Head& head, const float* dominant, int64_t place, int from, int to) {
+inline bool add_block(const Head& head, const Lanes& lanes, int64_t place, int from, int to) {
+    const float* dominant = lanes.d;
     Folded folded;
     fold_values(head, dominant, folded);
+    *head.saturated += to - from < KEYS ? lanes.count(from, to) : lanes.count(0, KEYS);
     int bad = 0;
     if (to - from < KEYS) {
         for (int lane = from; lane < to; lane++) bad |= add_lane(head, dominant, folded, lane, place + lane);
@@ -182,9 +220,9 @@ inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // D of N queries with one block of keys.
 template <int N>
-inline void block_dominant(const Head& head, int64_t query, const float* key, Vector* buffer, Vector* dominant) {
-    Vector maxima[N * VECTORS];
-    for (int n = 0; n < N * VECTORS; n++) maxima[n] = Vector{} - __builtin_inff();
+inline void block_dominant(const Head& head, int64_t query, const float* key, Vector* buffer, Dominant* dominant) {
+    Largest largest[N * VECTORS];
+    for (int n = 0; n < N * VECTORS; n++) largest[n] = NONE;
     const float* queries = head.query + query * 2 * head.pairs;
     for (int64_t pair = 0; pair < head.pairs; pair++) {
         for (int vector = 0; vector < VECTORS; vector++) {
@@ -194,19 +232,19 @@ inline void block_dominant(const Head& head, int64_t query, const float* key, Ve
                 const float* q = queries + (n * head.pairs + pair) * 2;
                 const int place = n * VECTORS + vector;
                 const Vector contribution = q[0] * a + q[1] * b;
-                maxima[place] = maxima[place] < contribution ? contribution : maxima[place];
+                largest[place].look_at(contribution, pair);
                 buffer[pair * N * VECTORS + place] = contribution;
             }
         }
     }
-    weigh<N * VECTORS>(buffer, head.pairs, maxima, dominant);
+    weigh<N * VECTORS>(buffer, head.pairs, largest, dominant);
 }
 
 // The same where no contribution is so large that powers of two leave a float's range: neither maxima nor a buffer.
 template <int N>
-inline void bounded_dominant(const Head& head, int64_t query, const float* key, Vector* dominant) {
-    Vector total[N * VECTORS], weighted[N * VECTORS];
-    for (int n = 0; n < N * VECTORS; n++) total[n] = weighted[n] = Vector{};
+inline void bounded_dominant(const Head& head, int64_t query, const float* key, Dominant* dominant) {
+    Vector total[N * VECTORS], weighted[N * VECTORS], largest[N * VECTORS];
+    for (int n = 0; n < N * VECTORS; n++) total[n] = weighted[n] = largest[n] = Vector{};
     const float* queries = head.query + query * 2 * head.pairs;
     float index = 0;
     for (int64_t pair = 0; pair < head.pairs; pair++, index += 1) {
@@ -216,12 +254,14 @@ inline void bounded_dominant(const Head& head, int64_t query, const float* key, 
             for (int n = 0; n < N; n++) {
                 const float* q = queries + (n * head.pairs + pair) * 2;
                 const Vector weight = power_of_two(q[0] * a + q[1] * b);
-                total[n * VECTORS + vector] += weight;
-                weighted[n * VECTORS + vector] += weight * index;
+                const int place = n * VECTORS + vector;
+                total[place] += weight;
+                weighted[place] += weight * index;
+                largest[place] = largest[place] < weight ? weight : largest[place];
             }
         }
     }
-    for (int n = 0; n < N * VECTORS; n++) dominant[n] = weighted[n] / total[n];
+    for (int n = 0; n < N * VECTORS; n++) dominant[n] = {weighted[n] / total[n], total[n] * SATURATED < largest[n]};
 }
 
 // Whether no contribution of these queries can exceed 100: 2^100 times 2^13 pairs times their index is still a float.
@@ -248,7 +288,7 @@ bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* 
     if (last < first) return bad;
     const bool small = bounded(head, query, N);
     for (int64_t block = first / KEYS; block <= last / KEYS; block++) {
-        Vector dominant[N * VECTORS];
+        Dominant dominant[N * VECTORS];
         const float* keys = head.key + block * head.pairs * 2 * KEYS;
         if (small) {
             bounded_dominant<N>(head, query, keys, dominant);
@@ -256,12 +296,12 @@ bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* 
             block_dominant<N>(head, query, keys, buffer, dominant);
         }
         for (int n = 0; n < N; n++) {
-            const float* values = (const float*)(dominant + n * VECTORS);
+            const Lanes lanes(dominant + n * VECTORS);
             const int64_t own = query + n, key = block * KEYS;
             const int64_t from = larger(larger(limits.skip_keys, own - limits.furthest) - key, 0);
             const int64_t to = smaller(own - limits.nearest + 1 - key, KEYS);
-            if (from < to) bad |= add_block(head, values, head.distances - 1 - own + key, from, to);
-            if (head.dominant) std::memcpy(head.dominant + own * head.row + key, values, sizeof(float) * KEYS);
+            if (from < to) bad |= add_block(head, lanes, head.distances - 1 - own + key, from, to);
+            if (head.dominant) std::memcpy(head.dominant + own * head.row + key, lanes.d, sizeof(lanes.d));
         }
     }
     return bad;
@@ -312,24 +352,25 @@ int listed_pairs(const Head* head, const int64_t* query_pos, const int64_t* key_
                 for (int n = 0; n < 4; n++) std::memcpy(buffer + (pair + n) * KEYS + lane, &rows[n], sizeof(Four));
             }
         }
-        Vector maxima[VECTORS], dominant[VECTORS];
+        Largest largest[VECTORS];
+        Dominant dominant[VECTORS];
         const Vector* contributions = (const Vector*)buffer;
-        for (int vector = 0; vector < VECTORS; vector++) maxima[vector] = contributions[vector];
-        for (int64_t pair = 1; pair < pairs; pair++) {
+        for (int vector = 0; vector < VECTORS; vector++) largest[vector] = NONE;
+        for (int64_t pair = 0; pair < pairs; pair++) {
             for (int vector = 0; vector < VECTORS; vector++) {
-                const Vector contribution = contributions[pair * VECTORS + vector];
-                maxima[vector] = maxima[vector] < contribution ? contribution : maxima[vector];
+                largest[vector].look_at(contributions[pair * VECTORS + vector], pair);
             }
         }
-        weigh<VECTORS>(contributions, pairs, maxima, dominant);
-        const float* values = (const float*)dominant;
+        weigh<VECTORS>(contributions, pairs, largest, dominant);
+        const Lanes lanes(dominant);
         Folded folded;
-        fold_values(*head, values, folded);
+        fold_values(*head, lanes.d, folded);
+        *head->saturated += lanes.count(0, taken);
         for (int lane = 0; lane < taken; lane++) {
             const int64_t place = head->distances - 1 - query_pos[start + lane] + key_pos[start + lane];
-            bad |= add_lane(*head, values, folded, lane, place);
+            bad |= add_lane(*head, lanes.d, folded, lane, place);
         }
-        if (head->dominant) std::memcpy(head->dominant + start, values, sizeof(float) * taken);
+        if (head->dominant) std::memcpy(head->dominant + start, lanes.d, sizeof(float) * taken);
     }
     std::free(buffer);
     return bad ? NOT_FINITE : FINITE;

@@ -36,7 +36,7 @@ NOT_FINITE, NO_MEMORY = 1, 2
 
 Share = tuple[int, int, int]
 """Head, first and last query, or place in a list."""
-Shared = tuple[int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"]]
+Shared = tuple[int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"], Int[Tensor, " one"]]
 """Head, status and its sums."""
 
 
@@ -56,6 +56,7 @@ class _Head(ctypes.Structure):
         ("ranks", ctypes.c_void_p),
         ("histogram", ctypes.c_void_p),
         ("dimension_sums", ctypes.c_void_p),
+        ("saturated", ctypes.c_void_p),
         ("dominant", ctypes.c_void_p),
         ("row", ctypes.c_int64),
     )
@@ -209,18 +210,18 @@ class _Work:
         heads, edges = self.bins.edges.shape
         pairs = torch.zeros((heads, edges + 1, 2), dtype=torch.long)
         dimensions = torch.zeros((heads, len(counted)), dtype=torch.long)
-
+        saturated = torch.zeros((heads, 1), dtype=torch.long)
         threads = torch.get_num_threads() if int(counted.sum()) * heads * self.n_pairs >= THREADS_PAY else 1
 
         def share(place: Share) -> Shared:
             number, first, last = place
-            own = pairs[number], dimensions[number]
+            own = pairs[number], dimensions[number], saturated[number]
             if threads > 1:  # two may have the same head at once
-                own = torch.zeros_like(own[0]), torch.zeros_like(own[1])
+                own = torch.zeros_like(own[0]), torch.zeros_like(own[1]), torch.zeros_like(own[2])
             return number, count(self._head(number, *own), first, last), *own
 
         bad = set()
-        for number, status, histogram, sums in _on_threads(share, shares, threads):
+        for number, status, histogram, sums, one_pair in _on_threads(share, shares, threads):
             if status == NO_MEMORY:
                 raise MemoryError
             if status == NOT_FINITE:
@@ -228,10 +229,12 @@ class _Work:
             if threads > 1:
                 pairs[number] += histogram
                 dimensions[number] += sums
+                saturated[number] += one_pair
         refuse_heads(bad)
-        return PairSums(pairs[..., 0].contiguous(), pairs[..., 1].contiguous(), counted, dimensions.flip(1))
+        histograms = pairs[..., 0].contiguous(), pairs[..., 1].contiguous()
+        return PairSums(*histograms, counted, dimensions.flip(1), saturated[:, 0])
 
-    def _head(self, number: int, histogram: Tensor, sums: Tensor) -> _Head:
+    def _head(self, number: int, histogram: Tensor, sums: Tensor, saturated: Tensor) -> _Head:
         return _Head(
             _place(self.query[number]),
             _place(self.key[number]),
@@ -245,6 +248,7 @@ class _Work:
             _place(self.ranks),
             _place(histogram),
             _place(sums),
+            _place(saturated),
             None if self.dominant is None else _place(self.dominant[number]),
             0 if self.dominant is None else self.dominant.shape[-1],
         )

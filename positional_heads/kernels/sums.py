@@ -1,10 +1,10 @@
-"""What does a kernel hand back? Four sums over query-key pairs, all integers, so that they add up in any order."""
+"""What does a kernel hand back? Five sums over query-key pairs, all integers, so that they add up in any order."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.binning import BinLookup, refuse_not_finite
@@ -25,12 +25,14 @@ class PairSums:
         rank_sums: Sum of the ranks of their distances.
         counted: Pairs at each distance.
         dimension_sums: Sum of their D, in steps of 2^-24.
+        saturated: Pairs in which one rotary pair holds more than `dominance.SATURATED` of the softmax.
     """
 
     pairs: Int[Tensor, "head bin"]
     rank_sums: Int[Tensor, "head bin"]
     counted: Int[Tensor, " distance"]
     dimension_sums: Int[Tensor, "head distance"]
+    saturated: Int[Tensor, " head"]
 
     def __add__(self, other: "PairSums") -> "PairSums":
         """The sums over both sets of pairs."""
@@ -39,6 +41,7 @@ class PairSums:
             self.rank_sums + other.rank_sums,
             self.counted + other.counted,
             self.dimension_sums + other.dimension_sums,
+            self.saturated + other.saturated,
         )
 
 
@@ -81,11 +84,15 @@ def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> PairSums:
     """The sums over no pairs."""
     heads, edges = bins.edges.shape
     zeros = torch.zeros((heads, edges + 1), dtype=torch.long, device=ranks.device)
-    return PairSums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1))
+    return PairSums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1), zeros[:, 0])
 
 
 def tile_sums(
-    dominant: Float[Tensor, "head n"], distance: Int[Tensor, " n"], bins: BinLookup, ranks: Int[Tensor, " distance"]
+    dominant: Float[Tensor, "head n"],
+    distance: Int[Tensor, " n"],
+    bins: BinLookup,
+    ranks: Int[Tensor, " distance"],
+    saturated: Bool[Tensor, "head n"],
 ) -> PairSums:
     """The sums over a tile of pairs; at most 2^20 pairs, so that float64 sums stay exact.
 
@@ -94,6 +101,7 @@ def tile_sums(
         distance: Distance of every pair in tokens.
         bins: Bins of D.
         ranks: Rank of each distance.
+        saturated: Whether one rotary pair holds the softmax of a query-key pair.
 
     Raises:
         ValueError: If the tile is too large, or D is not finite.
@@ -113,4 +121,5 @@ def tile_sums(
         torch.bincount(bin_of, weights=weights, minlength=heads * n_bins).long().view(heads, n_bins),
         torch.bincount(distance, minlength=distances),
         torch.bincount(cell, weights=fixed, minlength=heads * distances).long().view(heads, distances),
+        saturated.sum(1),
     )

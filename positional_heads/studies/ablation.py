@@ -9,12 +9,14 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from positional_heads.arguments import check_seed, checked, in_range
 from positional_heads.heads import Head
 from positional_heads.host.ablation import Reference
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
 from positional_heads.host.retrieval import retrieval_scores
 from positional_heads.results import HeadScores
+from positional_heads.statistics import FEWEST_UNITS
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.finished import FinishedParts
 from positional_heads.studies.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
@@ -22,10 +24,12 @@ from positional_heads.tasks.examples import AnswerTask, Task
 from positional_heads.tasks.measuring import make_task, ready_ablation
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+MOST_RANDOM = 100_000
 MOST_SINGLES = 128
 """Heads up to which, if nothing else is asked for, all are ablated alone; in larger models only the top ones."""
 
 
+@checked
 def ablation_study(
     model: TransformerLensModel,
     scores: HeadScores,
@@ -73,6 +77,9 @@ def ablation_study(
         ValueError: If scores are from another model, or task, mode, heads or settings make no sense.
     """
     _refuse_other_model(model, scores)
+    in_range("n_random", n_random, 0, MOST_RANDOM)
+    in_range("batch_size", batch_size, 1)
+    check_seed(seed)
     if n_random < 1:
         msg = f"n_random {n_random}: give at least 1; 20 are needed for a p-value of 0.05"
         raise ValueError(msg)
@@ -80,15 +87,15 @@ def ablation_study(
     ranked_by = _ranking_score(scores, rank_by)
     ranking = sorted((head for head in scores.heads if not ranked_by[head].isnan()), key=lambda head: -ranked_by[head])
     sizes = doses(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
+    alone = _singles(ranking, sizes[-1], singles)
     ablation = ready_ablation(model, made, mode, reference, distance)
     retrieval, notes = _retrieval(model, made)
-    alone = _singles(ranking, sizes[-1], singles)
     fetching = None if retrieval is None else _by_retrieval(retrieval, ranking)
     cells = study_cells(ranking, sizes, n_random, fetching, alone, seed)
     provenance = {
         "versions": library_versions(),
         "model": model_provenance(model),
-        "task": {"name": made.name, **made.settings, "sha256": _examples_hash(made)},
+        "task": {"name": made.name, "sha256": _examples_hash(made), **made.settings},
         "ablation": {"mode": mode, "distance": distance, "reference": ablation.reference_hash},
         "scores": _scores_provenance(scores, rank_by),
         "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
@@ -97,7 +104,8 @@ def ablation_study(
     finished = FinishedParts(checkpoint, identity)
     wanted = distinct_sets(cells)
     done, title = sum(_part(heads) in finished for heads in wanted), f"ablating for {made.name}"
-    with tqdm(total=len(wanted), initial=done, unit="set", desc=title, disable=not progress) as bar:
+    bar = tqdm(total=len(wanted), initial=done, unit="set", desc=title, disable=not progress)
+    with bar, finished.on_interrupt(len(wanted)):
         for heads in wanted:
             if _part(heads) in finished:
                 continue
@@ -117,7 +125,7 @@ def ablation_study(
         ranked_by=ranked_by,
         retrieval=retrieval,
         chance=dict(made.chance),
-        notes=[*notes, *_control_notes(by_kind(cells, "random"), sizes, n_random)],
+        notes=[*notes, *_unit_notes(made), *_control_notes(by_kind(cells, "random"), sizes, n_random)],
         provenance=provenance,
     )
 
@@ -169,10 +177,12 @@ def _singles(ranking: list[Head], largest: int, singles: str | None) -> list[Hea
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, list[str]]:
     """Retrieval scores on held-out examples of the task, or of passkey where it has no needle."""
     source = task
-    if not isinstance(task, AnswerTask) or any(example.needle is None for example in task.held_out):
+    if not _with_needles(task):
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model no tokenizer to make one."]
         source = make_task(model, "passkey")
+        if not _with_needles(source):
+            return None, ["No retrieval scores: the text is too short for held-out examples; give a longer haystack."]
     asked = [example for example in source.held_out if example.reach == "long"]  # type: ignore[attr-defined]
     starts = [example.answers[0][0] for example in asked]
     found = retrieval_scores(
@@ -186,8 +196,21 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, 
     return found, []
 
 
+def _with_needles(task: Task) -> bool:
+    """Whether it has held-out examples whose answers stand in their context."""
+    held_out = task.held_out if isinstance(task, AnswerTask) else ()
+    return bool(held_out) and all(example.needle is not None for example in held_out)
+
+
 def _by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
     return sorted((head for head in ranking if not retrieval[head].isnan()), key=lambda head: (-retrieval[head], head))
+
+
+def _unit_notes(task: Task) -> list[str]:
+    units = len({row["unit"] for row in task.rows})
+    if units >= FEWEST_UNITS:
+        return []
+    return [f"No intervals: they take {FEWEST_UNITS} units (examples that share no content), {task.name} has {units}."]
 
 
 def _control_notes(random: Any, sizes: Sequence[int], wanted: int) -> list[str]:

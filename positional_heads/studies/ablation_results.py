@@ -103,9 +103,10 @@ class AblationStudy:
         return pd.concat(parts, ignore_index=True)
 
     def effects(self, measure: str | None = None, *, by: str | None = None, level: float = 0.95) -> "pd.DataFrame":
-        """Mean effect of each kind of set at each size, with its bootstrap interval over units.
+        """Mean effect of each kind of set at each size, with its interval over units.
 
-        Random sets are averaged first. The row of kind "none" holds the un-ablated measure itself.
+        Random sets are averaged first. The row of kind "none" holds the un-ablated measure itself. Below four units
+        there is no interval, and its ends are NaN.
 
         Args:
             measure: Which measure; the most sensitive when None.
@@ -125,14 +126,14 @@ class AblationStudy:
                 if units is None:
                     continue
                 own = {} if by is None else {by: group}
-                lines.append({**own, "kind": "none", "k": 0, "reach": reach, **_summary(units[0], level), "sets": 1})
+                plain, bounds = _summary(units[0], level, self._bounds(measure, reach, 0)), self._bounds(measure, reach)
+                lines.append({**own, "kind": "none", "k": 0, "reach": reach, **plain, "sets": 1})
                 changes = units - units[0]
                 for kind in COMPARED:
                     for k, cells in by_kind(self.cells, kind).items():
                         mean = changes[[self._place[cell.heads] for cell in cells]].mean(0)
-                        lines.append(
-                            {**own, "kind": kind, "k": k, "reach": reach, **_summary(mean, level), "sets": len(cells)}
-                        )
+                        found = _summary(mean, level, bounds)
+                        lines.append({**own, "kind": kind, "k": k, "reach": reach, **found, "sets": len(cells)})
         return pd.DataFrame(lines)
 
     def contrasts(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
@@ -158,7 +159,7 @@ class AblationStudy:
             units = self._units(measure, reach)
             if units is None:
                 continue
-            changes = units - units[0]
+            changes, bounds = units - units[0], self._bounds(measure, reach)
             observed = {k: changes[self._place[top[k][0].heads]] for k in self.sizes}
             drawn = {k: changes[[self._place[cell.heads] for cell in permuted[k]]].mean(-1) for k in permuted}
             others = {k: changes[[self._place[cell.heads] for cell in random[k]]].mean(0) for k in random}
@@ -167,7 +168,7 @@ class AblationStudy:
                 paired = [observed[size] - others[size] for size in sizes if size in others]
                 difference = torch.stack(paired).mean(0) if paired else torch.full_like(units[0], torch.nan)
                 effect = float(torch.stack([observed[size].mean() for size in sizes]).mean())
-                line = {"k": k, "reach": reach, "top": effect, **_summary(difference, level, "difference")}
+                line = {"k": k, "reach": reach, "top": effect, **_summary(difference, level, bounds, "difference")}
                 permutations = torch.stack([drawn[size] for size in sizes]).mean(0) if drawn else torch.zeros(0)
                 line["p_value"] = permutation_p(effect, permutations.double())
                 sets = sum(len(random.get(size, [])) for size in sizes)
@@ -219,7 +220,7 @@ class AblationStudy:
             if units is None or not heads:
                 continue
             changes = units[[self._place[head,] for head in heads]] - units[0]
-            low, high = mean_interval(changes, level).unbind(-1)
+            low, high = mean_interval(changes, level, bounds=self._bounds(measure, reach)).unbind(-1)
             for name, column in ((reach, changes.mean(-1)), (f"{reach} low", low), (f"{reach} high", high)):
                 frame[name] = column.numpy()
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
@@ -357,7 +358,21 @@ class AblationStudy:
             return None
         return unit_means(self.values[measure][:, chosen], [self.rows[index]["unit"] for index in chosen])
 
+    def _bounds(self, measure: str, reach: str, lowest: int = -1) -> tuple[float, float] | None:
+        """Lowest and highest possible change at a reach, or, with a lowest of 0, measure; None if there are none.
 
-def _summary(units: Float64[Tensor, " unit"], level: float, name: str = "effect") -> dict[str, float]:
-    low, high = mean_interval(units, level).tolist()
+        A measure whose every value lies from 0 to 1, such as right and wrong answers, is taken to be bounded by them.
+        """
+        values = self.values[measure]
+        if bool(((values < 0) | (values > 1)).any()):
+            return None
+        return (lowest - 1.0, 1.0 - lowest) if reach == INTERACTION else (float(lowest), 1.0)
+
+
+def _summary(
+    units: Float64[Tensor, " unit"], level: float, bounds: tuple[float, float] | None, name: str = "effect"
+) -> dict[str, float]:
+    # where there is no random set to compare with, there is no difference
+    known = not bool(units.isnan().any())
+    low, high = mean_interval(units, level, bounds=bounds).tolist() if known else (float("nan"), float("nan"))
     return {name: float(units.mean()), "low": low, "high": high}

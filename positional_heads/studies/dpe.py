@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.contributions import head_planes
-from positional_heads.host.capture import LayerVectors, capture
+from positional_heads.host.capture import capture
 from positional_heads.host.extrapolation.extension import extended_rope
 from positional_heads.host.extrapolation.methods import Dpe
 from positional_heads.host.extrapolation.plain_rope import plain_rope
 from positional_heads.host.layers import resolve_layers
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.vectors import LayerVectors
 from positional_heads.tasks.measuring import make_task
 
 

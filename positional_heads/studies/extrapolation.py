@@ -10,8 +10,9 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from positional_heads.heads import Head
-from positional_heads.host.extrapolation.choosing import Method, rope_method
+from positional_heads.arguments import check_settings, checked, in_range
+from positional_heads.heads import Head, Heads, as_heads
+from positional_heads.host.extrapolation.choosing import Method, known_name, rope_method
 from positional_heads.host.extrapolation.extension import Extension, extended_rope
 from positional_heads.host.extrapolation.methods import HuggingFaceMethod
 from positional_heads.host.extrapolation.plain_rope import plain_rope
@@ -19,12 +20,13 @@ from positional_heads.host.layers import resolve_layers
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.prefill import refuse_fixed_tables
 from positional_heads.host.provenance import data_hash, library_versions, model_provenance
-from positional_heads.host.sequences import start_token, text_tokens
+from positional_heads.host.sequences import Text, as_sequences
+from positional_heads.host.texts import start_token, text_tokens
 from positional_heads.scoring import score_heads
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
 from positional_heads.studies.finished import FinishedParts
 from positional_heads.tasks.examples import AnswerTask, Example
-from positional_heads.tasks.measuring import make_task
+from positional_heads.tasks.measuring import make_task, task_setting_names
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
 ANSWERS_AT_A_DISTANCE = ("passkey", "needle", "kv", "copy")
@@ -32,14 +34,15 @@ FOLLOWED_HEADS = 4
 LONG_TEXT = 200
 
 
+@checked
 def extrapolation_study(
     model: TransformerLensModel,
-    text_or_tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"],
+    text_or_tokens: Text,
     methods: Sequence[str | Method] = METHODS,
     factors: Sequence[float] = (2, 4),
     *,
     task: str = "passkey",
-    heads: Sequence[Head] | None = None,
+    heads: Heads | None = None,
     training_length: int | None = None,
     sequences: int = 2,
     checkpoint: str | Path | None = None,
@@ -55,7 +58,8 @@ def extrapolation_study(
             length of every factor.
         factors: How much longer than the training length sequences get; above 1.
         task: Name of a task whose answers lie at known distances.
-        heads: Heads to follow; the four with the highest rho within the training length when None.
+        heads: Heads to follow, one or several, as Head(3, 7), (3, 7) or "L3H7"; the four with the highest rho within
+            the training length when None.
         training_length: Tokens that the model was trained on; found in its configuration when None.
         sequences: How many sequences of the text to score, where a text is given.
         checkpoint: Folder in which finished methods are kept, so that the same call goes on where one was stopped.
@@ -75,9 +79,15 @@ def extrapolation_study(
     if task not in ANSWERS_AT_A_DISTANCE:
         msg = f"task {task!r} does not say how far back its answers lie: choose {', '.join(ANSWERS_AT_A_DISTANCE)}"
         raise ValueError(msg)
-    if not factors or not methods:
+    if not len(factors) or not len(methods):
         msg = "no method or no factor given: there is nothing to study"
         raise ValueError(msg)
+    known_heads = None if heads is None else as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    if known_heads is not None and not known_heads:
+        msg = "no head given: name at least one to follow, or None for those with the highest rho"
+        raise ValueError(msg)
+    in_range("sequences", sequences, 1)
+    check_settings(f"task {task}", task_settings, [*task_setting_names(task)])
     longest = round(max(factors) * trained)
     refuse_fixed_tables(model, longest)
     tokens = _long_tokens(model, text_or_tokens, longest, sequences)
@@ -92,19 +102,20 @@ def extrapolation_study(
     steps = len(trials) + 1
     with tqdm(total=steps, unit="method", desc="extrapolating", disable=not progress) as bar:
         plain_scores = score_heads(model, tokens[:, :trained], beyond_context=True, null_repeats=0)
-        followed = plain_scores.top(FOLLOWED_HEADS) if heads is None else plain_scores.known(list(heads))
+        followed = plain_scores.top(FOLLOWED_HEADS) if known_heads is None else known_heads
         plain = _performance(model, task, trained, 0, settings)
         bar.update()
         identity = {**{key: provenance[key] for key in ("model", "data", "task")}, "trained": trained}
         finished = FinishedParts(checkpoint, {**identity, "heads": [str(head) for head in followed]})
-        for label, method, length in trials:
-            if (part := f"{label} at {length}") not in finished:
-                with extended_rope(model, method, training_length=training_length) as extension:
-                    made = _trial(model, extension, tokens[:, :length], followed, trained)
-                    made["performance"] = _performance(model, task, length, trained, settings)
-                    made["performance"]["loss"] = _loss_beyond(model, tokens[:, :length], trained)
-                finished.add(part, made)
-            bar.update()
+        with finished.on_interrupt(len(trials)):
+            for label, method, length in trials:
+                if (part := f"{label} at {length}") not in finished:
+                    with extended_rope(model, method, training_length=training_length) as extension:
+                        made = _trial(model, extension, tokens[:, :length], followed, trained)
+                        made["performance"] = _performance(model, task, length, trained, settings)
+                        made["performance"]["loss"] = _loss_beyond(model, tokens[:, :length], trained)
+                    finished.add(part, made)
+                bar.update()
     found = [finished.results[f"{label} at {length}"] for label, _, length in trials]
     return ExtrapolationStudy(
         labels=[label for label, _, _ in trials],
@@ -125,9 +136,10 @@ def extrapolation_study(
     )
 
 
+@checked
 def base_sweep(
     model: TransformerLensModel,
-    text_or_tokens: str | Int[Tensor, "batch pos"],
+    text_or_tokens: Text,
     bases: Sequence[float],
     factors: Sequence[float] = (2,),
     **settings: Any,
@@ -159,7 +171,8 @@ def _trials(
         for factor in factors:
             length = round(factor * trained)
             if isinstance(method, str):
-                yield method, rope_method(method, factor, training_length=trained), length
+                takes = None if known_name(method) == "p_rope" else factor
+                yield method, rope_method(method, takes, training_length=trained), length
             else:
                 own = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if _is_number(value))
                 yield f"{method.name} ({own})", method, length
@@ -176,18 +189,16 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _long_tokens(
-    model: Any, text_or_tokens: str | Int[Tensor, "batch pos"] | Int[Tensor, " pos"], length: int, sequences: int
-) -> Int[Tensor, "batch pos"]:
-    if isinstance(text_or_tokens, Tensor):
-        text_or_tokens = text_or_tokens[None] if text_or_tokens.ndim == 1 else text_or_tokens
-        if text_or_tokens.shape[1] < length:
-            msg = f"sequences of {text_or_tokens.shape[1]} tokens given, the largest factor needs {length}"
+def _long_tokens(model: Any, text_or_tokens: Text, length: int, sequences: int) -> Int[Tensor, "batch pos"]:
+    if not isinstance(text_or_tokens, str):
+        rows = [tokens if mask is None else tokens[mask.bool()] for tokens, mask in as_sequences(model, text_or_tokens)]
+        if (shortest := min(map(len, rows))) < length:
+            msg = f"sequences of {shortest} tokens given, the largest factor needs {length}"
             raise ValueError(msg)
-        return text_or_tokens[:, :length]
+        return torch.stack([row[:length] for row in rows])
     start, tokens = start_token(model), text_tokens(model, text_or_tokens, 0)
     room = length - len(start)
-    if sequences < 1 or len(tokens) < room:
+    if len(tokens) < room:
         msg = f"the text has {len(tokens)} tokens, a sequence at the largest factor needs {length}: give a longer text"
         raise ValueError(msg)
     pieces = tokens[: len(tokens) // room * room].view(-1, room)[:sequences]

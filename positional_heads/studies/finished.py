@@ -5,7 +5,8 @@ A line that was being written when the process died is not counted; lines of ano
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ class FinishedParts:
             stream.write(json.dumps({"part": part, "result": result}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    @contextmanager
+    def on_interrupt(self, total: int) -> Iterator[None]:
+        """Where Ctrl-C ends what is done inside, say what is kept.
+
+        Args:
+            total: How many parts the study has.
+        """
+        try:
+            yield
+        except KeyboardInterrupt as interrupt:
+            if self.file is None:
+                raise
+            kept = f"{len(self.results)} of {total} parts are finished and kept in {self.file}"
+            msg = f"{kept}; the same call goes on from there"
+            raise KeyboardInterrupt(msg) from interrupt
 
 
 def _whole_lines(file: Path) -> list[dict[str, Any]]:

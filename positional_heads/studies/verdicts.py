@@ -1,7 +1,9 @@
 """What does an ablation study show, in words? It may be that the heads do not matter."""
 
 from math import isnan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from positional_heads.statistics import FEWEST_UNITS
 
 if TYPE_CHECKING:
     from positional_heads.studies.ablation_results import AblationStudy
@@ -22,7 +24,7 @@ def ablation_verdict(study: "AblationStudy") -> str:
     far = table[(table["k"] == "all") & (table["reach"] == study.reaches[0])].iloc[0]
     basis = (
         f"{measure} {far['top']:+.3f}, {far['difference']:+.3f} against random sets of as many heads in the same "
-        f"layers (95 % interval {far['low']:+.3f} to {far['high']:+.3f}; p = {far['p_value']:.3f} over "
+        f"layers ({_interval(far)}; p = {far['p_value']:.3f} over "
         f"{far['permutations']} permuted rankings; mean over {len(study.sizes)} sizes)"
     )
     if 1 / (1 + int(far["permutations"])) > ALPHA:
@@ -33,12 +35,18 @@ def ablation_verdict(study: "AblationStudy") -> str:
     if "short" not in study.reaches:
         return f"{claim}. There is no short-range control: whether it is distance that they carry is open."
     both = table[(table["k"] == "all") & (table["reach"] == "long - short")].iloc[0]
-    apart = (
-        f"{both['difference']:+.3f}, 95 % interval {both['low']:+.3f} to {both['high']:+.3f}, p = {both['p_value']:.3f}"
-    )
+    apart = f"{both['difference']:+.3f}, {_interval(both)}, p = {both['p_value']:.3f}"
     if both["p_value"] <= ALPHA and (isnan(both["high"]) or both["high"] < 0):
         return f"{claim}. It hurts far away more than nearby ({apart}): these heads carry distance."
     return f"{claim}. But it hurts nearby about as much ({apart}): these heads matter, not for distance in particular."
+
+
+def _interval(row: Any) -> str:
+    if isnan(row["difference"]):
+        return "no random set to compare with"
+    if isnan(row["low"]):
+        return f"no interval below {FEWEST_UNITS} units"
+    return f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
 
 
 def _cannot_do_task(study: "AblationStudy", measure: str) -> str | None:

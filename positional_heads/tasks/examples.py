@@ -14,7 +14,10 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked, in_range
+from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
+from positional_heads.host.run_lengths import fresh_runs
 
 Reach = Literal["long", "short"]
 LOGITS_PER_BATCH = 2**26
@@ -136,6 +139,7 @@ class AnswerTask:
             for start, stop in example.answers
         ]
 
+    @checked
     def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
         """Log-probability and exact match of every answer.
 
@@ -143,10 +147,11 @@ class AnswerTask:
             model: A TransformerBridge, as it is inside the block that ablates.
             batch_size: Sequences per forward pass; chosen by length when None.
         """
+        in_range("batch_size", batch_size, 1)
         found: dict[int, list[tuple[float, float]]] = {}
         for batch in _batched(self.examples, model, batch_size):
             tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)
-            with torch.inference_mode():
+            with torch.inference_mode(), numbered_rows(model, batch):
                 logits = prefilled_logits(model, tokens)
                 for row, index in enumerate(batch):
                     spans = self.examples[index].answers
@@ -185,7 +190,8 @@ class FunctionTask:
         Raises:
             ValueError: If it returns another number of scores than before, or one that is not finite.
         """
-        scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().detach().cpu()
+        with fresh_runs(model):
+            scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().detach().cpu()
         if len(scores) != self.examples:
             msg = f"{self.name} returned {len(scores)} scores, {self.examples} the first time: it must not vary"
             raise ValueError(msg)

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.arguments import in_range
 from positional_heads.host.prefill import refuse_fixed_tables
-from positional_heads.host.sequences import start_token, text_tokens
+from positional_heads.host.texts import start_token, text_tokens
 
 Tokens = Int[Tensor, " _"]
 
@@ -33,6 +34,8 @@ class Haystack:
             text = bundled_text()
         self.start = start_token(model)
         self.tokens = text_tokens(model, text, 0)
+        self.end = len(self.tokens)
+        self.taken = torch.zeros(self.end, dtype=torch.bool)
 
     def window(self, size: int, rng: random.Random) -> Tokens:
         """Some `size` tokens in a row, from a random place.
@@ -40,11 +43,43 @@ class Haystack:
         Raises:
             ValueError: If the text is shorter.
         """
-        if size > len(self.tokens):
-            msg = f"the haystack has {len(self.tokens)} tokens, {size} are needed: give a longer text as haystack="
+        if size > self.end:
+            msg = f"the haystack has {self.end} tokens, {size} are needed: give a longer text as haystack="
             raise ValueError(msg)
-        first = rng.randint(0, len(self.tokens) - size)
+        return self.take(rng.randint(0, self.end - size), size)
+
+    def untouched(self, size: int, rng: random.Random) -> Tokens | None:
+        """Some `size` tokens in a row that no window has, from a random place; None if there are none."""
+        places = self._untouched_places(size)
+        if not len(places):
+            return None
+        first = int(places[rng.randrange(len(places))])
         return self.tokens[first : first + size]
+
+    def keep_end(self, size: int) -> bool:
+        """Keep the last `size` tokens from windows, if the text has room for another; windows so far are forgotten.
+
+        Returns:
+            Whether they are kept.
+        """
+        if len(self.tokens) < 2 * size:
+            return False
+        self.end = len(self.tokens) - size
+        self.taken.zero_()
+        return True
+
+    def has_untouched(self, size: int) -> bool:
+        """Whether a stretch of `size` tokens is left that no window has."""
+        return len(self._untouched_places(size)) > 0
+
+    def take(self, first: int, size: int) -> Tokens:
+        """The `size` tokens from a place on."""
+        self.taken[first : first + size] = True
+        return self.tokens[first : first + size]
+
+    def _untouched_places(self, size: int) -> Int[Tensor, " place"]:
+        before = torch.cat([torch.zeros(1, dtype=torch.long), self.taken.cumsum(0)])
+        return (before[size:] == before[: len(before) - size]).nonzero().flatten()
 
     def sample(self, size: int, rng: random.Random) -> Tokens:
         """Some `size` tokens drawn one by one: no text, but made of what the text is made of."""
@@ -81,15 +116,13 @@ def grid(
             raise ValueError(msg)
         refuse_fixed_tables(model, one)
     if isinstance(depths, int):
-        if depths < 1:
-            msg = f"depths {depths}: give at least 1"
-            raise ValueError(msg)
+        in_range("depths", depths, 1, 1000)
         depths = [index / depths for index in range(depths)]
     for depth in depths:
         if not 0 <= depth < 1:
             msg = f"depth {depth} must be at least 0 (start of the context) and below 1 (its end, the nearby control)"
             raise ValueError(msg)
-    if not lengths or not depths:
+    if not len(lengths) or not depths:
         msg = "no length or no depth given: there is nothing to measure"
         raise ValueError(msg)
     return [(one, depth) for one in lengths for depth in depths]

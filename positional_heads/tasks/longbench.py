@@ -1,18 +1,18 @@
 """LongBench (arXiv 2308.14508) from files in its own schema: its prompts, metrics and middle truncation.
 
-Prompts, answer lengths, stop strings and metrics are those that the lm-evaluation-harness ships (extra `eval`). A
-prompt that is too long loses its middle, as LongBench has it: half of the room for its beginning, half for its end; how
-much was dropped stands in each row.
+Prompts, answer lengths and metrics are the benchmark's own, to the character (`longbench.json`, with its licence). The
+lm-evaluation-harness departs from them: six of its prompts end in other blanks and newlines, its code similarity skips
+blank lines, and it strips answers before most metrics. A prompt that is too long loses its middle: half of the room for
+its beginning, half for its end; how much was dropped stands in each row. What we do otherwise than the benchmark: the
+halves are joined as tokens, the room is the model's context less the answer, and no chat template is put around.
 """
 
 import hashlib
-import importlib
 import json
 import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,15 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked
+from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
-from positional_heads.host.sequences import start_token, text_tokens
+from positional_heads.host.texts import start_token, text_tokens
+from positional_heads.tasks.longbench_metrics import judged, refuse_missing_library, unfit_answer
 
 SCHEMA = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
-INSTALL = "pip install 'positional-heads[eval]'"
+HUB = "Xnhyacinth/LongBench"
+"""A copy of the documents that needs no loading script, which the benchmark's own `THUDM/LongBench` does."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,21 @@ class LongBenchTask:
             batch_size: Not used: documents go one by one.
         """
         log_probs, scores = [], []
-        for document, prompt, answer in zip(self.documents, self.prompts, self.answers, strict=True):
-            log_probs.append(_log_prob(model, prompt, answer))
-            scores.append(_judged(document, _said(model, self.tokenizer, prompt, _dataset(str(document["dataset"])))))
+        for number, (document, prompt, answer) in enumerate(
+            zip(self.documents, self.prompts, self.answers, strict=True)
+        ):
+            name, settings = known_dataset(document["dataset"])
+            with numbered_rows(model, [number]):
+                log_probs.append(_log_prob(model, prompt, answer))
+                said = _said(model, self.tokenizer, prompt, name)
+            scores.append(judged(name, settings["metric"], said, document["answers"], document["all_classes"]))
         return {
             "log_prob": torch.tensor(log_probs, dtype=torch.float64),
             "score": torch.tensor(scores, dtype=torch.float64),
         }
 
 
+@checked
 def longbench(
     model: Any,
     *,
@@ -109,10 +119,14 @@ def longbench(
         seed: Taken for symmetry with other tasks; nothing is drawn.
 
     Raises:
-        ImportError: If the harness, whose prompts and metrics these are, is not installed.
+        ImportError: If a library that the datasets' metrics need is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is not a document of the schema, its dataset is unknown, or the length has no room.
+        ValueError: If a line is not a document of the schema, its dataset is unknown, it cannot be judged by its
+            dataset's metric, or the length has no room.
     """
+    if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
+        msg = f"examples {examples!r} must be a whole number of at least 1, or None for all documents"
+        raise ValueError(msg)
     if file is None and dataset is None:
         msg = "longbench needs file=, a JSON-lines file in its schema, or dataset=, the name of a dataset on the hub"
         raise ValueError(msg)
@@ -126,6 +140,7 @@ def longbench(
     if not documents:
         msg = f"no document of LongBench's dataset {dataset!r} in {file}" if dataset else f"{file}: no document in it"
         raise ValueError(msg)
+    refuse_missing_library({known_dataset(document["dataset"])[1]["metric"] for document in documents})
     made = [_prompt(model, document, length) for document in documents]
     digest = hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
     names = sorted({str(document["dataset"]) for document in documents})
@@ -139,7 +154,8 @@ def _from_file(file: Path, dataset: str | None) -> list[dict[str, Any]]:
         msg = f"{file}: no such file; give a JSON-lines file in LongBench's schema"
         raise FileNotFoundError(msg)
     documents = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    # lines end with a newline alone: JSON strings may hold other separators, such as U+2028, as they are
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -154,11 +170,11 @@ def _from_file(file: Path, dataset: str | None) -> list[dict[str, Any]]:
 
 
 def _from_hub(dataset: str) -> list[dict[str, Any]]:
-    settings = _dataset(dataset)
+    known_dataset(dataset)
     try:
         from datasets import load_dataset
 
-        rows: Iterable[Any] = load_dataset(settings["dataset_path"], settings["dataset_name"], split="test")
+        rows: Iterable[Any] = load_dataset(HUB, dataset, split="test")
         documents = [{**row, "input": row.get("input", row.get("question"))} for row in rows]
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -178,28 +194,34 @@ def _refuse_unfit(document: Any, where: str) -> None:
     if missing:
         msg = f"{where}: the fields {', '.join(missing)} are missing; LongBench's schema is {', '.join(SCHEMA)}"
         raise ValueError(msg)
-    if not isinstance(document["answers"], list) or not document["answers"]:
-        msg = f"{where}: answers must be a list with at least one answer, it is {document['answers']!r}"
+    for name in ("input", "context", "dataset"):
+        if not isinstance(document[name], str):
+            msg = f"{where}: {name} must be a text, it is {document[name]!r}"
+            raise ValueError(msg)
+    answers = document["answers"]
+    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) and one.strip() for one in answers):
+        msg = f"{where}: answers must be a list with at least one answer, each a text, it is {answers!r}"
         raise ValueError(msg)
-    _dataset(str(document["dataset"]), where)
+    dataset, settings = known_dataset(document["dataset"], where)
+    if reason := unfit_answer(settings["metric"], answers, document["all_classes"]):
+        msg = f"{where}: a document of {dataset} cannot be judged: {reason}"
+        raise ValueError(msg)
 
 
 def _prompt(
     model: Any, document: Mapping[str, Any], length: int
 ) -> tuple[Int[Tensor, " pos"], int, Int[Tensor, " answer_pos"]]:
     """Prompt, what it lost from its middle, and the first answer, with room for it and for what is generated."""
-    import jinja2
-
-    settings = _dataset(str(document["dataset"]))
-    template = jinja2.Environment(keep_trailing_newline=True, autoescape=False).from_string(settings["doc_to_text"])
-    text = template.render(context=document["context"], question=document["input"], input=document["input"])
+    settings = known_dataset(document["dataset"])[1]
+    most = int(settings["most_tokens"])
+    text = settings["prompt"].format(context=document["context"], input=document["input"])
     start, tokens = start_token(model), text_tokens(model, text, 0)
-    answer = text_tokens(model, str(settings.get("target_delimiter", " ")) + str(document["answers"][0]), 0)
-    room = length - len(start) - max(len(answer), _most_said(settings))
+    answer = text_tokens(model, _between(text) + document["answers"][0], 0)
+    room = length - len(start) - max(len(answer), most)
     if room < 2:  # noqa: PLR2004
         msg = (
-            f"length {length} leaves no room for a prompt: {document['dataset']} generates up to "
-            f"{_most_said(settings)} tokens, and the answer of {document['_id']} has {len(answer)}"
+            f"length {length} leaves no room for a prompt: {document['dataset']} generates up to {most} tokens, and "
+            f"the answer of {document['_id']} has {len(answer)}"
         )
         raise ValueError(msg)
     dropped = max(0, len(tokens) - room)
@@ -210,6 +232,11 @@ def _prompt(
     return torch.cat([start, tokens]), dropped, answer
 
 
+def _between(prompt: str) -> str:
+    """What stands between a prompt and its answer, which is ours: LongBench takes no log-probabilities."""
+    return "" if prompt[-1].isspace() or prompt.endswith("：") else " "  # noqa: RUF001
+
+
 @torch.no_grad()
 def _log_prob(model: Any, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]) -> float:
     tokens = torch.cat([prompt, answer])[None].to(model.cfg.device)
@@ -218,63 +245,43 @@ def _log_prob(model: Any, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " ans
 
 
 @torch.no_grad()
-def _said(model: Any, tokenizer: Any, prompt: Int[Tensor, " pos"], settings: Mapping[str, Any]) -> str:
-    """What greedy decoding says, up to a stop string."""
+def _said(model: Any, tokenizer: Any, prompt: Int[Tensor, " pos"], dataset: str) -> str:
+    """What greedy decoding says."""
+    most, ends = int(known_dataset(dataset)[1]["most_tokens"]), [getattr(tokenizer, "eos_token_id", None)]
+    if dataset == "samsum":  # the benchmark ends it with its line
+        ends.append(tokenizer.encode("\n", add_special_tokens=False)[-1])
+    ends = [end for end in ends if end is not None and end < int(model.cfg.d_vocab)]
+    tokens = prompt[None].to(model.cfg.device)
+    if dataset == "samsum":  # and does not let it begin with that end
+        logits = prefilled_logits(model, tokens)[0, -1]
+        logits[ends] = -torch.inf
+        tokens, most = torch.cat([tokens, logits.argmax()[None, None]], dim=1), most - 1
     output = model.generate(
-        prompt[None].to(model.cfg.device),
-        max_new_tokens=_most_said(settings),
+        tokens,
+        max_new_tokens=most,
         do_sample=False,
-        stop_at_eos=getattr(tokenizer, "eos_token_id", None) is not None,
+        stop_at_eos=bool(ends),
+        eos_token_id=ends or None,
         return_type="tokens",
         verbose=False,
     )
-    text = str(tokenizer.decode(output[0, len(prompt) :].tolist(), skip_special_tokens=True))
-    for stop in settings["generation_kwargs"].get("until") or []:
-        # a few-shot answer may begin with the stop string; LongBench strips that first
-        text = text.lstrip(stop).split(stop)[0]
-    return text
+    return str(tokenizer.decode(output[0, len(prompt) :].tolist(), skip_special_tokens=True))
 
 
-def _judged(document: Mapping[str, Any], said: str) -> float:
-    metrics = _metrics()
-    function = getattr(metrics, _dataset(str(document["dataset"]))["process_results"].removeprefix("metrics."))
-    return float(function(dict(document), [said])["score"])
+def known_dataset(name: str, where: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Name of a dataset without `_e`, and its prompt, metric and most tokens of an answer.
 
-
-def _most_said(settings: Mapping[str, Any]) -> int:
-    return int(settings["generation_kwargs"]["max_gen_toks"])
-
-
-def _metrics() -> Any:
-    try:
-        return importlib.import_module("lm_eval.tasks.longbench.metrics")
-    except ImportError as error:
-        msg = f"LongBench's metrics are those of the lm-evaluation-harness, which is not installed: {INSTALL}"
-        raise ImportError(msg) from error
-
-
-def _dataset(name: str, where: str | None = None) -> dict[str, Any]:
-    """The harness's settings of one dataset."""
-    known = _datasets()
-    if name.removesuffix("_e") not in known:
+    Raises:
+        ValueError: If LongBench has no such dataset.
+    """
+    plain, known = name.removesuffix("_e"), _datasets()
+    if plain not in known:
         msg = f"{where + ': ' if where else ''}LongBench has no dataset {name!r}; it has {', '.join(sorted(known))}"
         raise ValueError(msg)
-    return known[name.removesuffix("_e")]
+    return plain, known[plain]
 
 
 @cache
 def _datasets() -> dict[str, dict[str, Any]]:
-    """Every dataset of the harness's own LongBench files; the metrics' code is named in them, not run by reading."""
-    _metrics()
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Reads `!function x` as the string x."""
-
-    Loader.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
-    found = {}
-    for file in Path(str(files("lm_eval"))).joinpath("tasks", "longbench").glob("*.yaml"):
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader)
-        if not file.stem.endswith("_e") and "doc_to_text" in content:
-            found[str(content["dataset_name"])] = content
-    return found
+    file = Path(__file__).with_suffix(".json")
+    return dict(json.loads(file.read_text(encoding="utf-8"))["datasets"])

@@ -1,5 +1,6 @@
 """How well does the model do a task, as it is or with heads ablated? One record, by example."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.heads import Head
+from positional_heads.arguments import check_settings, checked, in_range
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.result_html import result_html
@@ -87,11 +89,12 @@ class TaskResult:
         return frame.groupby(by, dropna=False)[list(self.measures)].mean()
 
 
+@checked
 def evaluate(
     model: TransformerLensModel,
     task: str | Task | Callable[[Any], Any],
     *,
-    ablate: Sequence[Head] = (),
+    ablate: Heads = (),
     mode: str = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
@@ -104,7 +107,7 @@ def evaluate(
         model: A TransformerBridge.
         task: Name of a task (passkey, needle, kv, copy, perplexity, longbench), a task, or a function from the model to
             one score per example, higher being better.
-        ablate: Heads to ablate meanwhile.
+        ablate: Heads to ablate meanwhile, as Head(3, 7), (3, 7) or "L3H7", one or several.
         mode: What becomes of them, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
         distance: Distance in tokens for `far` and `near`.
@@ -114,8 +117,10 @@ def evaluate(
     Raises:
         ValueError: If the task, its settings, the mode or a head make no sense; the message says what to do.
     """
+    in_range("batch_size", batch_size, 1)
+    heads = as_heads(ablate, int(model.cfg.n_layers), int(model.cfg.n_heads))
     made = make_task(model, task, **task_settings)
-    hooks = ready_ablation(model, made, mode, reference, distance).hooks(ablate) if ablate else []
+    hooks = ready_ablation(model, made, mode, reference, distance).hooks(heads) if heads else []
     with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
         measures = made.measure(model, batch_size)
     return TaskResult(made.name, made.rows, measures, made.chance)
@@ -132,13 +137,22 @@ def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: A
         if task not in TASKS:
             msg = f"task {task!r} is unknown: choose one of {', '.join(TASKS)}, or give a task or function of your own"
             raise ValueError(msg)
+        check_settings(f"task {task}", settings, task_setting_names(task))
         return TASKS[task](model, **settings)
     if settings:
         msg = f"{', '.join(settings)}: settings go with the name of a task; this one is made already"
         raise ValueError(msg)
     if isinstance(task, Task):
         return task
+    if not callable(task):
+        msg = f"task must be the name of one ({', '.join(TASKS)}), a task, or a function of the model, got {task!r:.60}"
+        raise TypeError(msg)
     return function_task(model, task)
+
+
+def task_setting_names(task: str) -> list[str]:
+    """What can be set of a task given by name."""
+    return [name for name in inspect.signature(TASKS[task]).parameters if name != "model"]
 
 
 def ready_ablation(
@@ -150,7 +164,7 @@ def ready_ablation(
         ValueError: If the mode makes no sense, or the task has no such examples.
     """
     if reference is None and mode in NEEDS_REFERENCE:
-        if not isinstance(task, AnswerTask):
+        if not isinstance(task, AnswerTask) or not task.held_out:
             msg = f"mode {mode!r} needs reference=: the task {task.name} has no held-out examples to take it from"
             raise ValueError(msg)
         longest = max(len(example.tokens) for example in task.held_out)

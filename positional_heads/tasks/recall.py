@@ -7,16 +7,23 @@ with it right before the question. Both sequences have the same length, so that 
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from positional_heads.arguments import check_seed, checked, in_range
 from positional_heads.tasks.examples import AnswerTask, Example
 from positional_heads.tasks.haystack import Haystack, Tokens, grid, piece_tokens, placed
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 HELD_OUT_PER_CELL = 2
+MOST_DIGITS = 300
+MOST_KEYS = 5000
+"""There are 10 000 values to draw."""
+MOST_EXAMPLES = 100_000
+MOST_DRAWS = 100
+"""Of a question for a held-out example, until its answer is none of those that are measured."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,7 @@ class _Where:
     seed: int
 
 
+@checked
 def passkey(
     model: Any,
     *,
@@ -71,6 +79,7 @@ def passkey(
     Raises:
         ValueError: If lengths, depths or the haystack do not fit.
     """
+    in_range("digits", digits, 1, MOST_DIGITS)
     statement, asked, end = (piece_tokens(model, text) for text in (" The pass key is", " The pass key is", ". "))
 
     def question(rng: random.Random) -> _Question:
@@ -83,6 +92,7 @@ def passkey(
     return _recall_task("passkey", model, question, where, settings, 10.0**-digits)
 
 
+@checked
 def needle(
     model: Any,
     *,
@@ -126,11 +136,18 @@ def needle(
         piece_tokens(model, " " + question.strip()),
         said,
     )
+
+    def other_answer(rng: random.Random, source: Haystack) -> _Question | None:
+        """Held-out examples hide another text of as many tokens, because the answer is what is measured."""
+        other = source.untouched(len(said), rng)
+        return None if other is None else replace(fixed, hidden=torch.cat([opening, other, closing]), answer=other)
+
     settings = {"statement": statement, "answer": answer, "question": question}
     where = _Where(length, depths, examples, haystack, beyond_context, seed)
-    return _recall_task("needle", model, lambda _: fixed, where, settings, 0.0)
+    return _recall_task("needle", model, lambda _: fixed, where, settings, 0.0, held_out_question=other_answer)
 
 
+@checked
 def kv(
     model: Any,
     *,
@@ -157,9 +174,7 @@ def kv(
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or there is no key.
     """
-    if keys < 1:
-        msg = f"keys {keys}: give at least 1"
-        raise ValueError(msg)
+    in_range("keys", keys, 1, MOST_KEYS)
 
     def question(rng: random.Random) -> _Question:
         names = _distinct(lambda: "".join(rng.choice(LETTERS) for _ in range(3)), keys)
@@ -178,6 +193,7 @@ def kv(
     return _recall_task("kv", model, question, where, {"keys": keys}, 1 / keys)
 
 
+@checked
 def copy(
     model: Any,
     *,
@@ -227,21 +243,39 @@ def _recall_task(
     where: "_Where",
     settings: dict[str, Any],
     guess: float,
+    *,
+    held_out_question: Callable[[random.Random, Haystack], _Question | None] | None = None,
 ) -> AnswerTask:
-    if where.examples < 1:
-        msg = f"examples {where.examples}: give at least 1 for every length and depth"
-        raise ValueError(msg)
+    in_range("examples", where.examples, 1, MOST_EXAMPLES)
+    check_seed(where.seed)
     cells = grid(model, where.length, where.depths, beyond_context=where.beyond_context)
     source = Haystack(model, where.haystack)
 
-    def drawn(purpose: str, per_cell: int) -> tuple[Example, ...]:
+    def drawn() -> tuple[Example, ...]:
         made: list[Example] = []
-        for unit, (tokens, depth) in enumerate(cell for _ in range(per_cell) for cell in cells):
-            rng = random.Random(f"{name}-{where.seed}-{purpose}-{unit}")
-            made += _asked_twice(question(rng), source, tokens, depth, unit, rng)
+        for unit, (tokens, depth) in enumerate(cell for _ in range(where.examples) for cell in cells):
+            rng = random.Random(f"{name}-{where.seed}-measured-{unit}")
+            asked = question(rng)
+            made += _asked_twice(asked, source, source.window(_room(asked, source, tokens), rng), depth, unit)
         return tuple(made)
 
-    measured = drawn("measured", where.examples)
+    measured = drawn()
+    longest = max(tokens for tokens, _ in cells)
+    if not source.has_untouched(longest) and source.keep_end(longest):
+        measured = drawn()
+    answers = {_answer(example) for example in measured}
+    held_out: list[Example] = []
+    for unit, (tokens, depth) in enumerate(cell for _ in range(HELD_OUT_PER_CELL) for cell in cells):
+        rng = random.Random(f"{name}-{where.seed}-held out-{unit}")
+        for _ in range(MOST_DRAWS):
+            other = question(rng) if held_out_question is None else held_out_question(rng, source)
+            if other is None or tuple(other.answer.tolist()) not in answers:
+                break
+        else:  # there are too few answers to have another one
+            continue
+        window = None if other is None else source.untouched(_room(other, source, tokens), rng)
+        if other is not None and window is not None:
+            held_out += _asked_twice(other, source, window, depth, unit)
     tokens_of_answer = [stop - start for example in measured for start, stop in example.answers]
     chance = {"exact": guess}
     if guess > 0:
@@ -253,13 +287,19 @@ def _recall_task(
         "haystack": "bundled" if where.haystack is None else "own",
         "seed": where.seed,
     }
-    return AnswerTask(name, measured, drawn("held out", HELD_OUT_PER_CELL), chance, {**shared, **settings})
+    return AnswerTask(name, measured, tuple(held_out), chance, {**shared, **settings})
 
 
-def _asked_twice(
-    asked: _Question, source: Haystack, length: int, depth: float, unit: int, rng: random.Random
-) -> list[Example]:
-    """The same filler and question, with what is asked for at its depth, and right before the question."""
+def _answer(example: Example) -> tuple[int, ...]:
+    return tuple(example.tokens[slice(*example.answers[0])].tolist())
+
+
+def _room(asked: _Question, source: Haystack, length: int) -> int:
+    """Tokens left for the filler.
+
+    Raises:
+        ValueError: If there are none.
+    """
     taken = sum(map(len, (source.start, asked.hidden, asked.question, asked.answer)))
     taken += sum(len(other) for _, other in asked.others)
     if taken > length:
@@ -268,7 +308,11 @@ def _asked_twice(
             "a shorter needle, or fewer keys"
         )
         raise ValueError(msg)
-    filler = source.window(length - taken, rng)
+    return length - taken
+
+
+def _asked_twice(asked: _Question, source: Haystack, filler: Tokens, depth: float, unit: int) -> list[Example]:
+    """The same filler and question, with what is asked for at its depth, and right before the question."""
     pair = []
     for reach, where in (("long", depth), ("short", 1.0)):
         others = [(other_depth, other) for other_depth, other in asked.others]
@@ -278,13 +322,19 @@ def _asked_twice(
         pair.append(
             Example(
                 tokens=tokens,
-                answers=((length - len(asked.answer), length),),
+                answers=((len(tokens) - len(asked.answer), len(tokens)),),
                 unit=unit,
                 reach="long" if reach == "long" else "short",
                 depth=where,
                 needle=(first + asked.needle[0], first + asked.needle[1]),
             )
         )
+    if pair[0].needle == pair[1].needle:
+        msg = (
+            f"depth {depth} of {len(pair[0].tokens)} tokens is right before the question, where the near control has it "
+            "too: give a smaller depth or a longer length"
+        )
+        raise ValueError(msg)
     return pair
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from positional_heads.arguments import checked
 from positional_heads.studies.ablation_results import INTERACTION, AblationStudy
 from positional_heads.views.figures import NORMAL, PALETTE, Picture, readable, share_legend
 
@@ -21,6 +22,7 @@ UNITS = {"log_prob": " (nats per token)", "exact": " (share of answers)"}
 SPREAD = 0.08
 
 
+@checked
 def dose_response(study: AblationStudy, measure: str | None = None) -> Figure:
     """Effect over the number of ablated heads, one panel per range, with intervals over units and every random set.
 

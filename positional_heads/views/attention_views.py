@@ -1,12 +1,11 @@
 """Attention of chosen heads, and beside it which rotary pairs carry it."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.example_records import HeadExamples
-from positional_heads.heads import Head
+from positional_heads.heads import Heads
 from positional_heads.token_text import axis_labels
 from positional_heads.views.view import BLUES, BROWNS, Group, Panel, Scale, View
 
@@ -16,7 +15,8 @@ FULL_COLOUR = 0.99
 LEAST_FULL = 0.02
 
 
-def attention_view(examples: HeadExamples, heads: Sequence[Head] | None = None) -> View:
+@checked
+def attention_view(examples: HeadExamples, heads: Heads | None = None) -> View:
     """Attention pattern of each head, and beside it the dominant dimension of every query-key pair.
 
     At most 8 heads and 128 tokens are shown, one head opened at a time; the page says what was cropped.

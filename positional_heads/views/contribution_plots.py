@@ -1,14 +1,13 @@
 """What each rotary pair adds to a head's attention at each distance, as a map."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
+from positional_heads.arguments import checked
 from positional_heads.distinguishability import wavelengths
-from positional_heads.heads import Head
+from positional_heads.heads import Heads, as_heads
 from positional_heads.profiles import ContributionProfile
 from positional_heads.views.figures import DIVERGING, NORMAL, SMALL, Picture, readable, share_legend, wavelength_axis
 
@@ -16,8 +15,9 @@ COLUMNS = 64
 PANELS = 4
 
 
+@checked
 def contribution_by_distance(
-    profile: ContributionProfile, heads: Sequence[Head] | None = None, *, bins: int = COLUMNS
+    profile: ContributionProfile, heads: Heads | None = None, *, bins: int = COLUMNS
 ) -> Figure:
     """Mean contribution of every pair at every distance: pairs down to the slowest, distance to the right.
 
@@ -32,7 +32,10 @@ def contribution_by_distance(
     Raises:
         ValueError: If a head is not in the profile.
     """
-    heads = profile.heads[:PANELS] if heads is None else [Head(*head) for head in heads]
+    heads = profile.heads[:PANELS] if heads is None else as_heads(heads)
+    if not heads:
+        msg = "no heads asked for: give at least one, or None for the first four"
+        raise ValueError(msg)
     places = [profile.place(head) for head in heads]
     shown = profile.binned(bins)
     columns = min(2, len(heads))

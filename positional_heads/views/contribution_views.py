@@ -3,8 +3,9 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.example_records import HeadExamples
-from positional_heads.heads import Head
+from positional_heads.heads import AnyHead, as_head
 from positional_heads.token_text import axis_labels
 from positional_heads.views.token_views import coloured_tokens, largest
 from positional_heads.views.view import DIVERGING, Cell, Group, HeatRow, HeatTable, Scale, View
@@ -16,7 +17,8 @@ SHADES = 8
 TOGETHER = "all pairs"
 
 
-def contribution_view(examples: HeadExamples, head: Head, query: int) -> View:
+@checked
+def contribution_view(examples: HeadExamples, head: AnyHead, query: int) -> View:
     """Contribution of each pair to the scores of one query: its keys coloured by a pair, and all pairs by all keys.
 
     The pairs of a key add up to its attention score before soft-cap and mask, but for channels without rotation. At
@@ -30,6 +32,7 @@ def contribution_view(examples: HeadExamples, head: Head, query: int) -> View:
     Raises:
         ValueError: If the examples do not hold the head, or the query.
     """
+    head = as_head(head)
     (place,) = examples.places([head])
     if not 0 <= query < examples.n_detailed:
         msg = (

@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from positional_heads.arguments import checked
 from positional_heads.results import HeadScores
 from positional_heads.views.figures import NORMAL, PALETTE, SMALL, Picture, readable, share_legend
 
@@ -12,6 +13,7 @@ NAMED = 12
 """Heads named at most."""
 
 
+@checked
 def rho_distribution(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     """How rho is spread over heads, against its null: all shuffles together, and each head against its own.
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.distinguishability import injective_range, told_apart, wavelengths
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
 from positional_heads.views.figures import (
@@ -31,6 +32,7 @@ ALLOCATION_LABELS = {
 }
 
 
+@checked
 def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
     """Mean dominant dimension over distance, one panel per head and length, one line per method.
 
@@ -66,6 +68,7 @@ def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
     return figure
 
 
+@checked
 def method_comparison(study: ExtrapolationStudy) -> Figure:
     """Does extending the allocation go with doing the task? Efficiency over each measure of allocation, by method.
 
@@ -98,6 +101,7 @@ def method_comparison(study: ExtrapolationStudy) -> Figure:
     return figure
 
 
+@checked
 def distinguishability(frequencies: Float[Tensor, " pair"], length: int) -> Figure:
     """For every pair: its wavelength, the distances before it repeats, and how many of them it tells apart.
 
@@ -123,6 +127,7 @@ def distinguishability(frequencies: Float[Tensor, " pair"], length: int) -> Figu
     return figure
 
 
+@checked
 def methods_told_apart(study: ExtrapolationStudy) -> Figure:
     """How many distances each pair tells apart in bfloat16, one panel per length, one line per method.
 
@@ -154,8 +159,8 @@ def _title(study: ExtrapolationStudy, what: str) -> str:
 def _correlation_line(link: Any) -> str:
     if np.isnan(link["correlation"]):
         return "rank correlation not known"
-    said = f"rank correlation {link['correlation']:+.2f} ({link['low']:+.2f} to {link['high']:+.2f})"
-    return f"{said}, {int(link['points'])} points"
+    interval = "" if np.isnan(link["low"]) else f" ({link['low']:+.2f} to {link['high']:+.2f})"
+    return f"rank correlation {link['correlation']:+.2f}{interval}, {int(link['points'])} points"
 
 
 def _cycled(looks: Sequence[str], values: Sequence[Any], value: Any) -> str:

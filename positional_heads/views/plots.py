@@ -3,14 +3,13 @@
 Colours: a blue-white-red scale centred on zero, and the Okabe-Ito palette, both safe for colour-blind readers.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked
+from positional_heads.heads import Head, Heads
 from positional_heads.results import HeadScores
 from positional_heads.views.figures import DIVERGING, NORMAL, PALETTE, Picture, readable, share_legend, wavelength_axis
 
@@ -21,6 +20,7 @@ FEWEST_PAIRS = 32
 """Query-key pairs below which a point of a curve is too noisy to set the scale by."""
 
 
+@checked
 def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     """Rho of every head, layers down and heads across; a dot marks heads that beat their null.
 
@@ -53,9 +53,8 @@ def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     return figure
 
 
-def allocation_curves(
-    scores: HeadScores, heads: Sequence[Head] | None = None, *, training_length: int | None = None
-) -> Figure:
+@checked
+def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, training_length: int | None = None) -> Figure:
     """Mean dominant dimension over distance, one panel per head, with the shuffled null's mean and 2 sd band.
 
     The right-hand axis says what wavelength the pairs have. Where sequences go beyond the training length, a dashed

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.example_records import HeadExamples
-from positional_heads.heads import Head
+from positional_heads.heads import Heads
 from positional_heads.token_text import readable_tokens
 from positional_heads.views.view import RED_TO_BLUE, WHITE_TO_BLUE, Group, Numbers, Panel, Scale, View
 
@@ -62,11 +63,12 @@ MEANINGS: dict[str, _Meaning] = {
 }
 
 
+@checked
 def token_view(
     examples: HeadExamples,
     measure: Measure = "dominant",
     *,
-    heads: Sequence[Head] | None = None,
+    heads: Heads | None = None,
     pairs: Sequence[int] | None = None,
 ) -> View:
     """The text with every token coloured by one measure, with a choice of heads, or of pairs of one head.
@@ -117,6 +119,7 @@ def token_view(
     )
 
 
+@checked
 def coloured_tokens(
     tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: list[str], title: str, bound: float, unit: str
 ) -> Panel:
@@ -180,6 +183,7 @@ def _numbers(tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: 
     return Numbers(f"The numbers as a table{part}", ("position", "token", *labels), tuple(rows))
 
 
+@checked
 def largest(values: Tensor) -> float:
     """The largest size among numbers, at least a little."""
     return max(1e-3, float(torch.nan_to_num(values).abs().amax()))

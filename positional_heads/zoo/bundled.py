@@ -1,8 +1,11 @@
 """The model and text that come with the library, so that everything can be tried without a network."""
 
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from positional_heads.arguments import checked
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -14,6 +17,7 @@ CHECKPOINT_FOLDER = _ZOO / "training_checkpoints"
 TEXT_FILE = _ZOO / "text" / "excerpt.txt"
 
 
+@checked
 def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     """A small Llama over bytes that really uses long range (4 layers of 8 heads, context 512), as a TransformerBridge.
 
@@ -39,8 +43,9 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     return boot(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
 
 
+@checked
 def load_model(
-    name: str, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
+    name: str | PathLike[str], *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
 ) -> "TransformerBridge":
     """The bundled model, one in a local folder, or one from the hub, as a TransformerBridge in evaluation mode.
 

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.host.extrapolation.plain_rope import PlainRope, RopeTable
 
 TENSORS = {
@@ -116,6 +117,7 @@ class Clex:
         return z + dt * (first + 3 * (second + third) + fourth) / 8
 
 
+@checked
 def load_clex(checkpoint: str | Path, *, log_scale: bool | None = None) -> Clex:
     """Read CLEX's tensors and configuration from a checkpoint folder in its format; only safetensors, nothing is run.
 

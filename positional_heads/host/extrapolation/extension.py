@@ -3,7 +3,7 @@
 Where a method only changes frequencies, and for all heads of a layer, the layer's cos and sin are replaced, computed as
 Hugging Face computes them. What treats distances or heads differently rewrites attention scores from unrotated queries
 and keys; entries that the model masks stay masked. Positions are read off the model's own rotary module, so that
-padding, key-value caches and generation work.
+padding, key-value caches and generation work. Frequencies that follow the length of a run follow each row's own.
 """
 
 import reprlib
@@ -15,14 +15,16 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
+from positional_heads.arguments import checked
 from positional_heads.bands import Band, banded_scores, unrotated
 from positional_heads.contributions import expand_key_heads, head_planes
-from positional_heads.heads import Head
+from positional_heads.heads import Heads, as_heads
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension, clear_active, set_active
 from positional_heads.host.extrapolation.choosing import Method, rope_method
 from positional_heads.host.extrapolation.clex import Clex
 from positional_heads.host.extrapolation.methods import Dpe, HuggingFaceMethod, SelfExtend
+from positional_heads.host.extrapolation.passing import Passing
 from positional_heads.host.extrapolation.plain_rope import PlainRope, RopeTable, plain_rope
 from positional_heads.host.layers import (
     RotaryLayer,
@@ -35,10 +37,12 @@ from positional_heads.host.layers import (
 )
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.records import SCORES, Record, hook_name, recording_hooks
+from positional_heads.host.run_lengths import rotary_modules
 
 PLAIN = HuggingFaceMethod("none")
 
 
+@checked
 @contextmanager
 def extended_rope(
     model: TransformerLensModel,
@@ -46,7 +50,7 @@ def extended_rope(
     factor: float | None = None,
     *,
     layers: Sequence[int] | None = None,
-    heads: Sequence[Head] | None = None,
+    heads: Heads | None = None,
     training_length: int | None = None,
     **settings: Any,
 ) -> Iterator["Extension"]:
@@ -58,7 +62,7 @@ def extended_rope(
             `rope_method`.
         factor: How much longer the context gets; at least 1.
         layers: Layers to extend; all that rotate when None.
-        heads: Query heads to extend, instead of whole layers.
+        heads: Query heads to extend, instead of whole layers: one or several, as Head(3, 7), (3, 7) or "L3H7".
         training_length: Tokens that the model was trained on; found in its configuration when None.
         **settings: Settings of a method given by name, see `rope_method`.
 
@@ -93,7 +97,7 @@ def extended_rope(
 
 
 def _chosen(
-    resolved: RotaryModel, layers: Sequence[int] | None, heads: Sequence[Head] | None, model: Any
+    resolved: RotaryModel, layers: Sequence[int] | None, heads: Heads | None, model: Any
 ) -> dict[int, list[int] | None]:
     """Heads to extend by layer, None for all of them."""
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
@@ -101,12 +105,12 @@ def _chosen(
         rotary = resolved.select(None if layers is None else list(layers), n_layers)
         return {one.layer: None for one in rotary}
     by_layer: dict[int, list[int] | None] = {}
-    for layer, head in sorted(set(heads)):
+    for layer, head in sorted(set(as_heads(heads, n_layers, n_heads))):
         resolved.select([layer], n_layers)
-        if not 0 <= head < n_heads:
-            msg = f"{Head(layer, head)} does not exist: heads go from 0 to {n_heads - 1}"
-            raise ValueError(msg)
         by_layer[layer] = [*(by_layer.get(layer) or []), head]
+    if not by_layer:
+        msg = "no head given: name at least one, or leave heads= out to extend every layer that rotates"
+        raise ValueError(msg)
     return by_layer
 
 
@@ -117,6 +121,7 @@ class Extension:
         method: The method.
         ropes: What each extended layer was trained with.
         resolved: How the model rotates without it.
+        passing: What the pass now at work is told.
     """
 
     def __init__(
@@ -132,8 +137,7 @@ class Extension:
         self.resolved = resolved
         self.chosen = chosen
         self.ropes: dict[int, PlainRope] = {layer: plain_rope(model, layer, training_length) for layer in chosen}
-        self._positions: Int[Tensor, "#batch pos"] | None = None
-        self._keys: dict[int, tuple[Tensor, Tensor]] = {}
+        self.passing = Passing(model)
         self._refuse_unfit()
 
     def __repr__(self) -> str:
@@ -145,6 +149,16 @@ class Extension:
     def rewrites_scores(self) -> bool:
         """Whether scores are rewritten, rather than cos and sin."""
         return isinstance(self.method, (SelfExtend, Dpe)) or any(heads is not None for heads in self.chosen.values())
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether frequencies, or a factor on scores, are others in a longer run."""
+
+        def differ(layer: int) -> bool:
+            short, long = (self.table(layer, length) for length in (1, 4 * self.ropes[layer].training_length))
+            return short.score_factor != long.score_factor or not torch.equal(short.inv_freq, long.inv_freq)
+
+        return any(differ(layer) for layer in self.chosen)
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -161,34 +175,42 @@ class Extension:
         method = PLAIN if isinstance(self.method, (SelfExtend, Dpe)) else self.method
         return method.table(self.ropes[layer], length)
 
-    def bands(self, layer: int, length: int, device: Any = None) -> list[Band] | None:
+    def bands(self, layer: int, length: int, device: Any = None, *, run_length: int | None = None) -> list[Band] | None:
         """How queries and keys at positions 0 to length - 1 are rotated, by distance; None where cos and sin say it.
 
         Args:
             layer: Which layer.
             length: Tokens of the sequence.
             device: Where to compute it.
+            run_length: Tokens of the whole run, where these are a part of it; `length` when None.
         """
         if not self.rewrites_scores or layer not in self.chosen:
             return None
         position = torch.arange(length, device=device)
+        run_length = run_length or length
         plain = _phases(PLAIN.table(self.ropes[layer], length), position)
+        others, changed = plain, self._heads_of(layer, device)[:, None, None]
+        if self.ropes[layer].extension != "default" and not bool(changed.all()):
+            others = self.passing.own_phase(self.resolved.layers[layer], length, run_length).to(plain.device)
         if not isinstance(self.method, (SelfExtend, Dpe)):
-            other = _phases(self.table(layer, length), position)
-            both = torch.where(self._heads_of(layer, device)[:, None, None], other, plain)
+            both = torch.where(changed, _phases(self.table(layer, run_length), position), others)
             return [Band(0, None, both, both)]
         groups = self._groups(layer, plain.shape[-1], device)
         window = self.method.window
         table = PLAIN.table(self.ropes[layer], length)
         key_pos = position[:, None] // groups[:, None]
         query_pos = torch.where(groups[:, None] > 1, key_pos + window - window // groups[:, None], position[:, None])
-        far_query, far_key = (_phases(table, places) for places in (query_pos, key_pos))
-        return [Band(0, window - 1, plain[None], plain[None]), Band(window, None, far_query, far_key)]
+        near, far_query, far_key = (
+            torch.where(changed, phase, others)
+            for phase in (plain[None], _phases(table, query_pos), _phases(table, key_pos))
+        )
+        return [Band(0, window - 1, near, near), Band(window, None, far_query, far_key)]
 
     def enter(self, undo: ExitStack) -> None:
         """Install hooks; what takes them off again goes onto the stack."""
-        for module in _rotary_modules(self.model):
-            undo.callback(module.register_forward_pre_hook(self._note_positions, with_kwargs=True).remove)
+        self.passing.watch(undo)
+        for module in rotary_modules(self.model):
+            undo.callback(module.register_forward_pre_hook(self._refuse_too_long).remove)
         layers = list(self.chosen)
         if self.rewrites_scores:
             hooks = recording_hooks(self.model, layers, self._rewritten)
@@ -223,13 +245,8 @@ class Extension:
                 msg = f"layer {layer}: a log scale on scores needs all channels rotated, and here some are not"
                 raise UnsupportedModelError(msg)
 
-    def _note_positions(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
-        given = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
-        if not isinstance(given, Tensor):
-            msg = "this model's rotary module is not told positions, so its rotation cannot be extended"
-            raise UnsupportedModelError(msg)
-        self._positions = given.reshape(-1, given.shape[-1]) if given.ndim < 3 else given[0]  # noqa: PLR2004
-        length = int(self._positions.max()) + 1
+    def _refuse_too_long(self, *_: Any) -> None:
+        length = max(self.passing.lengths)
         if isinstance(self.method, Clex):
             reach = self.method.max_factor * min(rope.training_length for rope in self.ropes.values())
             if length > reach:
@@ -248,54 +265,48 @@ class Extension:
         rotary = self.resolved.layers[layer]
 
         def hook_fn(old: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            assert self._positions is not None  # the rotary module runs before every layer
-            table = self.table(layer, int(self._positions.max()) + 1)
-            angles = self._positions[..., None].float() * table.inv_freq.to(self._positions.device).float()
+            positions = self.passing.positions
+            tables = [self.table(layer, length) for length in self.passing.lengths]
+            inv_freq = torch.stack([table.inv_freq for table in tables])[:, None].to(positions.device).float()
+            angles = positions[..., None].float() * inv_freq
             if rotary.table == "half":
                 angles = torch.cat([angles, angles], dim=-1)
             elif rotary.table == "adjacent":
                 angles = angles.repeat_interleave(2, dim=-1)
-            new = part(angles) * (table.attention_factor * table.score_factor**0.5)
-            return new.to(old.dtype).expand_as(old)
+            factors = torch.tensor([table.attention_factor * table.score_factor**0.5 for table in tables])
+            new = (part(angles) * factors[:, None, None].to(angles)).to(old.dtype)
+            return new if len(tables) > 1 else new.expand_as(old)
 
         return hook_fn
 
     @torch.no_grad()
     def _rewritten(self, layer: int, record: Record) -> Tensor:
-        rotary, scores = self.resolved.layers[layer], record[SCORES]
-        assert self._positions is not None  # the rotary module runs before every layer
-        query, key, rest_q, rest_k = _taken_apart(self.model, rotary, record, self._positions)
-        key, rest_k = self._with_earlier_keys(layer, key, rest_k)
-        if key.shape[2] != scores.shape[-1]:
-            msg = (
-                f"layer {layer} attends to {scores.shape[-1]} keys, {key.shape[2]} are known: a key-value cache must "
-                f"be filled inside the block, and a sliding window cannot be combined with {self.method.name}"
-            )
-            raise RuntimeError(msg)
-        bands = self.bands(layer, key.shape[2], scores.device) or []
-        changed = self._heads_of(layer, scores.device)
-        hidden = masked_entries(rotary, scores)
+        rotary, scores, passing = self.resolved.layers[layer], record[SCORES], self.passing
+        rot_q, rot_k = rotated_vectors(self.model, rotary, record, passing.positions)
+        phase = layer_phase(self.model, rotary, record, passing.positions)
+        key_phase = phase
+        if scores.shape[-1] > rot_k.shape[1]:
+            rot_k, key_phase = passing.with_cached(rotary, rot_k, phase, scores.shape[-1])
+        keys = rot_k.shape[1]
+        passing.refuse_padding(keys)
+        if len(passing.lengths) > 1 and not isinstance(self.method, (SelfExtend, Dpe)):
+            msg = f"rows of {passing.lengths} tokens cannot be extended by heads: give sequences of one length"
+            raise ValueError(msg)
+        query, rest_q = _taken_apart(rotary, rot_q, phase)
+        key, rest_k = _taken_apart(rotary, rot_k, key_phase)
+        bands = self.bands(layer, keys, scores.device, run_length=passing.lengths[0]) or []
+        places = passing.positions[0].to(scores.device)
+        kept = masked_entries(rotary, scores)[..., :keys] | ~self._heads_of(layer, scores.device)[:, None, None]
+        if self.ropes[layer].extension == "default":  # what is near is as the model has it, to the last bit
+            kept = kept | (places[:, None] - torch.arange(keys, device=scores.device) < bands[-1].nearest)
         new = scores.clone()
         for row in range(scores.shape[0]):
-            places = self._positions[min(row, len(self._positions) - 1)].to(scores.device)
-            _refuse_padding(places, key.shape[2])
-            # what is nearer than the last band is as the model has it, to the last bit
-            near = places[:, None] - torch.arange(key.shape[2], device=scores.device) < bands[-1].nearest
-            rotated = banded_scores(bands, query[row], key[row], places)
-            rewritten = (rotated + rest_q[row] @ rest_k[row].transpose(1, 2)) * rotary.scale
+            rewritten = (
+                banded_scores(bands, query[row], key[row], places) + rest_q[row] @ rest_k[row].mT
+            ) * rotary.scale
             rewritten = rewritten if rotary.soft_cap is None else soft_capped(rewritten, rotary.soft_cap)
-            kept = hidden[row] | near | ~changed[:, None, None]
-            new[row] = torch.where(kept, scores[row], rewritten.to(scores.dtype))
+            new[row, ..., :keys] = torch.where(kept[row], scores[row, ..., :keys], rewritten.to(scores.dtype))
         return new
-
-    def _with_earlier_keys(self, layer: int, key: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys of a run that is continued with a key-value cache, which hooks see only once."""
-        assert self._positions is not None
-        if int(self._positions.min()) > 0 and layer in self._keys:
-            before = self._keys[layer]
-            key, rest = torch.cat([before[0], key], dim=2), torch.cat([before[1], rest], dim=2)
-        self._keys[layer] = (key, rest)
-        return key, rest
 
     def _heads_of(self, layer: int, device: Any) -> Tensor:
         """Which heads of a layer are extended."""
@@ -325,21 +336,15 @@ def _phases(table: RopeTable, positions: Int[Tensor, "*lead"]) -> Complex[Tensor
 
 
 def _taken_apart(
-    model: TransformerLensModel, rotary: RotaryLayer, record: Record, positions: Int[Tensor, "#batch pos"]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries and keys of all query heads before rotation, as complex pairs, and their unrotated channels."""
-    rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
-    phase = layer_phase(model, rotary, record, positions)
-    parts = []
-    for vectors in (rot_q, rot_k):
-        planes = head_planes(vectors, rotary.layout, rotary.rotary_dim, rotary.n_heads)
-        rows = [unrotated(plane, phase[min(row, len(phase) - 1)]) for row, plane in enumerate(planes)]
-        parts.append(torch.stack(rows))
-    rests: list[Float[Tensor, "batch head pos rest"]] = [
-        expand_key_heads(vectors, rotary.n_heads)[..., rotary.rotary_dim :].transpose(1, 2).float()
-        for vectors in (rot_q, rot_k)
-    ]
-    return parts[0], parts[1], rests[0], rests[1]
+    rotary: RotaryLayer,
+    vectors: Float[Tensor, "batch pos any_head d_head"],
+    phase: Complex[Tensor, "#batch pos pair"],
+) -> tuple[Complex[Tensor, "batch head pos pair"], Float[Tensor, "batch head pos rest"]]:
+    """Queries or keys of all query heads before rotation, as complex pairs, and their unrotated channels."""
+    planes = head_planes(vectors, rotary.layout, rotary.rotary_dim, rotary.n_heads)
+    rows = [unrotated(plane, phase[min(row, len(phase) - 1)]) for row, plane in enumerate(planes)]
+    rest = expand_key_heads(vectors, rotary.n_heads)[..., rotary.rotary_dim :].transpose(1, 2).float()
+    return torch.stack(rows), rest
 
 
 def _refuse_dead_hooks(model: Any, resolved: RotaryModel) -> None:
@@ -350,24 +355,9 @@ def _refuse_dead_hooks(model: Any, resolved: RotaryModel) -> None:
                 "be read but not edited, so it cannot be extended"
             )
             raise UnsupportedModelError(msg)
-        if rotary.table == "embed_positions" or not _rotary_modules(model):
+        if rotary.table == "embed_positions" or not rotary_modules(model):
             msg = (
                 f"layer {layer}: hook_cos and hook_sin do not fire in this architecture (its table of positions ends "
                 "with its context), so its rotation cannot be extended"
             )
             raise UnsupportedModelError(msg)
-
-
-def _rotary_modules(model: Any) -> list[Any]:
-    """Hugging Face's rotary modules, which every run passes through before its first layer."""
-    return [
-        module
-        for module in model.original_model.modules()
-        if type(module).__name__.endswith("RotaryEmbedding") and hasattr(module, "config")
-    ]
-
-
-def _refuse_padding(places: Int[Tensor, " pos"], keys: int) -> None:
-    if int(places[-1]) + 1 != keys or bool((places.diff() != 1).any()):
-        msg = "padded batches cannot be extended by rewriting scores: give sequences of one length, without padding"
-        raise ValueError(msg)

@@ -13,7 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from positional_heads.arguments import check_fields, checked, in_range
 from positional_heads.host.extrapolation.plain_rope import PLAIN_KEYS, PlainRope, RopeTable
+
+LONGEST = 2**24
+"""Tokens up to which groups are looked for: sixteen million, beyond any model."""
 
 
 @runtime_checkable
@@ -63,14 +67,24 @@ class HuggingFaceMethod:
         config.max_position_embeddings = rope.training_length
         if hasattr(config, "original_max_position_embeddings"):
             del config.original_max_position_embeddings
+        if getattr(config, "head_dim", 0) is None:  # Mixtral's; theirs would multiply it
+            config.head_dim = config.hidden_size // config.num_attention_heads
         kind, added, at = self._in_their_words(rope, length)
         config.rope_parameters = {**plain, "rope_type": kind, **added}
         if kind == "longrope":
             # theirs takes the factor from these two, and the long factors where the run is longer than the original
             config.max_position_embeddings = round(self.factor * rope.training_length)
             config.original_max_position_embeddings = rope.training_length
+            self._refuse_misshapen(rope.rotary_dim // 2)
         inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), at)
         return RopeTable(inv_freq, float(attention_factor))
+
+    def _refuse_misshapen(self, pairs: int) -> None:
+        for name in ("short_factor", "long_factor"):
+            if len(self.parameters[name]) != pairs:
+                given = len(self.parameters[name])
+                msg = f"{name} has {given} numbers, the model has {pairs} rotary pairs: give one for each"
+                raise ValueError(msg)
 
     def _in_their_words(self, rope: PlainRope, length: int) -> tuple[str, dict[str, Any], int | None]:
         if self.name == "none":
@@ -128,8 +142,9 @@ class SelfExtend:
     name: str = "self_extend"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.group < 1 or self.window < 1 or self.window % self.group:
-            fitting = [size for size in range(1, self.window + 1) if self.window > 0 and self.window % size == 0]
+            fitting = [size for size in range(1, min(self.window, 4096) + 1) if self.window % size == 0]
             msg = (
                 f"group {self.group} must divide window {self.window}, or positions would overlap or gape: "
                 f"choose a group among {fitting[:12]}"
@@ -166,6 +181,7 @@ class SelfExtendAdvice:
     recommended: int | None
 
 
+@checked
 def self_extend_advice(training_length: int, target_length: int, window: int | None = None) -> SelfExtendAdvice:
     """Which group to take for a target length: the smallest that reaches it, and the empirical rule's.
 
@@ -177,6 +193,8 @@ def self_extend_advice(training_length: int, target_length: int, window: int | N
     Raises:
         ValueError: If no group reaches the target with this window.
     """
+    in_range("training_length", training_length, 2, LONGEST)
+    in_range("target_length", target_length, 1, LONGEST)
     window = max(1, training_length // 4) if window is None else window
     if not 1 <= window < training_length:
         msg = f"window {window} must be at least 1 and less than the training length of {training_length}"

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.arguments import checked, in_range
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.model import TransformerLensModel
 
@@ -56,6 +58,7 @@ class PlainRope:
         return str(self.built_in.get("rope_type") or self.built_in.get("type") or "default")
 
 
+@checked
 def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int | None = None) -> PlainRope:
     """Read one layer's rotation from the model's configuration.
 
@@ -68,12 +71,9 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
         UnsupportedModelError: If the configuration does not say what the rotation is.
         ValueError: If the training length is not positive.
     """
-    config = model.original_model.config  # type: ignore[attr-defined]
-    config = getattr(config, "text_config", None) or config
-    given = getattr(config, "rope_parameters", None) or {}
-    kinds = getattr(config, "layer_types", None)
-    if kinds and any(isinstance(value, Mapping) for value in given.values()):
-        given = given[kinds[layer]]
+    in_range("training_length", training_length, 1, 2**40)
+    in_range("layer", layer, 0, int(model.cfg.n_layers) - 1)
+    config, given = _rope_settings(model, layer)
     base = given.get("rope_theta", getattr(config, "rope_theta", None))
     if base is None:
         msg = (
@@ -88,6 +88,54 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
         msg = f"training_length {found} must be positive"
         raise ValueError(msg)
     return PlainRope(float(base), int(width * share), found, dict(given), config)
+
+
+def built_in_table(
+    model: TransformerLensModel, layer: int, rotary_dim: int, d_head: int, length: int
+) -> RopeTable | None:
+    """How fast one layer's pairs turn by its configuration, any built-in extension included.
+
+    Args:
+        model: A TransformerBridge.
+        layer: Which layer.
+        rotary_dim: Number of channels that it was seen to rotate.
+        d_head: Width of a query head.
+        length: Tokens of the run.
+
+    Returns:
+        None where the configuration gives no base, or names a rotation that `transformers` does not know.
+    """
+    from transformers import PretrainedConfig
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config, given = _rope_settings(model, layer)
+    base = given.get("rope_theta", getattr(config, "rope_theta", None))
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if kind in {"default", "mrope"}:  # mrope: three axes for images, which are one for text
+        kind, given = "linear", {**given, "factor": 1.0}
+    if base is None or kind not in ROPE_INIT_FUNCTIONS:
+        return None
+    # the width is the one seen, as families name theirs in many ways; "proportional" alone counts shares of a head
+    share = given.get("partial_rotary_factor", 1.0) if kind == "proportional" else 1.0
+    bare = PretrainedConfig()
+    bare.head_dim = d_head if kind == "proportional" else rotary_dim
+    for name in ("hidden_size", "num_attention_heads", "max_position_embeddings", "original_max_position_embeddings"):
+        if getattr(config, name, None) is not None:
+            setattr(bare, name, getattr(config, name))
+    bare.rope_parameters = {**given, "rope_type": kind, "rope_theta": float(base), "partial_rotary_factor": share}
+    inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[kind](bare, torch.device("cpu"), length)
+    return RopeTable(inv_freq, float(attention_factor))
+
+
+def _rope_settings(model: Any, layer: int) -> tuple[Any, Mapping[str, Any]]:
+    """The configuration of the text model, and what it says of one layer's rotation."""
+    config = model.original_model.config
+    config = getattr(config, "text_config", None) or config
+    given = getattr(config, "rope_parameters", None) or {}
+    kinds = getattr(config, "layer_types", None)
+    if kinds and any(isinstance(value, Mapping) for value in given.values()):
+        given = given.get(kinds[layer]) or {}
+    return config, given
 
 
 def _training_length(config: Any, given: Mapping[str, Any]) -> int:

@@ -1,0 +1,188 @@
+"""Is every argument of the kind that its function asks for? Read off annotations, and said before anything runs.
+
+Only what an annotation can say is checked here: whole numbers, finite numbers, texts, paths, lists of these, tensors,
+and classes. Ranges, and what depends on the model, are checked where they matter.
+"""
+
+import functools
+import inspect
+import math
+import reprlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import numpy as np
+
+_MANY = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+LARGEST = 2**63
+"""What numbers must stay below to fit the machine's."""
+P = ParamSpec("P")
+R = TypeVar("R")
+NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that refuses arguments of the wrong kind in one sentence, before it does anything."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def at_the_door(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError:
+            return function(*args, **kwargs)  # Python's own message names what is missing or too much
+        for name, value in bound.arguments.items():
+            parameter = signature.parameters[name]
+            if name == "model":
+                _refuse_other_model(value)
+            elif parameter.kind not in _MANY and parameter.annotation is not parameter.empty:
+                bound.arguments[name] = _of_kind(name, value, parameter.annotation)
+        return function(*bound.args, **bound.kwargs)
+
+    return at_the_door
+
+
+def check_fields(record: Any) -> None:
+    """Refuse a dataclass whose fields are not of the kinds that it says.
+
+    Raises:
+        TypeError: If a field is of another kind.
+        ValueError: If it is a number or word that cannot be.
+    """
+    for field in fields(record):
+        _of_kind(field.name, getattr(record, field.name), field.type)
+
+
+def check_settings(owner: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Refuse settings by keyword that nothing takes.
+
+    Args:
+        owner: Who has settings, in the message.
+        settings: Those given.
+        known: Names of those that there are.
+
+    Raises:
+        TypeError: If one is unknown.
+    """
+    if unknown := sorted(settings.keys() - set(known)):
+        msg = f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        raise TypeError(msg)
+
+
+def in_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
+    """Refuse a number outside of a range; None is not looked at.
+
+    Raises:
+        ValueError: If it is outside.
+    """
+    if value is not None and value < least:
+        msg = f"{name} {value} must be at least {least}"
+        raise ValueError(msg)
+    if value is not None and most is not None and value > most:
+        msg = f"{name} {value} must be at most {most}"
+        raise ValueError(msg)
+
+
+def check_temperature(temperature: float | Literal["attention"]) -> None:
+    """Refuse a softmax temperature that is not positive.
+
+    Raises:
+        ValueError: If it is zero or negative.
+    """
+    if temperature != "attention" and not temperature > 0:
+        msg = f"temperature {temperature} must be positive, or 'attention' for the model's attention scale"
+        raise ValueError(msg)
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that a random generator would not take, before the long part.
+
+    Raises:
+        ValueError: If it is negative or has more than 64 bits.
+    """
+    if not 0 <= seed < 2**63:
+        msg = f"seed {seed} must be at least 0 and below 2^63"
+        raise ValueError(msg)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether this is a whole number, and not True or False."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, and not True or False."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _of_kind(name: str, value: Any, annotation: Any) -> Any:
+    """The value, out of NumPy's wrapping, if it is of a kind that the annotation allows."""
+    kinds = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
+    value = value.item() if isinstance(value, np.generic) else value
+    blank = Path in kinds and isinstance(value, str) and not value.strip()
+    if not blank and any(_fits(value, kind) for kind in kinds):
+        return value
+    allowed = " or ".join(dict.fromkeys(_named(kind) for kind in kinds))
+    alone = any(get_origin(kind) is Sequence and _fits(value, *get_args(kind)) for kind in kinds)
+    msg = f"{name} must be {allowed}, got {_brief(value)}" + (f": write [{value!r}]" if alone else "")
+    if is_integer(value) and abs(value) >= LARGEST:
+        msg = f"{name} {_brief(value)} must have fewer than 64 bits"
+    # a number that cannot be, or a word that is not among those known, is of the right kind
+    impossible = isinstance(value, Real) and not isinstance(value, bool) and bool({int, float} & set(kinds))
+    unknown = isinstance(value, str) and any(kind is Path or get_origin(kind) is Literal for kind in kinds)
+    raise (ValueError if impossible or unknown else TypeError)(msg)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    value = value.item() if isinstance(value, np.generic) else value
+    if kind is int:
+        return is_integer(value) and abs(value) < LARGEST
+    if kind is float:
+        return is_number(value) and abs(value) < LARGEST
+    origin = get_origin(kind)
+    if origin is Literal:
+        return any(type(value) is type(known) and value == known for known in get_args(kind))
+    if origin is Sequence:
+        many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
+        return many and all(_fits(item, *get_args(kind)) for item in value)
+    try:
+        return isinstance(value, origin if origin is Callable else kind)  # type: ignore[arg-type]
+    except TypeError:  # Any, and what else says nothing of a single value
+        return True
+
+
+def _named(kind: Any) -> str:
+    if kind in NAMES:
+        return NAMES[kind]
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(known) for known in get_args(kind))
+    if get_origin(kind) is Sequence:
+        (item,) = get_args(kind)
+        return f"a list of {_named(item).removeprefix('a ')}s"
+    if get_origin(kind) is Callable:
+        return "a function"
+    if hasattr(kind, "dim_str"):  # jaxtyping's
+        return f"a tensor {kind.__name__}"
+    return "a path" if kind is Path else f"a {getattr(kind, '__name__', kind)}"
+
+
+def _brief(value: Any) -> str:
+    simple = isinstance(value, (str, int, float, list, tuple, dict, NoneType))
+    return reprlib.repr(value) if simple else f"a {type(value).__name__}"
+
+
+def _refuse_other_model(model: Any) -> None:
+    if hasattr(model, "cfg"):
+        return
+    if hasattr(model, "config") and hasattr(model, "forward"):
+        msg = (
+            f"model is Hugging Face's {type(model).__name__}: wrap it first, "
+            "TransformerBridge.boot_transformers(name, hf_model=model) from transformer_lens.model_bridge"
+        )
+        raise TypeError(msg)
+    msg = f"model must be a TransformerBridge, got {_brief(model)}: load one by ph.load_model(name)"
+    raise TypeError(msg)

@@ -1,0 +1,165 @@
+"""What a checkpoint's config.json says of its rotation, put as `transformers` reads it, or refused in one sentence.
+
+Checkpoints come with names of older days, with settings that only their authors' code reads, and with settings about
+kernels and storage that do not hold here. All is mended, and told, before a model is made: nothing is lost in silence.
+"""
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NUMBERS = (
+    *("factor", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"),
+    *("attention_factor", "attn_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim"),
+    *("low_freq_factor", "high_freq_factor"),
+)
+NEEDED = {
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "yarn": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+READ = {"rope_type", "type", *NUMBERS, "short_factor", "long_factor", "short_mscale", "long_mscale", "truncate"} | {
+    *("finetuned", "mrope_section", "mrope_interleaved")
+}
+KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+
+
+def mended(raw: Mapping[str, Any], *, quantized: bool) -> tuple[dict[str, Any], list[str]]:
+    """A configuration as it is to be read, and what had to be changed in it, to be told.
+
+    Args:
+        raw: The contents of config.json.
+        quantized: Whether the checkpoint holds quantised weights.
+
+    Raises:
+        ValueError: If its rotation cannot be understood: a type or number that is unknown, missing or impossible.
+    """
+    config: dict[str, Any] = copy.deepcopy(dict(raw))
+    told: list[str] = []
+    for section in (config, config.get("text_config")):
+        if isinstance(section, dict):
+            for name in KERNELS:
+                section.pop(name, None)  # a bridge attends eagerly, whatever the model was saved with
+            if "head_dim" in section and section["head_dim"] is None and _width(section):
+                section["head_dim"] = _width(section)
+            _mend_rope(section, told)
+    stored = config.get("quantization_config")
+    if stored is not None and not quantized:
+        del config["quantization_config"]
+        method = stored.get("quant_method") if isinstance(stored, dict) else stored
+        told.append(f"its quantization_config ({method}) is left out, since its weights are plain")
+    return config, told
+
+
+def _mend_rope(section: dict[str, Any], told: list[str]) -> None:
+    """Mend every layer type's rotation in one section of a configuration."""
+    section |= _numbers({key: section[key] for key in ("rope_theta", "partial_rotary_factor") if key in section}, told)
+    name = next((key for key in ("rope_scaling", "rope_parameters") if section.get(key)), None)
+    if name is None:
+        return
+    given = section[name]
+    if not isinstance(given, dict):
+        msg = (
+            f"its {name} is {given!r}, and must be a table of settings such as {{'rope_type': 'linear', 'factor': 4.0}}"
+        )
+        raise ValueError(msg)
+    if any(isinstance(value, dict) for value in given.values()):
+        kinds = {kind: _mended_rope(rope, section, told) if rope else rope for kind, rope in given.items()}
+        section[name] = kinds
+    else:
+        section[name] = _mended_rope(given, section, told)
+
+
+def _mended_rope(given: dict[str, Any], section: Mapping[str, Any], told: list[str]) -> dict[str, Any]:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    rope = given | _numbers(given, told)
+    named = rope.get("rope_type") or rope.get("type")
+    if named is None and "factor" in rope:
+        msg = f"its rotation has a factor of {rope['factor']} and no rope_type: say which in its config.json"
+        raise ValueError(msg)
+    kind = named or "default"
+    if kind == "clex":
+        told.append("a CLEX checkpoint, loaded with plain RoPE; apply extended_rope(model, 'clex', checkpoint=...)")
+        return {"rope_type": "default", "rope_theta": rope.get("rope_theta", section.get("rope_theta", 10000.0))}
+    if kind == "su" or (kind == "yarn" and "short_factor" in rope):
+        kind = "longrope"  # its names in the first Phi-3 checkpoints
+        original = section.get("original_max_position_embeddings")
+        rope |= {"original_max_position_embeddings": original} if original else {}
+    if kind == "mrope":
+        kind = "default"  # three axes for images, which are one for text
+    if kind not in {"default", "axial", *ROPE_INIT_FUNCTIONS}:
+        msg = f"its rope type {kind!r} is not known to transformers ({', '.join(ROPE_INIT_FUNCTIONS)})"
+        raise ValueError(msg)
+    if kind == "yarn":
+        _mend_yarn(rope, section, told)
+    missing = [key for key in NEEDED.get(kind, ()) if rope.get(key) is None]
+    if missing:
+        msg = f"its rotation is of type {kind!r} and lacks {' and '.join(missing)}: correct its config.json"
+        raise ValueError(msg)
+    if kind == "longrope":
+        _refuse_lists(rope, section)
+    unread = sorted(set(rope) - READ)
+    if unread:
+        told.append(f"rope settings that are not known here have no effect: {', '.join(unread)}")
+    rope.pop("type", None)
+    return {**rope, "rope_type": kind}
+
+
+def _numbers(given: Mapping[str, Any], told: list[str]) -> dict[str, Any]:
+    """Every number among the settings, those written as text read as numbers."""
+    found = {}
+    for name in (key for key in NUMBERS if isinstance(given.get(key), (str, int, float))):
+        value = given[name]
+        if isinstance(value, str):
+            try:
+                value = int(value) if value.strip().isdecimal() else float(value)
+            except ValueError:
+                value = math.nan
+            told.append(f"{name} is written as text, {given[name]!r}, and read as {value}")
+        may_be_zero = name in {"mscale", "mscale_all_dim", "partial_rotary_factor"}
+        if isinstance(value, bool) or not (0 < value < math.inf or (value == 0 and may_be_zero)):
+            msg = f"its rope setting {name} is {given[name]!r}, and must be a positive number: correct its config.json"
+            raise ValueError(msg)
+        found[name] = value
+    return found
+
+
+def _mend_yarn(rope: dict[str, Any], section: Mapping[str, Any], told: list[str]) -> None:
+    """What YaRN's checkpoints leave out because their own code has it, and what only that code reads."""
+    longest, trained = section.get("max_position_embeddings"), rope.get("original_max_position_embeddings")
+    trained = trained or section.get("original_max_position_embeddings")
+    if rope.get("factor") is None and longest and trained and longest > trained:
+        rope["factor"] = longest / trained
+        told.append(f"its YaRN has no factor: {rope['factor']:g}, from {trained} to {longest} tokens")
+    if section.get("model_type") == "mistral" and rope.get("finetuned") and "beta_fast" not in rope:
+        # trained with these; Hugging Face's defaults of 32 and 1 would be wrong
+        rope |= {"beta_fast": 128, "beta_slow": 2}
+        told.append("a YaRN-Mistral checkpoint, rotated with beta_fast 128 and beta_slow 2")
+    share = rope.pop("attn_factor", None)
+    if share is not None and rope.get("factor") and rope.get("attention_factor") is None:
+        grown = max(math.log(rope["factor"]), 0.0) / 10
+        numerator, denominator = rope.get("mscale"), rope.get("mscale_all_dim")
+        own = (grown * numerator + 1) / (grown * denominator + 1) if numerator and denominator else grown + 1
+        rope["attention_factor"] = float(share * own)
+        told.append(f"YaRN's attn_factor {share:g} gives an attention factor of {share * own:.6g}")
+
+
+def _refuse_lists(rope: Mapping[str, Any], section: Mapping[str, Any]) -> None:
+    share = rope.get("partial_rotary_factor") or section.get("partial_rotary_factor") or 1.0
+    pairs = int(_width(section) * share) // 2
+    for name in ("short_factor", "long_factor"):
+        value = rope[name]
+        if not isinstance(value, list) or (pairs and len(value) != pairs):
+            given = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
+            msg = f"its longrope {name} is {given}, and must be one number for each of the {pairs} pairs of a head"
+            raise ValueError(msg)
+
+
+def _width(section: Mapping[str, Any]) -> int:
+    """Channels of a head; 0 where the configuration leaves that to defaults."""
+    heads = section.get("num_attention_heads")
+    return int(section.get("head_dim") or (section.get("hidden_size", 0) // heads if heads else 0))

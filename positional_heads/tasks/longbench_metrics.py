@@ -1,0 +1,158 @@
+"""How does LongBench judge an answer? The metrics of its own `metrics.py` and `eval.py`, to the same number.
+
+Oddities of the original are kept where they change a score, and each is said. The best of a document's answers counts.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+INSTALL = "pip install 'positional-heads[eval]'"
+LIBRARIES = {"rouge": ("rouge",), "rouge_zh": ("rouge", "jieba"), "words_zh": ("jieba",)}
+"""What a metric needs of the extra `eval`; the others need nothing."""
+FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")
+"""Datasets with examples in the prompt: after its answer a model goes on with another example."""
+CHINESE = (
+    "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「"  # noqa: RUF001
+    "」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."  # noqa: RUF001
+)
+
+
+def judged(dataset: str, metric: str, said: str, answers: Sequence[str], classes: Sequence[str] | None) -> float:
+    """The score of what a model said, from 0 to 1.
+
+    Args:
+        dataset: Name of the dataset, without `_e`.
+        metric: Name of its metric.
+        said: All that the model said.
+        answers: Right answers.
+        classes: All classes, where the metric is `classes`.
+    """
+    if dataset in FIRST_LINE:
+        said = said.lstrip("\n").split("\n")[0]
+    if metric == "classes":
+        return max(_classes(said, answer, classes or ()) for answer in answers)
+    return max(METRICS[metric](said, answer) for answer in answers)
+
+
+def refuse_missing_library(metrics: set[str]) -> None:
+    """Refuse metrics whose library is not installed.
+
+    Raises:
+        ImportError: If one is missing.
+    """
+    import importlib.util
+
+    for name in sorted({name for metric in metrics for name in LIBRARIES.get(metric, ())}):
+        if importlib.util.find_spec(name) is None:
+            msg = f"LongBench's metrics {', '.join(sorted(metrics))} need {name}, which is not installed: {INSTALL}"
+            raise ImportError(msg)
+
+
+def unfit_answer(metric: str, answers: Sequence[str], classes: Any) -> str | None:
+    """Why a document cannot be judged by a metric, or None if it can."""
+    if metric == "classes" and not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
+        return f"all_classes must list the classes that its metric looks for, it is {classes!r}"
+    pattern = _PARAGRAPH.get(metric)
+    for answer in answers:
+        if pattern and not re.search(pattern, answer):
+            return f"its metric looks for an answer like {pattern.replace(_NUMBER, '7')!r}, it is {answer!r}"
+    return None
+
+
+_NUMBER = r"(\d+)"
+_PARAGRAPH = {"paragraph": rf"Paragraph {_NUMBER}", "paragraph_zh": rf"段落{_NUMBER}"}
+
+
+def _words(said: str, answer: str) -> float:
+    return _f1(_plain_words(said), _plain_words(answer))
+
+
+def _words_zh(said: str, answer: str) -> float:
+    def words(text: str) -> list[str]:
+        left_out = set(string.punctuation + CHINESE)
+        plain = ("".join(c for c in word.lower() if c not in left_out) for word in _cut(text))
+        return [word for word in ("".join(one.split()) for one in plain) if word]
+
+    return _f1(words(said), words(answer))
+
+
+def _cut(text: str) -> list[str]:
+    """Words of a Chinese text."""
+    import jieba  # type: ignore[import-untyped]
+
+    return list(jieba.cut(text, cut_all=False))
+
+
+def _plain_words(text: str) -> list[str]:
+    """Words without punctuation and articles."""
+    letters = "".join(c for c in text.lower() if c not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", letters).split()
+
+
+def _f1(said: list[str], answer: list[str]) -> float:
+    same = sum((Counter(said) & Counter(answer)).values())
+    if same == 0:
+        return 0.0
+    precision, recall = same / len(said), same / len(answer)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _rouge(said: str, answer: str) -> float:
+    from rouge import Rouge  # type: ignore[import-untyped]
+
+    try:
+        return float(Rouge().get_scores([said], [answer], avg=True)["rouge-l"]["f"])
+    except (ValueError, RecursionError):  # nothing said, or too much for the library; the original gives 0, too
+        return 0.0
+
+
+def _rouge_zh(said: str, answer: str) -> float:
+    return _rouge(*(" ".join(_cut(text)) for text in (said, answer)))
+
+
+def _classes(said: str, answer: str, classes: Sequence[str]) -> float:
+    found = [name for name in classes if name in said]
+    # the original removes while it iterates, so that the class behind a removed one is not looked at
+    for name in found:
+        if name in answer and name != answer:
+            found.remove(name)
+    return 1 / len(found) if answer in found else 0.0
+
+
+def _share_of_numbers(said: str, right: str) -> float:
+    numbers = re.findall(r"\d+", said)
+    return numbers.count(right) / len(numbers) if numbers else 0.0
+
+
+def _paragraph(said: str, answer: str) -> float:
+    return _share_of_numbers(said, re.findall(_PARAGRAPH["paragraph"], answer)[0])
+
+
+def _paragraph_zh(said: str, answer: str) -> float:
+    return _share_of_numbers(said, re.findall(_PARAGRAPH["paragraph_zh"], answer)[0])
+
+
+def _code(said: str, answer: str) -> float:
+    """Likeness of the first line that is no comment; blank lines in the middle count as lines."""
+    lines = said.lstrip("\n").split("\n")
+    line = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
+    if line == answer:
+        return 1.0
+    # `fuzz.ratio` of fuzzywuzzy, whatever other library would make it faster and a little different
+    return round(100 * SequenceMatcher(None, line, answer).ratio()) / 100 if line and answer else 0.0
+
+
+METRICS: Mapping[str, Callable[[str, str], float]] = {
+    "words": _words,
+    "words_zh": _words_zh,
+    "rouge": _rouge,
+    "rouge_zh": _rouge_zh,
+    "count": _share_of_numbers,
+    "paragraph": _paragraph,
+    "paragraph_zh": _paragraph_zh,
+    "code": _code,
+}
