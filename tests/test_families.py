@@ -154,7 +154,7 @@ def test_frequencies_of_attention_that_is_only_read_are_checked_too(tiny_folder)
     model = boot(tiny_folder("nanochat"))
     (module,) = (one for one in model.original_model.modules() if type(one).__name__ == "NanoChatRotaryEmbedding")
     module.inv_freq[1:3] = module.inv_freq[1:3].flip(0).clone()
-    with pytest.raises(ph.UnsupportedModelError, match="layer 0: pair 1 turns by 0.1"):
+    with pytest.raises(ph.UnsupportedModelError, match=r"layer 0: pair 1 turns by 0\.1"):
         ph.resolve_layers(model)
 
 
