@@ -150,6 +150,14 @@ def test_keys_that_are_weighted_after_the_rotation_are_refused(tiny_folder):
         ph.resolve_layers(model)
 
 
+def test_frequencies_of_attention_that_is_only_read_are_checked_too(tiny_folder):
+    model = boot(tiny_folder("nanochat"))
+    (module,) = (one for one in model.original_model.modules() if type(one).__name__ == "NanoChatRotaryEmbedding")
+    module.inv_freq[1:3] = module.inv_freq[1:3].flip(0).clone()
+    with pytest.raises(ph.UnsupportedModelError, match=r"layer 0: pair 1 turns by 0\.1"):
+        ph.resolve_layers(model)
+
+
 def test_angles_that_are_not_handed_over_are_refused(tiny_folder):
     model = boot(tiny_folder("nanochat"))
     module = model.blocks[0].attn.original_component

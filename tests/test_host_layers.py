@@ -7,10 +7,10 @@ import positional_heads as ph
 from positional_heads.host.layers import masked_entries
 from tests.tiny_models import (
     ADJACENT,
+    BOOTED,
     DEAD_HOOKS,
     NOT_ROTARY,
     ROTARY_DIM,
-    SCORED,
     WRONG_BRIDGES,
     boot,
     save_tiny_model,
@@ -19,12 +19,9 @@ from tests.tiny_models import (
 SCALE = {"qwen3": 24**-0.5, "gemma2": 24**-0.5, "gemma3": 24**-0.5, "granite": 0.2}
 
 
-@pytest.mark.parametrize("compatible", [False, True])
-@pytest.mark.parametrize("family", SCORED)
+@pytest.mark.parametrize(("family", "compatible"), BOOTED)
 @pytest.mark.filterwarnings("ignore:.*")  # compatibility mode warns about what it cannot fold; not ours to judge
 def test_every_family_is_resolved(family, compatible, tiny):
-    if compatible and family == "gpt_oss":
-        pytest.skip("TransformerLens' weight processing changes its output: refused, see test_families")
     resolved = ph.resolve_layers(tiny(family, compatible=compatible))
     assert sorted([*resolved.layers, *resolved.unscored]) == [0, 1]
     for rotary in resolved.layers.values():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from tests.tiny_models import DEAD_HOOKS, SCORED
+from tests.tiny_models import BOOTED, DEAD_HOOKS
 
 TOKENS = torch.randint(256, (2, 12), generator=torch.Generator().manual_seed(3))
 
@@ -17,8 +17,7 @@ def patched_attributes(model):
     return sorted(found)
 
 
-@pytest.mark.parametrize("compatible", [False, True])
-@pytest.mark.parametrize("family", SCORED)
+@pytest.mark.parametrize(("family", "compatible"), BOOTED)
 @pytest.mark.filterwarnings("ignore:.*")  # compatibility mode warns about what it cannot fold; not ours to judge
 def test_rotary_hooks_fire_and_edits_reach_the_logits(family, compatible, tiny):
     model = tiny(family, compatible=compatible)

@@ -212,6 +212,8 @@ SCORED = tuple(
     family for family in FAMILIES if family not in NOT_ROTARY + NAMED_REFUSALS + WRONG_BRIDGES + HYBRID + DELEGATED
 )
 """Attention of every layer is computed by the bridge, whose hooks fire and take edits."""
+BOOTED = tuple((family, way) for family in SCORED for way in (False, True) if (family, way) != ("gpt_oss", True))
+"""Family and whether in compatibility mode, whose weight processing changes what GPT-OSS computes: refused."""
 TEXT_CONFIGS = {"gemma3": "Gemma3TextConfig", "gemma4": "Gemma4TextConfig", "llama4": "Llama4TextConfig"}
 TEXT_CONFIGS |= {"qwen3_5": "Qwen3_5TextConfig"}
 

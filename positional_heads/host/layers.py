@@ -364,8 +364,14 @@ def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved:
             f"error {error:.2g}), or they miss its scores (by {score:.2g}); this architecture is not understood"
         )
         raise UnsupportedModelError(msg)
-    rotary_dim = 2 * phases[0].shape[-1]
-    return replace(draft, layout=layout, sense=sense, rotary_dim=rotary_dim, error=max(error, score))
+    return replace(
+        draft,
+        layout=layout,
+        sense=sense,
+        rotary_dim=2 * phases[0].shape[-1],
+        error=max(error, score),
+        frequencies=proven_frequencies(model, layer, phases[0][0], draft.d_head, here["hook_cos"].dtype),
+    )
 
 
 def _refuse_other_heads(found: dict[int, RotaryLayer], n_heads: int) -> None:
