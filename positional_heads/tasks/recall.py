@@ -331,8 +331,8 @@ def _asked_twice(asked: _Question, source: Haystack, filler: Tokens, depth: floa
         )
     if pair[0].needle == pair[1].needle:
         msg = (
-            f"depth {depth} of {len(pair[0].tokens)} tokens is right before the question, where the near control has it "
-            "too: give a smaller depth or a longer length"
+            f"depth {depth} of {len(pair[0].tokens)} tokens is right before the question, where the near control has "
+            "it too: give a smaller depth or a longer length"
         )
         raise ValueError(msg)
     return pair
