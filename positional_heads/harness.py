@@ -9,7 +9,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from positional_heads.heads import Head
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.places import numbered_rows
 from positional_heads.host.run_lengths import follows_length, fresh_runs
 
 INSTALL = "pip install 'positional-heads[eval]'"
@@ -57,7 +59,7 @@ def evaluate_harness(
         metadata: What tasks that write their own documents are to know, e.g. `{"max_seq_lengths": [4096]}` for RULER;
             the name or folder of the model's tokenizer is given as "tokenizer" where this has none.
         max_length: Most tokens of prompt and answer; the model's context when None.
-        batch_size: Prompts at a time; above 1 padding moves scores a little.
+        batch_size: Prompts at a time; above 1 padding moves scores a little, and `resample` is refused.
         seed: Seed of documents that tasks write themselves, and of few-shot examples. One seed, the same documents.
 
     Returns:
@@ -71,9 +73,7 @@ def evaluate_harness(
         TypeError: If tasks are neither names nor configurations.
     """
     if mode == "resample" and batch_size != 1:
-        msg = (
-            f"mode 'resample' takes row i of the reference for row i of a batch: batch_size must be 1, not {batch_size}"
-        )
+        msg = f"mode 'resample' takes its reference by the document's number: batch_size must be 1, not {batch_size}"
         raise ValueError(msg)
     hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(ablate) if ablate else []
     where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
@@ -320,7 +320,34 @@ def _wrapped(model: Any, max_length: int | None, batch_size: int) -> Any:
         )
         raise ValueError(msg)
     length = int(model.cfg.n_ctx) if max_length is None else max_length
-    return HFLM(pretrained=model.original_model, tokenizer=model.tokenizer, batch_size=batch_size, max_length=length)
+    kind = _numbered(model, HFLM) if batch_size == 1 else HFLM
+    return kind(pretrained=model.original_model, tokenizer=model.tokenizer, batch_size=batch_size, max_length=length)
+
+
+def _numbered(model: Any, harness_model: Any) -> Any:
+    """The harness's model, which answers each request under its document's number: `resample` goes by it.
+
+    The harness sorts requests by length, so that their order says nothing.
+    """
+
+    class Numbered(harness_model):
+        def _each(self, answer: Callable[..., list[Any]], requests: list[Any], quiet: bool) -> list[Any]:
+            answers = []
+            for request in tqdm(requests, desc="documents", disable=quiet):
+                with numbered_rows(model, [request.doc_id]):
+                    answers += answer([request], disable_tqdm=True)
+            return answers
+
+        def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+            return self._each(super().loglikelihood, requests, disable_tqdm)
+
+        def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+            return self._each(super().loglikelihood_rolling, requests, disable_tqdm)
+
+        def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[Any]:
+            return self._each(super().generate_until, requests, disable_tqdm)
+
+    return Numbered
 
 
 def _refuse_truncation(name: str, instances: Sequence[Any], wrapped: Any) -> None:

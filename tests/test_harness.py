@@ -170,6 +170,21 @@ def test_one_task_may_stand_alone_by_name_or_as_a_configuration(written, folder,
             evaluate_harness(bundled, wrong)
 
 
+@pytest.mark.parametrize("task", ["our_choose", "our_say"])
+def test_resample_takes_the_reference_of_each_documents_number(folder, bundled, task):
+    reference = torch.stack(ph.cut_text(bundled, ph.bundled_text(), 128)[:4])
+    settings = {"ablate": HEADS, "mode": "resample", "include_path": folder}
+
+    def answers(found):
+        samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
+        return [sample["resps"] for sample in samples]
+
+    together = answers(evaluate_harness(bundled, task, reference=reference, **settings))
+    alone = [answers(evaluate_harness(bundled, task, reference=row[None], **settings)) for row in reference]
+    assert together == [alone[number][number] for number in range(len(together))]
+    assert together != alone[0]
+
+
 def test_resample_is_refused_where_it_would_depend_on_the_batch(folder, bundled):
     with pytest.raises(ValueError, match="batch_size must be 1, not 4"):
         evaluate_harness(bundled, "our_say", ablate=HEADS, mode="resample", reference=["a b c"], batch_size=4)
