@@ -250,6 +250,21 @@ def test_kernels_count_like_the_eager_one(name, limits):
     assert not getattr(kernel, "_fails", False)  # not eager tiles in its stead
 
 
+@pytest.mark.parametrize("name", ["eager", "native", "compiled"])
+def test_saturated_pairs_are_counted_by_every_kernel(name):
+    query, key, plan, bins, ranks = study(200, 2, 16, size=3.0)
+    places = tuple(counted_places(plan, 200))
+    _, share = (values[:, places[0], places[1]] for values in in_float64(query, key, 1.0))
+    expected, close = (share > 0.999).sum(1), ((share - 0.999).abs() < 1e-6).sum(1)
+    assert ((expected > 1000) & (expected < 15000)).all()
+    kernel = choosing.named_kernel(name)
+    for found in (
+        kernel.every_pair(query, key, plan, 1.0, bins, ranks),
+        kernel.listed_pairs(query, key, places, 1.0, bins, ranks),
+    ):
+        assert ((found.saturated - expected).abs() <= close).all()
+
+
 @pytest.mark.parametrize("threads", [2, 3, 7])
 @pytest.mark.parametrize("heads", [1, 5])
 def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
