@@ -144,13 +144,15 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is float:
         return is_number(value) and abs(value) < LARGEST
     origin = get_origin(kind)
+    if origin in {Union, UnionType}:
+        return any(_fits(value, one) for one in get_args(kind))
     if origin is Literal:
         return any(type(value) is type(known) and value == known for known in get_args(kind))
     if origin is Sequence:
         many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
         return many and all(_fits(item, *get_args(kind)) for item in value)
     try:
-        return isinstance(value, origin if origin is Callable else kind)  # type: ignore[arg-type]
+        return isinstance(value, origin or kind)
     except TypeError:  # Any, and what else says nothing of a single value
         return True
 
