@@ -1,6 +1,6 @@
 """Would the tests notice? One-token mistakes, each made in a copy of the library, each of which some test must catch.
 
-`python -m tests.mutants` tries them all (twenty minutes), or those of the files that it is given, and exits with 1 if
+`python -m tests.mutants` tries them all (half an hour), or those of the files that it is given, and exits with 1 if
 one survives. Not a test itself.
 """
 
@@ -234,12 +234,13 @@ def failing(tests: list[str], mutant: Mutant | None = None) -> list[str]:
             if source.count(mutant.right) != 1:
                 raise ValueError(f"{mutant.file} does not hold {mutant.right!r} once: renew the mutant")
             file.write_text(source.replace(mutant.right, mutant.wrong))
-        command = [sys.executable, "-m", "pytest", "-x" if mutant else "-q", "-q", "-p", "no:cacheprovider", *tests]
+        first = ["-x"] if mutant else []
+        command = [sys.executable, "-m", "pytest", *first, "-q", "-p", "no:cacheprovider", *tests]
         ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
         if ended.returncode not in (0, 1):
             raise RuntimeError(f"{' '.join(tests)}: no test could be run\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
-        failed = [line.removeprefix("FAILED ") for line in ended.stdout.splitlines() if line.startswith("FAILED ")]
-        return [line.split(" - ")[0] for line in failed]
+        said = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        return [line.split(" ", 1)[1].split(" - ")[0] for line in said]
 
 
 def main() -> None:
@@ -249,6 +250,8 @@ def main() -> None:
     for mutant in (one for one in MUTANTS if len(sys.argv) == 1 or one.file in sys.argv[1:]):
         names, _, chosen = mutant.tests.partition(" -k ")
         files = [f"tests/{path.name}" for name in names.split() for path in (ROOT / "tests").glob(f"{name}*.py")]
+        if not files:
+            raise ValueError(f"{mutant.file}: no test file is called {names}")
         found = failing([*files, *(["-k", chosen] if chosen else [])], mutant)
         caught.update(found)
         surviving += not found
