@@ -70,7 +70,10 @@ MUTANTS = (
     Mutant("statistics.py", "stats.t.sf", "stats.t.cdf", "test_statistics"),
     # Chunks are rotated as the whole run is
     Mutant(
-        "host/prefill.py", "[tokens.shape[1]]):\n        for", "[size]):\n        for", "test_run_lengths -k hugging"
+        "host/prefill.py",
+        "[tokens.shape[1]]):\n        for",
+        "[tokens.shape[1] + size]):\n        for",
+        "test_run_lengths -k hugging",
     ),
     Mutant(
         "host/extrapolation/passing.py", "lengths = self.pinned\n", "lengths = [99]\n", "test_run_lengths -k hugging"
@@ -87,7 +90,7 @@ MUTANTS = (
         "length), position), others",
         "test_run_lengths -k whole_run_under",
     ),
-    Mutant("host/prefill.py", '"_is_stateful", False) or', '"_is_stateful", False) and', "test_run_lengths -k state"),
+    Mutant("host/prefill.py", ">= length or continues", ">= length or not continues", "test_run_lengths -k state"),
     Mutant(
         "host/prefill.py",
         "return kinds <= {DynamicLayer}",
