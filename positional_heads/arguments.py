@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -150,7 +151,7 @@ def _fits(value: Any, kind: Any) -> bool:
         many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
         return many and all(_fits(item, *get_args(kind)) for item in value)
     try:
-        return isinstance(value, origin if origin is Callable else kind)  # type: ignore[arg-type]
+        return isinstance(value, origin if origin in {Callable, PathLike} else kind)  # type: ignore[arg-type]
     except TypeError:  # Any, and what else says nothing of a single value
         return True
 
@@ -167,7 +168,7 @@ def _named(kind: Any) -> str:
         return "a function"
     if hasattr(kind, "dim_str"):  # jaxtyping's
         return f"a tensor {kind.__name__}"
-    return "a path" if kind is Path else f"a {getattr(kind, '__name__', kind)}"
+    return "a path" if kind is Path or get_origin(kind) is PathLike else f"a {getattr(kind, '__name__', kind)}"
 
 
 def _brief(value: Any) -> str:
