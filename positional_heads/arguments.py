@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
+from os import PathLike
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
@@ -169,7 +170,7 @@ def _named(kind: Any) -> str:
         return "a function"
     if hasattr(kind, "dim_str"):  # jaxtyping's
         return f"a tensor {kind.__name__}"
-    return "a path" if kind is Path else f"a {getattr(kind, '__name__', kind)}"
+    return "a path" if kind is Path or get_origin(kind) is PathLike else f"a {getattr(kind, '__name__', kind)}"
 
 
 def _brief(value: Any) -> str:

@@ -22,7 +22,7 @@ from positional_heads.tasks.examples import function_task
 from positional_heads.zoo.architecture import byte_tokenizer
 from tests.test_extended_checkpoints import extended_folder
 from tests.test_extension import TRAINED, clex, hugging_face, settings_for
-from tests.tiny_models import COMMON, SCORED, boot
+from tests.tiny_models import COMMON, HYBRID, SCORED, boot
 
 TOKENS = torch.randint(256, (2, 150), generator=torch.Generator().manual_seed(11))
 OWN = {
@@ -302,6 +302,19 @@ def test_models_with_a_state_go_through_in_one_run(bamba, monkeypatch):
     with pytest.raises(ph.UnsupportedModelError, match=r"2 sequence\(s\) of 150 tokens need 1.8e\+05 attention scores"):
         prefill.prefilled_logits(model, TOKENS)
     assert prefill.prefilled_logits(model, TOKENS[:, :149]).shape[1] == 149
+
+
+@pytest.mark.parametrize("family", HYBRID)
+@torch.no_grad()
+def test_layers_of_attention_and_a_state_go_through_in_one_run_too(family, tiny, monkeypatch):
+    monkeypatch.setattr(prefill, "SHORTEST_CHUNK", 40)
+    monkeypatch.setattr(prefill, "LONGEST_CHUNK", 40)
+    model, lengths = tiny(family), []
+    embedding = model.original_model.get_input_embeddings()
+    handle = embedding.register_forward_pre_hook(lambda module, args: lengths.append(args[0].shape[1]))
+    prefill.prefilled_logits(model, TOKENS[:1])
+    handle.remove()
+    assert lengths == [150]
 
 
 @pytest.mark.parametrize("own", OWN)
