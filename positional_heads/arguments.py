@@ -140,10 +140,8 @@ def _of_kind(name: str, value: Any, annotation: Any) -> Any:
 
 def _fits(value: Any, kind: Any) -> bool:
     value = value.item() if isinstance(value, np.generic) else value
-    if kind is int:
-        return is_integer(value) and abs(value) < LARGEST
-    if kind is float:
-        return is_number(value) and abs(value) < LARGEST
+    if kind in {int, float}:
+        return (is_integer if kind is int else is_number)(value) and abs(value) < LARGEST
     origin = get_origin(kind)
     if origin in {Union, UnionType}:
         return any(_fits(value, one) for one in get_args(kind))

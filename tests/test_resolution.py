@@ -119,9 +119,7 @@ def test_d_keeps_the_deviation_from_the_largest_pair_to_full_precision():
 
 def test_a_resolution_that_is_no_width_is_refused():
     for wrong in (-0.1, 2, float("nan")):
-        with pytest.raises(
-            ValueError, match=r"resolution (.* give pair indices from 0|must be a finite number)"
-        ):
+        with pytest.raises(ValueError, match=r"resolution (.* give pair indices from 0|must be a finite number)"):
             ph.ScoringSettings(resolution=wrong)
 
 
