@@ -423,7 +423,7 @@ def test_scores_under_self_extend_use_the_distance_really_used(family, tiny):
     dominant = oracle_dominant(contributions_by_hand(model, tokens, 0, distance_of))
     rows, columns = np.tril_indices(60)
     with extended_rope(model, "self_extend", group=4, window=8):
-        scores = ph.score_heads(model, tokens, null_repeats=2, layers=[0], resolution=0.0)  # as the oracle's ranks are
+        scores = ph.score_heads(model, tokens, null_repeats=2, layers=[0])
         cache = ph.dominant_dimension_cache(model, tokens, layers=[0])
     found = cache["dominant_dim", 0, "attn"][0].numpy()
     np.testing.assert_allclose(found[:, rows, columns], dominant[:, rows, columns], atol=1e-4)
