@@ -355,3 +355,37 @@ def test_scores_that_ignore_edits_are_refused(tiny):
         ph.contribution_hooks(tiny("gptj")),
     ):
         pass
+
+
+def test_the_gradient_of_a_contribution_is_that_of_the_score_it_adds_to(tiny):
+    model, kept = tiny("llama"), {}
+
+    def keep(tensor, hook):
+        tensor.retain_grad()
+        kept[hook.name] = tensor
+
+    def loss(names):
+        return model.run_with_hooks(TOKENS, fwd_hooks=[(name, keep) for name in names])[0, -1, 65]
+
+    loss([SCORES]).backward()
+    expected = kept[SCORES].grad
+    with ph.contribution_hooks(model, layers=[0]):
+        loss([CONTRIBUTIONS]).backward()
+    found = kept[CONTRIBUTIONS].grad
+    assert expected.abs().max() > 1e-4
+    visible = expected != 0
+    assert torch.allclose(found[visible], expected[visible, None].expand_as(found[visible]), atol=1e-7)
+
+
+def test_the_readout_follows_edits_of_the_contributions(tiny):
+    model = tiny("llama")
+
+    def only_fast(contributions, hook):
+        contributions[..., 4:] = -1e4
+
+    with ph.contribution_hooks(model, layers=[0]):
+        names = "blocks.0.attn.hook_dominant_dim"
+        _, (plain,) = cached(model, names)
+        _, (edited,) = cached(model, names, hooks=[(CONTRIBUTIONS, only_fast)])
+    assert plain.nan_to_num().max() > 4
+    assert edited.nan_to_num().max() < 3 + 1e-6

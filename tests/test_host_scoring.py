@@ -5,6 +5,9 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.counting import PairCounter
+from positional_heads.host.sequences import batches
+from positional_heads.settings import ScoringSettings
 from tests import hugging_face, oracles
 
 FAMILIES = ("llama", "mistral", "qwen3", "neox", "gptj", "phi3", "gemma2")
@@ -192,3 +195,14 @@ def test_provenance_tells_models_and_texts_apart(tiny, tiny_folder):
     assert set(scores.provenance["versions"]) >= {"positional-heads", "transformer-lens", "transformers", "torch"}
     assert other_model.provenance["model"]["layers"] == 2
     assert tiny_folder("llama") != tiny_folder("llama", rms_norm_eps=1e-3)
+
+
+def test_the_pilot_sees_other_batches_than_the_longest_where_there_are_few(tiny):
+    """Eight sequences in three batches, the longest in the middle: bins must not be placed on that one alone."""
+    rows = [torch.full((30,), token) for token in range(60, 66)] + [torch.arange(50) * 5 % 256, torch.arange(29)]
+    data = batches(tiny("llama"), rows, None, 6)
+    assert [len(batch.tokens) for batch in data] == [6, 1, 1]
+    rotary = ph.resolve_layers(tiny("llama")).select(None, 2)
+    counter = PairCounter(tiny("llama"), data, rotary, ScoringSettings())
+    assert sorted(counter._pilots()) == [0, 1, 2]
+    assert counter._pilots()[-1] == 1

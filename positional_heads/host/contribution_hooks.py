@@ -2,7 +2,8 @@
 
 `hook_contributions` holds what each pair adds to the attention score, attention scale included, before soft-cap and
 mask: with the unrotated remainder they sum to the score, and an edit changes the score by exactly as much as it changed
-the contribution. `hook_dominant_dim` is a reading, NaN where the model hides the key; editing it has no meaning.
+the contribution. `hook_dominant_dim` reads D of the contributions as edits have left them, NaN where the model hides
+the key; editing it has no meaning.
 """
 
 from collections.abc import Iterator, Sequence
