@@ -140,18 +140,18 @@ def _of_kind(name: str, value: Any, annotation: Any) -> Any:
 
 def _fits(value: Any, kind: Any) -> bool:
     value = value.item() if isinstance(value, np.generic) else value
-    if kind is int:
-        return is_integer(value) and abs(value) < LARGEST
-    if kind is float:
-        return is_number(value) and abs(value) < LARGEST
+    if kind in {int, float}:
+        return (is_integer if kind is int else is_number)(value) and abs(value) < LARGEST
     origin = get_origin(kind)
+    if origin in {Union, UnionType}:
+        return any(_fits(value, one) for one in get_args(kind))
     if origin is Literal:
         return any(type(value) is type(known) and value == known for known in get_args(kind))
     if origin is Sequence:
         many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
         return many and all(_fits(item, *get_args(kind)) for item in value)
     try:
-        return isinstance(value, origin if origin in {Callable, PathLike} else kind)  # type: ignore[arg-type]
+        return isinstance(value, origin or kind)
     except TypeError:  # Any, and what else says nothing of a single value
         return True
 

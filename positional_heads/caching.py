@@ -25,6 +25,7 @@ def dominant_dimension_cache(
     attention_mask: Mask | None = None,
     contributions: bool = False,
     temperature: Temperature = 1.0,
+    beyond_context: bool = False,
 ) -> ActivationCache:
     """Dominant dimension of every query-key pair, as `cache["dominant_dim", layer, "attn"]`, NaN where masked.
 
@@ -41,6 +42,7 @@ def dominant_dimension_cache(
         contributions: Also keep every pair's contribution.
         temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale. An
             extension's attention factor is divided out of the dominant dimension, not out of contributions.
+        beyond_context: Allow sequences longer than the model's context.
 
     Raises:
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
@@ -49,7 +51,7 @@ def dominant_dimension_cache(
     rotary = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
     check_temperature(temperature)
     rows = len(as_sequences(model, tokens, attention_mask))
-    batch, *others = batches(model, tokens, attention_mask, rows)
+    batch, *others = batches(model, tokens, attention_mask, rows, beyond_context=beyond_context)
     if others:
         msg = f"the {rows} sequences differ in length: cut them to one length, or pad them and give attention_mask="
         raise ValueError(msg)

@@ -183,8 +183,11 @@ class PairCounter:
         """Batches to place bins on, that with the longest sequence last."""
         pairs = sum(length * (length + 1) // 2 for length in self.data[self.longest].lengths)
         extra = min(PILOT_BATCHES - 1, max(len(self.data) // BATCHES_PER_PILOT, -(-PILOT_PAIRS // pairs) - 1))
+        extra = min(extra, len(self.data) - 1)
         spread = np.linspace(0, len(self.data) - 1, extra + 2)[1:-1].round().astype(int).tolist()
-        return [*(number for number in dict.fromkeys(spread) if number != self.longest), self.longest]
+        chosen = [number for number in dict.fromkeys(spread) if number != self.longest]
+        others = [number for number in range(len(self.data)) if number not in {*chosen, self.longest}]
+        return [*chosen, *others[: extra - len(chosen)], self.longest]
 
     def _pilot_sample(
         self, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]], batches: int

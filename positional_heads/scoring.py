@@ -34,6 +34,8 @@ MOST_EXACT = 2**25
 SAMPLED = 2**20
 """Pairs that are sampled of longer ones; the error that this adds to rho is about 0.001."""
 CHECKPOINT_SECONDS = 60.0
+WIDE = 0.05
+"""A bound on rho that is worth a word in the log."""
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +96,9 @@ def score_heads(
     given = _Given(text_or_tokens, attention_mask, beyond_context, plain_text)
     counter, resolved = _prepared(model, given, layers, batch_size, chosen)
     with nullcontext() if elsewhere is None else elsewhere.started(model):
-        return _counted(counter, resolved, range(len(counter.data)), kept, elsewhere, progress).result()
+        scores = _counted(counter, resolved, range(len(counter.data)), kept, elsewhere, progress).result()
+    _say_wide(scores)
+    return scores
 
 
 @checked
@@ -195,6 +199,17 @@ def _prepared(
         if settings.pairs != "all":
             _say_sampled(longest, every)
     return PairCounter(model, data, rotary, settings), resolved
+
+
+def _say_wide(scores: HeadScores) -> None:
+    wide = scores.bound.nan_to_num() > WIDE
+    if bool(wide.any()):
+        logger.warning(
+            "rho of %d heads is known to within %.2g only (scores.bound): bins of D are placed on a few batches, and these "
+            "heads' D lie in few bins or differ between sequences; see that batch_size=1 or another temperature agrees",
+            int(wide.sum()),
+            float(scores.bound[wide].max()),
+        )
 
 
 @functools.cache  # once for each length, however often a study scores

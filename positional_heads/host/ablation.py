@@ -137,7 +137,7 @@ class Ablation:
         """A sha256 over the reference's tokens, for provenance; None without one."""
         if self.reference is None:
             return None
-        found = batches(self.model, self.reference, None, REFERENCE_BATCH)
+        found = batches(self.model, self.reference, None, REFERENCE_BATCH, beyond_context=True)
         return data_hash([(row, None) for batch in found for row in batch.tokens])
 
     @cached_property
@@ -160,7 +160,7 @@ class Ablation:
             return
         found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
         positions = 0
-        for batch in batches(self.model, self.reference, None, REFERENCE_BATCH):
+        for batch in batches(self.model, self.reference, None, REFERENCE_BATCH, beyond_context=True):
             names = [hook_name(layer, OUTPUT) for layer in layers]
             with run_lengths(self.model, [batch.tokens.shape[1]]):
                 _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)

@@ -172,15 +172,16 @@ def _pass_through(
         )
         raise RuntimeError(msg)
     hidden = masked_entries(rotary, scores)
-    rows = [vectors.contributions(row) for row in range(len(scores))]
-    dominant = torch.stack([vectors.dominant(added, temperature) for added in rows]).masked_fill(hidden, torch.nan)
-    _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
-    contributions = torch.stack(rows) * rotary.scale
+    contributions = torch.stack([vectors.contributions(row) for row in range(len(scores))]) * rotary.scale
     before, shape = contributions.sum(-1), contributions.shape  # hooks may write into the tensor itself
-    edited = attention.hook_contributions(contributions)
+    # a tensor of its own for the hooks: its gradient is the edit's, and what q and k get by it cancels with `before`
+    edited = attention.hook_contributions(contributions.clone() if contributions.requires_grad else contributions)
     if edited.shape != shape:
         msg = f"hook_contributions has shape {tuple(shape)}, a hook returned {tuple(edited.shape)}: keep the shape"
         raise ValueError(msg)
+    dominant = torch.stack([vectors.dominant(added / rotary.scale, temperature) for added in edited])
+    dominant = dominant.masked_fill(hidden, torch.nan)
+    _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
     change = edited.sum(-1) - before
     if rotary.soft_cap is not None:
         uncapped = scaled_scores(rotary, vectors.rot_q, vectors.rot_k)

@@ -1,7 +1,6 @@
 """The model and text that come with the library, so that everything can be tried without a network."""
 
 from importlib.resources import files
-from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,7 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
 
 @checked
 def load_model(
-    name: str | PathLike[str], *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
+    name: str | Path, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
 ) -> "TransformerBridge":
     """The bundled model, one in a local folder, or one from the hub, as a TransformerBridge in evaluation mode.
 

@@ -85,6 +85,12 @@ class Passing:
             )
             raise RuntimeError(msg)
         self.refuse_padding(known)
+        if known > held.shape[2] or int(self.positions.max()) >= known:
+            msg = (
+                f"layer {rotary.layer}: the cache keeps {held.shape[2]} keys and the run has reached position "
+                f"{int(self.positions.max())}: scores can be rewritten only where a cache keeps every key"
+            )
+            raise RuntimeError(msg)
         key = held[:, :, :known].transpose(1, 2).to(rot_k.device)
         run_length = self.pinned[0] if self.pinned else known
         own = self.own_phase(rotary, known, run_length)
