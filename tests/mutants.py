@@ -120,7 +120,11 @@ MUTANTS = (
     # Edits, in place and by return value
     Mutant("host/contribution_hooks.py", "- before", "- contributions.sum(-1)", "test_host_contrib -k in_place"),
     Mutant("host/contribution_hooks.py", "dim(dominant.clone())", "dim(dominant)", "test_host_contrib -k readout"),
-    Mutant("host/contribution_hooks.py", "(rows) * rotary.scale", "(rows)", "test_host_contrib -k remainder"),
+    Mutant("host/contribution_hooks.py", "))]) * rotary.scale", "))])", "test_host_contrib -k remainder"),
+    Mutant("host/contribution_hooks.py", "added / rotary.scale", "added", "test_one_dim -k hook_cache"),
+    Mutant(
+        "host/contribution_hooks.py", "contributions.clone() if", "contributions if", "test_host_contrib -k gradients"
+    ),
     Mutant(
         "host/contribution_hooks.py",
         "registry.pop(name, None)",
@@ -186,7 +190,7 @@ MUTANTS = (
     Mutant("score_sums.py", ": values.shape[-1]] =", "-values.shape[-1] :] =", "test_families -k fewer_pairs"),
     Mutant("counting.py", "pair_frequencies(phase).abs()", "pair_frequencies(phase)", "test_families -k backwards"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("arguments.py", "is_number(value) and abs(value) < LARGEST", "is_number(value)", "test_bad_values"),
+    Mutant("arguments.py", "(value) and abs(value) < LARGEST", "(value)", "test_bad_values"),
     Mutant("host/extrapolation/choosing.py", "not least < most", "not least > 0", "test_method_names -k not_take"),
     Mutant("tasks/recall.py", "needle == pair", "needle is pair", "test_method_names -k far_that"),
     Mutant("checkpoints.py", "self.keep(sums, now=True)\n            done", "done", "test_cli -k ctrl_c"),
@@ -244,11 +248,11 @@ def failing(tests: list[str], mutant: Mutant | None = None) -> list[str]:
                 raise ValueError(f"{mutant.file} does not hold {mutant.right!r} once: renew the mutant")
             file.write_text(source.replace(mutant.right, mutant.wrong))
         first = ["-x"] if mutant else []
-        command = [sys.executable, "-m", "pytest", *first, "-q", "-p", "no:cacheprovider", *tests]
+        command = [sys.executable, "-m", "pytest", *first, "-q", "-rfE", "-p", "no:cacheprovider", *tests]
         ended = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
-        if ended.returncode not in (0, 1):
-            raise RuntimeError(f"{' '.join(tests)}: no test could be run\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
         said = [line for line in ended.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        if ended.returncode != bool(said):  # 1 where tests fail, 0 where none does, another where none could be run
+            raise RuntimeError(f"{' '.join(tests)}: could not be run\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}")
         return [line.split(" ", 1)[1].split(" - ")[0] for line in said]
 
 
