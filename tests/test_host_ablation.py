@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
+from positional_heads.host.ablation import Ablation
 from tests.tiny_models import SCORED
 
 TOKENS = torch.randint(256, (2, 14), generator=torch.Generator().manual_seed(3))
@@ -170,7 +171,7 @@ def test_impossible_ablations_are_refused(case, tiny):
 @pytest.mark.parametrize("distance", [4.0, 2.5, True, "4"])
 def test_distances_that_count_no_tokens_are_refused(distance, tiny):
     with pytest.raises((TypeError, ValueError), match=f"distance must be a whole number or None, got {distance!r}"):
-        ph.ablation_hooks(tiny("llama"), HEADS, "far", distance=distance)
+        Ablation(tiny("llama"), "far", distance=distance)  # which every way to ablate makes
 
 
 def test_heads_that_do_not_exist_are_refused(tiny):

@@ -10,6 +10,7 @@ import torch
 import positional_heads as ph
 from positional_heads import counting
 from positional_heads.score_sums import ScoreSums
+from positional_heads.tables import heads_rows
 from tests import oracles
 
 TEMPERATURES = (1e-3, 1.0, 32**0.5, 1e3, 1e6)
@@ -130,6 +131,8 @@ def test_saturation_is_kept_in_files_and_shown(model, tmp_path):
     )
     assert scores.to_frame()["saturation"].tolist()[8] == float(scores.saturation[1, 0])
     assert "saturated" in scores._repr_html_()
+    rows_of_table = heads_rows([{"name": "L1H0", "rho": 0.5, "bound": 0.25, "saturation": 0.75}], 1)
+    assert dict(zip(*rows_of_table, strict=True))["saturated"] == "0.750"
 
 
 @pytest.mark.parametrize(

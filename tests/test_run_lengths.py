@@ -263,7 +263,8 @@ def test_a_padded_row_is_extended_by_its_own_length(method, side, tiny, tiny_fol
     span = slice(90, None) if side == "left" else slice(0, 60)
     mask = torch.zeros_like(TOKENS)
     mask[0, span], mask[1] = 1, 1
-    expected = [hugging_face(tiny_folder("llama"), theirs)(x).logits for x in (TOKENS[:1, span], TOKENS[1:])]
+    references = [hugging_face(tiny_folder("llama"), theirs) for _ in range(2)]
+    expected = [one(x).logits for one, x in zip(references, (TOKENS[:1, span], TOKENS[1:]), strict=True)]
     with extended_rope(tiny("llama"), method, training_length=TRAINED, **ours):
         logits = tiny("llama")(TOKENS, attention_mask=mask)
         scores = ph.score_heads(tiny("llama"), TOKENS, attention_mask=mask, divide_attention_factor=False)
@@ -273,6 +274,8 @@ def test_a_padded_row_is_extended_by_its_own_length(method, side, tiny, tiny_fol
     assert torch.allclose(logits[:1, span], expected[0], atol=1e-5)
     assert torch.allclose(logits[1:], expected[1], atol=1e-5)
     assert torch.allclose(scores.rho, alone.rho, atol=1e-3)
+    longest = references[1].model.rotary_emb.inv_freq  # as its run of 150 tokens has left them
+    assert torch.allclose(scores.frequencies.float(), longest.expand(2, -1), rtol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -96,6 +96,7 @@ class Ablation:
     Arguments and errors are those of `ablation_hooks`.
     """
 
+    @checked
     def __init__(
         self,
         model: TransformerLensModel,
