@@ -4,13 +4,17 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from positional_heads.host.provenance import data_hash
 from positional_heads.results import HeadScores
 from positional_heads.statistics import FEWEST_UNITS
 from positional_heads.studies.ablation_results import AblationStudy
 from positional_heads.studies.extrapolation_results import ExtrapolationStudy
 from positional_heads.token_text import printable
+from positional_heads.zoo.architecture import BOS_ID
+from positional_heads.zoo.bundled import BUNDLED, bundled_text
 
-BUNDLED = "bundled"
 FEW_GROUPS = 16
 ENOUGH_REPEATS = 10
 ENOUGH_PERMUTATIONS = 19
@@ -78,11 +82,22 @@ def _score_caveats(scores: HeadScores) -> list[str]:
     return said
 
 
+def _on_our_text(provenance: Mapping[str, Any]) -> bool:
+    """Whether the bundled model scored the bundled text: its tokens are bytes, so their fingerprint is known."""
+    data = provenance["data"]
+    if provenance["model"]["name"] != BUNDLED:
+        return False
+    room = data["longest"] - 1
+    content = bundled_text().encode()[: data["sequences"] * room]
+    rows = [torch.tensor([BOS_ID, *content[at : at + room]]) for at in range(0, len(content), room)]
+    return data_hash([(row, None) for row in rows]) == data.get("sha256")
+
+
 def score_command(provenance: Mapping[str, Any]) -> str:
     """The command that scores the same model with the same settings, on a text that the result does not hold."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
     name = str(model["name"])
-    words = ["positional-heads", "score", name, "--text", "bundled" if name == BUNDLED else "TEXT.txt"]
+    words = ["positional-heads", "score", name, "--text", "bundled" if _on_our_text(provenance) else "TEXT.txt"]
     words += ["--sequences", str(data["sequences"]), "--length", str(data["longest"])]
     if model.get("dtype") not in {None, "float32"}:
         words += ["--dtype", str(model["dtype"])]
@@ -96,14 +111,16 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
     """The same in Python, every setting as it was."""
     model, data = provenance["model"], provenance["data"]
     name = printable(model["name"], newlines=False)
-    ours = name == BUNDLED
     dtype = printable(model.get("dtype") or "float32", newlines=False)
     precision = "" if dtype == "float32" else f", dtype={dtype!r}"
-    load = "ph.load_bundled_model()" if ours else f"ph.load_model({name!r}{precision})"
-    text = "ph.bundled_text()" if ours else 'open("TEXT.txt", encoding="utf-8").read()'
+    load = "ph.load_bundled_model()" if name == BUNDLED else f"ph.load_model({name!r}{precision})"
+    ours = _on_our_text(provenance)
+    # as bytes, because ends of lines stay what they are, like in the command line
+    text = "ph.bundled_text()" if ours else 'Path("TEXT.txt").read_bytes().decode("utf-8")'
+    path = "" if ours else "from pathlib import Path\n\n"
     settings = "".join(f"    {key}={value!r},\n" for key, value in provenance["settings"].items())
     return (
-        f"import positional_heads as ph\n\nmodel = {load}\n"
+        f"{path}import positional_heads as ph\n\nmodel = {load}\n"
         f"tokens = ph.cut_text(model, {text}, {data['longest']})[:{data['sequences']}]\n"
         f"scores = ph.score_heads(\n    model,\n    tokens,\n{settings})\n"
         f'assert scores.provenance["data"]["sha256"] == {printable(data.get("sha256"))!r}  # the same tokens\n'

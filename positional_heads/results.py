@@ -221,7 +221,8 @@ class HeadScores:
             self.rho,
             0.05,
             self.n_groups if self.bootstrap_rho is not None else 1,
-            (data.get("monotonous", 0), data.get("sequences", 1)),
+            0 if self.null is None else len(self.null.rho),
+            monotonous=(data.get("monotonous", 0), data.get("sequences", 1)),
         )
 
     def to_frame(self) -> "pd.DataFrame":

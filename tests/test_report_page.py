@@ -256,6 +256,7 @@ def test_the_command_shown_is_one_that_the_command_line_takes(bundled, tmp_path)
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
     words = shlex.split(score_command(scores.provenance))
     assert words[:2] == ["positional-heads", "score"]
+    assert words[words.index("--text") + 1] == "bundled"
     out = tmp_path / "again"
     words[words.index("--out") + 1] = str(out)
     done = CliRunner().invoke(app, words[1:])
@@ -264,6 +265,21 @@ def test_the_command_shown_is_one_that_the_command_line_takes(bundled, tmp_path)
     assert again["data"] == scores.provenance["data"]
     for key in ("null_repeats", "skip_keys", "max_distance", "seed", "temperature"):
         assert again["settings"][key] == scores.provenance["settings"][key]
+
+
+def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkeypatch):
+    """Its ends of lines are tokens too: read by the printed lines, they come out as the command line read them."""
+    monkeypatch.chdir(tmp_path)
+    Path("TEXT.txt").write_bytes(b"In the beginning\r\nGod created the heaven\r\n" * 4)
+    options = ["--length", "40", "--sequences", "3", "--null-repeats", "2", "--out", "r"]
+    done = CliRunner().invoke(app, ["score", "bundled", "--text", "TEXT.txt", *options])
+    assert done.exit_code == 0, done.output
+    scores = ph.HeadScores.load("r")
+    words = shlex.split(score_command(scores.provenance))
+    assert words[words.index("--text") + 1] == "TEXT.txt"
+    namespace: dict[str, object] = {}
+    exec(score_lines(scores.provenance), namespace)
+    torch.testing.assert_close(namespace["scores"].rho, scores.rho, rtol=0, atol=0)
 
 
 def test_commands_quote_what_a_model_is_called():

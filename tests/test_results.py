@@ -214,6 +214,12 @@ def test_the_verdict_says_over_how_many_groups_it_judged():
     assert "over a single sequence" in synthetic_scores(bootstrap=False).verdict
 
 
+def test_a_run_of_two_shuffles_without_a_significant_head_is_undecided():
+    scores = synthetic_scores()
+    null = replace(scores.null, rho=scores.rho + torch.tensor([0.5, -0.5])[:, None, None])
+    assert replace(scores, null=null).verdict.startswith("Undecided: none of 8 heads")
+
+
 def test_intervals_are_students_on_the_bootstraps_variance():
     scores = synthetic_scores()
     for head in ((0, 0), (1, 3)):
@@ -284,7 +290,8 @@ def test_by_significance_heads_come_by_excess_and_never_with_negative_rho():
     assert rho[1, 3] < rho[0, 3]
     assert found.excess[1, 3] > found.excess[0, 3]
     assert found.positional_heads(alpha=0.05) == [Head(1, 3), Head(0, 3)]
-    assert "3 of 8 heads beat their null (1 of them with rho of 0 or less: no Positional Heads)" in found.verdict
+    assert found.verdict.startswith("2 of 8 heads beat their null with a positive rho")
+    assert "; 1 more has a significant excess but rho of 0 or less: no Positional Heads" in found.verdict
 
 
 def test_files_of_earlier_versions_have_no_saturation(tmp_path):

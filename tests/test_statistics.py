@@ -124,14 +124,37 @@ RHO = torch.tensor([[0.3, -0.2]])
             torch.tensor([[0.125, 0.2]]),
             RHO,
             4,
-            r"1 of 2 heads beat their null \(at.*0.125",
+            r"1 of 2 heads beat their null with a positive rho \(at.*sequences\); the largest.*0.125",
         ),
         (
             *(torch.tensor([[0.01, 0.01]]), torch.tensor([[0.1, 0.2]]), RHO, 4),
-            r"2 of 2 heads beat their null \(1 of them with rho of 0 or less: no Positional Heads\)",
+            r"^1 of 2 heads beat their null with a positive rho .*; 1 more has a significant excess but rho of 0 or "
+            r"less: no Positional Heads; the largest excess .* is 0.100",
+        ),
+        (
+            *(torch.tensor([[0.01, 0.01]]), torch.tensor([[0.1, 0.2]]), -RHO.abs(), 4),
+            r"^No head with a positive rho beats its null .*; 2 of 2 heads have a significant excess but rho of 0",
         ),
         (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), RHO, 1, "over a single sequence"),
     ],
 )
 def test_the_verdict_says_what_the_numbers_say(q, excess, rho, groups, words):
-    assert re.search(words, verdict(q, excess, rho, 0.05, groups))
+    assert re.search(words, verdict(q, excess, rho, 0.05, groups, 20))
+
+
+@pytest.mark.parametrize(
+    ("groups", "repeats", "few"),
+    [
+        (4, 4, None),
+        (4, 3, "3 shuffles and 4 groups"),
+        (3, 4, "4 shuffles and 3 groups"),
+        (1, 20, "20 shuffles and 1 group of"),
+    ],
+)
+def test_a_run_of_little_power_is_undecided(groups, repeats, few):
+    said = verdict(torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 0.05, groups, repeats)
+    assert said.startswith("Undecided: " if few else "No head beats its null")
+    assert not few or few in said
+    assert not few or "Score again with null_repeats=20 and at least 8 sequences" in said
+    found = verdict(torch.tensor([[0.01, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 0.05, groups, repeats)
+    assert found.startswith("1 of 2 heads beat their null")
