@@ -10,6 +10,7 @@ import math
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from difflib import get_close_matches
 from numbers import Integral, Real
 from os import PathLike
 from pathlib import Path
@@ -70,7 +71,9 @@ def check_settings(owner: str, settings: Mapping[str, Any], known: Sequence[str]
         TypeError: If one is unknown.
     """
     if unknown := sorted(settings.keys() - set(known)):
+        near = [name for wrong in unknown for name in get_close_matches(wrong, known, n=1)]
         msg = f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        msg += f"; did you mean {', '.join(near)}?" if near else ""
         raise TypeError(msg)
 
 

@@ -1,5 +1,6 @@
 """Sums so far, on disk: what a killed run goes on from."""
 
+import os
 import signal
 import threading
 import time
@@ -112,6 +113,7 @@ def whole_step() -> Iterator[None]:
         if pressed:
             raise TornStep
         pressed.append(number)
+        os.write(2, b"\nfinishing this batch; press again to stop at once\n")  # sys.stderr may be in mid-write
 
     before = signal.getsignal(signal.SIGINT)
     # Ctrl-C reaches the main thread only; who handles it in another way, or ignores it, is left alone

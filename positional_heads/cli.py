@@ -48,9 +48,21 @@ def show(
         else:
             if left is not None and not (result / FILE_NAME).is_file():
                 raise FileNotFoundError(left)
+            if result.is_dir() and not (result / FILE_NAME).is_file():
+                raise FileNotFoundError(_what_is_there(result, [FILE_NAME, STUDY_FILE_NAME, EXTRAPOLATION_FILE_NAME]))
             show_scores(result, top, as_json)
         if left is not None:
             say(left)
+
+
+def _what_is_there(folder: Path, names: list[str]) -> str:
+    """One sentence on a folder without a result file: where there is one, and what writes one."""
+    if not any(folder.iterdir()):
+        return f"{folder} is empty: give the --out folder of positional-heads score, ablate or extrapolate"
+    below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
+    if below:
+        return f"no result file in {folder}; {', '.join(below)} {'has' if len(below) == 1 else 'have'} one"
+    return f"no result file in {folder}: none of {', '.join(names)} is there, or in a folder in it"
 
 
 app.command()(score)

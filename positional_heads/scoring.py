@@ -6,9 +6,10 @@ the sum over all batches, a shard the sum over some, and a checkpoint the sum so
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def score_heads(
         ValueError: If input or settings make no sense, or the checkpoint is of another run; the message says what to
             do.
     """
-    chosen = _chosen(pairs, settings)
+    chosen = _chosen(score_heads, pairs, settings)
     kept, elsewhere = Checkpoint(checkpoint, checkpoint_seconds), named_executor(executor)
     given = _Given(text_or_tokens, attention_mask, beyond_context, plain_text)
     counter, resolved = _prepared(model, given, layers, batch_size, chosen)
@@ -145,7 +146,7 @@ def score_shard(
         ValueError: If the shard, input or settings make no sense, or the folder holds another run.
     """
     number, total = shard_of(shard)
-    chosen = _chosen(pairs, settings)
+    chosen = _chosen(score_shard, pairs, settings)
     given = _Given(text_or_tokens, attention_mask, beyond_context, plain_text)
     counter, resolved = _prepared(model, given, layers, batch_size, chosen)
     file = Path(folder) / shard_file(number, total)
@@ -159,11 +160,13 @@ def score_shard(
     return file
 
 
-def _chosen(pairs: str | int | None, settings: dict[str, Any]) -> ScoringSettings:
+def _chosen(function: Callable[..., Any], pairs: str | int | None, settings: dict[str, Any]) -> ScoringSettings:
     if isinstance(pairs, str) and pairs != "all":
         msg = f"pairs {pairs!r} must be 'all' or a whole number, e.g. 65536"
         raise ValueError(msg)
-    check_settings("scoring", settings, [field.name for field in fields(ScoringSettings) if field.name != "pairs"])
+    own = [name for name, one in signature(function).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    own += [field.name for field in fields(ScoringSettings) if field.name != "pairs"]
+    check_settings(function.__name__, settings, own)
     return ScoringSettings(**settings, pairs=pairs)  # type: ignore[arg-type]
 
 

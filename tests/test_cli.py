@@ -1,5 +1,6 @@
 """The command line as a user meets it: a process of its own, what it prints, writes and returns."""
 
+import functools
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import positional_heads as ph
+from positional_heads.cli import app
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
@@ -130,7 +133,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
             ["extrapolate", "bundled", *out, "--factors", "two"],
             "--factors 'two' must be numbers with commas",
         ),
-        "missing result": (["show", str(folder)], "no such result file"),
+        "missing result": (["show", str(folder / "nowhere")], "no such result file"),
         "damaged result": (["show", str(folder / "damaged.safetensors")], "not a result file, or a truncated one"),
     }
 
@@ -217,6 +220,21 @@ def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
         assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+def test_show_says_what_a_folder_without_a_result_holds(report, tmp_path):
+    show = functools.partial(CliRunner().invoke, app)
+    assert f"error: {tmp_path} is empty: " in show(["show", str(tmp_path)]).stderr
+    (tmp_path / "text.txt").write_text("In the beginning")
+    done = show(["show", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"error: no result file in {tmp_path}: none of scores.safetensors, study.safetensors" in done.stderr
+    shutil.copytree(report[0], tmp_path / "first")
+    assert show(["show", str(tmp_path)]).stderr == (
+        f"error: no result file in {tmp_path}; {tmp_path / 'first'} has one\n"
+    )
+    shutil.copytree(report[0], tmp_path / "second")
+    assert f"; {tmp_path / 'first'}, {tmp_path / 'second'} have one\n" in show(["show", str(tmp_path)]).stderr
+
+
 def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
     folder, done = report
     shutil.copytree(folder, tmp_path / "r")
@@ -224,9 +242,8 @@ def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
     (tmp_path / "r" / "finished.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = run("show", tmp_path / "r")
     assert shown.stdout == done.stdout
-    assert (
-        b"finished.jsonl: unfinished study, 1 of its parts done; give the same positional-heads ablate" in shown.stderr
-    )
+    said = b"finished.jsonl: unfinished study, 1 of its parts done; give the same positional-heads ablate"
+    assert said in shown.stderr
     (tmp_path / "alone").mkdir()
     shutil.move(tmp_path / "r" / "finished.jsonl", tmp_path / "alone")
     for reader in ("show", "report"):

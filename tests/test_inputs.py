@@ -56,6 +56,21 @@ def test_token_ids_that_are_no_integers_are_refused(tiny):
 def test_a_misspelt_setting_is_refused(tiny):
     with pytest.raises(TypeError, match="null_repeat"):
         ph.score_heads(tiny("llama"), TOKENS, null_repeat=5)
+    with pytest.raises(TypeError, match=r"no setting batchsize; it has .*layers.*skip_keys.*mean batch_size\?$"):
+        ph.score_heads(tiny("llama"), TOKENS, batchsize=2)
+    with pytest.raises(TypeError, match=r"^score_shard has no setting layer; .*did you mean layers\?$"):
+        ph.score_shard(tiny("llama"), TOKENS, "1/1", "nowhere", layer=[0])
+
+
+def test_a_special_token_that_the_model_lacks_is_named_with_the_way_out():
+    """Bundled tokenizers get <|endoftext|> from the host, behind the last row of the embedding."""
+    bundled = ph.load_bundled_model()
+    text = "In the beginning<|endoftext|>God created"
+    with pytest.raises(ValueError, match=r"id 258, .*'<\|endoftext\|>'; plain_text=True \(--plain-text\) reads it"):
+        ph.score_heads(bundled, text)
+    assert ph.score_heads(bundled, text, plain_text=True).provenance["data"]["tokens"] == 1 + len(text)
+    with pytest.raises(ValueError, match=r"the vocabulary is 0 to 257$"):
+        ph.score_heads(bundled, torch.tensor([[5, 259]]))
 
 
 def test_running_past_the_context_on_purpose(tiny):

@@ -1,6 +1,7 @@
 """Shards, checkpoints and resumed runs end with the very numbers of one run, or say why not."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.checkpoints import whole_step
 from positional_heads.counting import PairCounter
 from positional_heads.kernels import choosing
 from positional_heads.kernels.eager import EagerKernel
@@ -135,6 +137,23 @@ def test_a_shard_that_cannot_be_is_refused(shard, words, tiny, sequences, tmp_pa
     with pytest.raises(ValueError, match=words):
         ph.score_shard(tiny("mistral"), sequences, shard, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_ctrl_c_says_at_once_what_it_waits_for(capfd):
+    said = []
+
+    def pressed():
+        with whole_step():
+            signal.raise_signal(signal.SIGINT)
+            said.append(capfd.readouterr().err)  # what comes behind the signal still runs
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pressed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == ["\nfinishing this batch; press again to stop at once\n"]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp_path, runs):

@@ -103,7 +103,7 @@ def batches(
     sequences = as_sequences(model, text_or_tokens, attention_mask, plain_text=plain_text)
     limit = int(model.cfg.n_ctx)
     for index, (tokens, mask) in enumerate(sequences):
-        _check_sequence(index, tokens, mask, int(model.cfg.d_vocab))
+        _check_sequence(model, index, tokens, mask)
         if len(tokens) > limit and not beyond_context:
             msg = (
                 f"sequence {index} has {len(tokens)} tokens, the model's context is {limit}: cut the text with "
@@ -295,15 +295,19 @@ def _refuse_unmarked_padding(model: Any, tokens: Int[Tensor, "batch pos"]) -> No
         raise ValueError(msg)
 
 
-def _check_sequence(index: int, tokens: Tensor, mask: Tensor | None, vocabulary: int) -> None:
+def _check_sequence(model: Any, index: int, tokens: Tensor, mask: Tensor | None) -> None:
     real = len(tokens) if mask is None else int(mask.sum())
     if real < 2:  # noqa: PLR2004
         msg = f"sequence {index} has {real} real token(s): a query and a key at different positions need at least 2"
         raise ValueError(msg)
+    vocabulary = int(model.cfg.d_vocab)
     lowest, highest = int(tokens.min()), int(tokens.max())
     if lowest < 0 or highest >= vocabulary:
         wrong = lowest if lowest < 0 else highest
         msg = f"sequence {index} holds token id {wrong}, the vocabulary is 0 to {vocabulary - 1}"
+        token = getattr(getattr(model, "tokenizer", None), "added_tokens_decoder", {}).get(wrong)
+        if token is not None:
+            msg += f": it is the tokenizer's {str(token)!r}; plain_text=True (--plain-text) reads it as characters"
         raise ValueError(msg)
 
 
