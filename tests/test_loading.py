@@ -339,6 +339,37 @@ def test_a_model_with_a_device_map_on_one_device_is_scored(tiny_folder):
     assert torch.equal(ph.score_heads(model, TOKENS).rho, expected.rho)
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_checkpoint_that_lacks_tensors_is_refused(sharded, tmp_path):
+    folder = save_tiny_model("llama", tmp_path)
+    if sharded:
+        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+        (folder / "model.safetensors").unlink(missing_ok=True)
+    ph.load_model(str(folder))
+    lost = {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkvo"}
+    for file in folder.glob("*.safetensors"):
+        kept = {name: tensor for name, tensor in load_file(file).items() if name not in lost}
+        save_file(kept, file, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lack 4 of .* \(model\.layers\.1\.self_attn\.k_proj\.weight, .*o_proj.*q_proj"
+    ):
+        ph.load_model(str(folder))
+
+
+@pytest.mark.parametrize("family", ["gemma4", "olmo_hybrid", "neox", "codegen", "gpt_oss", "falcon_h1"])
+def test_checkpoints_of_families_with_other_names_lack_nothing(family, tiny_folder):
+    assert ph.load_model(str(tiny_folder(family))).cfg.n_layers > 0
+
+
+def test_tied_embeddings_that_are_stored_once_are_not_missed(tmp_path):
+    folder = save_tiny_model("llama", tmp_path, tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    bridge = ph.load_model(str(folder))
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder)(TOKENS).logits
+        assert torch.allclose(bridge(TOKENS), expected, atol=1e-5)
+
+
 def test_weights_that_were_never_loaded_are_refused(tiny_folder):
     model = boot(tiny_folder("llama"))
     model.original_model.model.layers[1].to("meta")
