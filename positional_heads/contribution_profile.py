@@ -53,8 +53,8 @@ def contribution_profile(
     in_range("skip_keys", skip_keys, 0, 2**31)
     rotary = _layers_of(model, chosen)
     data = batches(model, text_or_tokens, attention_mask, batch_size, beyond_context=beyond_context)
-    longest = max(batch.tokens.shape[1] for batch in data)
-    refuse_fixed_tables(model, longest)
+    refuse_fixed_tables(model, max(batch.tokens.shape[1] for batch in data))
+    longest = max(length for batch in data for length in batch.lengths)  # less than the width, if all are padded
     sums = _Sums(chosen, {one.layer: one.n_pairs for one in rotary}, longest, skip_keys)
     for batch in data:
         spans = real_spans(batch.tokens, batch.attention_mask)

@@ -69,7 +69,11 @@ def llama3_by_hand(base, width, trained, factor, low, high):
         ("llama", {"rope_type": "dynamic", "factor": 4.0}, geometric(1e4, 16)),
         ("llama", YARN, yarn_by_hand(1e4, 16, 64, 4)),
         ("llama", LLAMA3, llama3_by_hand(1e4, 16, 64, 8, 1, 4)),
-        ("phi3", LONGROPE, [f / short for f, short in zip(geometric(1e4, 16), SHORT, strict=True)]),
+        (
+            "phi3",
+            LONGROPE,
+            [f / factor for factors in (SHORT, LONG) for f, factor in zip(geometric(1e4, 16), factors, strict=True)],
+        ),
         ("stablelm", {}, geometric(1e4, 4)),
         ("glm", {"rope_type": "linear", "factor": 2.0}, geometric(1e4, 8, 2)),
         ("phi", YARN, yarn_by_hand(1e4, 8, 64, 4)),
@@ -119,6 +123,24 @@ def test_a_wrong_table_is_refused_by_layer_and_pair(fault, found, expected, tiny
     assert found in message
     assert expected in message
     assert "Load the model again" in message
+
+
+@pytest.mark.parametrize("fault", [lambda table: table.flip(0), lambda table: torch.full_like(table, 7e-18)])
+def test_a_wrong_table_for_long_runs_is_refused(fault, tmp_path):
+    model = scaled("phi3", tmp_path, **LONGROPE)
+    rotary = next(one for one in model.original_model.modules() if hasattr(one, "original_inv_freq"))
+    model(torch.cat([TOKENS, TOKENS], dim=1))  # 80 tokens, more than 64: the long table is made
+    ph.resolve_layers(model)
+    rotary.long_inv_freq = fault(rotary.long_inv_freq.clone())
+    with pytest.raises(ph.UnsupportedModelError, match=r"layer 0: pair 0 turns by .*, expected 0\.5 "):
+        ph.resolve_layers(model)
+
+
+def test_factors_that_make_long_runs_turn_faster_from_pair_to_pair_are_refused(tmp_path):
+    rising = [2.0 / 20**pair for pair in range(8)]
+    model = scaled("phi3", tmp_path, **LONGROPE | {"long_factor": rising})
+    with pytest.raises(ph.UnsupportedModelError, match=r"layer 0: its pairs do not turn slower .*\(0\.5, 3\.162, "):
+        ph.resolve_layers(model)
 
 
 def test_a_wrong_attention_factor_is_refused(tmp_path):

@@ -61,6 +61,15 @@ def amplitude(model):
             "",
         ),
         ("llama", {"rope_scaling": {**YARN, "factor": "4.0"}}, {"rope_scaling": YARN}, "written as text, '4.0'"),
+        (
+            "phi3",
+            {
+                "rope_scaling": {"type": "longrope", **LISTS, "long_factor": ["2.0"] * 8},
+                "original_max_position_embeddings": 48,
+            },
+            {"rope_scaling": {"type": "longrope", **LISTS}, "original_max_position_embeddings": 48},
+            "long_factor is written as text",
+        ),
         ("llama", {"rope_theta": "500000"}, {"rope_theta": 500000.0}, "rope_theta is written as text"),
         (
             "llama",
@@ -131,6 +140,18 @@ def test_the_attention_factor_of_deepseeks_distilled_qwen3_is_one(tmp_path):
         ({"type": "linear", "factor": -2.0}, "factor is -2.0, and must be a positive number"),
         ({"type": "linear", "factor": True}, "factor is True, and must be a positive number"),
         ({"type": "llama3", "factor": 8.0, "high_freq_factor": 4.0}, "of type 'llama3' and lacks low_freq_factor"),
+        ({"type": "linear", "factor": [4.0]}, "factor is \\[4.0\\], and must be a positive number"),
+        ({"type": "linear", "factor": 0.5}, "factor is 0.5, and must be at least 1"),
+        ({**YARN, "factor": 0.5}, "factor is 0.5, and must be at least 1"),
+        ({**YARN, "beta_fast": 1, "beta_slow": 32}, "beta_slow is 32, and must be below beta_fast, 1"),
+        ({**YARN, "beta_slow": 32.0}, "beta_slow is 32.0, and must be below beta_fast, 32.0"),
+        (
+            {"type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0},
+            "low_freq_factor is 4.0, and must be below high_freq_factor, 4.0",
+        ),
+        ({"type": "longrope", **LISTS, "long_factor": [1.0] * 7 + [0.0]}, "long_factor holds 0.0, and must hold pos"),
+        ({"type": "longrope", **LISTS, "short_factor": ["x"] * 8}, "short_factor holds 'x', and must hold positive"),
+        ({"type": "longrope", **LISTS, "short_factor": [-1] * 8}, "short_factor holds -1, and must hold positive"),
         ({"factor": 2.0}, "a factor of 2.0 and no rope_type"),
         (["linear", 4.0], "rope_scaling is \\['linear', 4.0\\], and must be a table"),
     ],
@@ -142,6 +163,22 @@ def test_rotations_that_cannot_be_meant_are_refused_in_one_sentence(scaling, rea
     with pytest.raises(ValueError, match=f"cannot be loaded: its .*{reason}") as refusal:
         ph.load_model(str(tmp_path))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rope_theta": None}, "rope_theta is None, and must be a positive number"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": None}}, "rope_theta is None, and must be"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0, and must be a positive number"),
+        ({"head_dim": 0}, "head_dim is 0, and must be a positive number"),
+    ],
+)
+def test_sizes_that_cannot_be_meant_are_refused_in_one_sentence(change, reason, tiny_folder, tmp_path):
+    config = json.loads((tiny_folder("llama") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ValueError, match=f"cannot be loaded: its {reason}"):
+        ph.load_model(str(tmp_path))
 
 
 def test_every_layer_types_rotation_is_mended():
@@ -300,6 +337,37 @@ def test_a_model_with_a_device_map_on_one_device_is_scored(tiny_folder):
     model = TransformerBridge.boot_transformers(str(tiny_folder("llama")), device_map={"": "cpu"}).eval()
     expected = ph.score_heads(boot(tiny_folder("llama")), TOKENS)
     assert torch.equal(ph.score_heads(model, TOKENS).rho, expected.rho)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_checkpoint_that_lacks_tensors_is_refused(sharded, tmp_path):
+    folder = save_tiny_model("llama", tmp_path)
+    if sharded:
+        AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="100KB")
+        (folder / "model.safetensors").unlink(missing_ok=True)
+    ph.load_model(str(folder))
+    lost = {f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkvo"}
+    for file in folder.glob("*.safetensors"):
+        kept = {name: tensor for name, tensor in load_file(file).items() if name not in lost}
+        save_file(kept, file, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lack 4 of .* \(model\.layers\.1\.self_attn\.k_proj\.weight, .*o_proj.*q_proj"
+    ):
+        ph.load_model(str(folder))
+
+
+@pytest.mark.parametrize("family", ["gemma4", "olmo_hybrid", "neox", "codegen", "gpt_oss", "falcon_h1"])
+def test_checkpoints_of_families_with_other_names_lack_nothing(family, tiny_folder):
+    assert ph.load_model(str(tiny_folder(family))).cfg.n_layers > 0
+
+
+def test_tied_embeddings_that_are_stored_once_are_not_missed(tmp_path):
+    folder = save_tiny_model("llama", tmp_path, tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+    bridge = ph.load_model(str(folder))
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder)(TOKENS).logits
+        assert torch.allclose(bridge(TOKENS), expected, atol=1e-5)
 
 
 def test_weights_that_were_never_loaded_are_refused(tiny_folder):

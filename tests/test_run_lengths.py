@@ -255,6 +255,32 @@ def test_a_padded_row_has_the_frequencies_of_its_own_length(own, side, tmp_path)
             assert torch.allclose(pattern, attention[layer][0], atol=1e-5)
 
 
+@pytest.mark.parametrize("lengths", [(80, 80), (50, 43)])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["plain", *OWN])
+@torch.no_grad()
+def test_padding_wider_than_every_row_changes_nothing(family, side, lengths, tmp_path):
+    """The oracle: the same rows without padding. The two kinds that follow the length do so from 65 tokens on."""
+    model = load_model(str(extended_folder(tmp_path, *OWN.get(family, ("llama", {})))))
+    mask, width = torch.zeros_like(TOKENS[:, :100]), 100
+    for row, length in enumerate(lengths):
+        mask[row, slice(width - length, None) if side == "left" else slice(0, length)] = 1
+    rows = [tokens[own.bool()] for tokens, own in zip(TOKENS[:, :width], mask, strict=True)]
+    padded = ph.score_heads(model, TOKENS[:, :width], attention_mask=mask, beyond_context=True)
+    assert torch.allclose(padded.rho, ph.score_heads(model, rows, beyond_context=True).rho, atol=1e-3)
+    given = {"heads": [ph.Head(1, 0)], "beyond_context": True}
+    padded = ph.contribution_profile(model, TOKENS[:, :width], attention_mask=mask, batch_size=2, **given)
+    alone = ph.contribution_profile(model, rows, **given)
+    assert torch.equal(padded.pair_counts, alone.pair_counts)
+    assert torch.allclose(padded.mean, alone.mean, atol=1e-5)
+    if lengths[0] == lengths[1]:
+        ran = ph.dominant_dimension_cache(model, TOKENS[:, :width], attention_mask=mask, beyond_context=True)
+        found = ran["dominant_dim", 1, "attn"]
+        own = slice(width - lengths[0], None) if side == "left" else slice(0, lengths[0])
+        right = ph.dominant_dimension_cache(model, torch.stack(rows), beyond_context=True)["dominant_dim", 1, "attn"]
+        assert torch.allclose(found[:, :, own, own], right, atol=1e-3, equal_nan=True)
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("method", ["dynamic", "longrope"])
 @torch.no_grad()

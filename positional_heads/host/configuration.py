@@ -21,6 +21,10 @@ NEEDED = {
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }
+ASCENDING = {
+    "yarn": ("beta_slow", 1.0, "beta_fast", 32.0),
+    "llama3": ("low_freq_factor", 1.0, "high_freq_factor", 4.0),
+}
 READ = {"rope_type", "type", *NUMBERS, "short_factor", "long_factor", "short_mscale", "long_mscale", "truncate"} | {
     *("finetuned", "mrope_section", "mrope_interleaved")
 }
@@ -56,6 +60,15 @@ def mended(raw: Mapping[str, Any], *, quantized: bool) -> tuple[dict[str, Any], 
 
 def _mend_rope(section: dict[str, Any], told: list[str]) -> None:
     """Mend every layer type's rotation in one section of a configuration."""
+    for key in ("num_attention_heads", "hidden_size", "head_dim"):
+        if isinstance(section.get(key), int | float | str) and not _number(section[key]) > 0:
+            msg = f"its {key} is {section[key]!r}, and must be a positive number: correct its config.json"
+            raise ValueError(msg)
+    for rope in (section, section.get("rope_scaling"), section.get("rope_parameters")):
+        unturned = section.get("model_type") == "olmo_hybrid"  # whose null means NoPE
+        if isinstance(rope, dict) and rope.get("rope_theta", 1) is None and not unturned:
+            msg = "its rope_theta is None, and must be a positive number: correct its config.json"
+            raise ValueError(msg)
     section |= _numbers({key: section[key] for key in ("rope_theta", "partial_rotary_factor") if key in section}, told)
     name = next((key for key in ("rope_scaling", "rope_parameters") if section.get(key)), None)
     if name is None:
@@ -101,7 +114,8 @@ def _mended_rope(given: dict[str, Any], section: Mapping[str, Any], told: list[s
         msg = f"its rotation is of type {kind!r} and lacks {' and '.join(missing)}: correct its config.json"
         raise ValueError(msg)
     if kind == "longrope":
-        _refuse_lists(rope, section)
+        _mend_lists(rope, section, told)
+    _refuse_impossible(kind, rope)
     unread = sorted(set(rope) - READ)
     if unread:
         told.append(f"rope settings that are not known here have no effect: {', '.join(unread)}")
@@ -112,20 +126,26 @@ def _mended_rope(given: dict[str, Any], section: Mapping[str, Any], told: list[s
 def _numbers(given: Mapping[str, Any], told: list[str]) -> dict[str, Any]:
     """Every number among the settings, those written as text read as numbers."""
     found = {}
-    for name in (key for key in NUMBERS if isinstance(given.get(key), (str, int, float))):
-        value = given[name]
-        if isinstance(value, str):
-            try:
-                value = int(value) if value.strip().isdecimal() else float(value)
-            except ValueError:
-                value = math.nan
+    for name in (key for key in NUMBERS if given.get(key) is not None):
+        value = _number(given[name])
+        if isinstance(given[name], str):
             told.append(f"{name} is written as text, {given[name]!r}, and read as {value}")
         may_be_zero = name in {"mscale", "mscale_all_dim", "partial_rotary_factor"}
-        if isinstance(value, bool) or not (0 < value < math.inf or (value == 0 and may_be_zero)):
+        if not (0 < value < math.inf or (value == 0 and may_be_zero)):
             msg = f"its rope setting {name} is {given[name]!r}, and must be a positive number: correct its config.json"
             raise ValueError(msg)
         found[name] = value
     return found
+
+
+def _number(value: Any) -> float:
+    """A number, also where it is written as text; NaN for anything else."""
+    if isinstance(value, str):
+        try:
+            return int(value) if value.strip().isdecimal() else float(value)
+        except ValueError:
+            return math.nan
+    return math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
 
 
 def _mend_yarn(rope: dict[str, Any], section: Mapping[str, Any], told: list[str]) -> None:
@@ -148,7 +168,7 @@ def _mend_yarn(rope: dict[str, Any], section: Mapping[str, Any], told: list[str]
         told.append(f"YaRN's attn_factor {share:g} gives an attention factor of {share * own:.6g}")
 
 
-def _refuse_lists(rope: Mapping[str, Any], section: Mapping[str, Any]) -> None:
+def _mend_lists(rope: dict[str, Any], section: Mapping[str, Any], told: list[str]) -> None:
     share = rope.get("partial_rotary_factor") or section.get("partial_rotary_factor") or 1.0
     pairs = int(_width(section) * share) // 2
     for name in ("short_factor", "long_factor"):
@@ -157,6 +177,27 @@ def _refuse_lists(rope: Mapping[str, Any], section: Mapping[str, Any]) -> None:
             given = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
             msg = f"its longrope {name} is {given}, and must be one number for each of the {pairs} pairs of a head"
             raise ValueError(msg)
+        rope[name] = [_number(one) for one in value]
+        wrong = [one for one, read in zip(value, rope[name], strict=True) if not 0 < read < math.inf]
+        if wrong:
+            msg = f"its longrope {name} holds {wrong[0]!r}, and must hold positive numbers: correct its config.json"
+            raise ValueError(msg)
+        if any(isinstance(one, str) for one in value):
+            told.append(f"longrope's {name} is written as text, and read as numbers")
+
+
+def _refuse_impossible(kind: str, rope: Mapping[str, Any]) -> None:
+    """What `transformers` computes a rotation from that no author can have meant."""
+    if kind in ASCENDING:
+        low, low_default, high, high_default = ASCENDING[kind]
+        least, most = rope.get(low) or low_default, rope.get(high) or high_default
+        if not least < most:
+            msg = f"its rope setting {low} is {least}, and must be below {high}, {most}: correct its config.json"
+            raise ValueError(msg)
+    factor = rope.get("factor")
+    if kind in NEEDED and factor is not None and factor < 1:
+        msg = f"its rope setting factor is {factor}, and must be at least 1: correct its config.json"
+        raise ValueError(msg)
 
 
 def _width(section: Mapping[str, Any]) -> int:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import math
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from torch import Tensor
 
 from positional_heads.host.admission import UnsupportedModelError
 from positional_heads.host.extrapolation.active import active_extension
-from positional_heads.host.extrapolation.plain_rope import RopeTable, built_in_table
+from positional_heads.host.extrapolation.plain_rope import RopeTable, built_in_table, long_table_from
 from positional_heads.host.model import TransformerLensModel
+from positional_heads.host.run_lengths import rotary_modules
 from positional_heads.rotary import pair_frequencies
 
 logger = logging.getLogger(__name__)
@@ -46,7 +48,8 @@ def proven_frequencies(
     """Prove how fast one layer turns its pairs, and give a hash of it for provenance.
 
     Slowest pairs that do not turn at all (p-RoPE) are accepted, whatever the configuration says. Where the
-    configuration gives no base (GPT-J, CodeGen), only the order can be proven.
+    configuration gives no base (GPT-J, CodeGen), only the order can be proven. LongRoPE's table for long runs is proven
+    beside the one that the layer used.
 
     Args:
         model: A TransformerBridge.
@@ -59,25 +62,65 @@ def proven_frequencies(
         UnsupportedModelError: If a pair turns otherwise than the configuration or the active extension says, or not
             slower than the pair before it.
     """
+    extension = active_extension(model)
+    if extension is not None and layer in extension.chosen:
+        return frequency_hash(_proven(model, layer, phase, extension.table(layer, len(phase)), dtype))
+    proven = []
+    short = len(phase), phase
+    long = [(length, found) for length, found in _long_phases(model, layer, phase, dtype) if length > len(phase)]
+    for length, found in (short, *long):
+        expected = built_in_table(model, layer, 2 * phase.shape[1], d_head, length)
+        if expected is not None:
+            _refuse_disorder(layer, expected.inv_freq.double().cpu())
+        proven.append(_proven(model, layer, found, expected, dtype))
+    return frequency_hash(torch.cat(proven))
+
+
+def _proven(
+    model: TransformerLensModel,
+    layer: int,
+    phase: Complex[Tensor, "pos pair"],
+    expected: RopeTable | None,
+    dtype: torch.dtype,
+) -> Float64[Tensor, " pair"]:
+    """Frequencies that these phases have, as expected."""
     if not phase.isfinite().all():
         msg = f"layer {layer}: cos and sin are not finite, so a frequency is not. {WAY_OUT}"
         raise UnsupportedModelError(msg)
     found = pair_frequencies(phase).double().cpu()
-    extension = active_extension(model)
-    if extension is not None and layer in extension.chosen:
-        expected: RopeTable | None = extension.table(layer, len(phase))
-    else:
-        expected = built_in_table(model, layer, 2 * phase.shape[1], d_head, len(phase))
-        _refuse_disorder(layer, found if expected is None else expected.inv_freq.double().cpu())
     if expected is None:
-        return frequency_hash(found)
+        _refuse_disorder(layer, found)
+        return found
     frequencies = expected.inv_freq.double().cpu()
     _refuse_difference(model, layer, found, frequencies, dtype)
     factor, should = float(phase.abs().double().mean()), expected.attention_factor * expected.score_factor**0.5
     if not abs(factor / should - 1) <= ROUNDING[dtype]:
         msg = f"layer {layer}: cos and sin are multiplied by {factor:.5g}, expected {should:.5g}. {WAY_OUT}"
         raise UnsupportedModelError(msg)
-    return frequency_hash(frequencies.where(found != 0, 0))
+    return frequencies.where(found != 0, 0)
+
+
+@torch.no_grad()
+def _long_phases(
+    model: Any, layer: int, phase: Complex[Tensor, "pos pair"], dtype: torch.dtype
+) -> Iterator[tuple[int, Complex[Tensor, "pos pair"]]]:
+    """Length of LongRoPE's shortest long run, and phases of its first positions, from the model's rotary module."""
+    length = long_table_from(model, layer)
+    for module in rotary_modules(model) if length is not None else ():
+        kind, named = getattr(module, "rope_type", None), {}
+        if isinstance(kind, dict):
+            named = {"layer_type": module.config.layer_types[layer]}
+            kind = kind[named["layer_type"]]
+        if kind != "longrope":
+            continue
+        assert length is not None
+        places = torch.tensor([[*range(len(phase)), length - 1]], device=phase.device)
+        # not called as a module, so that no hook sees it
+        cos, sin = module.forward(torch.zeros(1, dtype=dtype, device=phase.device), places, **named)
+        pairs = phase.shape[1]
+        adjacent = cos.shape[-1] > pairs and torch.equal(cos[..., ::2], cos[..., 1::2])
+        chosen = slice(None, None, 2) if adjacent else slice(pairs)
+        yield length, torch.complex(cos[0, :-1, chosen].float(), sin[0, :-1, chosen].float())
 
 
 def frequency_hash(frequencies: Float64[Tensor, " pair"]) -> str:

@@ -335,17 +335,24 @@ def _resolve_delegated(
 def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved: Record) -> RotaryLayer | None:
     query, key = here["hook_rot_q"], here["hook_rot_k"]
     _refuse_non_finite(layer, query, key)
-    if max(distance(here[name], moved[name]) for name in ROTATED) <= tolerance(query.dtype):
-        return None
-    if "hook_cos" not in here:
+    rotates = max(distance(here[name], moved[name]) for name in ROTATED) > tolerance(query.dtype)
+    if "hook_cos" not in here and rotates:
         msg = f"layer {layer}: its attention is not handed cos and sin, so the angles of its rotation cannot be had"
         raise UnsupportedModelError(msg)
+    if "hook_cos" not in here:
+        return None
+    table = _table_of(here["hook_cos"], here["hook_sin"])
+    phases = [_phase_of(record["hook_cos"], record["hook_sin"], table) for record in (here, moved)]
+    # before NoPE is believed: its layers are handed a sound table too, and one that stands still would look like NoPE
+    frequencies = proven_frequencies(model, layer, phases[0][0], query.shape[-1], here["hook_cos"].dtype)
+    if not rotates:
+        return None
     module = attention_module(model, layer)
     draft = RotaryLayer(
         layer=layer,
         source="interface",
         layout="half",
-        table=_table_of(here["hook_cos"], here["hook_sin"]),
+        table=table,
         rotary_dim=0,
         d_head=query.shape[-1],
         n_heads=query.shape[2],
@@ -354,7 +361,6 @@ def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved:
         holds="pattern",
         error=torch.inf,
     )
-    phases = [_phase_of(record["hook_cos"], record["hook_sin"], draft.table) for record in (here, moved)]
     layout, sense, error = min(turns(here, moved, phases[0], phases[1]), key=lambda found: found[2])
     hidden = masked_entries(draft, here[SCORES])
     score = score_error(draft, rebuilt_scores(draft, query, key), here[SCORES], hidden)
@@ -370,7 +376,7 @@ def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved:
         sense=sense,
         rotary_dim=2 * phases[0].shape[-1],
         error=max(error, score),
-        frequencies=proven_frequencies(model, layer, phases[0][0], draft.d_head, here["hook_cos"].dtype),
+        frequencies=frequencies,
     )
 
 

@@ -69,7 +69,7 @@ def load_model(
         logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", given)
         settings["tokenizer"] = _stand_in_tokenizer()
     try:
-        with _BOOTING, _mended_configuration(given), _nothing_installed(given):
+        with _BOOTING, _mended_configuration(given), _nothing_installed(given), _every_tensor_found(given):
             bridge = TransformerBridge.boot_transformers(
                 given, device=device, dtype=kinds[dtype or "float32"], **settings
             )
@@ -126,6 +126,33 @@ def _nothing_installed(given: str) -> Iterator[None]:
 
     with patch.object(subprocess.Popen, "__init__", starting):
         yield
+
+
+@contextmanager
+def _every_tensor_found(given: str) -> Iterator[None]:
+    """A block at whose end it is an error that `transformers` filled a tensor with noise, the checkpoint lacking it."""
+    from transformers import PreTrainedModel
+
+    own = PreTrainedModel.from_pretrained
+    missing: list[str] = []
+
+    def loading(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        told = kwargs.pop("output_loading_info", False)
+        model, found = own.__func__(  # type: ignore[attr-defined]
+            cls, pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        if str(pretrained_model_name_or_path) == given:
+            missing[:] = sorted({name for name, _ in model.named_parameters()}.intersection(found["missing_keys"]))
+        return (model, found) if told else model
+
+    with patch.object(PreTrainedModel, "from_pretrained", classmethod(loading)):
+        yield
+    if missing:
+        msg = (
+            f"its files lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}), which would be random: "
+            "complete the checkpoint, or correct its config.json"
+        )
+        raise ValueError(msg)
 
 
 def _quantized(given: str) -> bool:

@@ -129,12 +129,14 @@ def _as_runs_of(rows: list[int], attention_mask: Tensor | None) -> Callable[...,
         if places is None:
             return None
         tables = [table(module, args, kwargs, length) for length in rows]
-        if len(rows) == 1:
-            found = tuple(part[..., 0, :, :][..., places, :] for part in tables[0])
-        elif _same(tables):
-            return None
-        else:
+        width = int(places.max()) + 1
+        if len(rows) > 1 or width > rows[0]:
+            if _same([*tables, table(module, args, kwargs, max(width, *rows))]):
+                return None
             _refuse_shifted(places, rows, attention_mask)
+        if len(rows) == 1:
+            found = tuple(part[..., 0, :, :][..., places.clamp(max=rows[0] - 1), :] for part in tables[0])
+        else:
             by_row = [
                 tuple(part[..., 0, place.clamp(max=length - 1), :] for part in one)  # padding has no place of its own
                 for one, place, length in zip(tables, places.expand(len(rows), -1), rows, strict=True)

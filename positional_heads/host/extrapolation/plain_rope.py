@@ -127,6 +127,14 @@ def built_in_table(
     return RopeTable(inv_freq, float(attention_factor))
 
 
+def long_table_from(model: TransformerLensModel, layer: int) -> int | None:
+    """Tokens of the shortest run that LongRoPE turns by its long table; None where a layer has no such table."""
+    config, given = _rope_settings(model, layer)
+    if (given.get("rope_type") or given.get("type")) != "longrope":
+        return None
+    return _training_length(config, given) + 1
+
+
 def _rope_settings(model: Any, layer: int) -> tuple[Any, Mapping[str, Any]]:
     """The configuration of the text model, and what it says of one layer's rotation."""
     config = model.original_model.config
