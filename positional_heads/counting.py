@@ -121,8 +121,7 @@ class PairCounter:
         for number in others:
             self._capture(number, look)
         self._capture(longest, place)
-        done, kernels = ({longest}, {self.kernel.name}) if count else (set(), set())
-        sums = ScoreSums(layers, done, {}, kernels)
+        sums = ScoreSums(layers, {longest} if count else set(), {}, {self.kernel.name})
         sums.run = self.description(resolved, sums.windows)
         return sums
 

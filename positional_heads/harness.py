@@ -9,6 +9,7 @@ import hashlib
 import json
 import random
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,20 +22,24 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from positional_heads.heads import Head
+from positional_heads.arguments import checked, in_range
+from positional_heads.heads import Heads
 from positional_heads.host.ablation import Ablation, Reference
 from positional_heads.host.model import TransformerLensModel
 from positional_heads.host.places import numbered_rows
 from positional_heads.host.run_lengths import follows_length, fresh_runs
 
 INSTALL = "pip install 'positional-heads[eval]'"
+LARGEST_SEED = 2**32 - 1
+"""What the harness gives to NumPy."""
 
 
+@checked
 def evaluate_harness(
     model: TransformerLensModel,
     tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
     *,
-    ablate: Sequence[Head] = (),
+    ablate: Heads = (),
     mode: str = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
@@ -50,7 +55,7 @@ def evaluate_harness(
     Args:
         model: A TransformerBridge.
         tasks: Names of tasks and groups, or their configurations; one alone, or a list.
-        ablate: Heads to ablate meanwhile.
+        ablate: Heads to ablate meanwhile, as Head(3, 7), (3, 7) or "L3H7", one or several.
         mode: What becomes of them, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`.
         distance: Distance in tokens for `far` and `near`.
@@ -68,14 +73,17 @@ def evaluate_harness(
 
     Raises:
         ImportError: If the harness is not installed.
-        ValueError: If a prompt would be cut, a task does not exist, mode and heads make no sense, or prompts would be
-            padded where frequencies follow the length of a run.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If a prompt would be cut, a task does not exist, mode, heads or numbers make no sense, or prompts
+            would be padded where frequencies follow the length of a run.
         TypeError: If tasks are neither names nor configurations.
     """
     if mode == "resample" and batch_size != 1:
         msg = f"mode 'resample' takes its reference by the document's number: batch_size must be 1, not {batch_size}"
         raise ValueError(msg)
-    hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(ablate) if ablate else []
+    in_range("batch_size", batch_size, 1)
+    _check_tasks(tasks, limit=limit, include_path=include_path, max_length=max_length, seed=seed)
+    hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(ablate)
     where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
     drawn = _drawn(model, tasks, limit=limit, max_length=max_length, seed=seed, **where)
     with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
@@ -153,9 +161,10 @@ class HarnessTask:
         return {self.metric: torch.tensor([float(sample[self.metric]) for sample in samples], dtype=torch.float64)}
 
 
+@checked
 def harness_task(
     model: TransformerLensModel,
-    name: str,
+    task: str | dict[str, Any],
     metric: str,
     *,
     limit: int | None = None,
@@ -164,11 +173,11 @@ def harness_task(
     max_length: int | None = None,
     seed: int = 0,
 ) -> HarnessTask:
-    """A task of the harness by name, to be used like our own; it is run once to see which metrics its documents have.
+    """A task of the harness, to be used like our own; it is run once to see which metrics its documents have.
 
     Args:
         model: A TransformerBridge.
-        name: Name of the task.
+        task: Name of the task, or its configuration.
         metric: Which of its metrics; higher must be better.
         limit: Documents; all when None.
         include_path: Folder with task files.
@@ -178,12 +187,16 @@ def harness_task(
 
     Raises:
         ImportError: If the harness is not installed.
-        ValueError: If the task has no such metric for every document, or lower is better.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If the task has no such metric for every document, lower is better, or numbers make no sense.
+        TypeError: If the configuration names no task.
     """
+    _check_tasks(task, limit=limit, include_path=include_path, max_length=max_length, seed=seed)
     where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
-    drawn = _drawn(model, name, limit=limit, max_length=max_length, seed=seed, **where)
+    drawn = _drawn(model, task, limit=limit, max_length=max_length, seed=seed, **where)
+    name = task if isinstance(task, str) else str(task.get("group", task.get("task")))
     if drawn.names != (name,):
-        msg = f"{name} is a group of {len(drawn.names)} tasks: choose one of {', '.join(drawn.names)}"
+        msg = f"{name} is a group of tasks: choose one of {', '.join(drawn.names)}"
         raise ValueError(msg)
     found = drawn.run(model, 1)
     samples = found["samples"][name]
@@ -207,6 +220,35 @@ def harness_task(
         "sha256": drawn.hashes[name],
     }
     return HarnessTask(name, metric, len(samples), drawn, settings)
+
+
+def _check_tasks(
+    tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
+    *,
+    limit: int | None,
+    include_path: str | Path | None,
+    max_length: int | None,
+    seed: int,
+) -> None:
+    """What can be refused before the harness is imported, which takes long."""
+    in_range("limit", limit, 1)
+    in_range("max_length", max_length, 1)
+    in_range("seed", seed, 0, LARGEST_SEED)
+    chosen = _listed(tasks)
+    if not chosen:
+        msg = f"tasks {tasks!r} must be names of tasks of the harness, or their configurations (dicts), at least one"
+        raise TypeError(msg)
+    for task in chosen:
+        if isinstance(task, dict) and not {"task", "group"} & task.keys():
+            msg = f"the configuration {reprlib.repr(task)} has no name: give it one under 'task'"
+            raise TypeError(msg)
+    if include_path is not None and not Path(include_path).is_dir():
+        msg = f"include_path {include_path}: no such folder; it must hold task files of the harness (.yaml)"
+        raise FileNotFoundError(msg)
+
+
+def _listed(tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]]) -> list[str | dict[str, Any]]:
+    return [tasks] if isinstance(tasks, (str, dict)) else list(tasks)
 
 
 def _harness() -> Any:
@@ -276,10 +318,7 @@ def _loaded(
     include_path: str | Path | None,
     metadata: dict[str, Any],
 ) -> dict[str, Any]:
-    chosen = [tasks] if isinstance(tasks, (str, dict)) else list(tasks)
-    if not chosen or not all(isinstance(task, (str, dict)) for task in chosen):
-        msg = f"tasks {tasks!r} must be names of tasks of the harness, or their configurations (dicts), at least one"
-        raise TypeError(msg)
+    chosen = _listed(tasks)
     own = [] if include_path is None else [str(include_path)]
     names = {task for task in chosen if isinstance(task, str)}
     manager = _manager(own, metadata, defaults=False)

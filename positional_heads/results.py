@@ -144,7 +144,17 @@ class HeadScores:
 
     @checked
     def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
-        """Heads whose excess is positive and significant at this false discovery rate."""
+        """Heads whose excess is positive and significant at this false discovery rate.
+
+        Args:
+            alpha: False discovery rate, above 0 and at most 1, where only the sign of the excess counts.
+
+        Raises:
+            ValueError: If the rate is out of range, or no null was computed.
+        """
+        if not 0 < alpha <= 1:
+            msg = f"alpha {alpha} must be above 0 and at most 1, e.g. 0.05"
+            raise ValueError(msg)
         return (self.q_values <= alpha) & (self.excess > 0)
 
     @checked

@@ -62,7 +62,7 @@ class ScoreSums:
         layers: The sums of every scored layer.
         done: Numbers of the batches that are in them.
         run: What makes the run this run: shape, number of batches, reasons and provenance; must be JSON.
-        kernels: Names of the kernels that counted.
+        kernels: Names of the kernels that placed the bins or counted.
     """
 
     layers: dict[int, LayerSums]

@@ -105,7 +105,7 @@ def _refuse_other_bins(sums: ScoreSums, own: set[str], first: Path, part: ScoreS
     pairs = ((one.statistics[0].edges, part.layers[layer].statistics[0].edges) for layer, one in sums.layers.items())
     if all(torch.equal(mine, theirs) for mine, theirs in pairs):
         return
-    ours, theirs = (", ".join(sorted(kernels)) or "unknown" for kernels in (own, part.kernels))
+    ours, theirs = (", ".join(sorted(kernels)) for kernels in (own, part.kernels))
     remedy = f"set POSITIONAL_HEADS_KERNEL={ours}" if ours != theirs else "use the machine and libraries of the others"
     msg = (
         f"{file}: its bins are not those of {first.name} (kernel {theirs} here, {ours} there), so that their sums "

@@ -153,7 +153,7 @@ def test_groups_keep_their_aggregate(written, bundled):
     assert set(found["samples"]) == {"our_choose", "our_choose_again", "our_say"}
     parts = [found["results"][name]["acc,none"] for name in ("our_choose", "our_choose_again")]
     assert found["groups"]["our_group"]["acc,none"] == pytest.approx(sum(parts) / 2)
-    with pytest.raises(ValueError, match="our_group is a group of 2 tasks: choose one of our_choose, our_choose_again"):
+    with pytest.raises(ValueError, match="our_group is a group of tasks: choose one of our_choose, our_choose_again"):
         harness_task(bundled, "our_group", "acc", include_path=written)
 
 
@@ -247,6 +247,56 @@ def test_prompts_that_would_be_cut_are_refused(folder, bundled):
         evaluate_harness(bundled, ["our_say"], include_path=folder, max_length=40)
     with pytest.raises(ValueError, match=r"our_choose, document 0: its prompt has \d+ tokens, there is room for 30"):
         evaluate_harness(bundled, ["our_choose"], include_path=folder, max_length=30)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"batch_size": 0}, ValueError, "batch_size 0 must be at least 1"),
+        ({"batch_size": 1.5}, ValueError, "batch_size must be a whole number"),
+        ({"mode": "foo"}, ValueError, "mode 'foo' is unknown: choose one of zero"),
+        ({"mode": "far", "distance": -4}, ValueError, "distance -4 must be at least 1"),
+    ],
+)
+def test_what_only_a_whole_run_takes_is_refused_with_or_without_heads(given, error, said, bundled, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # it is said before the harness is needed
+    with pytest.raises(error, match=said):
+        evaluate_harness(bundled, "our_say", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "said"),
+    [
+        ({"limit": 0}, ValueError, "limit 0 must be at least 1"),
+        ({"limit": -1}, ValueError, "limit -1 must be at least 1"),
+        ({"limit": 0.5}, ValueError, "limit must be a whole number or None"),
+        ({"max_length": 0}, ValueError, "max_length 0 must be at least 1"),
+        ({"max_length": "x"}, TypeError, "max_length must be a whole number or None"),
+        ({"seed": -1}, ValueError, "seed -1 must be at least 0"),
+        ({"seed": 2**40}, ValueError, "seed 1099511627776 must be at most 4294967295"),
+        ({"seed": 1.5}, ValueError, "seed must be a whole number"),
+        ({"metadata": 5}, TypeError, "metadata must be a dict or None"),
+        ({"include_path": "nowhere"}, FileNotFoundError, "include_path nowhere: no such folder"),
+        ({"tasks": None}, TypeError, "must be a text or a dict"),
+        ({"tasks": 5}, TypeError, "must be a text or a dict"),
+        ({"tasks": {}}, TypeError, "the configuration {} has no name"),
+        ({"tasks": {"dataset_path": "json"}}, TypeError, "'dataset_path': 'json'. has no name: give it one"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused_before_the_harness_is_needed(given, error, said, bundled, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    settings = {name: value for name, value in given.items() if name != "tasks"}
+    tasks = given.get("tasks", "our_say")
+    with pytest.raises(error, match=said):
+        evaluate_harness(bundled, tasks, **settings)
+    with pytest.raises(error, match=said):
+        harness_task(bundled, tasks, "exact_match", **settings)
+
+
+def test_a_configuration_is_a_task_of_ours_under_its_name(folder, bundled):
+    task = harness_task(bundled, yaml.safe_load((folder / "choose.yaml").read_text()), "acc")
+    assert task.name == "our_choose"
+    assert len(ph.evaluate(bundled, task).measures["acc"]) == 4
 
 
 def test_it_says_how_to_install_the_harness(bundled, monkeypatch):

@@ -17,6 +17,7 @@ NAMES = {
     "Dynamic NTK": "dynamic",
     "Llama-3": "llama3",
     " linear ": "linear",
+    "default": "none",
 }
 
 
@@ -29,6 +30,8 @@ def test_self_extend_and_p_rope_too():
     assert rope_method("Self-Extend", group=4, window=16) == rope_method("self_extend", group=4, window=16)
     assert rope_method("SelfExtend", 4, training_length=64) == rope_method("self_extend", 4, training_length=64)
     assert rope_method("p-RoPE", keep=0.5) == rope_method("p_rope", keep=0.5)
+    factors = {"short_factor": [1.0], "long_factor": [2.0]}  # the name in Phi-3's first checkpoints
+    assert rope_method("su", 4, **factors) == rope_method("longrope", 4, **factors)
 
 
 REFUSED = {

@@ -209,6 +209,14 @@ def test_a_head_far_below_its_null_is_not_significant():
     assert not below.significant(alpha=1.0)[0, 3]
 
 
+@pytest.mark.parametrize("alpha", [2, 0, -0.1, 1.0001])
+def test_a_false_discovery_rate_that_cannot_be_is_refused(alpha):
+    scores = synthetic_scores()
+    for by_rate in (scores.significant, lambda rate: scores.positional_heads(alpha=rate)):
+        with pytest.raises(ValueError, match=f"alpha {alpha} must be above 0 and at most 1"):
+            by_rate(alpha)
+
+
 def test_the_verdict_says_over_how_many_groups_it_judged():
     assert "over 5 groups of sequences" in synthetic_scores().verdict
     assert "over a single sequence" in synthetic_scores(bootstrap=False).verdict

@@ -98,7 +98,11 @@ def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
         ph.merge_shards(tmp_path)
 
 
-def test_shards_of_other_kernels_are_named_with_the_way_out(tiny, sequences, tmp_path, monkeypatch):
+@pytest.mark.parametrize("batch_size", [2, 9])  # all in one batch: the second shard counts nothing
+def test_shards_of_other_kernels_are_named_with_the_way_out(batch_size, tiny, tmp_path, monkeypatch):
+    sequences = torch.arange(6 * 24).view(6, 24) * 7 % 256
+    settings = {**SETTINGS, "batch_size": batch_size}
+
     class OtherKernel(EagerKernel):
         name = "other"
 
@@ -107,9 +111,9 @@ def test_shards_of_other_kernels_are_named_with_the_way_out(tiny, sequences, tmp
 
     monkeypatch.setitem(choosing.KERNELS, "other", OtherKernel)
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
-    ph.score_shard(tiny("mistral"), sequences, (1, 2), tmp_path, **SETTINGS)
+    ph.score_shard(tiny("mistral"), sequences, (1, 2), tmp_path, **settings)
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
-    file = ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **SETTINGS)
+    file = ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **settings)
     said = (
         r"shard-0002-of-0002\S*: its bins are not those of shard-0001-of-0002\S* \(kernel other here, eager there\).*"
         "delete it, set POSITIONAL_HEADS_KERNEL=eager and count it again"
@@ -118,7 +122,7 @@ def test_shards_of_other_kernels_are_named_with_the_way_out(tiny, sequences, tmp
         ph.merge_shards(tmp_path)
     file.unlink()
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
-    ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **SETTINGS)
+    ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **settings)
     assert ph.merge_shards(tmp_path).provenance["kernels"] == ["eager"]
 
 

@@ -198,6 +198,31 @@ def function_named(name):
     return function
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mode": "foo"}, "mode 'foo' is unknown: choose one of zero"),
+        ({"mode": "far", "distance": -4}, "distance -4 must be at least 1"),
+        ({"mode": "far"}, "mode 'far' needs distance="),
+    ],
+)
+def test_a_mode_that_cannot_be_is_refused_without_heads_too(given, said, bundled):
+    with pytest.raises(ValueError, match=said):
+        ph.evaluate(bundled, "passkey", length=64, depths=1, examples=1, **given)
+
+
+def test_a_user_function_that_returns_no_numbers_is_refused_in_a_sentence(bundled):
+    def mine(model):
+        return next(returned)
+
+    returned = iter(("x", None, [1, "x"], [1.0], "x"))
+    for said in ("'x'", "None", r"\[1, 'x'\]"):
+        with pytest.raises(TypeError, match=f"mine must return one number per example, .*it returned {said}"):
+            ph.evaluate(bundled, mine)
+    with pytest.raises(TypeError, match="mine must return one number per example, .*it returned 'x'"):
+        ph.evaluate(bundled, mine)
+
+
 def test_a_function_of_the_model_is_a_task(bundled):
     tokens = TASKS["passkey"](bundled, **SMALL).examples[0].tokens[None]
     result = ph.evaluate(bundled, lambda model: model(tokens)[0, :3].amax(-1), ablate=[ph.Head(0, 0)])

@@ -191,7 +191,7 @@ class FunctionTask:
             ValueError: If it returns another number of scores than before, or one that is not finite.
         """
         with fresh_runs(model):
-            scores = torch.as_tensor(self.function(model), dtype=torch.float64).flatten().detach().cpu()
+            scores = _numbers(self.name, self.function(model))
         if len(scores) != self.examples:
             msg = f"{self.name} returned {len(scores)} scores, {self.examples} the first time: it must not vary"
             raise ValueError(msg)
@@ -204,13 +204,22 @@ def function_task(model: Any, function: Callable[[Any], Any], name: str | None =
 
     Raises:
         ValueError: If that is none.
+        TypeError: If they are no numbers.
     """
     name = name or str(getattr(function, "__name__", "function"))
-    scores = torch.as_tensor(function(model), dtype=torch.float64).flatten()
+    scores = _numbers(name, function(model))
     if len(scores) == 0:
         msg = f"{name} returned no score: return one number per example, higher being better"
         raise ValueError(msg)
     return FunctionTask(function, name, len(scores))
+
+
+def _numbers(name: str, returned: Any) -> Float64[Tensor, " example"]:
+    try:
+        return torch.as_tensor(returned, dtype=torch.float64).flatten().detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"{name} must return one number per example, higher being better; it returned {reprlib.repr(returned)}"
+        raise TypeError(msg) from error
 
 
 def _batched(examples: Sequence[Example], model: Any, batch_size: int | None) -> Iterator[list[int]]:

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from positional_heads.arguments import checked
+from positional_heads.arguments import check_seed, checked
 from positional_heads.host.places import numbered_rows
 from positional_heads.host.prefill import prefilled_logits
 from positional_heads.host.texts import start_token, text_tokens
@@ -127,6 +127,7 @@ def longbench(
     if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
         msg = f"examples {examples!r} must be a whole number of at least 1, or None for all documents"
         raise ValueError(msg)
+    check_seed(seed)
     if file is None and dataset is None:
         msg = "longbench needs file=, a JSON-lines file in its schema, or dataset=, the name of a dataset on the hub"
         raise ValueError(msg)
@@ -153,9 +154,14 @@ def _from_file(file: Path, dataset: str | None) -> list[dict[str, Any]]:
     if not file.is_file():
         msg = f"{file}: no such file; give a JSON-lines file in LongBench's schema"
         raise FileNotFoundError(msg)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        msg = f"{file}: not UTF-8 text (byte {error.start}); give a JSON-lines file in LongBench's schema"
+        raise ValueError(msg) from error
     documents = []
     # lines end with a newline alone: JSON strings may hold other separators, such as U+2028, as they are
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -23,6 +23,8 @@ Method = RopeMethod | SelfExtend | Dpe
 _HUGGING_FACE = {"none", "linear", "ntk", "dynamic", "yarn", "llama3", "longrope"}
 METHODS = (*sorted(_HUGGING_FACE), "p_rope", "self_extend", "dpe", "clex")
 OTHER_NAMES = {
+    "default": "none",
+    "su": "longrope",
     "pi": "linear",
     "position_interpolation": "linear",
     "ntk_aware": "ntk",
