@@ -48,6 +48,7 @@ def scores_of(rho: torch.Tensor, null: NullScores | None = None) -> HeadScores:
         rho=rho,
         rho_curve=rho,
         bound=rho,
+        saturation=rho.abs(),
         curve=torch.zeros(layers, heads, 9).double(),
         pair_counts=torch.ones(layers, 9, dtype=torch.long),
         frequencies=torch.ones(layers, 4).double(),
