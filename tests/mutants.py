@@ -24,6 +24,17 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
+    Mutant("statistics.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "test_statistics -k little_power"),
+    Mutant(
+        "statistics.py", "rising = significant & (rho > 0)", "rising = significant", "test_statistics -k verdict_says"
+    ),
+    Mutant(
+        "host/contribution_hooks.py",
+        "contributions.clone() if contributions.requires_grad else contributions",
+        "contributions",
+        "test_host_contribution_hooks -k gradient_of_a_contribution",
+    ),
+    Mutant("counting.py", "*others[: extra - len(chosen)], ", "", "test_host_scoring -k pilot"),
     # Pairs of channels and their contributions
     Mutant("rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "test_rotary"),
     Mutant("rotary.py", "new_phase / phase", "new_phase * phase", "test_rotary"),
