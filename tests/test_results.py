@@ -303,7 +303,7 @@ def test_by_significance_heads_come_by_excess_and_never_with_negative_rho():
 
 
 def test_files_of_earlier_versions_have_no_saturation(tmp_path):
-    scores = synthetic_scores()
+    scores = replace(synthetic_scores(), saturation=None)
     loaded = ph.HeadScores.load(scores.save(tmp_path))
     assert loaded.saturation is None
     assert "saturation" not in loaded.to_frame()
