@@ -1,6 +1,7 @@
 """Every method does what its source's own code does: Hugging Face's models, printed vectors, scipy, loops."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -288,6 +289,27 @@ def test_dpe_with_one_group_for_all_pairs_is_self_extend_and_key_pairs_limit_it(
     none = {layer: torch.zeros(4, 8, dtype=torch.bool) for layer in range(2)}
     with extended_rope(model, Dpe((4,) * 8, 8, key_pairs=none)):
         assert torch.allclose(model(TOKENS), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key_pairs", "found"),
+    [
+        ({0: torch.ones(4, 8, dtype=torch.bool)}, "for layer 1, .* got None"),
+        ({0: torch.ones(4, 8)}, r"got torch\.float32 of shape \(4, 8\)"),
+        ({0: torch.ones(1, 8, dtype=torch.bool)}, r"of 4 heads x 8 pairs, got torch\.bool of shape \(1, 8\)"),
+    ],
+)
+def test_key_pairs_that_are_not_every_layers_heads_and_pairs_are_refused(key_pairs, found, tiny):
+    refused = pytest.raises(ValueError, match=rf"dpe: key_pairs must hold, .*{found}")
+    with refused, extended_rope(tiny("llama"), "dpe", pair_groups=[4] * 8, window=8, key_pairs=key_pairs):
+        pass
+
+
+@pytest.mark.parametrize("key_pairs", [[99], 3])
+def test_key_pairs_that_are_no_table_are_refused(key_pairs, tiny):
+    refused = pytest.raises(TypeError, match=f"^key_pairs must be a dict or None, got {re.escape(str(key_pairs))}$")
+    with refused, extended_rope(tiny("llama"), "dpe", pair_groups=[4] * 8, window=8, key_pairs=key_pairs):
+        pass
 
 
 @pytest.mark.parametrize("method", ["linear", "yarn", "self_extend"])

@@ -7,7 +7,7 @@ padding, key-value caches and generation work. Frequencies that follow the lengt
 """
 
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -237,6 +237,8 @@ class Extension:
             if isinstance(self.method, Dpe) and len(self.method.pair_groups) != rotary.n_pairs:
                 msg = f"dpe: {len(self.method.pair_groups)} pair_groups given, layer {layer} has {rotary.n_pairs} pairs"
                 raise ValueError(msg)
+            if isinstance(self.method, Dpe) and self.method.key_pairs is not None:
+                _refuse_key_pairs(self.method.key_pairs, layer, (rotary.n_heads, rotary.n_pairs))
             table = self.table(layer, 2 * self.ropes[layer].training_length)
             if len(table.inv_freq) != rotary.n_pairs:
                 msg = f"{self.method.name}: {len(table.inv_freq)} frequencies, layer {layer} has {rotary.n_pairs} pairs"
@@ -326,6 +328,18 @@ class Extension:
                 groups = torch.where(self.method.key_pairs[layer].cpu(), groups, 1)
         groups = groups.to(device)
         return torch.where(self._heads_of(layer, device)[:, None], groups, 1)
+
+
+def _refuse_key_pairs(given: Any, layer: int, shape: tuple[int, int]) -> None:
+    own = given.get(layer) if isinstance(given, Mapping) else given
+    if isinstance(given, Mapping) and isinstance(own, Tensor) and own.dtype == torch.bool and own.shape == shape:
+        return
+    found = f"{own.dtype} of shape {tuple(own.shape)}" if isinstance(own, Tensor) else repr(own)
+    msg = (
+        f"dpe: key_pairs must hold, for layer {layer}, a bool tensor of {shape[0]} heads x {shape[1]} pairs, got "
+        f"{found:.60}: see dpe_key_pairs, or leave it out for all pairs"
+    )
+    raise ValueError(msg)
 
 
 def _phases(table: RopeTable, positions: Int[Tensor, "*lead"]) -> Complex[Tensor, "..."]:
