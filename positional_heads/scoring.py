@@ -6,6 +6,7 @@ the sum over all batches, a shard the sum over some, and a checkpoint the sum so
 
 import functools
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -205,8 +206,8 @@ def _say_wide(scores: HeadScores) -> None:
     wide = scores.bound.nan_to_num() > WIDE
     if bool(wide.any()):
         logger.warning(
-            "rho of %d heads is known to within %.2g only (scores.bound): bins of D are placed on a few batches, and these "
-            "heads' D lie in few bins or differ between sequences; see that batch_size=1 or another temperature agrees",
+            "rho of %d heads is known to within %.2g only (scores.bound): bins of D are placed on a few batches, and "
+            "these heads' D lie in few bins or differ between sequences; see that batch_size=1 or another temperature agrees",
             int(wide.sum()),
             float(scores.bound[wide].max()),
         )
@@ -243,6 +244,8 @@ def _counted(
             counter.go_on_with(sums.kernels)
         else:
             sums = counter.opened(resolved, count=counter.longest in numbers)
+        if progress and kept.file is not None:
+            bar.write(f"sums so far are kept in {kept.file}: the same call goes on where it was stopped", sys.stderr)
         with kept.on_interrupt(sums):
             bar.update(sum(rows[number] for number in sums.done) - bar.n)
             left = [number for number in numbers if number not in sums.done]

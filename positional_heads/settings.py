@@ -28,7 +28,8 @@ class ScoringSettings:
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
         resolution: Width, in pair indices, of the cells in which two values of D are equal: those nearest to the same
-            multiple of it; one over a whole number, or 0. Below 0.001 D is counted in float64, which is slower; 0 gives every float64 distinction.
+            multiple of it; one over a whole number, or 0. Below 0.001 D is counted in float64, which is slower; 0 gives
+            every float64 distinction.
         pairs: "all", or how many pairs to sample of the longest sequence (of shorter ones proportionally fewer);
             None for all of them unless they are too many.
         null_repeats: How often positions are shuffled for the null; 0 for no null.
@@ -73,6 +74,7 @@ class ScoringSettings:
         if self.resamples < 2:  # noqa: PLR2004
             msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"
             raise ValueError(msg)
+        self.plan((1,), None)  # which refuses distances and numbers of pairs that cannot be
 
     @property
     def dtype(self) -> torch.dtype:

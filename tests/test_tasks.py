@@ -219,7 +219,7 @@ def test_a_user_function_that_returns_no_numbers_is_refused_in_a_sentence(bundle
     for said in ("'x'", "None", r"\[1, 'x'\]"):
         with pytest.raises(TypeError, match=f"mine must return one number per example, .*it returned {said}"):
             ph.evaluate(bundled, mine)
-    with pytest.raises(TypeError, match="mine must return one number per example, .*it returned 'x'"):
+    with pytest.raises(TypeError, match=r"mine must return one number per example, .*it returned 'x'"):
         ph.evaluate(bundled, mine)
 
 
