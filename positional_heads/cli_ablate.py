@@ -83,6 +83,17 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         settings = {name: value for name, value in given.items() if value is not None}
         shares = numbers("--fractions", fractions, "0.05,0.1")
         averaged = None if reference is None else read_text(reference)
+        from positional_heads.host.ablation import known_mode
+        from positional_heads.host.loading import check_dtype
+        from positional_heads.results import HeadScores
+        from positional_heads.studies.ablation import check_ways
+        from positional_heads.tasks.measuring import check_task_name
+
+        check_dtype(dtype)
+        check_task_name(task)
+        known_mode(mode, distance)
+        check_ways(rank_by, singles)
+        ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, STUDY_FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.report import write_ablation_report
@@ -91,10 +102,9 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.tasks.measuring import make_task
 
         made = make_task(bridge, task, seed=seed, **settings)
-        say(f"finished parts are kept in {out / FILE_NAME}: the same command goes on where it was stopped")
         study = ablation_study(
             bridge,
-            _scores(bridge, scores, [BUNDLED] if model == BUNDLED and not text else text, out),
+            ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out),
             made,
             fractions=shares,
             n_random=n_random,
@@ -134,13 +144,11 @@ def show_study(result: Path, as_json: bool) -> None:
     typer.echo(f"\nVerdict: {content['verdict']}")
 
 
-def _scores(bridge: Any, scores: Path | None, text: list[str] | None, out: Path) -> Any:
-    """Scores on disk, or of a first few sequences of a text; kept beside the study, so that a second start is quick."""
+def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
+    """Scores of a first few sequences of a text; kept beside the study, so that a second start is quick."""
     from positional_heads.result_files import FILE_NAME
     from positional_heads.results import HeadScores
 
-    if scores is not None:
-        return HeadScores.load(scores)
     if (out / FILE_NAME).is_file():
         say(f"scores found in {out / FILE_NAME}")
         return HeadScores.load(out / FILE_NAME)

@@ -41,18 +41,22 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
 
         texts = read_texts([BUNDLED] if model == BUNDLED and not text else text)
         times = numbers("--factors", factors, "2,4")
+        names = [name.strip() for name in methods.split(",")]
+        from positional_heads.host.loading import check_dtype
+        from positional_heads.studies.extrapolation import check_choices
+
+        check_dtype(dtype)
+        check_choices(names, times, task)
         prepare_folder(out, EXTRAPOLATION_FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.report import write_extrapolation_report
         from positional_heads.studies.extrapolation import extrapolation_study
         from positional_heads.studies.finished import FILE_NAME
 
-        say(f"finished parts are kept in {out / FILE_NAME}: the same command goes on where it was stopped")
-
         study = extrapolation_study(
             bridge,
             "\n".join(texts),
-            [name.strip() for name in methods.split(",")],
+            names,
             times,
             task=task,
             training_length=training_length,

@@ -79,9 +79,6 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.result_files import FILE_NAME, PARTIAL_FILE_NAME
 
         settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "checkpoint_seconds": checkpoint_seconds,
-            "progress": True,
             "temperature": temperature if temperature == "attention" else _number(temperature, "--temperature"),
             "skip_keys": skip_keys,
             "min_distance": min_distance,
@@ -91,12 +88,21 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             "null_repeats": null_repeats,
             "seed": seed,
         }
+        if sequences is not None and sequences < 1:
+            msg = f"--sequences {sequences} must be at least 1"
+            raise ValueError(msg)
         if shard is not None:
             from positional_heads.shards import shard_of
 
             shard_of(shard)
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
         texts = read_texts(text)
+        from positional_heads.host.loading import check_dtype
+        from positional_heads.settings import ScoringSettings
+
+        check_dtype(dtype)
+        ScoringSettings(**settings)  # refuses what makes no sense before the model is loaded
+        settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
         prepare_folder(out, FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.host.sequences import cut_text
@@ -107,7 +113,6 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         if shard is not None:
             say(f"written: {score_shard(bridge, chosen, shard, out, **settings)}")
             return
-        say(f"sums so far are kept in {out / PARTIAL_FILE_NAME}: the same command goes on where it was stopped")
         scores = score_heads(bridge, chosen, checkpoint=out, executor=ray, **settings)
         from positional_heads.examples import write_examples
 
@@ -181,9 +186,6 @@ def _ray_executor(name: str | None, address: str | None, workers: int | None, cp
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
-    if sequences is not None and sequences < 1:
-        msg = f"--sequences {sequences} must be at least 1"
-        raise ValueError(msg)
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
     say(

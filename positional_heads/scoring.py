@@ -6,6 +6,7 @@ the sum over all batches, a shard the sum over some, and a checkpoint the sum so
 
 import functools
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -246,6 +247,8 @@ def _counted(
             counter.go_on_with(sums.kernels)
         else:
             sums = counter.opened(resolved, count=counter.longest in numbers)
+        if progress and kept.file is not None:
+            bar.write(f"sums so far are kept in {kept.file}: the same call goes on where it was stopped", sys.stderr)
         with kept.on_interrupt(sums):
             bar.update(sum(rows[number] for number in sums.done) - bar.n)
             left = [number for number in numbers if number not in sums.done]

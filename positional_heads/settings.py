@@ -74,6 +74,7 @@ class ScoringSettings:
         if self.resamples < 2:  # noqa: PLR2004
             msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"
             raise ValueError(msg)
+        self.plan((1,), None)  # which refuses distances and numbers of pairs that cannot be
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import positional_heads as ph
+from positional_heads import cli, cli_ablate, cli_extrapolate, cli_score
 from positional_heads.cli import app
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
@@ -152,6 +153,66 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
     assert [file for file in sorted(tmp_path.rglob("*")) if file.is_file()] == [
         file for file in before if file.is_file()
     ]
+
+
+BEFORE_THE_MODEL = {
+    "score": {
+        "--temperature 0": "temperature 0.0 must be positive",
+        "--resolution 5": "resolution 5.0: give pair indices from 0",
+        "--pairs 0": "0 pairs are too few to sample",
+        "--null-repeats 1": "null_repeats 1: give 0 for none, or at least 2",
+        "--min-distance 100 --max-distance 50": "max_distance 50 must be at least min_distance 100",
+        "--dtype fp32": "dtype 'fp32' is unknown: choose one of float32",
+        "--sequences 0": "--sequences 0 must be at least 1",
+    },
+    "ablate": {
+        "--mode x": "mode 'x' is unknown",
+        "--mode far": "mode 'far' needs distance=",
+        "--singles x": "singles 'x' is unknown: choose one of all, top, none",
+        "--rank-by x": "rank_by 'x' is unknown: choose one of rho, excess",
+        "--scores nope": "no such result file",
+        "--task paskey": "task 'paskey' is unknown",
+        "--dtype fp32": "dtype 'fp32' is unknown",
+    },
+    "extrapolate": {
+        "--methods none,yran": "method 'yran' is unknown: did you mean yarn",
+        "--factors 0.5": "factor 0.5 must be above 1",
+        "--task paskey": "task 'paskey' does not say how far back",
+        "--dtype fp32": "dtype 'fp32' is unknown",
+    },
+}
+
+
+@pytest.mark.parametrize("command", BEFORE_THE_MODEL)
+def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, monkeypatch):
+    loaded = []
+    for module in (cli_score, cli_ablate, cli_extrapolate):
+        monkeypatch.setattr(module, "load_named", lambda *_: loaded.append(1))
+    for options, message in BEFORE_THE_MODEL[command].items():
+        arguments = [command, "bundled", "--text", "bundled", "--out", str(tmp_path / "r"), *options.split()]
+        done = CliRunner().invoke(cli.app, arguments)
+        assert done.exit_code == 1, options
+        assert [line for line in done.stderr.splitlines() if line.startswith("error: ") and message in line], options
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "r").exists()
+    assert not loaded
+
+
+def test_where_sums_are_kept_is_said_once_counting_starts(report, tmp_path):
+    assert f"sums so far are kept in {report[0]}/sums.safetensors: the same" in report[1].stderr.decode()
+    (tmp_path / "sums.safetensors").write_bytes(b"damaged")
+    done = run(*SCORE, "--text", "bundled", "--out", tmp_path)
+    assert done.returncode == 1
+    assert b"are kept in" not in done.stderr
+
+
+def test_a_reference_longer_than_the_context_is_averaged_over(report, tmp_path):
+    (tmp_path / "long.txt").write_text(ph.bundled_text()[:3000])  # one token a byte, the context is 512
+    task = ("--task", "copy", "--length", "64", "--examples", "1", "--fractions", "0.05", "--n-random", "1")
+    averaged = ("--mode", "mean", "--reference", tmp_path / "long.txt", "--singles", "none")
+    done = run("ablate", "bundled", "--scores", report[0], *task, *averaged, "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "finished parts are kept in" in done.stderr.decode()
 
 
 def test_wrong_usage_is_status_2():

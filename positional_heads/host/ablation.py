@@ -105,10 +105,8 @@ class Ablation:
         reference: Reference | None = None,
         distance: int | None = None,
     ) -> None:
-        self.mode = _known_mode(mode)
+        self.mode = known_mode(mode, distance)
         _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
-        _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
-        in_range("distance", distance, 1)
         self.model = model
         self.reference = reference
         self.distance = distance
@@ -173,9 +171,16 @@ class Ablation:
             self._outputs[layer] = (torch.stack(parts).sum(0) / positions).float() if mean else _one_length(parts)
 
 
-def _known_mode(mode: str) -> AblationMode:
+def known_mode(mode: str, distance: int | None) -> AblationMode:
+    """The mode meant, if the distance goes with it.
+
+    Raises:
+        ValueError: If the mode is unknown, or lacks a distance or has one in vain.
+    """
     for known in MODES:
         if mode == known:
+            _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+            in_range("distance", distance, 1)
             return known
     msg = f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}"
     raise ValueError(msg)

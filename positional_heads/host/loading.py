@@ -22,11 +22,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DTYPES = ("float32", "float16", "bfloat16")
 TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "merges", "tekken", "tiktoken", ".model")
 QUANTIZED_NAMES = ("scale", "qweight", "qzeros", "absmax", "quant", "packed", "blocks")
 PLAIN_TYPES = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 _BOOTING = threading.Lock()
 """Held while a model boots, since what is patched for as long belongs to the whole process."""
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Refuse a precision that models are not loaded in.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        msg = f"dtype {dtype!r} is unknown: choose one of {', '.join(DTYPES)}"
+        raise ValueError(msg)
 
 
 def load_model(
@@ -59,10 +71,7 @@ def load_model(
     from transformer_lens.model_bridge import TransformerBridge
 
     given = _folder_or_name(name_or_path)
-    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-    if dtype is not None and dtype not in kinds:
-        msg = f"dtype {dtype!r} is unknown: choose one of {', '.join(kinds)}"
-        raise ValueError(msg)
+    check_dtype(dtype)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     speechless = Path(given).is_dir() and not _has_tokenizer(Path(given))
     if speechless:
@@ -71,7 +80,7 @@ def load_model(
     try:
         with _BOOTING, _mended_configuration(given), _nothing_installed(given), _every_tensor_found(given):
             bridge = TransformerBridge.boot_transformers(
-                given, device=device, dtype=kinds[dtype or "float32"], **settings
+                given, device=device, dtype=getattr(torch, dtype or "float32"), **settings
             )
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__

@@ -24,6 +24,8 @@ from positional_heads.tasks.examples import AnswerTask, Task
 from positional_heads.tasks.measuring import make_task, ready_ablation
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+RANKINGS = ("rho", "excess")
+SINGLES = ("all", "top", "none")
 MOST_RANDOM = 100_000
 MOST_SINGLES = 128
 """Heads up to which, if nothing else is asked for, all are ablated alone; in larger models only the top ones."""
@@ -76,6 +78,7 @@ def ablation_study(
     Raises:
         ValueError: If scores are from another model, or task, mode, heads or settings make no sense.
     """
+    check_ways(rank_by, singles)
     _refuse_other_model(model, scores)
     in_range("n_random", n_random, 0, MOST_RANDOM)
     in_range("batch_size", batch_size, 1)
@@ -106,6 +109,8 @@ def ablation_study(
     done, title = sum(_part(heads) in finished for heads in wanted), f"ablating for {made.name}"
     bar = tqdm(total=len(wanted), initial=done, unit="set", desc=title, disable=not progress)
     with bar, finished.on_interrupt(len(wanted)):
+        if progress:
+            finished.say_where(bar)
         for heads in wanted:
             if _part(heads) in finished:
                 continue
@@ -130,6 +135,19 @@ def ablation_study(
     )
 
 
+def check_ways(rank_by: str, singles: str | None) -> None:
+    """Refuse words for the ranking and the heads ablated alone that are not known.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    ways = {"rank_by": (rank_by, RANKINGS), "singles": ("all" if singles is None else singles, SINGLES)}
+    for name, (given, known) in ways.items():
+        if given not in known:
+            msg = f"{name} {given!r} is unknown: choose one of {', '.join(known)}"
+            raise ValueError(msg)
+
+
 def _part(heads: HeadSet) -> str:
     return " ".join(str(head) for head in heads)
 
@@ -151,11 +169,7 @@ def _examples_hash(task: Task) -> str | None:
 
 
 def _ranking_score(scores: HeadScores, rank_by: str) -> Float64[Tensor, "layer head"]:
-    known = {"rho": lambda: scores.rho, "excess": lambda: scores.excess}
-    if rank_by not in known:
-        msg = f"rank_by {rank_by!r} is unknown: choose one of {', '.join(known)}"
-        raise ValueError(msg)
-    return known[rank_by]().double()
+    return (scores.rho if rank_by == "rho" else scores.excess).double()
 
 
 def _scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
@@ -167,11 +181,7 @@ def _scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
 def _singles(ranking: list[Head], largest: int, singles: str | None) -> list[Head]:
     if singles is None:
         singles = "all" if len(ranking) <= MOST_SINGLES else "top"
-    chosen = {"all": ranking, "top": ranking[:largest], "none": []}
-    if singles not in chosen:
-        msg = f"singles {singles!r} is unknown: choose one of {', '.join(chosen)}"
-        raise ValueError(msg)
-    return list(chosen[singles])
+    return {"all": ranking, "top": ranking[:largest], "none": []}[singles]
 
 
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Tensor | None, list[str]]:

@@ -70,18 +70,9 @@ def extrapolation_study(
         ValueError: If a method, factor, task or head makes no sense, or the text is too short.
         UnsupportedModelError: If the model cannot be extended, or cannot run past its context.
     """
+    check_choices(methods, factors, task)
     rope = plain_rope(model, min(resolve_layers(model).layers), training_length)
     trained = rope.training_length
-    for factor in factors:
-        if not factor > 1:
-            msg = f"factor {factor} must be above 1: it says how far beyond the training length of {trained} to go"
-            raise ValueError(msg)
-    if task not in ANSWERS_AT_A_DISTANCE:
-        msg = f"task {task!r} does not say how far back its answers lie: choose {', '.join(ANSWERS_AT_A_DISTANCE)}"
-        raise ValueError(msg)
-    if not len(factors) or not len(methods):
-        msg = "no method or no factor given: there is nothing to study"
-        raise ValueError(msg)
     known_heads = None if heads is None else as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     if known_heads is not None and not known_heads:
         msg = "no head given: name at least one to follow, or None for those with the highest rho"
@@ -108,6 +99,8 @@ def extrapolation_study(
         identity = {**{key: provenance[key] for key in ("model", "data", "task")}, "trained": trained}
         finished = FinishedParts(checkpoint, {**identity, "heads": [str(head) for head in followed]})
         with finished.on_interrupt(len(trials)):
+            if progress:
+                finished.say_where(bar)
             for label, method, length in trials:
                 if (part := f"{label} at {length}") not in finished:
                     with extended_rope(model, method, training_length=training_length) as extension:
@@ -134,6 +127,27 @@ def extrapolation_study(
         training_length=trained,
         provenance=provenance,
     )
+
+
+def check_choices(methods: Sequence[str | Method], factors: Sequence[float], task: str) -> None:
+    """Refuse methods, factors and tasks that make no sense with any model.
+
+    Raises:
+        ValueError: If there is none, a name is unknown, or a factor is not above 1.
+    """
+    for factor in factors:
+        if not factor > 1:
+            msg = f"factor {factor} must be above 1: it says how far beyond the training length to go"
+            raise ValueError(msg)
+    if task not in ANSWERS_AT_A_DISTANCE:
+        msg = f"task {task!r} does not say how far back its answers lie: choose {', '.join(ANSWERS_AT_A_DISTANCE)}"
+        raise ValueError(msg)
+    if not len(factors) or not len(methods):
+        msg = "no method or no factor given: there is nothing to study"
+        raise ValueError(msg)
+    for method in methods:
+        if isinstance(method, str):
+            known_name(method)
 
 
 @checked

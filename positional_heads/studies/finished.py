@@ -5,6 +5,7 @@ A line that was being written when the process died is not counted; lines of ano
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,11 @@ class FinishedParts:
             stream.write(json.dumps({"part": part, "result": result}) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+    def say_where(self, bar: Any) -> None:
+        """Say beside a progress bar where parts are kept, if they are."""
+        if self.file is not None:
+            bar.write(f"finished parts are kept in {self.file}: the same call goes on where it was stopped", sys.stderr)
 
     @contextmanager
     def on_interrupt(self, total: int) -> Iterator[None]:

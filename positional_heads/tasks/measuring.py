@@ -134,9 +134,7 @@ def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: A
         TypeError: If a setting is unknown to the task.
     """
     if isinstance(task, str):
-        if task not in TASKS:
-            msg = f"task {task!r} is unknown: choose one of {', '.join(TASKS)}, or give a task or function of your own"
-            raise ValueError(msg)
+        check_task_name(task)
         check_settings(f"task {task}", settings, task_setting_names(task))
         return TASKS[task](model, **settings)
     if settings:
@@ -148,6 +146,17 @@ def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: A
         msg = f"task must be the name of one ({', '.join(TASKS)}), a task, or a function of the model, got {task!r:.60}"
         raise TypeError(msg)
     return function_task(model, task)
+
+
+def check_task_name(task: str) -> None:
+    """Refuse the name of a task that there is not.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if task not in TASKS:
+        msg = f"task {task!r} is unknown: choose one of {', '.join(TASKS)}, or give a task or function of your own"
+        raise ValueError(msg)
 
 
 def task_setting_names(task: str) -> list[str]:
