@@ -207,7 +207,8 @@ def _say_wide(scores: HeadScores) -> None:
     if bool(wide.any()):
         logger.warning(
             "rho of %d heads is known to within %.2g only (scores.bound): bins of D are placed on a few batches, "
-            "and D of these heads lies in few bins or differs between sequences; see that batch_size=1 or another temperature agrees",
+            "and D of these heads lies in few bins or differs between sequences; see that "
+            "batch_size=1 or another temperature agrees",
             int(wide.sum()),
             float(scores.bound[wide].max()),
         )
