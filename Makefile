@@ -33,8 +33,9 @@ test: lint
 IN_PARALLEL = -n $(WORKERS) --dist loadfile
 
 # What does not touch TransformerLens, or is run in whole by `make test`, is the same in both.
-SAME_IN_BOTH = bad_values binning contributions correlation docs effects harness kernels link longbench plots_views \
-	report_page resolution results rotary sampling site statistics tasks token_views views zoo
+SAME_IN_BOTH = allocation bad_values binning cli contributions correlation docs effects harness head_sets kernels link \
+	longbench method_names notebooks plots_views report_page reprs resolution results rotary sampling shards site \
+	statistics tasks token_views views zoo
 
 test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pytest $(IN_PARALLEL) tests -m 'not slow' $(SAME_IN_BOTH:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
