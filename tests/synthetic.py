@@ -26,7 +26,6 @@ def synthetic_scores(*, null: bool = True, bootstrap: bool = True, seed: int = 0
         curve=curve,
         pair_counts=torch.arange(9, 0, -1).repeat(3, 1),
         bound=torch.full_like(rho, 1e-4),
-        saturation=rho.abs() / 2,
         frequencies=torch.rand(3, 4, generator=generator, dtype=torch.float64),
         null=shuffled if null else None,
         bootstrap_rho=resampled if bootstrap else None,

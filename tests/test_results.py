@@ -249,7 +249,7 @@ def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
     assert frame.loc[frame["layer"] == 2, "reason"].tolist() == ["it has no rotary embedding"] * 4
     assert frame["rho"].isna().tolist() == [False] * 8 + [True] * 4
     score, null = (
-        ["rho", "low", "high", "rho_curve", "bound", "saturation"],
+        ["rho", "low", "high", "rho_curve", "bound"],
         ["null_mean", "null_sd", "excess", "z", "p_value", "q_value"],
     )
     assert frame.columns.tolist() == ["name", "layer", "head", *score, *null, "reason"]

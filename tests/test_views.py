@@ -136,7 +136,8 @@ def test_the_table_says_what_is_unknown_with_a_dash():
 
 
 def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
-    rows = synthetic_scores().to_frame().replace({np.nan: None}).to_dict("records")
+    scores = synthetic_scores()
+    rows = replace(scores, saturation=scores.rho.abs()).to_frame().replace({np.nan: None}).to_dict("records")
     lines = heads_table(rows, 2, markdown=True).splitlines()
     assert lines[0] == "| " + " | ".join(COLUMNS.values()) + " |"
     assert len(lines) == 4
