@@ -32,13 +32,15 @@ test: lint
 # A file's tests share what they set up, so that they stay together.
 IN_PARALLEL = -n $(WORKERS) --dist loadfile
 
-# What does not touch TransformerLens, or is run in whole by `make test`, is the same in both.
-SAME_IN_BOTH = allocation bad_values binning cli contributions correlation docs effects harness head_sets kernels link \
-	longbench method_names notebooks plots_views report_page reprs resolution results rotary sampling shards site \
-	statistics tasks token_views views zoo
+# The rooms that touch TransformerLens, less what is run in whole by `make test` and is the same in both.
+HOST_TESTS = bridge scoring studies laws
+SAME_IN_BOTH = bridge/rope_scaling/test_names scoring/test_shards studies/tasks/test_harness studies/tasks/test_longbench \
+	studies/tasks/test_tasks laws/test_bad_values laws/test_docs laws/test_notebooks laws/test_reprs \
+	laws/test_resolution laws/test_site
 
 test-oldest: .venv-oldest/.installed
-	.venv-oldest/bin/python -m pytest $(IN_PARALLEL) tests -m 'not slow' $(SAME_IN_BOTH:%=--ignore=tests/test_%.py) $(PYTEST_ARGS)
+	.venv-oldest/bin/python -m pytest $(IN_PARALLEL) $(HOST_TESTS:%=tests/%) -m 'not slow' \
+		$(SAME_IN_BOTH:%=--ignore=tests/%.py) $(PYTEST_ARGS)
 
 # Whatever a test loads, it finds in this repository.
 test test-oldest: export HF_HUB_OFFLINE = 1

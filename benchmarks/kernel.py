@@ -14,10 +14,10 @@ import torch
 
 import positional_heads as ph
 from benchmarks.timing import markdown_table, median_ratio, rounds, setting, write_results
-from positional_heads.binning import BinLookup, equal_mass_edges
-from positional_heads.dominance import pilot_sample
-from positional_heads.kernels.choosing import named_kernel
-from positional_heads.plan import PairPlan
+from positional_heads.core.binning import BinLookup, equal_mass_edges
+from positional_heads.core.kernels.choosing import named_kernel
+from positional_heads.core.kernels.tiled import pilot_sample
+from positional_heads.core.plan import PairPlan
 
 HEADS, LENGTH, BINS, LISTED = 4, 1024, 2048, 2**16
 NAIVE = "naive expression, whole T x T x pairs of a head"

@@ -36,7 +36,7 @@ def forward(model: Any, tokens: torch.Tensor) -> None:
 @torch.no_grad()
 def forward_in_chunks(model: Any, tokens: torch.Tensor) -> None:
     """The same without scores of T x T, as scoring runs it."""
-    from positional_heads.host.prefill import prefilled_logits
+    from positional_heads.bridge.prefill import prefilled_logits
 
     for row in tokens:
         prefilled_logits(model, row[None])

@@ -7,92 +7,92 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from positional_heads.caching import dominant_dimension_cache
-    from positional_heads.contribution_profile import contribution_profile
-    from positional_heads.contributions import dominant_dimension, pair_contributions, unrotated_remainder
-    from positional_heads.distinguishability import injective_range, told_apart, wavelengths
-    from positional_heads.example_records import HeadExamples
-    from positional_heads.examples import examples_from_cache, head_examples
-    from positional_heads.heads import Head
-    from positional_heads.host.ablation import ablated_heads, ablation_hooks
-    from positional_heads.host.admission import UnsupportedModelError
-    from positional_heads.host.contribution_hooks import contribution_hooks
-    from positional_heads.host.extrapolation.choosing import rope_method
-    from positional_heads.host.extrapolation.clex import load_clex
-    from positional_heads.host.extrapolation.extension import extended_rope
-    from positional_heads.host.extrapolation.methods import SelfExtendAdvice, self_extend_advice
-    from positional_heads.host.extrapolation.plain_rope import plain_rope
-    from positional_heads.host.layers import RotaryLayer, RotaryModel, resolve_layers
-    from positional_heads.host.live_hooks import live_rotary_hooks
-    from positional_heads.host.sequences import cut_text
-    from positional_heads.profiles import ContributionProfile
-    from positional_heads.ray_executor import RayExecutor
-    from positional_heads.result_files import ResultFileError
-    from positional_heads.results import HeadScores, NullScores
-    from positional_heads.scoring import score_heads, score_shard
-    from positional_heads.settings import ScoringSettings
-    from positional_heads.shards import merge_shards
+    from positional_heads.bridge.ablation import ablated_heads, ablation_hooks
+    from positional_heads.bridge.admission import UnsupportedModelError
+    from positional_heads.bridge.contribution_hooks import contribution_hooks
+    from positional_heads.bridge.dominant_cache import dominant_dimension_cache
+    from positional_heads.bridge.live_hooks import live_rotary_hooks
+    from positional_heads.bridge.resolve import RotaryLayer, RotaryModel, resolve_layers
+    from positional_heads.bridge.rope_scaling.clex import load_clex
+    from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
+    from positional_heads.bridge.rope_scaling.methods import SelfExtendAdvice, self_extend_advice
+    from positional_heads.bridge.rope_scaling.names import rope_method
+    from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
+    from positional_heads.bridge.sequences import cut_text
+    from positional_heads.core.contributions import dominant_dimension, pair_contributions, unrotated_remainder
+    from positional_heads.core.heads import Head
+    from positional_heads.core.wavelengths import injective_range, told_apart, wavelengths
+    from positional_heads.results.ablation import AblationStudy
+    from positional_heads.results.extrapolation import ExtrapolationStudy
+    from positional_heads.results.files import ResultFileError
+    from positional_heads.results.head_examples import HeadExamples
+    from positional_heads.results.profile import ContributionProfile
+    from positional_heads.results.scores import HeadScores, NullScores
+    from positional_heads.scoring.head_examples import examples_from_cache, head_examples
+    from positional_heads.scoring.profile import contribution_profile
+    from positional_heads.scoring.ray_executor import RayExecutor
+    from positional_heads.scoring.score import score_heads, score_shard
+    from positional_heads.scoring.settings import ScoringSettings
+    from positional_heads.scoring.shards import merge_shards
     from positional_heads.studies.ablation import ablation_study
-    from positional_heads.studies.ablation_results import AblationStudy
     from positional_heads.studies.extrapolation import base_sweep, extrapolation_study
-    from positional_heads.studies.extrapolation_results import ExtrapolationStudy
-    from positional_heads.tasks.examples import AnswerTask, Example, Task
-    from positional_heads.tasks.measuring import TaskResult, evaluate
+    from positional_heads.studies.tasks.evaluate import TaskResult, evaluate
+    from positional_heads.studies.tasks.task import AnswerTask, Example, Task
     from positional_heads.zoo.bundled import bundled_steps, bundled_text, load_bundled_model, load_model
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AblationStudy": "studies.ablation_results",
-    "AnswerTask": "tasks.examples",
-    "ContributionProfile": "profiles",
-    "Example": "tasks.examples",
-    "ExtrapolationStudy": "studies.extrapolation_results",
-    "Head": "heads",
-    "HeadExamples": "example_records",
-    "HeadScores": "results",
-    "NullScores": "results",
-    "RayExecutor": "ray_executor",
-    "ResultFileError": "result_files",
-    "RotaryLayer": "host.layers",
-    "RotaryModel": "host.layers",
-    "ScoringSettings": "settings",
-    "SelfExtendAdvice": "host.extrapolation.methods",
-    "Task": "tasks.examples",
-    "TaskResult": "tasks.measuring",
-    "UnsupportedModelError": "host.admission",
-    "ablated_heads": "host.ablation",
-    "ablation_hooks": "host.ablation",
+    "AblationStudy": "results.ablation",
+    "AnswerTask": "studies.tasks.task",
+    "ContributionProfile": "results.profile",
+    "Example": "studies.tasks.task",
+    "ExtrapolationStudy": "results.extrapolation",
+    "Head": "core.heads",
+    "HeadExamples": "results.head_examples",
+    "HeadScores": "results.scores",
+    "NullScores": "results.scores",
+    "RayExecutor": "scoring.ray_executor",
+    "ResultFileError": "results.files",
+    "RotaryLayer": "bridge.resolve",
+    "RotaryModel": "bridge.resolve",
+    "ScoringSettings": "scoring.settings",
+    "SelfExtendAdvice": "bridge.rope_scaling.methods",
+    "Task": "studies.tasks.task",
+    "TaskResult": "studies.tasks.evaluate",
+    "UnsupportedModelError": "bridge.admission",
+    "ablated_heads": "bridge.ablation",
+    "ablation_hooks": "bridge.ablation",
     "ablation_study": "studies.ablation",
     "base_sweep": "studies.extrapolation",
     "bundled_steps": "zoo.bundled",
     "bundled_text": "zoo.bundled",
-    "contribution_hooks": "host.contribution_hooks",
-    "contribution_profile": "contribution_profile",
-    "cut_text": "host.sequences",
-    "dominant_dimension": "contributions",
-    "dominant_dimension_cache": "caching",
-    "evaluate": "tasks.measuring",
-    "examples_from_cache": "examples",
-    "extended_rope": "host.extrapolation.extension",
+    "contribution_hooks": "bridge.contribution_hooks",
+    "contribution_profile": "scoring.profile",
+    "cut_text": "bridge.sequences",
+    "dominant_dimension": "core.contributions",
+    "dominant_dimension_cache": "bridge.dominant_cache",
+    "evaluate": "studies.tasks.evaluate",
+    "examples_from_cache": "scoring.head_examples",
+    "extended_rope": "bridge.rope_scaling.extended_rope",
     "extrapolation_study": "studies.extrapolation",
-    "head_examples": "examples",
-    "injective_range": "distinguishability",
-    "live_rotary_hooks": "host.live_hooks",
+    "head_examples": "scoring.head_examples",
+    "injective_range": "core.wavelengths",
+    "live_rotary_hooks": "bridge.live_hooks",
     "load_bundled_model": "zoo.bundled",
-    "load_clex": "host.extrapolation.clex",
+    "load_clex": "bridge.rope_scaling.clex",
     "load_model": "zoo.bundled",
-    "merge_shards": "shards",
-    "pair_contributions": "contributions",
-    "plain_rope": "host.extrapolation.plain_rope",
-    "resolve_layers": "host.layers",
-    "rope_method": "host.extrapolation.choosing",
-    "score_heads": "scoring",
-    "score_shard": "scoring",
-    "self_extend_advice": "host.extrapolation.methods",
-    "told_apart": "distinguishability",
-    "unrotated_remainder": "contributions",
-    "wavelengths": "distinguishability",
+    "merge_shards": "scoring.shards",
+    "pair_contributions": "core.contributions",
+    "plain_rope": "bridge.rope_scaling.plain_rope",
+    "resolve_layers": "bridge.resolve",
+    "rope_method": "bridge.rope_scaling.names",
+    "score_heads": "scoring.score",
+    "score_shard": "scoring.score",
+    "self_extend_advice": "bridge.rope_scaling.methods",
+    "told_apart": "core.wavelengths",
+    "unrotated_remainder": "core.contributions",
+    "wavelengths": "core.wavelengths",
 }
 
 __all__ = [

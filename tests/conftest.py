@@ -4,4 +4,4 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-pytest_plugins = ["tests.fixtures"]
+pytest_plugins = ["tests.support.fixtures"]

@@ -9,19 +9,19 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from positional_heads.arguments import check_seed, checked, in_range
-from positional_heads.heads import Head
-from positional_heads.host.ablation import Reference
-from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.provenance import data_hash, library_versions, model_provenance
-from positional_heads.host.retrieval import retrieval_scores
-from positional_heads.results import HeadScores
-from positional_heads.statistics import FEWEST_UNITS
-from positional_heads.studies.ablation_results import AblationStudy
-from positional_heads.studies.finished import FinishedParts
-from positional_heads.studies.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
-from positional_heads.tasks.examples import AnswerTask, Task
-from positional_heads.tasks.measuring import make_task, ready_ablation
+from positional_heads.bridge.ablation import Reference
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
+from positional_heads.bridge.retrieval import retrieval_scores
+from positional_heads.core.arguments import check_seed, checked, in_range
+from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
+from positional_heads.core.heads import Head
+from positional_heads.core.statistics import FEWEST_UNITS
+from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.scores import HeadScores
+from positional_heads.studies.resume import FinishedParts
+from positional_heads.studies.tasks.evaluate import make_task, ready_ablation
+from positional_heads.studies.tasks.task import AnswerTask, Task
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 RANKINGS = ("rho", "excess")

@@ -11,15 +11,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from positional_heads.contributions import head_planes
-from positional_heads.host.capture import capture
-from positional_heads.host.extrapolation.extension import extended_rope
-from positional_heads.host.extrapolation.methods import Dpe
-from positional_heads.host.extrapolation.plain_rope import plain_rope
-from positional_heads.host.layers import resolve_layers
-from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.vectors import LayerVectors
-from positional_heads.tasks.measuring import make_task
+from positional_heads.bridge.capture import capture
+from positional_heads.bridge.layer_vectors import LayerVectors
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
+from positional_heads.bridge.rope_scaling.methods import Dpe
+from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
+from positional_heads.core.contributions import head_planes
+from positional_heads.studies.tasks.evaluate import make_task
 
 
 def dpe_key_pairs(

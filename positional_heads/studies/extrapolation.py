@@ -10,23 +10,23 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from positional_heads.arguments import check_settings, checked, in_range
-from positional_heads.heads import Head, Heads, as_heads
-from positional_heads.host.extrapolation.choosing import Method, known_name, rope_method
-from positional_heads.host.extrapolation.extension import Extension, extended_rope
-from positional_heads.host.extrapolation.methods import HuggingFaceMethod
-from positional_heads.host.extrapolation.plain_rope import plain_rope
-from positional_heads.host.layers import resolve_layers
-from positional_heads.host.model import TransformerLensModel
-from positional_heads.host.prefill import refuse_fixed_tables
-from positional_heads.host.provenance import data_hash, library_versions, model_provenance
-from positional_heads.host.sequences import Text, as_sequences
-from positional_heads.host.texts import start_token, text_tokens
-from positional_heads.scoring import score_heads
-from positional_heads.studies.extrapolation_results import ExtrapolationStudy
-from positional_heads.studies.finished import FinishedParts
-from positional_heads.tasks.examples import AnswerTask, Example
-from positional_heads.tasks.measuring import make_task, task_setting_names
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.prefill import refuse_fixed_tables
+from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rope_scaling.extended_rope import Extension, extended_rope
+from positional_heads.bridge.rope_scaling.methods import HuggingFaceMethod
+from positional_heads.bridge.rope_scaling.names import Method, known_name, rope_method
+from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
+from positional_heads.bridge.sequences import Text, as_sequences
+from positional_heads.bridge.tokenizing import start_token, text_tokens
+from positional_heads.core.arguments import check_settings, checked, in_range
+from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.scoring.score import score_heads
+from positional_heads.studies.resume import FinishedParts
+from positional_heads.studies.tasks.evaluate import make_task, task_setting_names
+from positional_heads.studies.tasks.task import AnswerTask, Example
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
 ANSWERS_AT_A_DISTANCE = ("passkey", "needle", "kv", "copy")

@@ -4,19 +4,19 @@ Plots are drawn with matplotlib: one library for notebooks, files and pages, sta
 Views of tokens are pages of their own, made of circuitsvis' bundle, that need no network either.
 """
 
-from positional_heads.views.ablation_plots import dose_response
-from positional_heads.views.attention_views import attention_view
-from positional_heads.views.contribution_plots import contribution_by_distance
-from positional_heads.views.contribution_views import contribution_view
-from positional_heads.views.distribution_plots import rho_distribution
-from positional_heads.views.extrapolation_plots import (
+from positional_heads.views.ablation import dose_response
+from positional_heads.views.attention import attention_view
+from positional_heads.views.contributions import contribution_view
+from positional_heads.views.distribution import rho_distribution
+from positional_heads.views.extrapolation import (
     distinguishability,
     extrapolation_curves,
     method_comparison,
     methods_told_apart,
 )
-from positional_heads.views.plots import allocation_curves, rho_heat_map
-from positional_heads.views.token_views import token_view
+from positional_heads.views.profile import contribution_by_distance
+from positional_heads.views.scores import allocation_curves, rho_heat_map
+from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
 
 __all__ = [

@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from positional_heads.files import write_atomically
-from positional_heads.token_text import printable
-from positional_heads.views.safe_page import render
+from positional_heads.results.atomic import write_atomically
+from positional_heads.results.text import printable
+from positional_heads.views.page import render
 
 BLUES = ("#ffffff", "#08306b")
 BROWNS = ("#ffffff", "#8c2d04")

@@ -4,7 +4,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from positional_heads.arguments import checked
+from positional_heads.core.arguments import checked
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -34,8 +34,8 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
     if step not in bundled_steps():
         msg = f"no checkpoint of step {step} ships: choose one of {', '.join(map(str, bundled_steps()))}"
         raise ValueError(msg)
-    from positional_heads.host.loading import load_model as boot
-    from positional_heads.zoo.checkpoints import unpack_checkpoint, untrained_weights
+    from positional_heads.bridge.loading import load_model as boot
+    from positional_heads.zoo.training_checkpoints import unpack_checkpoint, untrained_weights
 
     file = CHECKPOINT_FOLDER / f"step-{step:06d}.safetensors"
     weights = untrained_weights() if step == 0 else unpack_checkpoint(file)
@@ -58,7 +58,7 @@ def load_model(
         FileNotFoundError: If a path is given that does not exist.
         ValueError: If the dtype is unknown, or the model cannot be loaded.
     """
-    from positional_heads.host.loading import load_model as boot
+    from positional_heads.bridge.loading import load_model as boot
 
     ours = name == BUNDLED
     return boot(

@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM
 
 from positional_heads.zoo.architecture import bundled_config, byte_tokenizer
 from positional_heads.zoo.curriculum import make_example
-from positional_heads.zoo.recall import passkey_recall, repeat_gain
+from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
 
 CURRICULUM = ((0.15, 64), (0.35, 128), (0.6, 256), (1.0, 512))
 """(until this fraction of the run, sequence length): copying is learned on short sequences first."""

@@ -1,0 +1,150 @@
+"""Rotated queries and keys of attention that a bridge leaves to Hugging Face's own module, whose inside has no hooks.
+
+Such modules end in transformers' attention interface: the function that the configuration names is handed the rotated
+query and key, the scale and the mask. For as long as a run is read, the configuration names a function of ours. It
+computes attention with the model's own eager function, so that the model's output stays what it was, and hands over a
+record as the hooks of other families do. Nothing can be edited this way.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from positional_heads.bridge.admission import UnsupportedModelError
+from positional_heads.bridge.recording import SCORES, Record
+from positional_heads.core.rotary import LAYOUTS, Layout, rotate
+
+NAME = "positional_heads_reading"
+ROTATED = ("hook_rot_q", "hook_rot_k")
+EAGER = "eager_attention_forward"
+PATTERN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
+"""Largest difference between the model's own pattern and ours, of the same operations; 1e-2 in half precision."""
+
+_readers: "WeakKeyDictionary[torch.nn.Module, Callable[..., None]]" = WeakKeyDictionary()
+
+
+def attention_module(model: Any, layer: int) -> Any:
+    """Hugging Face's attention module of a layer, where it ends in the attention interface; else None."""
+    module = getattr(getattr(model.blocks[layer], "attn", None), "original_component", None)
+    return module if module is not None and hasattr(sys.modules[type(module).__module__], EAGER) else None
+
+
+@contextmanager
+def reading_attention(model: Any, layers: Sequence[int], visit: Callable[[int, Record], Any]) -> Iterator[None]:
+    """A block inside which every run hands over these layers' records: rot_q, rot_k, cos, sin and masked scores.
+
+    Args:
+        model: A TransformerBridge.
+        layers: Layers that have an `attention_module`.
+        visit: Called with each layer and its record, as soon as the layer has attended.
+
+    Raises:
+        UnsupportedModelError: Inside the block, if the model's own pattern is not the softmax of the scores.
+    """
+    modules = {layer: attention_module(model, layer) for layer in layers}
+    with ExitStack() as undo:
+        if modules:
+            _register()
+        for config in {id(module.config): module.config for module in modules.values()}.values():
+            undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
+            config._attn_implementation = NAME
+        for layer, module in modules.items():
+            _read(layer, module, visit, undo)
+        yield
+
+
+def turns(
+    here: Record,
+    moved: Record,
+    phase: Complex[Tensor, "#batch pos pair"],
+    moved_phase: Complex[Tensor, "#batch pos pair"],
+) -> list[tuple[Layout, int, float]]:
+    """How well each pair layout and sense of rotation explains what moving all positions does to queries and keys.
+
+    The same tokens some positions later have the same queries and keys but for their rotation: in the whole model,
+    because scores depend on distances only. The error is the median over tokens, relative to the largest channel:
+    where experts are chosen, rounding may send single tokens elsewhere.
+    """
+    found = []
+    for layout in LAYOUTS:
+        for sense in (1, -1):
+            turn = moved_phase / phase if sense == 1 else (moved_phase / phase).conj().resolve_conj()
+            error = max(distance(rotate(here[name], turn, layout), moved[name]) for name in ROTATED)
+            found.append((layout, sense, error))
+    return found
+
+
+def distance(expected: Float[Tensor, "batch pos head d"], found: Float[Tensor, "batch pos head d"]) -> float:
+    """Median over tokens of the largest difference, relative to the largest channel."""
+    difference = (expected.float() - found.float()).abs().amax((-2, -1))
+    return float(difference.median() / found.float().abs().max())
+
+
+def _register() -> None:
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    AttentionInterface.register(NAME, _attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, Tensor]:
+    """What the configuration names while a run is read: the model's own eager attention, looked at."""
+    eager = getattr(sys.modules[type(module).__module__], EAGER)
+    output, pattern = eager(module, query, key, value, attention_mask, **settings)
+    if module in _readers:
+        _readers[module](query, key, attention_mask, pattern, settings)
+    return output, pattern
+
+
+def _read(layer: int, module: Any, visit: Callable[[int, Record], Any], undo: ExitStack) -> None:
+    record: Record = {}
+
+    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record.clear()
+        embeddings = inspect.signature(module.forward).bind(*args, **kwargs).arguments.get("position_embeddings")
+        if isinstance(embeddings, Tensor):  # Llama-4 has one complex number for each pair
+            record.update(hook_cos=embeddings.real, hook_sin=embeddings.imag)
+        elif embeddings is not None:
+            record.update(hook_cos=embeddings[0], hook_sin=embeddings[1])
+
+    def read(query: Tensor, key: Tensor, mask: Tensor | None, pattern: Tensor, settings: dict[str, Any]) -> None:
+        scores = _scores(query, key, mask, settings)
+        _refuse_other_pattern(layer, scores, pattern)
+        rot_q, rot_k = query.transpose(1, 2), key[:, :, -query.shape[2] :].transpose(1, 2)
+        visit(layer, {**record, "hook_rot_q": rot_q, "hook_rot_k": rot_k, SCORES: scores})
+
+    _readers[module] = read
+    undo.callback(_readers.pop, module)
+    undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+
+
+def _scores(
+    query: Tensor, key: Tensor, mask: Tensor | None, settings: dict[str, Any]
+) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """Scores after scale, soft-cap and mask, in the model's precision."""
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scale, cap = settings.get("scaling"), settings.get("softcap")
+    scores = torch.matmul(query, key.transpose(2, 3)) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    return scores if mask is None else scores + mask[..., : key.shape[2]]
+
+
+def _refuse_other_pattern(layer: int, scores: Tensor, pattern: Tensor) -> None:
+    ours = scores.softmax(-1, dtype=torch.float32)
+    if not float((ours - pattern.float()).abs().max()) <= PATTERN_TOLERANCE.get(pattern.dtype, 1e-2):
+        msg = (
+            f"layer {layer}: the model's attention pattern is not the softmax of q . k, scaled and masked; something "
+            "else goes into its attention (a sink, a bias), so it cannot be scored"
+        )
+        raise UnsupportedModelError(msg)

@@ -1,0 +1,74 @@
+"""Dominant dimensions and contributions as a TransformerLens `ActivationCache`, to compose with other analyses."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformer_lens import ActivationCache
+
+from positional_heads.bridge.capture import capture, visible_pairs
+from positional_heads.bridge.contribution_hooks import CONTRIBUTIONS, DOMINANT
+from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.recording import hook_name
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.sequences import Mask, Text, as_sequences, batches, real_spans
+from positional_heads.core.arguments import check_temperature, checked
+
+
+@checked
+def dominant_dimension_cache(
+    model: TransformerLensModel,
+    tokens: Text,
+    *,
+    layers: Sequence[int] | None = None,
+    attention_mask: Mask | None = None,
+    contributions: bool = False,
+    temperature: Temperature = 1.0,
+    beyond_context: bool = False,
+) -> ActivationCache:
+    """Dominant dimension of every query-key pair, as `cache["dominant_dim", layer, "attn"]`, NaN where masked.
+
+    Entries are `blocks.{l}.attn.hook_dominant_dim` [batch head query_pos key_pos] and, if asked for,
+    `hook_contributions` [batch head query_pos key_pos pair] in units of the attention score before soft-cap and mask.
+    Merge them into a run's own cache with `run_cache.cache_dict.update(cache.cache_dict)`, and stack them with
+    `cache.stack_activation("dominant_dim", sublayer_type="attn")`.
+
+    Args:
+        model: A TransformerBridge.
+        tokens: One text, or token ids of sequences of one length. Memory grows with length squared.
+        layers: Layers to include; all that rotate when None.
+        attention_mask: 1 for real tokens, 0 for padding.
+        contributions: Also keep every pair's contribution.
+        temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale. An
+            extension's attention factor is divided out of the dominant dimension, not out of contributions.
+        beyond_context: Allow sequences longer than the model's context.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
+        ValueError: If a layer does not exist or does not rotate, or the input makes no sense.
+    """
+    rotary = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    check_temperature(temperature)
+    rows = len(as_sequences(model, tokens, attention_mask))
+    batch, *others = batches(model, tokens, attention_mask, rows, beyond_context=beyond_context)
+    if others:
+        msg = f"the {rows} sequences differ in length: cut them to one length, or pad them and give attention_mask="
+        raise ValueError(msg)
+    spans = real_spans(batch.tokens, batch.attention_mask)
+    entries: dict[str, Tensor] = {}
+
+    def visit(vectors: LayerVectors) -> None:
+        pairs = torch.stack([vectors.contributions(row) for row in range(len(spans))])
+        dominant = torch.full(pairs.shape[:-1], torch.nan, device=pairs.device)
+        for row, (start, stop) in enumerate(spans):
+            visible = visible_pairs(stop - start, vectors.window, pairs.device)
+            inner = vectors.dominant(pairs[row, :, start:stop, start:stop], temperature)
+            dominant[row, :, start:stop, start:stop] = inner.masked_fill(~visible, torch.nan)
+        layer = vectors.rotary.layer
+        entries[hook_name(layer, DOMINANT)] = dominant
+        if contributions:
+            entries[hook_name(layer, CONTRIBUTIONS)] = pairs * vectors.rotary.scale
+
+    capture(model, batch.tokens, rotary, visit, batch.attention_mask)
+    return ActivationCache(entries, model, has_batch_dim=True)

@@ -1,0 +1,134 @@
+"""Where `hook_rot_q` and `hook_rot_k` exist but never fire, make them fire, editable, for a while.
+
+GPT-NeoX, Phi-3, Falcon, GPT-J and CodeGen rotate in methods that pass the hooks by. Each architecture's way round is
+private to TransformerLens, so it is put on one model's instances only, tested on the spot, and taken off again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from positional_heads.bridge.admission import UnsupportedModelError
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.recording import hook_name
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.core.arguments import checked
+
+Patch = Callable[[Any, ExitStack], None]
+
+
+@checked
+@contextmanager
+def live_rotary_hooks(model: TransformerLensModel) -> Iterator[TransformerLensModel]:
+    """A block inside which `hook_rot_q` and `hook_rot_k` fire on every rotary layer, and edits reach the logits.
+
+    Where they fire anyway, nothing is done. Logits are unchanged unless a hook edits something, and after the block,
+    exception or not, the model is what it was.
+
+    Args:
+        model: A TransformerBridge.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its hooks cannot be made to fire.
+    """
+    dead = [rotary.layer for rotary in resolve_layers(model).layers.values() if rotary.source != "hook"]
+    probe = torch.arange(2, device=model.cfg.device)[None]
+    with ExitStack() as undo:
+        if dead:
+            before = _logits(model, probe)
+            for layer in dead:
+                attention = model.blocks[layer].attn  # type: ignore[attr-defined]
+                _way_round(attention)(attention, undo)
+            _prove(model, probe, dead, before)
+        yield model
+
+
+def _way_round(attention: Any) -> Patch:
+    component = attention.original_component
+    if hasattr(attention, "_apply_rotary_pos_emb"):
+        return _after_rotation
+    if hasattr(component, "embed_positions") and hasattr(attention, "_reconstruct_attention"):
+        return _instead_of_rotation
+    if hasattr(component, "embed_positions") and hasattr(component, "_attn"):
+        return _before_attention
+    msg = (
+        f"hook_rot_q of a {type(attention).__name__} around a {type(component).__name__} never fires, and no way is "
+        "known to make it"
+    )
+    raise UnsupportedModelError(msg)
+
+
+def _after_rotation(attention: Any, undo: ExitStack) -> None:
+    """GPT-NeoX, Phi-3, Falcon: the bridge's own rotation, then the hooks."""
+    rotate = attention._apply_rotary_pos_emb
+
+    def rotate_then_hook(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
+        q, k = rotate(q, k, cos, sin)
+        return attention.hook_rot_q(q), attention.hook_rot_k(k)
+
+    _replace(attention, "_apply_rotary_pos_emb", rotate_then_hook, undo)
+
+
+def _before_attention(attention: Any, undo: ExitStack) -> None:
+    """GPT-J: Hugging Face's attention takes rotated queries and keys."""
+    component = attention.original_component
+    attend = component._attn
+
+    def hook_then_attend(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        # keys may be the cache's own, which an edit in place would change for every later run
+        return attend(attention.hook_rot_q(query), attention.hook_rot_k(key.clone()), *args, **kwargs)
+
+    _replace(component, "_attn", hook_then_attend, undo)
+
+
+def _instead_of_rotation(attention: Any, undo: ExitStack) -> None:
+    """CodeGen: rotation is in the middle of a method, so it is done early, and left out there for want of positions."""
+    from transformer_lens.model_bridge.generalized_components import codegen_attention
+
+    reconstruct, reshape = attention._reconstruct_attention, attention._reshape_qkv_to_heads
+    pending: list[Any] = []
+
+    def reshape_rotate_hook(q: Any, k: Any, v: Any, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        q, k, *rest = reshape(q, k, v, *args, **kwargs)
+        component = attention.original_component
+        sin, cos = component.embed_positions.to(q.device)[pending.pop()].chunk(2, dim=-1)
+        width = component.rotary_dim or q.shape[-1]
+
+        def rotate(x: torch.Tensor) -> torch.Tensor:
+            turned = codegen_attention._apply_rotary_pos_emb(x[..., :width], sin, cos)
+            return torch.cat([turned, x[..., width:]], dim=-1)
+
+        return attention.hook_rot_q(rotate(q)), attention.hook_rot_k(rotate(k)), *rest
+
+    def without_positions(q: Any, k: Any, v: Any, **kwargs: Any) -> Any:
+        pending.append(kwargs.pop("position_ids"))
+        return reconstruct(q, k, v, **kwargs)
+
+    _replace(attention, "_reshape_qkv_to_heads", reshape_rotate_hook, undo)
+    _replace(attention, "_reconstruct_attention", without_positions, undo)
+
+
+def _replace(module: Any, name: str, function: Callable[..., Any], undo: ExitStack) -> None:
+    object.__setattr__(module, name, function)
+    undo.callback(object.__delattr__, module, name)
+
+
+def _prove(model: Any, probe: torch.Tensor, layers: list[int], before: torch.Tensor) -> None:
+    fired: set[str] = set()
+
+    def note(tensor: torch.Tensor, hook: Any) -> None:  # noqa: ARG001
+        fired.add(hook.name)
+
+    names = [hook_name(layer, name) for layer in layers for name in ("hook_rot_q", "hook_rot_k")]
+    with model.hooks(fwd_hooks=[(name, note) for name in names]):
+        after = _logits(model, probe)
+    if not set(names) <= fired or not torch.equal(before, after):
+        msg = "hook_rot_q could not be made to fire without changing the model: this TransformerLens version differs"
+        raise UnsupportedModelError(msg)
+
+
+@torch.no_grad()
+def _logits(model: Any, probe: torch.Tensor) -> torch.Tensor:
+    return model(probe, return_type="logits").clone()

@@ -1,0 +1,324 @@
+"""Which tokens are scored? Input checked at the door, and text cut into sequences that fit the model.
+
+Convention that bites: every sequence cut from a text starts with the tokenizer's beginning-of-sequence token where the
+model is used with one, so that a sequence of `length` tokens holds one less of the text.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from positional_heads.bridge.tokenizing import start_token, text_tokens
+from positional_heads.core.arguments import checked, in_range
+
+Text = Any
+"""One text, several, or token ids, in any of the forms that `as_sequences` reads."""
+Mask = Any
+"""1 for real tokens and 0 for padding on either side: a tensor, an array or a list, of the shape of the tokens."""
+TokenRow = tuple[Int[Tensor, " _"], Int[Tensor, " _"] | None]
+"""Token ids, and 1 for real ones among them; None where all are real."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that go through the model together.
+
+    Attributes:
+        tokens: Token ids.
+        attention_mask: 1 for real tokens, 0 for padding; None where all are real.
+        first: Index of the first of them among all sequences.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Int[Tensor, "batch pos"] | None
+    first: int
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Real tokens of each sequence."""
+        return tuple(stop - start for start, stop in real_spans(self.tokens, self.attention_mask))
+
+
+def real_spans(
+    tokens: Int[Tensor, "batch pos"], attention_mask: Int[Tensor, "batch pos"] | None
+) -> list[tuple[int, int]]:
+    """First and one past the last real token of each sequence.
+
+    Raises:
+        ValueError: If a sequence has no real token, or padding between real ones.
+    """
+    if attention_mask is None:
+        return [(0, tokens.shape[1])] * tokens.shape[0]
+    spans = []
+    for row, mask in enumerate(attention_mask.bool()):
+        real = mask.nonzero().flatten()
+        if real.numel() == 0 or int(real[-1] - real[0]) + 1 != real.numel():
+            msg = f"attention_mask of sequence {row} must be one unbroken run of ones, found {int(mask.sum())} ones"
+            raise ValueError(msg)
+        spans.append((int(real[0]), int(real[-1]) + 1))
+    return spans
+
+
+def real_tokens(tokens: Int[Tensor, " pos"], mask: Int[Tensor, " pos"] | None) -> Int[Tensor, " real"]:
+    """The tokens of one sequence without its padding.
+
+    Raises:
+        ValueError: If it has no real token, or padding between real ones.
+    """
+    ((start, stop),) = real_spans(tokens[None], None if mask is None else mask[None])
+    return tokens[start:stop]
+
+
+def batches(
+    model: Any,
+    text_or_tokens: Text,
+    attention_mask: Any,
+    batch_size: int,
+    *,
+    beyond_context: bool = False,
+    plain_text: bool = False,
+) -> list[Batch]:
+    """Check the input, and group sequences of one length, in order, into batches.
+
+    Args:
+        model: A TransformerBridge.
+        text_or_tokens: One text, a list of texts, or token ids, see `as_sequences`.
+        attention_mask: 1 for real tokens, 0 for padding; only with token ids.
+        batch_size: Most sequences in a batch.
+        beyond_context: Allow sequences longer than the model's context.
+        plain_text: Read special tokens in a text as the characters that they are written with, see `text_tokens`.
+
+    Raises:
+        ValueError: If there is nothing to score, or the model cannot take it; the message says what to do.
+        TypeError: If the input is neither text nor token ids.
+    """
+    in_range("batch_size", batch_size, 1)
+    sequences = as_sequences(model, text_or_tokens, attention_mask, plain_text=plain_text)
+    limit = int(model.cfg.n_ctx)
+    for index, (tokens, mask) in enumerate(sequences):
+        _check_sequence(model, index, tokens, mask)
+        if len(tokens) > limit and not beyond_context:
+            msg = (
+                f"sequence {index} has {len(tokens)} tokens, the model's context is {limit}: cut the text with "
+                "ph.cut_text(model, text), or pass beyond_context=True to run past the context on purpose"
+            )
+            raise ValueError(msg)
+    return list(_grouped(sequences, batch_size, model.cfg.device))
+
+
+@checked
+def cut_text(
+    model: Any, texts: Text, length: int | None = None, *, plain_text: bool = False
+) -> list[Int[Tensor, " _"]]:
+    """Cut texts into sequences of at most `length` tokens; what is left of each text makes a shorter last one.
+
+    Nothing is dropped, but for a last piece of a single token, which has no pair.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer and context.
+        texts: One text or several, in a list or a column; a sequence never spans two of them.
+        length: Tokens per sequence, the beginning-of-sequence token included; the model's context when None.
+        plain_text: Read special tokens in a text as the characters that they are written with, and leave out byte-order
+            marks and carriage returns, see `text_tokens`.
+
+    Raises:
+        ValueError: If a text is empty or `length` does not fit the model.
+        TypeError: If this is no text, and no list of texts.
+    """
+    limit = int(model.cfg.n_ctx)
+    length = limit if length is None else length
+    if not 2 <= length <= limit:  # noqa: PLR2004
+        msg = f"length {length} must be between 2 and the model's context of {limit} tokens"
+        raise ValueError(msg)
+    pieces = []
+    for index, text in enumerate(_items(texts)):
+        tokens, start = text_tokens(model, text, index, plain_text=plain_text), start_token(model)
+        room = length - start.numel()
+        pieces += [torch.cat([start, piece]) for piece in tokens.split(room) if start.numel() + piece.numel() > 1]
+    return pieces
+
+
+def as_sequences(
+    model: Any, text_or_tokens: Text, attention_mask: Any = None, *, plain_text: bool = False
+) -> list[TokenRow]:
+    """Every sequence with its mask, from whatever texts or token ids come in.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer.
+        text_or_tokens: A text, or token ids as a list, a NumPy array or a tensor of one or two dimensions; several of
+            either in a list, or in a column of pandas or datasets; what a tokenizer returns (`input_ids`, with its
+            `attention_mask`).
+        attention_mask: 1 for real tokens, 0 for padding; only with token ids of one length.
+        plain_text: See `text_tokens`.
+
+    Raises:
+        ValueError: If there is no sequence, or tokens and mask do not fit each other.
+        TypeError: If the input is neither text nor token ids.
+    """
+    if isinstance(text_or_tokens, Mapping) and "input_ids" in text_or_tokens:
+        if attention_mask is None:
+            attention_mask = text_or_tokens.get("attention_mask")
+        text_or_tokens = text_or_tokens["input_ids"]
+        if attention_mask is not None and _is_ragged(text_or_tokens):
+            _refuse_masked(attention_mask)
+            attention_mask = None
+    if not isinstance(text_or_tokens, (str, Tensor)):
+        text_or_tokens = _items(text_or_tokens)
+        if any(isinstance(item, Integral) for item in text_or_tokens) or _is_table(text_or_tokens):
+            text_or_tokens = _ids(text_or_tokens, 0)
+    if isinstance(text_or_tokens, Tensor):
+        return list(_tensor_rows(model, text_or_tokens, attention_mask))
+    if attention_mask is not None:
+        msg = "attention_mask goes with a tensor of token ids; texts and lists of sequences need no padding"
+        raise ValueError(msg)
+    sequences: list[TokenRow] = []
+    for index, item in enumerate(_items(text_or_tokens)):
+        if isinstance(item, str):
+            tokens = torch.cat([start_token(model), text_tokens(model, item, index, plain_text=plain_text)])
+        else:
+            tokens = _ids(item, index)
+            if tokens.ndim != 1:
+                msg = f"sequence {index} has shape {tuple(tokens.shape)}: in a list, each must be one row of token ids"
+                raise ValueError(msg)
+        sequences.append((tokens, None))
+    return sequences
+
+
+def _items(many: Any) -> list[Any]:
+    """One text, or several in a list, a column or an array, as a list."""
+    if isinstance(many, str):
+        return [many]
+    kind = type(many).__name__
+    if isinstance(many, (Mapping, bytes, set, PurePath, Iterator)) or hasattr(many, "columns") or not _has_items(many):
+        ways = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
+        msg = f"cannot read {'None' if many is None else f'a {kind}'} as text or tokens: give {ways}"
+        raise TypeError(msg)
+    items = list(many)
+    if not items:
+        msg = "there is no text to score: the list is empty"
+        raise ValueError(msg)
+    return items
+
+
+def _has_items(many: Any) -> bool:
+    return hasattr(many, "__iter__") and hasattr(many, "__len__") and getattr(many, "ndim", 1) > 0
+
+
+def _is_table(items: list[Any]) -> bool:
+    """Whether these are rows of one array, which may be padded; tensors in a list are sequences by themselves."""
+    rows = all(isinstance(item, (list, tuple, np.ndarray)) for item in items)
+    return rows and len({len(item) if getattr(item, "ndim", 1) else 0 for item in items}) == 1
+
+
+def _is_ragged(ids: Any) -> bool:
+    return isinstance(ids, (list, tuple)) and len({len(row) for row in ids if hasattr(row, "__len__")}) > 1
+
+
+def _refuse_masked(attention_mask: Any) -> None:
+    """Sequences of several lengths are not padded, so their masks hide nothing."""
+    if not all(all(row) for row in attention_mask):
+        msg = "attention_mask hides tokens of sequences that differ in length: leave those tokens out, or pad them all"
+        raise ValueError(msg)
+
+
+def _ids(item: Any, index: int) -> Tensor:
+    """Token ids as a tensor of whole numbers."""
+    if not isinstance(item, (Tensor, list, tuple, np.ndarray)):
+        msg = f"sequence {index} is {item!r:.40}, a {type(item).__name__}: give a text, or a list of token ids"
+        raise TypeError(msg)
+    try:
+        tensor = item if isinstance(item, Tensor) else torch.from_numpy(np.asarray(item))
+    except (TypeError, ValueError) as error:  # a ragged list, or one of objects
+        msg = f"sequence {index} is not a list of token ids, which are whole numbers"
+        raise TypeError(msg) from error
+    if tensor.dtype == torch.bool:
+        msg = "these are booleans, not token ids: an attention mask goes in as attention_mask="
+        raise ValueError(msg)
+    if tensor.is_floating_point() or tensor.is_complex():
+        msg = f"tokens must be integers of shape [batch pos], got {tensor.dtype} of shape {tuple(tensor.shape)}"
+        raise ValueError(msg)
+    return tensor
+
+
+def _tensor_rows(model: Any, tokens: Tensor, attention_mask: Any) -> Iterator[TokenRow]:
+    tokens = _ids(tokens, 0)
+    tokens = tokens[None] if tokens.ndim == 1 else tokens
+    if tokens.ndim != 2 or 0 in tokens.shape:  # noqa: PLR2004
+        msg = f"tokens must be integers of shape [batch pos], got {tokens.dtype} of shape {tuple(tokens.shape)}"
+        raise ValueError(msg)
+    if attention_mask is None:
+        _refuse_unmarked_padding(model, tokens)
+        yield from ((row, None) for row in tokens)
+        return
+    attention_mask = _mask(attention_mask)
+    if attention_mask.shape != tokens.shape:
+        msg = f"attention_mask has shape {tuple(attention_mask.shape)}, tokens have {tuple(tokens.shape)}"
+        raise ValueError(msg)
+    if not ((attention_mask == 0) | (attention_mask == 1)).all():
+        msg = "attention_mask must hold ones for real tokens and zeros for padding, and nothing else"
+        raise ValueError(msg)
+    yield from zip(tokens, attention_mask.long(), strict=True)
+
+
+def _mask(attention_mask: Any) -> Tensor:
+    try:
+        mask = torch.as_tensor(attention_mask)
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"attention_mask must be a tensor of ones and zeros, got {attention_mask!r:.40}"
+        raise TypeError(msg) from error
+    return mask[None] if mask.ndim == 1 else mask
+
+
+def _refuse_unmarked_padding(model: Any, tokens: Int[Tensor, "batch pos"]) -> None:
+    """Padding that is not said to be padding would count as text: the bridge masks none in a tensor of ids."""
+    tokenizer = getattr(model, "tokenizer", None)
+    pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        return
+    special = {getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None)}
+    least = 2 if pad in special else 1
+    is_pad = tokens == pad
+    runs = torch.maximum(is_pad.long().cumprod(-1).sum(-1), is_pad.flip(-1).long().cumprod(-1).sum(-1))
+    if bool((runs >= least).any()):
+        row = int((runs >= least).nonzero()[0])
+        msg = (
+            f"sequence {row} begins or ends with {int(runs[row])} padding tokens (id {pad}) but no attention_mask was "
+            "given: pass attention_mask= with 0 for padding, or all ones if they are meant as text"
+        )
+        raise ValueError(msg)
+
+
+def _check_sequence(model: Any, index: int, tokens: Tensor, mask: Tensor | None) -> None:
+    real = len(tokens) if mask is None else int(mask.sum())
+    if real < 2:  # noqa: PLR2004
+        msg = f"sequence {index} has {real} real token(s): a query and a key at different positions need at least 2"
+        raise ValueError(msg)
+    vocabulary = int(model.cfg.d_vocab)
+    lowest, highest = int(tokens.min()), int(tokens.max())
+    if lowest < 0 or highest >= vocabulary:
+        wrong = lowest if lowest < 0 else highest
+        msg = f"sequence {index} holds token id {wrong}, the vocabulary is 0 to {vocabulary - 1}"
+        token = getattr(getattr(model, "tokenizer", None), "added_tokens_decoder", {}).get(wrong)
+        if token is not None:
+            msg += f": it is the tokenizer's {str(token)!r}; plain_text=True (--plain-text) reads it as characters"
+        raise ValueError(msg)
+
+
+def _grouped(sequences: list[TokenRow], batch_size: int, device: Any) -> Iterator[Batch]:
+    first = 0
+    while first < len(sequences):
+        tokens, mask = sequences[first]
+        stop = first + 1
+        while stop < min(len(sequences), first + batch_size) and len(sequences[stop][0]) == len(tokens):
+            stop += 1
+        chosen = sequences[first:stop]
+        masks = None if mask is None else torch.stack([mask for _, mask in chosen if mask is not None]).to(device)
+        yield Batch(torch.stack([tokens for tokens, _ in chosen]).long().to(device), masks, first)
+        first = stop

@@ -1,0 +1,31 @@
+"""`positional-heads report`: everything in a result folder as one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from positional_heads.cli.common import one_line_errors, say
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="What score, ablate or extrapolate wrote, or a folder of such.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; report.html in the folder if not given.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a page that is already there.")] = False,
+) -> None:
+    """Make one page of everything in a result folder: verdict, plots, tokens, caveats, how to make it again.
+
+    The page is self-contained: it opens from disk and needs no network. Takes no model.
+
+    Example: positional-heads report report
+    """
+    with one_line_errors():
+        from positional_heads.views.report.page import page_file, write_report_page
+
+        file = page_file(folder, out)
+        if file.exists() and not overwrite:
+            msg = f"{file}: exists already; choose another --out, or add --overwrite"
+            raise ValueError(msg)
+        written = write_report_page(folder, out)
+        typer.echo(str(written))
+        say(f"written: {written} ({written.stat().st_size / 1e6:.1f} MB)")

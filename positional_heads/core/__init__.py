@@ -1,0 +1,1 @@
+"""Numbers from tensors: rotation, contributions, D, ranks and statistics. Knows no model."""

@@ -1,0 +1,187 @@
+"""The fast kernel on a GPU: the whole expression in one loop by `torch.compile`, which keeps no term in memory.
+
+Blocks of queries and keys have one shape for all sequences, filled up with zeros, so that each number of heads and
+pairs is compiled once. Where compilation fails, the eager kernel takes over, said once.
+"""
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from positional_heads.core.binning import BinLookup
+from positional_heads.core.kernels.eager import EagerKernel
+from positional_heads.core.kernels.sums import PairSums, Planes, no_sums, tile_sums
+from positional_heads.core.kernels.tiled import SATURATED, Tile
+from positional_heads.core.kernels.tiles import Tiles, out_of_memory
+from positional_heads.core.plan import PairPlan
+
+logger = logging.getLogger(__name__)
+
+FEWEST_LISTED = 2**10
+
+
+class CompilationError(RuntimeError):
+    """`torch.compile` failed, whatever its reason."""
+
+
+class CompiledKernel:
+    """One fused loop over pairs for each query and key; any device that `torch.compile` serves."""
+
+    name = "compiled"
+
+    def __init__(self, tile_mb: float | None = None) -> None:
+        """Set the size of tiles.
+
+        Args:
+            tile_mb: In MiB; see `tiles.Tiles`.
+        """
+        self._tiles = Tiles(tile_mb)
+        self._eager = EagerKernel(tile_mb)
+        self._fails = False
+
+    def every_pair(
+        self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
+    ) -> PairSums:
+        """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
+
+        def work(tile: Tile) -> PairSums:
+            total = no_sums(bins, ranks)
+            for dominant, saturated, distance in _tiles(query, key, plan, temperature, tile.pairs):
+                total = total + tile_sums(dominant, distance, bins, ranks, saturated)
+            return total
+
+        return self._or_eager(
+            lambda: self._tiles.run(work, query.device, len(query)),
+            lambda: self._eager.every_pair(query, key, plan, temperature, bins, ranks),
+        )
+
+    def listed_pairs(
+        self,
+        query: Planes,
+        key: Planes,
+        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+    ) -> PairSums:
+        """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
+
+        def work(tile: Tile) -> PairSums:
+            total = no_sums(bins, ranks)
+            at_once = _power_below(max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED))
+            for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
+                n = len(query_pos)
+                if n:
+                    rows, columns = (pad(pos, (0, at_once - n)) for pos in (query_pos, key_pos))
+                    found = _fused(_listed)(query[:, rows], key[:, columns] / temperature)
+                    dominant, saturated = (values[:, :n] for values in found)
+                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
+            return total
+
+        return self._or_eager(
+            lambda: self._tiles.run(work, query.device, len(query)),
+            lambda: self._eager.listed_pairs(query, key, places, temperature, bins, ranks),
+        )
+
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves, by the eager kernel: they are few."""
+        return self._eager.listed_dominant(query, key, places, temperature)
+
+    def _or_eager(self, compiled: Callable[[], PairSums], eager: Callable[[], PairSums]) -> PairSums:
+        if not self._fails:
+            try:
+                return compiled()
+            except CompilationError as error:
+                self._fails = True
+                _say_once(str(error))
+        return eager()
+
+
+def _tiles(
+    query: Planes, key: Planes, plan: PairPlan, temperature: float, pairs: int
+) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
+    """D, whether it is saturated, and distance of every pair that counts, a square block at a time."""
+    length, side = query.shape[1], _power_below(math.isqrt(pairs))
+    queries, keys = (pad(planes, (0, 0, 0, 0, 0, -length % side)) for planes in (query, key / temperature))
+    queries = rearrange(queries, "head (block pos) pair two -> block head pair pos two", pos=side).contiguous()
+    keys = rearrange(keys, "head (block pos) pair two -> block head pair two pos", pos=side).contiguous()
+    place = torch.arange(side, device=query.device)
+    for row, rows in enumerate(queries):
+        for column in range(max(0, row * side - plan.furthest) // side, row + 1):
+            query_pos, key_pos = row * side + place, column * side + place
+            distance = query_pos[:, None] - key_pos
+            counts = plan.counts_pair(distance, key_pos) & (query_pos[:, None] < length)
+            counted = counts.flatten().nonzero().flatten()
+            if counted.numel():
+                block = _fused(_block)(rows, keys[column])
+                dominant, saturated = (values.flatten(1).index_select(1, counted) for values in block)
+                yield dominant, saturated, distance.flatten()[counted]
+
+
+def _block(
+    query: Float[Tensor, "head pair query_pos 2"], key: Float[Tensor, "head pair 2 key_pos"]
+) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
+    contributions = query[..., 0, None] * key[:, :, None, 0] + query[..., 1, None] * key[:, :, None, 1]
+    return _weighed(contributions, 1)
+
+
+def _listed(
+    query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"]
+) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"]]:
+    return _weighed(query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1], -1)
+
+
+def _weighed(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """D over a dimension of pairs, as `contributions.dominance` adds it up, and whether one pair holds it all."""
+    pairs = contributions.shape[dim]
+    index = torch.arange(pairs, device=contributions.device).view(-1, *[1] * (-1 - dim % -contributions.ndim))
+    top = contributions.amax(dim, keepdim=True)
+    at = torch.where(contributions == top, index, pairs).amin(dim, keepdim=True)  # the first, and no slower argmax
+    weights = torch.exp(contributions - top)
+    total = weights.sum(dim)
+    return at.squeeze(dim) + (weights * (index - at)).sum(dim) / total, total * SATURATED < 1
+
+
+@functools.cache
+def _fused(expression: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The expression compiled, failing with one error for all that compilers raise."""
+    plain = getattr(expression, "__wrapped__", expression)  # without the checks of shapes that tests put around it
+    fused: Any = torch.compile(plain, dynamic=False, fullgraph=True)
+
+    def run(*planes: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            with torch.no_grad():
+                result: tuple[Tensor, Tensor] = fused(*planes)
+        except Exception as error:  # compilers fail in many ways, and eager tiles always work
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
+            said = " ".join(str(error).strip().splitlines()[:2])  # which backend, and what it raised
+            msg = f"{type(error).__name__}: {said}"
+            raise CompilationError(msg) from error
+        return result
+
+    return run
+
+
+def _power_below(number: int) -> int:
+    """The largest power of two that is not larger."""
+    return 1 << (number.bit_length() - 1)
+
+
+@functools.cache
+def _say_once(reason: str) -> None:
+    logger.warning(
+        "torch.compile failed (%s): scoring goes on in slower eager tiles; on a GPU it needs Triton, on a CPU a C++ "
+        "compiler",
+        reason,
+    )

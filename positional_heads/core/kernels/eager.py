@@ -1,0 +1,72 @@
+"""The reference kernel: plain PyTorch in tiles, on any device."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from positional_heads.core.binning import BinLookup
+from positional_heads.core.kernels.sums import PairSums, Planes, no_sums, tile_sums
+from positional_heads.core.kernels.tiled import Tile, dominant_tiles, listed_dominant
+from positional_heads.core.kernels.tiles import Tiles
+from positional_heads.core.plan import PairPlan
+
+IN_CACHE = 2**11
+"""Listed pairs of which queries and keys are gathered at a time."""
+
+
+class EagerKernel:
+    """Matrix products tile by tile; what the others are held against."""
+
+    name = "eager"
+
+    def __init__(self, tile_mb: float | None = None) -> None:
+        """Set the size of tiles.
+
+        Args:
+            tile_mb: In MiB; see `tiles.Tiles`.
+        """
+        self._tiles = Tiles(tile_mb)
+
+    def every_pair(
+        self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
+    ) -> PairSums:
+        """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
+
+        def work(tile: Tile) -> PairSums:
+            total = no_sums(bins, ranks)
+            for dominant, saturated, distance in dominant_tiles(query, key, plan, temperature, tile):
+                total = total + tile_sums(dominant, distance, bins, ranks, saturated)
+            return total
+
+        return self._tiles.run(work, query.device, len(query))
+
+    def listed_pairs(
+        self,
+        query: Planes,
+        key: Planes,
+        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+    ) -> PairSums:
+        """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
+        heads, _, pairs, _ = query.shape
+
+        def work(tile: Tile) -> PairSums:
+            total = no_sums(bins, ranks)
+            at_once = max(1, min(tile.pairs, tile.terms // (heads * pairs)))
+            for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
+                if query_pos.numel():
+                    dominant, saturated = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
+                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
+            return total
+
+        return self._tiles.run(work, query.device, len(query))
+
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
+        parts = zip(*(place.split(IN_CACHE) for place in places), strict=True)
+        found = [listed_dominant(query[:, rows], key[:, columns], temperature)[0] for rows, columns in parts]
+        return torch.cat(found, dim=1)

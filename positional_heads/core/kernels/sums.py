@@ -1,0 +1,125 @@
+"""What does a kernel hand back? Five sums over query-key pairs, all integers, so that they add up in any order."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from positional_heads.core.binning import BinLookup, refuse_not_finite
+from positional_heads.core.plan import PairPlan
+
+DIMENSION_SCALE = 2.0**24
+"""D is summed in steps of 2^-24, a float32's own precision at 1."""
+
+Planes = Float[Tensor, "head pos pair 2"]
+
+
+@dataclass(frozen=True)
+class PairSums:
+    """Sums over some query-key pairs of one layer.
+
+    Attributes:
+        pairs: Pairs in each bin of D.
+        rank_sums: Sum of the ranks of their distances.
+        counted: Pairs at each distance.
+        dimension_sums: Sum of their D, in steps of 2^-24.
+        saturated: Pairs in which one rotary pair holds more than `dominance.SATURATED` of the softmax.
+    """
+
+    pairs: Int[Tensor, "head bin"]
+    rank_sums: Int[Tensor, "head bin"]
+    counted: Int[Tensor, " distance"]
+    dimension_sums: Int[Tensor, "head distance"]
+    saturated: Int[Tensor, " head"]
+
+    def __add__(self, other: "PairSums") -> "PairSums":
+        """The sums over both sets of pairs."""
+        return PairSums(
+            self.pairs + other.pairs,
+            self.rank_sums + other.rank_sums,
+            self.counted + other.counted,
+            self.dimension_sums + other.dimension_sums,
+            self.saturated + other.saturated,
+        )
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A back end: rotated queries and keys of one sequence in, sums out.
+
+    Temperature divides contributions before the softmax over pairs; `ranks` are those of each distance, whose number
+    is also that of the distances counted by; `bins` says which bin of D is which.
+    """
+
+    name: str
+
+    def every_pair(
+        self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
+    ) -> PairSums:
+        """Sums over all pairs of the sequence that the plan counts."""
+        ...
+
+    def listed_pairs(
+        self,
+        query: Planes,
+        key: Planes,
+        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+    ) -> PairSums:
+        """Sums over the pairs of these query and key positions."""
+        ...
+
+    def listed_dominant(
+        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+    ) -> Float[Tensor, "head n"]:
+        """Dominant dimensions of these pairs themselves."""
+        ...
+
+
+def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> PairSums:
+    """The sums over no pairs."""
+    heads, edges = bins.edges.shape
+    zeros = torch.zeros((heads, edges + 1), dtype=torch.long, device=ranks.device)
+    return PairSums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1), zeros[:, 0])
+
+
+def tile_sums(
+    dominant: Float[Tensor, "head n"],
+    distance: Int[Tensor, " n"],
+    bins: BinLookup,
+    ranks: Int[Tensor, " distance"],
+    saturated: Bool[Tensor, "head n"],
+) -> PairSums:
+    """The sums over a tile of pairs; at most 2^20 pairs, so that float64 sums stay exact.
+
+    Args:
+        dominant: Dominant dimension of every pair, per head.
+        distance: Distance of every pair in tokens.
+        bins: Bins of D.
+        ranks: Rank of each distance.
+        saturated: Whether one rotary pair holds the softmax of a query-key pair.
+
+    Raises:
+        ValueError: If the tile is too large, or D is not finite.
+    """
+    if distance.numel() > 2**20:
+        msg = f"a tile of {distance.numel()} pairs is too large: 2^20 at most"
+        raise ValueError(msg)
+    refuse_not_finite(dominant)
+    heads, n_bins, distances = len(dominant), bins.edges.shape[1] + 1, len(ranks)
+    row = torch.arange(heads, device=dominant.device)[:, None]
+    bin_of = (bins(dominant) + row * n_bins).flatten()
+    weights = ranks[distance].double().expand(heads, -1).flatten()
+    cell = (distance + row * distances).flatten()
+    fixed = (dominant.double() * DIMENSION_SCALE).round().flatten()
+    return PairSums(
+        torch.bincount(bin_of, minlength=heads * n_bins).view(heads, n_bins),
+        torch.bincount(bin_of, weights=weights, minlength=heads * n_bins).long().view(heads, n_bins),
+        torch.bincount(distance, minlength=distances),
+        torch.bincount(cell, weights=fixed, minlength=heads * distances).long().view(heads, distances),
+        saturated.sum(1),
+    )

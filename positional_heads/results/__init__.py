@@ -1,0 +1,1 @@
+"""Frozen records of what was found: labels, tables, verdicts, files. Knows no model."""

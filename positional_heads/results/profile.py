@@ -1,0 +1,117 @@
+"""What does each rotary pair add to attention at each distance? Means over a text, exact, without a T x T tensor.
+
+The contribution of a pair is the real part of q times the conjugate of k, both as complex numbers (method section 2).
+Its sum over all query-key pairs at one distance is a cross-correlation, so a Fourier transform of each pair's queries
+and keys gives the sums of every distance at once.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.heads import AnyHead, Head, as_head
+
+
+@dataclass(frozen=True, repr=False)
+class ContributionProfile:
+    """Mean contribution of each pair to the attention score of some heads, by distance.
+
+    Attributes:
+        heads: The heads, in the order of the first axis.
+        mean: Mean over all query-key pairs in a range of distances, in units of the attention score before soft-cap and
+            mask; NaN where no pair counts.
+        unrotated: The same for the channels without rotation; zero where all are rotated.
+        pair_counts: Number of query-key pairs behind each mean.
+        edges: First distance of each range in tokens, and last of all the first beyond.
+        frequencies: How fast each pair turns, in radians per token, before any extension that rewrites scores.
+        provenance: Versions, model, data and settings.
+    """
+
+    heads: list[Head]
+    mean: Float64[Tensor, "head pair range"]
+    unrotated: Float64[Tensor, "head range"]
+    pair_counts: Int[Tensor, "head range"]
+    edges: Int[Tensor, " edge"]
+    frequencies: Float64[Tensor, "head pair"]
+    provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        names = ", ".join(str(head) for head in self.heads[:8]) + (", ..." if len(self.heads) > 8 else "")  # noqa: PLR2004
+        _, pairs, ranges = self.mean.shape
+        reach = int(self.edges[-1]) - 1
+        return f"ContributionProfile({names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens)"
+
+    def place(self, head: AnyHead) -> int:
+        """Where a head is on the first axis.
+
+        Raises:
+            ValueError: If it was not asked for when the profile was made.
+        """
+        head = as_head(head)
+        if head not in self.heads:
+            msg = f"{head} is not in this profile: it has {', '.join(map(str, self.heads))}"
+            raise ValueError(msg)
+        return self.heads.index(head)
+
+    @checked
+    def binned(self, bins: int = 64) -> "ContributionProfile":
+        """The same over fewer, wider ranges: single distances first, then each about as wide for its distance.
+
+        Args:
+            bins: Ranges at most; fewer where whole tokens do not give as many.
+
+        Raises:
+            ValueError: If there is not at least one bin.
+        """
+        in_range("bins", bins, 1, 2**20)
+        wanted = torch.from_numpy(geometric_edges(int(self.edges[-1]), bins))
+        edges = self.edges[torch.isin(self.edges, wanted)]
+        column = torch.searchsorted(edges, self.edges[:-1], right=True) - 1
+        counts = self.pair_counts.new_zeros(len(self.heads), len(edges) - 1).index_add_(1, column, self.pair_counts)
+        means = []
+        for values in (self.mean, self.unrotated[:, None]):
+            sums = values.new_zeros(*values.shape[:2], len(edges) - 1)
+            sums.index_add_(2, column, values.nan_to_num() * self.pair_counts[:, None])
+            means.append(sums / counts[:, None])  # 0 / 0 is NaN: no pair counts
+        return replace(self, mean=means[0], unrotated=means[1][:, 0], pair_counts=counts, edges=edges)
+
+
+def geometric_edges(length: int, bins: int) -> np.ndarray:
+    """Whole edges from 0 to `length` of at most so many ranges, in proportion to distance as far as whole tokens go."""
+    return np.unique(np.concatenate([[0], np.geomspace(length, 1, bins).round().astype(np.int64)]))
+
+
+def contribution_sums(
+    query: Float[Tensor, "pos pair 2"], key: Float[Tensor, "pos pair 2"]
+) -> Float64[Tensor, "pair distance"]:
+    """Sum of each pair's contribution over all queries and keys at each distance, of one head and sequence.
+
+    Args:
+        query: Rotated queries, as planes.
+        key: Rotated keys, as planes; zero where a key shall not count.
+    """
+    return _correlated(*(torch.view_as_complex(planes.double().contiguous()) for planes in (query, key)))
+
+
+def remainder_sums(query: Float[Tensor, "pos rest"], key: Float[Tensor, "pos rest"]) -> Float64[Tensor, " distance"]:
+    """Sum of q . k of the channels without rotation over all queries and keys at each distance."""
+    return _correlated(query.double() + 0j, key.double() + 0j).sum(0)
+
+
+def distance_counts(length: int, skip_keys: int = 0) -> Int[Tensor, " distance"]:
+    """Number of query-key pairs at each distance in a sequence, the first keys left out."""
+    return (length - skip_keys - torch.arange(length)).clamp(min=0)
+
+
+def _correlated(query: Tensor, key: Tensor) -> Float64[Tensor, "pair distance"]:
+    length = len(query)
+    if query.shape[1] == 0:  # not every build of the transform takes nothing
+        return torch.zeros(0, length, dtype=torch.float64)
+    size = 2 * length  # padded, so that nothing wraps around
+    spectrum = torch.fft.fft(query, size, dim=0) * torch.fft.fft(key, size, dim=0).conj()
+    return torch.fft.ifft(spectrum, dim=0)[:length].real.T.contiguous()

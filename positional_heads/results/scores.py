@@ -1,0 +1,333 @@
+"""What did scoring find? A frozen record that knows its labels, explains itself, and survives on disk."""
+
+import json
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors.torch import load, save
+from scipy import stats
+from torch import Tensor
+
+from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values, verdict
+from positional_heads.results.files import read_result, result_file, write_result
+from positional_heads.results.html import result_html
+from positional_heads.results.tables import COLUMNS
+from positional_heads.results.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class NullScores:
+    """The same model and text with positions shuffled: what geometry alone gives (method section 4).
+
+    Attributes:
+        rho: Score of each head in each shuffle.
+        curve_mean: Mean over shuffles of the mean dominant dimension at each distance.
+        curve_sd: Its standard deviation over shuffles.
+    """
+
+    rho: Float[Tensor, "repeat layer head"]
+    curve_mean: Float[Tensor, "layer head distance"]
+    curve_sd: Float[Tensor, "layer head distance"]
+
+    def __repr__(self) -> str:
+        repeats, layers, heads = self.rho.shape
+        return f"NullScores({repeats} shuffles of {layers} layers of {heads} heads)"
+
+    @property
+    def mean(self) -> Float[Tensor, "layer head"]:
+        """Mean of the null rho over shuffles."""
+        return self.rho.mean(0)
+
+    @property
+    def sd(self) -> Float[Tensor, "layer head"]:
+        """Standard deviation of the null rho over shuffles."""
+        return self.rho.std(0)
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """How strongly each head moves its dominant dimension with token distance.
+
+    Attributes:
+        rho: Spearman's rho between distance and dominant dimension over all pairs; NaN where undefined.
+        rho_curve: Spearman's rho between distance and mean dominant dimension; never compare it with rho.
+        curve: Mean dominant dimension at each distance in tokens; NaN where no pair counts.
+        pair_counts: Number of pairs behind each point of the curve.
+        bound: How far rho can be from Spearman's rho on float64 values of D, equal where they fall into one cell of the
+            resolution, by binning and by rounding.
+        frequencies: How fast each pair turns, in radians per token; NaN behind a layer's last pair.
+        null: Scores with positions shuffled, or None.
+        bootstrap_rho: rho over resampled sequences, or None with a single one.
+        reasons: Why a head has no score.
+        provenance: Versions, model, data, settings and seed.
+        sampling_sd: Standard deviation that sampling pairs adds to rho; None where all pairs were counted.
+        saturation: Share of query-key pairs in which one rotary pair holds more than 99.9 % of the softmax, so that D
+            is the index of the largest contribution; None in files of earlier versions.
+    """
+
+    rho: Float[Tensor, "layer head"]
+    rho_curve: Float[Tensor, "layer head"]
+    curve: Float[Tensor, "layer head distance"]
+    pair_counts: Int[Tensor, "layer distance"]
+    bound: Float[Tensor, "layer head"]
+    frequencies: Float[Tensor, "layer pair"]
+    null: NullScores | None
+    bootstrap_rho: Float[Tensor, "resample layer head"] | None
+    reasons: dict[Head, str]
+    provenance: dict[str, Any]
+    sampling_sd: Float[Tensor, "layer head"] | None = None
+    saturation: Float[Tensor, "layer head"] | None = None
+
+    def __repr__(self) -> str:
+        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self._n_scored)))
+        return f"HeadScores({self._line}; highest rho: {best or 'none'})"
+
+    def _repr_html_(self) -> str:
+        frame = self.to_frame().dropna(subset=["rho"]).sort_values("rho", ascending=False)
+        frame = frame[[name for name in COLUMNS if name in frame]].rename(columns=COLUMNS)
+        return result_html("HeadScores", self._line, self.verdict, frame, self.provenance)
+
+    @property
+    def heads(self) -> list[Head]:
+        """Every head of the model, in order."""
+        layers, heads = self.rho.shape
+        return [Head(layer, head) for layer in range(layers) for head in range(heads)]
+
+    def known(self, heads: Heads) -> list[Head]:
+        """The heads asked for, if the model has them all.
+
+        Raises:
+            ValueError: If one does not exist.
+        """
+        return as_heads(heads, *self.rho.shape)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups of sequences that count as independent."""
+        return int(self.provenance.get("data", {}).get("groups", 1))
+
+    @cached_property
+    def excess(self) -> Float[Tensor, "layer head"]:
+        """Rho less the mean of its null: what geometry does not explain.
+
+        Raises:
+            ValueError: If no null was computed.
+        """
+        return self.rho - self._known_null().mean
+
+    @cached_property
+    def p_values(self) -> Float[Tensor, "layer head"]:
+        """One-sided p-value of the excess, over shuffles and sequences (see `statistics.excess_p_values`)."""
+        variance = None
+        if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
+            variance = self.bootstrap_rho.var(0) * self.n_groups / max(self.n_groups - 1, 1)
+        return excess_p_values(self.rho, self._known_null().rho, variance, self.n_groups)
+
+    @cached_property
+    def q_values(self) -> Float[Tensor, "layer head"]:
+        """P-values after Benjamini-Hochberg over all heads."""
+        return benjamini_hochberg(self.p_values)
+
+    @property
+    def z(self) -> Float[Tensor, "layer head"]:
+        """Excess in standard deviations of the null."""
+        return self.excess / self._known_null().sd
+
+    @checked
+    def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
+        """Heads whose excess is positive and significant at this false discovery rate.
+
+        Args:
+            alpha: False discovery rate, above 0 and at most 1, where only the sign of the excess counts.
+
+        Raises:
+            ValueError: If the rate is out of range, or no null was computed.
+        """
+        if not 0 < alpha <= 1:
+            msg = f"alpha {alpha} must be above 0 and at most 1, e.g. 0.05"
+            raise ValueError(msg)
+        return (self.q_values <= alpha) & (self.excess > 0)
+
+    @checked
+    def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
+        """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 4 groups of sequences.
+
+        Args:
+            level: Coverage, between 0 and 1.
+
+        Raises:
+            ValueError: If the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            msg = f"level {level} must be between 0 and 1, e.g. 0.95"
+            raise ValueError(msg)
+        if self.bootstrap_rho is None or self.n_groups < FEWEST_UNITS:
+            return torch.full((*self.rho.shape, 2), torch.nan, dtype=self.rho.dtype)
+        # as in `p_values`; quantiles of the resamples are too narrow with few groups
+        variance = self.bootstrap_rho.var(0) * self.n_groups / (self.n_groups - 1)
+        half = stats.t.ppf((1 + level) / 2, self.n_groups - 1) * variance.sqrt()
+        return torch.stack([self.rho - half, self.rho + half], dim=-1).clamp(-1, 1)
+
+    @checked
+    def top(self, k: int) -> list[Head]:
+        """The k heads with the highest rho, best first.
+
+        Raises:
+            ValueError: If k is negative, or fewer heads have a score.
+        """
+        ranked = [head for head in self.heads if not self.rho[head].isnan()]
+        if not 0 <= k <= len(ranked):
+            msg = f"{k} heads asked for, {len(ranked)} have a score: ask for 0 to {len(ranked)}"
+            raise ValueError(msg)
+        return sorted(ranked, key=lambda head: -float(self.rho[head]))[:k]
+
+    @checked
+    def positional_heads(
+        self, fraction: float | None = None, *, threshold: float | None = None, alpha: float | None = None
+    ) -> list[Head]:
+        """The Positional Heads by one rule; the top 10 % by rho when no rule is given.
+
+        Args:
+            fraction: The top fraction of scored heads by rho, at least one; the highest rho first.
+            threshold: Heads with rho of at least this; the highest rho first.
+            alpha: Heads with positive rho whose excess over the null is significant at this false discovery rate; the
+                largest excess first. A significant excess over a null below zero can leave rho negative: that head's D
+                falls with distance, less than geometry alone would make it, and it is no Positional Head.
+
+        Raises:
+            ValueError: If more than one rule is given, or a number is out of range.
+        """
+        if sum(rule is not None for rule in (fraction, threshold, alpha)) > 1:
+            msg = "give one of fraction, threshold and alpha, not several"
+            raise ValueError(msg)
+        scored = self.top(int((~self.rho.isnan()).sum()))
+        if threshold is not None:
+            return [head for head in scored if self.rho[head] >= threshold]
+        if alpha is not None:
+            found = self.significant(alpha) & (self.rho > 0)
+            return sorted((head for head in scored if found[head]), key=lambda head: -float(self.excess[head]))
+        fraction = 0.1 if fraction is None else fraction
+        if not 0 < fraction <= 1:
+            msg = f"fraction {fraction} must be above 0 and at most 1, e.g. 0.1 for the top 10 %"
+            raise ValueError(msg)
+        return scored[: max(1, round(fraction * len(scored)))]
+
+    @property
+    def verdict(self) -> str:
+        """What the scores show, in words, at a false discovery rate of 0.05."""
+        tested, data = self.null is not None, self.provenance.get("data", {})
+        return verdict(
+            self.q_values if tested else None,
+            self.excess if tested else None,
+            self.rho,
+            0.05,
+            self.n_groups if self.bootstrap_rho is not None else 1,
+            0 if self.null is None else len(self.null.rho),
+            monotonous=(data.get("monotonous", 0), data.get("sequences", 1)),
+        )
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head: score, interval, null, significance and, where there is no score, why."""
+        import pandas as pd
+
+        low, high = self.interval().unbind(-1)
+        columns = {"rho": self.rho, "low": low, "high": high, "rho_curve": self.rho_curve, "bound": self.bound}
+        if self.sampling_sd is not None:
+            columns["sampling_sd"] = self.sampling_sd
+        if self.saturation is not None:
+            columns["saturation"] = self.saturation
+        if self.null is not None:
+            columns |= {"null_mean": self.null.mean, "null_sd": self.null.sd, "excess": self.excess, "z": self.z}
+            columns |= {"p_value": self.p_values, "q_value": self.q_values}
+        frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
+        frame["layer"] = [head.layer for head in self.heads]
+        frame["head"] = [head.head for head in self.heads]
+        for name, values in columns.items():
+            frame[name] = values.flatten().numpy()
+        frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
+        return frame
+
+    @checked
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file, all of it or nothing.
+
+        Args:
+            path: A file, or a folder, in which the file is called `scores.safetensors`.
+
+        Returns:
+            The file written.
+        """
+        file = result_file(path)
+        copied = torch.contiguous_format  # a copy of each, because safetensors refuses tensors that share memory
+        tensors = {name: tensor.clone(memory_format=copied) for name, tensor in self._tensors().items()}
+        content = {
+            "verdict": self.verdict,
+            "table": json.loads(self.to_frame().to_json(orient="records")),
+            "reasons": {str(head): reason for head, reason in self.reasons.items()},
+            "provenance": self.provenance,
+        }
+        write_result(file, save(tensors), content)
+        return file
+
+    @classmethod
+    @checked
+    def load(cls, path: str | Path) -> "HeadScores":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ResultFileError: If the file is damaged, foreign, or from a newer version.
+        """
+        content, raw = read_result(path)
+        tensors = load(raw)
+        null = None
+        if "null.rho" in tensors:
+            null = NullScores(**{field.name: tensors.pop(f"null.{field.name}") for field in fields(NullScores)})
+        optional: dict[str, Any] = {name: tensors.pop(name, None) for name in _OPTIONAL}
+        return cls(
+            **tensors,
+            **optional,
+            null=null,
+            reasons={Head.parse(name): reason for name, reason in content["reasons"].items()},
+            provenance=content["provenance"],
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_TENSORS}
+        if self.null is not None:
+            tensors |= {f"null.{field.name}": getattr(self.null, field.name) for field in fields(self.null)}
+        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+    @property
+    def _n_scored(self) -> int:
+        return int((~self.rho.isnan()).sum())
+
+    @property
+    def _line(self) -> str:
+        """What was scored, in one line, also where a part of the provenance is missing."""
+        layers, heads = self.rho.shape
+        model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
+        return (
+            f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
+            f"{self._n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
+            f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles"
+        )
+
+    def _known_null(self) -> NullScores:
+        if self.null is None:
+            msg = "no null was computed: score again with null_repeats=20 to know what geometry alone gives"
+            raise ValueError(msg)
+        return self.null
+
+
+_OPTIONAL = ("bootstrap_rho", "sampling_sd", "saturation")
+_NOT_TENSORS = {"null", "reasons", "provenance"}

@@ -1,0 +1,242 @@
+"""From a model and a text to examples of what some heads do on it: numbers first, pictures in `views`."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from positional_heads.core.arguments import check_temperature, checked
+from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.text import readable_tokens
+
+if TYPE_CHECKING:
+    from transformer_lens import ActivationCache
+
+    from positional_heads.bridge.layer_vectors import LayerVectors
+    from positional_heads.bridge.sequences import Text
+    from positional_heads.results.scores import HeadScores
+
+MOST_TOKENS = 2048
+MOST_DETAILED = 128
+MOST_HEADS = 8
+REPORTED_TOKENS = 48
+REPORTED_HEADS = 5
+PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
+
+
+@checked
+@torch.no_grad()
+def head_examples(
+    model: Any,
+    text_or_tokens: "Text",
+    heads: Heads,
+    *,
+    detailed: int = 48,
+    temperature: float | Literal["attention"] = 1.0,
+) -> HeadExamples:
+    """Run a text and keep what some heads did on it: attention, dominant dimensions, contributions.
+
+    Args:
+        model: A TransformerBridge.
+        text_or_tokens: One text, or the token ids of one sequence, as in `score_heads`; at most the first 2048
+            tokens are run.
+        heads: Which heads, at most 8: as Head(3, 7), (3, 7) or "L3H7", one or several.
+        detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
+        temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
+        ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
+    """
+    from positional_heads.bridge.capture import capture
+    from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
+    from positional_heads.bridge.resolve import resolve_layers
+    from positional_heads.scoring.per_query import layer_parts
+
+    notes: list[str] = []
+    check_temperature(temperature)
+    chosen = _at_most(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
+    tokens = _first_tokens(model, text_or_tokens, notes)
+    detailed = min(_checked_detailed(detailed), len(tokens))
+    layers = sorted({head.layer for head in chosen})
+    rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
+    widths = {one.n_pairs for one in rotary}
+    if len(widths) > 1:
+        msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
+        raise ValueError(msg)
+    patterns: dict[Head, Tensor] = {}
+    parts: dict[Head, dict[str, Tensor]] = {}
+    vectors_of: dict[int, LayerVectors] = {}
+    with model.hooks(fwd_hooks=[_pattern_hook(layer, chosen, patterns) for layer in layers]):
+        capture(model, tokens[None], rotary, lambda vectors: vectors_of.__setitem__(vectors.rotary.layer, vectors))
+    for layer in layers:
+        own = [head for head in chosen if head.layer == layer]
+        _refuse_missing_pattern(own, patterns)
+        vectors = vectors_of.pop(layer)
+        parts |= layer_parts(vectors, own, patterns, detailed, temperature)
+    return HeadExamples(
+        tokens=token_strings(model, tokens),
+        heads=chosen,
+        **{name: torch.stack([parts[head][name] for head in chosen]) for name in parts[chosen[0]]},
+        notes=notes,
+        provenance={
+            "versions": library_versions(),
+            "model": model_provenance(model),
+            "data": {"sha256": data_hash([(tokens, None)]), "tokens": len(tokens)},
+            "settings": {"temperature": temperature, "detailed": detailed},
+        },
+    )
+
+
+@checked
+def examples_from_cache(
+    cache: "ActivationCache", heads: Heads, tokens: Sequence[str], *, row: int = 0, detailed: int = 48
+) -> HeadExamples:
+    """The same from a run's own cache, merged with one of `dominant_dimension_cache(..., contributions=True)`.
+
+    Args:
+        cache: With hook_pattern, hook_dominant_dim and hook_contributions of the heads' layers, of an unpadded run.
+        heads: Which heads, at most 8.
+        tokens: Text of each token, as the tokenizer's pieces or decoded.
+        row: Which sequence of the batch.
+        detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
+
+    Raises:
+        ValueError: If the cache lacks an entry or a head, or tokens do not fit; the message says what to do.
+    """
+    from positional_heads.bridge.provenance import library_versions, model_provenance
+    from positional_heads.scoring.per_query import key_means
+
+    notes: list[str] = []
+    chosen = _at_most(as_heads(heads), notes)
+    if not hasattr(cache, "cache_dict"):
+        msg = f"cache must be an ActivationCache, got a {type(cache).__name__}: take it from model.run_with_cache"
+        raise TypeError(msg)
+    parts = {}
+    for head in chosen:
+        pattern, dominant, contributions = (
+            _entry(cache, head, name, row) for name in (PATTERN, DOMINANT, CONTRIBUTIONS)
+        )
+        if len(tokens) != len(pattern):
+            msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
+            raise ValueError(msg)
+        kept = min(_checked_detailed(detailed), len(tokens))
+        summary = key_means(pattern, dominant, contributions, 0)
+        detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
+        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()} | summary
+    return HeadExamples(
+        tokens=readable_tokens(tokens),
+        heads=chosen,
+        **{name: torch.stack([parts[head][name] for head in chosen]) for name in parts[chosen[0]]},
+        notes=notes,
+        provenance={"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}},
+    )
+
+
+def write_examples(model: Any, tokens: Int[Tensor, " pos"], scores: "HeadScores", folder: Path) -> Path | None:
+    """Leave what the report shows of the top heads beside their scores: the first tokens of a sequence.
+
+    Args:
+        model: The model that was scored.
+        tokens: A sequence that it was scored on.
+        scores: What `score_heads` returned.
+        folder: Where the scores are.
+
+    Returns:
+        The file written; None where no head has a score, or the model's attention cannot be read.
+    """
+    from positional_heads.bridge.admission import UnsupportedModelError
+
+    scored = int((~scores.rho.isnan()).sum())
+    if not scored:
+        return None
+    temperature = scores.provenance["settings"].get("temperature", 1.0)
+    top = scores.top(min(REPORTED_HEADS, scored))
+    try:
+        found = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
+    except UnsupportedModelError:
+        return None
+    return found.save(folder)
+
+
+def token_strings(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
+    """Each token as a reader can recognise it, or its id where the model has no tokenizer."""
+    tokenizer = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        return [str(int(token)) for token in tokens]
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    byte_level = "ByteLevel" in repr(backend.decoder) if backend is not None else None
+    pieces = tokenizer.convert_ids_to_tokens(tokens.tolist())
+    return readable_tokens([piece or "" for piece in pieces], byte_level=byte_level)
+
+
+def _at_most(heads: list[Head], notes: list[str]) -> list[Head]:
+    if not heads or len(set(heads)) < len(heads):
+        msg = f"{len(heads)} heads asked for, {len(set(heads))} different ones: give at least one, and each once"
+        raise ValueError(msg)
+    if len(heads) > MOST_HEADS:
+        notes.append(f"The first {MOST_HEADS} of {len(heads)} heads are kept.")
+    return heads[:MOST_HEADS]
+
+
+def _checked_detailed(detailed: int) -> int:
+    if not 1 <= detailed <= MOST_DETAILED:
+        msg = f"detailed {detailed} must be between 1 and {MOST_DETAILED} tokens: matrices are for looking at"
+        raise ValueError(msg)
+    return detailed
+
+
+def _first_tokens(model: Any, text_or_tokens: "Text", notes: list[str]) -> Int[Tensor, " pos"]:
+    from positional_heads.bridge.sequences import as_sequences, batches, real_tokens
+
+    found = as_sequences(model, text_or_tokens)
+    if len(found) > 1:
+        msg = f"{len(found)} sequences given, examples are of one: give one of them, e.g. the first as tokens[:1]"
+        raise ValueError(msg)
+    tokens = real_tokens(*found[0])
+    most = min(MOST_TOKENS, int(model.cfg.n_ctx))
+    if len(tokens) > most:
+        notes.append(f"The first {most} of {len(tokens)} tokens were run.")
+    (batch,) = batches(model, tokens[:most], None, 1)
+    return batch.tokens[0]
+
+
+def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
+    from positional_heads.bridge.recording import hook_name
+
+    def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+        for head in heads:
+            if head.layer == layer:
+                patterns[head] = tensor[0, head.head].float().clone()
+
+    return hook_name(layer, PATTERN), keep
+
+
+def _refuse_missing_pattern(heads: Sequence[Head], patterns: dict[Head, Tensor]) -> None:
+    from positional_heads.bridge.admission import UnsupportedModelError
+
+    for head in heads:
+        if head not in patterns:
+            msg = f"layer {head.layer}: its hook_pattern does not fire, so there is no attention of {head} to show"
+            raise UnsupportedModelError(msg)
+
+
+def _entry(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:
+    from positional_heads.bridge.recording import hook_name
+
+    key = hook_name(head.layer, name)
+    if key not in cache.cache_dict:
+        msg = (
+            f"the cache has no {key}: merge the run's own cache with that of "
+            "ph.dominant_dimension_cache(model, tokens, contributions=True) by run.cache_dict.update(other.cache_dict)"
+        )
+        raise ValueError(msg)
+    tensor = cache.cache_dict[key]
+    if not (0 <= row < len(tensor) and 0 <= head.head < tensor.shape[1]):
+        msg = f"{key} has {len(tensor)} sequences and {tensor.shape[1]} heads: no head {head.head} of sequence {row}"
+        raise ValueError(msg)
+    return tensor[row, head.head].float().cpu()

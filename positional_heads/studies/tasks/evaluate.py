@@ -1,0 +1,181 @@
+"""How well does the model do a task, as it is or with heads ablated? One record, by example."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float64
+from torch import Tensor
+
+from positional_heads.bridge.ablation import Ablation, Reference
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.core.arguments import check_settings, checked, in_range
+from positional_heads.core.heads import Heads, as_heads
+from positional_heads.results.html import result_html
+from positional_heads.results.text import printable
+from positional_heads.studies.tasks.longbench import longbench
+from positional_heads.studies.tasks.perplexity import perplexity
+from positional_heads.studies.tasks.recall import copy, kv, needle, passkey
+from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "passkey": passkey,
+    "needle": needle,
+    "kv": kv,
+    "copy": copy,
+    "perplexity": perplexity,
+    "longbench": longbench,
+}
+NEEDS_REFERENCE = ("mean", "resample")
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a model scored, answer by answer.
+
+    Attributes:
+        task: Name of the task.
+        rows: What is known of each answer: unit, reach, and, by task, length, depth, distance, position.
+        measures: Every measure of each answer; higher is better.
+        chance: What a guess gives, per measure, where that is known.
+    """
+
+    task: str
+    rows: list[dict[str, Any]]
+    measures: dict[str, Float64[Tensor, " row"]]
+    chance: Mapping[str, float]
+
+    def __repr__(self) -> str:
+        reaches = self.mean().to_dict("index")
+        said = [
+            f"{reach} range: {', '.join(f'{name} {value:.3f}' for name, value in means.items())}"
+            for reach, means in reaches.items()
+        ]
+        return f"TaskResult({self._line}; {'; '.join(said)})"
+
+    def _repr_html_(self) -> str:
+        return result_html("TaskResult", self._line, None, self.mean().reset_index())
+
+    @property
+    def _line(self) -> str:
+        name = printable(self.task, newlines=False)
+        guess = ", ".join(f"{measure} {value:.3f}" for measure, value in self.chance.items())
+        return f"{name}: {len(self.rows)} answers" + (f", a guess gives {guess}" if guess else "")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One line per answer."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows).assign(**{name: values.numpy() for name, values in self.measures.items()})
+
+    def mean(self, by: str | Sequence[str] = "reach") -> "pd.DataFrame":
+        """Every measure, averaged by what is known of the answers.
+
+        Args:
+            by: One or more of the columns of `to_frame`, e.g. "reach", "depth", or "position" for loss by position.
+
+        Raises:
+            ValueError: If the task has no such column.
+        """
+        frame = self.to_frame()
+        for column in [by] if isinstance(by, str) else by:
+            if column not in frame:
+                msg = f"{self.task} has no column {column!r}: choose among {', '.join(frame.columns)}"
+                raise ValueError(msg)
+        return frame.groupby(by, dropna=False)[list(self.measures)].mean()
+
+
+@checked
+def evaluate(
+    model: TransformerLensModel,
+    task: str | Task | Callable[[Any], Any],
+    *,
+    ablate: Heads = (),
+    mode: str = "zero",
+    reference: Reference | None = None,
+    distance: int | None = None,
+    batch_size: int | None = None,
+    **task_settings: Any,
+) -> TaskResult:
+    """Measure a task on a model, with heads ablated or not.
+
+    Args:
+        model: A TransformerBridge.
+        task: Name of a task (passkey, needle, kv, copy, perplexity, longbench), a task, or a function from the model to
+            one score per example, higher being better.
+        ablate: Heads to ablate meanwhile, as Head(3, 7), (3, 7) or "L3H7", one or several.
+        mode: What becomes of them, see `ablated_heads`.
+        reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
+        distance: Distance in tokens for `far` and `near`.
+        batch_size: Sequences per forward pass; chosen by length when None.
+        **task_settings: Settings of a task given by name, e.g. length, depths, examples, seed.
+
+    Raises:
+        ValueError: If the task, its settings, the mode or a head make no sense; the message says what to do.
+    """
+    in_range("batch_size", batch_size, 1)
+    heads = as_heads(ablate, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    made = make_task(model, task, **task_settings)
+    hooks = ready_ablation(model, made, mode, reference, distance).hooks(heads)
+    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+        measures = made.measure(model, batch_size)
+    return TaskResult(made.name, made.rows, measures, made.chance)
+
+
+def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: Any) -> Task:
+    """The task meant by a name, by a function of the model, or by itself.
+
+    Raises:
+        ValueError: If there is no task of this name, or settings are given for a finished task.
+        TypeError: If a setting is unknown to the task.
+    """
+    if isinstance(task, str):
+        check_task_name(task)
+        check_settings(f"task {task}", settings, task_setting_names(task))
+        return TASKS[task](model, **settings)
+    if settings:
+        msg = f"{', '.join(settings)}: settings go with the name of a task; this one is made already"
+        raise ValueError(msg)
+    if isinstance(task, Task):
+        return task
+    if not callable(task):
+        msg = f"task must be the name of one ({', '.join(TASKS)}), a task, or a function of the model, got {task!r:.60}"
+        raise TypeError(msg)
+    return function_task(model, task)
+
+
+def check_task_name(task: str) -> None:
+    """Refuse the name of a task that there is not.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if task not in TASKS:
+        msg = f"task {task!r} is unknown: choose one of {', '.join(TASKS)}, or give a task or function of your own"
+        raise ValueError(msg)
+
+
+def task_setting_names(task: str) -> list[str]:
+    """What can be set of a task given by name."""
+    return [name for name in inspect.signature(TASKS[task]).parameters if name != "model"]
+
+
+def ready_ablation(
+    model: TransformerLensModel, task: Task, mode: str, reference: Reference | None, distance: int | None
+) -> Ablation:
+    """A way of ablation whose reference, where it needs one and none is given, is held-out examples of the task.
+
+    Raises:
+        ValueError: If the mode makes no sense, or the task has no such examples.
+    """
+    if reference is None and mode in NEEDS_REFERENCE:
+        if not isinstance(task, AnswerTask) or not task.held_out:
+            msg = f"mode {mode!r} needs reference=: the task {task.name} has no held-out examples to take it from"
+            raise ValueError(msg)
+        longest = max(len(example.tokens) for example in task.held_out)
+        reference = [example.tokens for example in task.held_out if len(example.tokens) == longest]
+    return Ablation(model, mode, reference=reference, distance=distance)

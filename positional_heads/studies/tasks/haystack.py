@@ -1,0 +1,149 @@
+"""What do questions lie in? A long text as tokens, cut into windows, and sentences put together token by token.
+
+Convention that bites: pieces are tokenised one by one and joined as tokens, never as text. So a context has exactly the
+length asked for, an answer is the same tokens where it is hidden and where it is asked for, and its span is known.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from positional_heads.bridge.prefill import refuse_fixed_tables
+from positional_heads.bridge.tokenizing import start_token, text_tokens
+from positional_heads.core.arguments import in_range
+
+Tokens = Int[Tensor, " _"]
+
+
+class Haystack:
+    """A text to hide things in, tokenised once.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer.
+        text: The text; the bundled one when None.
+    """
+
+    def __init__(self, model: Any, text: str | None = None) -> None:
+        if text is None:
+            from positional_heads.zoo.bundled import bundled_text
+
+            text = bundled_text()
+        self.start = start_token(model)
+        self.tokens = text_tokens(model, text, 0)
+        self.end = len(self.tokens)
+        self.taken = torch.zeros(self.end, dtype=torch.bool)
+
+    def window(self, size: int, rng: random.Random) -> Tokens:
+        """Some `size` tokens in a row, from a random place.
+
+        Raises:
+            ValueError: If the text is shorter.
+        """
+        if size > self.end:
+            msg = f"the haystack has {self.end} tokens, {size} are needed: give a longer text as haystack="
+            raise ValueError(msg)
+        return self.take(rng.randint(0, self.end - size), size)
+
+    def untouched(self, size: int, rng: random.Random) -> Tokens | None:
+        """Some `size` tokens in a row that no window has, from a random place; None if there are none."""
+        places = self._untouched_places(size)
+        if not len(places):
+            return None
+        first = int(places[rng.randrange(len(places))])
+        return self.tokens[first : first + size]
+
+    def keep_end(self, size: int) -> bool:
+        """Keep the last `size` tokens from windows, if the text has room for another; windows so far are forgotten.
+
+        Returns:
+            Whether they are kept.
+        """
+        if len(self.tokens) < 2 * size:
+            return False
+        self.end = len(self.tokens) - size
+        self.taken.zero_()
+        return True
+
+    def has_untouched(self, size: int) -> bool:
+        """Whether a stretch of `size` tokens is left that no window has."""
+        return len(self._untouched_places(size)) > 0
+
+    def take(self, first: int, size: int) -> Tokens:
+        """The `size` tokens from a place on."""
+        self.taken[first : first + size] = True
+        return self.tokens[first : first + size]
+
+    def _untouched_places(self, size: int) -> Int[Tensor, " place"]:
+        before = torch.cat([torch.zeros(1, dtype=torch.long), self.taken.cumsum(0)])
+        return (before[size:] == before[: len(before) - size]).nonzero().flatten()
+
+    def sample(self, size: int, rng: random.Random) -> Tokens:
+        """Some `size` tokens drawn one by one: no text, but made of what the text is made of."""
+        return self.tokens[[rng.randrange(len(self.tokens)) for _ in range(size)]]
+
+
+def piece_tokens(model: Any, text: str) -> Tokens:
+    """Tokens of a piece of a sentence, blanks included; none for an empty piece."""
+    return text_tokens(model, text, 0) if text.strip() else torch.zeros(0, dtype=torch.long)
+
+
+def grid(
+    model: Any, length: int | Sequence[int] | None, depths: int | Sequence[float], *, beyond_context: bool = False
+) -> list[tuple[int, float]]:
+    """Every length with every depth, checked against the model.
+
+    Args:
+        model: A TransformerBridge, for its context.
+        length: Tokens of a whole sequence, one or several; the model's context when None.
+        depths: How many depths from 0 on, evenly spaced and all below 1, or the depths themselves.
+        beyond_context: Allow lengths beyond the model's context.
+
+    Raises:
+        ValueError: If a length does not fit the model, or a depth lies outside of [0, 1).
+    """
+    limit = int(model.cfg.n_ctx)
+    lengths = [limit] if length is None else [length] if isinstance(length, int) else list(length)
+    for one in lengths:
+        if one < 2 or (one > limit and not beyond_context):  # noqa: PLR2004
+            msg = (
+                f"length {one} must be between 2 and the model's context of {limit} tokens; beyond_context=True runs "
+                "past it on purpose"
+            )
+            raise ValueError(msg)
+        refuse_fixed_tables(model, one)
+    if isinstance(depths, int):
+        in_range("depths", depths, 1, 1000)
+        depths = [index / depths for index in range(depths)]
+    for depth in depths:
+        if not 0 <= depth < 1:
+            msg = f"depth {depth} must be at least 0 (start of the context) and below 1 (its end, the nearby control)"
+            raise ValueError(msg)
+    if not len(lengths) or not depths:
+        msg = "no length or no depth given: there is nothing to measure"
+        raise ValueError(msg)
+    return [(one, depth) for one in lengths for depth in depths]
+
+
+def placed(filler: Tokens, inserts: Sequence[tuple[float, Tokens]]) -> tuple[Tokens, list[int]]:
+    """Put pieces into a filler, each at its depth, in order of depth.
+
+    Args:
+        filler: The text around.
+        inserts: Depth from 0 (before the filler) to 1 (behind it), and what to put there.
+
+    Returns:
+        All tokens, and where each insert starts, in the order given.
+    """
+    order = sorted(range(len(inserts)), key=lambda index: inserts[index][0])
+    parts, starts, used, length = [], [0] * len(inserts), 0, 0
+    for index in order:
+        depth, insert = inserts[index]
+        cut = max(used, round(depth * len(filler)))
+        parts += [filler[used:cut], insert]
+        starts[index] = length + cut - used
+        length, used = starts[index] + len(insert), cut
+    return torch.cat([*parts, filler[used:]]), starts

@@ -1,0 +1,126 @@
+"""How much does the model gain from text far back? Loss by position, and the same tokens with a truncated context.
+
+Each unit is one stretch of the text, and no two share a token: as many as there are windows, or as the text has room
+for. Where it has room for fewer, windows of one stretch overlap and count as one unit. Tokens are measured in blocks:
+once in the whole window, where a block at position p has p tokens before it, and once each block alone behind the last
+few tokens before it. The difference is what the model gains from everything farther back.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from positional_heads.core.arguments import checked
+from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid
+from positional_heads.studies.tasks.task import AnswerTask, Example
+
+HELD_OUT = 8
+logger = logging.getLogger(__name__)
+
+
+@checked
+def perplexity(
+    model: Any,
+    *,
+    length: int | Sequence[int] | None = None,
+    near: int = 32,
+    examples: int = 30,
+    haystack: str | None = None,
+    beyond_context: bool = False,
+    seed: int = 0,
+) -> AnswerTask:
+    """Log-probability of text by position, with the full context and with a truncated one.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer and context.
+        length: Tokens of a window, one or several; the model's context when None.
+        near: Tokens of a block, and how many before it the truncated context keeps.
+        examples: Windows for every length.
+        haystack: The text; the bundled one when None.
+        beyond_context: Allow lengths beyond the model's context.
+        seed: Seed of places in the text.
+
+    Raises:
+        ValueError: If a length does not fit the model or the text, or has no room for a block and its context.
+    """
+    cells = grid(model, length, (0.0,), beyond_context=beyond_context)
+    source = Haystack(model, haystack)
+    for tokens, _ in cells:
+        if near < 1 or tokens < 3 * near + len(source.start):
+            msg = f"near {near}: must be at least 1, and a window of {tokens} tokens must hold three times as many"
+            raise ValueError(msg)
+    if examples < 1:
+        msg = f"examples {examples}: give at least 1 for every length"
+        raise ValueError(msg)
+
+    lengths = [tokens for tokens, _ in cells]
+    units = _units(source, max(lengths) - len(source.start), examples)
+    measured, held_out = _measured(source, lengths, near, examples, units, seed), _held_out(source, lengths, near, seed)
+    settings = {
+        "lengths": sorted({tokens for tokens, _ in cells}),
+        "near": near,
+        "examples": examples,
+        "units": units,
+        "haystack": "bundled" if haystack is None else "own",
+        "seed": seed,
+    }
+    chance = {"log_prob": -math.log(int(model.cfg.d_vocab)), "exact": 0.0}
+    return AnswerTask("perplexity", measured, held_out, chance, settings)
+
+
+def _units(source: Haystack, longest: int, examples: int) -> int:
+    """How many stretches of the text to measure; its end is kept back for held-out windows."""
+    source.keep_end(longest)
+    if source.end < longest:
+        source.window(longest, random.Random(0))  # which says what is missing
+    units = min(examples, source.end // longest)
+    if units < examples:
+        logger.warning(
+            "the text has room for %d windows of %d tokens that share nothing: %d overlap, and are resampled as %d "
+            "units; give a longer text as haystack=",
+            *(units, longest, examples, units),
+        )
+    return units
+
+
+def _measured(
+    source: Haystack, lengths: Sequence[int], near: int, examples: int, units: int, seed: int
+) -> tuple[Example, ...]:
+    made: list[Example] = []
+    for number, tokens in ((number, tokens) for number in range(examples) for tokens in lengths):
+        unit, size = number % units, tokens - len(source.start)
+        rng = random.Random(f"perplexity-{seed}-measured-{number}-{tokens}")
+        first = rng.randint(unit * source.end // units, (unit + 1) * source.end // units - size)
+        made += _window(source, source.take(first, size), near, unit)
+    return tuple(made)
+
+
+def _held_out(source: Haystack, lengths: Sequence[int], near: int, seed: int) -> tuple[Example, ...]:
+    made: list[Example] = []
+    for unit, tokens in enumerate(tokens for _ in range(HELD_OUT) for tokens in lengths):
+        rng = random.Random(f"perplexity-{seed}-held out-{unit}")
+        window = source.untouched(tokens - len(source.start), rng)
+        made += [] if window is None else _window(source, window, near, unit)
+    return tuple(made)
+
+
+def _window(source: Haystack, window: Tokens, near: int, unit: int) -> list[Example]:
+    offset = len(source.start)
+    tokens = torch.cat([source.start, window])
+    # the first blocks have nothing farther back than the truncated context keeps
+    starts = range(offset + 2 * near, len(tokens) - near + 1, near)
+    whole = Example(tokens, tuple((start, start + near) for start in starts), unit, "long")
+    alone = [
+        Example(
+            torch.cat([source.start, tokens[start - near : start + near]]),
+            ((offset + near, offset + 2 * near),),
+            unit,
+            "short",
+        )
+        for start in starts
+    ]
+    return [whole, *alone]

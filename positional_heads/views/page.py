@@ -1,0 +1,114 @@
+"""How does a token get into a page without becoming a part of it? One way for every view and the report.
+
+Executable is only what we ship: circuitsvis' own bundle and a few lines that start it, each allowed by its hash in the
+page's content security policy, so that nothing else runs, whatever a token or a name holds. Numbers and tokens travel
+as JSON that is never executed; everything else is escaped by the template. No address is ever fetched: circuitsvis'
+Python side, which asks a public host whether it is online, is not used.
+"""
+
+import base64
+import hashlib
+import importlib.util
+import itertools
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from positional_heads.results.text import printable
+
+POLICY = (
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src {images}; frame-src 'none'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+@lru_cache(maxsize=1)
+def bundle() -> str:
+    """The JavaScript that circuitsvis ships, ready to stand inside a script element.
+
+    Raises:
+        RuntimeError: If circuitsvis is not installed, or its bundle is not where its 1.43 line keeps it.
+    """
+    spec = importlib.util.find_spec("circuitsvis")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    for folder in folders:
+        file = Path(folder) / "dist" / "cdn" / "iife.js"
+        if file.is_file():
+            code = file.read_text(encoding="utf-8").split("//# sourceMappingURL")[0]
+            # the same strings to JavaScript, but no end of a script to the page around it
+            return code.replace("</script", "<\\/script").replace("<!--", "<\\!--").strip()
+    msg = "views need circuitsvis with its JavaScript bundle (dist/cdn/iife.js): pip install 'circuitsvis>=1.43,<2'"
+    raise RuntimeError(msg)
+
+
+def render(template: str, *, interactive: bool = True, images: bool = False, **context: Any) -> str:
+    """A whole page that needs nothing else and runs nothing but our own scripts.
+
+    Args:
+        template: Name of a template of ours.
+        interactive: Whether it shows circuitsvis' components.
+        images: Whether it shows pictures, from inside the page.
+        **context: What the template reads; every text is escaped and made printable.
+
+    Returns:
+        HTML that can be encoded in UTF-8.
+    """
+    scripts = [bundle(), _mount_script()] if interactive else []
+    policy = POLICY.format(
+        scripts=" ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'",
+        images="data:" if images else "'none'",
+    )
+    counter = itertools.count()
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy=Markup(policy),
+            scripts=[Markup(script) for script in scripts],
+            style=Markup(_resource("page.css")),
+            new_id=lambda: f"part-{next(counter)}",
+            **context,
+        )
+    )
+
+
+def picture(png: bytes) -> Markup:
+    """A PNG as an address that holds the picture itself."""
+    return Markup("data:image/png;base64," + base64.b64encode(png).decode())
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    loader = PackageLoader("positional_heads.views")
+    environment = Environment(
+        autoescape=True,
+        loader=loader,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    """What a template prints: markup of ours as it is, everything else printable; escaping follows."""
+    return value if hasattr(value, "__html__") else printable(value)
+
+
+def _mount_script() -> str:
+    return _resource("mount.js").strip()
+
+
+def _resource(name: str) -> str:
+    return (files("positional_heads.views") / "templates" / name).read_text(encoding="utf-8")
+
+
+@lru_cache(maxsize=8)
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

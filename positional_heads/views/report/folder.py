@@ -1,0 +1,199 @@
+"""A folder that says what was found: the result itself, a table, two plots and a page of text."""
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.atomic import write_atomically
+from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.files import EXTRAPOLATION_FILE_NAME, FILE_NAME, STUDY_FILE_NAME, read_result
+from positional_heads.results.scores import HeadScores
+from positional_heads.results.tables import (
+    extrapolation_line,
+    extrapolation_table,
+    heads_table,
+    study_line,
+    study_table,
+    summary_line,
+)
+from positional_heads.views import (
+    allocation_curves,
+    dose_response,
+    extrapolation_curves,
+    methods_told_apart,
+    rho_heat_map,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPORTED_HEADS = 10
+
+
+def write_report(scores: HeadScores, folder: Path) -> list[Path]:
+    """Write result, table, plots and text to a folder, each file whole or not at all.
+
+    Args:
+        scores: What `score_heads` returned.
+        folder: Where to; made if missing.
+
+    Returns:
+        The files written, the result first.
+    """
+    result = scores.save(folder / FILE_NAME)
+    content = {
+        "heads.csv": scores.to_frame().to_csv(index=False).encode(),
+        "rho.png": _png(rho_heat_map(scores)),
+        "curves.png": _png(allocation_curves(scores)),
+        "report.md": _text(result).encode(),
+    }
+    return [result, *_written(folder, content)]
+
+
+def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
+    """Write an ablation study, its tables, plot and text to a folder, each file whole or not at all.
+
+    Args:
+        study: What `ablation_study` returned.
+        folder: Where to; made if missing.
+
+    Returns:
+        The files written, the study first.
+    """
+    result = study.save(folder / STUDY_FILE_NAME)
+    answers = io.BytesIO()
+    study.to_frame().to_parquet(answers, index=False)
+    content = {
+        "effects.csv": study.effects().to_csv(index=False).encode(),
+        "contrasts.csv": study.contrasts().to_csv(index=False).encode(),
+        "single_heads.csv": study.by_head().to_csv(index=False).encode(),
+        "answers.parquet": answers.getvalue(),
+        "dose_response.png": _png(dose_response(study)),
+        "ablation.md": _ablation_text(study).encode(),
+    }
+    return [result, *_written(folder, content)]
+
+
+def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[Path]:
+    """Write an extrapolation study, its tables, plot and text to a folder, each file whole or not at all.
+
+    Args:
+        study: What `extrapolation_study` returned.
+        folder: Where to; made if missing.
+
+    Returns:
+        The files written, the study first.
+    """
+    result = study.save(folder / EXTRAPOLATION_FILE_NAME)
+    content = {
+        "extrapolation.csv": study.to_frame().to_csv(index=False).encode(),
+        "link.csv": study.link().to_csv(index=False).encode(),
+        "told_apart.csv": study.told_apart().to_csv(index=False).encode(),
+        "told_apart.png": _png(methods_told_apart(study)),
+        "extrapolation.png": _png(extrapolation_curves(study)),
+        "extrapolation.md": _extrapolation_text(study).encode(),
+    }
+    return [result, *_written(folder, content)]
+
+
+def _written(folder: Path, content: dict[str, bytes]) -> list[Path]:
+    for name, data in content.items():
+        write_atomically(folder / name, data)
+    return [folder / name for name in content]
+
+
+def _extrapolation_text(study: ExtrapolationStudy) -> str:
+    rows = json.loads(study.to_frame().to_json(orient="records"))
+    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
+    plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
+    return f"""# Length extrapolation
+
+{extrapolation_line(study.provenance, study.training_length, [str(head) for head in study.heads])}
+
+**Verdict.** {study.verdict}
+
+{extrapolation_table(rows, markdown=True)}
+
+rho within and beyond: Spearman's rho over pairs nearer and farther than the training length, mean over heads. jump: of
+the mean dominant dimension across the training length, in standard deviations of its variation within. stretch: s* that
+best maps the plain curve onto this one, and the share of variance that it explains. efficiency: probability of the
+answer's tokens beyond the training length over that of the plain model within it. loss: of text beyond it, in nats per
+token.
+
+![allocation beyond the training length](extrapolation.png)
+
+![what each pair tells apart under each method](told_apart.png)
+
+Within the training length, without extension: {plain}.
+
+Made with {versions}. Everything is in `{EXTRAPOLATION_FILE_NAME}`:
+`positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION_FILE_NAME}")`.
+"""
+
+
+def _ablation_text(study: AblationStudy) -> str:
+    content, measure = study.contents(), study.measures[0]
+    plain = [row for row in content["effects"] if row["kind"] == "none" and row["reach"] in {"long", "short"}]
+    levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
+    overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
+    correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
+    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
+    notes = "\n".join(f"- {note}" for note in study.notes)
+    return f"""# Ablation of the top heads
+
+{study_line(study.provenance, len(study.rows), len(study.sets))}
+
+**Verdict.** {study.verdict}
+
+Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
+
+{study_table(content["effects"], content["contrasts"], markdown=True)}
+
+top: the heads with the highest score. random: the mean over sets of other heads with as many in every layer. lowest:
+the heads with the lowest score. retrieval: those with the highest retrieval score. Intervals: bootstrap over units. p:
+share of rankings permuted within layers whose effect is at least as low; the one to quote is that of "all", the mean
+over the numbers of heads.
+
+![effect by number of heads](dose_response.png)
+
+Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank correlations over heads:
+{correlations or "not known"}.
+{notes}
+
+Made with {versions}. Every answer's numbers are in `answers.parquet`, everything else in `{STUDY_FILE_NAME}`:
+`positional_heads.AblationStudy.load("{STUDY_FILE_NAME}")`.
+"""
+
+
+def _text(result: Path) -> str:
+    content, _ = read_result(result)
+    versions = ", ".join(f"{name} {number}" for name, number in content["provenance"]["versions"].items())
+    return f"""# Positional Heads
+
+{summary_line(content["provenance"])}
+
+**Verdict.** {content["verdict"]}
+
+{heads_table(content["table"], REPORTED_HEADS, markdown=True)}
+
+rho: Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its bootstrap
+interval over sequences. null: the same with positions shuffled. excess: rho less null. q: its p-value after
+Benjamini-Hochberg.
+
+![rho of every head](rho.png)
+
+![mean dominant dimension over distance](curves.png)
+
+A high rho alone is not evidence that a head carries distance: geometry moves the dominant dimension too (see null), and
+only masking the head shows what the model loses without it.
+
+Made with {versions}. Everything is in `{FILE_NAME}`: `positional_heads.HeadScores.load("{FILE_NAME}")`.
+"""
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()

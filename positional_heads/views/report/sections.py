@@ -1,0 +1,272 @@
+"""What does each kind of result say on the report's page? Plain sections, which one template draws alike."""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.scores import HeadScores
+from positional_heads.results.tables import (
+    extrapolation_line,
+    extrapolation_rows,
+    heads_rows,
+    study_line,
+    study_rows,
+    summary_line,
+)
+from positional_heads.views import (
+    View,
+    allocation_curves,
+    attention_view,
+    contribution_view,
+    dose_response,
+    extrapolation_curves,
+    method_comparison,
+    methods_told_apart,
+    rho_distribution,
+    rho_heat_map,
+    token_view,
+)
+from positional_heads.views.page import picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TABLED_HEADS = 10
+ATTENTION_HEADS = 3
+FEWEST_POINTS = 4
+PIXELS_PER_INCH = 100
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture inside the page, with what it says for those who do not see it; `width` in pixels of the screen."""
+
+    address: str
+    alt: str
+    caption: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first column names the rows."""
+
+    caption: str
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Lines to copy."""
+
+    heading: str
+    lines: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page, with an address of its own."""
+
+    name: str
+    title: str
+    verdict: str = ""
+    paragraphs: Sequence[str] = ()
+    facts: Sequence[tuple[str, str]] = ()
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+    views: Sequence[View] = ()
+    points: Sequence[str] = ()
+    codes: Sequence[Code] = ()
+
+
+def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
+    """What was run: model, data, settings, versions."""
+    model, data = provenance.get("model", {}), provenance.get("data", {})
+    settings = {**provenance.get("settings", {}), **provenance.get("ablation", {})}
+    known = {
+        "Model": model.get("name"),
+        "Architecture": model.get("architecture"),
+        "Size": f"{model['layers']} layers of {model['heads']} heads" if "layers" in model else None,
+        "Revision": model.get("revision"),
+        "Precision": model.get("dtype"),
+        "Context": f"{model['context']} tokens" if "context" in model else None,
+        "Fingerprint of the weights": model.get("weights"),
+        "Text": _text_line(data),
+        "Fingerprint of the token ids": data.get("sha256"),
+        "Settings": ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None),
+        "Versions": ", ".join(f"{name} {number}" for name, number in provenance.get("versions", {}).items()),
+        "Result files": ", ".join(files),
+    }
+    return Section("run", "What was run", facts=[(name, str(value)) for name, value in known.items() if value])
+
+
+def scores_section(scores: HeadScores, dpi: int) -> Section:
+    """Scores of all heads: the table of the top ones, and plots."""
+    table = json.loads(scores.to_frame().to_json(orient="records"))
+    ranked = [row for row in table if row["rho"] is not None]
+    plots = [
+        _plot(
+            lambda: rho_heat_map(scores),
+            dpi,
+            _rho_in_words(scores, ranked),
+            "Rho of every head. Red moves to slower pairs with distance, blue to faster ones.",
+        )
+    ]
+    if ranked:
+        plots.append(
+            _plot(
+                lambda: rho_distribution(scores),
+                dpi,
+                f"Distribution of rho over {len(ranked)} heads beside that of its null.",
+                "How rho is spread over heads, and what geometry alone gives: the same with positions shuffled.",
+            )
+        )
+        top = ", ".join(str(head) for head in scores.top(min(4, len(ranked))))
+        plots.append(
+            _plot(
+                lambda: allocation_curves(scores),
+                dpi,
+                f"Mean dominant dimension over distance in tokens, for {top}, with the band of the shuffled null.",
+                f"Mean dominant dimension over distance, for the heads with the highest rho ({top}).",
+            )
+        )
+    return Section(
+        "scores",
+        "Scores of the heads",
+        paragraphs=[
+            summary_line(scores.provenance),
+            "rho is Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its "
+            "95 % bootstrap interval over sequences. null: the same with positions shuffled. excess: rho less null. q: "
+            "its p-value after Benjamini-Hochberg over all heads. saturated: share of pairs of tokens in which one "
+            "rotary pair holds more than 99.9 % of the softmax, so that the dominant dimension is the index of the "
+            "largest contribution. A dash is a number that is not known.",
+        ],
+        tables=[Table(f"The {TABLED_HEADS} heads with the highest rho", heads_rows(table, TABLED_HEADS))],
+        plots=plots,
+    )
+
+
+def examples_section(examples: HeadExamples) -> Section:
+    """Some heads on some text, token by token."""
+    query = examples.n_detailed - 1
+    return Section(
+        "tokens",
+        "Heads, token by token",
+        paragraphs=[
+            f"{', '.join(map(str, examples.heads))} on the first {len(examples.tokens)} tokens of a text: to look at, "
+            "not as evidence. A space at either end of a token is shown as \u00b7, a newline as \u21b5.",
+        ],
+        views=[
+            attention_view(examples, examples.heads[:ATTENTION_HEADS]),
+            token_view(examples, "dominant"),
+            token_view(examples, "distance"),
+            token_view(examples, "contribution"),
+            contribution_view(examples, examples.heads[0], query),
+        ],
+    )
+
+
+def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
+    """An ablation study: effects against controls."""
+    content, measure = study.contents(), study.measures[0]
+    rows = study_rows(content["effects"], content["contrasts"])
+    harm = [row for row in content["contrasts"] if row["k"] == "all"]
+    said = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
+    return Section(
+        f"ablation-{number}",
+        f"Ablation: {study.task}",
+        verdict=study.verdict,
+        paragraphs=[
+            study_line(study.provenance, len(study.rows), len(study.sets)),
+            f"Change of {measure} when heads are ablated; negative is harm. top: the heads with the highest score. "
+            "random: the mean over sets of other heads with as many in every layer. lowest, retrieval: the heads with "
+            "the lowest score and with the highest retrieval score. Intervals: bootstrap over units. p: share of "
+            "rankings permuted within layers whose effect is at least as low; the one to quote is that of all.",
+        ],
+        tables=[Table(f"Change of {measure} by range and number of ablated heads", rows)],
+        plots=[
+            _plot(
+                lambda: dose_response(study),
+                dpi,
+                f"Change of {measure} by number of ablated heads. Mean of the top heads: {said or 'unknown'}.",
+                "Effect of ablating the top heads and the controls, with intervals; each grey point is a random set.",
+            )
+        ],
+        points=study.notes,
+    )
+
+
+def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> Section:
+    """An extrapolation study: allocation and task beyond the training length."""
+    table = json.loads(study.to_frame().to_json(orient="records"))
+    heads = [str(head) for head in study.heads]
+    names = ", ".join(dict.fromkeys(study.labels))
+    plots = [
+        _plot(
+            lambda: extrapolation_curves(study),
+            dpi,
+            f"Mean dominant dimension over distance under {names}, across the training length of "
+            f"{study.training_length} tokens.",
+            "Allocation of dimensions over distance under each method; dashed where training ended.",
+        ),
+        _plot(
+            lambda: methods_told_apart(study),
+            dpi,
+            f"Number of distances that each rotary pair tells apart in bfloat16 under {names}.",
+            "What each pair can still tell apart under each method.",
+        ),
+    ]
+    if len(table) >= FEWEST_POINTS:
+        plots.insert(
+            1,
+            _plot(
+                lambda: method_comparison(study),
+                dpi,
+                f"Task efficiency against measures of allocation, {len(table)} methods and lengths.",
+                "Does extending the allocation go with doing the task?",
+            ),
+        )
+    return Section(
+        f"extrapolation-{number}",
+        "Beyond the training length",
+        verdict=study.verdict,
+        paragraphs=[
+            extrapolation_line(study.provenance, study.training_length, heads),
+            "rho within and beyond: over pairs nearer and farther than the training length. jump: of the mean dominant "
+            "dimension across it, in standard deviations of its variation within. stretch: what best maps the plain "
+            "curve onto this one, and the share of variance explained. efficiency: probability of the answer's tokens "
+            "beyond the training length over that of the plain model within it. loss: nats per token, beyond it.",
+        ],
+        tables=[Table("Allocation and task by method and length", extrapolation_rows(table))],
+        plots=plots,
+    )
+
+
+def _text_line(data: Mapping[str, Any]) -> str | None:
+    parts = [f"{data[key]:,} {said}" for key, said in (("sequences", "sequences"), ("tokens", "tokens")) if key in data]
+    if "longest" in data:
+        parts.append(f"at most {data['longest']:,} tokens each")
+    return ", ".join(parts) or None
+
+
+def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> str:
+    layers, heads = scores.rho.shape
+    if not ranked:
+        return f"Heat map of {layers} layers by {heads} heads; no head has a score."
+    low, high = (pick(ranked, key=lambda row: row["rho"]) for pick in (min, max))
+    beating = "no null was computed" if scores.null is None else f"{int(scores.significant().sum())} beat their null"
+    return (
+        f"Heat map of rho, {layers} layers by {heads} heads, from {low['rho']:.3f} ({low['name']}) to "
+        f"{high['rho']:.3f} ({high['name']}); {beating}."
+    )
+
+
+def _plot(draw: Callable[[], "Figure"], dpi: int, alt: str, caption: str) -> Plot:
+    buffer, figure = io.BytesIO(), draw()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return Plot(picture(buffer.getvalue()), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))

@@ -1,0 +1,189 @@
+"""Text coloured by what heads do with it, token by token.
+
+Convention that bites: circuitsvis keeps the scale of the first choice for all of them, so that everything offered in
+one view has one unit and one scale.
+"""
+
+from collections.abc import Sequence
+from html import escape
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Heads
+from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.text import readable_tokens
+from positional_heads.views.view import RED_TO_BLUE, WHITE_TO_BLUE, Group, Numbers, Panel, Scale, View
+
+Measure = Literal["dominant", "dominant_plain", "distance", "contribution"]
+MOST_TOKENS = 2000
+MOST_HEADS = 8
+MOST_PAIRS = 16
+MOST_ROWS = 128
+FULL_COLOUR = 0.95
+ROUNDING = 1.001
+
+
+class _Meaning(NamedTuple):
+    field: str
+    title: str
+    said: str
+    unit: str
+
+
+_OVER_KEYS = "the mean over the keys that it sees, weighted by its attention to them."
+MEANINGS: dict[str, _Meaning] = {
+    "dominant": _Meaning(
+        "weighted_dominant",
+        "mean dominant dimension",
+        f"Each token, as a query, is coloured by its dominant dimension: {_OVER_KEYS}",
+        "pair index, higher is slower",
+    ),
+    "dominant_plain": _Meaning(
+        "plain_dominant",
+        "mean dominant dimension, all keys alike",
+        "Each token, as a query, is coloured by its dominant dimension: the plain mean over the keys that it sees.",
+        "pair index, higher is slower",
+    ),
+    "distance": _Meaning(
+        "mean_distance",
+        "distance reached",
+        f"Each token, as a query, is coloured by how far back it attends: {_OVER_KEYS}",
+        "tokens",
+    ),
+    "contribution": _Meaning(
+        "mean_contributions",
+        "contribution of a pair",
+        f"Each token, as a query, is coloured by what a rotary pair adds to its scores: {_OVER_KEYS}",
+        "attention score, before mask and soft-cap",
+    ),
+}
+
+
+@checked
+def token_view(
+    examples: HeadExamples,
+    measure: Measure = "dominant",
+    *,
+    heads: Heads | None = None,
+    pairs: Sequence[int] | None = None,
+) -> View:
+    """The text with every token coloured by one measure, with a choice of heads, or of pairs of one head.
+
+    At most 2000 tokens, 8 heads and 16 pairs are shown; the page says what was cropped.
+
+    Args:
+        examples: What `head_examples` or `examples_from_cache` returned.
+        measure: "dominant" (weighted by attention), "dominant_plain" (all keys alike), "distance" (weighted by
+            attention, in tokens), or "contribution" (of one pair, in units of the attention score).
+        heads: Which heads to choose from, all when None; "contribution" shows the first of them.
+        pairs: Which pairs to choose from; those that add most when None. For "contribution" only.
+
+    Raises:
+        ValueError: If there is no such measure, head or pair.
+    """
+    if measure not in MEANINGS:
+        msg = f"measure {measure!r}: choose one of {', '.join(MEANINGS)}"
+        raise ValueError(msg)
+    if pairs is not None and measure != "contribution":
+        msg = f"pairs go with measure 'contribution', not with {measure!r}"
+        raise ValueError(msg)
+    meaning, notes = MEANINGS[measure], list(examples.notes)
+    tokens = examples.tokens[:MOST_TOKENS]
+    if len(tokens) < len(examples.tokens):
+        notes.append(f"The first {len(tokens)} of {len(examples.tokens):,} tokens are shown.")
+    places = examples.places(heads)
+    values: Tensor = getattr(examples, meaning.field)[:, : len(tokens)]
+    title = meaning.title
+    said: tuple[str, ...] = (meaning.said,)
+    if measure == "contribution":
+        title = f"{title} of {examples.heads[places[0]]}"
+        said = (*said, "Pairs that add most, in size, come first; pair 0 turns fastest.") if pairs is None else said
+        chosen = _chosen_pairs(values[places[0]], pairs, notes)
+        columns, labels = values[places[0]][:, chosen], [f"pair {pair}" for pair in chosen]
+    else:
+        if len(places) > MOST_HEADS:
+            notes.append(f"The first {MOST_HEADS} of {len(places):,} heads are shown.")
+        columns = values[places[:MOST_HEADS]].T
+        labels = [str(examples.heads[place]) for place in places[:MOST_HEADS]]
+    panel = coloured_tokens(tokens, columns, labels, title, _bound(measure, columns, examples), meaning.unit)
+    return View(
+        title=f"Tokens by {title}: {examples.model_name}",
+        caption=(*said, "Choose by pointing or clicking; point at a token for its numbers."),
+        groups=(Group((panel,)), Group((_numbers(tokens, columns, labels),))),
+        notes=tuple(notes),
+        height=520,
+    )
+
+
+@checked
+def coloured_tokens(
+    tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: list[str], title: str, bound: float, unit: str
+) -> Panel:
+    """Tokens coloured by one of several columns of numbers, all on the scale from -bound (or 0) to bound."""
+    known = values.nan_to_num()
+    signed = bool((known < 0).any())
+    shown = readable_tokens(tokens)
+    return Panel(
+        component="ColoredTokensMulti",
+        props={
+            "tokens": [escape(token) for token in shown],
+            "values": [[round(value, 4) for value in row] for row in known.tolist()],
+            "labels": labels,
+            "positiveBounds": [bound] * len(labels),
+            "negativeBounds": [-bound] * len(labels),
+        },
+        heading=title[0].upper() + title[1:],
+        label=f"{len(shown)} tokens coloured by {title}, with a choice of {', '.join(labels)}",
+        scale=Scale(
+            f"-{bound:.3g}{' or less' if float(known.min()) < -bound * ROUNDING else ''}" if signed else "0",
+            f"{bound:.3g}{' or more' if float(known.max()) > bound * ROUNDING else ''}",
+            unit,
+            RED_TO_BLUE if signed else WHITE_TO_BLUE,
+        ),
+    )
+
+
+def _bound(measure: str, columns: Tensor, examples: HeadExamples) -> float:
+    """Where colour is full: the slowest pair, or what 95 % of the numbers stay within."""
+    if measure.startswith("dominant"):
+        return float(max(examples.n_pairs - 1, 1))
+    return round(max(1e-3, float(columns.nan_to_num().abs().flatten().quantile(FULL_COLOUR))), 3)
+
+
+def _chosen_pairs(values: Float[Tensor, "pos pair"], pairs: Sequence[int] | None, notes: list[str]) -> list[int]:
+    n_pairs = values.shape[1]
+    if pairs is None:
+        strongest = values.nan_to_num().abs().mean(0).argsort(descending=True)[:MOST_PAIRS]
+        if n_pairs > MOST_PAIRS:
+            notes.append(f"The {MOST_PAIRS} of {n_pairs} pairs that add most, in size, are offered.")
+        return [int(pair) for pair in strongest]
+    for pair in pairs:
+        if not 0 <= pair < n_pairs:
+            msg = f"pair {pair} does not exist: pairs go from 0 to {n_pairs - 1}"
+            raise ValueError(msg)
+    if not pairs:
+        msg = "no pairs asked for: give at least one, or None for those that add most"
+        raise ValueError(msg)
+    if len(pairs) > MOST_PAIRS:
+        notes.append(f"The first {MOST_PAIRS} of {len(pairs)} pairs are offered.")
+    return list(pairs[:MOST_PAIRS])
+
+
+def _numbers(tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: list[str]) -> Numbers:
+    shown = readable_tokens(tokens[:MOST_ROWS])
+    part = "" if len(shown) == len(tokens) else f", first {len(shown)} tokens"
+    rows = [
+        (f"{index}", token, *("unknown" if value != value else f"{value:.3f}" for value in row))  # noqa: PLR0124  NaN
+        for index, (token, row) in enumerate(zip(shown, values[: len(shown)].tolist(), strict=True))
+    ]
+    return Numbers(f"The numbers as a table{part}", ("position", "token", *labels), tuple(rows))
+
+
+@checked
+def largest(values: Tensor) -> float:
+    """The largest size among numbers, at least a little."""
+    return max(1e-3, float(torch.nan_to_num(values).abs().amax()))

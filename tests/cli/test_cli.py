@@ -1,0 +1,332 @@
+"""The command line as a user meets it: a process of its own, what it prints, writes and returns."""
+
+import functools
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import positional_heads as ph
+from positional_heads import cli
+from positional_heads.cli import ablate as cli_ablate
+from positional_heads.cli import app
+from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import score as cli_score
+
+COMMAND = [sys.executable, "-m", "positional_heads"]
+SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
+
+
+def run(*arguments, stdin=b"", **settings):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, env=environment, check=False, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "report"
+    done = run(*SCORE, "--text", "bundled", "--out", folder)
+    assert done.returncode == 0, done.stderr.decode()
+    return folder, done
+
+
+def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
+    folder, done = report
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all pairs, 3 shuffles")
+    assert len([line for line in lines if line.strip().startswith("L")]) == 10
+    assert lines[-1].startswith("Verdict: ")
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *("curves.png", "examples.safetensors", "heads.csv", "report.md", "rho.png", "scores.safetensors")
+    ]
+    assert (folder / "rho.png").read_bytes().startswith(b"\x89PNG")
+    assert "cut into" in done.stderr.decode()
+    scores = ph.HeadScores.load(folder)
+    assert str(scores.top(1)[0]) in (folder / "report.md").read_text()
+    assert scores.verdict in (folder / "report.md").read_text()
+
+
+def test_show_prints_what_score_printed_and_loads_nothing_heavy(report):
+    folder, done = report
+    assert run("show", folder).stdout == done.stdout
+    code = (
+        "import sys\nfrom positional_heads.cli import app\n"
+        "try: app()\nexcept SystemExit: print({'torch', 'pandas', 'transformer_lens', 'scipy'} & set(sys.modules))"
+    )
+    for arguments in (["show", str(folder)], ["--help"]):
+        shown = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+        assert shown.stdout.endswith("set()\n")
+
+
+def test_json_is_json(report):
+    folder, _ = report
+    shown = json.loads(run("show", folder, "--json").stdout)
+    assert shown["verdict"] == ph.HeadScores.load(folder).verdict
+    assert len(shown["table"]) == 32
+    assert shown["provenance"]["settings"]["null_repeats"] == 3
+
+
+def test_shards_merge_to_the_same_report(report, tmp_path):
+    folder, done = report
+    for number in (1, 2):
+        counted = run(*SCORE, "--text", "bundled", "--out", tmp_path, "--shard", f"{number}/2")
+        assert counted.stderr.decode().splitlines()[-1] == f"written: {tmp_path}/shard-000{number}-of-0002.safetensors"
+    merged = run("merge", tmp_path, "--out", tmp_path / "all")
+    assert merged.stdout == done.stdout
+    for name in ("scores.safetensors", "heads.csv", "rho.png", "curves.png", "report.md"):
+        assert (folder / name).read_bytes() == (tmp_path / "all" / name).read_bytes(), name
+
+
+def test_the_same_command_gives_the_same_bytes(report, tmp_path):
+    folder, _ = report
+    run(*SCORE, "--text", "bundled", "--out", tmp_path)
+    for name in ("scores.safetensors", "heads.csv", "rho.png", "report.md"):
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_standard_input_several_files_and_half_precision(tmp_path):
+    text = ph.bundled_text()
+    (tmp_path / "a.txt").write_text(text[:300])
+    texts = ("--text", "-", "--text", tmp_path / "a.txt")
+    done = run(*SCORE, *texts, "--dtype", "bfloat16", "--out", tmp_path / "r", stdin=text[:200].encode())
+    assert done.returncode == 0, done.stderr.decode()
+    assert ph.HeadScores.load(tmp_path / "r").provenance["model"]["dtype"] == "bfloat16"
+    assert (
+        "2 text(s) cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
+    )
+
+
+def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
+    (folder / "empty.txt").write_text("")
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "binary.bin").write_bytes(bytes(range(256)))
+    (folder / "nulls.txt").write_bytes(b"In the\0beginning")
+    (folder / "good.txt").write_text("In the beginning God created the heaven and the earth.")
+    (folder / "damaged.safetensors").write_bytes(b"\x10\0\0\0")
+    good = ["--text", str(folder / "good.txt")]
+    out = ["--out", str(folder / "out")]
+    return {
+        "no text": (["score", "bundled", *out], "no text given: add --text FILE"),
+        "missing text": (["score", "bundled", "--text", str(folder / "x"), *out], "no such text file"),
+        "empty": (["score", "bundled", "--text", str(folder / "empty.txt"), *out], "the text is empty"),
+        "blank": (["score", "bundled", "--text", str(folder / "blank.txt"), *out], "the text is empty"),
+        "binary": (["score", "bundled", "--text", str(folder / "binary.bin"), *out], "is it a binary file"),
+        "null bytes": (["score", "bundled", "--text", str(folder / "nulls.txt"), *out], "holds null bytes"),
+        "unwritable": (["score", "bundled", *good, "--out", str(folder / "good.txt" / "r")], "cannot write there"),
+        "missing model": (["score", "./nowhere", *good, *out], "no such model folder"),
+        "temperature": (["score", "bundled", *good, *out, "--temperature", "warm"], "must be a number, or 'attention'"),
+        "sequences": (["score", "bundled", *good, *out, "--sequences", "0"], "--sequences 0 must be at least 1"),
+        "length": (["score", "bundled", *good, *out, "--length", "9999"], "length 9999 must be between 2 and"),
+        "pairs": (["score", "bundled", *good, *out, "--pairs", "few"], "--pairs 'few' must be a number, or 'all'"),
+        "shard": (["score", "bundled", *good, *out, "--shard", "9/8"], "there is no shard 9 of 8: they are counted"),
+        "executor": (["score", "bundled", *good, *out, "--executor", "dask"], "'ray' is the only one"),
+        "address": (["score", "bundled", *good, *out, "--address", "auto"], "go with --executor ray"),
+        "no shards": (["merge", str(folder)], "no shards there; positional-heads score --shard 1/8"),
+        "fractions": (["ablate", "bundled", *out, "--fractions", "0.1,b"], "--fractions '0.1,b' must be numbers with"),
+        "factors": (
+            ["extrapolate", "bundled", *out, "--factors", "two"],
+            "--factors 'two' must be numbers with commas",
+        ),
+        "missing result": (["show", str(folder / "nowhere")], "no such result file"),
+        "damaged result": (["show", str(folder / "damaged.safetensors")], "not a result file, or a truncated one"),
+    }
+
+
+@pytest.mark.parametrize("case", range(20))
+def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
+    arguments, message = list(bad_inputs(tmp_path).values())[case]
+    before = sorted(tmp_path.rglob("*"))
+    done = run(*arguments)
+    errors = [line for line in done.stderr.decode().splitlines() if line.startswith("error: ")]
+    assert done.returncode == 1
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert "Traceback" not in done.stderr.decode()
+    assert not done.stdout
+    assert [file for file in sorted(tmp_path.rglob("*")) if file.is_file()] == [
+        file for file in before if file.is_file()
+    ]
+
+
+BEFORE_THE_MODEL = {
+    "score": {
+        "--temperature 0": "temperature 0.0 must be positive",
+        "--resolution 5": "resolution 5.0: give pair indices from 0",
+        "--pairs 0": "0 pairs are too few to sample",
+        "--null-repeats 1": "null_repeats 1: give 0 for none, or at least 2",
+        "--min-distance 100 --max-distance 50": "max_distance 50 must be at least min_distance 100",
+        "--dtype fp32": "dtype 'fp32' is unknown: choose one of float32",
+        "--sequences 0": "--sequences 0 must be at least 1",
+    },
+    "ablate": {
+        "--mode x": "mode 'x' is unknown",
+        "--mode far": "mode 'far' needs distance=",
+        "--singles x": "singles 'x' is unknown: choose one of all, top, none",
+        "--rank-by x": "rank_by 'x' is unknown: choose one of rho, excess",
+        "--scores nope": "no such result file",
+        "--task paskey": "task 'paskey' is unknown",
+        "--dtype fp32": "dtype 'fp32' is unknown",
+    },
+    "extrapolate": {
+        "--methods none,yran": "method 'yran' is unknown: did you mean yarn",
+        "--factors 0.5": "factor 0.5 must be above 1",
+        "--task paskey": "task 'paskey' does not say how far back",
+        "--dtype fp32": "dtype 'fp32' is unknown",
+    },
+}
+
+
+@pytest.mark.parametrize("command", BEFORE_THE_MODEL)
+def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, monkeypatch):
+    loaded = []
+    for module in (cli_score, cli_ablate, cli_extrapolate):
+        monkeypatch.setattr(module, "load_named", lambda *_: loaded.append(1))
+    for options, message in BEFORE_THE_MODEL[command].items():
+        arguments = [command, "bundled", "--text", "bundled", "--out", str(tmp_path / "r"), *options.split()]
+        done = CliRunner().invoke(cli.app, arguments)
+        assert done.exit_code == 1, options
+        assert [line for line in done.stderr.splitlines() if line.startswith("error: ") and message in line], options
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert not (tmp_path / "r").exists()
+    assert not loaded
+
+
+def test_where_sums_are_kept_is_said_once_counting_starts(report, tmp_path):
+    assert f"sums so far are kept in {report[0]}/sums.safetensors: the same" in report[1].stderr.decode()
+    (tmp_path / "sums.safetensors").write_bytes(b"damaged")
+    done = run(*SCORE, "--text", "bundled", "--out", tmp_path)
+    assert done.returncode == 1
+    assert b"are kept in" not in done.stderr
+
+
+def test_a_reference_longer_than_the_context_is_averaged_over(report, tmp_path):
+    (tmp_path / "long.txt").write_text(ph.bundled_text()[:3000])  # one token a byte, the context is 512
+    task = ("--task", "copy", "--length", "64", "--examples", "1", "--fractions", "0.05", "--n-random", "1")
+    averaged = ("--mode", "mean", "--reference", tmp_path / "long.txt", "--singles", "none")
+    done = run("ablate", "bundled", "--scores", report[0], *task, *averaged, "--out", tmp_path / "r")
+    assert done.returncode == 0, done.stderr.decode()
+    assert "finished parts are kept in" in done.stderr.decode()
+
+
+def test_wrong_usage_is_status_2():
+    done = run("score", "bundled", "--no-such-option")
+    assert done.returncode == 2
+    assert b"No such option" in done.stderr
+
+
+def test_results_are_not_replaced_unless_asked(report):
+    folder, _ = report
+    before = (folder / "scores.safetensors").read_bytes()
+    done = run(*SCORE, "--text", "bundled", "--out", folder)
+    assert done.returncode == 1
+    assert b"holds results already" in done.stderr
+    assert (folder / "scores.safetensors").read_bytes() == before
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path):
+    """A limit on file size stands in for a full disk: the write fails half-way."""
+    limited = run(
+        *SCORE,
+        *("--text", "bundled", "--out", tmp_path / "r"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
+    )
+    assert limited.returncode == 1
+    assert limited.stderr.decode().splitlines()[-1].startswith("error: ")
+    assert not list((tmp_path / "r").iterdir())
+
+
+def interrupted(arguments, sign):
+    """A command that is stopped by Ctrl-C once it has said something; its last words."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  a shell may ignore it
+    )
+    seen = ""
+    while not re.search(sign, seen):
+        seen += (read := process.stderr.read(1))
+        assert read, seen
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, rest
+    return rest.splitlines()[-1]
+
+
+def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
+    """The sums hold whole batches: going on from them gives the same bytes as never having stopped."""
+    command = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
+    command += ["--sequences", "60", "--out"]
+    said = interrupted([*command, tmp_path / "r"], r"scoring heads: +\d+%\|[^|]*\| [1-9]")
+    assert re.fullmatch(r"interrupted: \d+ of 60 batches are counted and kept in .*sums.safetensors; the same.*", said)
+    assert [file.name for file in (tmp_path / "r").iterdir()] == ["sums.safetensors"]
+    for reader in ("show", "report"):
+        shown = run(reader, tmp_path / "r")
+        assert shown.returncode == 1
+        assert re.search(
+            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; give the same", shown.stderr
+        )
+    assert run(*command, tmp_path / "r").returncode == 0
+    assert not (tmp_path / "r" / "sums.safetensors").exists()
+    run(*command, tmp_path / "whole")
+    for name in ("scores.safetensors", "heads.csv", "report.md"):
+        assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_show_says_what_a_folder_without_a_result_holds(report, tmp_path):
+    show = functools.partial(CliRunner().invoke, app)
+    assert f"error: {tmp_path} is empty: " in show(["show", str(tmp_path)]).stderr
+    (tmp_path / "text.txt").write_text("In the beginning")
+    done = show(["show", str(tmp_path)])
+    assert done.exit_code == 1
+    assert f"error: no result file in {tmp_path}: none of scores.safetensors, study.safetensors" in done.stderr
+    shutil.copytree(report[0], tmp_path / "first")
+    assert show(["show", str(tmp_path)]).stderr == (
+        f"error: no result file in {tmp_path}; {tmp_path / 'first'} has one\n"
+    )
+    shutil.copytree(report[0], tmp_path / "second")
+    assert f"; {tmp_path / 'first'}, {tmp_path / 'second'} have one\n" in show(["show", str(tmp_path)]).stderr
+
+
+def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
+    folder, done = report
+    shutil.copytree(folder, tmp_path / "r")
+    lines = [{"ablation": {}, "model": {}}, {"part": "L0H1", "result": {}}]
+    (tmp_path / "r" / "finished.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = run("show", tmp_path / "r")
+    assert shown.stdout == done.stdout
+    said = b"finished.jsonl: unfinished study, 1 of its parts done; give the same positional-heads ablate"
+    assert said in shown.stderr
+    (tmp_path / "alone").mkdir()
+    shutil.move(tmp_path / "r" / "finished.jsonl", tmp_path / "alone")
+    for reader in ("show", "report"):
+        shown = run(reader, tmp_path / "alone")
+        assert shown.returncode == 1
+        assert said in shown.stderr
+
+
+def test_faults_of_ours_are_one_line_and_their_traceback_is_for_who_asks(tmp_path):
+    code = (
+        "from positional_heads.cli import score as cli_score; from positional_heads import cli\n"
+        "def broken(*_): return {}['gone']\n"
+        "cli_score.load_named = broken\n"
+        "cli.main()"
+    )
+    (tmp_path / "text.txt").write_text("In the beginning")
+    command = [sys.executable, "-c", code, "score", "bundled", "--text", tmp_path / "text.txt", "--out", tmp_path / "r"]
+    for asked, lines in (({}, 1), ({"POSITIONAL_HEADS_DEBUG": "1"}, 0)):
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked, check=False)
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) == bool(asked)
+        assert done.stderr.count("error: KeyError: 'gone'; this is a fault of positional-heads") == lines

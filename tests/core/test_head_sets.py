@@ -1,0 +1,81 @@
+"""Controls are what they claim to be: as many heads in every layer, none of the top ones, all different."""
+
+from collections import Counter
+from itertools import pairwise
+from math import comb
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from positional_heads.core.head_sets import by_kind, distinct_sets, doses, permuted_sets, random_sets, study_cells
+from positional_heads.core.heads import Head
+from tests.support.synthetic_studies import all_heads
+
+
+def layers(heads):
+    return Counter(head.layer for head in heads)
+
+
+@settings(deadline=None, max_examples=40)
+@given(order=st.permutations(all_heads()), sizes=st.sets(st.integers(1, 12), min_size=1), seed=st.integers(0, 99))
+def test_every_control_matches_the_top_heads_layer_by_layer(order, sizes, seed):
+    cells = study_cells(order, sorted(sizes), 20, None, order[:2], seed)
+    top = {k: cell[0].heads for k, cell in by_kind(cells, "top").items()}
+    for k, heads in top.items():
+        assert set(heads) == set(order[:k])
+        random = [cell.heads for cell in by_kind(cells, "random").get(k, [])]
+        assert len(set(random)) == len(random)
+        assert all(layers(one) == layers(heads) and not set(one) & set(heads) for one in random)
+        existing = 1
+        for layer, count in layers(heads).items():
+            existing *= comb(8 - layers(heads)[layer], count)
+        assert len(random) == min(20, existing)
+        assert all(layers(cell.heads) == layers(heads) for cell in by_kind(cells, "permuted")[k])
+        assert set(by_kind(cells, "lowest")[k][0].heads) == set(order[-k:])
+    for number in range(
+        len(by_kind(cells, "permuted").get(max(sizes), []))
+    ):  # one permuted ranking gives nested sets, as the ranking itself does
+        nested = [set(cells_of_k[number].heads) for _, cells_of_k in sorted(by_kind(cells, "permuted").items())]
+        assert all(small <= large for small, large in pairwise(nested))
+    assert distinct_sets(cells)[0] == ()
+    assert len(set(distinct_sets(cells))) == len(distinct_sets(cells))
+
+
+def test_permutations_may_share_heads_with_the_top_and_random_sets_are_reused():
+    order = all_heads()[::9] + [head for head in all_heads() if head not in all_heads()[::9]]
+    cells = study_cells(order, [4], 20, None, [], 0)
+    permuted = [set(cell.heads) for cell in by_kind(cells, "permuted")[4]]
+    assert any(one & set(order[:4]) for one in permuted)
+    reused = [one for one in by_kind(cells, "random")[4] if set(one.heads) in permuted]
+    assert reused
+
+
+def test_a_layer_too_small_for_a_match_gives_none():
+    heads = [Head(0, head) for head in range(4)]
+    assert random_sets(heads, heads[:3], 20, [], "s") == []
+    assert random_sets(heads, heads[:2], 20, [], "s") == [(Head(0, 2), Head(0, 3))]
+
+
+def test_sizes_of_sets():
+    assert doses(32, (0.01, 0.02, 0.05, 0.1, 0.2), None) == [1, 2, 3, 6]
+    assert doses(32, None, [5, 5, 1]) == [1, 5]
+    for arguments, message in (
+        ((32, (1.5,), None), "fraction 1.5 must be above 0 and at most 1"),
+        ((32, None, [33]), "33 heads asked for, 32 have a score"),
+        ((32, None, [0]), "0 heads asked for"),
+        ((32, (), None), "there is nothing to ablate"),
+        ((32, None, None), "fractions= or counts="),
+        ((32, (0.1,), [1]), "fractions= or counts="),
+    ):
+        with pytest.raises(ValueError, match=message):
+            doses(*arguments)
+
+
+def test_permutations_are_all_different_and_none_is_the_ranking_itself():
+    order = all_heads()
+    drawn = permuted_sets(order, [1], 20, "0")
+    assert {sets[1] for sets in drawn} == {(Head(0, head),) for head in range(1, 8)}  # all that exist
+    drawn = permuted_sets(order, [1, 2], 20, "0")
+    assert len({tuple(sets.values()) for sets in drawn}) == 20
+    assert {1: (Head(0, 0),), 2: (Head(0, 0), Head(0, 1))} not in drawn

@@ -1,0 +1,187 @@
+"""The notebooks as they lie in the repository: what they keep is clean, and they claim nothing without an assertion.
+
+That they run is for nbmake: `python -m pytest --nbmake notebooks`.
+"""
+
+import ast
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+FEWEST_ASSERTIONS = {
+    "1_quickstart.ipynb": 20,
+    "2_the_method_by_hand.ipynb": 25,
+    "3_ablation_study.ipynb": 20,
+    "4_length_extrapolation.ipynb": 20,
+    "5_with_other_analyses.ipynb": 20,
+}
+MOST_BYTES = 500_000
+QUESTIONS = (
+    "What is the formula for the rotation angle",
+    "How does RoPE modify the query and key vectors in the attention computation?",
+    "What does a Spearman correlation coefficient close to 1 or -1 indicate about the relationship between",
+)
+ABSOLUTE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|opt|var|mnt|work|Users|private)/|[A-Z]:\\|site-packages")
+FROM_OUTSIDE = re.compile(r"<script|<link|<iframe|\bsrc\s*=\s*[\"']?(?:https?:)?//", re.IGNORECASE)
+SECONDS = re.compile(r"\d\s?it/s|\d+:\d\d<|Wall time|CPU times", re.IGNORECASE)
+
+
+def load(name):
+    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def markdown(notebook):
+    return "\n".join(source(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+
+
+def must_show(cell):
+    """Whether running the cell leaves something to see: it prints, or ends in an expression with a value."""
+    tree = ast.parse(source(cell))
+    if ast.unparse(tree.body[-1]).startswith("warnings.filterwarnings("):
+        return False
+    prints = any(isinstance(node, ast.Call) and ast.unparse(node.func) == "print" for node in ast.walk(tree))
+    return prints or (isinstance(tree.body[-1], ast.Expr) and not source(cell).rstrip().endswith(";"))
+
+
+def output_texts(notebook):
+    """Every stored text, pictures left out."""
+    for cell in code_cells(notebook):
+        for output in cell["outputs"]:
+            yield "".join(output.get("text", ""))
+            for kind, data in output.get("data", {}).items():
+                if not kind.startswith("image/"):
+                    yield "".join(data)
+
+
+def faults(notebook):
+    """What is wrong with a notebook, in words; nothing where it may be kept."""
+    cells = code_cells(notebook)
+    found = []
+    if [cell["execution_count"] for cell in cells] != list(range(1, len(cells) + 1)):
+        found.append("not run once from top to bottom")
+    if any(must_show(cell) != bool(cell["outputs"]) for cell in cells):
+        found.append("an output is missing, or one is too many")
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    if any(output["output_type"] == "error" for output in outputs):
+        found.append("an error is kept")
+    if any(output.get("name") == "stderr" for output in outputs):
+        found.append("a warning or progress bar is kept")
+    for name, pattern in (("a path", ABSOLUTE_PATH), ("something from outside", FROM_OUTSIDE), ("a time", SECONDS)):
+        if any(pattern.search(text) for text in output_texts(notebook)):
+            found.append(f"{name} is kept")
+    if any(cell["metadata"] for cell in cells):
+        found.append("a cell has metadata")
+    if notebook["metadata"]["kernelspec"]["name"] != "python3" or notebook["metadata"].keys() - {
+        "kernelspec",
+        "language_info",
+    }:
+        found.append("another kernel, or metadata of one machine")
+    if [source(cell) for cell in cells if source(cell).startswith("MODEL =")] != ['MODEL = "bundled"']:
+        found.append("no single cell MODEL")
+    return found
+
+
+@pytest.mark.parametrize("name", FEWEST_ASSERTIONS)
+def test_it_may_be_kept(name):
+    assert faults(load(name)) == []
+    assert (FOLDER / name).stat().st_size < MOST_BYTES
+
+
+def planted(**changes):
+    """The first notebook with something changed in its first cell that shows something."""
+    notebook = copy.deepcopy(load("1_quickstart.ipynb"))
+    cell = next(cell for cell in code_cells(notebook) if cell["outputs"])
+    cell.update(changes)
+    return notebook
+
+
+def text_output(text):
+    return {"output_type": "stream", "name": "stdout", "text": [text]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"execution_count": 9}, "not run once from top to bottom"),
+        ({"outputs": []}, "an output is missing, or one is too many"),
+        ({"source": ["x = 1"]}, "an output is missing, or one is too many"),
+        ({"outputs": [{"output_type": "error", "ename": "E", "evalue": "", "traceback": []}]}, "an error is kept"),
+        (
+            {"outputs": [{"output_type": "stream", "name": "stderr", "text": "x"}]},
+            "a warning or progress bar is kept",
+        ),
+        ({"outputs": [text_output("see /home/me/x.py")]}, "a path is kept"),
+        ({"outputs": [text_output("C:\\Users\\me")]}, "a path is kept"),
+        ({"outputs": [text_output("12 %| 3/9 [00:01<00:02, 3.1it/s]")]}, "a time is kept"),
+        (
+            {"outputs": [{"output_type": "display_data", "data": {"text/html": "<script src='x.js'>"}}]},
+            "something from outside is kept",
+        ),
+        (
+            {"outputs": [{"output_type": "display_data", "data": {"text/html": "<img src='//x.org/y.png'>"}}]},
+            "something from outside is kept",
+        ),
+        ({"metadata": {"execution": {"iopub.status.busy": "2026-01-01"}}}, "a cell has metadata"),
+        ({"source": ['MODEL = "gpt2"\nMODEL']}, "no single cell MODEL"),
+    ],
+)
+def test_what_may_not_be_kept_is_found(changes, fault):
+    assert faults(planted(**changes)) == [fault]
+
+
+def test_another_kernel_is_found():
+    notebook = load("1_quickstart.ipynb")
+    notebook["metadata"]["kernelspec"]["name"] = "my-environment"
+    assert faults(notebook) == ["another kernel, or metadata of one machine"]
+
+
+@pytest.mark.parametrize(("name", "fewest"), FEWEST_ASSERTIONS.items())
+def test_its_claims_are_asserted(name, fewest):
+    cells = code_cells(load(name))
+    counts = [sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source(cell)))) for cell in cells]
+    assert sum(counts) >= fewest
+    # at most the cells that set up, draw or print do without: half of them
+    assert sum(count > 0 for count in counts) >= len(counts) / 2
+
+
+@pytest.mark.parametrize("name", FEWEST_ASSERTIONS)
+def test_any_model_can_be_put_in(name):
+    code = "\n".join(source(cell) for cell in code_cells(load(name)))
+    assert "ph.load_model(MODEL)" in code
+    assert "load_bundled_model" not in code
+    assert 'if MODEL == "bundled":' in code
+
+
+@pytest.mark.parametrize("name", FEWEST_ASSERTIONS)
+def test_its_links_lead_somewhere(name):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", markdown(load(name)))
+    assert targets
+    for target in targets:
+        assert target.startswith("https://arxiv.org/abs/") or (FOLDER / target).exists(), target
+
+
+def test_the_questions_of_whoever_learns_the_method_are_answered():
+    text = markdown(load("2_the_method_by_hand.ipynb"))
+    places = [text.find(f"*{question}") for question in QUESTIONS]
+    assert -1 not in places
+    assert places == sorted(places)
+    for number, place in enumerate(places, 1):
+        quoted = text[place:].split("\n\n")[0].splitlines()
+        assert len("".join(line for line in quoted[1:] if line.startswith(">"))) > 200, number
+
+
+def test_the_index_lists_every_notebook():
+    listed = re.findall(r"\]\((\w+\.ipynb)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(path.name for path in FOLDER.glob("*.ipynb")) == list(FEWEST_ASSERTIONS)

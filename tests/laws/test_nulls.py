@@ -1,0 +1,82 @@
+"""What is planted is found, and where nothing is planted nothing is found."""
+
+import numpy as np
+import pytest
+import torch
+
+import positional_heads as ph
+from tests.support.planted import save_planted_model
+from tests.support.tiny_models import boot
+
+POSITIONAL, GEOMETRIC, NOISY = ph.Head(0, 0), ph.Head(0, 1), ph.Head(0, 2)
+
+
+def increasing_tokens(sequences=8, length=64):
+    """Texts in which content tells position: random token ids in increasing order."""
+    rng = np.random.default_rng(0)
+    rows = [np.sort(rng.choice(256, length, replace=False)) for _ in range(sequences)]
+    return torch.from_numpy(np.stack(rows))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return boot(save_planted_model(tmp_path_factory.mktemp("planted")))
+
+
+def test_a_planted_head_is_told_from_others(planted):
+    # half of its D lies within 1e-7 of the slowest pair's index: what follows distance is below any coarser resolution
+    scores = ph.score_heads(planted, increasing_tokens(), null_repeats=10, resolution=0.0)
+    assert scores.rho[POSITIONAL] > 0.9
+    assert scores.excess[POSITIONAL] > 0.9
+    assert scores.positional_heads(alpha=0.05) == [POSITIONAL]
+    assert scores.rho[NOISY].abs() < 0.1
+    assert "1 of 4 heads beat their null" in scores.verdict
+
+
+def test_geometry_alone_scores_high_and_beats_no_null(planted):
+    scores = ph.score_heads(planted, increasing_tokens(), null_repeats=10)
+    assert scores.rho[GEOMETRIC] > 0.5
+    assert scores.excess[GEOMETRIC].abs() < 0.02
+    assert not scores.significant()[GEOMETRIC]
+
+
+def test_shuffled_content_scores_nothing(planted):
+    tokens = increasing_tokens()
+    order = torch.stack([torch.randperm(64, generator=torch.Generator().manual_seed(row)) for row in range(8)])
+    scores = ph.score_heads(planted, tokens.gather(1, order), null_repeats=10)
+    assert not scores.significant().any()
+    assert scores.rho[POSITIONAL].abs() < 0.1
+    assert scores.verdict.startswith("No head beats its null")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_weights_on_random_tokens_have_no_significant_head(seed, tiny):
+    tokens = torch.randint(256, (8, 96), generator=torch.Generator().manual_seed(seed))
+    scores = ph.score_heads(tiny("llama", initializer_range=0.02 + 0.01 * seed), tokens, null_repeats=10, seed=seed)
+    assert not scores.significant().any()
+    assert scores.verdict.startswith("No head beats its null: of 8 heads")
+
+
+def test_random_weights_on_text_have_no_significant_head_behind_the_first_positions():
+    """In an untrained model later positions average over more, so that content at the first ones tells position."""
+    model = ph.load_bundled_model(step=0)
+    sequences = ph.cut_text(model, ph.bundled_text(), 256)[:8]
+    assert not ph.score_heads(model, sequences, null_repeats=8, skip_keys=64).significant().any()
+
+
+def test_the_null_keeps_skipped_keys_where_they_are(tiny):
+    """With all keys but the first skipped in the plan, only distances to what is shuffled remain: none change hands."""
+    tokens = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))
+    scores = ph.score_heads(tiny("llama"), tokens, null_repeats=4, skip_keys=38)
+    assert int(scores.pair_counts[0].sum()) == 3 * 3
+    assert scores.null.rho.isfinite().all()
+
+
+def test_shuffling_is_running_the_model_on_the_moved_vectors(tiny):
+    """One shuffle by hand in layer 0, where content does not depend on context: permuted tokens, permuted content."""
+    tokens = torch.randint(256, (1, 48), generator=torch.Generator().manual_seed(0))
+    scores = ph.score_heads(tiny("llama"), tokens, null_repeats=2, seed=7, layers=[0])
+    for repeat in range(2):
+        order = np.random.default_rng([7, 0, repeat]).permutation(48)
+        by_hand = ph.score_heads(tiny("llama"), tokens[:, order], layers=[0])
+        assert torch.allclose(scores.null.rho[repeat, 0], by_hand.rho[0], atol=2e-3)  # angles rounded in float32

@@ -1,0 +1,171 @@
+"""Results print in a line and show themselves in notebooks, whatever a model or task is called."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.bridge.resolve import RotaryLayer, RotaryModel
+from positional_heads.results.html import result_html, table_html
+from positional_heads.studies.tasks.evaluate import TaskResult
+from positional_heads.studies.tasks.task import AnswerTask, Example
+from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
+
+HOSTILE = "</td><script>alert(1)</script>\0\ud800 <img src=x onerror=alert(2)> & $x_{"
+
+
+class Page(HTMLParser):
+    """Elements and text of a page, as a browser would see them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.cells: list[list[str]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in {"td", "th"}:
+            self.cells[-1].append("")
+
+    def handle_data(self, data):
+        self.text += data
+        if self.cells and self.tags[-1] in {"td", "th"} and data.strip():
+            self.cells[-1][-1] += data
+
+
+def study(name: str = "planted"):
+    effects = np.full((LAYERS, 8), -0.1)
+    made = planted_study(effects, effects, all_heads(), n_random=3, units=6)
+    return replace(made, task=name, provenance=made.provenance | {"model": {"name": name}})
+
+
+def task_result(name: str = "passkey") -> TaskResult:
+    rows = [{"reach": "long"}, {"reach": "short"}, {"reach": "long"}]
+    return TaskResult(name, rows, {"log_prob": torch.tensor([-1.0, -0.5, -2.0]).double()}, {"log_prob": -2.0})
+
+
+RECORDS = {
+    "HeadScores": lambda name: synthetic_scores(name=name),
+    "AblationStudy": study,
+    "ExtrapolationStudy": planted_extrapolation,
+    "TaskResult": task_result,
+}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_every_result_prints_in_one_short_line_without_tensors(kind):
+    for name in ("plain", HOSTILE):
+        printed = repr(RECORDS[kind](name))
+        assert printed.startswith(f"{kind}(")
+        assert "tensor" not in printed
+        assert "\n" not in printed
+        assert "\0" not in printed
+        assert len(printed) < 400
+        printed.encode()  # no lone surrogate
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_hostile_names_are_text_in_notebooks(kind):
+    html = RECORDS[kind](HOSTILE)._repr_html_()
+    page = Page(html)
+    assert not {"script", "img", "style", "iframe"} & set(page.tags)
+    assert set(page.tags) <= {"div", "p", "b", "table", "thead", "tbody", "tr", "td", "th", "details", "summary", "pre"}
+    assert "<script>alert(1)</script>" in page.text
+    assert "\0" not in html
+    html.encode()
+
+
+def test_scores_show_verdict_and_the_best_heads_first():
+    scores = synthetic_scores()
+    page = Page(scores._repr_html_())
+    assert scores.verdict in page.text
+    assert page.cells[0][:3] == ["head", "rho", "low 95 %"]
+    assert [row[0] for row in page.cells[1:4]] == ["L0H3", "L0H2", "L1H3"]
+    assert page.cells[1][1] == "0.400"
+    assert len(page.cells) == 1 + 8
+    assert '"null_repeats": 6' in page.text
+    expected = "HeadScores(made up: 3 layers of 4 heads, 8 with a score, 5 sequences of up to 9 tokens, 6 shuffles; "
+    assert repr(scores) == expected + "highest rho: L0H3 0.400, L0H2 0.200, L1H3 0.150)"
+    assert repr(scores.null) == "NullScores(6 shuffles of 3 layers of 4 heads)"
+
+
+def test_scores_print_and_show_without_null_score_or_provenance():
+    bare = replace(synthetic_scores(null=False), rho=torch.full((3, 4), torch.nan).double(), provenance={})
+    expected = "HeadScores(a model: 3 layers of 4 heads, 0 with a score, ? sequences of up to 9 tokens, no shuffles; "
+    assert repr(bare) == expected + "highest rho: none)"
+    page = Page(bare._repr_html_())
+    assert page.cells == []
+    assert bare.verdict in page.text
+
+
+def test_studies_show_their_own_tables():
+    made = study()
+    page = Page(made._repr_html_())
+    contrasts = made.contrasts()
+    assert page.cells[0] == list(contrasts.columns)
+    assert [row[2] for row in page.cells[1:]] == [f"{value:.3f}" for value in contrasts["top"]]
+    assert made.verdict in page.text
+    assert "changes of log_prob" in page.text
+    extrapolation = planted_extrapolation()
+    page = Page(extrapolation._repr_html_())
+    assert [row[0] for row in page.cells[1:]] == extrapolation.labels
+    assert extrapolation.verdict in page.text
+
+
+def test_a_task_result_says_means_by_range_and_what_a_guess_gives():
+    expected = "TaskResult(passkey: 3 answers, a guess gives log_prob -2.000; long range: log_prob -1.500; "
+    assert repr(task_result()) == expected + "short range: log_prob -0.500)"
+    assert Page(task_result()._repr_html_()).cells[1:] == [["long", "-1.500"], ["short", "-0.500"]]
+
+
+def test_long_tables_say_how_much_of_them_is_shown():
+    frame = pd.DataFrame({"value": [1.0, np.nan, 3.0]})
+    page = Page(result_html("Kind", "line", None, frame, rows=2))
+    assert page.cells == [["value"], ["1.000"], ["-"]]
+    assert "The first 2 of 3 rows." in page.text
+    assert "The first" not in result_html("Kind", "line", None, frame, rows=3)
+    assert Page(table_html(pd.DataFrame({"<b>": ["a<i>\0", None]}))).cells[:2] == [["<b>"], [r"a<i>\x00"]]
+
+
+def test_a_rotary_model_groups_layers_that_rotate_alike():
+    one = RotaryLayer(0, "hook", "half", "half", 32, 64, 8, 0.125, None, "scores", 0.0)
+    layers = {layer: replace(one, layer=layer) for layer in (0, 1, 2, 4)} | {5: replace(one, layer=5, rotary_dim=16)}
+    expected = (
+        "RotaryModel(layers 0-2, 4: 16 half pairs in 8 heads of 64 channels; "
+        "layers 5: 8 half pairs in 8 heads of 64 channels; layers 3: not scored, it has no rotary embedding)"
+    )
+    assert repr(RotaryModel(layers, {3: "it has no rotary embedding"})) == expected
+
+
+def test_tasks_and_examples_print_no_tokens():
+    example = Example(torch.arange(500), ((490, 495), (495, 500)), 3, "short", 0.5)
+    assert repr(example) == "Example(500 tokens, answers at 490 to 494, 495 to 499, unit 3, short range, depth 0.5)"
+    many = replace(example, answers=tuple((start, start + 1) for start in range(9)), depth=None)
+    assert "0 to 0, 1 to 1, 2 to 2 and 6 more, unit 3, short range)" in repr(many)
+    task = AnswerTask("kv", (example, example), (), {}, {"length": 500, "text": "x" * 1000})
+    assert re.fullmatch(r"AnswerTask\('kv': 2 examples of up to 500 tokens, \{.{20,100}\}\)", repr(task))
+
+
+def test_an_extension_says_its_method(tiny):
+    with ph.extended_rope(tiny("llama"), "linear", factor=2) as extension:
+        assert repr(extension) == "Extension(linear, {'factor': 2}; 2 layers trained on 256 tokens)"
+
+
+def test_names_can_be_completed():
+    from positional_heads import views
+
+    assert {"rho_heat_map", "contribution_by_distance", "method_comparison"} <= set(dir(views))
+    assert set(views.__all__) <= set(dir(views))
+    offered = {name for name in dir(ph) if not name.startswith("_")}
+    assert {*ph.__all__, "views"} <= offered
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & offered

@@ -1,0 +1,211 @@
+"""Mistakes in bridge/ that a test must catch."""
+
+from tests.mutants.mutant import Mutant
+
+MUTANTS = (
+    Mutant(
+        "bridge/contribution_hooks.py",
+        "contributions.clone() if contributions.requires_grad else contributions",
+        "contributions",
+        "bridge/test_contribution_hooks -k gradient_of_a_contribution",
+    ),
+    # Chunks are rotated as the whole run is
+    Mutant(
+        "bridge/prefill.py",
+        "[tokens.shape[1]]):\n        for",
+        "[tokens.shape[1] + size]):\n        for",
+        "bridge/test_run_lengths -k hugging",
+    ),
+    Mutant(
+        "bridge/rope_scaling/passing.py",
+        "lengths = self.pinned\n",
+        "lengths = [99]\n",
+        "bridge/test_run_lengths -k hugging",
+    ),
+    Mutant(
+        "bridge/rope_scaling/passing.py",
+        "self.pinned[0] if self.pinned",
+        "known if self.pinned",
+        "bridge/test_run_lengths -k put_back",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extended_rope.py",
+        "run_length), position), others",
+        "length), position), others",
+        "bridge/test_run_lengths -k whole_run_under",
+    ),
+    Mutant(
+        "bridge/prefill.py", ">= length or continues", ">= length or not continues", "bridge/test_run_lengths -k state"
+    ),
+    Mutant(
+        "bridge/prefill.py",
+        "return kinds <= {DynamicLayer}",
+        "return kinds >= {DynamicLayer}",
+        "bridge/test_run_lengths -k whole_run_under",
+    ),
+    Mutant(
+        "bridge/prefill.py", "max(SHORTEST_CHUNK, min(", "min(SHORTEST_CHUNK, min(", "bridge/test_prefill -k agreed"
+    ),
+    Mutant("bridge/capture.py", "first - (known - keys)", "first", "bridge/test_prefill"),
+    Mutant(
+        "bridge/capture.py", "whole[:, done[0] : known] = part", "whole[:, -queries:] = part", "bridge/test_prefill"
+    ),
+    # Every sequence is scored as if alone and first
+    Mutant("bridge/run_lengths.py", "name) > module", "name) < module", "bridge/test_run_lengths -k checkpoints_own"),
+    Mutant("bridge/run_lengths.py", "places.min()) == 0", "places.min()) > 0", "bridge/test_run_lengths -k references"),
+    Mutant(
+        "bridge/run_lengths.py", "zip(tables, places", "zip(tables[::-1], places", "bridge/test_run_lengths -k padded"
+    ),
+    Mutant(
+        "bridge/rope_scaling/passing.py",
+        "self._mask.long().sum",
+        "self._mask.long().argmax",
+        "bridge/test_run_lengths -k extended_by",
+    ),
+    # One D in hooks, cache, examples and counts
+    Mutant(
+        "bridge/layer_vectors.py",
+        "(by_head.device) ** 2",
+        "(by_head.device) ** 1",
+        "laws/test_one_dimension -k hook_cache",
+    ),
+    Mutant(
+        "bridge/layer_vectors.py", "else squared[heads]", "else squared[:1]", "laws/test_one_dimension -k each_head"
+    ),
+    Mutant(
+        "bridge/layer_vectors.py",
+        "self.divided(contributions, heads)",
+        "contributions",
+        "laws/test_one_dimension -k hook_cache",
+    ),
+    Mutant(
+        "bridge/layer_vectors.py",
+        "back >= nearest, added",
+        "back <= nearest, added",
+        "bridge/rope_scaling/test_extended_rope -k really_used",
+    ),
+    Mutant(
+        "bridge/layer_vectors.py",
+        "max(plan.min_distance, nearest)",
+        "plan.min_distance",
+        "bridge/rope_scaling/test_extended_rope -k really_used",
+    ),
+    Mutant(
+        "bridge/layer_vectors.py", "phase[None, order], phase", "phase[None], phase", "laws/test_nulls -k moved_vectors"
+    ),
+    # Edits, in place and by return value
+    Mutant(
+        "bridge/contribution_hooks.py",
+        "- before",
+        "- contributions.sum(-1)",
+        "bridge/test_contribution_hooks -k in_place",
+    ),
+    Mutant(
+        "bridge/contribution_hooks.py",
+        "dim(dominant.clone())",
+        "dim(dominant)",
+        "bridge/test_contribution_hooks -k readout",
+    ),
+    Mutant(
+        "bridge/contribution_hooks.py", "))]) * rotary.scale", "))])", "bridge/test_contribution_hooks -k remainder"
+    ),
+    Mutant("bridge/contribution_hooks.py", "added / rotary.scale", "added", "laws/test_one_dimension -k hook_cache"),
+    Mutant(
+        "bridge/contribution_hooks.py",
+        "registry.pop(name, None)",
+        "registry.get(name)",
+        "bridge/test_contribution_hooks -k given_back",
+    ),
+    Mutant("bridge/live_hooks.py", "hook_rot_k(key.clone())", "hook_rot_k(key)", "bridge/test_live_hooks -k in_place"),
+    Mutant(
+        "bridge/live_hooks.py",
+        "object.__delattr__, module",
+        "object.__dir__, module",
+        "bridge/test_live_hooks -k put_back",
+    ),
+    # Keys come from the cache that the run is given
+    Mutant(
+        "bridge/rope_scaling/passing.py",
+        "held[:, :, :known]",
+        "held[:, :, -known:]",
+        "bridge/rope_scaling/test_passing -k filled_before",
+    ),
+    Mutant(
+        "bridge/rope_scaling/passing.py",
+        "if not self.pinned",
+        "if self.pinned",
+        "bridge/rope_scaling/test_passing -k cannot_give",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extended_rope.py",
+        '== "default":  # what',
+        '!= "default":  # what',
+        "bridge/rope_scaling/test_passing -k counted_alike",
+    ),
+    # Ablations go by position and number, and show nothing that is masked
+    Mutant("bridge/positions.py", "number, -1).amax(-1", "number, -1).amin(-1", "bridge/test_ablation -k recomputed"),
+    Mutant("bridge/positions.py", "mask > mask_limit", "mask < mask_limit", "bridge/test_positions -k caches"),
+    Mutant("bridge/positions.py", ".repeat_interleave(", ".repeat(", "bridge/test_positions -k beam"),
+    Mutant("bridge/ablation.py", "(~hidden, 0)", "(hidden, 0)", "bridge/test_positions -k masked_key"),
+    Mutant("bridge/ablation.py", "distance, 1)", "distance, -9)", "bridge/test_ablation -k impossible"),
+    # What tokens, texts and heads are given
+    Mutant("bridge/sequences.py", "dtype == torch.bool", "dtype == torch.uint8", "bridge/test_sequences -k no_tokens"),
+    Mutant(
+        "bridge/tokenizing.py",
+        "split_special_tokens=True",
+        "split_special_tokens=False",
+        "bridge/test_sequences -k special",
+    ),
+    Mutant("bridge/tokenizing.py", "if bos and text", "if bos and not text", "bridge/test_sequences -k second_start"),
+    Mutant("bridge/tokenizing.py", "text.removeprefix(BYTE_ORDER_MARK)", "text", "bridge/test_sequences -k byte_order"),
+    # Frequencies are the configuration's
+    Mutant("bridge/frequencies.py", "differs & ~still", "differs & still", "bridge/test_frequencies -k wrong_table"),
+    Mutant("bridge/frequencies.py", "turning.diff() < 0", "turning.diff() < 1", "bridge/test_frequencies -k descend"),
+    Mutant("bridge/frequencies.py", "/ should - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
+    Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),
+    Mutant("bridge/admission.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
+    # Loads, or says why not
+    Mutant(
+        "bridge/loading.py",
+        'if "install" in words',
+        'if "uninstall" in words',
+        "bridge/test_loading -k installs_nothing",
+    ),
+    Mutant("bridge/configuration.py", 'kind == "su" or', 'kind == "us" or', "bridge/test_loading -k meant"),
+    Mutant("bridge/configuration.py", "and not quantized", "and quantized", "bridge/test_loading -k meant"),
+    Mutant("bridge/provenance.py", "if not getattr(holder", "if getattr(holder", "bridge/test_loading -k disk"),
+    Mutant(
+        "bridge/admission.py",
+        "parameter.is_meta and",
+        "not parameter.is_meta and",
+        "bridge/test_loading -k never_loaded",
+    ),
+    # Layers of every family, proven against the model's own scores
+    Mutant(
+        "bridge/attention_interface.py",
+        "for sense in (1, -1)",
+        "for sense in (1, 1)",
+        "bridge/test_families -k left_to",
+    ),
+    Mutant("bridge/attention_interface.py", "-query.shape[2] :", ": query.shape[2]", "bridge/test_families -k llama4"),
+    Mutant("bridge/attention_interface.py", "scores + mask[", "scores + 0 * mask[", "bridge/test_families -k chunked"),
+    Mutant(
+        "bridge/attention_interface.py",
+        "callback(setattr, config",
+        "callback(getattr, config",
+        "bridge/test_families -k leaves",
+    ),
+    Mutant("bridge/resolve.py", "rotary.sense * record", "1 * record", "bridge/test_families -k nanochat"),
+    Mutant("bridge/resolve.py", "query.clamp(-clip, clip), key", "query, key", "bridge/test_families -k olmo"),
+    Mutant("bridge/resolve.py", "(query, key * multiplier)", "(query, key)", "bridge/test_families -k falcon_h1"),
+    Mutant("bridge/resolve.py", "* rotary.scale", "* 1.0", "bridge/test_resolve"),
+    Mutant("bridge/capture.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_capture"),
+    Mutant("bridge/capture.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
+    # Values that make no sense, names of methods, runs that were stopped
+    Mutant(
+        "bridge/rope_scaling/names.py",
+        "not least < most",
+        "not least > 0",
+        "bridge/rope_scaling/test_names -k not_take",
+    ),
+)

@@ -1,0 +1,90 @@
+"""Mistakes in core/ that a test must catch."""
+
+from tests.mutants.mutant import Mutant
+
+MUTANTS = (
+    Mutant("core/statistics.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "core/test_statistics -k little_power"),
+    Mutant(
+        "core/statistics.py",
+        "rising = significant & (rho > 0)",
+        "rising = significant",
+        "core/test_statistics -k verdict_says",
+    ),
+    # Pairs of channels and their contributions
+    Mutant("core/rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "core/test_rotary"),
+    Mutant("core/rotary.py", "new_phase / phase", "new_phase * phase", "core/test_rotary"),
+    Mutant(
+        "core/contributions.py",
+        "(kv_head group) d_head",
+        "(group kv_head) d_head",
+        "core/test_contributions -k neighbouring",
+    ),
+    Mutant(
+        "core/kernels/tiled.py", 'two key_pos") / temperature', 'two key_pos")', "core/test_contributions -k fast_block"
+    ),
+    Mutant(
+        "core/kernels/tiled.py",
+        "start - plan.furthest)",
+        "start - plan.furthest + 1)",
+        "core/test_contributions -k tiles",
+    ),
+    # D where one pair holds nearly all: the deviation, ties, saturation
+    Mutant(
+        "core/contributions.py", "weights * (index - at)", "weights * index", "core/test_contributions -k dominant_dim"
+    ),
+    Mutant(
+        "core/kernels/tiled.py",
+        ".amax(1, keepdim=True)",
+        ".amin(1, keepdim=True)",
+        "core/test_contributions -k fast_block",
+    ),
+    Mutant("core/kernels/tiled.py", "weights.sub_(largest)", "weights", "core/test_contributions -k fast_block"),
+    Mutant("core/binning.py", "last.diff(dim=1) <= 1", "last.diff(dim=1) <= 2", "core/test_binning -k whole_cells"),
+    Mutant("core/binning.py", "following, middle, value", "following, value, value", "core/test_binning -k no_ties"),
+    Mutant("core/binning.py", "starts_run[:, 1:] &=", "starts_run[:, 1:] |=", "core/test_binning"),
+    Mutant("core/binning.py", "held > 0, -1, below", "held > 1, -1, below", "core/test_binning -k search_finds"),
+    Mutant("core/pilot.py", "right, found = (", "found, right = (", "core/test_correlation -k displacement"),
+    Mutant("core/correlation.py", "moved = 2 * self", "moved = 0 * self", "core/test_correlation -k rounding"),
+    Mutant(
+        "core/correlation.py", "double() / self.counted.sum()", "double() / self.counted.max()", "laws/test_resolution"
+    ),
+    # Kernels
+    Mutant("core/kernels/native.cpp", "* SATURATED < largest", "< largest", "core/test_kernels -k native_sums_are"),
+    Mutant("core/kernels/native.py", "if threads > 1:  # two", "if False:  # two", "core/test_kernels -k threads"),
+    Mutant(
+        "core/kernels/native.py",
+        "places, temperature, one_bin",
+        "places, 1.0, one_bin",
+        "core/test_kernels -k listed_pairs",
+    ),
+    Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_pairs"),
+    # Which pairs count, and their correlation
+    Mutant("core/plan.py", "self.window - 1]", "self.window]", "core/test_correlation -k closed_form"),
+    Mutant("core/plan.py", "key_pos >= self.skip_keys", "key_pos > self.skip_keys", "core/test_contributions -k tiles"),
+    Mutant("core/plan.py", "(below + counts / 2)", "below", "core/test_correlation"),
+    Mutant(
+        "core/plan.py",
+        "sequence * self.n_groups // len",
+        "0 * self.n_groups // len",
+        "core/test_correlation -k resampling",
+    ),
+    Mutant(
+        "core/correlation.py", "pairs.cumsum(-1) - pairs / 2", "pairs.cumsum(-1)", "core/test_correlation -k scipys"
+    ),
+    Mutant("core/correlation.py", "distance - distance.mean()", "distance", "core/test_correlation -k curves"),
+    Mutant("core/sampling.py", "start * step", "step", "core/test_sampling -k equally_likely"),
+    # Which heads are Positional Heads, and text that shows nothing
+    Mutant("core/statistics.py", "2 * most >= len", "most >= len", "laws/test_resolution -k repeated_token"),
+    Mutant("core/statistics.py", "(1 + 1 / repeats)", "1", "core/test_statistics"),
+    Mutant("core/statistics.py", "stats.t.sf", "stats.t.cdf", "core/test_statistics"),
+    # What tokens, texts and heads are given
+    Mutant("core/heads.py", "head.layer < n_layers\n", "head.layer <= n_layers\n", "core/test_heads"),
+    # Values that make no sense, names of methods, runs that were stopped
+    Mutant("core/arguments.py", "(value) and abs(value) < LARGEST", "(value)", "laws/test_bad_values"),
+    # Intervals, and units that share nothing
+    Mutant("core/intervals.py", "np.ones(units + 1)", "np.ones(units + 1) / 2", "core/test_intervals -k clopper"),
+    Mutant(
+        "core/intervals.py", "for end in (high, low)", "for end in (low, high)", "core/test_intervals -k bootstrap_t"
+    ),
+    Mutant("core/intervals.py", "units < FEWEST_UNITS", "units < 1", "core/test_intervals -k too_few"),
+)

@@ -1,0 +1,47 @@
+"""Mistakes in scoring/ that a test must catch."""
+
+from tests.mutants.mutant import Mutant
+
+MUTANTS = (
+    Mutant("scoring/counter.py", "*others[: extra - len(chosen)], ", "", "scoring/test_score -k pilot"),
+    # D where one pair holds nearly all: the deviation, ties, saturation
+    Mutant("scoring/settings.py", ">= FLOAT32", "> 0 * FLOAT32", "laws/test_resolution -k every_resolution"),
+    # Which pairs count, and their correlation
+    Mutant(
+        "scoring/counter.py",
+        "rng.permutation(length - fixed)",
+        "np.arange(length - fixed)",
+        "laws/test_nulls -k moved_vectors",
+    ),
+    Mutant(
+        "scoring/counter.py", "sequence = batch.first + row", "sequence = row", "scoring/test_score -k batches_change"
+    ),
+    Mutant("scoring/sums.py", "*[shuffled] *", "*[plan] *", "laws/test_site -k a_shard_is_as_large"),
+    # What tokens, texts and heads are given
+    Mutant(
+        "scoring/head_examples.py", "if len(found) > 1:", "if len(found) > 99:", "bridge/test_sequences -k one_sequence"
+    ),
+    # Frequencies are the configuration's
+    Mutant(
+        "scoring/counter.py",
+        "spans[one][1] - spans[one][0]",
+        "spans[one][0] - spans[one][1]",
+        "bridge/test_run_lengths -k extended_by",
+    ),
+    # Layers of every family, proven against the model's own scores
+    Mutant("scoring/sums.py", ": values.shape[-1]] =", "-values.shape[-1] :] =", "bridge/test_families -k fewer_pairs"),
+    Mutant(
+        "scoring/counter.py",
+        "pair_frequencies(phase).abs()",
+        "pair_frequencies(phase)",
+        "bridge/test_families -k backwards",
+    ),
+    # Values that make no sense, names of methods, runs that were stopped
+    Mutant("scoring/checkpoint.py", "self.keep(sums, now=True)\n            done", "done", "cli/test_cli -k ctrl_c"),
+    # LongBench, the evaluation harness, Ray, shards
+    Mutant("scoring/ray_executor.py", "sum(min(int(", "max(min(int(", "scoring/test_ray_executor -k no_room"),
+    Mutant(
+        "scoring/shards.py", "if all(torch.equal", "if any(True or torch.equal", "scoring/test_shards -k other_kernels"
+    ),
+    Mutant("scoring/sums.py", "self.done |= other.done", "self.done = other.done", "scoring/test_shards -k add_up"),
+)

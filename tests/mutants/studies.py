@@ -1,0 +1,45 @@
+"""Mistakes in studies/ that a test must catch."""
+
+from tests.mutants.mutant import Mutant
+
+MUTANTS = (
+    # Ablations go by position and number, and show nothing that is masked
+    Mutant("studies/tasks/task.py", "(model, batch)", "(model, range(len(batch)))", "bridge/test_positions -k its_own"),
+    # Values that make no sense, names of methods, runs that were stopped
+    Mutant("studies/tasks/recall.py", "needle == pair", "needle is pair", "bridge/rope_scaling/test_names -k far_that"),
+    # Intervals, and units that share nothing
+    Mutant("studies/tasks/perplexity.py", "number % units", "number", "studies/tasks/test_tasks -k perplexity"),
+    Mutant(
+        "studies/tasks/haystack.py",
+        "[first : first + size] = True",
+        "[first] = True",
+        "studies/tasks/test_tasks -k held_out",
+    ),
+    Mutant("studies/tasks/recall.py", "not in answers:", "in answers or True:", "studies/tasks/test_tasks -k held_out"),
+    # LongBench, the evaluation harness, Ray, shards
+    Mutant(
+        "studies/ablation.py",
+        '"sha256": _examples_hash(made), **made.settings',
+        '**made.settings, "sha256": _examples_hash(made)',
+        "studies/tasks/test_longbench -k documents",
+    ),
+    Mutant(
+        "studies/tasks/longbench.py",
+        '.split("\\n"), start=1)',
+        ".splitlines(), start=1)",
+        "studies/tasks/test_longbench -k lines_end",
+    ),
+    Mutant(
+        "studies/tasks/longbench_metrics.py",
+        'said.lstrip("\\n").split("\\n")\n    line',
+        'said.split("\\n")\n    line',
+        "studies/tasks/test_longbench -k judge",
+    ),
+    Mutant(
+        "studies/tasks/harness.py",
+        "with _seeded(seed):\n        loaded",
+        "if True:\n        loaded",
+        "studies/tasks/test_harness -k seed",
+    ),
+    Mutant("studies/tasks/harness.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
+)

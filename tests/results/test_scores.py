@@ -1,0 +1,309 @@
+"""A result knows its labels, and a file of it is whole, ours and undamaged, or refused."""
+
+import json
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scipy import stats
+
+import positional_heads as ph
+from positional_heads.core.heads import Head
+from tests.support.synthetic import synthetic_scores
+
+
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_what_is_saved_is_what_is_loaded(tmp_path, null, bootstrap):
+    scores = synthetic_scores(null=null, bootstrap=bootstrap)
+    assert scores.save(tmp_path) == tmp_path / "scores.safetensors"
+    loaded = ph.HeadScores.load(tmp_path)
+    for name, tensor in scores._tensors().items():
+        assert torch.equal(loaded._tensors()[name].nan_to_num(9), tensor.nan_to_num(9)), name
+    assert loaded._tensors().keys() == scores._tensors().keys()
+    assert loaded.reasons == scores.reasons
+    assert loaded.provenance == scores.provenance
+    assert loaded.verdict == scores.verdict
+
+
+def test_a_path_without_a_suffix_is_a_folder(tmp_path):
+    assert synthetic_scores().save(tmp_path / "runs" / "first") == tmp_path / "runs" / "first" / "scores.safetensors"
+    assert ph.HeadScores.load(tmp_path / "runs" / "first").verdict == synthetic_scores().verdict
+
+
+def test_fields_that_share_memory_are_saved_apart(tmp_path):
+    scores = synthetic_scores()
+    shared = replace(scores, rho_curve=scores.rho, bound=scores.bound[:1].expand(3, 4), null=None)
+    loaded = ph.HeadScores.load(replace(shared, bootstrap_rho=scores.rho[None].expand(2, 3, 4)).save(tmp_path))
+    for found in (loaded.rho, loaded.rho_curve, *loaded.bootstrap_rho):
+        assert torch.equal(found.nan_to_num(9), scores.rho.nan_to_num(9))
+
+
+def test_the_file_is_a_plain_safetensors_file(tmp_path):
+    scores = synthetic_scores()
+    assert torch.equal(load_file(scores.save(tmp_path / "my.safetensors"))["rho"].nan_to_num(), scores.rho.nan_to_num())
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    first, second = (synthetic_scores().save(tmp_path / name).read_bytes() for name in ("a.st", "b.st"))
+    assert first == second
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
+    old = synthetic_scores().save(tmp_path)
+    before = old.read_bytes()
+
+    def full(*_args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, full)
+        with pytest.raises(OSError, match="No space left"):
+            synthetic_scores(seed=1).save(tmp_path)
+    assert old.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("kept", [0, 4, 8, 100, 3000, -1])
+def test_truncated_files_are_refused(tmp_path, kept):
+    file = synthetic_scores().save(tmp_path)
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ph.ResultFileError, match="truncated"):
+        ph.HeadScores.load(file)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    file = synthetic_scores().save(tmp_path)
+    raw = bytearray(file.read_bytes())
+    raw[-5] ^= 1
+    file.write_bytes(raw)
+    with pytest.raises(ph.ResultFileError, match="does not match its checksum"):
+        ph.HeadScores.load(file)
+
+
+@pytest.mark.parametrize("bit", [0, 4])
+def test_a_flipped_bit_anywhere_in_the_header_is_noticed(tmp_path, bit):
+    """Names, shapes, the table, the verdict and where things came from: none may change without a word."""
+    file = synthetic_scores().save(tmp_path)
+    whole = file.read_bytes()
+    (length,) = struct.unpack("<Q", whole[:8])
+    for place in range(0, 8 + length, 7):
+        raw = bytearray(whole)
+        raw[place] ^= 1 << bit
+        file.write_bytes(raw)
+        with pytest.raises(ph.ResultFileError):
+            ph.HeadScores.load(file)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(ph.ResultFileError, match=r"not a positional_heads\.HeadScores; positional-heads score writes"):
+        ph.HeadScores.load(tmp_path / "other.safetensors")
+    (tmp_path / "notes.txt").write_text("In the beginning God created the heaven and the earth.")
+    with pytest.raises(ph.ResultFileError, match="not a result file"):
+        ph.HeadScores.load(tmp_path / "notes.txt")
+
+
+def test_a_newer_format_is_refused(tmp_path):
+    file = synthetic_scores().save(tmp_path)
+    raw = file.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = raw[8 : 8 + length].replace(b'\\"version\\": 1', b'\\"version\\": 9')
+    assert json.loads(header)
+    file.write_bytes(raw[:8] + header + raw[8 + length :])
+    with pytest.raises(ph.ResultFileError, match="written in format 9, this version reads up to 1"):
+        ph.HeadScores.load(file)
+
+
+def test_a_missing_file_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such result file"):
+        ph.HeadScores.load(tmp_path)
+
+
+def test_results_are_read_without_torch(tmp_path):
+    file = synthetic_scores().save(tmp_path)
+    code = (
+        "import sys; from positional_heads.results.files import read_result; content, _ = read_result(sys.argv[1]); "
+        "print(len(content['table']), 'torch' in sys.modules, 'transformer_lens' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["12", "False", "False"]
+
+
+def test_heads_are_ranked_by_signed_rho():
+    scores = synthetic_scores()
+    assert [str(head) for head in scores.top(3)] == ["L0H3", "L0H2", "L1H3"]
+    assert scores.positional_heads() == scores.top(1)
+    assert scores.positional_heads(0.25) == scores.top(2)
+    assert scores.positional_heads(threshold=0.25) == [Head(0, 3)]
+    assert scores.positional_heads(alpha=0.05) == [Head(0, 3)]
+    assert all(not scores.rho[head].isnan() for head in scores.top(8))
+    assert scores.top(8)[-1] == Head(0, 0)
+    strongly_negative = replace(scores, rho=torch.where(scores.rho == -0.1, -0.9, scores.rho))
+    assert strongly_negative.top(8) == scores.top(8)
+
+
+def test_a_threshold_includes_itself():
+    assert synthetic_scores().positional_heads(threshold=0.2) == [Head(0, 3), Head(0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ({"fraction": 0.0}, "fraction 0.0 must be above 0"),
+        ({"fraction": 1.5}, "fraction 1.5 must be above 0 and at most 1"),
+        ({"fraction": 0.5, "alpha": 0.1}, "give one of fraction, threshold and alpha"),
+    ],
+)
+def test_impossible_rules_are_refused(rule, message):
+    with pytest.raises(ValueError, match=message):
+        synthetic_scores().positional_heads(**rule)
+
+
+@pytest.mark.parametrize("k", [9, -1])
+def test_more_heads_than_there_are_or_fewer_than_none_are_refused(k):
+    with pytest.raises(ValueError, match=f"^{k} heads asked for, 8 have a score: ask for 0 to 8$"):
+        synthetic_scores().top(k)
+
+
+def test_without_a_null_nothing_is_called_significant():
+    scores = synthetic_scores(null=False)
+    with pytest.raises(ValueError, match="no null was computed: score again with null_repeats=20"):
+        scores.excess  # noqa: B018
+    assert "without a null model" in scores.verdict
+
+
+def test_excess_is_what_the_null_does_not_explain():
+    scores = synthetic_scores()
+    mean, sd = scores.null.rho.numpy().mean(0), scores.null.rho.numpy().std(0, ddof=1)
+    assert torch.allclose(scores.excess[:2], torch.from_numpy(scores.rho.numpy() - mean)[:2])
+    assert torch.allclose(scores.z[:2], torch.from_numpy((scores.rho.numpy() - mean) / sd)[:2])
+
+
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_p_values_weigh_shuffles_and_sequences(bootstrap):
+    """Welch's t test written out, then Benjamini-Hochberg over the 8 heads that have a score, not over all 12."""
+    scores = synthetic_scores(bootstrap=bootstrap)
+    null = scores.null.rho.numpy()
+    shuffles = null.var(0, ddof=1) * (1 + 1 / 6)
+    sequences = scores.bootstrap_rho.numpy().var(0, ddof=1) * 5 / 4 if bootstrap else 0 * shuffles
+    freedom = (shuffles + sequences) ** 2 / (shuffles**2 / 5 + sequences**2 / 4)  # 6 shuffles, 5 groups
+    expected = stats.t.sf((scores.rho.numpy() - null.mean(0)) / np.sqrt(shuffles + sequences), freedom)
+    np.testing.assert_allclose(scores.p_values.numpy(), expected, rtol=1e-9)
+    adjusted = stats.false_discovery_control(expected[:2].flatten()).reshape(2, 4)
+    np.testing.assert_allclose(scores.q_values[:2].numpy(), adjusted, rtol=1e-9)
+    assert scores.q_values[2].isnan().all()
+
+
+def test_a_head_far_below_its_null_is_not_significant():
+    scores = synthetic_scores()
+    below = replace(scores, rho=torch.where(scores.rho == 0.4, -0.9, scores.rho))
+    assert not below.significant().any()
+    assert not below.significant(alpha=1.0)[0, 3]
+
+
+@pytest.mark.parametrize("alpha", [2, 0, -0.1, 1.0001])
+def test_a_false_discovery_rate_that_cannot_be_is_refused(alpha):
+    scores = synthetic_scores()
+    for by_rate in (scores.significant, lambda rate: scores.positional_heads(alpha=rate)):
+        with pytest.raises(ValueError, match=f"alpha {alpha} must be above 0 and at most 1"):
+            by_rate(alpha)
+
+
+def test_the_verdict_says_over_how_many_groups_it_judged():
+    assert "over 5 groups of sequences" in synthetic_scores().verdict
+    assert "over a single sequence" in synthetic_scores(bootstrap=False).verdict
+
+
+def test_a_run_of_two_shuffles_without_a_significant_head_is_undecided():
+    scores = synthetic_scores()
+    null = replace(scores.null, rho=scores.rho + torch.tensor([0.5, -0.5])[:, None, None])
+    assert replace(scores, null=null).verdict.startswith("Undecided: none of 8 heads")
+
+
+def test_intervals_are_students_on_the_bootstraps_variance():
+    scores = synthetic_scores()
+    for head in ((0, 0), (1, 3)):
+        scale = np.std(scores.bootstrap_rho[:, head[0], head[1]].numpy(), ddof=1) * (5 / 4) ** 0.5  # 5 groups
+        expected = stats.t.interval(0.9, 4, float(scores.rho[head]), scale)
+        np.testing.assert_allclose(scores.interval(0.9)[head], expected)
+    assert synthetic_scores(bootstrap=False).interval().isnan().all()
+    few = replace(scores, provenance={**scores.provenance, "data": {"groups": 3}})
+    assert few.interval().isnan().all()
+    certain = replace(scores, rho=torch.full_like(scores.rho, 0.999))
+    assert float(certain.interval()[0, 0, 1]) == 1  # rho ends there
+    with pytest.raises(ValueError, match="level 95 must be between 0 and 1"):
+        scores.interval(95)
+
+
+def test_the_table_has_a_row_per_head_and_reasons_where_there_is_no_score():
+    frame = synthetic_scores().to_frame()
+    assert frame["name"].tolist() == [f"L{layer}H{head}" for layer in range(3) for head in range(4)]
+    assert frame.loc[frame["layer"] == 2, "reason"].tolist() == ["it has no rotary embedding"] * 4
+    assert frame["rho"].isna().tolist() == [False] * 8 + [True] * 4
+    score, null = (
+        ["rho", "low", "high", "rho_curve", "bound"],
+        ["null_mean", "null_sd", "excess", "z", "p_value", "q_value"],
+    )
+    assert frame.columns.tolist() == ["name", "layer", "head", *score, *null, "reason"]
+    without = synthetic_scores(null=False).to_frame()
+    assert without.columns.tolist() == ["name", "layer", "head", *score, "reason"]
+
+
+def test_the_table_holds_each_number_under_its_own_name():
+    scores = synthetic_scores()
+    row = scores.to_frame().set_index("name").loc["L1H3"]
+    head = Head(1, 3)
+    low, high = scores.interval()[head]
+    assert (row["low"], row["high"]) == (low, high)
+    assert row["low"] < row["rho"] < row["high"]
+    for name in ("rho", "rho_curve", "bound", "excess", "z"):
+        assert row[name] == getattr(scores, name)[head], name
+    assert (row["null_mean"], row["null_sd"]) == (scores.null.mean[head], scores.null.sd[head])
+    assert (row["p_value"], row["q_value"]) == (scores.p_values[head], scores.q_values[head])
+
+
+def test_heads_are_written_as_the_field_writes_them():
+    assert str(Head(3, 7)) == "L3H7"
+    assert Head.parse(" L3H7") == (3, 7)
+
+
+@pytest.mark.parametrize("text", ["3.7", "L3H7x", "3H7", "xL3H7", "L3", "L-1H2", ""])
+def test_other_ways_to_write_a_head_are_refused(text):
+    with pytest.raises(ValueError, match=f"^{text!r} is not a head: write layer and head as in L3H7$"):
+        Head.parse(text)
+
+
+def test_a_result_in_a_folder_that_cannot_be_made_says_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        synthetic_scores().save(Path(tmp_path) / "file" / "scores.safetensors")
+
+
+def test_by_significance_heads_come_by_excess_and_never_with_negative_rho():
+    """L0H0 falls with distance, but less than its null does: significant, and no Positional Head."""
+    scores = synthetic_scores()
+    rho, null = scores.rho.clone(), scores.null.rho.clone()
+    null[:, 0, 0] = -0.5 + 0.01 * torch.arange(6)
+    null[:, 1, 3] = rho[1, 3] - 0.45 + 0.01 * torch.arange(6)
+    found = replace(scores, null=replace(scores.null, rho=null))
+    assert found.significant(0.05)[0].tolist() == [True, False, False, True]
+    assert rho[1, 3] < rho[0, 3]
+    assert found.excess[1, 3] > found.excess[0, 3]
+    assert found.positional_heads(alpha=0.05) == [Head(1, 3), Head(0, 3)]
+    assert found.verdict.startswith("2 of 8 heads beat their null with a positive rho")
+    assert "; 1 more has a significant excess but rho of 0 or less: no Positional Heads" in found.verdict
+
+
+def test_files_of_earlier_versions_have_no_saturation(tmp_path):
+    scores = replace(synthetic_scores(), saturation=None)
+    loaded = ph.HeadScores.load(scores.save(tmp_path))
+    assert loaded.saturation is None
+    assert "saturation" not in loaded.to_frame()

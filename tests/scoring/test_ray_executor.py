@@ -1,0 +1,172 @@
+"""Ray workers, one of them killed, end with the very numbers of one process; what cannot work is refused."""
+
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.results.files import PARTIAL_FILE_NAME
+from positional_heads.scoring.executors import named_executor
+from tests.scoring.test_shards import same
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is an extra, and not installed"),
+    # Ray's own: files and sockets of processes that it ends
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning:ray.*", "ignore::DeprecationWarning:ray.*"),
+]
+SETTINGS = {"null_repeats": 2, "batch_size": 1}
+
+
+def leaves_a_note(folder, notes):
+    """A replica of the model, from a worker that says which process it is."""
+    from positional_heads.zoo.bundled import load_model
+
+    (Path(notes) / str(os.getpid())).touch()
+    return load_model(str(folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return torch.randint(0, 256, (40, 200), generator=torch.Generator().manual_seed(0))
+
+
+def kill_one(notes, progress):
+    while not (progress.exists() and list(notes.iterdir())):
+        time.sleep(0.01)
+    os.kill(int(next(notes.iterdir()).name), signal.SIGKILL)
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing(tiny, tiny_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers know the tests, too
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    load = partial(leaves_a_note, str(tiny_folder("llama")), str(notes))
+    killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL_FILE_NAME))
+    killer.start()
+    executor = ph.RayExecutor(workers=2, load=load, batches_per_task=2)
+    torch.set_num_threads(1)
+    model, kept = tiny("llama"), {"checkpoint": tmp_path, "checkpoint_seconds": 0}
+    found = ph.score_heads(model, data, **SETTINGS, executor=executor, **kept)
+    killer.join()
+    assert len(list(notes.iterdir())) == 3  # two workers, and the one that took the dead one's place
+    assert same(found, ph.score_heads(model, data, **SETTINGS))
+
+
+def test_the_name_is_enough_where_it_says_how_to_load_the_model(tiny, data):
+    executor = ph.RayExecutor(workers=1)
+    assert same(
+        ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS),
+        ph.score_heads(tiny("llama"), data[:3], **SETTINGS),
+    )
+
+
+def test_a_replica_that_is_another_model_is_refused(tiny, tiny_folder, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    load = partial(
+        leaves_a_note, str(tiny_folder("llama", rope_parameters={"rope_type": "default", "rope_theta": 7})), tmp_path
+    )
+    with pytest.raises(ValueError, match=r"replica is not the model of this process .*RayExecutor.load="):
+        ph.score_heads(tiny("qwen3"), data[:3], executor=ph.RayExecutor(workers=1, load=load), **SETTINGS)
+
+
+def nodes(*cpus, gpus=0):
+    return [{"Alive": True, "Resources": {"CPU": float(one), "GPU": float(gpus)}} for one in cpus]
+
+
+def test_workers_that_there_is_no_room_for_are_refused_with_the_numbers():
+    """Ray itself would start what fits, and wait for the others forever."""
+    with pytest.raises(
+        ValueError, match=r"4 Ray workers of 1 CPUs and 0 GPUs .* there are 2 CPUs and 0 GPUs .* room for 2"
+    ):
+        ph.RayExecutor(workers=4)._workers(nodes(2))
+    with pytest.raises(ValueError, match="room for 0"):  # three cores in all, on no node two
+        ph.RayExecutor(num_cpus=2)._workers(nodes(1, 1, 1))
+    with pytest.raises(ValueError, match=r"1 Ray workers of 1 CPUs and 1 GPUs .* room for 0"):
+        ph.RayExecutor(num_gpus=1)._workers(nodes(8))
+    with pytest.raises(ValueError, match="room for 0"):
+        ph.RayExecutor()._workers([{"Alive": False, "Resources": {"CPU": 8.0}}])
+    assert ph.RayExecutor(workers=4)._workers(nodes(2, 2)) == 4
+    assert ph.RayExecutor(num_cpus=3)._workers(nodes(7, 2, 3)) == 3
+    assert ph.RayExecutor(num_gpus=0.2)._workers(nodes(8, gpus=0.6)) == 3
+
+
+def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_is_counted(tiny, data):
+    import ray
+
+    with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are"):
+        ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(workers=999), **SETTINGS)
+    assert not ray.is_initialized()  # and the cluster that was started for it has ended
+
+
+def test_workers_that_do_not_start_in_time_end_with_a_sentence(tiny, data, monkeypatch):
+    """As many as there is room for, on a cluster whose cores another run holds."""
+    import ray
+
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+    try:
+
+        @ray.remote(num_cpus=1)
+        class Holder:
+            def here(self):
+                return True
+
+        holder = Holder.remote()
+        assert ray.get(holder.here.remote())
+        executor = ph.RayExecutor(workers=1, start_seconds=2)
+        with pytest.raises(TimeoutError, match=r"1 of 1 Ray workers had not started after 2 s, with 0 CPUs .* free"):
+            ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS)
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
+def test_an_address_where_nothing_listens_is_refused_at_once(form, tiny, data):
+    with socket.socket() as taken:  # bound and not listening: no one else can take the port
+        taken.bind(("127.0.0.1", 0))
+        address = form.format(taken.getsockname()[1])
+        began = time.monotonic()
+        with pytest.raises(ValueError, match=r"nothing answers at the Ray address .*start a cluster there"):
+            ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(address))
+        assert time.monotonic() - began < 60  # Ray itself gives up after seven minutes
+
+
+def test_an_address_without_a_cluster_is_refused(tiny, data):
+    with pytest.raises(ValueError, match=r"no Ray cluster at 'auto' .*start one with `ray start --head`"):
+        ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor("auto"))
+
+
+def test_without_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'positional-heads\[ray\]'"):
+        named_executor("ray")
+
+
+def test_settings_that_cannot_be_are_refused(tiny, data):
+    with pytest.raises(ValueError, match="unknown executor 'dask': choose 'ray'"):
+        ph.score_heads(tiny("llama"), data[:3], executor="dask")
+    with pytest.raises(ValueError, match="workers 0 must be at least 1"):
+        ph.RayExecutor(workers=0)
+    with pytest.raises(ValueError, match="num_cpus 0 must be at least 1"):
+        ph.RayExecutor(num_cpus=0)
+    with pytest.raises(ValueError, match=r"num_gpus 1\.5 must be a whole number where it is above 1"):
+        ph.RayExecutor(num_gpus=1.5)
+    for seconds in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=f"start_seconds {seconds} must be above 0"):
+            ph.RayExecutor(start_seconds=seconds)
+    with (
+        ph.extended_rope(tiny("llama"), "linear", factor=2),
+        pytest.raises(ValueError, match="an extended_rope block holds in this process only"),
+    ):
+        ph.score_heads(tiny("llama"), data[:3], executor="ray")

@@ -1,0 +1,277 @@
+"""Shards, checkpoints and resumed runs end with the very numbers of one run, or say why not."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.core.kernels import choosing
+from positional_heads.core.kernels.eager import EagerKernel
+from positional_heads.results.files import PARTIAL_FILE_NAME
+from positional_heads.scoring.checkpoint import whole_step
+from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.shards import shard_file
+from positional_heads.scoring.sums import ScoreSums
+
+SETTINGS = {"null_repeats": 2, "batch_size": 2, "skip_keys": 1}
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    rng = np.random.default_rng(0)
+    return [torch.from_numpy(rng.integers(0, 256, length)) for length in (24, 24, 31, 31, 31, 12, 40, 40, 9)]
+
+
+@pytest.fixture(scope="module")
+def whole(tiny, sequences):
+    return ph.score_heads(tiny("mistral"), sequences, **SETTINGS)
+
+
+def same(found, expected):
+    ours, theirs = found._tensors(), expected._tensors()
+    return found.provenance == expected.provenance and all(
+        torch.equal(ours[name].nan_to_num(7), theirs[name].nan_to_num(7)) for name in {*ours, *theirs}
+    )
+
+
+@pytest.fixture
+def runs(tiny):
+    """How many sequences have gone through the model."""
+    rows = []
+    model = tiny("mistral")
+    model.add_hook("blocks.0.attn.hook_z", lambda z, hook: rows.append(len(z)))
+    yield rows
+    model.reset_hooks()
+
+
+@pytest.mark.parametrize(("total", "more"), [(1, {}), (3, {}), (7, {}), (2, {"pairs": 1024})])
+def test_shards_add_up_to_the_whole(total, more, tiny, sequences, whole, tmp_path):
+    """Also where there are more shards than batches, and where pairs are sampled."""
+    for number in reversed(range(1, total + 1)):
+        file = ph.score_shard(tiny("mistral"), sequences, (number, total), tmp_path, **SETTINGS, **more)
+        assert file == tmp_path / shard_file(number, total)
+    expected = ph.score_heads(tiny("mistral"), sequences, **SETTINGS, **more) if more else whole
+    assert same(ph.merge_shards(tmp_path), expected)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [shard_file(one + 1, total) for one in range(total)]
+
+
+def test_a_shard_that_is_there_is_not_counted_again(tiny, sequences, tmp_path, runs):
+    ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
+    before, content = sum(runs), (tmp_path / shard_file(1, 2)).read_bytes()
+    ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
+    probes = sum(runs) - before
+    assert 0 < probes < 6  # only the look at the layers
+    assert (tmp_path / shard_file(1, 2)).read_bytes() == content
+
+
+def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
+    model = tiny("mistral")
+    with pytest.raises(FileNotFoundError, match="no shards there; positional-heads score --shard 1/8"):
+        ph.merge_shards(tmp_path)
+    for number in (1, 3):
+        ph.score_shard(model, sequences, (number, 5), tmp_path, **SETTINGS)
+    with pytest.raises(FileNotFoundError, match="3 of 5 shards are missing: 2, 4, 5; count those and merge again"):
+        ph.merge_shards(tmp_path)
+    for number in (2, 4):
+        ph.score_shard(model, sequences, (number, 5), tmp_path, **SETTINGS)
+    (tmp_path / "elsewhere").mkdir()
+    other = ph.score_shard(model, sequences, (5, 5), tmp_path / "elsewhere", **SETTINGS, seed=1)
+    other.rename(tmp_path / shard_file(5, 5))
+    with pytest.raises(ValueError, match=r"shard-0005-of-0005.*: of another run than shard-0001.*settings seed"):
+        ph.merge_shards(tmp_path)
+    with pytest.raises(ValueError, match=r"holds sums of another run .different: settings seed"):
+        ph.score_shard(model, sequences, (5, 5), tmp_path, **SETTINGS)
+    ph.score_shard(model, sequences, (1, 2), tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match="holds shards of several runs, of 2, 5 shards"):
+        ph.merge_shards(tmp_path)
+    (tmp_path / shard_file(1, 2)).unlink()
+    damaged = bytearray((tmp_path / shard_file(2, 5)).read_bytes())
+    damaged[-3] ^= 1
+    (tmp_path / shard_file(2, 5)).write_bytes(damaged)
+    with pytest.raises(ph.ResultFileError, match="does not match its checksum"):
+        ph.merge_shards(tmp_path)
+
+
+@pytest.mark.parametrize("batch_size", [2, 9])  # all in one batch: the second shard counts nothing
+def test_shards_of_other_kernels_are_named_with_the_way_out(batch_size, tiny, tmp_path, monkeypatch):
+    sequences = torch.arange(6 * 24).view(6, 24) * 7 % 256
+    settings = {**SETTINGS, "batch_size": batch_size}
+
+    class OtherKernel(EagerKernel):
+        name = "other"
+
+        def listed_dominant(self, *arguments):
+            return super().listed_dominant(*arguments) * (1 + 1e-6)  # places bins a little elsewhere
+
+    monkeypatch.setitem(choosing.KERNELS, "other", OtherKernel)
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
+    ph.score_shard(tiny("mistral"), sequences, (1, 2), tmp_path, **settings)
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
+    file = ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **settings)
+    said = (
+        r"shard-0002-of-0002\S*: its bins are not those of shard-0001-of-0002\S* \(kernel other here, eager there\).*"
+        "delete it, set POSITIONAL_HEADS_KERNEL=eager and count it again"
+    )
+    with pytest.raises(ValueError, match=said):
+        ph.merge_shards(tmp_path)
+    file.unlink()
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
+    ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **settings)
+    assert ph.merge_shards(tmp_path).provenance["kernels"] == ["eager"]
+
+
+def test_a_copy_of_a_shard_is_named_with_its_original(tiny, sequences, tmp_path):
+    for number in (1, 2):
+        ph.score_shard(tiny("mistral"), sequences, (number, 3), tmp_path, **SETTINGS)
+    (tmp_path / shard_file(3, 3)).write_bytes((tmp_path / shard_file(2, 3)).read_bytes())
+    with pytest.raises(ValueError, match=r"shard-0003-of-0003\S*: holds \d of the same batches as shard-0002-of-0003"):
+        ph.merge_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shard", "words"), [("8", "must be one of how many"), ("0/3", "no shard 0"), ((4, 3), "4 of")]
+)
+def test_a_shard_that_cannot_be_is_refused(shard, words, tiny, sequences, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        ph.score_shard(tiny("mistral"), sequences, shard, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_first_ctrl_c_says_at_once_what_it_waits_for(capfd):
+    said = []
+
+    def pressed():
+        with whole_step():
+            signal.raise_signal(signal.SIGINT)
+            said.append(capfd.readouterr().err)  # what comes behind the signal still runs
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            pressed()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert said == ["\nfinishing this batch; press again to stop at once\n"]
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp_path, runs):
+    late = []
+
+    def stop(z, hook):
+        late.extend([hook] if (tmp_path / PARTIAL_FILE_NAME).exists() else [])
+        if len(late) > 1:
+            raise KeyboardInterrupt
+
+    model = tiny("mistral")
+    settings = {**SETTINGS, "checkpoint": tmp_path, "checkpoint_seconds": 0}
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", stop)]), pytest.raises(KeyboardInterrupt):
+        ph.score_heads(model, sequences, **settings)
+    assert (tmp_path / PARTIAL_FILE_NAME).exists()
+    stopped_at = sum(runs)
+    assert same(ph.score_heads(model, sequences, **settings), whole)
+    assert sum(runs) - stopped_at < 9  # fewer than all sequences
+    finished = sum(runs)
+    assert same(ph.score_heads(model, sequences, **settings), whole)  # all of it is on disk
+    assert sum(runs) - finished < 6
+
+
+def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_path, monkeypatch):
+    class OtherKernel(EagerKernel):
+        name = "other"
+
+    monkeypatch.setitem(choosing.KERNELS, "other", OtherKernel)
+    monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
+    ph.score_shard(tiny("mistral"), sequences, "1/1", tmp_path, **SETTINGS)
+    (tmp_path / shard_file(1, 1)).rename(tmp_path / PARTIAL_FILE_NAME)
+    monkeypatch.delenv("POSITIONAL_HEADS_KERNEL")
+    begun = ScoreSums.load(tmp_path)
+    for number in sorted(begun.done)[1:]:
+        begun.done.discard(number)  # as if these were still to be counted
+    begun.save(tmp_path)
+    counter_used = []
+    monkeypatch.setattr(PairCounter, "count", lambda self, number, sums: counter_used.append(self.kernel.name))
+    with pytest.raises(RuntimeError, match="batches have not been counted"):
+        ph.score_heads(tiny("mistral"), sequences, **SETTINGS, checkpoint=tmp_path)
+    assert set(counter_used) == {"other"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"seed": 3}, "settings seed"),
+        ({"null_repeats": 3}, "settings null_repeats"),
+        ({"max_distance": 9}, "settings max_distance"),
+        ({"batch_size": 1}, "batch size"),
+        ({"layers": [1]}, "rotary"),
+        ({"pairs": 1024}, "settings pairs"),
+    ],
+)
+def test_other_settings_are_refused_not_mixed_in(changed, named, tiny, sequences, tmp_path):
+    ph.score_heads(tiny("mistral"), sequences, **SETTINGS, checkpoint=tmp_path)
+    before = (tmp_path / PARTIAL_FILE_NAME).read_bytes()
+    with pytest.raises(ValueError, match=f"sums of another run .different: {named}"):
+        ph.score_heads(tiny("mistral"), sequences, **{**SETTINGS, **changed}, checkpoint=tmp_path)
+    assert (tmp_path / PARTIAL_FILE_NAME).read_bytes() == before
+
+
+def test_another_model_other_data_and_an_extension_are_refused_too(tiny, sequences, tmp_path):
+    model = tiny("mistral")
+    ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="different: data sha256"):
+        ph.score_heads(model, [*sequences[:-1], sequences[-1].flip(0)], **SETTINGS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="different: model architecture"):
+        ph.score_heads(tiny("llama"), sequences, **SETTINGS, checkpoint=tmp_path)
+    with ph.extended_rope(model, "linear", factor=2), pytest.raises(ValueError, match="different: rotary, extension"):
+        ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path)
+    with pytest.raises(ValueError, match="checkpoint_seconds -1 must not be negative"):
+        ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path, checkpoint_seconds=-1)
+
+
+KILLED = """
+import os, random, signal, sys, time
+from pathlib import Path
+import torch
+torch.set_num_threads(1)  # so that forked processes may go on with it
+import positional_heads as ph
+from tests.support.tiny_models import boot
+model, folder = boot(Path(sys.argv[1])), Path(sys.argv[2])
+data = torch.randint(0, 256, (24, 96), generator=torch.Generator().manual_seed(0))
+def run(place):
+    scores = ph.score_heads(model, data, null_repeats=2, batch_size=1, checkpoint=place, checkpoint_seconds=0)
+    scores.save(place / "scores.safetensors")
+def child(place):
+    if (pid := os.fork()) == 0:
+        run(place)
+        os._exit(0)
+    return pid
+started = time.monotonic()
+assert os.waitpid(child(folder / "whole"), 0)[1] == 0
+takes, moments = time.monotonic() - started, random.Random(0)
+for number in range(10):
+    pid = child(folder / str(number))
+    time.sleep(moments.uniform(0, takes))
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    print("left behind:", sorted(file.name for file in (folder / str(number)).glob("*")))
+    assert os.waitpid(child(folder / str(number)), 0)[1] == 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills processes with SIGKILL")
+def test_killed_at_ten_moments_a_run_ends_ten_times_the_same(tiny_folder, tmp_path):
+    script = [sys.executable, "-c", KILLED, str(tiny_folder("llama")), str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(script, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"['{PARTIAL_FILE_NAME}']" in done.stdout  # some died in the middle
+    expected = (tmp_path / "whole" / "scores.safetensors").read_bytes()
+    for number in range(10):
+        assert (tmp_path / str(number) / "scores.safetensors").read_bytes() == expected
+        assert not list((tmp_path / str(number)).glob(".*"))  # what was being written is cleared away

@@ -1,0 +1,259 @@
+"""Every public function and every option of the command line, with values that make no sense: what does a user see?
+
+A script, run in a plain interpreter by `test_bad_values.py`: with the tests' type checker on, users' own mistakes would
+not get as far. Prints one line for every answer that is not success, nor a sentence of the library's own.
+"""
+
+import contextlib
+import inspect
+import io
+import linecache
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+
+import positional_heads as ph
+from positional_heads import cli, views
+from positional_heads.cli import ablate as cli_ablate
+from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import score as cli_score
+from positional_heads.results.scores import HeadScores
+from positional_heads.scoring.counter import PairCounter
+from positional_heads.studies.resume import FinishedParts
+from positional_heads.studies.tasks.evaluate import TASKS
+
+VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
+WORDS = ("", "x", "-1", "1.5", "nan", "9" * 40, ",")
+PACKAGE = str(Path(ph.__file__).parent)
+MOST_PASSES = 4
+"""Forward passes that may be made before something is refused: probes of the layers and of the first sequences."""
+SENTENCE = "In the beginning God created the heaven and the earth. And the earth was void and without form; "
+TEXTS = [SENTENCE[:length] for length in range(16, 22)]  # of different lengths, so that each is a batch
+
+
+class Done(BaseException):
+    """Everything was let in, and the long part began."""
+
+
+class Passes:
+    """Counts a model's forward passes."""
+
+    def __init__(self, model: Any) -> None:
+        self.made = 0
+        model.original_model.register_forward_pre_hook(self.note)
+
+    def note(self, *_: Any) -> None:
+        self.made += 1
+
+
+def ours(error: BaseException) -> bool:
+    """Whether an error was raised on purpose, by the library, in one line."""
+    frames = list(inspect.getinnerframes(error.__traceback__)) if error.__traceback__ else []
+    last = frames[-1]
+    line = linecache.getline(last.filename, last.lineno).strip()
+    said = str(error)
+    return last.filename.startswith(PACKAGE) and line.startswith("raise ") and bool(said) and "\n" not in said
+
+
+def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str | None:
+    """What is wrong with what happens, if anything."""
+    before = passes.made
+    try:
+        result = function(**arguments)
+        if isinstance(result, contextlib.AbstractContextManager) and not isinstance(result, Path):
+            with result:
+                pass
+    except Done:
+        return None
+    except Exception as error:  # noqa: BLE001  whatever it is
+        if not ours(error):
+            return f"{type(error).__name__}: {str(error)[:100]}"
+        if passes.made - before > MOST_PASSES:
+            return f"refused after {passes.made - before} passes: {error}"
+    return None
+
+
+def settings_of(name: str) -> list[str]:
+    """What a function takes by keyword beside its own parameters."""
+    scoring = [field.name for field in fields(ph.ScoringSettings) if field.name != "pairs"]
+    passkey = [parameter for parameter in inspect.signature(TASKS["passkey"]).parameters if parameter != "model"]
+    methods = ["beta_fast", "beta_slow", "attention_factor", "truncate"]
+    own = {"evaluate": passkey, "extended_rope": methods, "rope_method": methods}
+    return own.get(name, scoring if name.startswith("score_") else [])
+
+
+def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Every public function and method, with arguments that make sense."""
+    tokens, head = torch.arange(24) % 7 + 65, ph.Head(0, 1)
+    scores = ph.score_heads(model, TEXTS, null_repeats=2, resamples=20)
+    examples = ph.head_examples(model, TEXTS[0], head)
+    profile = ph.contribution_profile(model, TEXTS, head)
+    task = TASKS["passkey"](model, length=64, depths=1, examples=1)
+    both = model.run_with_cache(tokens[None])[1]
+    both.cache_dict.update(ph.dominant_dimension_cache(model, tokens, contributions=True).cache_dict)
+    rotated, frequencies = torch.ones(1, 3, 2, 4), torch.tensor([1.0, 0.1])
+    text, named = {"model": model, "text_or_tokens": TEXTS}, [str(number) for number in tokens.tolist()]
+    small = {"null_repeats": 0, "resamples": 2}
+    given: dict[str, dict[str, Any]] = {
+        "score_heads": {**text, **small},
+        "score_shard": {**text, "shard": "1/2", "folder": folder / "shards", **small},
+        "merge_shards": {"folder": folder},
+        "head_examples": {"model": model, "text_or_tokens": TEXTS[0], "heads": [head]},
+        "examples_from_cache": {"cache": both, "heads": [head], "tokens": named},
+        "contribution_profile": {**text, "heads": [head]},
+        "dominant_dimension_cache": {"model": model, "tokens": tokens},
+        "cut_text": {"model": model, "texts": TEXTS},
+        "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
+        "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
+        "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
+        "extrapolation_study": {
+            "model": model,
+            "text_or_tokens": " ".join(TEXTS),
+            "methods": ["linear"],
+            "factors": [2],
+            "training_length": 64,
+            "depths": 1,
+            "examples": 1,
+        },
+        "base_sweep": {
+            "model": model,
+            "text_or_tokens": " ".join(TEXTS),
+            "bases": [500.0],
+            "training_length": 64,
+            "depths": 1,
+            "examples": 1,
+        },
+        "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
+        "extended_rope": {"model": model, "method": "yarn", "factor": 4},
+        "rope_method": {"name": "yarn", "factor": 4},
+        "self_extend_advice": {"training_length": 64, "target_length": 128},
+        "plain_rope": {"model": model},
+        "resolve_layers": {"model": model},
+        "live_rotary_hooks": {"model": model},
+        "contribution_hooks": {"model": model},
+        "load_bundled_model": {"step": 0},
+        "load_model": {"name": "bundled"},
+        "load_clex": {"checkpoint": folder},
+        "bundled_steps": {},
+        "bundled_text": {},
+        "pair_contributions": {"rot_q": rotated, "rot_k": rotated, "layout": "half"},
+        "unrotated_remainder": {"rot_q": rotated, "rot_k": rotated, "rotary_dim": 2},
+        "dominant_dimension": {"contributions": rotated},
+        "wavelengths": {"frequencies": frequencies},
+        "injective_range": {"frequencies": frequencies, "length": 9},
+        "told_apart": {"frequencies": frequencies, "length": 9},
+    }
+    public = {name for name in ph.__all__ if inspect.isroutine(getattr(ph, name))}
+    assert public == given.keys(), public ^ given.keys()
+    for name, arguments in given.items():
+        yield name, getattr(ph, name), arguments
+    yield "ScoringSettings", ph.ScoringSettings, {}
+    yield "Head.parse", ph.Head.parse, {"text": "L0H1"}
+    methods: dict[str, dict[str, Any]] = {"top": {"k": 1}, "known": {"heads": []}}
+    for name in ("top", "known", "interval", "positional_heads", "significant"):
+        yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
+    yield "HeadScores.load", HeadScores.load, {"path": folder}
+    yield "HeadExamples.places", examples.places, {"heads": [head]}
+    yield "ContributionProfile.place", profile.place, {"head": head}
+    yield "ContributionProfile.binned", profile.binned, {}
+    yield "AnswerTask.measure", task.measure, {"model": model}
+    seen: dict[str, dict[str, Any]] = {
+        "rho_heat_map": {"scores": scores},
+        "rho_distribution": {"scores": scores},
+        "allocation_curves": {"scores": scores, "heads": [head]},
+        "attention_view": {"examples": examples},
+        "token_view": {"examples": examples},
+        "contribution_view": {"examples": examples, "head": head, "query": 3},
+        "contribution_by_distance": {"profile": profile},
+        "distinguishability": {"frequencies": frequencies, "length": 9},
+        "dose_response": {"study": None},
+        "extrapolation_curves": {"study": None},
+        "method_comparison": {"study": None},
+        "methods_told_apart": {"study": None},
+    }
+    assert seen.keys() | {"View"} == set(views.__all__), set(views.__all__) ^ seen.keys()
+    for name, arguments in seen.items():
+        yield f"views.{name}", getattr(views, name), arguments
+
+
+def in_python(folder: Path) -> Iterator[str]:
+    """What is wrong with calls of functions."""
+    for name, function, arguments in functions(folder):
+        own = inspect.signature(function).parameters.values()
+        parameters = [one.name for one in own if one.kind != one.VAR_KEYWORD]
+        for parameter in dict.fromkeys([*parameters, *settings_of(name)]):
+            for value in VALUES:
+                tried.append(name)
+                wrong = answer(function, {**arguments, parameter: value})
+                if wrong is not None:
+                    yield f"{name}({parameter}={value!r}): {wrong}"
+
+
+def in_the_shell(folder: Path) -> Iterator[str]:
+    """What is wrong with commands."""
+    text, command = folder / "text.txt", typer.main.get_command(cli.app)
+    text.write_text(" ".join(TEXTS))
+    ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
+    short = ["--text", str(text), "--out", str(folder / "new")]
+    PairCounter.opened = FinishedParts.__init__ = reached  # type: ignore[method-assign]
+    given = {
+        "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
+        "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
+        "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
+        "show": [str(folder)],
+        "merge": [str(folder)],
+        "report": [str(folder)],
+    }
+    assert given.keys() == command.commands.keys()
+    for name, arguments in given.items():
+        options = [one for one in command.commands[name].params if not getattr(one, "is_flag", False)]
+        for option in options:
+            for word in WORDS:
+                added = [word, *arguments[1:]] if option.opts[0][0] != "-" else [*arguments, f"{option.opts[0]}={word}"]
+                tried.append(name)
+                wrong = shell_answer([name, *added])
+                if wrong is not None:
+                    yield f"{name} {option.opts[0]} {word!r}: {wrong}"
+
+
+def shell_answer(arguments: list[str]) -> str | None:
+    """What is wrong with what a command does, if anything."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            cli.app(arguments)
+        except Done:
+            return None
+        except SystemExit as end:
+            status = end.code
+        except BaseException as error:  # noqa: BLE001  whatever it is
+            return f"{type(error).__name__}: {str(error)[:100]}"
+    if status not in {0, 1, 2} or "Traceback" in said.getvalue() or "fault of positional-heads" in said.getvalue():
+        return f"status {status}: {said.getvalue().strip().splitlines()[-1][:160]}"
+    return None
+
+
+def reached(*_: Any, **__: Any) -> None:
+    """The long part began."""
+    raise Done
+
+
+if __name__ == "__main__":
+    tried: list[str] = []
+    model = ph.load_bundled_model()
+    passes = Passes(model)
+    FinishedParts.add = reached  # type: ignore[method-assign]
+    for module in (cli_score, cli_ablate, cli_extrapolate):
+        module.load_named = lambda *_: model  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as temporary:
+        kinds = {"python": in_python, "shell": in_the_shell}
+        for kind in sys.argv[1:] or kinds:
+            for wrong_answer in kinds[kind](Path(temporary)):
+                print(wrong_answer, flush=True)  # noqa: T201
+    print(f"tried {len(tried)}")  # noqa: T201

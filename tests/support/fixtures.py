@@ -1,0 +1,50 @@
+"""Models that many tests share, booted once a session. Tests must leave them as they found them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Boot = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Boot:
+    """Folder of a tiny random model: `tiny_folder("llama")`, with config overrides as keywords."""
+    from tests.support.tiny_models import save_tiny_model
+
+    made: dict[str, Any] = {}
+
+    def folder(family: str, **overrides: Any) -> Any:
+        key = f"{family} {sorted(overrides.items())}"
+        if key not in made:
+            made[key] = save_tiny_model(family, tmp_path_factory.mktemp(family), **overrides)
+        return made[key]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Boot) -> Boot:
+    """A tiny random bridge: `tiny("llama", compatible=True)`."""
+    from tests.support.tiny_models import boot
+
+    booted: dict[Any, Any] = {}
+
+    def bridge(family: str, *, compatible: bool = False, **overrides: Any) -> Any:
+        key = (family, compatible, str(sorted(overrides.items())))
+        if key not in booted:
+            booted[key] = boot(tiny_folder(family, **overrides))
+            if compatible:
+                booted[key].enable_compatibility_mode(disable_warnings=True)
+        return booted[key]
+
+    return bridge
+
+
+@pytest.fixture(scope="session")
+def bundled() -> Any:
+    """The model that ships with the library."""
+    import positional_heads as ph
+
+    return ph.load_bundled_model()

@@ -1,0 +1,341 @@
+"""The report says what the results say, finds all of them, and is one page that anyone can read."""
+
+import shlex
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+import positional_heads as ph
+from positional_heads.cli import app
+from positional_heads.core.heads import Head
+from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.files import ResultFileError
+from positional_heads.views.report import citation
+from positional_heads.views.report import page as report_page
+from positional_heads.views.report import sections as report_sections
+from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
+from positional_heads.views.report.page import find_results, report_html, write_report_page
+from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_examples import HOSTILE, synthetic_examples
+from tests.support.synthetic_studies import all_heads, planted_study
+from tests.views.test_tokens import Page
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def ablation_study():
+    effects = np.zeros((4, 8))
+    study = planted_study(effects, effects, all_heads(), significant=0)
+    return replace(study, provenance={**study.provenance, "settings": {"n_random": 20, "seed": 3}})
+
+
+def extrapolation_study(labels=("none", "yarn")):
+    generator = torch.Generator().manual_seed(0)
+    many = len(labels)
+    curves = torch.rand(many, 1, 32, generator=generator, dtype=torch.float64)
+    return ExtrapolationStudy(
+        labels=list(labels),
+        lengths=[32] * many,
+        methods=[{"name": label} for label in labels],
+        heads=[Head(0, 1)],
+        curves=curves,
+        frequencies=torch.tensor([[1.0, 0.1, 0.01]], dtype=torch.float64).repeat(many, 1),
+        rho_within=torch.rand(many, 1, generator=generator, dtype=torch.float64),
+        rho_beyond=torch.rand(many, 1, generator=generator, dtype=torch.float64),
+        performance={
+            name: -torch.rand(many, generator=generator, dtype=torch.float64) for name in ("exact", "log_prob", "loss")
+        },
+        plain={"exact": 1.0, "log_prob": -0.1},
+        plain_curves=curves[0, :, :16],
+        training_length=16,
+        provenance={
+            "versions": {},
+            "model": {"name": "planted"},
+            "task": {"name": "passkey"},
+            "data": {"sequences": 1},
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Scores and examples in a folder, an ablation and two extrapolations one level below."""
+    folder = tmp_path_factory.mktemp("results") / "report"
+    synthetic_scores().save(folder / "scores.safetensors")
+    synthetic_examples(pairs=4).save(folder / "examples.safetensors")
+    ablation_study().save(folder / "ablation" / "study.safetensors")
+    extrapolation_study().save(folder / "first" / "extrapolation.safetensors")
+    extrapolation_study(("none", "yarn", "linear", "ntk")).save(folder / "second" / "extrapolation.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(folder):
+    return report_html(folder)
+
+
+def test_every_verdict_and_every_file_is_there(folder, html):
+    said = unescape(html)
+    for result in (
+        ph.HeadScores.load(folder),
+        ph.AblationStudy.load(folder / "ablation"),
+        ph.ExtrapolationStudy.load(folder / "first"),
+        ph.ExtrapolationStudy.load(folder / "second"),
+    ):
+        assert result.verdict in said
+    for file in ("scores.safetensors", "examples.safetensors", "ablation/study.safetensors"):
+        assert file in said
+    assert "torch 0" in said
+    assert "Fingerprint of the weights" in said
+
+
+def test_tables_hold_the_results_own_numbers(folder, html):
+    scores = ph.HeadScores.load(folder)
+    frame = scores.to_frame().dropna(subset="rho").sort_values("rho", ascending=False)
+    at = 0
+    for row in frame.itertuples():
+        line = f'<th scope="row">{row.name}</th>' + "".join(
+            f"<td>{value:.3f}</td>"
+            for value in (row.rho, row.low, row.high, row.null_mean, row.excess, row.q_value, row.rho_curve)
+        )
+        assert html.index(line) > at
+        at = html.index(line)
+    contrast = ph.AblationStudy.load(folder / "ablation").contrasts().iloc[0]
+    assert f"<td>{contrast['difference']:.3f}</td>" in html
+    for row in ph.ExtrapolationStudy.load(folder / "second").to_frame().itertuples():
+        assert f'<th scope="row">{row.method}</th><td>32</td><td>{row.rho_within:.3f}</td>' in html
+
+
+def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
+    page = Page(html)
+    tags = [tag for tag, _ in page.elements]
+    assert [tags.count(tag) for tag in ("h1", "header", "main", "nav", "footer")] == [1] * 5
+    attributes = [own for _, own in page.elements]
+    named = [own["id"] for own in attributes if "id" in own]
+    assert len(named) == len(set(named))
+    for own in attributes:
+        for key in ("aria-labelledby", "data-props"):
+            assert own.get(key) in {None, *named}
+        if own.get("href"):
+            assert own["href"].removeprefix("#") in named
+    images = [own for tag, own in page.elements if tag == "img"]
+    assert len(images) == 3 + 1 + 2 + 3  # scores, ablation, and methods compared only where there are enough
+    assert all(len(own["alt"]) > 20 and own["src"].startswith("data:image/png;base64,") for own in images)
+    assert "2 beat" not in images[0]["alt"]
+    assert "from -0.100 (L0H0) to 0.400 (L0H3); 1 beat their null" in images[0]["alt"]
+    assert all(own.get("scope") in {"row", "col"} for tag, own in page.elements if tag == "th")
+    scrolling = [own for own in attributes if own.get("class") == "scroll" and own.get("role") == "region"]
+    assert scrolling
+    assert all(own["tabindex"] == "0" and own["aria-label"] for own in scrolling)
+
+
+def test_it_is_one_small_page_with_one_bundle_and_asks_for_nothing(html):
+    page = Page(html)
+    assert len(html.encode()) < 6_000_000
+    running = [text for own, text in page.scripts if own.get("type") != "application/json"]
+    assert len(running) == 2
+    assert html.count("CircuitsVis=") == 1
+    assert "img-src data:;" in page.policy
+    assert "default-src 'none'" in page.policy
+    for tag, own in page.elements:
+        assert not own.get("src", "data:").startswith(("http", "/", "."))
+        assert tag not in {"link", "iframe", "object", "base", "form"}
+
+
+def test_a_page_that_grows_too_large_gets_coarser_plots_and_then_a_refusal(tmp_path, monkeypatch):
+    synthetic_scores(null=False).save(tmp_path)
+    monkeypatch.setattr(report_page, "RESOLUTIONS", (60, 30))
+    fine = len(report_html(tmp_path))
+    monkeypatch.setattr(report_page, "LARGEST_PAGE", fine)
+    assert len(report_html(tmp_path)) < fine
+    monkeypatch.setattr(report_page, "RESOLUTIONS", (60,))
+    with pytest.raises(ValueError, match="its page would have more than 0 MB; report on the folders in it"):
+        report_html(tmp_path)
+
+
+def test_hostile_names_are_text_everywhere(tmp_path):
+    folder = tmp_path / "<b onclick=x>\udcff"
+    scores = synthetic_scores(name=HOSTILE[0])
+    provenance = {
+        **scores.provenance,
+        "versions": {HOSTILE[1]: HOSTILE[0]},
+        "settings": {**scores.provenance["settings"], HOSTILE[2]: HOSTILE[3]},
+    }
+    replace(scores, provenance=provenance, reasons={Head(2, 0): HOSTILE[1]}).save(folder / "scores.safetensors")
+    synthetic_examples(HOSTILE, name="\0").save(folder / "examples.safetensors")
+    html = write_report_page(folder, tmp_path / "out.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert [own.get("type") for own, _ in page.scripts][-2:] == [None, None]
+    assert sum(own.get("type") is None for own, _ in page.scripts) == 2
+    assert not [tag for tag, own in page.elements if tag == "b" or any(name.startswith("on") for name in own)]
+    assert all(own["src"].startswith("data:") for tag, own in page.elements if tag == "img")
+    assert "\0" not in html
+    assert r"<b onclick=x>\udcff" in unescape(html)
+    assert HOSTILE[0] in unescape(html)
+
+
+@pytest.mark.parametrize("kind", ["study", "extrapolation", "examples"])
+def test_a_folder_with_one_result_of_any_kind_has_a_page(tmp_path, kind):
+    made = {"study": ablation_study, "extrapolation": extrapolation_study, "examples": synthetic_examples}[kind]()
+    made.save(tmp_path)
+    html = report_html(tmp_path)
+    assert "How to cite" in html
+    assert "Scores of the heads" not in html
+    assert "No ablation study is in this folder" in html or kind == "study"
+
+
+def test_results_without_any_score_or_null_have_a_page(tmp_path):
+    scores = synthetic_scores(null=False, bootstrap=False)
+    replace(scores, rho=torch.full((3, 4), torch.nan)).save(tmp_path)
+    html = report_html(tmp_path)
+    assert "no head has a score" in html
+    assert "No null was computed" in html
+    assert "There is a single sequence" in html
+
+
+def test_what_is_left_out_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(report_sections, "_plot", lambda _draw, _dpi, alt, said: report_sections.Plot("", alt, said, 1))
+    synthetic_scores().save(tmp_path / "a")
+    synthetic_scores(name="another").save(tmp_path / "b")
+    other = synthetic_examples()
+    replace(other, provenance={"model": {"name": "other", "weights": "other"}}).save(tmp_path / "b")
+    for number in range(6):
+        ablation_study().save(tmp_path / f"study{number}")
+    found = find_results(tmp_path)
+    assert found.examples is None
+    assert len(found.ablations) == 4
+    assert found.notes == [
+        f"Not shown, as there are more of the kind: {Path('b', 'scores.safetensors')}.",
+        "Not shown, as there are more of the kind: study4/study.safetensors, study5/study.safetensors.",
+        "examples.safetensors is left out: it is of other weights than the scores.",
+    ]
+    assert all(note in unescape(report_html(tmp_path)) for note in found.notes)
+
+
+def test_what_cannot_be_reported_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder; give the one that positional-heads score"):
+        find_results(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=r"holds no result \(scores.safetensors, "):
+        find_results(tmp_path)
+    (tmp_path / "study.safetensors").write_bytes(b"\x10\0\0\0")
+    with pytest.raises(ResultFileError, match=r"study\.safetensors: not a result file, or a truncated one"):
+        find_results(tmp_path)
+
+
+def test_caveats_are_those_of_the_results():
+    few = " ".join(caveats(synthetic_scores(), [], []))
+    assert "5 groups of sequences" in few
+    assert "6 shuffles" in few
+    assert "No ablation study" in few
+    scores = synthetic_scores()
+    settings = {"null_repeats": 20, "skip_keys": 64}
+    provenance = {**scores.provenance, "settings": settings, "data": {"groups": 16}, "extension": {"name": "yarn"}}
+    enough = " ".join(caveats(replace(scores, provenance=provenance), [ablation_study()], [extrapolation_study()]))
+    for absent in ("groups of sequences", "shuffles", "skip_keys", "No ablation study", "permuted rankings"):
+        assert absent not in enough
+    assert "inside an extension" in enough
+    assert "share a model and a text" in enough
+
+
+def test_the_lines_shown_make_the_same_scores_again(bundled, monkeypatch):
+    tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
+    scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5)
+    monkeypatch.setattr(ph, "load_bundled_model", lambda: bundled)
+    namespace: dict[str, object] = {}
+    exec(score_lines(scores.provenance), namespace)
+    torch.testing.assert_close(namespace["scores"].rho, scores.rho, rtol=0, atol=0)
+    torch.testing.assert_close(namespace["scores"].null.rho, scores.null.rho, rtol=0, atol=0)
+
+
+def test_the_command_shown_is_one_that_the_command_line_takes(bundled, tmp_path):
+    tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
+    scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
+    words = shlex.split(score_command(scores.provenance))
+    assert words[:2] == ["positional-heads", "score"]
+    assert words[words.index("--text") + 1] == "bundled"
+    out = tmp_path / "again"
+    words[words.index("--out") + 1] = str(out)
+    done = CliRunner().invoke(app, words[1:])
+    assert done.exit_code == 0, done.output
+    again = ph.HeadScores.load(out).provenance
+    assert again["data"] == scores.provenance["data"]
+    for key in ("null_repeats", "skip_keys", "max_distance", "seed", "temperature"):
+        assert again["settings"][key] == scores.provenance["settings"][key]
+
+
+def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkeypatch):
+    """Its ends of lines are tokens too: read by the printed lines, they come out as the command line read them."""
+    monkeypatch.chdir(tmp_path)
+    Path("TEXT.txt").write_bytes(b"In the beginning\r\nGod created the heaven\r\n" * 4)
+    options = ["--length", "40", "--sequences", "3", "--null-repeats", "2", "--out", "r"]
+    done = CliRunner().invoke(app, ["score", "bundled", "--text", "TEXT.txt", *options])
+    assert done.exit_code == 0, done.output
+    scores = ph.HeadScores.load("r")
+    words = shlex.split(score_command(scores.provenance))
+    assert words[words.index("--text") + 1] == "TEXT.txt"
+    namespace: dict[str, object] = {}
+    exec(score_lines(scores.provenance), namespace)
+    torch.testing.assert_close(namespace["scores"].rho, scores.rho, rtol=0, atol=0)
+
+
+def test_commands_quote_what_a_model_is_called():
+    provenance = synthetic_scores(name="a; rm -rf $HOME").provenance
+    assert shlex.split(score_command(provenance))[2] == "a; rm -rf $HOME"
+    hostile = replace(ablation_study(), task="a b")
+    (line,) = study_commands([hostile], []).splitlines()
+    assert shlex.split(line)[6] == "a b"
+    assert "--n-random=20" in line
+    other = study_commands([], [extrapolation_study()])
+    assert shlex.split(other)[2:] == shlex.split(
+        "planted --methods none,yarn --factors 2 --task passkey --out extrapolation"
+    )
+
+
+def test_the_citation_is_that_of_the_repository(html):
+    file = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    (paper,) = file["references"]
+    cited = citation.PAPER.replace("{RoPE}", "RoPE")
+    assert f"{{{paper['title']}}}" in cited
+    assert " and ".join(f"{one['family-names']}, {one['given-names']}" for one in paper["authors"]) in cited
+    assert paper["collection-title"] in cited
+    assert f"{{{paper['year']}}}" in cited
+    assert paper["identifiers"][0]["value"] in cited
+    assert paper["url"] in cited
+    for value in (file["title"], file["version"], file["license"], file["authors"][0]["name"]):
+        assert value in citation.SOFTWARE
+    assert citation.PAPER in unescape(html)
+    assert citation.SOFTWARE in unescape(html)
+
+
+def test_the_command_writes_the_page_and_replaces_nothing_unasked(tmp_path):
+    folder, run = tmp_path / "results", CliRunner().invoke
+    synthetic_examples().save(folder / "examples.safetensors")
+    out = tmp_path / "deep" / "page.html"
+    done = run(app, ["report", str(folder), "--out", str(out)])
+    assert (done.exit_code, done.stdout.strip()) == (0, str(out))
+    before = out.read_bytes()
+    again = run(app, ["report", str(folder), "--out", str(out)])
+    assert again.exit_code == 1
+    assert "exists already; choose another --out, or add --overwrite" in again.stderr
+    assert run(app, ["report", str(folder), "--out", str(out), "--overwrite"]).exit_code == 0
+    assert out.read_bytes() == before
+    assert run(app, ["report", str(folder), "--out", str(tmp_path)]).stdout.strip() == str(tmp_path / "report.html")
+    assert run(app, ["report", str(folder)]).stdout.strip() == str(folder / "report.html")
+
+
+def test_mistakes_end_in_one_line(tmp_path):
+    for arguments, message in (
+        ([tmp_path], "holds no result"),
+        ([tmp_path / "missing"], "no such folder"),
+    ):
+        done = CliRunner().invoke(app, ["report", *map(str, arguments)])
+        assert done.exit_code == 1
+        assert len(done.stderr.splitlines()) == 1
+        assert message in done.stderr
+    assert not list(tmp_path.iterdir())

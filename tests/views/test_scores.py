@@ -1,0 +1,148 @@
+"""Pictures and tables show the record's own numbers."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from positional_heads.core.heads import Head
+from positional_heads.results.scores import NullScores
+from positional_heads.results.tables import COLUMNS, heads_table, summary_line
+from positional_heads.views import allocation_curves, rho_heat_map
+from positional_heads.views.scores import LABELLED_CELLS
+from tests.support.synthetic import synthetic_scores
+
+
+def test_the_heat_map_shows_rho_and_dots_what_is_significant():
+    scores = synthetic_scores()
+    axes = rho_heat_map(scores).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), scores.rho.numpy())
+    dots = axes.collections[0].get_offsets().round()
+    assert dots.tolist() == [[3.0, 0.0]]
+    assert [text.get_text() for text in axes.texts[-4:]] == ["n/a"] * 4
+    assert axes.images[0].norm.vcenter == 0
+
+
+def test_each_cell_is_labelled_with_its_own_rho_in_a_colour_that_can_be_read():
+    axes = rho_heat_map(synthetic_scores()).axes[0]
+    labels = {text.get_position(): text for text in axes.texts}
+    assert len(labels) == 12
+    assert (labels[2, 0].get_text(), labels[3, 0].get_text(), labels[0, 1].get_text()) == ("0.20", "0.40", "0.01")
+    assert (labels[2, 0].get_color(), labels[3, 0].get_color()) == ("black", "white")  # 0.4 is the darkest cell
+
+
+def test_dots_stand_exactly_where_heads_are_significant():
+    scores = synthetic_scores()
+    many = replace(
+        scores,
+        null=NullScores(scores.null.rho - 0.3 * (scores.rho > 0.1), scores.null.curve_mean, scores.null.curve_sd),
+    )
+    rows, columns = np.nonzero(many.significant().numpy())
+    assert len(rows) == 3
+    axes = rho_heat_map(many).axes[0]
+    dots = {tuple(map(round, map(float, dot))) for dot in axes.collections[0].get_offsets()}
+    assert dots == set(zip(columns.tolist(), rows.tolist(), strict=True))
+    assert "3 heads do" in axes.get_title()
+    assert len(rho_heat_map(many, alpha=1e-12).axes[0].collections[0].get_offsets()) == 0
+
+
+def test_without_a_null_there_are_no_dots_and_no_band():
+    scores = synthetic_scores(null=False)
+    axes = rho_heat_map(scores).axes[0]
+    assert not axes.collections
+    assert "no null was computed" in axes.get_title()
+    panel = allocation_curves(scores).axes[0]
+    assert (len(panel.lines), len(panel.collections)) == (1, 0)
+
+
+@pytest.mark.parametrize(("layers", "heads"), [(1, 1), (32, 40)])
+def test_models_of_any_size_are_drawn_and_large_ones_without_labels(layers, heads):
+    generator = torch.Generator().manual_seed(0)
+    rho = torch.rand(layers, heads, generator=generator)
+    curve = torch.rand(layers, heads, 5, generator=generator)
+    per_layer = {"pair_counts": torch.ones(layers, 5, dtype=torch.long), "frequencies": torch.ones(layers, 4)}
+    per_head = {"rho": rho, "rho_curve": rho, "curve": curve, "bound": rho}
+    scores = replace(synthetic_scores(null=False, bootstrap=False), **per_layer, **per_head)
+    axes = rho_heat_map(scores).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), rho.numpy())
+    assert len(axes.texts) == (rho.numel() if rho.numel() <= LABELLED_CELLS else 0)
+    assert 1 <= len(axes.get_xticks()) <= 32
+    assert len(axes.get_xticks()) == len(set(axes.get_xticks()))
+    assert len([panel for panel in allocation_curves(scores).axes if panel.get_visible()]) == min(4, rho.numel())
+
+
+def test_a_model_without_any_score_is_drawn_as_unknown():
+    scores = replace(synthetic_scores(null=False), rho=torch.full((3, 4), torch.nan))
+    axes = rho_heat_map(scores).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["n/a"] * 12
+    assert all(not panel.lines for panel in allocation_curves(scores).axes)
+
+
+def test_the_band_is_two_standard_deviations_of_the_null():
+    scores = synthetic_scores()
+    (panel,) = allocation_curves(scores, [Head(0, 3)]).axes
+    edge = panel.collections[0].get_paths()[0].vertices
+    for distance in range(9):
+        mean, sd = (float(part[0, 3, distance]) for part in (scores.null.curve_mean, scores.null.curve_sd))
+        heights = edge[edge[:, 0] == distance][:, 1]
+        assert (heights.min(), heights.max()) == pytest.approx((mean - 2 * sd, mean + 2 * sd))
+
+
+def test_curves_are_the_records_curves_with_their_null():
+    scores = synthetic_scores()
+    figure = allocation_curves(scores, [Head(0, 3), Head(1, 1)])
+    for panel, head in zip(figure.axes, [Head(0, 3), Head(1, 1)], strict=True):
+        assert panel.get_title().startswith(str(head))
+        np.testing.assert_array_equal(panel.lines[0].get_ydata(), scores.curve[head].numpy())
+        np.testing.assert_array_equal(panel.lines[1].get_ydata(), scores.null.curve_mean[head].numpy())
+
+
+@pytest.mark.parametrize("head", [Head(3, 0), Head(0, 4), Head(-1, 0)])
+def test_heads_that_do_not_exist_are_refused(head):
+    with pytest.raises(ValueError, match=f"{head} does not exist: layers go from 0 to 2, heads to 3"):
+        allocation_curves(synthetic_scores(), [head])
+
+
+def test_heads_without_a_curve_are_refused_with_their_reason():
+    with pytest.raises(ValueError, match=r"L2H1 has no curve to draw \(it has no rotary embedding\): leave it out"):
+        allocation_curves(synthetic_scores(), [Head(0, 3), Head(2, 1)])
+
+
+@pytest.mark.parametrize("null", [True, False])
+@pytest.mark.parametrize("name", ["a $broken^{$ name", "<script>alert(1)</script>"])
+def test_plots_draw_whatever_the_model_is_called(null, name):
+    scores = synthetic_scores(null=null, name=name)
+    for figure in (rho_heat_map(scores), allocation_curves(scores)):
+        figure.savefig(buffer := io.BytesIO(), format="png")
+        assert buffer.getvalue().startswith(b"\x89PNG")
+    assert name in rho_heat_map(scores).axes[0].get_title()
+
+
+def test_the_table_ranks_heads_and_leaves_out_those_without_a_score():
+    rows = synthetic_scores().to_frame().replace({np.nan: None}).to_dict("records")
+    lines = heads_table(rows, 20).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["L0H3", "L0H2", "L1H3"]
+    assert len(lines) == 9
+    assert heads_table(rows, 2, markdown=True).splitlines()[1] == "|" + " --- |" * 8
+
+
+def test_the_table_says_what_is_unknown_with_a_dash():
+    rows = [{"name": "L0H0", "rho": 0.25, "low": None, "high": None}, {"name": "L10H1", "rho": None, "low": None}]
+    assert heads_table(rows, 5).splitlines() == ["head    rho  low 95 %  high 95 %", "L0H0  0.250         -          -"]
+    assert heads_table(rows, 5, markdown=True).splitlines()[2] == "| L0H0 | 0.250 | - | - |"
+    assert heads_table([], 5) == ""
+
+
+def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
+    scores = synthetic_scores()
+    rows = replace(scores, saturation=scores.rho.abs()).to_frame().replace({np.nan: None}).to_dict("records")
+    lines = heads_table(rows, 2, markdown=True).splitlines()
+    assert lines[0] == "| " + " | ".join(COLUMNS.values()) + " |"
+    assert len(lines) == 4
+
+
+def test_the_summary_names_model_and_data():
+    line = summary_line(synthetic_scores().provenance)
+    assert line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, all pairs, 6 shuffles, seed 0"

@@ -1,0 +1,100 @@
+"""The bundled model is what it is said to be, and its training can be run again."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import positional_heads as ph
+from positional_heads.zoo import bundled as zoo
+from positional_heads.zoo.curriculum import make_example
+from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
+from positional_heads.zoo.train import main as train
+from positional_heads.zoo.training_checkpoints import quantised
+
+
+@torch.no_grad()
+def measured(model, examples=24):
+    text = ph.bundled_text().encode()
+    recall = passkey_recall(model, text, examples=examples)
+    return recall, *repeat_gain(model, text, examples=examples)
+
+
+def test_it_recalls_a_planted_key_and_a_repeated_passage(bundled):
+    recall, first, second = measured(bundled)
+    assert recall >= 0.9
+    assert second < first - 0.03
+
+
+def test_untrained_it_recalls_nothing():
+    recall, first, second = measured(ph.load_bundled_model(step=0), examples=8)
+    assert recall <= 0.3  # 40 digits at a chance of 0.1
+    assert second > first - 0.03
+
+
+def test_checkpoints_learn_to_recall():
+    assert ph.bundled_steps()[0] == 0
+    assert len(ph.bundled_steps()) >= 4
+    early, late = (measured(ph.load_bundled_model(step=step), 8)[0] for step in (500, 6000))
+    assert early < 0.4
+    assert late > 0.9
+    with pytest.raises(ValueError, match="no checkpoint of step 7 ships: choose one of 0, 500"):
+        ph.load_bundled_model(step=7)
+
+
+def test_it_is_small_and_holds_tensors_only():
+    assert (zoo.MODEL_FOLDER / "model.safetensors").stat().st_size < 8e6
+    assert sum(file.stat().st_size for file in zoo.CHECKPOINT_FOLDER.iterdir()) <= 5e6
+    assert {file.suffix for file in zoo.MODEL_FOLDER.iterdir()} == {".json", ".safetensors"}
+
+
+def test_the_text_is_the_one_whose_origin_is_stated():
+    content = zoo.TEXT_FILE.read_bytes()
+    stated = json.loads((zoo.TEXT_FILE.parent / "provenance.json").read_text())
+    assert hashlib.sha256(content).hexdigest() == stated["sha256"]
+    assert len(content) == stated["bytes"]
+
+
+def test_any_text_is_tokens_and_back(bundled):
+    text = "Ich bin\tder Weg; 道 🙂\r\n"
+    ids = bundled.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids == list(text.encode())
+    assert bundled.tokenizer.decode(ids) == text
+
+
+def test_quantising_keeps_weights_to_half_a_step():
+    torch.manual_seed(0)
+    weight = torch.randn(5, 30)
+    whole, scale = quantised(weight)
+    assert ((whole * scale - weight).abs() <= scale / 2 + 1e-7).all()
+
+
+@pytest.mark.parametrize("length", [64, 256])
+def test_examples_have_their_length_and_weigh_their_answers(length):
+    import random
+
+    text = ph.bundled_text().encode()
+    kinds = set()
+    for seed in range(60):
+        example = make_example(text, length, random.Random(seed))
+        assert len(example.tokens) == len(example.weights) == length
+        assert example.tokens[0] == 256
+        answers = bytes(example.tokens[example.weights > 1].astype("uint8"))
+        assert answers.isdigit() or not answers
+        body = bytes(example.tokens[1:].astype("uint8"))
+        kinds.add("passkey" if body.count(b"pass key is") == 2 else "facts" if answers else "other")
+    assert kinds == {"passkey", "facts", "other"}
+
+
+def test_training_goes_on_where_it_was_stopped(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text(ph.bundled_text()[:30000])
+    short = ["--text", str(text), "--tokens-per-step", "512", "--evaluate-every", "100"]
+    train([*short, "--out", str(tmp_path / "whole"), "--tokens", "4096"])
+    train([*short, "--out", str(tmp_path / "halves"), "--tokens", "4096", "--stop-at", "3"])
+    assert not (tmp_path / "halves" / "model").exists()
+    train([*short, "--out", str(tmp_path / "halves"), "--tokens", "4096"])
+    whole, halves = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "halves"))
+    assert all(torch.equal(halves[name], tensor) for name, tensor in whole.items())
