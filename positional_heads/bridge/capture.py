@@ -177,7 +177,7 @@ def padded_positions(
     return positions.masked_fill(attention_mask == 0, 1).to(tokens.device)
 
 
-def visible_pairs(length: int, window: int | None, device: torch.device) -> Bool[Tensor, "{length} {length}"]:
+def visible_entries(length: int, window: int | None, device: torch.device) -> Bool[Tensor, "{length} {length}"]:
     """Which keys a query sees: none after itself, and none further back than the window."""
     position = torch.arange(length, device=device)
     distance = position[:, None] - position

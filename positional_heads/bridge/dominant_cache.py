@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from positional_heads.bridge.capture import capture, visible_pairs
+from positional_heads.bridge.capture import capture, visible_entries
 from positional_heads.bridge.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
 from positional_heads.bridge.model import TransformerLensModel
@@ -62,7 +62,7 @@ def dominant_dimension_cache(
         pairs = torch.stack([vectors.contributions(row) for row in range(len(spans))])
         dominant = torch.full(pairs.shape[:-1], torch.nan, device=pairs.device)
         for row, (start, stop) in enumerate(spans):
-            visible = visible_pairs(stop - start, vectors.window, pairs.device)
+            visible = visible_entries(stop - start, vectors.window, pairs.device)
             inner = vectors.dominant(pairs[row, :, start:stop, start:stop], temperature)
             dominant[row, :, start:stop, start:stop] = inner.masked_fill(~visible, torch.nan)
         layer = vectors.rotary.layer

@@ -16,7 +16,7 @@ from torch import Tensor
 from positional_heads.bridge.resolve import RotaryLayer
 from positional_heads.core.bands import Band, rotated_in, unrotated
 from positional_heads.core.contributions import dominant_dimension, head_planes, plane_contributions
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import move
 
 PLAIN_FACTOR = 1e-2
@@ -116,13 +116,13 @@ class LayerVectors:
 
     def parts(
         self,
-        plan: PairPlan,
+        plan: EntryPlan,
         row: int,
         span: tuple[int, int],
         order: Int[Tensor, " pos"] | None = None,
         *,
         divide: bool = True,
-    ) -> Iterator[tuple[PairPlan, Planes]]:
+    ) -> Iterator[tuple[EntryPlan, Planes]]:
         """Planes to count D from, and which part of a plan's pairs each set is for.
 
         Args:

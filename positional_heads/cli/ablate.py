@@ -96,8 +96,8 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, STUDY_FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
+        from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.ablation import ablation_study
-        from positional_heads.studies.resume import FILE_NAME
         from positional_heads.studies.tasks.evaluate import make_task
         from positional_heads.views.report.folder import write_ablation_report
 
@@ -119,7 +119,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             progress=True,
         )
         written = write_ablation_report(study, out)
-        (out / FILE_NAME).unlink(missing_ok=True)
+        (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
         show_study(written[0], as_json)
         say("written: " + ", ".join(str(name) for name in written))
 

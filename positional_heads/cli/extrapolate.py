@@ -49,8 +49,8 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         check_choices(names, times, task)
         prepare_folder(out, EXTRAPOLATION_FILE_NAME, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
+        from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.extrapolation import extrapolation_study
-        from positional_heads.studies.resume import FILE_NAME
         from positional_heads.views.report.folder import write_extrapolation_report
 
         study = extrapolation_study(
@@ -68,7 +68,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             seed=seed,
         )
         written = write_extrapolation_report(study, out)
-        (out / FILE_NAME).unlink(missing_ok=True)
+        (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
         show_extrapolation(written[0], as_json)
         say("written: " + ", ".join(str(name) for name in written))
 

@@ -16,8 +16,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup, single_valued
-from positional_heads.core.kernels.sums import DIMENSION_SCALE, PairSums, tile_sums
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.kernels.sums import DIMENSION_SCALE, EntrySums, tile_sums
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.sampling import REPLICATES
 
 SUMS = (
@@ -28,10 +28,10 @@ COARSE_BINS = 64
 """Bins kept per group of sequences, for resampling: enough for an interval, not for the estimate itself."""
 
 
-class PairStatistics:
+class CorrelationSums:
     """Sums over the pairs of one layer: folds tiles of D in, adds to others, and is judged by `Correlation`."""
 
-    def __init__(self, plan: PairPlan, edges: Float[Tensor, "head edge"] | BinLookup) -> None:
+    def __init__(self, plan: EntryPlan, edges: Float[Tensor, "head edge"] | BinLookup) -> None:
         """Start empty.
 
         Args:
@@ -88,7 +88,7 @@ class PairStatistics:
             saturated = torch.zeros_like(dominant, dtype=torch.bool)
         self.add(tile_sums(dominant, distance, self.bins, self.ranks, saturated), sequence, replicate)
 
-    def add(self, sums: PairSums, sequence: int, replicate: int | None = None) -> None:
+    def add(self, sums: EntrySums, sequence: int, replicate: int | None = None) -> None:
         """Add what a kernel counted in some pairs of one sequence.
 
         Args:
@@ -110,7 +110,7 @@ class PairStatistics:
             self.replicate_pairs[replicate] += pairs
             self.replicate_rank_sums[replicate] += rank_sums
 
-    def absorb(self, other: "PairStatistics") -> None:
+    def absorb(self, other: "CorrelationSums") -> None:
         """Add the statistics of other pairs to these, in place.
 
         Raises:
@@ -123,13 +123,13 @@ class PairStatistics:
         for name, ours in self.tensors.items():
             ours.add_(other.tensors[name])
 
-    def __add__(self, other: "PairStatistics") -> "PairStatistics":
+    def __add__(self, other: "CorrelationSums") -> "CorrelationSums":
         """The statistics over both sets of pairs, exactly as if one had counted them all.
 
         Raises:
             ValueError: If the two were planned or binned differently.
         """
-        total = PairStatistics(self.plan, self.bins)
+        total = CorrelationSums(self.plan, self.bins)
         total.absorb(self)
         total.absorb(other)
         return total
@@ -155,7 +155,7 @@ class PairStatistics:
 class Correlation:
     """Rank correlations of distance and dominant dimension for the heads of one layer."""
 
-    plan: PairPlan
+    plan: EntryPlan
     pairs: Int[Tensor, "head bin"]
     rank_sums: Int[Tensor, "head bin"]
     counted: Int[Tensor, " distance"]

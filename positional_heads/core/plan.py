@@ -22,7 +22,7 @@ Places = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
 
 
 @dataclass(frozen=True)
-class PairPlan:
+class EntryPlan:
     """Which query-key pairs of one layer count, known before the first is seen.
 
     Attributes:
@@ -32,7 +32,7 @@ class PairPlan:
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
         n_groups: Number of groups of neighbouring sequences that are resampled together.
-        most_pairs: Pairs to sample of the longest sequence, of shorter ones proportionally fewer; None for all.
+        most_entries: Pairs to sample of the longest sequence, of shorter ones proportionally fewer; None for all.
         seed: Seed of the sample.
     """
 
@@ -42,7 +42,7 @@ class PairPlan:
     min_distance: int = 0
     max_distance: int | None = None
     n_groups: int = 1
-    most_pairs: int | None = None
+    most_entries: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,8 +55,8 @@ class PairPlan:
         if self.skip_keys < 0 or self.min_distance < 0:
             msg = f"skip_keys {self.skip_keys} and min_distance {self.min_distance} must not be negative: 0 counts all"
             raise ValueError(msg)
-        if self.most_pairs is not None and self.most_pairs < FEWEST_SAMPLED:
-            msg = f"{self.most_pairs} pairs are too few to sample: {FEWEST_SAMPLED} at least, 65536 is usual"
+        if self.most_entries is not None and self.most_entries < FEWEST_SAMPLED:
+            msg = f"{self.most_entries} pairs are too few to sample: {FEWEST_SAMPLED} at least, 65536 is usual"
             raise ValueError(msg)
         if self.max_distance is not None and self.max_distance < self.min_distance:
             msg = f"max_distance {self.max_distance} must be at least min_distance {self.min_distance}"
@@ -77,7 +77,7 @@ class PairPlan:
         limits = [self.distances - 1, self.max_distance, None if self.window is None else self.window - 1]
         return min(limit for limit in limits if limit is not None)
 
-    def counts_pair(
+    def counts_entry(
         self, distance: Int[Tensor, "query_pos key_pos"], key_pos: Int[Tensor, " key_pos"]
     ) -> Bool[Tensor, "query_pos key_pos"]:
         """Whether each query-key pair counts; positions are those of the real tokens, from zero."""
@@ -87,7 +87,7 @@ class PairPlan:
     def step(self) -> float | None:
         """One in so many pairs is drawn by a replicate; None where all pairs count."""
         most = int(self._pairs_at(self.distances).sum())
-        return None if self.most_pairs is None or most <= self.most_pairs else most * REPLICATES / self.most_pairs
+        return None if self.most_entries is None or most <= self.most_entries else most * REPLICATES / self.most_entries
 
     def listed(self, sequence: int) -> list[Places]:
         """Query and key positions of a sequence's pairs: those of each replicate, or one list of all that count."""

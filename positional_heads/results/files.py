@@ -20,6 +20,8 @@ EXTRAPOLATION_FILE_NAME = "extrapolation.safetensors"
 EXAMPLES = "positional_heads.HeadExamples"
 EXAMPLES_FILE_NAME = "examples.safetensors"
 PARTIAL = "positional_heads.ScoreSums"
+FINISHED_FILE_NAME = "finished.jsonl"
+"""Name of the finished parts of a study that was stopped."""
 PARTIAL_FILE_NAME = "sums.safetensors"
 FORMAT_VERSION = 1
 FILE_NAME = "scores.safetensors"

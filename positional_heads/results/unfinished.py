@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from positional_heads.results.files import PARTIAL, PARTIAL_FILE_NAME, ResultFileError, read_result
-from positional_heads.studies.resume import FILE_NAME
+from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, PARTIAL_FILE_NAME, ResultFileError, read_result
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -16,8 +15,8 @@ def unfinished(folder: str | Path) -> str | None:
     folder = Path(folder)
     sums = [folder / PARTIAL_FILE_NAME, *sorted(folder.glob("shard-*.unfinished.safetensors"))]
     said = [_said_of_sums(file) for file in sums if file.is_file()]
-    if (folder / FILE_NAME).is_file():
-        said.append(_said_of_study(folder / FILE_NAME))
+    if (folder / FINISHED_FILE_NAME).is_file():
+        said.append(_said_of_study(folder / FINISHED_FILE_NAME))
     return " ".join(said) or None
 
 

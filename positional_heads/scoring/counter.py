@@ -27,12 +27,12 @@ from positional_heads.bridge.prefill import chunk_length
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import RotaryLayer, RotaryModel
 from positional_heads.bridge.sequences import Batch, real_spans
-from positional_heads.core.correlation import PairStatistics
+from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.pilot import PilotSample
-from positional_heads.core.plan import PairPlan, Places
+from positional_heads.core.plan import EntryPlan, Places
 from positional_heads.core.rotary import pair_frequencies
 from positional_heads.core.sampling import REPLICATES
 from positional_heads.core.statistics import one_token_rules
@@ -46,13 +46,13 @@ LISTED_DEARER = 4
 PILOT_BATCHES = 4
 BATCHES_PER_PILOT = 16
 PILOT_ROWS = 4
-PILOT_PAIRS = 2**15
+PILOT_ENTRIES = 2**15
 """Pairs by which the bins of a head are placed: 16 for each of 2048 bins."""
-CHECKED_PAIRS = 2**13
+CHECKED_ENTRIES = 2**13
 """Pairs of them whose D is also computed in float64, to see how many fall into another bin by rounding."""
 
 
-class PairCounter:
+class EntryCounter:
     """Counts the pairs of numbered batches of one run with one model."""
 
     def __init__(
@@ -181,7 +181,7 @@ class PairCounter:
     def _pilots(self) -> list[int]:
         """Batches to place bins on, that with the longest sequence last."""
         pairs = sum(length * (length + 1) // 2 for length in self.data[self.longest].lengths)
-        extra = min(PILOT_BATCHES - 1, max(len(self.data) // BATCHES_PER_PILOT, -(-PILOT_PAIRS // pairs) - 1))
+        extra = min(PILOT_BATCHES - 1, max(len(self.data) // BATCHES_PER_PILOT, -(-PILOT_ENTRIES // pairs) - 1))
         extra = min(extra, len(self.data) - 1)
         spread = np.linspace(0, len(self.data) - 1, extra + 2)[1:-1].round().astype(int).tolist()
         chosen = [number for number in dict.fromkeys(spread) if number != self.longest]
@@ -196,13 +196,13 @@ class PairCounter:
         for row in rows:
             start, stop = spans[row]
             plan = self.settings.plan((stop - start,), vectors.window)
-            plan = replace(plan, most_pairs=PILOT_PAIRS // (len(rows) * batches), seed=batch.first + row)
+            plan = replace(plan, most_entries=PILOT_ENTRIES // (len(rows) * batches), seed=batch.first + row)
             for part, (query, key) in vectors.parts(
                 plan, row, (start, stop), divide=self.settings.divide_attention_factor
             ):
                 drawn = (torch.cat(positions) for positions in zip(*self._listed(plan, 0), strict=True))
                 places = _within((next(drawn), next(drawn)), part, query.device)
-                planes, checked = (query.to(dtype), key.to(dtype)), CHECKED_PAIRS // (len(rows) * batches)
+                planes, checked = (query.to(dtype), key.to(dtype)), CHECKED_ENTRIES // (len(rows) * batches)
                 found.append(PilotSample.of(self.kernel, planes, places, self._temperature(vectors), checked))
         return PilotSample.joined(found)
 
@@ -232,18 +232,18 @@ class PairCounter:
                 for part, planes in vectors.parts(plan, row, (start, stop), order, divide=divide):
                     self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
 
-    def _listed(self, plan: PairPlan, sequence: int) -> list[Places]:
+    def _listed(self, plan: EntryPlan, sequence: int) -> list[Places]:
         """The sample of a sequence, drawn once for all layers that share the plan."""
-        key = (sequence, plan.window, plan.most_pairs, plan.seed, len(plan.lengths))
+        key = (sequence, plan.window, plan.most_entries, plan.seed, len(plan.lengths))
         if key not in self._drawn:
             self._drawn[key] = plan.listed(sequence)
         return self._drawn[key]
 
     def _count_part(
         self,
-        statistics: PairStatistics,
+        statistics: CorrelationSums,
         planes: Planes,
-        part: PairPlan,
+        part: EntryPlan,
         listed: list[Places] | None,
         temperature: float,
         sequence: int,
@@ -251,12 +251,14 @@ class PairCounter:
         bins, ranks = statistics.bins, statistics.ranks
         query, key = (plane.to(self.settings.dtype) for plane in planes)
         if listed is None:
-            statistics.add(self.kernel.every_pair(query, key, part, temperature, bins, ranks), sequence)
+            statistics.add(self.kernel.every_entry(query, key, part, temperature, bins, ranks), sequence)
             return
         query, key = query.contiguous(), key.contiguous()
         for replicate, places in enumerate(listed):
             inside = _within(places, part, ranks.device)
-            statistics.add(self.kernel.listed_pairs(query, key, inside, temperature, bins, ranks), sequence, replicate)
+            statistics.add(
+                self.kernel.listed_entries(query, key, inside, temperature, bins, ranks), sequence, replicate
+            )
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, Batch, list[tuple[int, int]]], None]) -> None:
         batch = self.data[number]
@@ -338,7 +340,7 @@ def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int
         raise UnsupportedModelError(msg)
 
 
-def _within(places: Places, plan: PairPlan, device: torch.device) -> Places:
+def _within(places: Places, plan: EntryPlan, device: torch.device) -> Places:
     """The listed pairs whose distance the plan counts, on the device where the positions are needed."""
     query_pos, key_pos = places
     distance = query_pos - key_pos

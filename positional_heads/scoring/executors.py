@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
-from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.sums import ScoreSums
 
 
@@ -20,7 +20,7 @@ class Executor(Protocol):
         """
         ...
 
-    def counted(self, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
+    def counted(self, counter: EntryCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
         """Sums over some of the batches at a time, until all are done.
 
         Args:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from positional_heads.bridge.capture import visible_pairs
+from positional_heads.bridge.capture import visible_entries
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature, added_up
 from positional_heads.core.heads import Head
 
@@ -32,7 +32,7 @@ def layer_parts(
     rotary, length = vectors.rotary, vectors.rot_q.shape[1]
     parts = {}
     ranges = list(vectors.ranges(0))
-    visible = visible_pairs(length, vectors.window, vectors.rot_q.device)
+    visible = visible_entries(length, vectors.window, vectors.rot_q.device)
     rows = max(1, BLOCK_TERMS // (length * rotary.n_pairs))
     for head in heads:
         blocks, only = [], slice(head.head, head.head + 1)

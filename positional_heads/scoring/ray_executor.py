@@ -14,7 +14,7 @@ from typing import Any
 from positional_heads.bridge.active import active_extension
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Batch
-from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.sums import ScoreSums, differing
 
 TASKS_PER_WORKER = 8
@@ -89,7 +89,7 @@ class RayExecutor:
         finally:
             ray.shutdown()
 
-    def counted(self, counter: PairCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
+    def counted(self, counter: EntryCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
         """Sums over some of the batches at a time, until all are done.
 
         Args:
@@ -213,7 +213,7 @@ class Replica:
         empty = ScoreSums.from_bytes(empty, model.cfg.device)
         resolved = resolve_layers(model)
         rotary = resolved.select(sorted(empty.layers), int(model.cfg.n_layers))
-        self.counter = PairCounter(model, data, rotary, settings)
+        self.counter = EntryCounter(model, data, rotary, settings)
         self.counter.go_on_with({kernel})
         self.empty = empty
         # Kept for `count` to raise: a worker that fails while it starts dies without its reason.

@@ -23,7 +23,7 @@ from positional_heads.bridge.sequences import Batch, Mask, Text, batches
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.checkpoint import Checkpoint, whole_step
-from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.executors import Executor, named_executor
 from positional_heads.scoring.settings import ScoringSettings
 from positional_heads.scoring.shards import read_shard, shard_file, shard_of
@@ -187,7 +187,7 @@ class _Given:
 
 def _prepared(
     model: Any, given: _Given, layers: Sequence[int] | None, batch_size: int | None, settings: ScoringSettings
-) -> tuple[PairCounter, RotaryModel]:
+) -> tuple[EntryCounter, RotaryModel]:
     in_range("batch_size", batch_size, 1)
     resolved = resolve_layers(model)
     rotary = resolved.select(None if layers is None else list(layers), int(model.cfg.n_layers))
@@ -202,7 +202,7 @@ def _prepared(
         settings = replace(settings, pairs="all" if every <= MOST_EXACT else SAMPLED)
         if settings.pairs != "all":
             _say_sampled(longest, every)
-    return PairCounter(model, data, rotary, settings), resolved
+    return EntryCounter(model, data, rotary, settings), resolved
 
 
 def _say_wide(scores: HeadScores) -> None:
@@ -227,7 +227,7 @@ def _say_sampled(longest: int, every: int) -> None:
 
 
 def _counted(
-    counter: PairCounter,
+    counter: EntryCounter,
     resolved: RotaryModel,
     numbers: Sequence[int],
     kept: Checkpoint,

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from positional_heads.core.arguments import check_fields, check_seed, check_temperature, in_range
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 
 MOST_GROUPS = 64
 FLOAT32_RESOLUTION = 1e-3
@@ -81,7 +81,7 @@ class ScoringSettings:
         """What D is counted in."""
         return torch.float32 if self.resolution >= FLOAT32_RESOLUTION else torch.float64
 
-    def plan(self, lengths: tuple[int, ...], window: int | None) -> PairPlan:
+    def plan(self, lengths: tuple[int, ...], window: int | None) -> EntryPlan:
         """Which pairs of one layer count.
 
         Args:
@@ -90,4 +90,4 @@ class ScoringSettings:
         """
         limits = (self.skip_keys, self.min_distance, self.max_distance)
         most = self.pairs if isinstance(self.pairs, int) else None
-        return PairPlan(lengths, window, *limits, min(len(lengths), MOST_GROUPS), most, self.seed)
+        return EntryPlan(lengths, window, *limits, min(len(lengths), MOST_GROUPS), most, self.seed)

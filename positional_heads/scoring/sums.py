@@ -15,9 +15,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.correlation import SUMS, Correlation, PairStatistics
+from positional_heads.core.correlation import SUMS, Correlation, CorrelationSums
 from positional_heads.core.heads import Head
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.statistics import bootstrap_weights
 from positional_heads.results.atomic import write_atomically
 from positional_heads.results.files import (
@@ -45,12 +45,12 @@ class LayerSums:
     """
 
     frequencies: Float[Tensor, " pair"]
-    statistics: list[PairStatistics]
+    statistics: list[CorrelationSums]
 
     def empty(self) -> "LayerSums":
         """The same plans and bins, nothing counted."""
         return LayerSums(
-            self.frequencies, [PairStatistics(one.plan, self.statistics[0].bins) for one in self.statistics]
+            self.frequencies, [CorrelationSums(one.plan, self.statistics[0].bins) for one in self.statistics]
         )
 
 
@@ -185,7 +185,7 @@ class ScoreSums:
             msg = "sums of an earlier version, which told D apart without a resolution: count again with this one"
             raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
-        layers, plans = {}, SharedPlans(lambda settings: PairPlan(tuple(content["lengths"]), **settings))
+        layers, plans = {}, SharedPlans(lambda settings: EntryPlan(tuple(content["lengths"]), **settings))
         for layer, settings in content["plans"].items():
             bins = BinLookup(tensors[f"{layer}.edges"], resolution, tensors[f"{layer}.displaced"])
             statistics = plans.statistics(settings, bins, content["repeats"] - 1)
@@ -220,24 +220,24 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return names or ([] if ours["batches"] == theirs["batches"] else ["batch size"])
 
 
-def ungrouped(plan: PairPlan) -> PairPlan:
+def ungrouped(plan: EntryPlan) -> EntryPlan:
     """The plan of shuffled positions: the same pairs, in one group."""
-    return PairPlan(plan.lengths, **{**_plan_settings(plan), "n_groups": 1})
+    return EntryPlan(plan.lengths, **{**_plan_settings(plan), "n_groups": 1})
 
 
 class SharedPlans:
     """Plans that layers share, with what is worked out about each once."""
 
-    def __init__(self, make: Callable[[Any], PairPlan]) -> None:
+    def __init__(self, make: Callable[[Any], EntryPlan]) -> None:
         """None yet.
 
         Args:
             make: A plan, from what is different between layers.
         """
         self._make = make
-        self._made: dict[str, tuple[PairPlan, PairPlan]] = {}
+        self._made: dict[str, tuple[EntryPlan, EntryPlan]] = {}
 
-    def own(self, settings: Any) -> PairPlan:
+    def own(self, settings: Any) -> EntryPlan:
         """The plan of pairs at their own positions.
 
         Args:
@@ -249,7 +249,7 @@ class SharedPlans:
             self._made[key] = plan, ungrouped(plan)
         return self._made[key][0]
 
-    def statistics(self, settings: Any, bins: BinLookup, repeats: int) -> list[PairStatistics]:
+    def statistics(self, settings: Any, bins: BinLookup, repeats: int) -> list[CorrelationSums]:
         """Statistics of one layer, nothing counted: at pairs' own positions, then one for each shuffle.
 
         Args:
@@ -259,7 +259,7 @@ class SharedPlans:
         """
         plan = self.own(settings)
         shuffled = self._made[repr(settings)][1]
-        return [PairStatistics(one, bins) for one in (plan, *[shuffled] * repeats)]
+        return [CorrelationSums(one, bins) for one in (plan, *[shuffled] * repeats)]
 
 
 def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:
@@ -317,7 +317,7 @@ def _null(shape: tuple[int, ...], shuffled: dict[int, list[Correlation]]) -> Nul
     )
 
 
-def _plan_settings(plan: PairPlan) -> dict[str, Any]:
+def _plan_settings(plan: EntryPlan) -> dict[str, Any]:
     """Everything about a plan but the lengths."""
-    names = ("window", "skip_keys", "min_distance", "max_distance", "n_groups", "most_pairs", "seed")
+    names = ("window", "skip_keys", "min_distance", "max_distance", "n_groups", "most_entries", "seed")
     return {name: getattr(plan, name) for name in names}

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from positional_heads.results.atomic import write_atomically
-
-FILE_NAME = "finished.jsonl"
+from positional_heads.results.files import FINISHED_FILE_NAME
 
 
 class FinishedParts:
@@ -28,7 +27,7 @@ class FinishedParts:
     """
 
     def __init__(self, folder: str | Path | None, study: Mapping[str, Any]) -> None:
-        self.file = None if folder is None else Path(folder) / FILE_NAME
+        self.file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
         self.results: dict[str, Any] = {}
         if self.file is None:
             return

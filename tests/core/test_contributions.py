@@ -14,7 +14,7 @@ from positional_heads.core.contributions import (
     unrotated_remainder,
 )
 from positional_heads.core.kernels.tiled import Tile, dominant_block, dominant_tiles, pilot_sample
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import LAYOUTS
 from tests.support import oracles
 
@@ -109,7 +109,7 @@ LIMITS = [
 def test_tiles_hold_each_pair_that_counts_once(limits, chunk):
     torch.manual_seed(0)
     query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
-    plan = PairPlan((20, 14), **limits)
+    plan = EntryPlan((20, 14), **limits)
     tiles = list(dominant_tiles(query, key, plan, 1.0, Tile(terms=30, pairs=chunk)))
     assert all(distance.numel() <= chunk for *_, distance in tiles)
     found = sorted(
@@ -131,7 +131,7 @@ def test_tiles_hold_each_pair_that_counts_once(limits, chunk):
 )
 def test_tiles_of_the_shortest_sequences(length, limits, expected):
     planes = torch.ones(2, length, 3, 2)
-    tiles = list(dominant_tiles(planes, planes, PairPlan((length,), **limits), 1.0))
+    tiles = list(dominant_tiles(planes, planes, EntryPlan((length,), **limits), 1.0))
     assert [distance.tolist() for *_, distance in tiles] == ([expected] if expected else [])
 
 
@@ -139,7 +139,7 @@ def test_tiles_of_the_shortest_sequences(length, limits, expected):
 def test_a_pilot_over_every_query_sees_every_pair_that_counts(limits):
     torch.manual_seed(0)
     query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
-    plan = PairPlan((14,), **limits)
+    plan = EntryPlan((14,), **limits)
     tiles = torch.cat([dominant for dominant, *_ in dominant_tiles(query, key, plan, 1.0)], dim=1)
     pilot = pilot_sample(query, key, plan, 1.0)
     assert torch.allclose(pilot.sort(dim=1).values, tiles.sort(dim=1).values, atol=1e-5)

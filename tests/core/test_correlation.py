@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 from positional_heads.core.binning import BinLookup, equal_mass_edges
-from positional_heads.core.correlation import PairStatistics, curve_correlation
+from positional_heads.core.correlation import CorrelationSums, curve_correlation
 from positional_heads.core.pilot import PilotSample, mean_displacement
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 from tests.support import oracles
 
 
@@ -33,14 +33,14 @@ def dominant_of(kind, distance, seed):
 
 
 def counted(plan, edges, tiles):
-    statistics = PairStatistics(plan, edges)
+    statistics = CorrelationSums(plan, edges)
     for dominant, distance, sequence in tiles:
         statistics.update(dominant, distance, sequence)
     return statistics
 
 
 def study(kind="smooth", lengths=(120, 90), bins=2048, seed=0, **limits):
-    plan = PairPlan(lengths, n_groups=len(lengths), **limits)
+    plan = EntryPlan(lengths, n_groups=len(lengths), **limits)
     tiles = []
     for sequence, length in enumerate(lengths):
         distance = pairs_of(length, **limits)
@@ -77,7 +77,7 @@ def test_the_bound_holds_also_for_coarse_bins(seed, kind):
 @pytest.mark.parametrize(("bins", "direction"), [("unrelated", 1), ("unrelated", -1), ("following", -1)])
 def test_the_bound_is_no_larger_than_the_worst_case(bins, direction):
     """Distance hides in the order within bins, or two bins follow it and the order within them does the reverse."""
-    plan, distance = PairPlan((90,)), pairs_of(90)
+    plan, distance = EntryPlan((90,)), pairs_of(90)
     torch.manual_seed(0)
     jitter = 1e-4 * torch.rand(1, len(distance))  # breaks ties, and stays below 1e-3, a step of distance
     chosen = torch.randint(64, distance.shape) if bins == "unrelated" else 63 * (distance > distance.median())
@@ -91,7 +91,7 @@ def test_the_bound_is_no_larger_than_the_worst_case(bins, direction):
 @pytest.mark.parametrize("step", [1, 2])
 def test_the_bound_covers_values_that_rounding_puts_into_other_cells(direction, step):
     """Rounding that follows distance, or runs against it, seen on all pairs of a pilot or on every second."""
-    plan, distance = PairPlan((90,)), pairs_of(90)
+    plan, distance = EntryPlan((90,)), pairs_of(90)
     torch.manual_seed(0)
     exact = 5 + 0.5 * torch.randn(1, len(distance), dtype=torch.float64)
     rounded = (exact + direction * 0.02 * torch.sign(distance - distance.double().median())).float()
@@ -120,7 +120,7 @@ def test_pair_counts_are_known_in_closed_form(limits):
     for length in lengths:
         for m, n in oracles.counted_pairs(length, **limits):
             expected[m - n] += 1
-    plan = PairPlan(lengths, **limits, n_groups=2)
+    plan = EntryPlan(lengths, **limits, n_groups=2)
     assert plan.pair_counts.tolist() == expected.tolist()
     assert plan.group_pair_counts.sum(0).tolist() == expected.tolist()
 
@@ -145,9 +145,9 @@ def test_any_split_in_any_order_gives_the_same_integers(cuts, random):
 
 def test_sums_stay_exact_at_the_largest_tile():
     pairs, value = 2**20, 255 - 2**-8
-    plan = PairPlan((2,) * (pairs // 3 + 1), min_distance=1)
+    plan = EntryPlan((2,) * (pairs // 3 + 1), min_distance=1)
     edges = torch.linspace(0, 255, 2047)[None]
-    statistics = PairStatistics(plan, edges)
+    statistics = CorrelationSums(plan, edges)
     statistics.update(torch.full((1, pairs), value), torch.ones(pairs, dtype=torch.long), 0)
     assert int(statistics.dimension_sums[0, 1]) == pairs * int(value * 2**24)
     assert int(statistics.rank_sums.sum()) == pairs * int(plan.rank_grid[1])
@@ -158,7 +158,7 @@ def test_sums_stay_exact_at_the_largest_tile():
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 def test_dominant_dimensions_that_are_not_finite_are_refused_and_leave_no_trace(value):
     plan, edges, [(dominant, distance, sequence), _] = study()
-    statistics = PairStatistics(plan, edges)
+    statistics = CorrelationSums(plan, edges)
     spoilt = dominant.clone()
     spoilt[1, 5] = value
     with pytest.raises(ValueError, match="D of head 1 is not finite: the model's queries or keys hold NaN or infinity"):
@@ -168,7 +168,7 @@ def test_dominant_dimensions_that_are_not_finite_are_refused_and_leave_no_trace(
 
 def test_different_plans_are_not_added():
     plan, edges, tiles = study()
-    other = counted(PairPlan((120, 91), n_groups=2), edges, tiles[:1])
+    other = counted(EntryPlan((120, 91), n_groups=2), edges, tiles[:1])
     with pytest.raises(ValueError, match="different plans or bins"):
         counted(plan, edges, tiles) + other
 
@@ -181,7 +181,7 @@ def test_different_bins_are_not_added():
 
 def test_bins_that_do_not_make_coarse_ones_are_refused():
     with pytest.raises(ValueError, match="100 bins must be a multiple of 64"):
-        PairStatistics(PairPlan((4,)), torch.arange(99.0)[None])
+        CorrelationSums(EntryPlan((4,)), torch.arange(99.0)[None])
 
 
 @pytest.mark.parametrize(("times", "found"), [(0, 120), (2, 300)])
@@ -233,7 +233,7 @@ def test_resampling_counts_groups_again():
 def test_resampling_sequences_of_unequal_lengths_keeps_the_ranks_of_distances(drawn):
     """D is ranked anew among the pairs drawn, distances are not; as many values of D as coarse bins, so no loss."""
     lengths = (60, 12, 35, 21)
-    plan, distance = PairPlan(lengths, n_groups=4), [pairs_of(length) for length in lengths]
+    plan, distance = EntryPlan(lengths, n_groups=4), [pairs_of(length) for length in lengths]
     torch.manual_seed(0)
     dominant = [(8 * torch.randn(1, len(t)) + t / 4 + 32).round().clamp(0, 63) for t in distance]
     correlation = counted(plan, torch.arange(63)[None] + 0.5, zip(dominant, distance, range(4), strict=True))
@@ -275,4 +275,4 @@ def test_a_flat_or_unknown_curve_has_no_correlation():
 )
 def test_impossible_plans_are_refused(settings_, message):
     with pytest.raises(ValueError, match=message):
-        PairPlan(**settings_)
+        EntryPlan(**settings_)

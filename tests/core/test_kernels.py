@@ -15,9 +15,9 @@ import positional_heads as ph
 from positional_heads.core.binning import BinLookup, equal_mass_edges
 from positional_heads.core.contributions import plane_contributions
 from positional_heads.core.kernels import building, choosing, compiled, eager, native, tiles
-from positional_heads.core.kernels.sums import PairSums, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import CACHE_TILE, Tile
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 from tests.support import oracles
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own, in some versions
@@ -62,7 +62,7 @@ def study(length=60, heads=2, pairs=8, size=1.5, seed=0, **limits):
     """Random planes of one sequence, with a plan over a longer one too, bins and ranks."""
     generator = torch.Generator().manual_seed(seed)
     query, key = (size * torch.randn(heads, length, pairs, 2, generator=generator) for _ in range(2))
-    plan = PairPlan((length + 7, length), **limits)
+    plan = EntryPlan((length + 7, length), **limits)
     sample = dominant_in_float64(query, key, 1.0).flatten(1).float()
     bins = BinLookup(equal_mass_edges(sample, 64))
     return query, key, plan, bins, plan.rank_grid
@@ -92,9 +92,9 @@ def sums_of(dominant, distance, share, bins, ranks):
     return tile_sums(dominant.contiguous(), distance, bins, ranks, share > 0.999)
 
 
-def same(one: PairSums, other: PairSums, share=None) -> bool:
+def same(one: EntrySums, other: EntrySums, share=None) -> bool:
     """Whether sums agree; given float64 shares, but for saturation of pairs within rounding of the limit."""
-    sums = [field.name for field in fields(PairSums)]
+    sums = [field.name for field in fields(EntrySums)]
     if share is not None:
         sums.remove("saturated")
         close = ((share - 0.999).abs() < 1e-6).sum(1)  # a share errs by a thousandth of what weights err by
@@ -129,7 +129,7 @@ def bound_on_d(query, key, temperature):
 def test_native_sums_are_those_of_its_own_d_which_is_the_definitions(length, heads, pairs, size, limits, seed):
     query, key, plan, bins, ranks = study(length, heads, pairs, size=size, seed=seed, **limits)
     dominant = torch.full((heads, length, -length % 16 + length), torch.nan)
-    sums = native.NativeKernel().every_pair(query, key, plan, 1.7, bins, ranks, dominant=dominant)
+    sums = native.NativeKernel().every_entry(query, key, plan, 1.7, bins, ranks, dominant=dominant)
     query_pos, key_pos = counted_places(plan, length)
     exact, share = (values[:, query_pos, key_pos] for values in in_float64(query, key, 1.7))
     found = dominant[:, query_pos, key_pos]
@@ -148,7 +148,7 @@ def test_native_sums_over_a_list_are_those_of_its_own_d_which_is_the_definitions
     query_pos = torch.randint(0, length, (n,), generator=generator)
     key_pos = (torch.rand(n, generator=generator) * (query_pos + 1)).long()
     dominant = torch.full((2, n), torch.nan)
-    found = native.NativeKernel().listed_pairs(query, key, (query_pos, key_pos), 0.6, bins, ranks, dominant=dominant)
+    found = native.NativeKernel().listed_entries(query, key, (query_pos, key_pos), 0.6, bins, ranks, dominant=dominant)
     exact, share = (values[:, query_pos, key_pos] for values in in_float64(query, key, 0.6))
     assert same(found, sums_of(dominant, query_pos - key_pos, share, bins, ranks), share)
     error = dominant.double() - exact
@@ -171,7 +171,7 @@ def test_d_of_listed_pairs_is_the_definitions(name):
 def test_contributions_of_any_size_are_weighed_as_eager_weighs_them(size):
     query, key, plan, bins, ranks = study(40, 2, 16, size=size)
     dominant = torch.zeros(2, 40, 48)
-    native.NativeKernel().every_pair(query, key, plan, 1.0, bins, ranks, dominant=dominant)
+    native.NativeKernel().every_entry(query, key, plan, 1.0, bins, ranks, dominant=dominant)
     query_pos, key_pos = counted_places(plan, 40)
     expected = dominant_in_float64(query, key, 1.0)
     error = (dominant[:, :, :40] - expected)[:, query_pos, key_pos].abs()
@@ -189,7 +189,7 @@ def test_the_exponential_errs_by_less_than_it_says():
     bins = BinLookup(torch.linspace(0, 1, 63)[None])
     dominant = torch.zeros(1, 4096)
     place = torch.arange(4096)
-    native.NativeKernel().listed_pairs(
+    native.NativeKernel().listed_entries(
         query, key, (place, place), 1.0, bins, torch.ones(4096).long(), dominant=dominant
     )
     weight = torch.exp(query[0, :, 1, 0].double())
@@ -206,24 +206,24 @@ def test_what_is_not_finite_is_refused_by_head(bad, name):
     query[1, 31, 5, 1] = bad  # a query that sees whole blocks of 16 keys only
     kernel = choosing.named_kernel(name)
     with pytest.raises(ValueError, match=r"dimension D of head 1 is not finite: .* load it in float32"):
-        kernel.every_pair(query, key, plan, 1.0, bins, ranks)
+        kernel.every_entry(query, key, plan, 1.0, bins, ranks)
     places = torch.tensor([20] + 14 * [31]), torch.arange(15)  # of both signs
     with pytest.raises(ValueError, match=r"dimension D of head 1 is not finite: .* load it in float32"):
-        kernel.listed_pairs(query, key, places, 1.0, bins, ranks)
+        kernel.listed_entries(query, key, places, 1.0, bins, ranks)
 
 
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
 def test_what_is_not_finite_is_let_be_where_no_pair_counts_it(name):
     query, key, plan, bins, ranks = study(40, 2, 16, skip_keys=3, min_distance=1)
     key[:, 2] = key[:, 39] = query[:, :4] = torch.nan  # a sink, the last key, queries that see skipped keys alone
-    assert choosing.named_kernel(name).every_pair(query, key, plan, 1.0, bins, ranks).counted.sum() == 36 * 37 / 2
+    assert choosing.named_kernel(name).every_entry(query, key, plan, 1.0, bins, ranks).counted.sum() == 36 * 37 / 2
 
 
 def test_a_payload_does_not_turn_nan_into_a_number():
     query, key, plan, bins, ranks = study(20, 1, 4)
     query[0, 7, 2, 0] = torch.tensor([0x7FC00123], dtype=torch.int32).view(torch.float32)[0]
     with pytest.raises(ValueError, match="D of head 0 is not finite"):
-        native.NativeKernel().every_pair(query, key, plan, 1.0, bins, ranks)
+        native.NativeKernel().every_entry(query, key, plan, 1.0, bins, ranks)
 
 
 # The kernels against each other
@@ -234,11 +234,11 @@ def test_a_payload_does_not_turn_nan_into_a_number():
 def test_kernels_count_like_the_eager_one(name, limits):
     query, key, plan, bins, ranks = study(500, 2, 16, **limits)
     places = tuple(counted_places(plan, 500))
-    reference = eager.EagerKernel().every_pair(query, key, plan, 2.0, bins, ranks)
+    reference = eager.EagerKernel().every_entry(query, key, plan, 2.0, bins, ranks)
     kernel = choosing.named_kernel(name)
     for found in (
-        kernel.every_pair(query, key, plan, 2.0, bins, ranks),
-        kernel.listed_pairs(query, key, places, 2.0, bins, ranks),
+        kernel.every_entry(query, key, plan, 2.0, bins, ranks),
+        kernel.listed_entries(query, key, places, 2.0, bins, ranks),
     ):
         assert torch.equal(found.counted, reference.counted)
         assert torch.equal(found.pairs.sum(1), reference.pairs.sum(1))
@@ -259,8 +259,8 @@ def test_saturated_pairs_are_counted_by_every_kernel(name):
     assert ((expected > 1000) & (expected < 15000)).all()
     kernel = choosing.named_kernel(name)
     for found in (
-        kernel.every_pair(query, key, plan, 1.0, bins, ranks),
-        kernel.listed_pairs(query, key, places, 1.0, bins, ranks),
+        kernel.every_entry(query, key, plan, 1.0, bins, ranks),
+        kernel.listed_entries(query, key, places, 1.0, bins, ranks),
     ):
         assert ((found.saturated - expected).abs() <= close).all()
 
@@ -280,8 +280,8 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
         kernel = native.NativeKernel()
         sums.append(
             (
-                kernel.every_pair(query, key, plan, 1.0, bins, ranks),
-                kernel.listed_pairs(query, key, places, 1.0, bins, ranks),
+                kernel.every_entry(query, key, plan, 1.0, bins, ranks),
+                kernel.listed_entries(query, key, places, 1.0, bins, ranks),
             )
         )
     assert len(list(native._shares(heads, 300, native.LEAST_QUERIES))) > heads
@@ -297,16 +297,16 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
 def test_pairs_outside_the_sequence_are_refused(places, said):
     query, key, _, bins, ranks = study(40)
     with pytest.raises(IndexError, match=said):
-        native.NativeKernel().listed_pairs(query, key, tuple(torch.tensor(places)), 1.0, bins, ranks)
+        native.NativeKernel().listed_entries(query, key, tuple(torch.tensor(places)), 1.0, bins, ranks)
 
 
 def test_planes_that_do_not_fit_are_refused():
     query, key, plan, bins, ranks = study(40)
     kernel = native.NativeKernel()
     with pytest.raises(ValueError, match=r"bins of 2 heads and ranks of 30 distances must fit"):
-        kernel.every_pair(query, key, plan, 1.0, bins, ranks[:30])
+        kernel.every_entry(query, key, plan, 1.0, bins, ranks[:30])
     with pytest.raises(ValueError, match=r"bins float32, these edges are torch.float64"):
-        kernel.every_pair(query, key, plan, 1.0, BinLookup(bins.edges.double()), ranks)
+        kernel.every_entry(query, key, plan, 1.0, BinLookup(bins.edges.double()), ranks)
 
 
 # How it is built
@@ -317,8 +317,8 @@ def test_without_a_compiler_eager_tiles_go_on_and_one_line_says_so(fresh, monkey
     query, key, plan, bins, ranks = study()
     kernels = [choosing.choose_kernel(CPU, 2**40, name) for name in (None, "native")]
     assert [kernel.name for kernel in kernels] == ["eager", "eager"]
-    reference = eager.EagerKernel().every_pair(query, key, plan, 1.0, bins, ranks)
-    assert same(kernels[0].every_pair(query, key, plan, 1.0, bins, ranks), reference)
+    reference = eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
+    assert same(kernels[0].every_entry(query, key, plan, 1.0, bins, ranks), reference)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "slower eager kernel: there is no C++ compiler: CXX is /nonexistent, which is not there; install one" in line
 
@@ -383,7 +383,7 @@ def test_a_broken_library_is_told_from_a_missing_one(fresh):
 def test_two_processes_can_build_at_once(fresh):
     code = (
         "from pathlib import Path; from positional_heads.core.kernels import building;"
-        f"print(building.load(Path({str(native.SOURCE)!r})).every_pair is not None)"
+        f"print(building.load(Path({str(native.SOURCE)!r})).every_entry is not None)"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=os.environ) for _ in range(2)]
     assert [process.communicate()[0] for process in both] == [b"True\n", b"True\n"]
@@ -426,7 +426,7 @@ def test_unknown_kernels_are_refused_with_the_choices():
 @pytest.mark.parametrize("name", ["eager", "compiled"])
 def test_out_of_memory_halves_the_tile_until_it_fits_and_says_so_once(name, fresh, monkeypatch, caplog):
     query, key, plan, bins, ranks = study(200)
-    reference = eager.EagerKernel().every_pair(query, key, plan, 1.0, bins, ranks)
+    reference = eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
     module, place = (eager, "dominant_tiles") if name == "eager" else (compiled, "_tiles")
     real, seen = getattr(module, place), []
 
@@ -440,7 +440,7 @@ def test_out_of_memory_halves_the_tile_until_it_fits_and_says_so_once(name, fres
 
     monkeypatch.setattr(module, place, short)
     kernel = choosing.named_kernel(name)
-    found = [kernel.every_pair(query, key, plan, 1.0, bins, ranks) for _ in range(2)]
+    found = [kernel.every_entry(query, key, plan, 1.0, bins, ranks) for _ in range(2)]
     assert seen == [2**16, 2**15, 2**14, 2**14]  # the second time it begins where it ended
     assert torch.equal(found[0].counted, reference.counted)
     assert same(*found)
@@ -456,7 +456,7 @@ def test_what_smaller_tiles_do_not_help_is_not_hidden(message, fresh, monkeypatc
     monkeypatch.setattr(eager, "dominant_tiles", fails)
     query, key, plan, bins, ranks = study()
     with pytest.raises(RuntimeError, match=message):
-        eager.EagerKernel().every_pair(query, key, plan, 1.0, bins, ranks)
+        eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
 
 
 @pytest.mark.parametrize("kernel", [eager.EagerKernel, compiled.CompiledKernel])
@@ -464,10 +464,10 @@ def test_a_tile_larger_than_memory_is_refused_before_anything_is_allocated(kerne
     query, key, plan, bins, ranks = study()
     said = r"a tile of 1048576000 MiB does not fit in the \d+ MiB that are free on cpu: give a smaller one, or leave"
     with pytest.raises(ValueError, match=said):
-        kernel(tile_mb=1048576000).every_pair(query, key, plan, 1.0, bins, ranks)
+        kernel(tile_mb=1048576000).every_entry(query, key, plan, 1.0, bins, ranks)
     monkeypatch.setenv("POSITIONAL_HEADS_TILE_MB", "1048576000")
     with pytest.raises(ValueError, match=said):
-        kernel().every_pair(query, key, plan, 1.0, bins, ranks)
+        kernel().every_entry(query, key, plan, 1.0, bins, ranks)
     for wrong in ("0", "-3", "many", "nan"):
         monkeypatch.setenv("POSITIONAL_HEADS_TILE_MB", wrong)
         with pytest.raises(ValueError, match=f"a tile of {wrong} MiB: give a positive number"):
@@ -494,11 +494,11 @@ def test_where_torch_cannot_compile_eager_tiles_go_on_and_one_line_says_so(fresh
 
     monkeypatch.setattr(torch, "compile", fails)
     query, key, plan, bins, ranks = study()
-    reference = eager.EagerKernel().every_pair(query, key, plan, 1.0, bins, ranks)
+    reference = eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
     for _ in range(2):
         kernel = choosing.named_kernel("compiled")
-        assert same(kernel.every_pair(query, key, plan, 1.0, bins, ranks), reference)
-        assert same(kernel.every_pair(query, key, plan, 1.0, bins, ranks), reference)
+        assert same(kernel.every_entry(query, key, plan, 1.0, bins, ranks), reference)
+        assert same(kernel.every_entry(query, key, plan, 1.0, bins, ranks), reference)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert (
         "torch.compile failed (RuntimeError: Cannot find a working triton installation. More): scoring goes on" in line

@@ -7,8 +7,8 @@ from scipy.stats import chisquare, spearmanr
 
 import positional_heads as ph
 from positional_heads.core.binning import equal_mass_edges
-from positional_heads.core.correlation import PairStatistics
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.correlation import CorrelationSums
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.sampling import REPLICATES
 from tests.support import oracles
 
@@ -18,7 +18,7 @@ LENGTH = 60
 
 @pytest.mark.parametrize("limits", LIMITS)
 def test_without_a_sample_every_pair_that_counts_is_listed_once(limits):
-    ((query_pos, key_pos),) = PairPlan((LENGTH,), **limits).listed(0)
+    ((query_pos, key_pos),) = EntryPlan((LENGTH,), **limits).listed(0)
     assert sorted(zip(query_pos.tolist(), key_pos.tolist(), strict=True)) == sorted(
         oracles.counted_pairs(LENGTH, **limits)
     )
@@ -29,7 +29,7 @@ def test_every_pair_that_counts_is_equally_likely(limits):
     pairs = oracles.counted_pairs(LENGTH, **limits)
     drawn = dict.fromkeys(pairs, 0)
     for seed in range(60):
-        plan = PairPlan((LENGTH,) * 2, **limits, most_pairs=1024, seed=seed)
+        plan = EntryPlan((LENGTH,) * 2, **limits, most_entries=1024, seed=seed)
         for query_pos, key_pos in (places for sequence in range(2) for places in plan.listed(sequence)):
             for place in zip(query_pos.tolist(), key_pos.tolist(), strict=True):
                 drawn[place] += 1  # a pair that does not count would raise
@@ -38,7 +38,7 @@ def test_every_pair_that_counts_is_equally_likely(limits):
 
 @pytest.mark.parametrize("limits", LIMITS)
 def test_each_replicate_is_shared_out_over_distances_as_evenly_as_can_be(limits):
-    plan = PairPlan((LENGTH, 47), **limits, most_pairs=1024)
+    plan = EntryPlan((LENGTH, 47), **limits, most_entries=1024)
     for sequence, length in enumerate(plan.lengths):
         pairs = oracles.counted_pairs(length, **limits)
         pairs_at = np.bincount([m - n for m, n in pairs], minlength=LENGTH)
@@ -51,7 +51,7 @@ def test_each_replicate_is_shared_out_over_distances_as_evenly_as_can_be(limits)
 
 
 def test_the_plan_knows_what_will_be_counted():
-    plan = PairPlan((LENGTH, 50, LENGTH), skip_keys=2, n_groups=2, most_pairs=1024, seed=3)
+    plan = EntryPlan((LENGTH, 50, LENGTH), skip_keys=2, n_groups=2, most_entries=1024, seed=3)
     counts = torch.zeros(REPLICATES, 2, LENGTH, dtype=torch.long)
     for sequence in range(3):
         for replicate, (query_pos, key_pos) in enumerate(plan.listed(sequence)):
@@ -59,13 +59,13 @@ def test_the_plan_knows_what_will_be_counted():
     assert torch.equal(plan.replicate_pair_counts, counts.sum(1))
     assert torch.equal(plan.group_pair_counts, counts.sum(0))
     assert torch.equal(plan.pair_counts, counts.sum((0, 1)))
-    assert torch.equal(plan.rank_grid, PairPlan((LENGTH, 50, LENGTH), skip_keys=2).rank_grid)
+    assert torch.equal(plan.rank_grid, EntryPlan((LENGTH, 50, LENGTH), skip_keys=2).rank_grid)
 
 
 def test_a_sample_as_large_as_the_pairs_is_all_of_them():
-    assert PairPlan((LENGTH,), most_pairs=LENGTH * (LENGTH + 1) // 2).step is None
+    assert EntryPlan((LENGTH,), most_entries=LENGTH * (LENGTH + 1) // 2).step is None
     with pytest.raises(ValueError, match="1000 pairs are too few to sample: 1024 at least"):
-        PairPlan((LENGTH,), most_pairs=1000)
+        EntryPlan((LENGTH,), most_entries=1000)
 
 
 def test_sampled_rho_is_unbiased_and_its_spread_is_the_stated_one():
@@ -79,8 +79,8 @@ def test_sampled_rho_is_unbiased_and_its_spread_is_the_stated_one():
     edges = equal_mass_edges(dominant[:, below], 2048)
     found, stated = [], []
     for seed in range(200):
-        plan = PairPlan((length,), most_pairs=2048, seed=seed)
-        statistics = PairStatistics(plan, edges)
+        plan = EntryPlan((length,), most_entries=2048, seed=seed)
+        statistics = CorrelationSums(plan, edges)
         for replicate, (query_pos, key_pos) in enumerate(plan.listed(0)):
             statistics.update(dominant[:, query_pos, key_pos], query_pos - key_pos, 0, replicate)
         correlation = statistics.correlation()

@@ -6,7 +6,7 @@ import torch
 
 import positional_heads as ph
 from positional_heads.bridge.sequences import batches
-from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.settings import ScoringSettings
 from tests.support import hugging_face, oracles
 
@@ -203,6 +203,6 @@ def test_the_pilot_sees_other_batches_than_the_longest_where_there_are_few(tiny)
     data = batches(tiny("llama"), rows, None, 6)
     assert [len(batch.tokens) for batch in data] == [6, 1, 1]
     rotary = ph.resolve_layers(tiny("llama")).select(None, 2)
-    counter = PairCounter(tiny("llama"), data, rotary, ScoringSettings())
+    counter = EntryCounter(tiny("llama"), data, rotary, ScoringSettings())
     assert sorted(counter._pilots()) == [0, 1, 2]
     assert counter._pilots()[-1] == 1

@@ -15,7 +15,7 @@ from positional_heads.core.kernels import choosing
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.results.files import PARTIAL_FILE_NAME
 from positional_heads.scoring.checkpoint import whole_step
-from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
 
@@ -195,7 +195,7 @@ def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_p
         begun.done.discard(number)  # as if these were still to be counted
     begun.save(tmp_path)
     counter_used = []
-    monkeypatch.setattr(PairCounter, "count", lambda self, number, sums: counter_used.append(self.kernel.name))
+    monkeypatch.setattr(EntryCounter, "count", lambda self, number, sums: counter_used.append(self.kernel.name))
     with pytest.raises(RuntimeError, match="batches have not been counted"):
         ph.score_heads(tiny("mistral"), sequences, **SETTINGS, checkpoint=tmp_path)
     assert set(counter_used) == {"other"}

@@ -16,9 +16,8 @@ from scipy import stats
 
 import positional_heads as ph
 from positional_heads.core.head_sets import by_kind
-from positional_heads.results.files import ResultFileError
+from positional_heads.results.files import FINISHED_FILE_NAME, ResultFileError
 from positional_heads.studies.ablation import ablation_study
-from positional_heads.studies.resume import FILE_NAME
 from positional_heads.views import dose_response
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
 
@@ -123,7 +122,7 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bundled, scores, tmp
     expected = ablation_study(bundled, scores, whole, **settings)
     with pytest.raises(KeyboardInterrupt):
         ablation_study(bundled, scores, CountingTask(dies_after=5), **settings, checkpoint=tmp_path)
-    file = tmp_path / FILE_NAME
+    file = tmp_path / FINISHED_FILE_NAME
     file.write_text(file.read_text() + '{"part": "L0H1", "res')  # killed while it was writing
     rest = CountingTask()
     found = ablation_study(bundled, scores, rest, **settings, checkpoint=tmp_path)
@@ -158,7 +157,7 @@ def test_a_killed_command_goes_on(tmp_path, scores):
         "--out",
         str(tmp_path / "out"),
     ]
-    cells = tmp_path / "out" / FILE_NAME
+    cells = tmp_path / "out" / FINISHED_FILE_NAME
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not cells.exists() or cells.read_text().count("\n") < 4):
         time.sleep(0.02)

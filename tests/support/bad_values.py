@@ -24,7 +24,7 @@ from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
-from positional_heads.scoring.counter import PairCounter
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies.resume import FinishedParts
 from positional_heads.studies.tasks.evaluate import TASKS
 
@@ -201,7 +201,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    PairCounter.opened = FinishedParts.__init__ = reached  # type: ignore[method-assign]
+    EntryCounter.opened = FinishedParts.__init__ = reached  # type: ignore[method-assign]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],

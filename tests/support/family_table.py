@@ -1,7 +1,8 @@
 """Which family gives the oracle's numbers in which way of running: found by running, written to docs/families.md.
 
 `python -m tests.support.family_table` writes the page anew. Not a test itself: `test_families` compares the page with
-what is found. The oracle reads q, k and masks out of Hugging Face's plain model, one sequence at a time, without a bridge.
+what is found. The oracle reads q, k and masks out of Hugging Face's plain model, one sequence at a time, without a
+bridge.
 """
 
 import math

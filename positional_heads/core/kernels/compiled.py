@@ -18,10 +18,10 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.core.kernels.sums import PairSums, Planes, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, Planes, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import SATURATED, Tile
 from positional_heads.core.kernels.tiles import Tiles, out_of_memory
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class CompiledKernel:
         self._eager = EagerKernel(tile_mb)
         self._fails = False
 
-    def every_pair(
-        self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
-    ) -> PairSums:
+    def every_entry(
+        self, query: Planes, key: Planes, plan: EntryPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
+    ) -> EntrySums:
         """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
 
-        def work(tile: Tile) -> PairSums:
+        def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
             for dominant, saturated, distance in _tiles(query, key, plan, temperature, tile.pairs):
                 total = total + tile_sums(dominant, distance, bins, ranks, saturated)
@@ -60,10 +60,10 @@ class CompiledKernel:
 
         return self._or_eager(
             lambda: self._tiles.run(work, query.device, len(query)),
-            lambda: self._eager.every_pair(query, key, plan, temperature, bins, ranks),
+            lambda: self._eager.every_entry(query, key, plan, temperature, bins, ranks),
         )
 
-    def listed_pairs(
+    def listed_entries(
         self,
         query: Planes,
         key: Planes,
@@ -71,10 +71,10 @@ class CompiledKernel:
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
-    ) -> PairSums:
+    ) -> EntrySums:
         """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
 
-        def work(tile: Tile) -> PairSums:
+        def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
             at_once = _power_below(max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED))
             for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
@@ -88,7 +88,7 @@ class CompiledKernel:
 
         return self._or_eager(
             lambda: self._tiles.run(work, query.device, len(query)),
-            lambda: self._eager.listed_pairs(query, key, places, temperature, bins, ranks),
+            lambda: self._eager.listed_entries(query, key, places, temperature, bins, ranks),
         )
 
     def listed_dominant(
@@ -97,7 +97,7 @@ class CompiledKernel:
         """Dominant dimensions of these pairs themselves, by the eager kernel: they are few."""
         return self._eager.listed_dominant(query, key, places, temperature)
 
-    def _or_eager(self, compiled: Callable[[], PairSums], eager: Callable[[], PairSums]) -> PairSums:
+    def _or_eager(self, compiled: Callable[[], EntrySums], eager: Callable[[], EntrySums]) -> EntrySums:
         if not self._fails:
             try:
                 return compiled()
@@ -108,7 +108,7 @@ class CompiledKernel:
 
 
 def _tiles(
-    query: Planes, key: Planes, plan: PairPlan, temperature: float, pairs: int
+    query: Planes, key: Planes, plan: EntryPlan, temperature: float, pairs: int
 ) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
     """D, whether it is saturated, and distance of every pair that counts, a square block at a time."""
     length, side = query.shape[1], _power_below(math.isqrt(pairs))
@@ -120,7 +120,7 @@ def _tiles(
         for column in range(max(0, row * side - plan.furthest) // side, row + 1):
             query_pos, key_pos = row * side + place, column * side + place
             distance = query_pos[:, None] - key_pos
-            counts = plan.counts_pair(distance, key_pos) & (query_pos[:, None] < length)
+            counts = plan.counts_entry(distance, key_pos) & (query_pos[:, None] < length)
             counted = counts.flatten().nonzero().flatten()
             if counted.numel():
                 block = _fused(_block)(rows, keys[column])

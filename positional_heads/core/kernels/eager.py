@@ -5,10 +5,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.kernels.sums import PairSums, Planes, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, Planes, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import Tile, dominant_tiles, listed_dominant
 from positional_heads.core.kernels.tiles import Tiles
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 
 IN_CACHE = 2**11
 """Listed pairs of which queries and keys are gathered at a time."""
@@ -27,12 +27,12 @@ class EagerKernel:
         """
         self._tiles = Tiles(tile_mb)
 
-    def every_pair(
-        self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
-    ) -> PairSums:
+    def every_entry(
+        self, query: Planes, key: Planes, plan: EntryPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
+    ) -> EntrySums:
         """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
 
-        def work(tile: Tile) -> PairSums:
+        def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
             for dominant, saturated, distance in dominant_tiles(query, key, plan, temperature, tile):
                 total = total + tile_sums(dominant, distance, bins, ranks, saturated)
@@ -40,7 +40,7 @@ class EagerKernel:
 
         return self._tiles.run(work, query.device, len(query))
 
-    def listed_pairs(
+    def listed_entries(
         self,
         query: Planes,
         key: Planes,
@@ -48,11 +48,11 @@ class EagerKernel:
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
-    ) -> PairSums:
+    ) -> EntrySums:
         """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
         heads, _, pairs, _ = query.shape
 
-        def work(tile: Tile) -> PairSums:
+        def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
             at_once = max(1, min(tile.pairs, tile.terms // (heads * pairs)))
             for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):

@@ -92,10 +92,10 @@ extern "C" {
 
 // One head: what goes in and where sums are added. Mirrored in native.py.
 struct Head {
-    const float* query;  // [pos][pair][2], scaled; listed_pairs: pairs filled up to a multiple of 4
-    const float* key;    // every_pair: [block][pair][2][16]; listed_pairs: as queries
+    const float* query;  // [pos][pair][2], scaled; listed_entries: pairs filled up to a multiple of 4
+    const float* key;    // every_entry: [block][pair][2][16]; listed_entries: as queries
     int64_t pairs;
-    const float* longest;    // [pair]: largest sum of squares of a key's two channels; every_pair only
+    const float* longest;    // [pair]: largest sum of squares of a key's two channels; every_entry only
     const float* edges;      // of bins of D, ascending, and one more that is never less
     const uint16_t* starts;  // edges below each cell, and their number: CELLS + 1
     float low, scale;        // cell = (D - low) * scale
@@ -314,7 +314,7 @@ constexpr int FINITE = 0, NOT_FINITE = 1, NO_MEMORY = 2;
 extern "C" {
 
 // Adds the pairs of queries `from` to `to` with all keys at distances nearest to furthest, but for the first skip_keys.
-int every_pair(const Head* head, int64_t from, int64_t to, int64_t nearest, int64_t furthest, int64_t skip_keys) {
+int every_entry(const Head* head, int64_t from, int64_t to, int64_t nearest, int64_t furthest, int64_t skip_keys) {
     Vector* buffer = (Vector*)std::aligned_alloc(64, sizeof(float) * KEYS * QUERIES * head->pairs);
     if (!buffer) return NO_MEMORY;
     const Limits limits = {nearest, furthest, skip_keys};
@@ -327,7 +327,7 @@ int every_pair(const Head* head, int64_t from, int64_t to, int64_t nearest, int6
 }
 
 // Adds n listed pairs: contributions along channels, turned about so that vectors run along the list.
-int listed_pairs(const Head* head, const int64_t* query_pos, const int64_t* key_pos, int64_t n) {
+int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* key_pos, int64_t n) {
     const int64_t pairs = head->pairs, padded = (pairs + 3) / 4 * 4;
     float* buffer = (float*)std::aligned_alloc(64, sizeof(float) * KEYS * padded);
     if (!buffer) return NO_MEMORY;

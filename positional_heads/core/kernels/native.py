@@ -21,8 +21,8 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, refuse_heads
 from positional_heads.core.kernels import building
-from positional_heads.core.kernels.sums import PairSums, Planes
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.kernels.sums import EntrySums, Planes
+from positional_heads.core.plan import EntryPlan
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KEYS = 16
@@ -75,17 +75,17 @@ class NativeKernel:
         """
         self._library = building.load(SOURCE)
 
-    def every_pair(
+    def every_entry(
         self,
         query: Planes,
         key: Planes,
-        plan: PairPlan,
+        plan: EntryPlan,
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
         *,
         dominant: Float[Tensor, "head pos padded"] | None = None,
-    ) -> PairSums:
+    ) -> EntrySums:
         """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`.
 
         Args:
@@ -112,7 +112,7 @@ class NativeKernel:
         )
 
         def count(head: _Head, first: int, last: int) -> int:
-            status: int = self._library.every_pair(
+            status: int = self._library.every_entry(
                 ctypes.byref(head), ctypes.c_int64(first), ctypes.c_int64(last), *limits
             )
             return status
@@ -120,7 +120,7 @@ class NativeKernel:
         counted = _counted(length, plan, len(ranks))
         return work.sums(counted, count, _shares(heads, length, LEAST_QUERIES))
 
-    def listed_pairs(
+    def listed_entries(
         self,
         query: Planes,
         key: Planes,
@@ -130,7 +130,7 @@ class NativeKernel:
         ranks: Int[Tensor, " _"],
         *,
         dominant: Float[Tensor, "head n"] | None = None,
-    ) -> PairSums:
+    ) -> EntrySums:
         """Sums over the pairs of these query and key positions; see `sums.Kernel`.
 
         Args:
@@ -162,7 +162,7 @@ class NativeKernel:
         def count(head: _Head, first: int, last: int) -> int:
             head.dominant = None if head.dominant is None else head.dominant + 4 * first
             listed = [_place(position[first:]) for position in (query_pos, key_pos)]
-            status: int = self._library.listed_pairs(ctypes.byref(head), *listed, ctypes.c_int64(last - first))
+            status: int = self._library.listed_entries(ctypes.byref(head), *listed, ctypes.c_int64(last - first))
             return status
 
         counted = torch.bincount(query_pos - key_pos, minlength=len(ranks))
@@ -174,7 +174,7 @@ class NativeKernel:
         """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
         dominant = torch.empty(len(query), len(places[0]))
         one_bin, no_ranks = BinLookup(torch.zeros(len(query), 1)), torch.zeros(query.shape[1], dtype=torch.long)
-        self.listed_pairs(query, key, places, temperature, one_bin, no_ranks, dominant=dominant)
+        self.listed_entries(query, key, places, temperature, one_bin, no_ranks, dominant=dominant)
         return dominant
 
 
@@ -200,7 +200,7 @@ class _Work:
         counted: Int[Tensor, " distance"],
         count: Callable[[_Head, int, int], int],
         shares: Iterable[Share],
-    ) -> PairSums:
+    ) -> EntrySums:
         """The sums of all shares, each a head and a range.
 
         Raises:
@@ -232,7 +232,7 @@ class _Work:
                 saturated[number] += one_pair
         refuse_heads(bad)
         histograms = pairs[..., 0].contiguous(), pairs[..., 1].contiguous()
-        return PairSums(*histograms, counted, dimensions.flip(1), saturated[:, 0])
+        return EntrySums(*histograms, counted, dimensions.flip(1), saturated[:, 0])
 
     def _head(self, number: int, histogram: Tensor, sums: Tensor, saturated: Tensor) -> _Head:
         return _Head(
@@ -291,7 +291,7 @@ def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"
     return torch.stack([torch.ones_like(ranks), ranks], dim=1).flip(0).contiguous()
 
 
-def _counted(length: int, plan: PairPlan, distances: int) -> Int[Tensor, " distance"]:
+def _counted(length: int, plan: EntryPlan, distances: int) -> Int[Tensor, " distance"]:
     """Pairs at each distance in one sequence."""
     distance = torch.arange(distances)
     counts = (length - plan.skip_keys - distance).clamp(min=0)

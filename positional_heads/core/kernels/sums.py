@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup, refuse_not_finite
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 
 DIMENSION_SCALE = 2.0**24
 """D is summed in steps of 2^-24, a float32's own precision at 1."""
@@ -17,7 +17,7 @@ Planes = Float[Tensor, "head pos pair 2"]
 
 
 @dataclass(frozen=True)
-class PairSums:
+class EntrySums:
     """Sums over some query-key pairs of one layer.
 
     Attributes:
@@ -34,9 +34,9 @@ class PairSums:
     dimension_sums: Int[Tensor, "head distance"]
     saturated: Int[Tensor, " head"]
 
-    def __add__(self, other: "PairSums") -> "PairSums":
+    def __add__(self, other: "EntrySums") -> "EntrySums":
         """The sums over both sets of pairs."""
-        return PairSums(
+        return EntrySums(
             self.pairs + other.pairs,
             self.rank_sums + other.rank_sums,
             self.counted + other.counted,
@@ -55,13 +55,13 @@ class Kernel(Protocol):
 
     name: str
 
-    def every_pair(
-        self, query: Planes, key: Planes, plan: PairPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
-    ) -> PairSums:
+    def every_entry(
+        self, query: Planes, key: Planes, plan: EntryPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
+    ) -> EntrySums:
         """Sums over all pairs of the sequence that the plan counts."""
         ...
 
-    def listed_pairs(
+    def listed_entries(
         self,
         query: Planes,
         key: Planes,
@@ -69,7 +69,7 @@ class Kernel(Protocol):
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
-    ) -> PairSums:
+    ) -> EntrySums:
         """Sums over the pairs of these query and key positions."""
         ...
 
@@ -80,11 +80,11 @@ class Kernel(Protocol):
         ...
 
 
-def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> PairSums:
+def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> EntrySums:
     """The sums over no pairs."""
     heads, edges = bins.edges.shape
     zeros = torch.zeros((heads, edges + 1), dtype=torch.long, device=ranks.device)
-    return PairSums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1), zeros[:, 0])
+    return EntrySums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1), zeros[:, 0])
 
 
 def tile_sums(
@@ -93,7 +93,7 @@ def tile_sums(
     bins: BinLookup,
     ranks: Int[Tensor, " distance"],
     saturated: Bool[Tensor, "head n"],
-) -> PairSums:
+) -> EntrySums:
     """The sums over a tile of pairs; at most 2^20 pairs, so that float64 sums stay exact.
 
     Args:
@@ -116,7 +116,7 @@ def tile_sums(
     weights = ranks[distance].double().expand(heads, -1).flatten()
     cell = (distance + row * distances).flatten()
     fixed = (dominant.double() * DIMENSION_SCALE).round().flatten()
-    return PairSums(
+    return EntrySums(
         torch.bincount(bin_of, minlength=heads * n_bins).view(heads, n_bins),
         torch.bincount(bin_of, weights=weights, minlength=heads * n_bins).long().view(heads, n_bins),
         torch.bincount(distance, minlength=distances),

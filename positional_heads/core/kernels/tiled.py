@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.core.contributions import dominance
-from positional_heads.core.plan import PairPlan
+from positional_heads.core.plan import EntryPlan
 
 Planes = Float[Tensor, "head pos pair 2"]
 
@@ -43,7 +43,7 @@ CACHE_TILE = Tile(terms=2**19, pairs=2**16)
 
 
 def dominant_tiles(
-    query: Planes, key: Planes, plan: PairPlan, temperature: float, tile: Tile = CACHE_TILE
+    query: Planes, key: Planes, plan: EntryPlan, temperature: float, tile: Tile = CACHE_TILE
 ) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
     """D, whether it is saturated, and distance of every pair that counts, a chunk of queries at a time.
 
@@ -55,13 +55,13 @@ def dominant_tiles(
         tile: How much is computed, and handed on, at a time.
     """
     for queries, keys in chunks(query.shape[1], plan, tile.pairs, query.device):
-        counted = _counted_pairs(query, key, queries, keys, plan, temperature, terms=tile.terms)
+        counted = _counted_entries(query, key, queries, keys, plan, temperature, terms=tile.terms)
         if counted[2].numel():
             yield counted
 
 
 def chunks(
-    length: int, plan: PairPlan, pairs: int, device: torch.device
+    length: int, plan: EntryPlan, pairs: int, device: torch.device
 ) -> Iterator[tuple[Int[Tensor, " query_pos"], Int[Tensor, " key_pos"]]]:
     """Positions of queries and keys that hold every pair that counts once, at most so many pairs at a time."""
     positions = torch.arange(length, device=device)
@@ -75,27 +75,27 @@ def chunks(
 
 
 def pilot_sample(
-    query: Planes, key: Planes, plan: PairPlan, temperature: float, queries: int = 256
+    query: Planes, key: Planes, plan: EntryPlan, temperature: float, queries: int = 256
 ) -> Float[Tensor, "head n"]:
     """D at some queries spread over the sequence, to place bins by."""
     length = query.shape[1]
     chosen = torch.linspace(0, length - 1, min(queries, length), device=query.device).round().long()
     every = torch.arange(length, device=query.device)
-    return _counted_pairs(query, key, chosen, every, plan, temperature)[0]
+    return _counted_entries(query, key, chosen, every, plan, temperature)[0]
 
 
-def _counted_pairs(
+def _counted_entries(
     query: Planes,
     key: Planes,
     query_pos: Int[Tensor, " query_pos"],
     key_pos: Int[Tensor, " key_pos"],
-    plan: PairPlan,
+    plan: EntryPlan,
     temperature: float,
     *,
     terms: int = CACHE_TILE.terms,
 ) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]:
     distance = query_pos[:, None] - key_pos
-    counted = plan.counts_pair(distance, key_pos).flatten().nonzero().flatten()
+    counted = plan.counts_entry(distance, key_pos).flatten().nonzero().flatten()
     block = dominant_block(query[:, query_pos], key[:, key_pos], temperature, terms)
     dominant, saturated = (values.flatten(1).index_select(1, counted) for values in block)
     return dominant, saturated, distance.flatten()[counted]

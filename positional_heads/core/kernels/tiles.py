@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from positional_heads.core.kernels.sums import PairSums
+from positional_heads.core.kernels.sums import EntrySums
 from positional_heads.core.kernels.tiled import CACHE_TILE, MOST_PAIRS, Tile
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Tiles:
         self._asked = _bytes_of(os.environ.get("POSITIONAL_HEADS_TILE_MB") or None if tile_mb is None else tile_mb)
         self._found: dict[tuple[torch.device, int], Tile] = {}
 
-    def run(self, work: Callable[[Tile], PairSums], device: torch.device, heads: int) -> PairSums:
+    def run(self, work: Callable[[Tile], EntrySums], device: torch.device, heads: int) -> EntrySums:
         """What the work hands back with the largest tile that memory allows.
 
         Args:

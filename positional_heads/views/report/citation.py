@@ -1,6 +1,6 @@
 """How are the paper and this software cited? The same as in CITATION.cff, where an installed package can read it."""
 
-from positional_heads import __version__
+from importlib.metadata import version
 
 SENTENCE = "Please cite the paper whose measure this is, and this software."
 PAPER = """\
@@ -16,6 +16,6 @@ SOFTWARE = f"""\
 @software{{positional_heads,
   title   = {{positional_heads}},
   author  = {{{{The positional_heads developers}}}},
-  version = {{{__version__}}},
+  version = {{{version("positional_heads")}}},
   license = {{MIT}}
 }}"""

@@ -5,9 +5,9 @@ called (see `views.safe_page`).
 """
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
-from positional_heads import __version__
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.atomic import write_atomically
 from positional_heads.results.extrapolation import ExtrapolationStudy
@@ -155,7 +155,7 @@ def _page(found: Found, dpi: int) -> str:
         images=True,
         title=f"Positional Heads: {model.get('name', 'unknown model') if isinstance(model, dict) else model}",
         folder=found.folder.resolve().name or str(found.folder),
-        version=__version__,
+        version=version("positional_heads"),
         verdict=found.scores.verdict if found.scores is not None else "",
         sections=sections,
         notes=found.notes,

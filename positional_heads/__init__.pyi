@@ -1,0 +1,52 @@
+"""Every public name, once: read by type checkers, and by `__init__.py` to load each name when it is first used."""
+
+from . import views as views
+from .bridge.ablation import ablated_heads as ablated_heads
+from .bridge.ablation import ablation_hooks as ablation_hooks
+from .bridge.admission import UnsupportedModelError as UnsupportedModelError
+from .bridge.contribution_hooks import contribution_hooks as contribution_hooks
+from .bridge.dominant_cache import dominant_dimension_cache as dominant_dimension_cache
+from .bridge.live_hooks import live_rotary_hooks as live_rotary_hooks
+from .bridge.resolve import resolve_layers as resolve_layers
+from .bridge.rope_scaling.clex import load_clex as load_clex
+from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
+from .bridge.rope_scaling.methods import self_extend_advice as self_extend_advice
+from .bridge.rope_scaling.names import rope_method as rope_method
+from .bridge.rope_scaling.plain_rope import plain_rope as plain_rope
+from .bridge.sequences import cut_text as cut_text
+from .core.contributions import dominant_dimension as dominant_dimension
+from .core.contributions import pair_contributions as pair_contributions
+from .core.contributions import unrotated_remainder as unrotated_remainder
+from .core.heads import Head as Head
+from .core.wavelengths import injective_range as injective_range
+from .core.wavelengths import told_apart as told_apart
+from .core.wavelengths import wavelengths as wavelengths
+from .results.ablation import AblationStudy as AblationStudy
+from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
+from .results.files import ResultFileError as ResultFileError
+from .results.head_examples import HeadExamples as HeadExamples
+from .results.profile import ContributionProfile as ContributionProfile
+from .results.scores import HeadScores as HeadScores
+from .scoring.head_examples import examples_from_cache as examples_from_cache
+from .scoring.head_examples import head_examples as head_examples
+from .scoring.profile import contribution_profile as contribution_profile
+from .scoring.ray_executor import RayExecutor as RayExecutor
+from .scoring.score import score_heads as score_heads
+from .scoring.score import score_shard as score_shard
+from .scoring.settings import ScoringSettings as ScoringSettings
+from .scoring.shards import merge_shards as merge_shards
+from .studies.ablation import ablation_study as ablation_study
+from .studies.extrapolation import base_sweep as base_sweep
+from .studies.extrapolation import extrapolation_study as extrapolation_study
+from .studies.tasks.evaluate import evaluate as evaluate
+from .studies.tasks.harness import evaluate_harness as evaluate_harness
+from .studies.tasks.harness import harness_task as harness_task
+from .studies.tasks.task import AnswerTask as AnswerTask
+from .studies.tasks.task import Example as Example
+from .studies.tasks.task import Task as Task
+from .zoo.bundled import bundled_steps as bundled_steps
+from .zoo.bundled import bundled_text as bundled_text
+from .zoo.bundled import load_bundled_model as load_bundled_model
+from .zoo.bundled import load_model as load_model
+
+__version__: str
