@@ -1,7 +1,7 @@
 """Score the attention heads of a RoPE language model by how they use token distance. See README.md.
 
-Public names are listed once, in `__init__.pyi`, and loaded when first used: importing TransformerLens takes seconds, and
-`--help` should not wait for it.
+Public names are listed once, in `__init__.pyi`, and loaded when first used: importing TransformerLens takes seconds,
+and `--help` should not wait for it.
 """
 
 from importlib.metadata import version
