@@ -15,8 +15,9 @@ from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extended_rope import Extension, extended_rope
-from positional_heads.bridge.rope_scaling.methods import HuggingFaceMethod
-from positional_heads.bridge.rope_scaling.names import Method, known_name, rope_method
+from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
+from positional_heads.bridge.rope_scaling.method import Method
+from positional_heads.bridge.rope_scaling.methods import known_name, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -185,8 +186,8 @@ def _trials(
         for factor in factors:
             length = round(factor * trained)
             if isinstance(method, str):
-                takes = None if known_name(method) == "p_rope" else factor
-                yield method, rope_method(method, takes, training_length=trained), length
+                own_factor = factor if takes_factor(method) else None
+                yield method, rope_method(method, own_factor, training_length=trained), length
             else:
                 own = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if _is_number(value))
                 yield f"{method.name} ({own})", method, length

@@ -17,13 +17,13 @@ MUTANTS = (
         "bridge/test_run_lengths -k hugging",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
+        "bridge/rope_scaling/running_pass.py",
         "lengths = self.pinned\n",
         "lengths = [99]\n",
         "bridge/test_run_lengths -k hugging",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
+        "bridge/rope_scaling/running_pass.py",
         "self.pinned[0] if self.pinned",
         "known if self.pinned",
         "bridge/test_run_lengths -k put_back",
@@ -57,7 +57,7 @@ MUTANTS = (
         "bridge/run_lengths.py", "zip(tables, places", "zip(tables[::-1], places", "bridge/test_run_lengths -k padded"
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
+        "bridge/rope_scaling/running_pass.py",
         "self._mask.long().sum",
         "self._mask.long().argmax",
         "bridge/test_run_lengths -k extended_by",
@@ -125,22 +125,22 @@ MUTANTS = (
     ),
     # Keys come from the cache that the run is given
     Mutant(
-        "bridge/rope_scaling/passing.py",
+        "bridge/rope_scaling/running_pass.py",
         "held[:, :, :known]",
         "held[:, :, -known:]",
-        "bridge/rope_scaling/test_passing -k filled_before",
+        "bridge/rope_scaling/test_running_pass -k filled_before",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
+        "bridge/rope_scaling/running_pass.py",
         "if not self.pinned",
         "if self.pinned",
-        "bridge/rope_scaling/test_passing -k cannot_give",
+        "bridge/rope_scaling/test_running_pass -k cannot_give",
     ),
     Mutant(
         "bridge/rope_scaling/extended_rope.py",
         '== "default":  # what',
         '!= "default":  # what',
-        "bridge/rope_scaling/test_passing -k counted_alike",
+        "bridge/rope_scaling/test_running_pass -k counted_alike",
     ),
     # Ablations go by position and number, and show nothing that is masked
     Mutant("bridge/positions.py", "number, -1).amax(-1", "number, -1).amin(-1", "bridge/test_ablation -k recomputed"),
@@ -203,9 +203,9 @@ MUTANTS = (
     Mutant("bridge/capture.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
-        "bridge/rope_scaling/names.py",
+        "bridge/rope_scaling/hugging_face.py",
         "not least < most",
         "not least > 0",
-        "bridge/rope_scaling/test_names -k not_take",
+        "bridge/rope_scaling/test_methods -k not_take",
     ),
 )
