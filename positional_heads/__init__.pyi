@@ -3,10 +3,10 @@
 from . import views as views
 from .bridge.ablation import ablated_heads as ablated_heads
 from .bridge.ablation import ablation_hooks as ablation_hooks
-from .bridge.admission import UnsupportedModelError as UnsupportedModelError
 from .bridge.contribution_hooks import contribution_hooks as contribution_hooks
 from .bridge.dominant_cache import dominant_dimension_cache as dominant_dimension_cache
 from .bridge.live_hooks import live_rotary_hooks as live_rotary_hooks
+from .bridge.model import UnsupportedModelError as UnsupportedModelError
 from .bridge.resolve import resolve_layers as resolve_layers
 from .bridge.rope_scaling.clex import load_clex as load_clex
 from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope

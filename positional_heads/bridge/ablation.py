@@ -22,11 +22,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.positions import Places, row_numbers
 from positional_heads.bridge.provenance import data_hash
-from positional_heads.bridge.recording import SCORES, hook_name
 from positional_heads.bridge.resolve import RotaryLayer, masked_entries, resolve_layers
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import Text, batches
@@ -57,7 +55,7 @@ def ablated_heads(
     Arguments and errors are those of `ablation_hooks`.
     """
     hooks = ablation_hooks(model, heads, mode, reference=reference, distance=distance)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with model.hooks(fwd_hooks=hooks):
         yield model
 
 

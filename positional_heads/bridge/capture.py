@@ -12,12 +12,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.attention_interface import reading_attention
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.prefill import run_in_chunks
-from positional_heads.bridge.recording import SCORES, Record, recording_hooks
+from positional_heads.bridge.recording import Record, recording_hooks
 from positional_heads.bridge.resolve import (
     RotaryLayer,
     layer_phase,
@@ -86,7 +85,7 @@ def capture(
     arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
     lengths = [stop - start for start, stop in spans]
     with run_lengths(model, lengths, attention_mask), _recorded(model, by_layer, check):
-        model(tokens, return_type=None, **arguments)  # type: ignore[operator]
+        model(tokens, return_type=None, **arguments)
 
 
 @contextmanager
@@ -96,7 +95,7 @@ def _recorded(
     """A block inside which every run hands over these layers' records, from hooks or through the interface."""
     hooked = [layer for layer, rotary in sorted(by_layer.items()) if rotary.source != "interface"]
     with (
-        model.hooks(fwd_hooks=recording_hooks(model, hooked, check)),  # type: ignore[attr-defined]
+        model.hooks(fwd_hooks=recording_hooks(model, hooked, check)),
         reading_attention(model, sorted(by_layer.keys() - hooked), check),
     ):
         yield

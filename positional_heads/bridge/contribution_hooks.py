@@ -16,10 +16,9 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import RECORDED, SCORES, Record, hook_name
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import RECORDED, Record
 from positional_heads.bridge.resolve import (
     RotaryLayer,
     layer_phase,
@@ -75,7 +74,7 @@ def contribution_hooks(
     with ExitStack() as undo:
         undo.callback(_rescan_hooks, model)
         for rotary in chosen:
-            _add_hook_points(model.blocks[rotary.layer].attn, undo)  # type: ignore[attr-defined]
+            _add_hook_points(model.blocks[rotary.layer].attn, undo)
         _rescan_hooks(model)
         for rotary in chosen:
             _feed(model, rotary, temperature, undo)
@@ -96,12 +95,12 @@ def _drop_hook_point(attention: Any, name: str) -> None:
     attention._hook_registry.pop(name, None)
 
 
-def _rescan_hooks(model: Any) -> None:
+def _rescan_hooks(model: TransformerLensModel) -> None:
     model.clear_hook_registry()
     model._initialize_hook_registry()
 
 
-def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
+def _feed(model: TransformerLensModel, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
     """Record the layer's rotated vectors as every other hook has left them, and pass contributions through its scores.
 
     Hooks run in the order in which they were added. So ours are added anew whenever the layer starts, behind those
@@ -152,7 +151,7 @@ def _remove(point: HookPoint, handle: Any) -> None:
     point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _vectors(model: Any, rotary: RotaryLayer, record: Record) -> LayerVectors:
+def _vectors(model: TransformerLensModel, rotary: RotaryLayer, record: Record) -> LayerVectors:
     """Padding shifts all positions of a sequence alike, which no contribution shows: columns will do."""
     positions = torch.arange(record[SCORES].shape[-2], device=record[SCORES].device)[None]
     rot_q, rot_k = rotated_vectors(model, rotary, record, positions)

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.resolve import RotaryLayer, mask_limit, masked_entries
 
 _NUMBERS: "weakref.WeakKeyDictionary[Any, Sequence[int]]" = weakref.WeakKeyDictionary()
@@ -48,7 +47,7 @@ class Places:
 
     def __init__(self, model: TransformerLensModel, layer: int) -> None:
         self.layer = layer
-        self._attention = model.blocks[layer].attn  # type: ignore[attr-defined]
+        self._attention = model.blocks[layer].attn
         self._told: dict[str, Any] = {}
         self._handle: Any = None
 

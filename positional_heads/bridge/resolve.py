@@ -15,11 +15,16 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError, refuse_unsupported
 from positional_heads.bridge.attention_interface import ROTATED, attention_module, distance, reading_attention, turns
 from positional_heads.bridge.frequencies import proven_frequencies
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import SCORES, Record, layers_with_attention, record_layers
+from positional_heads.bridge.model import (
+    SCORES,
+    TransformerLensModel,
+    UnsupportedModelError,
+    layers_with_attention,
+    refuse_unsupported,
+)
+from positional_heads.bridge.recording import Record, record_layers
 from positional_heads.core.arguments import checked
 from positional_heads.core.contributions import expand_key_heads
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
@@ -270,7 +275,7 @@ def _resolve_layer(model: TransformerLensModel, layer: int, record: Record) -> R
             return None
         msg = f"layer {layer}: hook_cos and hook_sin do not fire, so the angles of its rotation cannot be had"
         raise UnsupportedModelError(msg)
-    component = model.blocks[layer].attn.original_component  # type: ignore[attr-defined]
+    component = model.blocks[layer].attn.original_component
     source: Literal["hook", "rebuilt"] = "hook" if "hook_rot_q" in record else "rebuilt"
     is_pattern = bool((held >= 0).all()) and bool(((held.float().sum(-1) - 1).abs() < 0.05).all())  # noqa: PLR2004
     draft = RotaryLayer(
@@ -317,11 +322,11 @@ def _resolve_delegated(
     moved: dict[int, Record] = {}
     places = torch.arange(tokens.shape[1], device=tokens.device)[None]
     with torch.no_grad():
-        plain = model(tokens)  # type: ignore[operator]
+        plain = model(tokens)
         with reading_attention(model, layers, here.__setitem__):
-            read = model(tokens, position_ids=places)  # type: ignore[operator]
+            read = model(tokens, position_ids=places)
         with reading_attention(model, layers, moved.__setitem__):
-            model(tokens, position_ids=places + MOVED)  # type: ignore[operator]
+            model(tokens, position_ids=places + MOVED)
     if not float((plain - read).abs().amax(-1).median() / plain.abs().max()) <= tolerance(plain.dtype):
         msg = "reading queries and keys through transformers' attention interface changes this model's output"
         raise UnsupportedModelError(msg)
@@ -482,7 +487,7 @@ def _phase_of(
 
 def _embedded(model: TransformerLensModel, layer: int) -> Any:
     """GPT-J and CodeGen keep sin | cos of every position as a buffer of the attention module."""
-    component = getattr(model.blocks[layer].attn, "original_component", None)  # type: ignore[attr-defined]
+    component = getattr(model.blocks[layer].attn, "original_component", None)
     return getattr(component, "embed_positions", None)
 
 

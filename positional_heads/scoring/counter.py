@@ -19,10 +19,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors, Planes
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.prefill import chunk_length
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import RotaryLayer, RotaryModel

@@ -114,7 +114,7 @@ def ablation_study(
         for heads in wanted:
             if _part(heads) in finished:
                 continue
-            with model.hooks(fwd_hooks=ablation.hooks(heads)):  # type: ignore[attr-defined]
+            with model.hooks(fwd_hooks=ablation.hooks(heads)):
                 measured = made.measure(model, batch_size)
             finished.add(_part(heads), {name: values.tolist() for name, values in measured.items()})
             bar.update()

@@ -163,7 +163,7 @@ MUTANTS = (
     Mutant("bridge/frequencies.py", "turning.diff() < 0", "turning.diff() < 1", "bridge/test_frequencies -k descend"),
     Mutant("bridge/frequencies.py", "/ should - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
     Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),
-    Mutant("bridge/admission.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
+    Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
     # Loads, or says why not
     Mutant(
         "bridge/loading.py",
@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant("bridge/configuration.py", "and not quantized", "and quantized", "bridge/test_loading -k meant"),
     Mutant("bridge/provenance.py", "if not getattr(holder", "if getattr(holder", "bridge/test_loading -k disk"),
     Mutant(
-        "bridge/admission.py",
+        "bridge/model.py",
         "parameter.is_meta and",
         "not parameter.is_meta and",
         "bridge/test_loading -k never_loaded",

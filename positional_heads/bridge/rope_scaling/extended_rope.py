@@ -16,9 +16,8 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension, clear_active, set_active
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import SCORES, Record, hook_name, recording_hooks
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import Record, recording_hooks
 from positional_heads.bridge.resolve import (
     RotaryLayer,
     RotaryModel,
@@ -220,7 +219,7 @@ class Extension:
                 for layer in layers
                 for name, part in (("hook_cos", torch.cos), ("hook_sin", torch.sin))
             ]
-        undo.enter_context(self.model.hooks(fwd_hooks=hooks))  # type: ignore[attr-defined]
+        undo.enter_context(self.model.hooks(fwd_hooks=hooks))
 
     def _refuse_unfit(self) -> None:
         for layer in self.chosen:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
+from positional_heads.bridge.model import UnsupportedModelError
 from positional_heads.bridge.resolve import RotaryLayer, layer_phase, tolerance
 from positional_heads.bridge.run_lengths import rotary_modules, told_positions, whole_table
 

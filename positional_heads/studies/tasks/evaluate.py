@@ -121,7 +121,7 @@ def evaluate(
     heads = as_heads(ablate, int(model.cfg.n_layers), int(model.cfg.n_heads))
     made = make_task(model, task, **task_settings)
     hooks = ready_ablation(model, made, mode, reference, distance).hooks(heads)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with model.hooks(fwd_hooks=hooks):
         measures = made.measure(model, batch_size)
     return TaskResult(made.name, made.rows, measures, made.chance)
 
