@@ -19,15 +19,8 @@ from positional_heads.bridge.active import active_extension
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import RECORDED, Record
-from positional_heads.bridge.resolve import (
-    RotaryLayer,
-    layer_phase,
-    masked_entries,
-    resolve_layers,
-    rotated_vectors,
-    scaled_scores,
-    soft_capped,
-)
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.arguments import check_temperature, checked
 
 CONTRIBUTIONS = "hook_contributions"
@@ -59,7 +52,7 @@ def contribution_hooks(
         RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
     """
     check_temperature(temperature)
-    chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    chosen = resolve_layers(model).select(layers)
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
         msg = f"contribution hooks do not work while {extension.method.name} rewrites scores; use score_heads there"
@@ -154,8 +147,8 @@ def _remove(point: HookPoint, handle: Any) -> None:
 def _vectors(model: TransformerLensModel, rotary: RotaryLayer, record: Record) -> LayerVectors:
     """Padding shifts all positions of a sequence alike, which no contribution shows: columns will do."""
     positions = torch.arange(record[SCORES].shape[-2], device=record[SCORES].device)[None]
-    rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
-    return LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), None, None)
+    rot_q, rot_k = rotary.rotated_vectors(model, record, positions)
+    return LayerVectors(rotary, rot_q, rot_k, rotary.phase(model, record, positions))
 
 
 def _pass_through(
@@ -171,7 +164,7 @@ def _pass_through(
             "hooks need a run without a key-value cache"
         )
         raise RuntimeError(msg)
-    hidden = masked_entries(rotary, scores)
+    hidden = rotary.masked_entries(scores)
     contributions = torch.stack([vectors.contributions(row) for row in range(len(scores))]) * rotary.scale
     before, shape = contributions.sum(-1), contributions.shape  # hooks may write into the tensor itself
     # a tensor of its own for the hooks: its gradient is the edit's, and what q and k get by it cancels with `before`
@@ -184,8 +177,8 @@ def _pass_through(
     _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
     change = edited.sum(-1) - before
     if rotary.soft_cap is not None:
-        uncapped = scaled_scores(rotary, vectors.rot_q, vectors.rot_k)
-        change = soft_capped(uncapped + change, rotary.soft_cap) - soft_capped(uncapped, rotary.soft_cap)
+        uncapped = rotary.scaled_scores(vectors.rot_q, vectors.rot_k)
+        change = rotary.soft_capped(uncapped + change) - rotary.soft_capped(uncapped)
     return torch.where(hidden, scores, scores + change.to(scores.dtype))
 
 

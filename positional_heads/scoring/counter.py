@@ -24,7 +24,8 @@ from positional_heads.bridge.layer_vectors import LayerVectors, Planes
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.prefill import chunk_length
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-from positional_heads.bridge.resolve import RotaryLayer, RotaryModel
+from positional_heads.bridge.resolve import RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, real_spans
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
@@ -215,7 +216,7 @@ class EntryCounter:
         every = int(self._plans.own(vectors.window).pair_counts.sum())
         bins = pilot.bins(self.settings.bins, self.settings.resolution, every)
         row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
-        phase = vectors.phase[min(row, len(vectors.phase) - 1), slice(*spans[row])]
+        phase = vectors.phase(row)[slice(*spans[row])]
         statistics = self._plans.statistics(vectors.window, bins, self.settings.null_repeats)
         return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
 

@@ -63,7 +63,7 @@ def head_examples(
     tokens = _first_tokens(model, text_or_tokens, notes)
     detailed = min(_checked_detailed(detailed), len(tokens))
     layers = sorted({head.layer for head in chosen})
-    rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
+    rotary = resolve_layers(model).select(layers)
     widths = {one.n_pairs for one in rotary}
     if len(widths) > 1:
         msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"

@@ -46,9 +46,9 @@ MUTANTS = (
     Mutant(
         "bridge/prefill.py", "max(SHORTEST_CHUNK, min(", "min(SHORTEST_CHUNK, min(", "bridge/test_prefill -k agreed"
     ),
-    Mutant("bridge/capture.py", "first - (known - keys)", "first", "bridge/test_prefill"),
+    Mutant("bridge/masks.py", "start - first_key", "start", "bridge/test_prefill"),
     Mutant(
-        "bridge/capture.py", "whole[:, done[0] : known] = part", "whole[:, -queries:] = part", "bridge/test_prefill"
+        "bridge/capture.py", "whole[:, start:stop] = part", "whole[:, start - stop :] = part", "bridge/test_prefill"
     ),
     # Every sequence is scored as if alone and first
     Mutant("bridge/run_lengths.py", "name) > module", "name) < module", "bridge/test_run_lengths -k checkpoints_own"),
@@ -80,8 +80,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/layer_vectors.py",
-        "back >= nearest, added",
-        "back <= nearest, added",
+        "distance >= nearest, beyond",
+        "distance <= nearest, beyond",
         "bridge/rope_scaling/test_extended_rope -k really_used",
     ),
     Mutant(
@@ -195,12 +195,12 @@ MUTANTS = (
         "callback(getattr, config",
         "bridge/test_families -k leaves",
     ),
-    Mutant("bridge/resolve.py", "rotary.sense * record", "1 * record", "bridge/test_families -k nanochat"),
+    Mutant("bridge/rotary_layer.py", "self.sense * record", "1 * record", "bridge/test_families -k nanochat"),
     Mutant("bridge/resolve.py", "query.clamp(-clip, clip), key", "query, key", "bridge/test_families -k olmo"),
     Mutant("bridge/resolve.py", "(query, key * multiplier)", "(query, key)", "bridge/test_families -k falcon_h1"),
-    Mutant("bridge/resolve.py", "* rotary.scale", "* 1.0", "bridge/test_resolve"),
-    Mutant("bridge/capture.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_capture"),
-    Mutant("bridge/capture.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
+    Mutant("bridge/rotary_layer.py", "* self.scale", "* 1.0", "bridge/test_resolve"),
+    Mutant("bridge/masks.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_capture"),
+    Mutant("bridge/masks.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
         "bridge/rope_scaling/names.py",
