@@ -19,7 +19,7 @@ from torch import Tensor
 
 from positional_heads.core.head_sets import Cell, HeadSet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
-from positional_heads.core.intervals import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
+from positional_heads.core.statistics import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
 from positional_heads.results.files import STUDY, STUDY_FILE_NAME, read_result, result_file, write_result
 from positional_heads.results.html import result_html
 from positional_heads.results.text import printable
