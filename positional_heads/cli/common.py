@@ -99,7 +99,7 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
         ValueError: If there are others.
         OSError: If the folder cannot be written.
     """
-    from positional_heads.results.atomic import write_atomically
+    from positional_heads.results.files import write_atomically
 
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: holds results already; choose another --out, or add --overwrite"

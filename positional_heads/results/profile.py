@@ -1,7 +1,7 @@
 """The record of a contribution profile: mean contribution of each rotary pair by distance."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -10,10 +10,15 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import AnyHead, Head, as_head
+from positional_heads.results.files import PROFILE
+from positional_heads.results.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class ContributionProfile:
+class ContributionProfile(Record):
     """Mean contribution of each pair to the attention score of some heads, by distance.
 
     Attributes:
@@ -35,11 +40,39 @@ class ContributionProfile:
     frequencies: Float64[Tensor, "head pair"]
     provenance: dict[str, Any]
 
-    def __repr__(self) -> str:
+    saved_as = PROFILE
+
+    @property
+    def description(self) -> str:
+        """Heads, pairs and distances, in one line."""
         names = ", ".join(str(head) for head in self.heads[:8]) + (", ..." if len(self.heads) > 8 else "")  # noqa: PLR2004
         _, pairs, ranges = self.mean.shape
         reach = int(self.edges[-1]) - 1
-        return f"ContributionProfile({names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens)"
+        return f"{names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head, pair and range of distances; the pair "unrotated" is the channels without rotation."""
+        import pandas as pd
+
+        n_heads, n_pairs, n_ranges = self.mean.shape
+        index = pd.MultiIndex.from_product(
+            [[str(head) for head in self.heads], [*range(n_pairs), "unrotated"], range(n_ranges)],
+            names=["name", "pair", "range"],
+        )
+        frame = index.to_frame(index=False)
+        first = frame.pop("range").to_numpy()
+        frame["first_distance"], frame["last_distance"] = self.edges.numpy()[first], self.edges.numpy()[first + 1] - 1
+        frame["contribution"] = torch.cat([self.mean, self.unrotated[:, None]], dim=1).flatten().numpy()
+        frame["pair_count"] = self.pair_counts[:, None].expand(n_heads, n_pairs + 1, n_ranges).flatten().numpy()
+        return frame
+
+    def _content(self) -> dict[str, Any]:
+        return {"heads": [str(head) for head in self.heads], "provenance": self.provenance}
+
+    @classmethod
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "ContributionProfile":
+        heads = [Head.parse(name) for name in content["heads"]]
+        return cls(heads=heads, provenance=content["provenance"], **tensors)
 
     def place(self, head: AnyHead) -> int:
         """Where a head is on the first axis.

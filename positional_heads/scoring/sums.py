@@ -19,15 +19,14 @@ from positional_heads.core.correlation import Correlation, CorrelationSums
 from positional_heads.core.heads import Head
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.statistics import bootstrap_weights
-from positional_heads.results.atomic import write_atomically
 from positional_heads.results.files import (
     PARTIAL,
-    PARTIAL_FILE_NAME,
     ResultFileError,
     packed,
     read_result,
     result_file,
     unpacked,
+    write_atomically,
 )
 from positional_heads.results.scores import HeadScores, NullScores
 
@@ -132,7 +131,7 @@ class ScoreSums:
             provenance={**self.run["provenance"], "kernels": sorted(self.kernels)},
         )
 
-    def save(self, path: str | Path, name: str = PARTIAL_FILE_NAME) -> Path:
+    def save(self, path: str | Path, name: str = PARTIAL.file_name) -> Path:
         """Write the sums to one file, all of it or nothing.
 
         Args:
@@ -144,14 +143,14 @@ class ScoreSums:
         return file
 
     @classmethod
-    def load(cls, path: str | Path, name: str = PARTIAL_FILE_NAME) -> "ScoreSums":
+    def load(cls, path: str | Path, name: str = PARTIAL.file_name) -> "ScoreSums":
         """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ResultFileError: If the file is damaged, foreign, or from a newer version.
         """
-        return cls.from_bytes(read_result(path, PARTIAL, name)[1])
+        return cls.from_bytes(read_result(result_file(path, name), PARTIAL)[1])
 
     def to_bytes(self) -> bytes:
         """The sums as `save` writes them."""

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from positional_heads.results.atomic import write_atomically
-from positional_heads.results.files import FINISHED_FILE_NAME
+from positional_heads.results.files import FINISHED_FILE_NAME, write_atomically
 
 
 class FinishedParts:

@@ -12,7 +12,7 @@ from positional_heads.bridge.ablation import Ablation, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.core.heads import Heads, as_heads
-from positional_heads.results.html import result_html
+from positional_heads.results.tables import result_html
 from positional_heads.results.text import printable
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
