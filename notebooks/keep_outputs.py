@@ -1,6 +1,6 @@
 """Run the notebooks and save their outputs, without times and without data of this machine's kernel.
 
-`python notebooks/keep_outputs.py` runs all of them, or those named after it. A notebook with a failing cell is left alone.
+`python notebooks/keep_outputs.py` runs all of them, or those named after it; one with a failing cell is not written.
 """
 
 import sys

@@ -88,7 +88,8 @@ def picture(title: str, height: float, parts: Iterable[str]) -> str:
     """An SVG with a background of its own, so that it is readable on a light and on a dark page."""
     light = "".join(f".{name}{{fill:hsl({hue} 70% 94%);stroke:hsl({hue} 40% 55%)}}" for name, hue in HUES.items())
     dark = "".join(f".{name}{{fill:hsl({hue} 30% 20%);stroke:hsl({hue} 40% 55%)}}" for name, hue in HUES.items())
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{title}">
+    return f"""<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:g}"
+viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{title}">
 <title>{title}</title>
 <style>
 text{{font:14px system-ui,sans-serif;fill:#1b1b1f}} .head{{font-weight:700}} .mono{{font:12px ui-monospace,monospace}}
