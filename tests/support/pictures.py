@@ -36,10 +36,10 @@ STEPS = (
     ("five integer sums of a tile", "core/correlation.py", "CorrelationSums.add"),
     ("the same sums of all sequences, and of every shuffle", "scoring/sums.py", "ScoreSums.result"),
     ("sums of every layer", "core/correlation.py", "Correlation.rho"),
-    ("rho of every head, and of every shuffle", "core/statistics.py", "excess_p_values"),
-    ("excess over the null, p-values, intervals", "results/scores.py", "HeadScores"),
+    ("HeadScores: rho of every head, and of every shuffle", "core/statistics.py", "excess_p_values"),
+    ("excess over the null, p-values", "core/statistics.py", "verdict"),
 )
-"""What arrives, and the function or class that takes it; the order is the one in which a run first enters them."""
+"""Input and function of each step, in the order in which a run first enters them."""
 
 WIDTH, MARGIN, LINE, INSET, GAP = 540, 12, 19, 12, 22
 CHARACTERS = {"": 7.4, "mono": 7.3}
@@ -116,7 +116,7 @@ def pipeline() -> str:
         lines += wrapped(sentence(ROOT / file, name), WIDTH - 2 * MARGIN - 2 * INSET)
         parts.append(card(MARGIN, y, WIDTH - 2 * MARGIN, LINE * len(lines) + 15, file.split("/")[0], lines))
         y += LINE * len(lines) + 15
-    return picture("The scoring pipeline, from text to the scores of all heads", y + MARGIN, parts)
+    return picture("The scoring pipeline, from a model and a text to a verdict", y + MARGIN, parts)
 
 
 def room_arrows() -> set[tuple[str, str]]:
