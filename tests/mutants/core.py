@@ -55,7 +55,7 @@ MUTANTS = (
         "core/kernels/native.py",
         "places, temperature, one_bin",
         "places, 1.0, one_bin",
-        "core/test_kernels -k listed_entries",
+        "core/test_kernels -k d_of_listed",
     ),
     Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_pairs"),
     # Which pairs count, and their correlation
