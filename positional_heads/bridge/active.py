@@ -1,12 +1,14 @@
 """The extension that is active on a model. `extended_rope` sets it; whatever reads or proves scores asks for it.
 
-`ActiveExtension` is all that the rest of `bridge/` needs of an extension, so that none of it imports `rope_scaling`.
+`ActiveExtension` is all that the rest of `bridge/` needs of an extension, so that it need not import
+`extended_rope`, which is built on all of it.
 """
 
 import weakref
 from collections.abc import Container
 from typing import Any, Protocol, runtime_checkable
 
+from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
 from positional_heads.core.bands import Band
 
 
@@ -38,8 +40,8 @@ class ActiveExtension(Protocol):
     def provenance(self) -> dict[str, Any]:
         """Method, settings and extended heads, as JSON."""
 
-    def table(self, layer: int, length: int) -> Any:
-        """Frequencies of a layer in a run of so many tokens, a `RopeTable`."""
+    def table(self, layer: int, length: int) -> RopeTable:
+        """Frequencies of a layer in a run of so many tokens."""
 
     def bands(self, layer: int, length: int, device: Any = None, *, run_length: int | None = None) -> list[Band] | None:
         """Rotation of positions 0 to length - 1 by distance; None where cos and sin express it."""

@@ -16,26 +16,18 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension, clear_active, set_active
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import SCORES, Record, hook_name, recording_hooks
-from positional_heads.bridge.resolve import (
-    RotaryLayer,
-    RotaryModel,
-    layer_phase,
-    masked_entries,
-    resolve_layers,
-    rotated_vectors,
-    soft_capped,
-)
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import Record, recording_hooks
+from positional_heads.bridge.resolve import RotaryModel, resolve_layers
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, plain_rope
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.arguments import checked
 from positional_heads.core.bands import Band, banded_scores, unrotated
-from positional_heads.core.contributions import expand_key_heads, head_planes
+from positional_heads.core.contributions import expand_key_heads
 from positional_heads.core.heads import Heads, as_heads
 
 ChosenHeads = dict[int, list[int] | None]
@@ -101,11 +93,10 @@ def _chosen_heads(
 ) -> ChosenHeads:
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if heads is None:
-        rotary_layers = resolved.select(None if layers is None else list(layers), n_layers)
-        return {rotary.layer: None for rotary in rotary_layers}
+        return {rotary.layer: None for rotary in resolved.select(layers)}
     chosen: ChosenHeads = {}
     for layer, head in sorted(set(as_heads(heads, n_layers, n_heads))):
-        resolved.select([layer], n_layers)
+        resolved.select([layer])
         chosen[layer] = [*(chosen.get(layer) or []), head]
     if not chosen:
         msg = "no head given: name at least one, or leave heads= out to extend every layer that rotates"
@@ -223,7 +214,7 @@ class Extension:
                 for layer in layers
                 for name, part in (("hook_cos", torch.cos), ("hook_sin", torch.sin))
             ]
-        undo.enter_context(self.model.hooks(fwd_hooks=hooks))  # type: ignore[attr-defined]
+        undo.enter_context(self.model.hooks(fwd_hooks=hooks))
 
     def _refuse_unfit(self) -> None:
         for layer, rope in self.ropes.items():
@@ -281,8 +272,8 @@ class Extension:
     def _rewritten_scores(self, layer: int, record: Record) -> Float[Tensor, "batch head query_pos key_pos"]:
         """A layer's scores; visible ones of extended heads are computed from unrotated queries and keys."""
         rotary, scores, running = self.resolved.layers[layer], record[SCORES], self.running_pass
-        rot_q, rot_k = rotated_vectors(self.model, rotary, record, running.positions)
-        phase = key_phase = layer_phase(self.model, rotary, record, running.positions)
+        rot_q, rot_k = rotary.rotated_vectors(self.model, record, running.positions)
+        phase = key_phase = rotary.phase(self.model, record, running.positions)
         if scores.shape[-1] > rot_k.shape[1]:
             rot_k, key_phase = running.all_keys(rotary, rot_k, phase, scores.shape[-1])
         n_keys = rot_k.shape[1]
@@ -294,17 +285,16 @@ class Extension:
         key, rest_k = _unrotated_parts(rotary, rot_k, key_phase)
         bands = self.bands(layer, n_keys, scores.device, run_length=running.lengths[0]) or []
         query_pos = running.positions[0].to(scores.device)
-        unchanged = masked_entries(rotary, scores)[..., :n_keys]
+        unchanged = rotary.masked_entries(scores)[..., :n_keys]
         unchanged = unchanged | ~self._extended_heads(layer, scores.device)[:, None, None]
         if self.ropes[layer].extension == "default":  # near entries keep the model's own scores, to the last bit
             distance = query_pos[:, None] - torch.arange(n_keys, device=scores.device)
             unchanged = unchanged | (distance < bands[-1].nearest)
         new = scores.clone()
         for row in range(scores.shape[0]):
-            added = banded_scores(bands, query[row], key[row], query_pos) + rest_q[row] @ rest_k[row].mT
-            added = added * rotary.scale
-            added = added if rotary.soft_cap is None else soft_capped(added, rotary.soft_cap)
-            new[row, ..., :n_keys] = torch.where(unchanged[row], scores[row, ..., :n_keys], added.to(scores.dtype))
+            q_dot_k = banded_scores(bands, query[row], key[row], query_pos) + rest_q[row] @ rest_k[row].mT
+            rebuilt = rotary.soft_capped(q_dot_k * rotary.scale).to(scores.dtype)
+            new[row, ..., :n_keys] = torch.where(unchanged[row], scores[row, ..., :n_keys], rebuilt)
         return new
 
     def _extended_heads(self, layer: int, device: Any) -> Bool[Tensor, " head"]:
@@ -320,7 +310,7 @@ def _unrotated_parts(
     phase: Complex[Tensor, "#batch pos pair"],
 ) -> tuple[Complex[Tensor, "batch head pos pair"], Float[Tensor, "batch head pos rest"]]:
     """Queries or keys of all query heads before rotation, as complex pairs, and their unrotated channels."""
-    planes = head_planes(vectors, rotary.layout, rotary.rotary_dim, rotary.n_heads)
+    planes = rotary.planes(vectors)
     rows = [unrotated(plane, phase[min(row, len(phase) - 1)]) for row, plane in enumerate(planes)]
     rest = expand_key_heads(vectors, rotary.n_heads)[..., rotary.rotary_dim :].transpose(1, 2).float()
     return torch.stack(rows), rest

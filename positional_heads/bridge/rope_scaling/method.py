@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.resolve import RotaryLayer
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.bands import Band
 
 

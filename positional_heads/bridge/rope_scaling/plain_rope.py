@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.core.arguments import checked, in_range
 
 PLAIN_KEYS = ("rope_theta", "partial_rotary_factor")
@@ -173,7 +172,7 @@ def long_table_from(model: TransformerLensModel, layer: int) -> int | None:
     return _training_length(config, given) + 1
 
 
-def _rope_settings(model: Any, layer: int) -> tuple[Any, Mapping[str, Any]]:
+def _rope_settings(model: TransformerLensModel, layer: int) -> tuple[Any, Mapping[str, Any]]:
     """The configuration of the text model, and its rope settings for one layer."""
     config = model.original_model.config
     config = getattr(config, "text_config", None) or config

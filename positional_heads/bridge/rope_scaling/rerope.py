@@ -6,9 +6,9 @@ from typing import ClassVar
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.resolve import RotaryLayer
 from positional_heads.bridge.rope_scaling.method import Method, two_bands
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.arguments import check_fields, in_range
 from positional_heads.core.bands import Band
 

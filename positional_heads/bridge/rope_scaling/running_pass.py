@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.resolve import RotaryLayer, layer_phase, tolerance
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer
 from positional_heads.bridge.run_lengths import rotary_modules, told_positions, whole_table
 
 
@@ -25,7 +25,7 @@ class RunningPass:
         run_lengths: Lengths of the whole runs that the pass is part of, in a `run_lengths` block; else None.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: TransformerLensModel) -> None:
         self.model = model
         self.positions: Int[Tensor, "#batch pos"] = torch.zeros(1, 0, dtype=torch.long)
         self.lengths: list[int] = []
@@ -57,7 +57,7 @@ class RunningPass:
             raise UnsupportedModelError(msg)
         cos, sin = (part.reshape(-1, *part.shape[-2:])[:1, :length] for part in table)
         positions = torch.arange(length, device=cos.device)[None]
-        return layer_phase(self.model, rotary, {"hook_cos": cos, "hook_sin": sin}, positions)[0]
+        return rotary.phase(self.model, {"hook_cos": cos, "hook_sin": sin}, positions)[0]
 
     def all_keys(
         self, rotary: RotaryLayer, rot_k: Float[Tensor, "batch pos kv_head d_head"], phase: Tensor, n_keys: int
@@ -101,7 +101,7 @@ class RunningPass:
             )
             raise UnsupportedModelError(msg)
         # this pass' own keys are known in two ways: if they differ, a hook or another model filled the cache
-        positions, limit = self.positions[0].to(own.device), tolerance(rot_k.dtype)
+        positions, limit = self.positions[0].to(own.device), TOLERANCE[rot_k.dtype]
         error = float((key[:, positions] - rot_k).abs().max() / rot_k.abs().max())
         if not (error <= limit and torch.allclose(own[positions].expand_as(phase), phase, atol=limit)):
             msg = f"layer {rotary.layer}: the cache does not hold this run's keys as the model rotates them"

@@ -400,7 +400,7 @@ def test_impossible_extensions_are_refused(case, tiny):
 def test_beyond_the_reach_and_twice_at_once_are_refused(tiny):
     model = tiny("llama")
     with extended_rope(model, "self_extend", group=2, window=8, training_length=16):
-        with pytest.raises(ValueError, match="150 tokens are beyond the reach .* at most 24"):
+        with pytest.raises(ValueError, match=r"150 tokens are beyond the reach .* at most 24"):
             model(TOKENS)
         with pytest.raises(RuntimeError, match="extended already"), extended_rope(model, "none"):
             pass
