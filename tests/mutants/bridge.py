@@ -18,20 +18,20 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/running_pass.py",
-        "lengths = self.pinned\n",
+        "lengths = self.run_lengths\n",
         "lengths = [99]\n",
         "bridge/test_run_lengths -k hugging",
     ),
     Mutant(
         "bridge/rope_scaling/running_pass.py",
-        "self.pinned[0] if self.pinned",
-        "known if self.pinned",
+        "self.run_lengths[0] if self.run_lengths",
+        "filled if self.run_lengths",
         "bridge/test_run_lengths -k put_back",
     ),
     Mutant(
         "bridge/rope_scaling/extended_rope.py",
-        "run_length), position), others",
-        "length), position), others",
+        "rotary, position, run_length)",
+        "rotary, position, length)",
         "bridge/test_run_lengths -k whole_run_under",
     ),
     Mutant(
@@ -126,24 +126,43 @@ MUTANTS = (
     # Keys come from the cache that the run is given
     Mutant(
         "bridge/rope_scaling/running_pass.py",
-        "held[:, :, :known]",
-        "held[:, :, -known:]",
+        "cached[:, :, :filled]",
+        "cached[:, :, -filled:]",
         "bridge/rope_scaling/test_running_pass -k filled_before",
     ),
     Mutant(
         "bridge/rope_scaling/running_pass.py",
-        "if not self.pinned",
-        "if self.pinned",
+        "if not self.run_lengths",
+        "if self.run_lengths",
         "bridge/rope_scaling/test_running_pass -k cannot_give",
     ),
     Mutant(
         "bridge/rope_scaling/extended_rope.py",
-        '== "default":  # what',
-        '!= "default":  # what',
+        '== "default":  # near',
+        '!= "default":  # near',
         "bridge/rope_scaling/test_running_pass -k counted_alike",
     ),
+    # ReRoPE rotates far keys by the window and the leak
+    Mutant(
+        "bridge/rope_scaling/rerope.py",
+        "(1 - self.leak) * self.window",
+        "(1 - self.leak) * (self.window - 1)",
+        "bridge/rope_scaling/test_rerope -k definition",
+    ),
+    Mutant(
+        "bridge/rope_scaling/rerope.py",
+        "self.leak * position",
+        "1.0 * position",
+        "bridge/rope_scaling/test_rerope -k definition",
+    ),
+    Mutant(
+        "bridge/rope_scaling/methods.py",
+        '"factor" in inspect',
+        '"factor" not in inspect',
+        "bridge/rope_scaling/test_rerope -k study",
+    ),
     # Ablations go by position and number, and show nothing that is masked
-    Mutant("bridge/positions.py", "number, -1).amax(-1", "number, -1).amin(-1", "bridge/test_ablation -k recomputed"),
+    Mutant("bridge/positions.py", "column, -1).amax(-1", "column, -1).amin(-1", "bridge/test_ablation -k recomputed"),
     Mutant("bridge/positions.py", "mask > mask_limit", "mask < mask_limit", "bridge/test_positions -k caches"),
     Mutant("bridge/positions.py", ".repeat_interleave(", ".repeat(", "bridge/test_positions -k beam"),
     Mutant("bridge/ablation.py", "(~hidden, 0)", "(hidden, 0)", "bridge/test_positions -k masked_key"),

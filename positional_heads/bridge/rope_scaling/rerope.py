@@ -1,5 +1,6 @@
 """ReRoPE and Leaky ReRoPE: distances grow slower from a window on, or not at all."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -41,10 +42,10 @@ class ReRope(Method):
         return {"window": self.window, "leak": self.leak}
 
     def reach(self, training_length: int) -> int | None:
-        """Longest run in which no distance exceeds the training length; None for ReRoPE, which has no limit."""
+        """Longest run whose distances all stay below the training length; None for ReRoPE, which has no limit."""
         if self.window >= training_length:
             return training_length
-        return int(self.window + (training_length - self.window) / self.leak) if self.leak else None
+        return math.ceil(self.window + (training_length - self.window) / self.leak) if self.leak else None
 
     def bands(self, rope: PlainRope, rotary: RotaryLayer, position: Int[Tensor, " pos"], length: int) -> list[Band]:  # noqa: ARG002
         """Far queries at `window + leak (m - window)`, far keys at `leak n`."""
