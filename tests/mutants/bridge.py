@@ -82,13 +82,13 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "distance >= nearest, beyond",
         "distance <= nearest, beyond",
-        "bridge/rope_scaling/test_extended_rope -k really_used",
+        "bridge/rope_scaling/test_self_extend -k really_used",
     ),
     Mutant(
         "bridge/layer_vectors.py",
         "max(plan.min_distance, nearest)",
         "plan.min_distance",
-        "bridge/rope_scaling/test_extended_rope -k really_used",
+        "bridge/rope_scaling/test_self_extend -k really_used",
     ),
     Mutant(
         "bridge/layer_vectors.py", "phase[None, order], phase", "phase[None], phase", "laws/test_nulls -k moved_vectors"
