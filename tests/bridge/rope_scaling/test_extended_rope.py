@@ -148,9 +148,9 @@ def test_heads_are_ablated_inside_an_extension(tiny):
         extended = model(TOKENS[:, :20])
         with ph.ablated_heads(model, [ph.Head(0, 1)]):
             assert not torch.equal(model(TOKENS[:, :20]), extended)
-    with extended_rope(model, "self_extend", group=4, window=8):
-        with ph.ablated_heads(model, [ph.Head(0, 1)], "far", distance=8):
-            _, cache = model.run_with_cache(TOKENS[:, :30])
+    blind = ph.ablated_heads(model, [ph.Head(0, 1)], "far", distance=8)
+    with extended_rope(model, "self_extend", group=4, window=8), blind:
+        _, cache = model.run_with_cache(TOKENS[:, :30])
     assert (cache["blocks.0.attn.hook_pattern"][:, 1, 20, :12] == 0).all()
 
 
