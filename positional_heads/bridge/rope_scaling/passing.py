@@ -13,7 +13,7 @@ from torch import Tensor
 
 from positional_heads.bridge.model import UnsupportedModelError
 from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer
-from positional_heads.bridge.run_lengths import rotary_modules, told_positions, whole_table
+from positional_heads.bridge.run_lengths import position_ids, rotary_modules, whole_table
 
 
 class Passing:
@@ -126,7 +126,7 @@ class Passing:
         self._mask = self._cache = None
 
     def _note(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        positions = told_positions(args, kwargs)
+        positions = position_ids(args, kwargs)
         if positions is None:
             msg = "this model's rotary module is not told positions, so its rotation cannot be extended"
             raise UnsupportedModelError(msg)
