@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         "bridge/contribution_hooks.py", "))]) * rotary.scale", "))])", "bridge/test_contribution_hooks -k remainder"
     ),
-    Mutant("bridge/contribution_hooks.py", "added / rotary.scale", "added", "laws/test_one_dimension -k hook_cache"),
+    Mutant("bridge/contribution_hooks.py", "row / rotary.scale", "row", "laws/test_one_dimension -k hook_cache"),
     Mutant(
         "bridge/contribution_hooks.py",
         "registry.pop(name, None)",
