@@ -18,9 +18,9 @@ from .core.contributions import dominant_dimension as dominant_dimension
 from .core.contributions import pair_contributions as pair_contributions
 from .core.contributions import unrotated_remainder as unrotated_remainder
 from .core.heads import Head as Head
-from .core.wavelengths import injective_range as injective_range
-from .core.wavelengths import told_apart as told_apart
-from .core.wavelengths import wavelengths as wavelengths
+from .core.rotary import injective_range as injective_range
+from .core.rotary import told_apart as told_apart
+from .core.rotary import wavelengths as wavelengths
 from .results.ablation import AblationStudy as AblationStudy
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError

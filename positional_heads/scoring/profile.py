@@ -15,10 +15,11 @@ from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Mask, Text, batches, real_spans
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.contributions import expand_key_heads
+from positional_heads.core.contributions import contribution_sums, expand_key_heads, remainder_sums
 from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import pair_frequencies
-from positional_heads.results.profile import ContributionProfile, contribution_sums, distance_counts, remainder_sums
+from positional_heads.results.profile import ContributionProfile
 
 
 @checked
@@ -92,8 +93,7 @@ class _Sums:
         )
         rest_k = rest_k.clone()
         rest_k[: self.skip_keys] = 0
-        counts = distance_counts(length, self.skip_keys)
-        counts[length if vectors.window is None else vectors.window :] = 0
+        counts = EntryPlan((length,), vectors.window, self.skip_keys).entry_counts
         seen = counts > 0
         ranges = [
             (slice(nearest, length if furthest is None else min(length, furthest + 1)), query.cpu(), key.cpu())
