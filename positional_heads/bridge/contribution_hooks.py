@@ -54,7 +54,7 @@ def contribution_hooks(
     chosen = resolve_layers(model).select(layers)
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
-        msg = f"contribution hooks do not work while {extension.method.name} rewrites scores; use score_heads there"
+        msg = f"contribution hooks do not work while {extension.name} rewrites scores; use score_heads there"
         raise UnsupportedModelError(msg)
     for rotary in chosen:
         if rotary.holds == "pattern":

@@ -38,8 +38,8 @@ def run_lengths(
     extension = active_extension(model)
     with ExitStack() as undo:
         if extension is not None:
-            extension.passing.pinned = rows
-            undo.callback(setattr, extension.passing, "pinned", None)
+            extension.set_run_lengths(rows)
+            undo.callback(extension.set_run_lengths, None)
         for module in rotary_modules(model):
             undo.callback(_reset_frequencies, module)
             hook = _whole_run_hook(rows, attention_mask)
