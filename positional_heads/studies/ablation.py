@@ -12,7 +12,7 @@ from positional_heads.bridge.ablation import AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.retrieval import retrieval_scores
-from positional_heads.core.arguments import check_seed, checked, in_range
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, set_sizes, study_sets
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS
@@ -79,7 +79,7 @@ def ablation_study(
     """
     in_range("n_random", n_random, 1, MOST_RANDOM)
     in_range("batch_size", batch_size, 1)
-    check_seed(seed)
+    in_range("seed", seed, 0)
     scored_model = _scored_model(model, scores)
     # 1. the task, and how heads are ablated in it
     task = make_task(model, task, **task_settings)
