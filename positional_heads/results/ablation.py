@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import Cell, HeadSet, by_kind, distinct_sets
+from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
 from positional_heads.results.files import ABLATION
@@ -49,7 +49,7 @@ class AblationStudy(Record):
 
     task: str
     rows: list[dict[str, Any]]
-    cells: list[Cell]
+    cells: list[StudySet]
     values: dict[str, Float64[Tensor, "set row"]]
     ranking: list[Head]
     ranked_by: Float64[Tensor, "layer head"]
@@ -289,7 +289,7 @@ class AblationStudy(Record):
             task=content["task"],
             rows=content["rows"],
             cells=[
-                Cell(kind, k, number, tuple(Head.parse(head) for head in heads))
+                StudySet(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
             values={name: values[name] for name in content["measures"]},

@@ -86,7 +86,7 @@ MUTANTS = (
     # What tokens, texts and heads are given
     Mutant("core/heads.py", "head.layer < n_layers\n", "head.layer <= n_layers\n", "core/test_heads"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("core/arguments.py", "(value) and abs(value) < LARGEST", "(value)", "laws/test_bad_values"),
+    Mutant("core/arguments.py", "(value) and abs(value) < LIMIT", "(value)", "laws/test_bad_values"),
     # Intervals, and units that share nothing
     Mutant("core/statistics.py", "np.ones(units + 1)", "np.ones(units + 1) / 2", "core/test_statistics -k clopper"),
     Mutant(
