@@ -265,7 +265,16 @@ class AblationStudy(Record):
     @property
     def verdict(self) -> str:
         """What the study shows, in words; that may be that the heads do not matter."""
-        return ablation_verdict(self)
+        measure = self.measures[0]
+        return ablation_verdict(
+            self.task,
+            measure,
+            self.contrasts(),
+            self.effects(),
+            chance=self.chance.get(measure),
+            significant=self.provenance["scores"].get("significant"),
+            harm=self.correlations["score and harm"],
+        )
 
     def _content(self) -> dict[str, Any]:
         return {

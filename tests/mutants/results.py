@@ -11,6 +11,13 @@ MUTANTS = (
         "-float(self.rho[head])",
         "results/test_scores -k by_significance",
     ),
+    Mutant("results/verdicts.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "results/test_verdicts -k little_power"),
+    Mutant(
+        "results/verdicts.py",
+        "rising = significant & (rho > 0)",
+        "rising = significant",
+        "results/test_verdicts -k verdict_says",
+    ),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
     Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_scores -k header"),
