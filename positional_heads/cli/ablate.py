@@ -8,6 +8,7 @@ import typer
 
 from positional_heads.cli.common import (
     BUNDLED,
+    choice,
     load_named,
     numbers,
     one_line_errors,
@@ -86,13 +87,13 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.bridge.ablation import known_mode
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.results.scores import HeadScores
-        from positional_heads.studies.ablation import check_ways
+        from positional_heads.studies.ablation import RankBy, Singles
         from positional_heads.studies.tasks.evaluate import check_task_name
 
         check_dtype(dtype)
         check_task_name(task)
-        known_mode(mode, distance)
-        check_ways(rank_by, singles)
+        way = known_mode(mode, distance)
+        ranked_by, alone = choice("--rank-by", rank_by, RankBy), choice("--singles", singles, Singles)
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
@@ -108,11 +109,11 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             made,
             fractions=shares,
             n_random=n_random,
-            mode=mode,
+            mode=way,
             reference=averaged,
             distance=distance,
-            rank_by=rank_by,
-            singles=singles,
+            rank_by=ranked_by,
+            singles=alone,
             batch_size=batch_size,
             seed=seed,
             checkpoint=out,

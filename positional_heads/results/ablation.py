@@ -16,7 +16,7 @@ from torch import Tensor
 
 from positional_heads.core.head_sets import Cell, HeadSet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
-from positional_heads.core.intervals import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
+from positional_heads.core.statistics import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
 from positional_heads.results.files import ABLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable

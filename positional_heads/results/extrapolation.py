@@ -10,7 +10,7 @@ from torch import Tensor
 
 from positional_heads.core.allocation import jump_at, stretch_between
 from positional_heads.core.heads import Head
-from positional_heads.core.wavelengths import injective_range, told_apart, wavelengths
+from positional_heads.core.rotary import injective_range, told_apart, wavelengths
 from positional_heads.results.files import EXTRAPOLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable
@@ -88,7 +88,7 @@ class ExtrapolationStudy(Record):
                     "length": length,
                     "rho_within": float(self.rho_within[index].mean()),
                     "rho_beyond": float(self.rho_beyond[index].mean()),
-                    "jump": float(jump.relative.abs().mean()),
+                    "jump": float(jump.abs().mean()),
                     "stretch": float(stretch.factor.mean()),
                     "explained": float(stretch.explained.mean()),
                     "exact": float(self.performance["exact"][index]),

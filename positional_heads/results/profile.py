@@ -1,16 +1,11 @@
-"""What does each rotary pair add to attention at each distance? Means over a text, exact, without a T x T tensor.
-
-The contribution of a pair is the real part of q times the conjugate of k, both as complex numbers (method section 2).
-Its sum over all query-key pairs at one distance is a cross-correlation, so a Fourier transform of each pair's queries
-and keys gives the sums of every distance at once.
-"""
+"""The record of a contribution profile: mean contribution of each rotary pair by distance."""
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
@@ -117,34 +112,3 @@ class ContributionProfile(Record):
 def geometric_edges(length: int, bins: int) -> np.ndarray:
     """Whole edges from 0 to `length` of at most so many ranges, in proportion to distance as far as whole tokens go."""
     return np.unique(np.concatenate([[0], np.geomspace(length, 1, bins).round().astype(np.int64)]))
-
-
-def contribution_sums(
-    query: Float[Tensor, "pos pair 2"], key: Float[Tensor, "pos pair 2"]
-) -> Float64[Tensor, "pair distance"]:
-    """Sum of each pair's contribution over all queries and keys at each distance, of one head and sequence.
-
-    Args:
-        query: Rotated queries, as planes.
-        key: Rotated keys, as planes; zero where a key shall not count.
-    """
-    return _correlated(*(torch.view_as_complex(planes.double().contiguous()) for planes in (query, key)))
-
-
-def remainder_sums(query: Float[Tensor, "pos rest"], key: Float[Tensor, "pos rest"]) -> Float64[Tensor, " distance"]:
-    """Sum of q . k of the channels without rotation over all queries and keys at each distance."""
-    return _correlated(query.double() + 0j, key.double() + 0j).sum(0)
-
-
-def distance_counts(length: int, skip_keys: int = 0) -> Int[Tensor, " distance"]:
-    """Number of query-key pairs at each distance in a sequence, the first keys left out."""
-    return (length - skip_keys - torch.arange(length)).clamp(min=0)
-
-
-def _correlated(query: Tensor, key: Tensor) -> Float64[Tensor, "pair distance"]:
-    length = len(query)
-    if query.shape[1] == 0:  # not every build of the transform takes nothing
-        return torch.zeros(0, length, dtype=torch.float64)
-    size = 2 * length  # padded, so that nothing wraps around
-    spectrum = torch.fft.fft(query, size, dim=0) * torch.fft.fft(key, size, dim=0).conj()
-    return torch.fft.ifft(spectrum, dim=0)[:length].real.T.contiguous()
