@@ -43,7 +43,9 @@ def report(tmp_path_factory):
 def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
     folder, done = report
     lines = done.stdout.decode().splitlines()
-    assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all pairs, 3 shuffles")
+    assert lines[0].startswith(
+        "bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all query-key pairs, 3 shuffles"
+    )
     assert len([line for line in lines if line.strip().startswith("L")]) == 10
     assert lines[-1].startswith("Verdict: ")
     assert sorted(file.name for file in folder.iterdir()) == [

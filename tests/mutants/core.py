@@ -3,13 +3,6 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = (
-    Mutant("core/statistics.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "core/test_statistics -k little_power"),
-    Mutant(
-        "core/statistics.py",
-        "rising = significant & (rho > 0)",
-        "rising = significant",
-        "core/test_statistics -k verdict_says",
-    ),
     # Pairs of channels and their contributions
     Mutant("core/rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "core/test_rotary"),
     Mutant("core/rotary.py", "new_phase / phase", "new_phase * phase", "core/test_rotary"),
