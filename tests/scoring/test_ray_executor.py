@@ -15,7 +15,6 @@ import torch
 
 import positional_heads as ph
 from positional_heads.results.files import PARTIAL_FILE_NAME
-from positional_heads.scoring.executors import named_executor
 from tests.scoring.test_shards import same
 
 pytestmark = [
@@ -150,11 +149,11 @@ def test_an_address_without_a_cluster_is_refused(tiny, data):
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'positional-heads\[ray\]'"):
-        named_executor("ray")
+        ph.RayExecutor()
 
 
 def test_settings_that_cannot_be_are_refused(tiny, data):
-    with pytest.raises(ValueError, match="unknown executor 'dask': choose 'ray'"):
+    with pytest.raises(ValueError, match="executor must be 'ray'"):
         ph.score_heads(tiny("llama"), data[:3], executor="dask")
     with pytest.raises(ValueError, match="workers 0 must be at least 1"):
         ph.RayExecutor(workers=0)

@@ -204,5 +204,5 @@ def test_the_pilot_sees_other_batches_than_the_longest_where_there_are_few(tiny)
     assert [len(batch.tokens) for batch in data] == [6, 1, 1]
     rotary = ph.resolve_layers(tiny("llama")).select(None, 2)
     counter = EntryCounter(tiny("llama"), data, rotary, ScoringSettings())
-    assert sorted(counter._pilots()) == [0, 1, 2]
-    assert counter._pilots()[-1] == 1
+    assert sorted(counter.pilot_batches) == [0, 1, 2]
+    assert counter.pilot_batches[-1] == 1

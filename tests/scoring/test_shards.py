@@ -72,7 +72,7 @@ def test_a_shard_that_is_there_is_not_counted_again(tiny, sequences, tmp_path, r
 
 def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
     model = tiny("mistral")
-    with pytest.raises(FileNotFoundError, match="no shards there; positional-heads score --shard 1/8"):
+    with pytest.raises(FileNotFoundError, match="no shards in it; positional-heads score --shard 1/8"):
         ph.merge_shards(tmp_path)
     for number in (1, 3):
         ph.score_shard(model, sequences, (number, 5), tmp_path, **SETTINGS)
