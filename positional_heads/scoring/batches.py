@@ -9,7 +9,7 @@ from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-from positional_heads.bridge.resolve import RotaryLayer
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Mask, Text, TokenRow, batches, real_spans
 from positional_heads.core.arguments import in_range
 

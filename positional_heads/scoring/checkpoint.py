@@ -1,18 +1,15 @@
-"""Checkpoints of a run: the sums so far, saved at intervals and on Ctrl-C.
-
-`interrupt_explained` and `other_run` hold for every run that can be resumed, studies included.
-"""
+"""Checkpoints of a run: the sums so far, saved at intervals and on Ctrl-C."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from positional_heads.results.files import PARTIAL_FILE_NAME
+from positional_heads.results.files import PARTIAL
 from positional_heads.scoring.sums import ScoreSums
 
 SHARE = 20
@@ -22,7 +19,7 @@ SHARE = 20
 class Checkpoint:
     """A file with the sums so far of a run, always whole, replaced at intervals."""
 
-    def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL_FILE_NAME) -> None:
+    def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL.file_name) -> None:
         """Write nothing yet.
 
         Args:
@@ -81,18 +78,24 @@ class Checkpoint:
         if time.monotonic() >= self._due:
             self.save(sums)
 
-    def on_interrupt(self, sums: ScoreSums) -> AbstractContextManager[None]:
-        """A block in which Ctrl-C saves the sums.
+    @contextmanager
+    def on_interrupt(self, sums: ScoreSums) -> Iterator[None]:
+        """A block in which Ctrl-C saves the sums, and is raised again with a message on how to resume.
 
         Args:
             sums: Whole batches only, unless a step was torn.
         """
-
-        def save() -> str:
+        try:
+            yield
+        except TornStep:
+            raise
+        except KeyboardInterrupt as interrupt:
+            if self.file is None:
+                raise
             self.save(sums)
-            return f"{len(sums.done)} of {sums.run['batches']} batches"
-
-        return interrupt_explained(self.file, save)
+            counted = f"{len(sums.done)} of {sums.run['batches']} batches are counted and saved in {self.file}"
+            msg = f"{counted}; rerun the same command to resume"
+            raise KeyboardInterrupt(msg) from interrupt
 
     def remove(self) -> None:
         """Delete the file."""
@@ -102,39 +105,6 @@ class Checkpoint:
 
 class TornStep(KeyboardInterrupt):
     """Ctrl-C came twice in one step: the sums hold half a batch and must not be saved."""
-
-
-@contextmanager
-def interrupt_explained(file: Path | None, save: Callable[[], str]) -> Iterator[None]:
-    """Where Ctrl-C ends the block, save, and raise it again with a message on how to resume.
-
-    Args:
-        file: Where progress is saved; None if nowhere, and Ctrl-C is left alone.
-        save: Saves what is done, and says how much that is.
-    """
-    try:
-        yield
-    except TornStep:
-        raise
-    except KeyboardInterrupt as interrupt:
-        if file is None:
-            raise
-        msg = f"{save()} are saved in {file}; run the same call again to resume"
-        raise KeyboardInterrupt(msg) from interrupt
-
-
-def other_run(file: Path | None, content: str, changed: Sequence[str]) -> str:
-    """The message that refuses to resume another run.
-
-    Args:
-        file: Where progress of that run is saved.
-        content: What the file holds.
-        changed: Names of what differs between the runs.
-    """
-    return (
-        f"{file}: holds {content} (different: {', '.join(changed)}); finish that one with its own settings, choose "
-        "another folder, or delete the file"
-    )
 
 
 @contextmanager

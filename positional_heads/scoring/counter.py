@@ -5,8 +5,6 @@ shuffled. The pilot is the batch with the longest sequence, which also shows eac
 three more. All shards use the same pilot, and so get the same bins.
 """
 
-import functools
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -19,26 +17,23 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.layer_vectors import LayerVectors, Planes
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.resolve import RotaryLayer, RotaryModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.resolve import RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
+from positional_heads.core.logs import warn_once
 from positional_heads.core.pilot import PilotSample
-from positional_heads.core.plan import EntryPlan, Places
+from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
 from positional_heads.core.rotary import pair_frequencies
-from positional_heads.core.sampling import REPLICATES
 from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
-from positional_heads.scoring.checkpoint import other_run
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 from positional_heads.scoring.sums import LayerSums, ScoreSums, differences, empty_statistics
-
-logger = logging.getLogger(__name__)
 
 LISTED_DEARER = 4
 """Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
@@ -70,7 +65,7 @@ class EntryCounter:
         self.rotary = rotary
         self.settings = settings
         self._plans: dict[EntryPlan, EntryPlan] = {}
-        self._samples: dict[tuple[int, int | None], list[Places]] = {}
+        self._samples: dict[tuple[int, int | None], list[Positions]] = {}
         self.kernel = self._kernel(self._terms())
 
     @cached_property
@@ -154,7 +149,11 @@ class EntryCounter:
             ValueError: If model, data or settings differ; the message says which.
         """
         if changed := differences(self.description(resolved, sums.windows), sums.run):
-            raise ValueError(other_run(file, "sums of another run", changed))
+            msg = (
+                f"{file}: holds sums of another run (different: {', '.join(changed)}); finish that run with its own "
+                "settings, choose another folder, or delete the file"
+            )
+            raise ValueError(msg)
 
     def description(self, resolved: RotaryModel, windows: dict[int, int | None]) -> dict[str, Any]:
         """What identifies this run: sums of runs with the same description can be added.
@@ -166,7 +165,11 @@ class EntryCounter:
         real = [tokens if mask is None else tokens[mask.bool()] for tokens, mask in token_rows(self.data)]
         monotonous = sum(map(one_token_rules, real))
         if monotonous:
-            _warn_of_monotony(monotonous, len(real))
+            warning = (
+                f"in {monotonous} of {len(real)} sequences one token fills half or more: content hardly varies there, "
+                "so rho measures the effect of position alone, and the shuffled null is nearly the same run"
+            )
+            warn_once(__name__, warning)
         provenance = run_provenance(self.model, self.data, asdict(self.settings))
         provenance["rotary"] = [asdict(rotary) | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
         provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous}
@@ -191,7 +194,7 @@ class EntryCounter:
     def _terms(self) -> int:
         """Entries times rotary pairs of the whole run, or what costs as much."""
         plan = self._plan(None)
-        every = int(plan.all_pairs.sum())
+        every = int(plan.all_entry_counts.sum())
         counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_DEARER
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
         return counted * width * (1 + self.settings.null_repeats)
@@ -208,7 +211,7 @@ class EntryCounter:
         for row in (rows[number] for number in chosen):
             plan = self.settings.plan((row.length,), vectors.window)
             plan = replace(plan, most_entries=PILOT_ENTRIES // shares, seed=row.sequence)
-            query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.listed(0), strict=True))
+            query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
             for part, planes in self._planes(vectors, plan, row):
                 entries = _counted_entries((query_pos, key_pos), part, planes[0].device)
                 parts.append(PilotSample.of(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
@@ -222,9 +225,9 @@ class EntryCounter:
             )
             raise ValueError(msg)
         plan = self._plan(vectors.window)
-        bins = pilot.bins(self.settings.bins, self.settings.resolution, int(plan.pair_counts.sum()))
+        bins = pilot.bins(self.settings.bins, self.settings.resolution, int(plan.entry_counts.sum()))
         row = max(rows, key=lambda row: row.length)
-        phase = vectors.phase_of(row.number)[row.start : row.stop]
+        phase = vectors.phase(row.number)[row.start : row.stop]
         statistics = empty_statistics(plan, bins, self.settings.null_repeats, self._plans)
         return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
 
@@ -247,10 +250,10 @@ class EntryCounter:
         for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), order, divide=divide):
             yield part, (query.to(dtype), key.to(dtype))
 
-    def _sample(self, plan: EntryPlan, sequence: int) -> list[Places]:
+    def _sample(self, plan: EntryPlan, sequence: int) -> list[Positions]:
         """The sampled entries of a sequence, drawn once for all layers with the same window."""
         if (sequence, plan.window) not in self._samples:
-            self._samples[sequence, plan.window] = plan.listed(sequence)
+            self._samples[sequence, plan.window] = plan.entry_positions(sequence)
         return self._samples[sequence, plan.window]
 
     def _count_part(
@@ -258,7 +261,7 @@ class EntryCounter:
         statistics: CorrelationSums,
         planes: Planes,
         part: EntryPlan,
-        sample: list[Places] | None,
+        sample: list[Positions] | None,
         temperature: float,
         sequence: int,
     ) -> None:
@@ -295,16 +298,6 @@ def shuffles(seed: int, sequence: int, length: int, skip_keys: int, repeats: int
     return orders
 
 
-@functools.cache  # a run describes itself more than once
-def _warn_of_monotony(sequences: int, of: int) -> None:
-    logger.warning(
-        "in %d of %d sequences one token fills half or more: content hardly varies there, so rho measures the effect "
-        "of position alone, and the shuffled null is nearly the same run",
-        sequences,
-        of,
-    )
-
-
 def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:
     expected = planned if planned is not None and planned < length else None
     if vectors.window != expected:
@@ -313,7 +306,7 @@ def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int
         raise UnsupportedModelError(msg)
 
 
-def _counted_entries(positions: Places, plan: EntryPlan, device: torch.device) -> Places:
+def _counted_entries(positions: Positions, plan: EntryPlan, device: torch.device) -> Positions:
     """The entries whose distance the plan counts, on a device."""
     query_pos, key_pos = positions
     distance = query_pos - key_pos

@@ -8,13 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-from positional_heads.bridge.recording import hook_name
-from positional_heads.bridge.resolve import RotaryLayer, resolve_layers
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Text, as_sequences, batches, real_tokens
 from positional_heads.core.arguments import check_temperature, checked
 from positional_heads.core.heads import Head, Heads, as_heads
@@ -181,7 +180,7 @@ def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -
 
 
 def _rotary_layers(model: TransformerLensModel, heads: list[Head]) -> list[RotaryLayer]:
-    rotary = resolve_layers(model).select(sorted({head.layer for head in heads}), int(model.cfg.n_layers))
+    rotary = resolve_layers(model).select(sorted({head.layer for head in heads}))
     widths = {one.n_pairs for one in rotary}
     if len(widths) > 1:
         msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"

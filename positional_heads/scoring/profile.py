@@ -8,13 +8,15 @@ from torch import Tensor
 
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.resolve import RotaryLayer, resolve_layers
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.contributions import expand_key_heads
+from positional_heads.core.contributions import contribution_sums, expand_key_heads, remainder_sums
 from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import pair_frequencies
-from positional_heads.results.profile import ContributionProfile, contribution_sums, distance_counts, remainder_sums
+from positional_heads.results.profile import ContributionProfile
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, sized_batches
 
 
@@ -81,12 +83,11 @@ class _Sums:
         )
         ranges = [
             (slice(nearest, length if furthest is None else min(length, furthest + 1)), query.cpu(), key.cpu())
-            for nearest, furthest, (query, key) in vectors.ranges(row.number, row.start, row.stop)
+            for nearest, furthest, (query, key) in vectors.by_distance(row.number, row.start, row.stop)
         ]
-        counts = distance_counts(length, self.skip_keys)
-        counts[length if vectors.window is None else vectors.window :] = 0
+        counts = EntryPlan((length,), vectors.window, self.skip_keys).entry_counts
         visible = counts > 0
-        frequencies = pair_frequencies(vectors.phase_of(row.number)[span]).abs().cpu()
+        frequencies = pair_frequencies(vectors.phase(row.number)[span]).abs().cpu()
         for number, head in enumerate(self.heads):
             if head.layer != rotary.layer:
                 continue
@@ -121,7 +122,7 @@ def _rotary_layers(model: TransformerLensModel, heads: Sequence[Head]) -> list[R
     if not heads:
         msg = "no head given: ask for at least one, e.g. scores.top(4)"
         raise ValueError(msg)
-    rotary = resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
+    rotary = resolve_layers(model).select([head.layer for head in heads])
     widths = {one.n_pairs for one in rotary}
     if len(widths) > 1:
         msg = f"the heads' layers have {sorted(widths)} pairs: make a profile of each kind of layer on its own"

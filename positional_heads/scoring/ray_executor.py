@@ -196,7 +196,7 @@ class Replica:
         data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
         self.empty = ScoreSums.from_bytes(empty, model.cfg.device)
         resolved = resolve_layers(model)
-        rotary = resolved.select(sorted(self.empty.layers), int(model.cfg.n_layers))
+        rotary = resolved.select(sorted(self.empty.layers))
         self.counter = EntryCounter(model, data, rotary, settings)
         self.counter.use_kernel(kernel)
         # Kept for `sums` to raise: a worker that fails while it starts dies without its reason.

@@ -4,7 +4,6 @@ Sequences go through the model in batches, and the sums of batches add in any or
 sum over all batches, a shard is the sum over some, and a checkpoint is the sum so far.
 """
 
-import functools
 import logging
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import RotaryModel, resolve_layers
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked
+from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import sized_batches
 from positional_heads.scoring.checkpoint import Checkpoint, whole_step
@@ -171,7 +171,7 @@ def _prepared(
     """Everything checked, nothing counted."""
     chosen = updated_settings(owner, settings, options, list(RunOptions.__annotations__))
     resolved = resolve_layers(model)
-    rotary = resolved.select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    rotary = resolved.select(layers)
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
     data = sized_batches(model, tokens, attention_mask, batch_size, **allowed)
     if chosen.pairs is None:
@@ -179,7 +179,11 @@ def _prepared(
         entries = longest * (longest + 1) // 2
         chosen = replace(chosen, pairs="all" if entries <= MOST_EXACT else SAMPLED)
         if chosen.pairs != "all":
-            _warn_of_sampling(longest, entries)
+            warning = (
+                f"sequences of {longest} tokens have {entries} query-key pairs: {SAMPLED} are sampled of each "
+                "(pairs='all' counts all)"
+            )
+            warn_once(__name__, warning)
     return EntryCounter(model, data, rotary, chosen), resolved
 
 
@@ -203,7 +207,7 @@ def _count(
         elif sums.kernels:
             counter.use_kernel(min(sums.kernels))  # the same numbers as without an interruption
         if progress and saved.file is not None:
-            bar.write(f"progress is saved in {saved.file}: run the same call again to resume", sys.stderr)
+            bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
             if ray is None:
@@ -231,13 +235,3 @@ def _warn_of_wide_bounds(scores: HeadScores) -> None:
             int(wide.sum()),
             float(scores.bound[wide].max()),
         )
-
-
-@functools.cache  # once for each length, however often a study scores
-def _warn_of_sampling(longest: int, entries: int) -> None:
-    logger.warning(
-        "sequences of %d tokens have %d query-key pairs: %d are sampled of each (pairs='all' counts all)",
-        longest,
-        entries,
-        SAMPLED,
-    )

@@ -14,19 +14,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.correlation import SUMS, Correlation, CorrelationSums
+from positional_heads.core.correlation import Correlation, CorrelationSums
 from positional_heads.core.heads import Head
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.statistics import bootstrap_weights
-from positional_heads.results.atomic import write_atomically
 from positional_heads.results.files import (
     PARTIAL,
-    PARTIAL_FILE_NAME,
     ResultFileError,
     packed,
     read_result,
     result_file,
     unpacked,
+    write_atomically,
 )
 from positional_heads.results.scores import HeadScores, NullScores
 
@@ -48,10 +47,14 @@ class LayerSums:
     frequencies: Float[Tensor, " pair"]
     statistics: list[CorrelationSums]
 
+    @property
+    def bins(self) -> BinLookup:
+        """Bins of D, the same for all."""
+        return self.statistics[0].bins
+
     def empty(self) -> "LayerSums":
         """The same plans and bins, nothing counted."""
-        bins = self.statistics[0].bins
-        return LayerSums(self.frequencies, [CorrelationSums(one.plan, bins) for one in self.statistics])
+        return LayerSums(self.frequencies, [CorrelationSums(one.plan, self.bins) for one in self.statistics])
 
 
 @dataclass
@@ -134,7 +137,7 @@ class ScoreSums:
         Args:
             path: A file, or a folder.
         """
-        file = result_file(path, PARTIAL_FILE_NAME)
+        file = result_file(path, PARTIAL.file_name)
         write_atomically(file, self.to_bytes())
         return file
 
@@ -146,14 +149,13 @@ class ScoreSums:
             FileNotFoundError: If there is no such file.
             ResultFileError: If the file is damaged, of another kind, or of another version.
         """
-        return cls.from_bytes(read_result(path, PARTIAL, PARTIAL_FILE_NAME)[1])
+        return cls.from_bytes(read_result(path, PARTIAL)[1])
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes."""
         tensors: dict[str, Tensor] = {}
         for layer, one in self.layers.items():
-            bins = one.statistics[0].bins
-            own = {"frequencies": one.frequencies, "edges": bins.edges, "displaced": bins.displaced}
+            own = {"frequencies": one.frequencies, "edges": one.bins.edges, "displaced": one.bins.displaced}
             tensors |= {f"{layer}.{key}": tensor for key, tensor in own.items()}
             for repeat, statistics in enumerate(one.statistics):
                 tensors |= {f"{layer}.{repeat}.{key}": tensor for key, tensor in statistics.tensors.items()}
@@ -178,8 +180,8 @@ class ScoreSums:
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
-        if "resolution" not in content["run"]["provenance"]["settings"]:
-            msg = "sums of an earlier version, which told D apart without a resolution: count again with this one"
+        if not any(key.endswith(".0.entries") for key in tensors):
+            msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
             raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
         layers: dict[int, LayerSums] = {}
@@ -189,8 +191,8 @@ class ScoreSums:
             bins = BinLookup(tensors[f"{layer}.edges"], resolution, tensors[f"{layer}.displaced"])
             statistics = empty_statistics(plan, bins, content["repeats"] - 1, shared)
             for repeat, one in enumerate(statistics):
-                for key in SUMS:
-                    one.tensors[key].copy_(tensors[f"{layer}.{repeat}.{key}"])
+                for name, tensor in one.tensors.items():
+                    tensor.copy_(tensors[f"{layer}.{repeat}.{name}"])
             layers[int(layer)] = LayerSums(tensors[f"{layer}.frequencies"].cpu(), statistics)
         return cls(layers, set(content["done"]), content["run"], set(content["kernels"]))
 
@@ -253,7 +255,7 @@ def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:
 def _pair_counts(n_layers: int, plans: dict[int, EntryPlan]) -> Tensor:
     counts = torch.zeros(n_layers, next(iter(plans.values())).distances, dtype=torch.long)
     for layer, plan in plans.items():
-        counts[layer] = plan.pair_counts
+        counts[layer] = plan.entry_counts
     return counts
 
 

@@ -40,7 +40,7 @@ MUTANTS = (
         "bridge/test_families -k backwards",
     ),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("scoring/checkpoint.py", "self.save(sums)\n            return", "return", "cli/test_cli -k ctrl_c"),
+    Mutant("scoring/checkpoint.py", "self.save(sums)\n            counted", "counted", "cli/test_cli -k ctrl_c"),
     # LongBench, the evaluation harness, Ray, shards
     Mutant("scoring/ray_executor.py", "sum(min(int(", "max(min(int(", "scoring/test_ray_executor -k no_room"),
     Mutant(
