@@ -11,15 +11,16 @@ from torch import Tensor
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
-from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
+from positional_heads.bridge.provenance import library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
-from positional_heads.bridge.sequences import Text, as_sequences, batches, real_tokens
+from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches, real_tokens
 from positional_heads.core.arguments import check_temperature, checked
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import readable_tokens
+from positional_heads.scoring.batches import run_provenance
 from positional_heads.scoring.per_query import key_means, layer_parts
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def head_examples(
     notes: list[str] = []
     check_temperature(temperature)
     chosen = _first_heads(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
-    ids = _first_tokens(model, tokens, notes)
+    batch = _first_tokens(model, tokens, notes)
+    ids = batch.tokens[0]
     detailed = min(_checked_detailed(detailed), len(ids))
     rotary = _rotary_layers(model, chosen)
     vectors, patterns = _run(model, ids, chosen, rotary)
@@ -67,12 +69,7 @@ def head_examples(
     for one in vectors:
         own = [head for head in chosen if head.layer == one.rotary.layer]
         parts |= layer_parts(one, own, patterns, detailed, temperature)
-    provenance = {
-        "versions": library_versions(),
-        "model": model_provenance(model),
-        "data": {"sha256": data_hash([(ids, None)]), "tokens": len(ids)},
-        "settings": {"temperature": temperature, "detailed": detailed},
-    }
+    provenance = run_provenance(model, [batch], {"temperature": temperature, "detailed": detailed})
     return _record(token_strings(model, ids), chosen, parts, notes, provenance)
 
 
@@ -166,7 +163,7 @@ def _checked_detailed(detailed: int) -> int:
     return detailed
 
 
-def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -> Int[Tensor, " pos"]:
+def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -> Batch:
     sequences = as_sequences(model, tokens)
     if len(sequences) > 1:
         msg = f"{len(sequences)} sequences given, examples are of one: give one of them, e.g. the first as tokens[:1]"
@@ -176,7 +173,7 @@ def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -
     if len(ids) > most:
         notes.append(f"The first {most} of {len(ids)} tokens were run.")
     (batch,) = batches(model, ids[:most], None, 1)
-    return batch.tokens[0]
+    return batch
 
 
 def _rotary_layers(model: TransformerLensModel, heads: list[Head]) -> list[RotaryLayer]:

@@ -6,7 +6,13 @@ MUTANTS = (
     Mutant("scoring/counter.py", "*others[: extra - len(chosen)], ", "", "scoring/test_score -k pilot"),
     # D where one pair holds nearly all: the deviation, ties, saturation
     Mutant("scoring/settings.py", ">= FLOAT32", "> 0 * FLOAT32", "laws/test_resolution -k every_resolution"),
-    # Which pairs count, and their correlation
+    # Which entries count, and their correlation
+    Mutant(
+        "scoring/counter.py",
+        "fixed, orders = min(skip_keys, length), []",
+        "fixed, orders = 0, []",
+        "laws/test_nulls -k skipped_keys",
+    ),
     Mutant(
         "scoring/counter.py",
         ".permutation(length - fixed)",
@@ -42,7 +48,9 @@ MUTANTS = (
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("scoring/checkpoint.py", "self.save(sums)\n            counted", "counted", "cli/test_cli -k ctrl_c"),
     # LongBench, the evaluation harness, Ray, shards
-    Mutant("scoring/ray_executor.py", "sum(min(int(", "max(min(int(", "scoring/test_ray_executor -k no_room"),
+    Mutant(
+        "scoring/ray_executor.py", "sum(min(int(", "max(min(int(", "scoring/test_ray_executor -k than_there_is_room"
+    ),
     Mutant(
         "scoring/shards.py", "if all(torch.equal", "if any(True or torch.equal", "scoring/test_shards -k other_kernels"
     ),
