@@ -65,7 +65,7 @@ def brute_rho(model_of, sequences, layer, heads=4):
 
 
 def in_chunks(monkeypatch, size):
-    for module in ("positional_heads.scoring.counter", "positional_heads.bridge.prefill"):
+    for module in ("positional_heads.scoring.batches", "positional_heads.bridge.prefill"):
         monkeypatch.setattr(f"{module}.chunk_length", lambda model, rows, length: min(size, length))
 
 
