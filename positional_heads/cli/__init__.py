@@ -26,12 +26,13 @@ def main() -> None:
     app()
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool) -> bool:
     if asked:
         from importlib.metadata import version
 
         typer.echo(f"positional-heads {version('positional-heads')}")
         raise typer.Exit
+    return asked
 
 
 @app.callback()
