@@ -52,19 +52,19 @@ def show(
 ) -> None:
     """Print a result from disk, scores or a study, after checking the file for damage; loads no model."""
     with one_line_errors():
-        from positional_heads.results.files import EXTRAPOLATION_FILE_NAME, FILE_NAME, STUDY_FILE_NAME
+        from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES
         from positional_heads.results.unfinished import unfinished
 
         def holds(name: str) -> bool:
             return result.name == name or (result / name).is_file()
 
         interrupted = unfinished(result)
-        if holds(STUDY_FILE_NAME):
+        if holds(ABLATION.file_name):
             ablate.show_study(result, as_json)
-        elif holds(EXTRAPOLATION_FILE_NAME):
+        elif holds(EXTRAPOLATION.file_name):
             extrapolate.show_extrapolation(result, as_json)
-        elif result.is_dir() and not holds(FILE_NAME):
-            names = [FILE_NAME, STUDY_FILE_NAME, EXTRAPOLATION_FILE_NAME]
+        elif result.is_dir() and not holds(SCORES.file_name):
+            names = [SCORES.file_name, ABLATION.file_name, EXTRAPOLATION.file_name]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         else:
             score.show_scores(result, top, as_json)

@@ -95,7 +95,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         averaged = None if reference is None else read_text(reference)
         from positional_heads.bridge.ablation import known_mode
         from positional_heads.bridge.loading import check_dtype
-        from positional_heads.results.files import FINISHED_FILE_NAME, STUDY_FILE_NAME
+        from positional_heads.results.files import ABLATION, FINISHED_FILE_NAME
         from positional_heads.results.scores import HeadScores
         from positional_heads.studies.ablation import RankBy, Singles, ablation_study
         from positional_heads.studies.tasks.evaluate import check_task_name, make_task, task_setting_names
@@ -116,7 +116,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         if "seed" in task_setting_names(task):
             task_settings["seed"] = seed
         ranked = None if scores is None else HeadScores.load(scores)
-        prepare_folder(out, STUDY_FILE_NAME, overwrite)
+        prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.views.report.folder import write_ablation_report
 
@@ -131,9 +131,9 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
 
 def show_study(result: Path, as_json: bool) -> None:
     """Print the table and verdict of a study on disk."""
-    from positional_heads.results.files import STUDY, STUDY_FILE_NAME, read_result
+    from positional_heads.results.files import ABLATION, read_result
 
-    content, _ = read_result(result, STUDY, STUDY_FILE_NAME)
+    content, _ = read_result(result, ABLATION)
     if as_json:
         wanted = ("verdict", "contrasts", "effects", "notes", "provenance")
         typer.echo(json.dumps({key: content[key] for key in wanted}, indent=1))
@@ -151,12 +151,12 @@ def show_study(result: Path, as_json: bool) -> None:
 
 def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
     """Scores of the first few sequences of a text; saved with the study, so that a resumed run need not score again."""
-    from positional_heads.results.files import FILE_NAME
+    from positional_heads.results.files import SCORES
     from positional_heads.results.scores import HeadScores
 
-    if (out / FILE_NAME).is_file():
-        say(f"using the scores in {out / FILE_NAME}")
-        return HeadScores.load(out / FILE_NAME)
+    if (out / SCORES.file_name).is_file():
+        say(f"using the scores in {out / SCORES.file_name}")
+        return HeadScores.load(out / SCORES.file_name)
     from positional_heads.bridge.sequences import cut_text
     from positional_heads.scoring.score import score_heads
 
@@ -164,5 +164,5 @@ def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
         msg = "no scores: add --scores DIR (written by positional-heads score), or --text FILE to score on first"
         raise ValueError(msg)
     scores = score_heads(bridge, cut_text(bridge, read_texts(text))[:SCORED_SEQUENCES], null_repeats=5, progress=True)
-    scores.save(out / FILE_NAME)
+    scores.save(out / SCORES.file_name)
     return scores

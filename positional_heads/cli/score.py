@@ -104,9 +104,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
         texts = read_texts(text)
         _refuse_settings(settings, shard, dtype)
-        from positional_heads.results.files import FILE_NAME, PARTIAL_FILE_NAME
+        from positional_heads.results.files import PARTIAL, SCORES
 
-        prepare_folder(out, FILE_NAME, overwrite)
+        prepare_folder(out, SCORES.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.bridge.sequences import cut_text
         from positional_heads.scoring.head_examples import write_examples
@@ -120,7 +120,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
         write_examples(bridge, pieces[0], scores, out)
         _write(scores, out, top, as_json)
-        (out / PARTIAL_FILE_NAME).unlink(missing_ok=True)
+        (out / PARTIAL.file_name).unlink(missing_ok=True)
 
 
 def merge(
@@ -135,26 +135,26 @@ def merge(
     Example: positional-heads merge shards --out report
     """
     with one_line_errors():
-        from positional_heads.results.files import FILE_NAME
+        from positional_heads.results.files import SCORES
         from positional_heads.scoring.shards import merge_shards
 
         target = folder if out is None else out
         scores = merge_shards(folder)
-        prepare_folder(target, FILE_NAME, overwrite)
+        prepare_folder(target, SCORES.file_name, overwrite)
         _write(scores, target, top, as_json)
 
 
 def show_scores(result: Path, top: int, as_json: bool) -> None:
     """Print the table and verdict of scores on disk."""
-    from positional_heads.results.files import read_result
+    from positional_heads.results.files import SCORES, read_result
 
-    content, _ = read_result(result)
+    content, _ = read_result(result, SCORES)
     if as_json:
         typer.echo(json.dumps({key: content[key] for key in ("verdict", "table", "provenance")}, indent=1))
         return
-    from positional_heads.results.tables import heads_table, summary_line
+    from positional_heads.results.tables import heads_table, scores_line
 
-    typer.echo(summary_line(content["provenance"]))
+    typer.echo(scores_line(content["provenance"]))
     typer.echo(heads_table(content["table"], top))
     typer.echo(f"\nVerdict: {content['verdict']}")
 

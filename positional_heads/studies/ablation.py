@@ -101,7 +101,7 @@ def ablation_study(
     }
 
     def measure(heads: HeadSet) -> dict[str, list[float]]:
-        with model.hooks(fwd_hooks=ablation.hooks(heads)):  # type: ignore[attr-defined]
+        with model.hooks(fwd_hooks=ablation.hooks(heads)):
             return {name: values.tolist() for name, values in task.measure(model, batch_size).items()}
 
     results = run_parts(

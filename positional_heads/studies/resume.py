@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
-from positional_heads.results.atomic import write_atomically
-from positional_heads.results.files import FINISHED_FILE_NAME
+from positional_heads.results.files import FINISHED_FILE_NAME, write_atomically
 
 Part = TypeVar("Part")
 

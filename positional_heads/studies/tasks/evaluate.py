@@ -12,7 +12,7 @@ from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.core.heads import Heads, as_heads
-from positional_heads.results.html import result_html
+from positional_heads.results.tables import result_html
 from positional_heads.results.text import printable
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
@@ -115,7 +115,7 @@ def evaluate(
     chosen = as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
-    with model.hooks(fwd_hooks=ablation.hooks(chosen)):  # type: ignore[attr-defined]
+    with model.hooks(fwd_hooks=ablation.hooks(chosen)):
         return TaskResult(task.name, task.rows, task.measure(model, batch_size), task.chance)
 
 

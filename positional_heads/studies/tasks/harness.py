@@ -88,7 +88,7 @@ def evaluate_harness(
     hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
     where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
     drawn = _drawn(model, tasks, limit=limit, max_length=max_length, seed=seed, **where)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with model.hooks(fwd_hooks=hooks):
         return drawn.run(model, batch_size)
 
 
