@@ -10,7 +10,7 @@ import io
 import linecache
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies.resume import FinishedParts
+from positional_heads.studies import ablation, extrapolation
 from positional_heads.studies.tasks.evaluate import TASKS
 
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
@@ -201,7 +201,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    EntryCounter.opened = FinishedParts.__init__ = reached  # type: ignore[method-assign]
+    EntryCounter.opened = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
@@ -244,11 +244,17 @@ def reached(*_: Any, **__: Any) -> None:
     raise Done
 
 
+def first_part_only(parts: Mapping[str, Any], run: Callable[[Any], Any], **_: Any) -> None:
+    """The long part began with the first of its parts."""
+    run(next(iter(parts.values())))
+    raise Done
+
+
 if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    FinishedParts.add = reached  # type: ignore[method-assign]
+    ablation.run_parts = extrapolation.run_parts = first_part_only
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
