@@ -1,4 +1,4 @@
-# On a fresh machine: `make demo` and `make test` do all the set-up. Needs Python 3.10 or newer, with venv, and make.
+# On a fresh machine, `make demo` and `make test` install what they need. Requires make and Python 3.10 or newer with venv.
 
 PYTHON ?= python3
 OUT ?= report
@@ -10,14 +10,14 @@ WORKERS ?= 2
 .PHONY: help demo test test-oldest lint format docs bench clean
 
 help:
-	@echo 'make demo         score and extend the bundled model, report in OUT ($(OUT))'
-	@echo 'make test         ruff, mypy, every test and notebook, with the versions of constraints.txt'
-	@echo 'make test-oldest  tests that touch the host, with the versions of constraints-oldest.txt'
-	@echo 'make lint         ruff and mypy only'
-	@echo 'make format       let ruff fix and format'
-	@echo 'make docs         build the documentation strictly into site/'
-	@echo 'make bench        speed and memory against baselines, into benchmarks/results; some 40 minutes'
-	@echo 'make clean        remove environments, caches and the report'
+	@echo 'make demo         score and extend the bundled model, write a report to OUT ($(OUT))'
+	@echo 'make test         ruff, mypy, every test and notebook, on the versions of constraints.txt'
+	@echo 'make test-oldest  the tests that use TransformerLens, on the versions of constraints-oldest.txt'
+	@echo 'make lint         ruff and mypy'
+	@echo 'make format       apply the fixes and the formatting of ruff'
+	@echo 'make docs         build the documentation into site/, every warning an error'
+	@echo 'make bench        measure speed and memory into benchmarks/results (about 40 minutes)'
+	@echo 'make clean        remove environments, caches, the site and the report'
 	@echo 'Settings: PYTHON=$(PYTHON) OUT=$(OUT) WORKERS=$(WORKERS) PYTEST_ARGS=$(PYTEST_ARGS)'
 
 demo: .venv/.installed
@@ -29,10 +29,10 @@ demo: .venv/.installed
 test: lint
 	.venv/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
 
-# A file's tests share what they set up, so that they stay together.
-IN_PARALLEL = -n $(WORKERS) --dist loadfile
+# Tests of one file run in one worker, because they share models. The slowest 20 are listed at the end.
+IN_PARALLEL = -n $(WORKERS) --dist loadfile --durations=20
 
-# The rooms that touch TransformerLens, less what is run in whole by `make test` and is the same in both.
+# The rooms that use TransformerLens, without the files that test nothing of it: `make test` runs those.
 HOST_TESTS = bridge scoring studies laws
 SAME_IN_BOTH = bridge/rope_scaling/test_names scoring/test_shards studies/tasks/test_harness studies/tasks/test_longbench \
 	studies/tasks/test_tasks laws/test_bad_values laws/test_docs laws/test_notebooks laws/test_reprs \
@@ -42,9 +42,9 @@ test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pytest $(IN_PARALLEL) $(HOST_TESTS:%=tests/%) -m 'not slow' \
 		$(SAME_IN_BOTH:%=--ignore=tests/%.py) $(PYTEST_ARGS)
 
-# Whatever a test loads, it finds in this repository.
+# Tests download nothing.
 test test-oldest: export HF_HUB_OFFLINE = 1
-# Tiny models gain nothing from more threads, and where there are more threads than cores they wait for each other.
+# Tiny models gain nothing from more threads, and workers with more threads than cores wait for each other.
 test test-oldest: export OMP_NUM_THREADS = 1
 
 lint: .venv/.installed-dev
@@ -68,7 +68,7 @@ clean:
 	rm -rf .venv .venv-oldest .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist report site
 	find positional_heads tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each environment is filled once, and again when its pins or pyproject.toml change: the stamp is what it was filled for.
+# Each environment is installed once, and again when its pins or pyproject.toml change.
 .venv/.installed: pyproject.toml constraints.txt
 	$(call filled_environment,.venv,constraints.txt,.)
 

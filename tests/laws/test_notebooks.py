@@ -1,6 +1,6 @@
-"""The notebooks as they lie in the repository: what they keep is clean, and they claim nothing without an assertion.
+"""The stored notebooks were run from top to bottom, and their outputs hold nothing of one machine.
 
-That they run is for nbmake: `python -m pytest --nbmake notebooks`.
+That they run, with every assertion in them, is tested by nbmake: `python -m pytest --nbmake notebooks`.
 """
 
 import ast
@@ -12,19 +12,14 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-FEWEST_ASSERTIONS = {
-    "1_quickstart.ipynb": 20,
-    "2_the_method_by_hand.ipynb": 25,
-    "3_ablation_study.ipynb": 20,
-    "4_length_extrapolation.ipynb": 20,
-    "5_with_other_analyses.ipynb": 20,
-}
-MOST_BYTES = 500_000
-QUESTIONS = (
-    "What is the formula for the rotation angle",
-    "How does RoPE modify the query and key vectors in the attention computation?",
-    "What does a Spearman correlation coefficient close to 1 or -1 indicate about the relationship between",
+NOTEBOOKS = (
+    "1_quickstart.ipynb",
+    "2_the_method_by_hand.ipynb",
+    "3_ablation_study.ipynb",
+    "4_length_extrapolation.ipynb",
+    "5_with_other_analyses.ipynb",
 )
+MOST_BYTES = 500_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|opt|var|mnt|work|Users|private)/|[A-Z]:\\|site-packages")
 FROM_OUTSIDE = re.compile(r"<script|<link|<iframe|\bsrc\s*=\s*[\"']?(?:https?:)?//", re.IGNORECASE)
 SECONDS = re.compile(r"\d\s?it/s|\d+:\d\d<|Wall time|CPU times", re.IGNORECASE)
@@ -66,7 +61,7 @@ def output_texts(notebook):
 
 
 def faults(notebook):
-    """What is wrong with a notebook, in words; nothing where it may be kept."""
+    """What is wrong with a notebook, in words."""
     cells = code_cells(notebook)
     found = []
     if [cell["execution_count"] for cell in cells] != list(range(1, len(cells) + 1)):
@@ -93,8 +88,8 @@ def faults(notebook):
     return found
 
 
-@pytest.mark.parametrize("name", FEWEST_ASSERTIONS)
-def test_it_may_be_kept(name):
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_its_outputs_are_clean(name):
     assert faults(load(name)) == []
     assert (FOLDER / name).stat().st_size < MOST_BYTES
 
@@ -137,7 +132,7 @@ def text_output(text):
         ({"source": ['MODEL = "gpt2"\nMODEL']}, "no single cell MODEL"),
     ],
 )
-def test_what_may_not_be_kept_is_found(changes, fault):
+def test_every_fault_is_found(changes, fault):
     assert faults(planted(**changes)) == [fault]
 
 
@@ -147,16 +142,7 @@ def test_another_kernel_is_found():
     assert faults(notebook) == ["another kernel, or metadata of one machine"]
 
 
-@pytest.mark.parametrize(("name", "fewest"), FEWEST_ASSERTIONS.items())
-def test_its_claims_are_asserted(name, fewest):
-    cells = code_cells(load(name))
-    counts = [sum(isinstance(node, ast.Assert) for node in ast.walk(ast.parse(source(cell)))) for cell in cells]
-    assert sum(counts) >= fewest
-    # at most the cells that set up, draw or print do without: half of them
-    assert sum(count > 0 for count in counts) >= len(counts) / 2
-
-
-@pytest.mark.parametrize("name", FEWEST_ASSERTIONS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_any_model_can_be_put_in(name):
     code = "\n".join(source(cell) for cell in code_cells(load(name)))
     assert "ph.load_model(MODEL)" in code
@@ -164,7 +150,7 @@ def test_any_model_can_be_put_in(name):
     assert 'if MODEL == "bundled":' in code
 
 
-@pytest.mark.parametrize("name", FEWEST_ASSERTIONS)
+@pytest.mark.parametrize("name", NOTEBOOKS)
 def test_its_links_lead_somewhere(name):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", markdown(load(name)))
     assert targets
@@ -172,16 +158,6 @@ def test_its_links_lead_somewhere(name):
         assert target.startswith("https://arxiv.org/abs/") or (FOLDER / target).exists(), target
 
 
-def test_the_questions_of_whoever_learns_the_method_are_answered():
-    text = markdown(load("2_the_method_by_hand.ipynb"))
-    places = [text.find(f"*{question}") for question in QUESTIONS]
-    assert -1 not in places
-    assert places == sorted(places)
-    for number, place in enumerate(places, 1):
-        quoted = text[place:].split("\n\n")[0].splitlines()
-        assert len("".join(line for line in quoted[1:] if line.startswith(">"))) > 200, number
-
-
 def test_the_index_lists_every_notebook():
     listed = re.findall(r"\]\((\w+\.ipynb)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
-    assert listed == sorted(path.name for path in FOLDER.glob("*.ipynb")) == list(FEWEST_ASSERTIONS)
+    assert listed == sorted(path.name for path in FOLDER.glob("*.ipynb")) == list(NOTEBOOKS)

@@ -1,7 +1,7 @@
-"""Every public function and every option of the command line, with values that make no sense: what does a user see?
+"""Call every public function and command with values that make no sense, and print every raw error.
 
-A script, run in a plain interpreter by `test_bad_values.py`: with the tests' type checker on, users' own mistakes would
-not get as far. Prints one line for every answer that is not success, nor a sentence of the library's own.
+A script, run in a plain interpreter by `test_bad_values.py`: the type checker of the tests would refuse many of these
+values before the library does. Prints one line for each answer that is neither success nor an error of the library.
 """
 
 import contextlib
@@ -26,6 +26,7 @@ from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import ablation, extrapolation
+from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
@@ -130,6 +131,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "examples": 1,
         },
         "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
+        "evaluate_harness": {"model": model, "tasks": "arc_easy"},
+        "harness_task": {"model": model, "task": "arc_easy", "metric": "acc"},
         "extended_rope": {"model": model, "method": "yarn", "factor": 4},
         "rope_method": {"name": "yarn", "factor": 4},
         "self_extend_advice": {"training_length": 64, "target_length": 128},
@@ -255,6 +258,7 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = extrapolation.run_parts = first_part_only
+    harness._drawn = reached
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:

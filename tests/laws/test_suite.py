@@ -1,0 +1,51 @@
+"""The suite is kept up: its folders mirror the rooms, its lists name existing files, and every mutant can be made."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import positional_heads as ph
+from tests.mutants.__main__ import MUTANTS
+
+TESTS = Path(__file__).parents[1]
+PACKAGE = Path(ph.__file__).parent
+FAMILIES = TESTS / "support" / "tiny_models.py"
+MAKEFILE = (TESTS.parent / "Makefile").read_text().replace("\\\n", " ")
+
+
+def words(name):
+    """A list of the Makefile."""
+    return re.search(rf"^{name} = (.*)$", MAKEFILE, flags=re.MULTILINE).group(1).split()
+
+
+def test_every_folder_of_tests_is_a_room_or_serves_all_of_them():
+    folders = {path.name for path in TESTS.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == rooms | {"laws", "support", "mutants"}
+
+
+def test_the_oldest_versions_run_files_that_exist():
+    assert all((TESTS / folder).is_dir() for folder in words("HOST_TESTS"))
+    for file in words("SAME_IN_BOTH"):
+        assert (TESTS / f"{file}.py").is_file(), file
+
+
+def names(file):
+    """Names of a file's tests and every text in it, among which are the names of its cases."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+@pytest.mark.parametrize("room", sorted({mutant.file.partition("/")[0] for mutant in MUTANTS}))
+def test_every_mutant_can_be_made_and_names_tests_that_exist(room):
+    for mutant in (one for one in MUTANTS if one.file.startswith(f"{room}/")):
+        assert (PACKAGE / mutant.file).read_text().count(mutant.right) == 1, mutant
+        prefixes, _, word = mutant.tests.partition(" -k ")
+        files = [file for prefix in prefixes.split() for file in TESTS.glob(f"{prefix}*.py")]
+        assert files, mutant
+        assert any(word in name for file in (*files, FAMILIES) for name in names(file)), mutant
