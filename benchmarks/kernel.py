@@ -1,7 +1,7 @@
 """Terms per second on one core, a term being query x key x pair: `python -m benchmarks.kernel`, about two minutes.
 
-Kernels are timed with everything they do (contributions, softmax, D, its bin, all sums), and only their causal terms count.
-The plain expression stops at D, and all its terms of T x T count; so do those of the exponential alone.
+Kernels are timed with everything they do (contributions, softmax, D, its bin, all sums); only their causal terms count.
+The plain expression stops at D, and all its terms of T x T count, as do those of the exponential alone.
 """
 
 import argparse
