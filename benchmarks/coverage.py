@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from positional_heads.core.intervals import mean_interval
-from positional_heads.core.statistics import bootstrap_weights
+from positional_heads.core.statistics import bootstrap_weights, mean_interval
 
 RUNS = 4000
 UNITS = (4, 5, 8, 12, 20)

@@ -16,7 +16,6 @@ import positional_heads as ph
 from benchmarks.timing import markdown_table, median_ratio, rounds, setting, write_results
 from positional_heads.core.binning import BinLookup, equal_mass_edges
 from positional_heads.core.kernels.choosing import named_kernel
-from positional_heads.core.kernels.tiled import pilot_sample
 from positional_heads.core.plan import EntryPlan
 
 HEADS, LENGTH, BINS, LISTED = 4, 1024, 2048, 2**16
@@ -37,9 +36,12 @@ def candidates(pairs: int) -> Candidates:
     rot_q, rot_k = torch.randn(2, 1, LENGTH, HEADS, 2 * pairs)
     query, key = (x[0].unflatten(-1, (2, pairs)).permute(1, 0, 3, 2).contiguous() for x in (rot_q, rot_k))
     plan = EntryPlan((LENGTH,))
-    bins = BinLookup(equal_mass_edges(pilot_sample(query, key, plan, 1.0), BINS))
     query_pos = torch.randint(0, LENGTH, (LISTED,))
     key_pos = (torch.rand(LISTED) * (query_pos + 1)).long()
+    sample, sharp_sample = (
+        named_kernel("eager").listed_dominant(size * query, size * key, (query_pos, key_pos), 1.0) for size in (1, 6)
+    )
+    bins, sharp_bins = (BinLookup(equal_mass_edges(one, BINS)) for one in (sample, sharp_sample))
     causal, listed = HEADS * pairs * LENGTH * (LENGTH + 1) / 2, HEADS * pairs * float(LISTED)
     found: Candidates = {}
     for name in ("native", "eager", "compiled"):
@@ -50,8 +52,7 @@ def candidates(pairs: int) -> Candidates:
             lambda kernel=kernel: kernel.listed_entries(query, key, (query_pos, key_pos), 1.0, bins, plan.rank_grid),
         )
     sharp = 6 * query, 6 * key
-    edges = BinLookup(equal_mass_edges(pilot_sample(*sharp, plan, 1.0), BINS))
-    found[SHARP] = causal, lambda: named_kernel("native").every_entry(*sharp, plan, 1.0, edges, plan.rank_grid)
+    found[SHARP] = causal, lambda: named_kernel("native").every_entry(*sharp, plan, 1.0, sharp_bins, plan.rank_grid)
     small, whole = -torch.rand(2**14), -torch.rand(pairs * LENGTH**2)
     into, cached = torch.empty_like(whole), torch.empty_like(small)
     return found | {

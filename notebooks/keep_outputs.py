@@ -1,6 +1,6 @@
-"""Run the notebooks and keep their outputs as the repository wants them: no times, nothing of this machine's kernel.
+"""Run the notebooks and save their outputs, without times and without data of this machine's kernel.
 
-`python notebooks/keep_outputs.py` runs all of them, or those named after it. Nothing is written where a cell fails.
+`python notebooks/keep_outputs.py` runs all of them, or those named after it; one with a failing cell is not written.
 """
 
 import sys

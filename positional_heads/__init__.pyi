@@ -3,10 +3,10 @@
 from . import views as views
 from .bridge.ablation import ablated_heads as ablated_heads
 from .bridge.ablation import ablation_hooks as ablation_hooks
-from .bridge.admission import UnsupportedModelError as UnsupportedModelError
 from .bridge.contribution_hooks import contribution_hooks as contribution_hooks
 from .bridge.dominant_cache import dominant_dimension_cache as dominant_dimension_cache
 from .bridge.live_hooks import live_rotary_hooks as live_rotary_hooks
+from .bridge.model import UnsupportedModelError as UnsupportedModelError
 from .bridge.resolve import resolve_layers as resolve_layers
 from .bridge.rope_scaling.clex import load_clex as load_clex
 from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
@@ -18,9 +18,9 @@ from .core.contributions import dominant_dimension as dominant_dimension
 from .core.contributions import pair_contributions as pair_contributions
 from .core.contributions import unrotated_remainder as unrotated_remainder
 from .core.heads import Head as Head
-from .core.wavelengths import injective_range as injective_range
-from .core.wavelengths import told_apart as told_apart
-from .core.wavelengths import wavelengths as wavelengths
+from .core.rotary import injective_range as injective_range
+from .core.rotary import told_apart as told_apart
+from .core.rotary import wavelengths as wavelengths
 from .results.ablation import AblationStudy as AblationStudy
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError

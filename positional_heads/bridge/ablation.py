@@ -22,12 +22,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.positions import Places, row_numbers
 from positional_heads.bridge.provenance import data_hash
-from positional_heads.bridge.recording import SCORES, hook_name
-from positional_heads.bridge.resolve import RotaryLayer, masked_entries, resolve_layers
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import Text, batches
 from positional_heads.core.arguments import checked, in_range
@@ -57,7 +56,7 @@ def ablated_heads(
     Arguments and errors are those of `ablation_hooks`.
     """
     hooks = ablation_hooks(model, heads, mode, reference=reference, distance=distance)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with model.hooks(fwd_hooks=hooks):
         yield model
 
 
@@ -248,7 +247,7 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
     def edit(scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         scores = scores.clone()
         own = scores[:, heads]
-        hidden = masked_entries(rotary, own)
+        hidden = rotary.masked_entries(own)
         if mode == "uniform":
             scores[:, heads] = own.masked_fill(~hidden, 0)
             return scores

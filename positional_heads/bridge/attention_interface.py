@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.recording import SCORES, Record
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.recording import Record
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 
 NAME = "positional_heads_reading"
@@ -30,14 +30,16 @@ PATTERN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _readers: "WeakKeyDictionary[torch.nn.Module, Callable[..., None]]" = WeakKeyDictionary()
 
 
-def attention_module(model: Any, layer: int) -> Any:
+def attention_module(model: TransformerLensModel, layer: int) -> Any:
     """Hugging Face's attention module of a layer, where it ends in the attention interface; else None."""
     module = getattr(getattr(model.blocks[layer], "attn", None), "original_component", None)
     return module if module is not None and hasattr(sys.modules[type(module).__module__], EAGER) else None
 
 
 @contextmanager
-def reading_attention(model: Any, layers: Sequence[int], visit: Callable[[int, Record], Any]) -> Iterator[None]:
+def reading_attention(
+    model: TransformerLensModel, layers: Sequence[int], visit: Callable[[int, Record], Any]
+) -> Iterator[None]:
     """A block inside which every run hands over these layers' records: rot_q, rot_k, cos, sin and masked scores.
 
     Args:

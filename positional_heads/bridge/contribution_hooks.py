@@ -16,19 +16,11 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import RECORDED, SCORES, Record, hook_name
-from positional_heads.bridge.resolve import (
-    RotaryLayer,
-    layer_phase,
-    masked_entries,
-    resolve_layers,
-    rotated_vectors,
-    scaled_scores,
-    soft_capped,
-)
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import RECORDED, Record
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.arguments import check_temperature, checked
 
 CONTRIBUTIONS = "hook_contributions"
@@ -60,7 +52,7 @@ def contribution_hooks(
         RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
     """
     check_temperature(temperature)
-    chosen = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    chosen = resolve_layers(model).select(layers)
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
         msg = f"contribution hooks do not work while {extension.method.name} rewrites scores; use score_heads there"
@@ -75,7 +67,7 @@ def contribution_hooks(
     with ExitStack() as undo:
         undo.callback(_rescan_hooks, model)
         for rotary in chosen:
-            _add_hook_points(model.blocks[rotary.layer].attn, undo)  # type: ignore[attr-defined]
+            _add_hook_points(model.blocks[rotary.layer].attn, undo)
         _rescan_hooks(model)
         for rotary in chosen:
             _feed(model, rotary, temperature, undo)
@@ -96,12 +88,12 @@ def _drop_hook_point(attention: Any, name: str) -> None:
     attention._hook_registry.pop(name, None)
 
 
-def _rescan_hooks(model: Any) -> None:
+def _rescan_hooks(model: TransformerLensModel) -> None:
     model.clear_hook_registry()
     model._initialize_hook_registry()
 
 
-def _feed(model: Any, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
+def _feed(model: TransformerLensModel, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
     """Record the layer's rotated vectors as every other hook has left them, and pass contributions through its scores.
 
     Hooks run in the order in which they were added. So ours are added anew whenever the layer starts, behind those
@@ -152,11 +144,11 @@ def _remove(point: HookPoint, handle: Any) -> None:
     point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _vectors(model: Any, rotary: RotaryLayer, record: Record) -> LayerVectors:
+def _vectors(model: TransformerLensModel, rotary: RotaryLayer, record: Record) -> LayerVectors:
     """Padding shifts all positions of a sequence alike, which no contribution shows: columns will do."""
     positions = torch.arange(record[SCORES].shape[-2], device=record[SCORES].device)[None]
-    rot_q, rot_k = rotated_vectors(model, rotary, record, positions)
-    return LayerVectors(rotary, rot_q, rot_k, layer_phase(model, rotary, record, positions), None, None)
+    rot_q, rot_k = rotary.rotated_vectors(model, record, positions)
+    return LayerVectors(rotary, rot_q, rot_k, rotary.phase(model, record, positions))
 
 
 def _pass_through(
@@ -172,7 +164,7 @@ def _pass_through(
             "hooks need a run without a key-value cache"
         )
         raise RuntimeError(msg)
-    hidden = masked_entries(rotary, scores)
+    hidden = rotary.masked_entries(scores)
     contributions = torch.stack([vectors.contributions(row) for row in range(len(scores))]) * rotary.scale
     before, shape = contributions.sum(-1), contributions.shape  # hooks may write into the tensor itself
     # a tensor of its own for the hooks: its gradient is the edit's, and what q and k get by it cancels with `before`
@@ -185,8 +177,8 @@ def _pass_through(
     _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
     change = edited.sum(-1) - before
     if rotary.soft_cap is not None:
-        uncapped = scaled_scores(rotary, vectors.rot_q, vectors.rot_k)
-        change = soft_capped(uncapped + change, rotary.soft_cap) - soft_capped(uncapped, rotary.soft_cap)
+        uncapped = rotary.scaled_scores(vectors.rot_q, vectors.rot_k)
+        change = rotary.soft_capped(uncapped + change) - rotary.soft_capped(uncapped)
     return torch.where(hidden, scores, scores + change.to(scores.dtype))
 
 

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
 
-from positional_heads.bridge.capture import capture, visible_entries
+from positional_heads.bridge.capture import capture
 from positional_heads.bridge.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import hook_name
+from positional_heads.bridge.masks import visible_entries
+from positional_heads.bridge.model import TransformerLensModel, hook_name
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Mask, Text, as_sequences, batches, real_spans
 from positional_heads.core.arguments import check_temperature, checked
@@ -49,7 +49,7 @@ def dominant_dimension_cache(
         ValueError: If a layer does not exist or does not rotate, or the input makes no sense.
     """
     check_temperature(temperature)
-    rotary = resolve_layers(model).select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    rotary = resolve_layers(model).select(layers)
     rows = len(as_sequences(model, tokens, attention_mask))
     batch, *others = batches(model, tokens, attention_mask, rows, beyond_context=beyond_context)
     if others:

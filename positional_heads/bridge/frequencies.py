@@ -18,8 +18,7 @@ from jaxtyping import Complex, Float64
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, built_in_table, long_table_from
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.rotary import pair_frequencies
@@ -102,7 +101,7 @@ def _proven(
 
 @torch.no_grad()
 def _long_phases(
-    model: Any, layer: int, phase: Complex[Tensor, "pos pair"], dtype: torch.dtype
+    model: TransformerLensModel, layer: int, phase: Complex[Tensor, "pos pair"], dtype: torch.dtype
 ) -> Iterator[tuple[int, Complex[Tensor, "pos pair"]]]:
     """Length of LongRoPE's shortest long run, and phases of its first positions, from the model's rotary module."""
     length = long_table_from(model, layer)
@@ -140,7 +139,7 @@ def _refuse_disorder(layer: int, frequencies: Float64[Tensor, " pair"]) -> None:
 
 
 def _refuse_difference(
-    model: Any,
+    model: TransformerLensModel,
     layer: int,
     found: Float64[Tensor, " pair"],
     expected: Float64[Tensor, " pair"],

@@ -10,9 +10,7 @@ from typing import Any
 
 import torch
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import hook_name
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.core.arguments import checked
 
@@ -39,7 +37,7 @@ def live_rotary_hooks(model: TransformerLensModel) -> Iterator[TransformerLensMo
         if dead:
             before = _logits(model, probe)
             for layer in dead:
-                attention = model.blocks[layer].attn  # type: ignore[attr-defined]
+                attention = model.blocks[layer].attn
                 _way_round(attention)(attention, undo)
             _prove(model, probe, dead, before)
         yield model

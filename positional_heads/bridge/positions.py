@@ -13,9 +13,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.resolve import RotaryLayer, mask_limit, masked_entries
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.rotary_layer import RotaryLayer, mask_limit
 
 _NUMBERS: "weakref.WeakKeyDictionary[Any, Sequence[int]]" = weakref.WeakKeyDictionary()
 
@@ -48,7 +47,7 @@ class Places:
 
     def __init__(self, model: TransformerLensModel, layer: int) -> None:
         self.layer = layer
-        self._attention = model.blocks[layer].attn  # type: ignore[attr-defined]
+        self._attention = model.blocks[layer].attn
         self._told: dict[str, Any] = {}
         self._handle: Any = None
 
@@ -86,7 +85,7 @@ class Places:
         if isinstance(mask, Tensor) and mask.ndim == scores.ndim and mask.shape[-1] >= scores.shape[-1]:
             mask = mask[:, :1, :, : scores.shape[-1]].to(scores.device)
             return mask if mask.dtype == torch.bool else mask > mask_limit(mask)
-        return ~masked_entries(rotary, scores).all(dim=1, keepdim=True)
+        return ~rotary.masked_entries(scores).all(dim=1, keepdim=True)
 
     def _listen(self, tensor: Tensor, hook: Any) -> None:  # noqa: ARG002
         if self._handle is None:

@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.recording import layers_with_attention
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, layers_with_attention
 from positional_heads.bridge.run_lengths import run_lengths
 
 SCORES_AT_ONCE = 2**23
@@ -25,7 +24,7 @@ SCORES_IN_ONE_RUN = 2**30
 chunks may have in one run."""
 
 
-def chunk_length(model: Any, rows: int, length: int) -> int:
+def chunk_length(model: TransformerLensModel, rows: int, length: int) -> int:
     """How many tokens of such sequences to run at a time: all of them, if they are few or the model needs one run.
 
     Args:
@@ -51,7 +50,7 @@ def chunk_length(model: Any, rows: int, length: int) -> int:
     return length
 
 
-def continues(model: Any) -> bool:
+def continues(model: TransformerLensModel) -> bool:
     """Whether a run that is continued with a key-value cache gives what one whole run gives.
 
     Not in models with a recurrent state (state-space and linear attention layers, convolutions), whose continuation in
@@ -71,7 +70,10 @@ def continues(model: Any) -> bool:
 
 
 def run_in_chunks(
-    model: Any, tokens: Int[Tensor, "batch pos"], size: int, after: Callable[[Float[Tensor, "batch part vocab"]], Any]
+    model: TransformerLensModel,
+    tokens: Int[Tensor, "batch pos"],
+    size: int,
+    after: Callable[[Float[Tensor, "batch part vocab"]], Any],
 ) -> None:
     """Run chunks one after the other, each rotated as the whole run is; hooks see each as a run of its own.
 
@@ -92,7 +94,7 @@ def run_in_chunks(
 
 
 @torch.no_grad()
-def prefilled_logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
+def prefilled_logits(model: TransformerLensModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
     """Logits of all tokens, in chunks where they would take too much memory in one run."""
     size = chunk_length(model, *tokens.shape)
     if size >= tokens.shape[1]:
@@ -103,7 +105,7 @@ def prefilled_logits(model: Any, tokens: Int[Tensor, "batch pos"]) -> Float[Tens
     return torch.cat(parts, dim=1)
 
 
-def refuse_fixed_tables(model: Any, length: int) -> None:
+def refuse_fixed_tables(model: TransformerLensModel, length: int) -> None:
     """Refuse to run past the context where the table of positions ends with it.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import SCORES, TransformerLensModel, hook_name
 from positional_heads.bridge.run_lengths import run_lengths
 
 Record = dict[str, Tensor]
@@ -26,18 +26,6 @@ RECORDED = (
     "hook_rot_q",
     "hook_rot_k",
 )
-SCORES = "hook_attn_scores"
-
-
-def hook_name(layer: int, name: str) -> str:
-    """Full name of an attention hook."""
-    return f"blocks.{layer}.attn.{name}"
-
-
-def layers_with_attention(model: Any) -> list[int]:
-    """Layers that have a `hook_attn_scores` at all; hybrid models have others between them."""
-    names = set(model.hook_dict)
-    return [layer for layer in range(model.cfg.n_layers) if hook_name(layer, SCORES) in names]
 
 
 def recording_hooks(
@@ -62,7 +50,7 @@ def recording_hooks(
 
         return hook_fn
 
-    known = set(model.hook_dict)  # type: ignore[attr-defined]
+    known = set(model.hook_dict)
     hooks: list[tuple[str, Callable[..., Any]]] = []
     for layer in layers:
         names = [name for name in RECORDED if hook_name(layer, name) in known]
@@ -84,6 +72,6 @@ def record_layers(
     lengths = [tokens.shape[1]] if attention_mask is None else attention_mask.sum(-1).tolist()
     with (
         run_lengths(model, lengths, attention_mask),
-        model.hooks(fwd_hooks=recording_hooks(model, layers, visit)),  # type: ignore[attr-defined]
+        model.hooks(fwd_hooks=recording_hooks(model, layers, visit)),
     ):
-        model(tokens, return_type=None, **arguments)  # type: ignore[operator]
+        model(tokens, return_type=None, **arguments)

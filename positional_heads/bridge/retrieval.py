@@ -10,9 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
+from positional_heads.bridge.model import UnsupportedModelError, hook_name, layers_with_attention
 from positional_heads.bridge.prefill import prefilled_logits
-from positional_heads.bridge.recording import hook_name, layers_with_attention
 from positional_heads.bridge.run_lengths import run_lengths
 
 PATTERN = "hook_pattern"

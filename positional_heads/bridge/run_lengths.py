@@ -14,11 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.model import TransformerLensModel
 
 
 @contextmanager
 def run_lengths(
-    model: Any, lengths: Sequence[int], attention_mask: Int[Tensor, "batch pos"] | None = None
+    model: TransformerLensModel, lengths: Sequence[int], attention_mask: Int[Tensor, "batch pos"] | None = None
 ) -> Iterator[None]:
     """A block in which each row is rotated as in one whole run of so many tokens, by a model that has run nothing yet.
 
@@ -44,7 +45,7 @@ def run_lengths(
 
 
 @contextmanager
-def fresh_runs(model: Any) -> Iterator[None]:
+def fresh_runs(model: TransformerLensModel) -> Iterator[None]:
     """A block in which every run that continues no cache is rotated as if it were the model's first.
 
     For runs that others start: of the evaluation harness, of a user's own function.
@@ -62,7 +63,7 @@ def fresh_runs(model: Any) -> Iterator[None]:
         yield
 
 
-def follows_length(model: Any) -> bool:
+def follows_length(model: TransformerLensModel) -> bool:
     """Whether frequencies follow the length of a run, so that a padded batch gives short rows those of the longest."""
     extension = active_extension(model)
     if extension is not None and extension.follows_length:
@@ -72,7 +73,7 @@ def follows_length(model: Any) -> bool:
     return any("dynamic" in str(name) or name == "longrope" for name in named)
 
 
-def rotary_modules(model: Any) -> list[Any]:
+def rotary_modules(model: TransformerLensModel) -> list[Any]:
     """Hugging Face's rotary modules, which every run passes through before its first layer; none in a stand-in."""
     original = getattr(model, "original_model", None)
     return [

@@ -34,22 +34,24 @@ def show(
 ) -> None:
     """Print a result on disk, scores or a study, checked for damage; takes no model and no time."""
     with one_line_errors():
-        from positional_heads.results.files import EXTRAPOLATION_FILE_NAME, FILE_NAME, STUDY_FILE_NAME
+        from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES
         from positional_heads.results.unfinished import unfinished
 
         left = unfinished(result)
         for name, printed in (
-            (STUDY_FILE_NAME, ablate.show_study),
-            (EXTRAPOLATION_FILE_NAME, extrapolate.show_extrapolation),
+            (ABLATION.file_name, ablate.show_study),
+            (EXTRAPOLATION.file_name, extrapolate.show_extrapolation),
         ):
             if result.name == name or (result / name).is_file():
                 printed(result, as_json)
                 break
         else:
-            if left is not None and not (result / FILE_NAME).is_file():
+            if left is not None and not (result / SCORES.file_name).is_file():
                 raise FileNotFoundError(left)
-            if result.is_dir() and not (result / FILE_NAME).is_file():
-                raise FileNotFoundError(_what_is_there(result, [FILE_NAME, STUDY_FILE_NAME, EXTRAPOLATION_FILE_NAME]))
+            if result.is_dir() and not (result / SCORES.file_name).is_file():
+                raise FileNotFoundError(
+                    _what_is_there(result, [kind.file_name for kind in (SCORES, ABLATION, EXTRAPOLATION)])
+                )
             score.show_scores(result, top, as_json)
         if left is not None:
             say(left)

@@ -8,6 +8,7 @@ import typer
 
 from positional_heads.cli.common import (
     BUNDLED,
+    choice,
     load_named,
     numbers,
     one_line_errors,
@@ -67,7 +68,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     Example: positional-heads ablate bundled --scores report --task passkey --out ablation
     """
     with one_line_errors():
-        from positional_heads.results.files import STUDY_FILE_NAME
+        from positional_heads.results.files import ABLATION
 
         given: dict[str, Any] = {
             "length": length or None,
@@ -86,15 +87,15 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.bridge.ablation import known_mode
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.results.scores import HeadScores
-        from positional_heads.studies.ablation import check_ways
+        from positional_heads.studies.ablation import RankBy, Singles
         from positional_heads.studies.tasks.evaluate import check_task_name
 
         check_dtype(dtype)
         check_task_name(task)
-        known_mode(mode, distance)
-        check_ways(rank_by, singles)
+        way = known_mode(mode, distance)
+        ranked_by, alone = choice("--rank-by", rank_by, RankBy), choice("--singles", singles, Singles)
         ranked = None if scores is None else HeadScores.load(scores)
-        prepare_folder(out, STUDY_FILE_NAME, overwrite)
+        prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.ablation import ablation_study
@@ -108,11 +109,11 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             made,
             fractions=shares,
             n_random=n_random,
-            mode=mode,
+            mode=way,
             reference=averaged,
             distance=distance,
-            rank_by=rank_by,
-            singles=singles,
+            rank_by=ranked_by,
+            singles=alone,
             batch_size=batch_size,
             seed=seed,
             checkpoint=out,
@@ -126,9 +127,9 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
 
 def show_study(result: Path, as_json: bool) -> None:
     """Print a study on disk: its table and verdict."""
-    from positional_heads.results.files import STUDY, STUDY_FILE_NAME, read_result
+    from positional_heads.results.files import ABLATION, read_result
 
-    content, _ = read_result(result, STUDY, STUDY_FILE_NAME)
+    content, _ = read_result(result, ABLATION)
     if as_json:
         wanted = ("verdict", "contrasts", "effects", "notes", "provenance")
         typer.echo(json.dumps({key: content[key] for key in wanted}, indent=1))
@@ -146,12 +147,12 @@ def show_study(result: Path, as_json: bool) -> None:
 
 def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
     """Scores of a first few sequences of a text; kept beside the study, so that a second start is quick."""
-    from positional_heads.results.files import FILE_NAME
+    from positional_heads.results.files import SCORES
     from positional_heads.results.scores import HeadScores
 
-    if (out / FILE_NAME).is_file():
-        say(f"scores found in {out / FILE_NAME}")
-        return HeadScores.load(out / FILE_NAME)
+    if (out / SCORES.file_name).is_file():
+        say(f"scores found in {out / SCORES.file_name}")
+        return HeadScores.load(out / SCORES.file_name)
     from positional_heads.bridge.sequences import cut_text
     from positional_heads.scoring.score import score_heads
 
@@ -159,5 +160,5 @@ def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
         msg = "no scores: add --scores DIR (written by positional-heads score), or --text FILE to score on first"
         raise ValueError(msg)
     found = score_heads(bridge, cut_text(bridge, read_texts(text))[:SCORED_SEQUENCES], null_repeats=5, progress=True)
-    found.save(out / FILE_NAME)
+    found.save(out / SCORES.file_name)
     return found

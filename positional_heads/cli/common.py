@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -99,7 +99,7 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
         ValueError: If there are others.
         OSError: If the folder cannot be written.
     """
-    from positional_heads.results.atomic import write_atomically
+    from positional_heads.results.files import write_atomically
 
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: holds results already; choose another --out, or add --overwrite"
@@ -119,6 +119,18 @@ def load_named(model: str, device: str | None, dtype: str | None, trust_remote_c
     from positional_heads.zoo.bundled import load_model
 
     return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def choice(option: str, value: str | None, words: Any) -> Any:
+    """The value of an option, if it is one of the words of a `Literal`.
+
+    Raises:
+        ValueError: If it is another word.
+    """
+    if value is not None and value not in get_args(words):
+        msg = f"{option} {value!r} is unknown: choose one of {', '.join(get_args(words))}"
+        raise ValueError(msg)
+    return value
 
 
 def numbers(option: str, text: str, example: str) -> list[float]:

@@ -37,7 +37,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     Example: positional-heads extrapolate bundled --methods none,linear,yarn --factors 2 --out extrapolation
     """
     with one_line_errors():
-        from positional_heads.results.files import EXTRAPOLATION_FILE_NAME
+        from positional_heads.results.files import EXTRAPOLATION
 
         texts = read_texts([BUNDLED] if model == BUNDLED and not text else text)
         times = numbers("--factors", factors, "2,4")
@@ -47,7 +47,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
 
         check_dtype(dtype)
         check_choices(names, times, task)
-        prepare_folder(out, EXTRAPOLATION_FILE_NAME, overwrite)
+        prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.extrapolation import extrapolation_study
@@ -75,9 +75,9 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
 
 def show_extrapolation(result: Path, as_json: bool) -> None:
     """Print a study on disk: its table and verdict."""
-    from positional_heads.results.files import EXTRAPOLATION, EXTRAPOLATION_FILE_NAME, read_result
+    from positional_heads.results.files import EXTRAPOLATION, read_result
 
-    content, _ = read_result(result, EXTRAPOLATION, EXTRAPOLATION_FILE_NAME)
+    content, _ = read_result(result, EXTRAPOLATION)
     if as_json:
         wanted: tuple[Any, ...] = ("verdict", "table", "link", "provenance")
         typer.echo(json.dumps({key: content[key] for key in wanted}, indent=1))

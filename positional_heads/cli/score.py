@@ -76,7 +76,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     Example: positional-heads score bundled --text bundled --sequences 8 --out report
     """
     with one_line_errors():
-        from positional_heads.results.files import FILE_NAME, PARTIAL_FILE_NAME
+        from positional_heads.results.files import PARTIAL, SCORES
 
         settings: dict[str, Any] = {
             "temperature": temperature if temperature == "attention" else _number(temperature, "--temperature"),
@@ -103,7 +103,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         check_dtype(dtype)
         ScoringSettings(**settings)  # refuses what makes no sense before the model is loaded
         settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
-        prepare_folder(out, FILE_NAME, overwrite)
+        prepare_folder(out, SCORES.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.bridge.sequences import cut_text
         from positional_heads.scoring.score import score_heads, score_shard
@@ -118,7 +118,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 
         write_examples(bridge, chosen[0], scores, out)
         _write(scores, out, top, as_json)
-        (out / PARTIAL_FILE_NAME).unlink(missing_ok=True)
+        (out / PARTIAL.file_name).unlink(missing_ok=True)
 
 
 def merge(
@@ -133,12 +133,12 @@ def merge(
     Example: positional-heads merge shards --out report
     """
     with one_line_errors():
-        from positional_heads.results.files import FILE_NAME
+        from positional_heads.results.files import SCORES
         from positional_heads.scoring.shards import merge_shards
 
         target = folder if out is None else out
         scores = merge_shards(folder)
-        prepare_folder(target, FILE_NAME, overwrite)
+        prepare_folder(target, SCORES.file_name, overwrite)
         _write(scores, target, top, as_json)
 
 
@@ -150,15 +150,15 @@ def show_scores(result: Path, top: int, as_json: bool) -> None:
         top: Heads to print.
         as_json: JSON instead of a table.
     """
-    from positional_heads.results.files import read_result
+    from positional_heads.results.files import SCORES, read_result
 
-    content, _ = read_result(result)
+    content, _ = read_result(result, SCORES)
     if as_json:
         typer.echo(json.dumps({key: content[key] for key in ("verdict", "table", "provenance")}, indent=1))
         return
-    from positional_heads.results.tables import heads_table, summary_line
+    from positional_heads.results.tables import heads_table, scores_line
 
-    typer.echo(summary_line(content["provenance"]))
+    typer.echo(scores_line(content["provenance"]))
     typer.echo(heads_table(content["table"], top))
     typer.echo(f"\nVerdict: {content['verdict']}")
 

@@ -1,8 +1,6 @@
-"""Does a head's allocation of dimensions go on beyond the training length, and how far is it stretched?
+"""How an extension changes D(t), the mean dominant dimension at distance t (method section 6).
 
-Three numbers read off the curve D(t), the mean dominant dimension at distance t: its correlation with distance within
-and beyond the training length, the jump where that ends, and the stretch that maps the plain curve onto the extended
-one (method section 6).
+The *jump* is the change of D across the training length; the *stretch* maps the plain curve onto the extended one.
 """
 
 from dataclasses import dataclass
@@ -13,27 +11,17 @@ from jaxtyping import Float64
 from torch import Tensor
 
 STRETCHES = 200
+"""Candidate stretches, in geometric progression."""
 
 
-@dataclass(frozen=True)
-class Jump:
-    """The change of D across the training length.
-
-    Attributes:
-        size: Mean D just beyond it less mean D just within, in pairs.
-        relative: The same in standard deviations of such differences at all places well within.
-    """
-
-    size: Float64[Tensor, " head"]
-    relative: Float64[Tensor, " head"]
-
-
-def jump_at(curve: Float64[Tensor, "head distance"], training_length: int, window: int | None = None) -> Jump:
-    """How abruptly D changes at the training length, against how much it varies within.
+def jump_at(
+    curve: Float64[Tensor, "head distance"], training_length: int, window: int | None = None
+) -> Float64[Tensor, " head"]:
+    """Mean D just beyond the training length less mean D just within, in standard deviations of such differences.
 
     Args:
         curve: Mean dominant dimension at each distance.
-        training_length: Where the jump may be, in tokens.
+        training_length: The distance to compare at, in tokens.
         window: Distances averaged on either side; a sixteenth of the training length when None.
 
     Raises:
@@ -47,20 +35,19 @@ def jump_at(curve: Float64[Tensor, "head distance"], training_length: int, windo
         )
         raise ValueError(msg)
     sums = torch.nn.functional.pad(curve.double().cumsum(-1), (1, 0))
-    means = (sums[:, window:] - sums[:, :-window]) / window  # of the distances from each place on
-    steps = means[:, window:] - means[:, :-window]  # across the place `window` behind
-    size = steps[:, training_length - window]
-    # the first distances are passed over: near keys differ from all others
+    means = (sums[:, window:] - sums[:, :-window]) / window  # of the `window` distances from each one on
+    steps = means[:, window:] - means[:, :-window]  # column i compares both sides of distance i + window
+    # the first windows are left out: near keys differ from all others
     within = steps[:, window : training_length - 2 * window + 1]
-    return Jump(size, size / within.std(-1))
+    return steps[:, training_length - window] / within.std(-1)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """How the plain curve has to be stretched to become another.
+    """The stretch of the plain curve that fits another best.
 
     Attributes:
-        factor: The stretch: another curve at t is like the plain one at t / factor.
+        factor: The other curve at t is like the plain one at t / factor.
         explained: Share of the other curve's variance that this explains.
     """
 
@@ -71,10 +58,10 @@ class Stretch:
 def stretch_between(
     plain: Float64[Tensor, "head distance"], extended: Float64[Tensor, "head longer"], most: float
 ) -> Stretch:
-    """The stretch s that best gives `D_extended(t) = D_plain(t / s)`, by least squares.
+    """The stretch s that minimises the squared error of `D_extended(t) = D_plain(t / s)`.
 
-    Where t / s lies beyond the plain curve nothing is explained: there the extended curve's own mean is predicted. So a
-    larger stretch explains more distances, and must explain them well.
+    Where t / s lies beyond the plain curve, the extended curve's own mean is predicted, which explains nothing. So a
+    larger stretch covers more distances, and is chosen only if it fits them.
 
     Args:
         plain: Curve of the plain model within its training length.
@@ -87,18 +74,16 @@ def stretch_between(
     if not most >= 1:
         msg = f"the largest stretch to try is {most}: it must be at least 1"
         raise ValueError(msg)
-    tried = np.geomspace(1, most, STRETCHES)
-    distance = np.arange(extended.shape[1])
-    known = np.arange(plain.shape[1])
-    factors, explained = [], []
+    factors, best, explained = np.geomspace(1, most, STRETCHES), [], []
     for before, after in zip(plain.numpy(), extended.numpy(), strict=True):
+        errors = [_squared_error(before, after, factor) for factor in factors]
         variation = ((after - after.mean()) ** 2).sum()
-        errors = []
-        for stretch in tried:
-            at = distance / stretch
-            predicted = np.where(at <= known[-1], np.interp(at, known, before), after.mean())
-            errors.append(((after - predicted) ** 2).sum())
-        best = int(np.argmin(errors))
-        factors.append(tried[best])
-        explained.append(1 - errors[best] / variation if variation > 0 else np.nan)
-    return Stretch(torch.tensor(factors, dtype=torch.float64), torch.tensor(explained, dtype=torch.float64))
+        best.append(factors[np.argmin(errors)])
+        explained.append(1 - min(errors) / variation if variation > 0 else np.nan)
+    return Stretch(torch.tensor(best, dtype=torch.float64), torch.tensor(explained, dtype=torch.float64))
+
+
+def _squared_error(plain: np.ndarray, extended: np.ndarray, factor: float) -> float:
+    at = np.arange(len(extended)) / factor
+    predicted = np.where(at <= len(plain) - 1, np.interp(at, np.arange(len(plain)), plain), extended.mean())
+    return float(((extended - predicted) ** 2).sum())

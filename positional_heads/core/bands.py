@@ -1,4 +1,4 @@
-"""Which rotation is used at which distance? Methods that treat near and far keys, or single heads, differently.
+"""Rotation by range of distance, for methods that treat near and far keys, or single heads, differently.
 
 Plain RoPE and every method that only changes frequencies has one rotation for all distances. SelfExtend has two: near
 keys at their own distance, far ones at a distance counted in groups. A *band* is a range of distances with the phases
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-Planes = Float[Tensor, "head pos pair 2"]
+from positional_heads.core.rotary import Planes
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def banded_scores(
     key: Complex[Tensor, "head key_pos pair"],
     query_pos: Int[Tensor, " query_pos"],
 ) -> Float[Tensor, "head query_pos key_pos"]:
-    """Q . k of the rotary channels, each query-key pair in the band of its distance; unscaled, without the remainder.
+    """Q . k of the rotary channels, each entry by the band of its distance; unscaled, without the remainder.
 
     Args:
         bands: Phases of all positions from zero to the last key's.
@@ -62,11 +62,12 @@ def banded_scores(
         key: Unrotated keys, from position zero on.
         query_pos: Positions of the queries.
     """
-    back = query_pos[:, None] - torch.arange(key.shape[1], device=key.device)
-    scores = torch.zeros(query.shape[0], *back.shape, device=key.device)
+    distance = query_pos[:, None] - torch.arange(key.shape[1], device=key.device)
+    scores = torch.zeros(query.shape[0], *distance.shape, device=key.device)
     for band in bands:
         rot_q = torch.view_as_real(query * band.query_phase[:, query_pos]).flatten(-2)
         rot_k = torch.view_as_real(key * band.key_phase[:, : key.shape[1]]).flatten(-2)
-        inside = (back >= band.nearest) & (back <= (back.max() if band.furthest is None else band.furthest))
+        furthest = distance.max() if band.furthest is None else band.furthest
+        inside = (distance >= band.nearest) & (distance <= furthest)
         scores = torch.where(inside, rot_q @ rot_k.transpose(1, 2), scores)
     return scores

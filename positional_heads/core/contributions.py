@@ -1,13 +1,13 @@
-"""How much of an attention score does each rotary pair carry, and which pair dominates?
+"""The contribution of each rotary pair to an attention score, and the dominant dimension D.
 
 Method section 2 of Hong et al. (arXiv 2410.08703): the Hadamard product of rotated query and key, summed over the two
-channels of a pair. Pairs and the unrotated remainder add up to q . k exactly; times the attention scale, they add up
-to the model's attention score before soft-cap and mask.
+channels of a pair. Contributions and the unrotated remainder add up to q . k exactly; times the attention scale, they
+add up to the model's attention score before soft-cap and mask.
 """
 
 import einops
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float, Float64
 from torch import Tensor
 
 from positional_heads.core.arguments import check_temperature, checked
@@ -17,7 +17,7 @@ from positional_heads.core.rotary import Layout, rotary_planes
 def expand_key_heads(
     x: Float[Tensor, "batch pos kv_head d_head"], n_heads: int
 ) -> Float[Tensor, "batch pos {n_heads} d_head"]:
-    """Give every query head its own copy of the key head that it shares.
+    """Repeat each key head for every query head that shares it.
 
     Raises:
         ValueError: If the query heads cannot share the key heads evenly.
@@ -33,7 +33,7 @@ def expand_key_heads(
 def head_planes(
     x: Float[Tensor, "batch pos any_head d_head"], layout: Layout, rotary_dim: int, n_heads: int
 ) -> Float[Tensor, "batch {n_heads} pos pair 2"]:
-    """Rotary planes with the head axis in front, key heads already shared out: what pairs are scored from."""
+    """Rotary planes with the head axis before positions, and key heads repeated for each query head."""
     planes = rotary_planes(expand_key_heads(x, n_heads), layout, rotary_dim)
     return einops.rearrange(planes, "batch pos head pair two -> batch head pos pair two")
 
@@ -41,7 +41,7 @@ def head_planes(
 def plane_contributions(
     query: Float[Tensor, "*lead query_pos pair 2"], key: Float[Tensor, "*lead key_pos pair 2"]
 ) -> Float[Tensor, "*lead query_pos key_pos pair"]:
-    """`g_i(m, n) = q_m[a_i] k_n[a_i] + q_m[b_i] k_n[b_i]`, for every query, key and pair (method section 2)."""
+    """`g_i(m, n) = q_m[a_i] k_n[a_i] + q_m[b_i] k_n[b_i]`, for every query m, key n and pair i (method section 2)."""
     query, key = query.unsqueeze(-3), key.unsqueeze(-4)
     return torch.addcmul(query[..., 0] * key[..., 0], query[..., 1], key[..., 1])
 
@@ -53,12 +53,12 @@ def pair_contributions(
     layout: Layout,
     rotary_dim: int | None = None,
 ) -> Float[Tensor, "batch head query_pos key_pos pair"]:
-    """What each rotary pair adds to q . k, unscaled, for every query-key pair of every head (method section 2).
+    """The contribution of each rotary pair to q . k, unscaled, for every query and key (method section 2).
 
     Args:
-        rot_q: Rotated queries, as `hook_rot_q` has them.
-        rot_k: Rotated keys, as `hook_rot_k` has them; key heads are shared out to query heads.
-        layout: Which channels make a pair.
+        rot_q: Rotated queries, as in `hook_rot_q`.
+        rot_k: Rotated keys, as in `hook_rot_k`.
+        layout: Which channels form a pair.
         rotary_dim: Number of rotated channels; all of d_head when None.
 
     Returns:
@@ -80,7 +80,7 @@ def unrotated_remainder(
     rot_k: Float[Tensor, "batch key_pos kv_head d_head"],
     rotary_dim: int,
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
-    """What the channels without rotation add to q . k: the part of the score that knows no distance."""
+    """The contribution to q . k of the channels without rotation, which does not depend on distance."""
     key = expand_key_heads(rot_k, rot_q.shape[2])[..., rotary_dim:].float()
     query = rot_q[..., rotary_dim:].float()
     return einops.einsum(query, key, "batch query_pos head d, batch key_pos head d -> batch head query_pos key_pos")
@@ -90,12 +90,12 @@ def unrotated_remainder(
 def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: float = 1.0) -> Float[Tensor, "*lead"]:
     """Softmax-weighted mean pair index, `D = sum_i i softmax_i(g / temperature)`, in [0, pairs - 1] (method section 3).
 
-    Added up as the index of the largest contribution and the deviation from it, so that what the other pairs weigh is
-    not lost where one holds nearly all.
+    Computed as the index of the largest contribution plus the mean deviation from it: where one pair holds nearly all
+    of the softmax, the weights of the others would be lost in a sum with its index.
 
     Args:
         contributions: Unscaled contributions g, in float32.
-        temperature: 1 is the source's literal reading; sqrt(d_head) softens by the usual attention scale.
+        temperature: 1 is the literal reading of the paper; sqrt(d_head) softens by the usual attention scale.
 
     Raises:
         ValueError: If the temperature is not positive.
@@ -107,7 +107,7 @@ def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: 
 def dominance(
     exponents: Float[Tensor, "*lead pair"],
 ) -> tuple[Float[Tensor, "*lead"], Float[Tensor, "*lead"]]:
-    """Dominant dimension, and the share of the softmax that the largest contribution holds.
+    """Dominant dimension, and the largest weight of the softmax.
 
     Args:
         exponents: Contributions over temperature.
@@ -117,3 +117,35 @@ def dominance(
     weights = torch.exp(exponents - top)
     total = weights.sum(-1)
     return at.squeeze(-1) + (weights * (index - at)).sum(-1) / total, 1 / total
+
+
+def contribution_sums(
+    query: Float[Tensor, "pos pair 2"], key: Float[Tensor, "pos pair 2"]
+) -> Float64[Tensor, "pair distance"]:
+    """Sum of each pair's contribution over all queries and keys at each distance, of one head and sequence.
+
+    A contribution is the real part of q times the conjugate of k, both as complex numbers, so its sum at one distance
+    is a cross-correlation: a Fourier transform gives the sums at every distance without a T x T tensor.
+
+    Args:
+        query: Rotated queries, as planes.
+        key: Rotated keys, as planes; zero where a key does not count.
+    """
+    return _cross_correlation(*(torch.view_as_complex(planes.double().contiguous()) for planes in (query, key)))
+
+
+def remainder_sums(query: Float[Tensor, "pos rest"], key: Float[Tensor, "pos rest"]) -> Float64[Tensor, " distance"]:
+    """Sum of q . k of the channels without rotation over all queries and keys at each distance."""
+    return _cross_correlation(query.double() + 0j, key.double() + 0j).sum(0)
+
+
+def _cross_correlation(
+    query: Complex[Tensor, "pos channel"], key: Complex[Tensor, "pos channel"]
+) -> Float64[Tensor, "channel pos"]:
+    length = len(query)
+    if query.shape[1] == 0:  # some builds of the transform refuse empty tensors
+        return torch.zeros(0, length, dtype=torch.float64)
+    size = 2 * length  # padded, so that nothing wraps around
+    spectrum = torch.fft.fft(query, size, dim=0) * torch.fft.fft(key, size, dim=0).conj()
+    sums: Tensor = torch.fft.ifft(spectrum, dim=0)[:length].real.T.contiguous()
+    return sums

@@ -1,29 +1,37 @@
-"""Which query-key pairs count, and what rank does each distance have among them? Known before the first pair is seen.
+"""Which query-key pairs of a layer count, all or a sample, and the rank of each distance among them.
 
-Conventions that bite: distance = query_pos - key_pos >= 0, in tokens; a window of W lets a query see distances 0 to
-W - 1; `skip_keys` drops the first keys of each sequence; `min_distance` and `max_distance` are both inclusive.
+A query-key pair is an *entry* here; *pair* is a rotary pair. Conventions: distance = query_pos - key_pos >= 0, in
+tokens; a window of W lets a query see distances 0 to W - 1; `skip_keys` drops the first keys of each sequence;
+`min_distance` and `max_distance` are both inclusive.
+
+A sample gives every entry of every sequence the same chance, 1 / step, to be drawn by a replicate, so sums over it are
+unbiased up to that factor. Entries are put in order of distance and every step-th is drawn from a random start, which
+spreads each replicate over the distances as evenly as whole numbers allow; the key at that distance is random.
+Replicates are independent: their spread is the sampling error.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from positional_heads.core.sampling import FEWEST_SAMPLED, REPLICATES, sampled_distances, sampled_keys
-
 RANK_SCALE = 2.0**31
-"""A distance's mid-rank, as a fraction of all pairs, is kept in steps of 2^-31; a bin holds up to 2^32 pairs."""
+"""A distance's mid-rank, as a fraction of all entries, is kept in steps of 2^-31; a bin holds up to 2^32 entries."""
+REPLICATES = 8
+"""Independent replicates of a sample."""
+FEWEST_SAMPLED = 1024
 
-Places = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
-"""Positions of queries, and of the keys that go with them."""
+Positions = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
+"""Position of the query, and of the key, of each entry in a list."""
 
 
 @dataclass(frozen=True)
 class EntryPlan:
-    """Which query-key pairs of one layer count, known before the first is seen.
+    """Which query-key pairs of one layer count, decided before the first is computed.
 
     Attributes:
         lengths: Real tokens of each sequence, in order.
@@ -32,7 +40,7 @@ class EntryPlan:
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
         n_groups: Number of groups of neighbouring sequences that are resampled together.
-        most_entries: Pairs to sample of the longest sequence, of shorter ones proportionally fewer; None for all.
+        most_entries: Entries to sample from the longest sequence, from shorter ones in proportion; None for all.
         seed: Seed of the sample.
     """
 
@@ -50,7 +58,7 @@ class EntryPlan:
             msg = "a plan needs at least one sequence"
             raise ValueError(msg)
         if min(self.lengths) < 1:
-            msg = f"a sequence of {min(self.lengths)} tokens has no pairs: leave out those without a token"
+            msg = f"a sequence of {min(self.lengths)} tokens has no query-key pairs: leave out empty sequences"
             raise ValueError(msg)
         if self.skip_keys < 0 or self.min_distance < 0:
             msg = f"skip_keys {self.skip_keys} and min_distance {self.min_distance} must not be negative: 0 counts all"
@@ -64,7 +72,7 @@ class EntryPlan:
 
     @property
     def distances(self) -> int:
-        """One more than the largest distance there can be."""
+        """One more than the largest possible distance."""
         return max(self.lengths)
 
     def group(self, sequence: int) -> int:
@@ -80,80 +88,108 @@ class EntryPlan:
     def counts_entry(
         self, distance: Int[Tensor, "query_pos key_pos"], key_pos: Int[Tensor, " key_pos"]
     ) -> Bool[Tensor, "query_pos key_pos"]:
-        """Whether each query-key pair counts; positions are those of the real tokens, from zero."""
+        """Whether each entry counts; positions are those of the real tokens, from zero."""
         return (distance >= self.min_distance) & (distance <= self.furthest) & (key_pos >= self.skip_keys)
+
+    def entries_at(self, length: int) -> Int[Tensor, " distance"]:
+        """Number of entries at each distance in one sequence of this length, before sampling."""
+        distance = torch.arange(self.distances)
+        counts = (length - self.skip_keys - distance).clamp(min=0)
+        return counts * ((distance >= self.min_distance) & (distance <= self.furthest))
 
     @cached_property
     def step(self) -> float | None:
-        """One in so many pairs is drawn by a replicate; None where all pairs count."""
-        most = int(self._pairs_at(self.distances).sum())
+        """A replicate draws one entry in this many; None where all count."""
+        most = int(self.entries_at(self.distances).sum())
         return None if self.most_entries is None or most <= self.most_entries else most * REPLICATES / self.most_entries
 
-    def listed(self, sequence: int) -> list[Places]:
-        """Query and key positions of a sequence's pairs: those of each replicate, or one list of all that count."""
-        pairs_at, places = self._pairs_at(self.lengths[sequence]), []
+    def entry_positions(self, sequence: int) -> list[Positions]:
+        """Positions of a sequence's entries: one list for each replicate, or a single list of all that count."""
+        counts = self.entries_at(self.lengths[sequence])
         if self.step is None:
-            distance = torch.repeat_interleave(pairs_at)
-            key_pos = self.skip_keys + torch.arange(len(distance)) - (pairs_at.cumsum(0) - pairs_at)[distance]
+            distance = torch.repeat_interleave(counts)
+            key_pos = self.skip_keys + torch.arange(len(distance)) - (counts.cumsum(0) - counts)[distance]
             return [(key_pos + distance, key_pos)]
+        positions = []
         for replicate in range(REPLICATES):
             key = (self.seed, sequence, replicate)
-            distance = sampled_distances(pairs_at, self.step, key)
-            key_pos = sampled_keys(pairs_at, distance, self.skip_keys, key)
-            places.append((key_pos + distance, key_pos))
-        return places
+            distance = sampled_distances(counts, self.step, key)
+            key_pos = sampled_keys(counts, distance, self.skip_keys, key)
+            positions.append((key_pos + distance, key_pos))
+        return positions
 
     @cached_property
-    def all_pairs(self) -> Int[Tensor, " distance"]:
-        """Number of pairs at each distance that count or are sampled from, over all sequences."""
+    def all_entry_counts(self) -> Int[Tensor, " distance"]:
+        """Number of entries at each distance over all sequences, before sampling."""
         counts = torch.zeros(self.distances, dtype=torch.long)
         for length, sequences in Counter(self.lengths).items():
-            counts += sequences * self._pairs_at(length)
+            counts += sequences * self.entries_at(length)
         return counts
 
     @cached_property
-    def pair_counts(self) -> Int[Tensor, " distance"]:
-        """Number of pairs that are counted at each distance, over all sequences: all, or those sampled."""
-        return self.group_pair_counts.sum(0)
+    def entry_counts(self) -> Int[Tensor, " distance"]:
+        """Number of entries counted at each distance over all sequences: all of them, or those sampled."""
+        return self.group_entry_counts.sum(0)
 
     @property
-    def group_pair_counts(self) -> Int[Tensor, "group distance"]:
+    def group_entry_counts(self) -> Int[Tensor, "group distance"]:
         """The same for each group of sequences."""
         return self._counts[0]
 
     @property
-    def replicate_pair_counts(self) -> Int[Tensor, "replicate distance"]:
-        """The same for each replicate of the sample; of no replicate where all pairs count."""
+    def replicate_entry_counts(self) -> Int[Tensor, "replicate distance"]:
+        """The same for each replicate; no rows where all entries count."""
         return self._counts[1]
 
     @cached_property
     def rank_grid(self) -> Int[Tensor, " distance"]:
-        """Mid-rank of each distance among all pairs, sampled or not, as a fraction of them, in steps of 2^-31."""
-        counts = self.all_pairs.double()
+        """Mid-rank of each distance among all entries before sampling, as a fraction of them, in steps of 2^-31."""
+        counts = self.all_entry_counts.double()
         below = counts.cumsum(0) - counts
         return ((below + counts / 2) / counts.sum().clamp(min=1) * RANK_SCALE).round().long()
 
     @cached_property
     def _counts(self) -> tuple[Int[Tensor, "group distance"], Int[Tensor, "replicate distance"]]:
         in_group = torch.zeros(self.n_groups, self.distances, dtype=torch.long)
+        groups_and_lengths = [(self.group(sequence), length) for sequence, length in enumerate(self.lengths)]
         if self.step is None:
-            for (group, length), sequences in Counter(self._groups_and_lengths()).items():
-                in_group[group] += sequences * self._pairs_at(length)
+            for (group, length), sequences in Counter(groups_and_lengths).items():
+                in_group[group] += sequences * self.entries_at(length)
             return in_group, torch.zeros(0, self.distances, dtype=torch.long)
         in_replicate = torch.zeros(REPLICATES, self.distances, dtype=torch.long)
-        for sequence, (group, length) in enumerate(self._groups_and_lengths()):
+        for sequence, (group, length) in enumerate(groups_and_lengths):
             for replicate, counts in enumerate(in_replicate):
-                distance = sampled_distances(self._pairs_at(length), self.step, (self.seed, sequence, replicate))
+                distance = sampled_distances(self.entries_at(length), self.step, (self.seed, sequence, replicate))
                 drawn = torch.bincount(distance, minlength=self.distances)
                 counts.add_(drawn)
                 in_group[group] += drawn
         return in_group, in_replicate
 
-    def _groups_and_lengths(self) -> list[tuple[int, int]]:
-        return [(self.group(sequence), length) for sequence, length in enumerate(self.lengths)]
 
-    def _pairs_at(self, length: int) -> Int[Tensor, " distance"]:
-        """Number of pairs of one sequence at each distance that the plan looks at."""
-        distance = torch.arange(self.distances)
-        counts = (length - self.skip_keys - distance).clamp(min=0)
-        return counts * ((distance >= self.min_distance) & (distance <= self.furthest))
+def sampled_distances(counts: Int[Tensor, " distance"], step: float, key: tuple[int, int, int]) -> Int[Tensor, " n"]:
+    """The distance of each sampled entry of one replicate, ascending.
+
+    Args:
+        counts: Number of entries of the sequence at each distance.
+        step: One entry in this many is drawn.
+        key: Seed, sequence and replicate.
+    """
+    ends = counts.cumsum(0).double()
+    start = np.random.default_rng([*key, 0]).random()
+    drawn = torch.arange(start * step, float(ends[-1]), step, dtype=torch.float64)
+    return torch.searchsorted(ends, drawn, right=True).clamp(max=len(ends) - 1)
+
+
+def sampled_keys(
+    counts: Int[Tensor, " distance"], distances: Int[Tensor, " n"], first: int, key: tuple[int, int, int]
+) -> Int[Tensor, " n"]:
+    """The key position of each sampled entry: uniform among the entries at its distance.
+
+    Args:
+        counts: Number of entries of the sequence at each distance.
+        distances: Distance of each sampled entry, in tokens.
+        first: Position of the first key that counts.
+        key: Seed, sequence and replicate.
+    """
+    draws = np.random.default_rng([*key, 1]).random(len(distances))
+    return first + (torch.from_numpy(draws) * counts[distances]).long()

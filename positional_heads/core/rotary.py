@@ -1,4 +1,4 @@
-"""Which two channels does a rotary pair turn, and by how much?
+"""Rotary pairs: the channels of each, their rotation by position, their frequency and wavelength.
 
 Convention that bites: pair i is channels (i, i + P) under the "half" layout (Llama, NeoX, Qwen, ...) and (2i, 2i + 1)
 under the "adjacent" one (GPT-J, Cohere, GLM, ...). The wrong one keeps every total and spoils every per-pair number.
@@ -6,18 +6,26 @@ Rotary channels lead; channels from `rotary_dim` on are not rotated. A *phase* i
 (radians), one per pair; its modulus is the method's attention factor, 1 for plain RoPE.
 """
 
+import math
 from typing import Literal, get_args
 
 import torch
 from einops import rearrange
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Float64
 from torch import Tensor
+
+from positional_heads.core.arguments import checked, in_range
+
+Planes = Float[Tensor, "head pos pair 2"]
+"""Queries or keys of one sequence, the two channels of each rotary pair side by side."""
 
 Layout = Literal["half", "adjacent"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 COMPARED = 512
-"""Positions at which phases are compared with those of later ones."""
+"""Positions averaged at each lag: enough to average out bfloat16 rounding, and the cost stays linear in lags."""
+BFLOAT16_STEP = 2.0**-8
+"""Spacing of bfloat16 below 1, the precision in which most models hold cos and sin."""
 
 _TO_PLANES = {"half": "... (two pair) -> ... pair two", "adjacent": "... (pair two) -> ... pair two"}
 _FROM_PLANES = {"half": "... pair two -> ... (two pair)", "adjacent": "... pair two -> ... (pair two)"}
@@ -70,24 +78,59 @@ def move(
     return rotate(rotated, new_phase / phase, layout)
 
 
-def plain_phases(positions: Float[Tensor, " pos"], base: float, rotary_dim: int) -> Complex[Tensor, "pos pair"]:
-    """Phases of plain RoPE, `position * base ** (-2 i / rotary_dim)` radians; angles in float64, rounded once."""
-    pairs = torch.arange(0, rotary_dim, 2, dtype=torch.float64, device=positions.device)
-    angles = positions.double()[:, None] * base ** (-pairs / rotary_dim)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
-
-
 def pair_frequencies(phase: Complex[Tensor, "pos pair"]) -> Float[Tensor, " pair"]:
-    """How fast each pair turns, in radians per token, read off the phases of consecutive positions.
+    """Rotation of each pair in radians per token, measured from the phases of consecutive positions.
 
-    From one token to the next first, then over lags of 2, 4, 8, ... tokens, each correcting the last: slow pairs turn
-    too little in one token for float32.
+    One lag cannot serve all pairs. At lag 1 a slow pair turns by less than the rounding of its phase; at lag L the
+    rounding is divided by L, but the angle of a fast pair is known only modulo 2 pi / L. So lags double from 1, and
+    each corrects the estimate of the last: the turn that is left over after removing the current estimate is small
+    enough to be unambiguous. At each lag the first `COMPARED` positions are averaged, as a sum of complex phases.
     """
     phase = (phase / phase.abs()).to(torch.complex128)
     frequency = torch.zeros(phase.shape[1], dtype=torch.float64, device=phase.device)
     lag = 1
     while lag < phase.shape[0]:
         turned = (phase[lag:][:COMPARED] * phase[:-lag][:COMPARED].conj()).sum(0)
-        frequency = frequency + torch.angle(turned * torch.polar(torch.ones_like(frequency), -lag * frequency)) / lag
+        left_over = torch.angle(turned * torch.polar(torch.ones_like(frequency), -lag * frequency))
+        frequency = frequency + left_over / lag
         lag *= 2
     return frequency
+
+
+@checked
+def wavelengths(frequencies: Float[Tensor, "*lead pair"]) -> Float64[Tensor, "*lead pair"]:
+    """Tokens per full rotation; infinite for a pair that does not rotate."""
+    return 2 * math.pi / frequencies.double()
+
+
+@checked
+def injective_range(frequencies: Float[Tensor, "*lead pair"], length: int) -> Float64[Tensor, "*lead pair"]:
+    """Distances, from zero on, before the rotation repeats, in tokens; at most `length`."""
+    in_range("length", length, 1, 2**40)
+    return wavelengths(frequencies).clamp(max=length)
+
+
+@checked
+def told_apart(
+    frequencies: Float[Tensor, "*lead pair"], length: int, resolution: float = BFLOAT16_STEP
+) -> Float64[Tensor, "*lead pair"]:
+    """How many of the distances 0 to length - 1 a pair can distinguish at once (Hong et al., figure 1).
+
+    These are the distances within one rotation whose angles differ by at least the resolution. A fast pair
+    distinguishes neighbours and repeats soon; a slow one never repeats and hardly distinguishes neighbours.
+
+    Args:
+        frequencies: Radians per token.
+        length: Number of distances.
+        resolution: Smallest difference of angles that counts, in radians.
+
+    Raises:
+        ValueError: If the resolution is not positive.
+    """
+    if not resolution > 0:
+        msg = f"resolution {resolution} must be positive, in radians"
+        raise ValueError(msg)
+    frequencies = frequencies.double()
+    span = (injective_range(frequencies, length) * frequencies).nan_to_num()
+    # a pair that does not rotate maps every distance to one angle
+    return (span / frequencies.clamp(min=resolution)).clamp(min=1)

@@ -1,8 +1,12 @@
-"""Is a head's score more than geometry and luck? Nulls, intervals, p-values and a verdict in words.
+"""Statistics of scores and of ablations: p-values, intervals and rank correlations.
 
-Pairs within a sequence are not independent: a p-value over a million of them means nothing. The independent units are
-sequences, and the null is the same content at shuffled positions (method section 4).
+Query-key pairs of one sequence are not independent, so a p-value over a million of them means nothing. For scores the
+independent units are sequences, and the null is the same content at shuffled positions (method section 4). For
+ablations each set of heads is ablated on the same units, so a unit's difficulty drops out of every paired difference;
+answers within a unit are averaged first.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -10,10 +14,13 @@ from jaxtyping import Float, Float64, Int
 from scipy import stats
 from torch import Tensor
 
+from positional_heads.core.heads import Head
+
 FEWEST_UNITS = 4
-"""Independent units below which no interval is given: with three, one that covers what it says has no end."""
+"""Independent units below which no interval is given: with three, an interval of the right coverage is infinite."""
 FEWEST_SHUFFLES = 4
-"""Shuffles below which a head that does not beat its null shows nothing."""
+"""Shuffles below which a head that does not beat its null is undecided."""
+RESAMPLES = 2000
 
 
 def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:
@@ -55,6 +62,127 @@ def benjamini_hochberg(p_values: Float[Tensor, "*shape"]) -> Float64[Tensor, "*s
     if known.any():
         adjusted[known] = torch.from_numpy(stats.false_discovery_control(p_values[known].double().numpy()))
     return adjusted
+
+
+def unit_means(values: Float64[Tensor, "*batch row"], units: list[int]) -> Float64[Tensor, "*batch unit"]:
+    """Mean over the rows of each unit, units in the order of their numbers.
+
+    Args:
+        values: One value per row.
+        units: Unit of each row.
+    """
+    numbers, index = np.unique(units, return_inverse=True)
+    sums = torch.zeros(*values.shape[:-1], len(numbers), dtype=values.dtype)
+    sums.index_add_(-1, torch.from_numpy(index), values)
+    return sums / torch.from_numpy(np.bincount(index)).to(values.dtype)
+
+
+def mean_interval(
+    differences: Float64[Tensor, "*batch unit"],
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    *,
+    bounds: tuple[float, float] | None = None,
+) -> Float64[Tensor, "*batch 2"]:
+    """Interval of the mean over units; NaN below `FEWEST_UNITS` of them.
+
+    Without bounds the bootstrap-t (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 5), whose
+    ends are infinite where too few units differ to say anything. With bounds, which right and wrong answers have, that
+    of Gaffke (Learned-Miller and Thomas, arXiv 1905.06208): resampled with continuous weights and one more unit at the
+    bound. It is the interval of Clopper and Pearson for zeros and ones, and holds where all units agree.
+
+    Args:
+        differences: One paired difference per unit.
+        level: Coverage, between 0 and 1.
+        resamples: Number of resamples.
+        seed: Seed of the resamples.
+        bounds: Lowest and highest value that a unit can have, or None if there are none.
+
+    Raises:
+        ValueError: If the level is not between 0 and 1, or a unit lies outside the bounds.
+    """
+    if not 0 < level < 1:
+        msg = f"level {level} must be between 0 and 1, e.g. 0.95"
+        raise ValueError(msg)
+    units = differences.shape[-1]
+    if units < FEWEST_UNITS:
+        return torch.full((*differences.shape[:-1], 2), torch.nan, dtype=torch.float64)
+    tails = (1 - level) / 2, (1 + level) / 2
+    if bounds is None:
+        low, high = _studentized(differences, tails, resamples, seed)
+    else:
+        low, high = _bounded(differences, tails, resamples, seed, bounds)
+    return torch.stack([low, high], dim=-1)
+
+
+def _studentized(
+    differences: Float64[Tensor, "*batch unit"], tails: tuple[float, float], resamples: int, seed: int
+) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
+    """Bootstrap-t: how far resampled means lie from the mean, in standard deviations of their own resample."""
+    mean = differences.mean(-1)
+    away = differences - mean[..., None]
+    weights = bootstrap_weights(differences.shape[-1], resamples, seed).T / differences.shape[-1]
+    moved, spread = away @ weights, away.std(-1, correction=0)
+    own = ((away**2) @ weights - moved**2).clamp(min=0).sqrt()
+    same = own <= 1e-7 * spread[..., None]  # every unit of the resample is the same, up to rounding
+    t = torch.where(same, torch.where(moved == 0, 0.0, moved.sign() * torch.inf), moved / own)
+    low, high = (_quantile(t, tail, method) for tail, method in zip(tails, ("lower", "higher"), strict=True))
+    constant = spread <= 1e-12 * mean.abs()
+    return tuple(torch.where(constant, mean, mean - end * spread) for end in (high, low))  # type: ignore[return-value]
+
+
+def _bounded(
+    differences: Float64[Tensor, "*batch unit"],
+    tails: tuple[float, float],
+    resamples: int,
+    seed: int,
+    bounds: tuple[float, float],
+) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
+    """Gaffke's interval: the mean under Dirichlet weights, with one more unit at the bound."""
+    units = differences.shape[-1]
+    # averages of zeros and ones may miss a bound by rounding
+    if float(differences.min()) < bounds[0] - 1e-9 or float(differences.max()) > bounds[1] + 1e-9:
+        msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: leave bounds out if there are none"
+        raise ValueError(msg)
+    drawn = np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples)
+    weights = torch.from_numpy(drawn)
+    known, more = differences @ weights[:, :units].T, weights[:, units]
+    low, high = (_quantile(known + bound * more, tail, "linear") for bound, tail in zip(bounds, tails, strict=True))
+    return low, high
+
+
+def _quantile(values: Float64[Tensor, "*batch resample"], tail: float, method: str) -> Float64[Tensor, "*batch"]:
+    """NumPy's, because `torch.quantile` takes 2^24 numbers at most."""
+    return torch.from_numpy(np.asarray(np.quantile(values.numpy(), tail, axis=-1, method=method)))  # type: ignore[call-overload]
+
+
+def permutation_p(observed: float, permuted: Float64[Tensor, " permutation"]) -> float:
+    """One-sided p-value that ablating these heads lowers the measure more than ablating heads drawn at random does.
+
+    The share of permutations, the observed one included, whose effect is at least as low. Valid as long as the permuted
+    sets are drawn as this one would be if nothing set it apart, without replacement; ties count against it.
+
+    Args:
+        observed: Effect of the set: measure with it ablated less measure without; negative is harm.
+        permuted: The same for other sets drawn at random, which may share heads with it.
+    """
+    return (1 + int((permuted <= observed).sum())) / (1 + len(permuted))
+
+
+def jaccard(some: Collection[Head], others: Collection[Head]) -> float:
+    """Overlap of two sets of heads: those in both over those in either; NaN for two empty ones."""
+    either = set(some) | set(others)
+    return len(set(some) & set(others)) / len(either) if either else float("nan")
+
+
+def rank_correlation(some: Float64[Tensor, " head"], others: Float64[Tensor, " head"]) -> float:
+    """Spearman's rank correlation over heads where both are known; NaN where that is not defined."""
+    defined = ~(some.isnan() | others.isnan())
+    some, others = some[defined], others[defined]
+    if len(some) < 3 or any(bool((values == values[0]).all()) for values in (some, others)):  # noqa: PLR2004
+        return float("nan")
+    return float(stats.spearmanr(some.numpy(), others.numpy()).statistic)
 
 
 def one_token_rules(tokens: Int[Tensor, " pos"]) -> bool:

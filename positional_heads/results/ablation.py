@@ -5,23 +5,20 @@ is the effect of the top heads less the mean effect of random sets; the reach "l
 the effect nearby.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64
-from safetensors.torch import load, save
 from torch import Tensor
 
 from positional_heads.core.head_sets import Cell, HeadSet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
-from positional_heads.core.intervals import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
-from positional_heads.results.files import STUDY, STUDY_FILE_NAME, read_result, result_file, write_result
-from positional_heads.results.html import result_html
+from positional_heads.core.statistics import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
+from positional_heads.results.files import ABLATION
+from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ablation_verdict
 
@@ -33,8 +30,8 @@ COMPARED = ("top", "random", "lowest", "retrieval")
 ALL_DOSES = "all"
 
 
-@dataclass(frozen=True)
-class AblationStudy:
+@dataclass(frozen=True, repr=False)
+class AblationStudy(Record):
     """An ablation study: which sets of heads were ablated, and every answer's measures under each.
 
     Attributes:
@@ -61,12 +58,21 @@ class AblationStudy:
     notes: list[str]
     provenance: dict[str, Any]
 
-    def __repr__(self) -> str:
-        return f"AblationStudy({self._line}; top sets of {', '.join(map(str, self.sizes))} heads)"
+    saved_as = ABLATION
 
-    def _repr_html_(self) -> str:
-        line = f"{self._line}; changes of {self.measures[0]}, negative is harm"
-        return result_html("AblationStudy", line, self.verdict, self.contrasts(), self.provenance, rows=20)
+    @property
+    def description(self) -> str:
+        """Model, task and sets of heads, in one line; parts of the provenance may be missing."""
+        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
+        mode = self.provenance.get("ablation", {}).get("mode", "?")
+        return (
+            f"{name}: {printable(self.task, newlines=False)}, {len(self.rows)} answers under each of {len(self.sets)} "
+            f"sets of heads, mode {mode}; top sets of {', '.join(map(str, self.sizes))} heads; changes of "
+            f"{self.measures[0]}"
+        )
+
+    def _main_table(self) -> "pd.DataFrame":
+        return self.contrasts()
 
     @cached_property
     def sets(self) -> list[HeadSet]:
@@ -102,6 +108,7 @@ class AblationStudy:
             parts.append(rows.assign(kind=cell.kind, k=cell.k, number=cell.number, heads=names, **measured))
         return pd.concat(parts, ignore_index=True)
 
+    @computed_once
     def effects(self, measure: str | None = None, *, by: str | None = None, level: float = 0.95) -> "pd.DataFrame":
         """Mean effect of each kind of set at each size, with its interval over units.
 
@@ -136,6 +143,7 @@ class AblationStudy:
                         lines.append({**own, "kind": kind, "k": k, "reach": reach, **found, "sets": len(cells)})
         return pd.DataFrame(lines)
 
+    @computed_once
     def contrasts(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
         """Top heads against random ones: difference, interval over units, and permutation p-value, at each size.
 
@@ -175,6 +183,7 @@ class AblationStudy:
                 lines.append({**line, "random_sets": sets, "permutations": len(permutations)})
         return pd.DataFrame(lines)
 
+    @computed_once
     def by_set(self, measure: str | None = None) -> "pd.DataFrame":
         """Mean effect of every single set that was ablated, one line per cell and reach.
 
@@ -205,6 +214,7 @@ class AblationStudy:
                 ]
         return pd.DataFrame(lines)
 
+    @computed_once
     def by_head(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
         """Effect of every head that was ablated alone, beside its scores, the most harmful loss far away first."""
         import pandas as pd
@@ -257,8 +267,7 @@ class AblationStudy:
         """What the study shows, in words; that may be that the heads do not matter."""
         return ablation_verdict(self)
 
-    def contents(self) -> dict[str, Any]:
-        """Everything but the numbers of each answer, as JSON."""
+    def _content(self) -> dict[str, Any]:
         return {
             "verdict": self.verdict,
             "task": self.task,
@@ -268,40 +277,14 @@ class AblationStudy:
             "ranking": [str(head) for head in self.ranking],
             "chance": dict(self.chance),
             "notes": self.notes,
-            "contrasts": json.loads(self.contrasts().to_json(orient="records")),
-            "effects": json.loads(self.effects().to_json(orient="records")),
+            "contrasts": json_rows(self.contrasts()),
+            "effects": json_rows(self.effects()),
             "provenance": self.provenance,
         }
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file, all of it or nothing.
-
-        Args:
-            path: A file, or a folder, in which the file is called `study.safetensors`.
-
-        Returns:
-            The file written.
-        """
-        file = result_file(path, STUDY_FILE_NAME)
-        tensors = {f"values.{name}": values for name, values in self.values.items()}
-        tensors["ranked_by"] = self.ranked_by
-        if self.retrieval is not None:
-            tensors["retrieval"] = self.retrieval
-        # cloned, because safetensors refuses two names for the same memory
-        data = save({name: tensor.contiguous().clone() for name, tensor in tensors.items()})
-        write_result(file, data, self.contents(), STUDY)
-        return file
-
     @classmethod
-    def load(cls, path: str | Path) -> "AblationStudy":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ResultFileError: If the file is damaged, foreign, or from a newer version.
-        """
-        content, raw = read_result(path, STUDY, STUDY_FILE_NAME)
-        tensors = load(raw)
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "AblationStudy":
+        values = nested(tensors, "values")
         return cls(
             task=content["task"],
             rows=content["rows"],
@@ -309,7 +292,7 @@ class AblationStudy:
                 Cell(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
-            values={name: tensors[f"values.{name}"] for name in content["measures"]},
+            values={name: values[name] for name in content["measures"]},
             ranking=[Head.parse(head) for head in content["ranking"]],
             ranked_by=tensors["ranked_by"],
             retrieval=tensors.get("retrieval"),
@@ -317,13 +300,6 @@ class AblationStudy:
             notes=content["notes"],
             provenance=content["provenance"],
         )
-
-    @property
-    def _line(self) -> str:
-        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
-        mode = self.provenance.get("ablation", {}).get("mode", "?")
-        task = printable(self.task, newlines=False)
-        return f"{name}: {task}, {len(self.rows)} answers under each of {len(self.sets)} sets of heads, mode {mode}"
 
     @cached_property
     def _place(self) -> dict[HeadSet, int]:

@@ -1,27 +1,18 @@
 """Does extending the allocation of Positional Heads go with doing the task? One line for every method and length."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float64
-from safetensors.torch import load, save
 from scipy import stats
 from torch import Tensor
 
 from positional_heads.core.allocation import jump_at, stretch_between
 from positional_heads.core.heads import Head
-from positional_heads.core.wavelengths import injective_range, told_apart, wavelengths
-from positional_heads.results.files import (
-    EXTRAPOLATION,
-    EXTRAPOLATION_FILE_NAME,
-    read_result,
-    result_file,
-    write_result,
-)
-from positional_heads.results.html import result_html
+from positional_heads.core.rotary import injective_range, told_apart, wavelengths
+from positional_heads.results.files import EXTRAPOLATION
+from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
@@ -35,8 +26,8 @@ FEWEST_FOR_INTERVAL = 8
 VISIBLE_JUMP = 3.0
 
 
-@dataclass(frozen=True)
-class ExtrapolationStudy:
+@dataclass(frozen=True, repr=False)
+class ExtrapolationStudy(Record):
     """Curves and task performance of each method at each length.
 
     Attributes:
@@ -69,19 +60,17 @@ class ExtrapolationStudy:
     training_length: int
     provenance: dict[str, Any]
 
-    def __repr__(self) -> str:
-        tried = ", ".join(f"{label} at {length}" for label, length in zip(self.labels, self.lengths, strict=True))
-        return f"ExtrapolationStudy({self._line}; {tried})"
-
-    def _repr_html_(self) -> str:
-        return result_html("ExtrapolationStudy", self._line, self.verdict, self.to_frame(), self.provenance, rows=20)
+    saved_as = EXTRAPOLATION
 
     @property
-    def _line(self) -> str:
+    def description(self) -> str:
+        """Model, heads, methods and lengths, in one line; parts of the provenance may be missing."""
         name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
         heads = ", ".join(str(head) for head in self.heads)
-        return f"{name}, trained on {self.training_length} tokens: allocation of {heads}"
+        runs = ", ".join(f"{label} at {length}" for label, length in zip(self.labels, self.lengths, strict=True))
+        return f"{name}, trained on {self.training_length} tokens: allocation of {heads}; {runs}"
 
+    @computed_once
     def to_frame(self) -> "pd.DataFrame":
         """One line per method and length: allocation averaged over heads, and task performance.
 
@@ -102,7 +91,7 @@ class ExtrapolationStudy:
                     "length": length,
                     "rho_within": float(self.rho_within[index].mean()),
                     "rho_beyond": float(self.rho_beyond[index].mean()),
-                    "jump": float(jump.relative.abs().mean()),
+                    "jump": float(jump.abs().mean()),
                     "stretch": float(stretch.factor.mean()),
                     "explained": float(stretch.explained.mean()),
                     "exact": float(self.performance["exact"][index]),
@@ -113,6 +102,7 @@ class ExtrapolationStudy:
             )
         return pd.DataFrame(lines)
 
+    @computed_once
     def told_apart(self) -> "pd.DataFrame":
         """What each pair can tell apart under each method, in the tokens of its length.
 
@@ -134,6 +124,7 @@ class ExtrapolationStudy:
                 lines.append({**line, "injective_range": injective, "told_apart": apart})
         return pd.DataFrame(lines)
 
+    @computed_once
     def link(self, level: float = 0.95, seed: int = 0) -> "pd.DataFrame":
         """Rank correlation over methods and lengths of each measure of allocation with efficiency, and its interval.
 
@@ -185,23 +176,11 @@ class ExtrapolationStudy:
             parts.append(f"no interval, which {FEWEST_FOR_INTERVAL} methods and lengths are needed for")
         return f"{said} Rank correlation of allocation with efficiency: {'; '.join(parts)}."
 
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file, all of it or nothing.
-
-        Args:
-            path: A file, or a folder, in which the file is called `extrapolation.safetensors`.
-
-        Returns:
-            The file written.
-        """
-        file = result_file(path, EXTRAPOLATION_FILE_NAME)
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        tensors |= {f"performance.{name}": values for name, values in self.performance.items()}
-        data = save({name: tensor.contiguous().clone() for name, tensor in tensors.items()})
-        content = {
+    def _content(self) -> dict[str, Any]:
+        return {
             "verdict": self.verdict,
-            "table": json.loads(self.to_frame().to_json(orient="records")),
-            "link": json.loads(self.link().to_json(orient="records")),
+            "table": json_rows(self.to_frame()),
+            "link": json_rows(self.link()),
             "labels": self.labels,
             "lengths": self.lengths,
             "methods": self.methods,
@@ -210,42 +189,17 @@ class ExtrapolationStudy:
             "training_length": self.training_length,
             "provenance": self.provenance,
         }
-        write_result(file, data, content, EXTRAPOLATION)
-        return file
 
     @classmethod
-    def load(cls, path: str | Path) -> "ExtrapolationStudy":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ResultFileError: If the file is damaged, foreign, or from a newer version.
-        """
-        content, raw = read_result(path, EXTRAPOLATION, EXTRAPOLATION_FILE_NAME)
-        tensors = load(raw)
-        performance = {
-            name.removeprefix("performance."): tensor
-            for name, tensor in tensors.items()
-            if name.startswith("performance.")
-        }
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "ExtrapolationStudy":
+        others: dict[str, Any] = {name: tensor for name, tensor in tensors.items() if "." not in name}
         return cls(
-            labels=content["labels"],
-            lengths=content["lengths"],
-            methods=content["methods"],
+            **{name: content[name] for name in ("labels", "lengths", "methods", "plain", "training_length")},
+            **others,
             heads=[Head.parse(name) for name in content["heads"]],
-            curves=tensors["curves"],
-            frequencies=tensors["frequencies"],
-            rho_within=tensors["rho_within"],
-            rho_beyond=tensors["rho_beyond"],
-            performance=performance,
-            plain=content["plain"],
-            plain_curves=tensors["plain_curves"],
-            training_length=content["training_length"],
+            performance=nested(tensors, "performance"),
             provenance=content["provenance"],
         )
-
-
-_TENSORS = ("curves", "frequencies", "rho_within", "rho_beyond", "plain_curves")
 
 
 def _rank_correlations(

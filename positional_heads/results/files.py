@@ -1,103 +1,132 @@
-"""How is a result kept on disk? One safetensors file, readable without loading torch, whole or not there.
+"""Result files: one safetensors file each, readable without torch, complete or absent.
 
-The header holds everything that is not a tensor as JSON, a table of heads among it, and a sha256 of itself and the
-numbers: a flipped bit in a safetensors file would otherwise load without a word.
+The header holds everything that is not a tensor as JSON, including the result's tables, and a sha256 of itself and the
+numbers: without it safetensors would load a file with a flipped bit as if nothing had happened.
 """
 
 import hashlib
 import json
+import os
 import struct
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from positional_heads.results.atomic import write_atomically
 
-FORMAT = "positional_heads.HeadScores"
-STUDY = "positional_heads.AblationStudy"
-STUDY_FILE_NAME = "study.safetensors"
-EXTRAPOLATION = "positional_heads.ExtrapolationStudy"
-EXTRAPOLATION_FILE_NAME = "extrapolation.safetensors"
-EXAMPLES = "positional_heads.HeadExamples"
-EXAMPLES_FILE_NAME = "examples.safetensors"
-PARTIAL = "positional_heads.ScoreSums"
+class ResultKind(NamedTuple):
+    """A kind of result file.
+
+    Attributes:
+        label: The format label in the file.
+        file_name: What the file is called in a folder.
+        written_by: The command or method that writes it.
+    """
+
+    label: str
+    file_name: str
+    written_by: str
+
+
+SCORES = ResultKind("positional_heads.HeadScores", "scores.safetensors", "positional-heads score")
+ABLATION = ResultKind("positional_heads.AblationStudy", "study.safetensors", "positional-heads ablate")
+EXTRAPOLATION = ResultKind(
+    "positional_heads.ExtrapolationStudy", "extrapolation.safetensors", "positional-heads extrapolate"
+)
+EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "HeadExamples.save")
+PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
+TASK = ResultKind("positional_heads.TaskResult", "task.safetensors", "TaskResult.save")
+PARTIAL = ResultKind("positional_heads.ScoreSums", "sums.safetensors", "positional-heads score")
+"""The sums of an unfinished scoring run or of a shard."""
 FINISHED_FILE_NAME = "finished.jsonl"
-"""Name of the finished parts of a study that was stopped."""
-PARTIAL_FILE_NAME = "sums.safetensors"
+"""The finished parts of an interrupted study."""
 FORMAT_VERSION = 1
-FILE_NAME = "scores.safetensors"
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"
-_WRITTEN_BY = {
-    FORMAT: "positional-heads score",
-    STUDY: "positional-heads ablate",
-    EXTRAPOLATION: "positional-heads extrapolate",
-    EXAMPLES: "HeadExamples.save",
-    PARTIAL: "positional-heads score",
-}
 
 
 class ResultFileError(ValueError):
     """A result file is damaged, foreign, or from a newer version of this library."""
 
 
-def result_file(path: str | Path, name: str = FILE_NAME) -> Path:
-    """The file meant by a path: itself, or the one of this name in a folder."""
+def write_atomically(file: Path, content: bytes | str) -> None:
+    """Write a complete file or none, even when interrupted or when the disk is full.
+
+    Raises:
+        OSError: If the folder cannot be written; no partial file is left.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # in the same folder: a file can only be replaced atomically within one file system
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(file)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def result_file(path: str | Path, file_name: str) -> Path:
+    """The file that a path means: itself, or the one of this name if the path is a folder."""
     path = Path(path)
-    return path / name if path.is_dir() or not path.suffix else path
+    return path / file_name if path.is_dir() or not path.suffix else path
 
 
-def write_result(file: Path, tensors: bytes, content: dict[str, Any], kind: str = FORMAT) -> None:
-    """Write serialised tensors with this content in their header, all of it or nothing.
+def write_result(file: Path, tensors: bytes, content: dict[str, Any], kind: ResultKind) -> None:
+    """Write serialised tensors with this content in their header, complete or not at all.
 
     Args:
-        file: Where to.
+        file: The file to write.
         tensors: A safetensors file without metadata, as bytes.
         content: Everything else; must be JSON.
-        kind: What kind of result it is.
+        kind: The kind of result.
     """
     write_atomically(file, packed(tensors, content, kind))
 
 
-def packed(tensors: bytes, content: dict[str, Any], kind: str) -> bytes:
-    """What `write_result` writes, for sending it elsewhere; the arguments are the same."""
+def packed(tensors: bytes, content: dict[str, Any], kind: ResultKind) -> bytes:
+    """The bytes that `write_result` writes, to be sent elsewhere; the arguments are the same."""
     header, data = _split(tensors)
-    header["__metadata__"] = {_KEY: json.dumps({"format": kind, "version": FORMAT_VERSION, **content})}
+    header["__metadata__"] = {_KEY: json.dumps({"format": kind.label, "version": FORMAT_VERSION, **content})}
     header["__metadata__"][_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
+    encoded += b" " * (-len(encoded) % 8)  # safetensors wants the numbers to start at a multiple of 8 bytes
     return struct.pack("<Q", len(encoded)) + encoded + data
 
 
-def read_result(path: str | Path, kind: str = FORMAT, name: str = FILE_NAME) -> tuple[dict[str, Any], bytes]:
-    """Read a result file's content and its bytes, checked.
+def read_result(path: str | Path, kind: ResultKind) -> tuple[dict[str, Any], bytes]:
+    """Read and check a result file: its content and its bytes.
 
     Args:
         path: The file, or its folder.
-        kind: What kind of result it must be.
-        name: What the file is called in a folder.
+        kind: The kind of result it must be.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ResultFileError: If the file is damaged, foreign, or from a newer version.
     """
-    file = result_file(path, name)
+    file = result_file(path, kind.file_name)
     if not file.is_file():
-        msg = f"{file}: no such result file; {_WRITTEN_BY[kind]} writes one called {name}"
+        msg = f"{file}: no such result file; {kind.written_by} writes one called {kind.file_name}"
         raise FileNotFoundError(msg)
     raw = file.read_bytes()
     return unpacked(raw, kind, file), raw
 
 
-def unpacked(raw: bytes, kind: str, source: Any) -> dict[str, Any]:
-    """The content of what `packed` made, checked.
+def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
+    """The content that `packed` wrote, checked.
 
     Args:
-        raw: Its bytes.
-        kind: What kind of result it must be.
-        source: Where it comes from, for the error.
+        raw: The bytes.
+        kind: The kind of result they must be.
+        source: Where they come from, for the error.
 
     Raises:
-        ResultFileError: If it is damaged, foreign, or from a newer version.
+        ResultFileError: If they are damaged, foreign, or from a newer version.
     """
     try:
         header, data = _split(raw)
@@ -107,8 +136,8 @@ def unpacked(raw: bytes, kind: str, source: Any) -> dict[str, Any]:
     except (ValueError, AttributeError, struct.error) as error:
         msg = f"{source}: not a result file, or a truncated one; run again"
         raise ResultFileError(msg) from error
-    if content.get("format") != kind:
-        msg = f"{source}: a safetensors file, but not a {kind}; {_WRITTEN_BY[kind]} writes those"
+    if content.get("format") != kind.label:
+        msg = f"{source}: a safetensors file, but not a {kind.label}; {kind.written_by} writes those"
         raise ResultFileError(msg)
     version = content.get("version", FORMAT_VERSION)
     if version > FORMAT_VERSION:

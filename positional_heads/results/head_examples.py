@@ -1,24 +1,26 @@
-"""What did a few heads do on one text? A frozen record for looking at: views take it and compute nothing.
+"""The record of a few heads on one text, which the token views draw.
 
-Two grains. For every token, as a query, one number per head: the mean over the keys that it sees, weighted by attention
-unless said otherwise. For the first tokens also every query-key pair, so that no matrix grows with the text.
+It has two levels of detail. For every token, as a query, it holds one number per head: a mean over the keys that the
+query sees. For the first tokens it also holds every query-key pair, so its size is linear in the length of the text.
 """
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
-from safetensors.torch import load, save
 from torch import Tensor
 
-from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head, Heads, as_heads
-from positional_heads.results.files import EXAMPLES, EXAMPLES_FILE_NAME, read_result, result_file, write_result
+from positional_heads.results.files import EXAMPLES
+from positional_heads.results.record import Record
+from positional_heads.results.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class HeadExamples:
+@dataclass(frozen=True, repr=False)
+class HeadExamples(Record):
     """Attention of some heads on one text, and which rotary pairs carry it.
 
     Attributes:
@@ -47,6 +49,8 @@ class HeadExamples:
     notes: list[str]
     provenance: dict[str, Any]
 
+    saved_as = EXAMPLES
+
     def __post_init__(self) -> None:
         n_heads, length = self.weighted_dominant.shape
         if len(self.tokens) != length:
@@ -68,7 +72,7 @@ class HeadExamples:
 
     @property
     def model_name(self) -> str:
-        """What the model is called."""
+        """Name of the model."""
         return str(self.provenance.get("model", {}).get("name", "unknown model"))
 
     def places(self, heads: Heads | None) -> list[int]:
@@ -90,46 +94,38 @@ class HeadExamples:
             raise ValueError(msg)
         return [self.heads.index(head) for head in chosen]
 
-    @checked
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file, all of it or nothing.
+    @property
+    def description(self) -> str:
+        """Model, heads and size, in one line."""
+        names = ", ".join(str(head) for head in self.heads[:8]) + (", ..." if len(self.heads) > 8 else "")  # noqa: PLR2004
+        model = printable(self.model_name, newlines=False)
+        return f"{model}: {names} on {len(self.tokens)} tokens, every query-key pair of the first {self.n_detailed}"
 
-        Args:
-            path: A file, or a folder, in which the file is called `examples.safetensors`.
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head and token, as a query: its means over the keys that it sees."""
+        import pandas as pd
 
-        Returns:
-            The file written.
-        """
-        file = result_file(path, EXAMPLES_FILE_NAME)
-        data = save({name: getattr(self, name).contiguous().clone() for name in _TENSORS})
-        content = {
+        frame = pd.DataFrame({"name": [str(head) for head in self.heads for _ in self.tokens]})
+        frame["position"] = [*range(len(self.tokens))] * len(self.heads)
+        frame["token"] = self.tokens * len(self.heads)
+        for name in ("weighted_dominant", "plain_dominant", "mean_distance"):
+            frame[name] = getattr(self, name).flatten().numpy()
+        return frame
+
+    def _content(self) -> dict[str, Any]:
+        return {
             "tokens": self.tokens,
             "heads": [str(head) for head in self.heads],
             "notes": self.notes,
             "provenance": self.provenance,
         }
-        write_result(file, data, content, EXAMPLES)
-        return file
 
     @classmethod
-    @checked
-    def load(cls, path: str | Path) -> "HeadExamples":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ResultFileError: If the file is damaged, foreign, or from a newer version.
-        """
-        content, raw = read_result(path, EXAMPLES, EXAMPLES_FILE_NAME)
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadExamples":
         return cls(
             tokens=content["tokens"],
             heads=[Head.parse(name) for name in content["heads"]],
             notes=content["notes"],
             provenance=content["provenance"],
-            **load(raw),
+            **tensors,
         )
-
-
-_TENSORS = [
-    field.name for field in fields(HeadExamples) if field.name not in {"tokens", "heads", "notes", "provenance"}
-]

@@ -1,24 +1,24 @@
-"""What does each rotary pair add to attention at each distance? Means over a text, exact, without a T x T tensor.
-
-The contribution of a pair is the real part of q times the conjugate of k, both as complex numbers (method section 2).
-Its sum over all query-key pairs at one distance is a cross-correlation, so a Fourier transform of each pair's queries
-and keys gives the sums of every distance at once.
-"""
+"""The record of a contribution profile: mean contribution of each rotary pair by distance."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import AnyHead, Head, as_head
+from positional_heads.results.files import PROFILE
+from positional_heads.results.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True, repr=False)
-class ContributionProfile:
+class ContributionProfile(Record):
     """Mean contribution of each pair to the attention score of some heads, by distance.
 
     Attributes:
@@ -40,11 +40,39 @@ class ContributionProfile:
     frequencies: Float64[Tensor, "head pair"]
     provenance: dict[str, Any]
 
-    def __repr__(self) -> str:
+    saved_as = PROFILE
+
+    @property
+    def description(self) -> str:
+        """Heads, pairs and distances, in one line."""
         names = ", ".join(str(head) for head in self.heads[:8]) + (", ..." if len(self.heads) > 8 else "")  # noqa: PLR2004
         _, pairs, ranges = self.mean.shape
         reach = int(self.edges[-1]) - 1
-        return f"ContributionProfile({names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens)"
+        return f"{names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens"
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head, pair and range of distances; the pair "unrotated" is the channels without rotation."""
+        import pandas as pd
+
+        n_heads, n_pairs, n_ranges = self.mean.shape
+        index = pd.MultiIndex.from_product(
+            [[str(head) for head in self.heads], [*range(n_pairs), "unrotated"], range(n_ranges)],
+            names=["name", "pair", "range"],
+        )
+        frame = index.to_frame(index=False)
+        first = frame.pop("range").to_numpy()
+        frame["first_distance"], frame["last_distance"] = self.edges.numpy()[first], self.edges.numpy()[first + 1] - 1
+        frame["contribution"] = torch.cat([self.mean, self.unrotated[:, None]], dim=1).flatten().numpy()
+        frame["pair_count"] = self.pair_counts[:, None].expand(n_heads, n_pairs + 1, n_ranges).flatten().numpy()
+        return frame
+
+    def _content(self) -> dict[str, Any]:
+        return {"heads": [str(head) for head in self.heads], "provenance": self.provenance}
+
+    @classmethod
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "ContributionProfile":
+        heads = [Head.parse(name) for name in content["heads"]]
+        return cls(heads=heads, provenance=content["provenance"], **tensors)
 
     def place(self, head: AnyHead) -> int:
         """Where a head is on the first axis.
@@ -84,34 +112,3 @@ class ContributionProfile:
 def geometric_edges(length: int, bins: int) -> np.ndarray:
     """Whole edges from 0 to `length` of at most so many ranges, in proportion to distance as far as whole tokens go."""
     return np.unique(np.concatenate([[0], np.geomspace(length, 1, bins).round().astype(np.int64)]))
-
-
-def contribution_sums(
-    query: Float[Tensor, "pos pair 2"], key: Float[Tensor, "pos pair 2"]
-) -> Float64[Tensor, "pair distance"]:
-    """Sum of each pair's contribution over all queries and keys at each distance, of one head and sequence.
-
-    Args:
-        query: Rotated queries, as planes.
-        key: Rotated keys, as planes; zero where a key shall not count.
-    """
-    return _correlated(*(torch.view_as_complex(planes.double().contiguous()) for planes in (query, key)))
-
-
-def remainder_sums(query: Float[Tensor, "pos rest"], key: Float[Tensor, "pos rest"]) -> Float64[Tensor, " distance"]:
-    """Sum of q . k of the channels without rotation over all queries and keys at each distance."""
-    return _correlated(query.double() + 0j, key.double() + 0j).sum(0)
-
-
-def distance_counts(length: int, skip_keys: int = 0) -> Int[Tensor, " distance"]:
-    """Number of query-key pairs at each distance in a sequence, the first keys left out."""
-    return (length - skip_keys - torch.arange(length)).clamp(min=0)
-
-
-def _correlated(query: Tensor, key: Tensor) -> Float64[Tensor, "pair distance"]:
-    length = len(query)
-    if query.shape[1] == 0:  # not every build of the transform takes nothing
-        return torch.zeros(0, length, dtype=torch.float64)
-    size = 2 * length  # padded, so that nothing wraps around
-    spectrum = torch.fft.fft(query, size, dim=0) * torch.fft.fft(key, size, dim=0).conj()
-    return torch.fft.ifft(spectrum, dim=0)[:length].real.T.contiguous()

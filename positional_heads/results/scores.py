@@ -1,23 +1,20 @@
 """What did scoring find? A frozen record that knows its labels, explains itself, and survives on disk."""
 
-import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load, save
 from scipy import stats
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values, verdict
-from positional_heads.results.files import read_result, result_file, write_result
-from positional_heads.results.html import result_html
-from positional_heads.results.tables import COLUMNS
+from positional_heads.results.files import SCORES
+from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.tables import head_columns
 from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
@@ -53,8 +50,8 @@ class NullScores:
         return self.rho.std(0)
 
 
-@dataclass(frozen=True)
-class HeadScores:
+@dataclass(frozen=True, repr=False)
+class HeadScores(Record):
     """How strongly each head moves its dominant dimension with token distance.
 
     Attributes:
@@ -87,14 +84,23 @@ class HeadScores:
     sampling_sd: Float[Tensor, "layer head"] | None = None
     saturation: Float[Tensor, "layer head"] | None = None
 
-    def __repr__(self) -> str:
-        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self._n_scored)))
-        return f"HeadScores({self._line}; highest rho: {best or 'none'})"
+    saved_as = SCORES
 
-    def _repr_html_(self) -> str:
+    @property
+    def description(self) -> str:
+        """What was scored and the best heads, in one line; parts of the provenance may be missing."""
+        layers, heads = self.rho.shape
+        model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
+        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self._n_scored)))
+        return (
+            f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
+            f"{self._n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
+            f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
+        )
+
+    def _main_table(self) -> "pd.DataFrame":
         frame = self.to_frame().dropna(subset=["rho"]).sort_values("rho", ascending=False)
-        frame = frame[[name for name in COLUMNS if name in frame]].rename(columns=COLUMNS)
-        return result_html("HeadScores", self._line, self.verdict, frame, self.provenance)
+        return frame[head_columns(frame)]
 
     @property
     def heads(self) -> list[Head]:
@@ -235,6 +241,7 @@ class HeadScores:
             monotonous=(data.get("monotonous", 0), data.get("sequences", 1)),
         )
 
+    @computed_once
     def to_frame(self) -> "pd.DataFrame":
         """One row per head: score, interval, null, significance and, where there is no score, why."""
         import pandas as pd
@@ -256,78 +263,33 @@ class HeadScores:
         frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
         return frame
 
-    @checked
-    def save(self, path: str | Path) -> Path:
-        """Write everything to one safetensors file, all of it or nothing.
-
-        Args:
-            path: A file, or a folder, in which the file is called `scores.safetensors`.
-
-        Returns:
-            The file written.
-        """
-        file = result_file(path)
-        copied = torch.contiguous_format  # a copy of each, because safetensors refuses tensors that share memory
-        tensors = {name: tensor.clone(memory_format=copied) for name, tensor in self._tensors().items()}
-        content = {
+    def _content(self) -> dict[str, Any]:
+        return {
             "verdict": self.verdict,
-            "table": json.loads(self.to_frame().to_json(orient="records")),
+            "table": json_rows(self.to_frame()),
             "reasons": {str(head): reason for head, reason in self.reasons.items()},
             "provenance": self.provenance,
         }
-        write_result(file, save(tensors), content)
-        return file
 
     @classmethod
-    @checked
-    def load(cls, path: str | Path) -> "HeadScores":
-        """Read what `save` wrote.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ResultFileError: If the file is damaged, foreign, or from a newer version.
-        """
-        content, raw = read_result(path)
-        tensors = load(raw)
-        null = None
-        if "null.rho" in tensors:
-            null = NullScores(**{field.name: tensors.pop(f"null.{field.name}") for field in fields(NullScores)})
-        optional: dict[str, Any] = {name: tensors.pop(name, None) for name in _OPTIONAL}
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadScores":
+        null = nested(tensors, "null")
+        others = {name: tensor for name, tensor in tensors.items() if not name.startswith("null.")}
+        absent: dict[str, Any] = dict.fromkeys({"bootstrap_rho"} - others.keys())
         return cls(
-            **tensors,
-            **optional,
-            null=null,
+            **others,
+            **absent,
+            null=NullScores(**null) if null else None,
             reasons={Head.parse(name): reason for name, reason in content["reasons"].items()},
             provenance=content["provenance"],
         )
 
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_TENSORS}
-        if self.null is not None:
-            tensors |= {f"null.{field.name}": getattr(self.null, field.name) for field in fields(self.null)}
-        return {name: tensor for name, tensor in tensors.items() if tensor is not None}
-
     @property
     def _n_scored(self) -> int:
         return int((~self.rho.isnan()).sum())
-
-    @property
-    def _line(self) -> str:
-        """What was scored, in one line, also where a part of the provenance is missing."""
-        layers, heads = self.rho.shape
-        model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
-        return (
-            f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
-            f"{self._n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
-            f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles"
-        )
 
     def _known_null(self) -> NullScores:
         if self.null is None:
             msg = "no null was computed: score again with null_repeats=20 to know what geometry alone gives"
             raise ValueError(msg)
         return self.null
-
-
-_OPTIONAL = ("bootstrap_rho", "sampling_sd", "saturation")
-_NOT_TENSORS = {"null", "reasons", "provenance"}

@@ -1,94 +1,171 @@
-"""Results as plain text: the table of heads that the command line and the report print. Needs nothing heavy."""
+"""Results as plain text, Markdown and HTML tables, and the one glossary of what their columns mean.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+HTML has no style and no script, so it follows the notebook's own theme; every character of a name is made harmless.
+"""
 
-COLUMNS = {
+import html
+import json
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from positional_heads.results.text import printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TITLES = {
     "name": "head",
-    "rho": "rho",
     "low": "low 95 %",
     "high": "high 95 %",
     "null_mean": "null",
-    "excess": "excess",
-    "q_value": "q",
     "rho_curve": "rho of curve",
     "saturation": "saturated",
+    "reach": "range",
+    "k": "heads",
+    "difference": "top - random",
+    "p_value": "p",
+    "q_value": "q",
 }
+"""Titles of columns that are not their names."""
+MEANINGS = {
+    "rho": "Spearman's correlation of token distance and dominant dimension over query-key pairs",
+    "low": "lower end of the 95 % interval, over sequences (scores) or units (studies)",
+    "high": "its upper end",
+    "null_mean": "mean rho with positions shuffled",
+    "excess": "rho minus null",
+    "q_value": "p-value of the excess after Benjamini-Hochberg over all heads",
+    "rho_curve": "Spearman's correlation of distance and the mean dominant dimension at each distance",
+    "saturation": (
+        "share of query-key pairs in which one rotary pair holds over 99.9 % of the softmax, so that the dominant "
+        "dimension is the index of the largest contribution"
+    ),
+    "top": "effect of ablating the heads with the highest score; negative is harm",
+    "random": "mean effect of sets of other heads, as many in every layer",
+    "lowest": "effect of the heads with the lowest score",
+    "retrieval": "effect of the heads with the highest retrieval score",
+    "difference": "effect of the top heads minus that of random heads",
+    "p_value": (
+        "share of rankings permuted within layers whose effect is at least as low; quote that of 'all', the mean over "
+        "the numbers of heads"
+    ),
+    "random_sets": "number of random sets",
+    "permutations": "number of permuted rankings",
+    "rho_within": "mean rho over distances below the training length",
+    "rho_beyond": "mean rho over distances from the training length on",
+    "jump": "change of the mean dominant dimension across the training length, in standard deviations of the curve",
+    "stretch": "factor that best maps the plain model's curve onto this one",
+    "explained": "share of the curve's variance that the stretch explains",
+    "exact": "share of right answers beyond the training length",
+    "log_prob": "mean log probability of the answer's tokens, in nats per token",
+    "efficiency": (
+        "probability of the answer's tokens beyond the training length over that of the plain model within it"
+    ),
+    "loss": "nats per token of text beyond the training length",
+}
+"""What the numbers in a column mean; a column that explains itself is not listed."""
+HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "excess", "q_value", "rho_curve", "saturation")
 KINDS = ("top", "random", "lowest", "retrieval")
+STUDY_COLUMNS = ("reach", "k", *KINDS, "difference", "low", "high", "p_value", "random_sets")
+ROWS = 20
+"""Rows that a notebook shows."""
+LEGEND_WIDTH = 100
+"""Characters in a line of a text table's legend."""
 
 
-def ranked(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def title(column: str) -> str:
+    """The title of a column."""
+    return TITLES.get(column, column.replace("_", " "))
+
+
+def legend(columns: Iterable[str]) -> str:
+    """What these columns mean, in one line."""
+    meanings = [f"{title(name)}: {MEANINGS[name]}" for name in columns if name in MEANINGS]
+    return "; ".join(meanings) + "." if meanings else ""
+
+
+def ranked(table: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Rows of heads that have a score, the highest rho first."""
     return sorted((row for row in table if row["rho"] is not None), key=lambda row: -row["rho"])
 
 
+def head_columns(columns: Iterable[str]) -> list[str]:
+    """The columns of `HeadScores.to_frame` that tables show, as far as these hold them."""
+    columns = set(columns)
+    return [name for name in HEAD_COLUMNS if name in columns]
+
+
 def heads_table(table: Sequence[Mapping[str, Any]], top: int, *, markdown: bool = False) -> str:
-    """The heads with the highest rho, one a line; what is unknown is a dash.
+    """The heads with the highest rho, one a line, and what the columns mean; an unknown number is a dash.
 
     Args:
-        table: Rows as `HeadScores.to_frame` makes them.
+        table: Rows of `HeadScores.to_frame`.
         top: How many heads.
-        markdown: With the bars of a Markdown table.
+        markdown: Whether to write a Markdown table.
     """
-    return _aligned(heads_rows(table, top), markdown)
+    return _with_legend(heads_rows(table, top), head_columns(table[0] if table else ()), markdown)
 
 
 def heads_rows(table: Sequence[Mapping[str, Any]], top: int) -> list[list[str]]:
     """The cells of `heads_table`, the titles first."""
-    columns = {key: title for key, title in COLUMNS.items() if table and key in table[0]}
-    return [list(columns.values()), *([_cell(row[key]) for key in columns] for row in ranked(table)[:top])]
+    columns = head_columns(table[0] if table else ())
+    return _rows(columns, ranked(table)[:top])
 
 
 def study_table(
     effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], *, markdown: bool = False
 ) -> str:
-    """An ablation study, one line for every reach and number of heads.
+    """An ablation study, one line for every range and number of heads, and what the columns mean.
 
     Args:
-        effects: Rows as `AblationStudy.effects` makes them.
-        contrasts: Rows as `AblationStudy.contrasts` makes them.
-        markdown: With the bars of a Markdown table.
+        effects: Rows of `AblationStudy.effects`.
+        contrasts: Rows of `AblationStudy.contrasts`.
+        markdown: Whether to write a Markdown table.
     """
-    return _aligned(study_rows(effects, contrasts), markdown)
+    return _with_legend(study_rows(effects, contrasts), STUDY_COLUMNS, markdown)
 
 
 def study_rows(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The cells of `study_table`, the titles first."""
-    found = {(row["reach"], row["k"], row["kind"]): row["effect"] for row in effects}
-    rows = [["range", "heads", *KINDS, "top - random", "low 95 %", "high 95 %", "p", "random sets"]]
-    for row in contrasts:
-        kinds = [found.get((row["reach"], row["k"], kind)) for kind in KINDS[1:]]
-        numbers = [row["top"], *kinds, row["difference"], row["low"], row["high"], row.get("p_value")]
-        rows.append([row["reach"], str(row["k"]), *map(_cell, numbers), str(row["random_sets"])])
-    return rows
-
-
-def study_line(provenance: Mapping[str, Any], rows: int, sets: int) -> str:
-    """What was ablated for which task, in one line."""
-    model, task, ablation = provenance["model"], provenance["task"], provenance["ablation"]
-    distance = "" if ablation["distance"] is None else f" at distance {ablation['distance']}"
-    return (
-        f"{model['name']}: {task['name']}, {rows} answers under each of {sets} sets of heads, mode "
-        f"{ablation['mode']}{distance}, heads ranked by {provenance['scores']['rank_by']}"
-    )
+    by_set = {(row["reach"], row["k"], row["kind"]): row["effect"] for row in effects}
+    lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
+    return _rows(STUDY_COLUMNS, lines)
 
 
 def extrapolation_table(table: Sequence[Mapping[str, Any]], *, markdown: bool = False) -> str:
-    """An extrapolation study, one line for every method and length.
+    """An extrapolation study, one line for every method and length, and what the columns mean.
 
     Args:
-        table: Rows as `ExtrapolationStudy.to_frame` makes them.
-        markdown: With the bars of a Markdown table.
+        table: Rows of `ExtrapolationStudy.to_frame`.
+        markdown: Whether to write a Markdown table.
     """
-    return _aligned(extrapolation_rows(table), markdown)
+    return _with_legend(extrapolation_rows(table), list(table[0]), markdown)
 
 
 def extrapolation_rows(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The cells of `extrapolation_table`, the titles first."""
-    columns = [key for key in table[0] if key not in {"method", "length"}]
-    rows = [["method", "length", *(key.replace("_", " ") for key in columns)]]
-    rows += [[row["method"], str(row["length"]), *(_cell(row[key]) for key in columns)] for row in table]
-    return rows
+    return _rows(list(table[0]), table)
+
+
+def scores_line(provenance: Mapping[str, Any]) -> str:
+    """What was scored on what, in one line."""
+    model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
+    pairs = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
+    return (
+        f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
+        f"{data['longest']} tokens, {pairs} query-key pairs, {settings['null_repeats']} shuffles, seed "
+        f"{settings['seed']}"
+    )
+
+
+def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
+    """What was ablated for which task, in one line."""
+    model, task, ablation = provenance["model"], provenance["task"], provenance["ablation"]
+    distance = "" if ablation["distance"] is None else f" at distance {ablation['distance']}"
+    return (
+        f"{model['name']}: {task['name']}, {answers} answers under each of {sets} sets of heads, mode "
+        f"{ablation['mode']}{distance}, heads ranked by {provenance['scores']['rank_by']}"
+    )
 
 
 def extrapolation_line(provenance: Mapping[str, Any], training_length: int, heads: Sequence[str]) -> str:
@@ -99,25 +176,66 @@ def extrapolation_line(provenance: Mapping[str, Any], training_length: int, head
     )
 
 
-def _aligned(rows: Sequence[Sequence[str]], markdown: bool) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+def result_html(
+    kind: str,
+    description: str,
+    verdict: str | None,
+    frame: "pd.DataFrame",
+    provenance: Mapping[str, Any] | None = None,
+    rows: int = ROWS,
+) -> str:
+    """A record as notebooks show it.
+
+    Args:
+        kind: Name of the record.
+        description: What was done, in one line.
+        verdict: What it shows, in words.
+        frame: A table; its first rows are shown under the titles of their columns.
+        provenance: How it was made, in full; folded.
+        rows: Rows of the table to show.
+    """
+    parts = [f"<p><b>{text(kind)}</b> {text(description)}</p>"]
+    if verdict is not None:
+        parts.append(f"<p><b>Verdict.</b> {text(verdict)}</p>")
+    if len(frame):
+        parts.append(table_html(frame.head(rows).rename(columns=title)))
+        parts.append(f"<p>{text(legend(frame))}</p>" if legend(frame) else "")
+    if len(frame) > rows:
+        parts.append(f"<p>The first {rows} of {len(frame)} rows.</p>")
+    if provenance is not None:
+        details = json.dumps(provenance, indent=1, default=str, ensure_ascii=False)
+        parts.append(f"<details><summary>What was run</summary><pre>{text(details)}</pre></details>")
+    return f"<div>{''.join(parts)}</div>"
 
 
-def summary_line(provenance: Mapping[str, Any]) -> str:
-    """What was scored on what, in one line."""
-    model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
-    pairs = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
-    return (
-        f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {pairs} pairs, {settings['null_repeats']} shuffles, seed {settings['seed']}"
-    )
+def table_html(frame: "pd.DataFrame") -> str:
+    """A table as HTML, numbers to three places, an unknown number as a dash."""
+    shown = frame.rename(columns=lambda name: printable(name, newlines=False))
+    for column in shown.select_dtypes(exclude="number"):
+        shown[column] = [value if value is None else printable(value) for value in shown[column]]
+    return str(shown.to_html(index=False, na_rep="-", float_format="{:.3f}".format, escape=True, border=0))
+
+
+def text(value: object) -> str:
+    """Text for an HTML page: escaped, control characters and lone surrogates made visible."""
+    return html.escape(printable(value))
+
+
+def _rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    return [[title(name) for name in columns], *([_cell(line.get(name)) for name in columns] for line in lines)]
 
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return value if isinstance(value, str) else f"{value:.3f}"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _with_legend(rows: Sequence[Sequence[str]], columns: Iterable[str], markdown: bool) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    if markdown:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|" + " --- |" * len(rows[0]))
+    else:
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([*lines, "", *textwrap.wrap(legend(columns), LEGEND_WIDTH)])

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, PARTIAL_FILE_NAME, ResultFileError, read_result
+from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, read_result
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -13,7 +13,7 @@ def unfinished(folder: str | Path) -> str | None:
         folder: Where scores, shards or a study were to be written.
     """
     folder = Path(folder)
-    sums = [folder / PARTIAL_FILE_NAME, *sorted(folder.glob("shard-*.unfinished.safetensors"))]
+    sums = [folder / PARTIAL.file_name, *sorted(folder.glob("shard-*.unfinished.safetensors"))]
     said = [_said_of_sums(file) for file in sums if file.is_file()]
     if (folder / FINISHED_FILE_NAME).is_file():
         said.append(_said_of_study(folder / FINISHED_FILE_NAME))
@@ -22,12 +22,12 @@ def unfinished(folder: str | Path) -> str | None:
 
 def _said_of_sums(file: Path) -> str:
     try:
-        content, _ = read_result(file, PARTIAL, file.name)
+        content, _ = read_result(file, PARTIAL)
     except ResultFileError as error:
         return f"{error}; delete it to begin anew."
     done, total = len(content["done"]), content["run"]["batches"]
     way = "positional-heads score command, or score_heads call with the same checkpoint="
-    if file.name != PARTIAL_FILE_NAME:
+    if file.name != PARTIAL.file_name:
         way = "positional-heads score --shard command, or score_shard call"
     return f"{file}: unfinished, {done} of {total} batches are counted; give the same {way}, to go on."
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from positional_heads.results.files import PARTIAL_FILE_NAME
+from positional_heads.results.files import PARTIAL
 from positional_heads.scoring.sums import ScoreSums
 
 SHARE = 20
@@ -19,7 +19,7 @@ SHARE = 20
 class Checkpoint:
     """A file with a run's sums so far, replaced every so often, whole or not at all."""
 
-    def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL_FILE_NAME) -> None:
+    def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL.file_name) -> None:
         """Write nothing yet.
 
         Args:

@@ -19,22 +19,21 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.admission import UnsupportedModelError
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors, Planes
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.prefill import chunk_length
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-from positional_heads.bridge.resolve import RotaryLayer, RotaryModel
+from positional_heads.bridge.resolve import RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, real_spans
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.pilot import PilotSample
-from positional_heads.core.plan import EntryPlan, Places
+from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
 from positional_heads.core.rotary import pair_frequencies
-from positional_heads.core.sampling import REPLICATES
 from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 from positional_heads.scoring.sums import LayerSums, ScoreSums, SharedPlans, differing
@@ -71,7 +70,7 @@ class EntryCounter:
         self.rotary = rotary
         self.settings = settings
         self._plans = SharedPlans(lambda window: settings.plan(self.lengths, window))
-        self._drawn: dict[tuple[int | None, ...], list[Places]] = {}
+        self._drawn: dict[tuple[int | None, ...], list[Positions]] = {}
         self.kernel = self._kernel(self._terms())
 
     @cached_property
@@ -172,7 +171,7 @@ class EntryCounter:
     def _terms(self) -> int:
         """Query x key x pair terms of the whole run, or what costs as much."""
         plan = self.settings.plan(self.lengths, None)
-        every = int(plan.all_pairs.sum())
+        every = int(plan.all_entry_counts.sum())
         counted = every if plan.step is None else round(every / plan.step * REPLICATES)
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
         listed = 1 if plan.step is None else LISTED_DEARER
@@ -213,10 +212,10 @@ class EntryCounter:
                 f"{max(self.lengths)} tokens"
             )
             raise ValueError(msg)
-        every = int(self._plans.own(vectors.window).pair_counts.sum())
+        every = int(self._plans.own(vectors.window).entry_counts.sum())
         bins = pilot.bins(self.settings.bins, self.settings.resolution, every)
         row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
-        phase = vectors.phase[min(row, len(vectors.phase) - 1), slice(*spans[row])]
+        phase = vectors.phase(row)[slice(*spans[row])]
         statistics = self._plans.statistics(vectors.window, bins, self.settings.null_repeats)
         return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
 
@@ -232,11 +231,11 @@ class EntryCounter:
                 for part, planes in vectors.parts(plan, row, (start, stop), order, divide=divide):
                     self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
 
-    def _listed(self, plan: EntryPlan, sequence: int) -> list[Places]:
+    def _listed(self, plan: EntryPlan, sequence: int) -> list[Positions]:
         """The sample of a sequence, drawn once for all layers that share the plan."""
         key = (sequence, plan.window, plan.most_entries, plan.seed, len(plan.lengths))
         if key not in self._drawn:
-            self._drawn[key] = plan.listed(sequence)
+            self._drawn[key] = plan.entry_positions(sequence)
         return self._drawn[key]
 
     def _count_part(
@@ -244,7 +243,7 @@ class EntryCounter:
         statistics: CorrelationSums,
         planes: Planes,
         part: EntryPlan,
-        listed: list[Places] | None,
+        listed: list[Positions] | None,
         temperature: float,
         sequence: int,
     ) -> None:
@@ -340,7 +339,7 @@ def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int
         raise UnsupportedModelError(msg)
 
 
-def _within(places: Places, plan: EntryPlan, device: torch.device) -> Places:
+def _within(places: Positions, plan: EntryPlan, device: torch.device) -> Positions:
     """The listed pairs whose distance the plan counts, on the device where the positions are needed."""
     query_pos, key_pos = places
     distance = query_pos - key_pos

@@ -63,7 +63,7 @@ def head_examples(
     tokens = _first_tokens(model, text_or_tokens, notes)
     detailed = min(_checked_detailed(detailed), len(tokens))
     layers = sorted({head.layer for head in chosen})
-    rotary = resolve_layers(model).select(layers, int(model.cfg.n_layers))
+    rotary = resolve_layers(model).select(layers)
     widths = {one.n_pairs for one in rotary}
     if len(widths) > 1:
         msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
@@ -149,7 +149,7 @@ def write_examples(model: Any, tokens: Int[Tensor, " pos"], scores: "HeadScores"
     Returns:
         The file written; None where no head has a score, or the model's attention cannot be read.
     """
-    from positional_heads.bridge.admission import UnsupportedModelError
+    from positional_heads.bridge.model import UnsupportedModelError
 
     scored = int((~scores.rho.isnan()).sum())
     if not scored:
@@ -206,7 +206,7 @@ def _first_tokens(model: Any, text_or_tokens: "Text", notes: list[str]) -> Int[T
 
 
 def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
-    from positional_heads.bridge.recording import hook_name
+    from positional_heads.bridge.model import hook_name
 
     def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
         for head in heads:
@@ -217,7 +217,7 @@ def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor
 
 
 def _refuse_missing_pattern(heads: Sequence[Head], patterns: dict[Head, Tensor]) -> None:
-    from positional_heads.bridge.admission import UnsupportedModelError
+    from positional_heads.bridge.model import UnsupportedModelError
 
     for head in heads:
         if head not in patterns:
@@ -226,7 +226,7 @@ def _refuse_missing_pattern(heads: Sequence[Head], patterns: dict[Head, Tensor])
 
 
 def _entry(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:
-    from positional_heads.bridge.recording import hook_name
+    from positional_heads.bridge.model import hook_name
 
     key = hook_name(head.layer, name)
     if key not in cache.cache_dict:

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from positional_heads.bridge.capture import visible_entries
-from positional_heads.bridge.layer_vectors import LayerVectors, Temperature, added_up
+from positional_heads.bridge.layer_vectors import LayerVectors, Temperature, contributions_by_distance
+from positional_heads.bridge.masks import visible_entries
 from positional_heads.core.heads import Head
 
 BLOCK_TERMS = 2**22
@@ -31,14 +31,14 @@ def layer_parts(
     """
     rotary, length = vectors.rotary, vectors.rot_q.shape[1]
     parts = {}
-    ranges = list(vectors.ranges(0))
+    ranges = list(vectors.by_distance(0))
     visible = visible_entries(length, vectors.window, vectors.rot_q.device)
     rows = max(1, BLOCK_TERMS // (length * rotary.n_pairs))
     for head in heads:
         blocks, only = [], slice(head.head, head.head + 1)
         for start in range(0, length, rows):
             block = slice(start, min(start + rows, length))
-            added = added_up(ranges, only, block)
+            added = contributions_by_distance(ranges, only, block)
             dominant = vectors.dominant(added, temperature, only)[0].masked_fill(~visible[block], torch.nan)
             scaled, pattern = added[0] * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
             summary = key_means(pattern, dominant, scaled, start)

@@ -11,13 +11,15 @@ from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-from positional_heads.bridge.resolve import RotaryLayer, resolve_layers
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Mask, Text, batches, real_spans
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.contributions import expand_key_heads
+from positional_heads.core.contributions import contribution_sums, expand_key_heads, remainder_sums
 from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import pair_frequencies
-from positional_heads.results.profile import ContributionProfile, contribution_sums, distance_counts, remainder_sums
+from positional_heads.results.profile import ContributionProfile
 
 
 @checked
@@ -91,12 +93,11 @@ class _Sums:
         )
         rest_k = rest_k.clone()
         rest_k[: self.skip_keys] = 0
-        counts = distance_counts(length, self.skip_keys)
-        counts[length if vectors.window is None else vectors.window :] = 0
+        counts = EntryPlan((length,), vectors.window, self.skip_keys).entry_counts
         seen = counts > 0
         ranges = [
             (slice(nearest, length if furthest is None else min(length, furthest + 1)), query.cpu(), key.cpu())
-            for nearest, furthest, (query, key) in vectors.ranges(row, start, stop)
+            for nearest, furthest, (query, key) in vectors.by_distance(row, start, stop)
         ]
         for place, head in enumerate(self.heads):
             if head.layer != rotary.layer:
@@ -109,7 +110,7 @@ class _Sums:
             rest = remainder_sums(rest_q[:, head.head], rest_k[:, head.head]) * rotary.scale
             self.rest[place, :length] += rest * seen
             self.counts[place, :length] += counts
-            self.frequencies[place] = pair_frequencies(vectors.phase_of(row)[start:stop]).abs().cpu()
+            self.frequencies[place] = pair_frequencies(vectors.phase(row)[start:stop]).abs().cpu()
 
     def result(self, provenance: dict[str, Any]) -> ContributionProfile:
         counts = self.counts.double()
@@ -128,7 +129,7 @@ def _layers_of(model: Any, heads: Sequence[Head]) -> list[RotaryLayer]:
     if not heads:
         msg = "no head given: ask for at least one, e.g. scores.top(4)"
         raise ValueError(msg)
-    return resolve_layers(model).select([head.layer for head in heads], int(model.cfg.n_layers))
+    return resolve_layers(model).select([head.layer for head in heads])
 
 
 def _provenance(model: Any, data: Sequence[Batch], skip_keys: int) -> dict[str, Any]:

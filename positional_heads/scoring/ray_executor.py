@@ -212,7 +212,7 @@ class Replica:
         data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
         empty = ScoreSums.from_bytes(empty, model.cfg.device)
         resolved = resolve_layers(model)
-        rotary = resolved.select(sorted(empty.layers), int(model.cfg.n_layers))
+        rotary = resolved.select(sorted(empty.layers))
         self.counter = EntryCounter(model, data, rotary, settings)
         self.counter.go_on_with({kernel})
         self.empty = empty

@@ -190,7 +190,7 @@ def _prepared(
 ) -> tuple[EntryCounter, RotaryModel]:
     in_range("batch_size", batch_size, 1)
     resolved = resolve_layers(model)
-    rotary = resolved.select(None if layers is None else list(layers), int(model.cfg.n_layers))
+    rotary = resolved.select(layers)
     data = given.batches(model, batch_size or 1)
     longest = max(batch.tokens.shape[1] for batch in data)
     refuse_fixed_tables(model, longest)

@@ -102,7 +102,10 @@ def merge_shards(folder: str | Path) -> HeadScores:
 
 def _refuse_other_bins(sums: ScoreSums, own: set[str], first: Path, part: ScoreSums, file: Path) -> None:
     """Each shard places its bins anew; another kernel, or another machine, places them a little elsewhere."""
-    pairs = ((one.statistics[0].edges, part.layers[layer].statistics[0].edges) for layer, one in sums.layers.items())
+    pairs = (
+        (one.statistics[0].bins.edges, part.layers[layer].statistics[0].bins.edges)
+        for layer, one in sums.layers.items()
+    )
     if all(torch.equal(mine, theirs) for mine, theirs in pairs):
         return
     ours, theirs = (", ".join(sorted(kernels)) for kernels in (own, part.kernels))

@@ -15,19 +15,18 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.correlation import SUMS, Correlation, CorrelationSums
+from positional_heads.core.correlation import Correlation, CorrelationSums
 from positional_heads.core.heads import Head
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.statistics import bootstrap_weights
-from positional_heads.results.atomic import write_atomically
 from positional_heads.results.files import (
     PARTIAL,
-    PARTIAL_FILE_NAME,
     ResultFileError,
     packed,
     read_result,
     result_file,
     unpacked,
+    write_atomically,
 )
 from positional_heads.results.scores import HeadScores, NullScores
 
@@ -132,7 +131,7 @@ class ScoreSums:
             provenance={**self.run["provenance"], "kernels": sorted(self.kernels)},
         )
 
-    def save(self, path: str | Path, name: str = PARTIAL_FILE_NAME) -> Path:
+    def save(self, path: str | Path, name: str = PARTIAL.file_name) -> Path:
         """Write the sums to one file, all of it or nothing.
 
         Args:
@@ -144,20 +143,20 @@ class ScoreSums:
         return file
 
     @classmethod
-    def load(cls, path: str | Path, name: str = PARTIAL_FILE_NAME) -> "ScoreSums":
+    def load(cls, path: str | Path, name: str = PARTIAL.file_name) -> "ScoreSums":
         """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.
             ResultFileError: If the file is damaged, foreign, or from a newer version.
         """
-        return cls.from_bytes(read_result(path, PARTIAL, name)[1])
+        return cls.from_bytes(read_result(result_file(path, name), PARTIAL)[1])
 
     def to_bytes(self) -> bytes:
         """The sums as `save` writes them."""
         tensors = {f"{layer}.frequencies": one.frequencies for layer, one in self.layers.items()}
         for layer, one in self.layers.items():
-            tensors[f"{layer}.edges"] = one.statistics[0].edges
+            tensors[f"{layer}.edges"] = one.statistics[0].bins.edges
             tensors[f"{layer}.displaced"] = one.statistics[0].bins.displaced
             for repeat, statistics in enumerate(one.statistics):
                 tensors |= {f"{layer}.{repeat}.{key}": tensor for key, tensor in statistics.tensors.items()}
@@ -181,8 +180,8 @@ class ScoreSums:
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
-        if "resolution" not in content["run"]["provenance"]["settings"]:
-            msg = "sums of an earlier version, which told D apart without a resolution: count again with this one"
+        if not any(key.endswith(".0.entries") for key in tensors):
+            msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
             raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
         layers, plans = {}, SharedPlans(lambda settings: EntryPlan(tuple(content["lengths"]), **settings))
@@ -190,8 +189,8 @@ class ScoreSums:
             bins = BinLookup(tensors[f"{layer}.edges"], resolution, tensors[f"{layer}.displaced"])
             statistics = plans.statistics(settings, bins, content["repeats"] - 1)
             for repeat, one in enumerate(statistics):
-                for key in SUMS:
-                    one.tensors[key].copy_(tensors[f"{layer}.{repeat}.{key}"])
+                for name, tensor in one.tensors.items():
+                    tensor.copy_(tensors[f"{layer}.{repeat}.{name}"])
             layers[int(layer)] = LayerSums(tensors[f"{layer}.frequencies"].cpu(), statistics)
         return cls(layers, set(content["done"]), content["run"], set(content["kernels"]))
 
@@ -291,7 +290,7 @@ class _Stacked:
         plans = {layer: one.plan for layer, one in self.layers.items()}
         counts = torch.zeros(self.shape[0], next(iter(plans.values())).distances, dtype=torch.long)
         for layer, plan in plans.items():
-            counts[layer] = plan.pair_counts
+            counts[layer] = plan.entry_counts
         return counts
 
     def bootstrap(self, settings: dict[str, Any]) -> Tensor | None:

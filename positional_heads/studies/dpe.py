@@ -18,7 +18,6 @@ from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.bridge.rope_scaling.methods import Dpe
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
-from positional_heads.core.contributions import head_planes
 from positional_heads.studies.tasks.evaluate import make_task
 
 
@@ -113,8 +112,5 @@ def _of_pairs(by_range: Sequence[int], pairs: int) -> tuple[int, ...]:
 
 def _norm_products(vectors: LayerVectors) -> Float[Tensor, "head pair"]:
     rotary = vectors.rotary
-    query, key = (
-        head_planes(x, rotary.layout, rotary.rotary_dim, rotary.n_heads).norm(dim=-1)
-        for x in (vectors.rot_q, vectors.rot_k)
-    )
+    query, key = (rotary.planes(x).norm(dim=-1) for x in (vectors.rot_q, vectors.rot_k))
     return (query * key).mean((0, 2))

@@ -1,86 +1,95 @@
-"""What has a study that was stopped already run? One line per finished part, added when it is finished.
+"""Run a study part by part, and resume it after an interruption: one JSON line on disk for each finished part.
 
-A line that was being written when the process died is not counted; lines of another study are never mixed in.
+A line that was incomplete when the process died is dropped; lines of another study are refused.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from positional_heads.results.atomic import write_atomically
-from positional_heads.results.files import FINISHED_FILE_NAME
+from tqdm.auto import tqdm
+
+from positional_heads.results.files import FINISHED_FILE_NAME, write_atomically
+
+Part = TypeVar("Part")
 
 
-class FinishedParts:
-    """Results of a study's parts by name, in memory and, if a folder is given, on disk; they must be JSON.
+def run_parts(
+    parts: Mapping[str, Part],
+    run: Callable[[Part], Any],
+    *,
+    study: Mapping[str, Any],
+    folder: str | Path | None,
+    title: str,
+    unit: str,
+    progress: bool,
+) -> list[Any]:
+    """Run every part that the folder has no result of.
 
     Args:
-        folder: Where to keep them; nowhere when None.
-        study: What makes the study this study: model, task, mode.
+        parts: The parts by name.
+        run: Called with one part; must return JSON.
+        study: What identifies the study: model, task, settings. Must be JSON.
+        folder: Folder to save finished parts in and to resume from; nothing is saved when None.
+        title: Title of the progress bar.
+        unit: What the progress bar counts.
+        progress: Show a progress bar.
+
+    Returns:
+        The results, in the order of the parts.
 
     Raises:
         ValueError: If the folder holds parts of another study.
+        KeyboardInterrupt: On Ctrl-C, with a message that says what is saved.
     """
-
-    def __init__(self, folder: str | Path | None, study: Mapping[str, Any]) -> None:
-        self.file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
-        self.results: dict[str, Any] = {}
-        if self.file is None:
-            return
-        header = json.loads(json.dumps(study))
-        lines = _whole_lines(self.file) or [header]
-        if lines[0] != header:
-            changed = sorted(key for key in {*header, *lines[0]} if header.get(key) != lines[0].get(key))
-            msg = (
-                f"{self.file}: holds the finished part of another study (different: {', '.join(changed)}); run that "
-                "one to its end with its own settings, choose another folder, or delete the file"
-            )
-            raise ValueError(msg)
-        write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in lines))
-        self.results = {line["part"]: line["result"] for line in lines[1:]}
-
-    def __contains__(self, part: str) -> bool:
-        return part in self.results
-
-    def add(self, part: str, result: Any) -> None:
-        """Keep the result of one part."""
-        self.results[part] = result
-        if self.file is None:
-            return
-        with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"part": part, "result": result}) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-
-    def say_where(self, bar: Any) -> None:
-        """Say beside a progress bar where parts are kept, if they are."""
-        if self.file is not None:
-            bar.write(f"finished parts are kept in {self.file}: the same call goes on where it was stopped", sys.stderr)
-
-    @contextmanager
-    def on_interrupt(self, total: int) -> Iterator[None]:
-        """Where Ctrl-C ends what is done inside, say what is kept.
-
-        Args:
-            total: How many parts the study has.
-        """
+    file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
+    results = {} if file is None else _saved_results(file, study)
+    finished = sum(name in results for name in parts)
+    with tqdm(total=len(parts), initial=finished, unit=unit, desc=title, disable=not progress) as bar:
+        if progress and file is not None:
+            bar.write(f"progress is saved in {file}; rerun the same command to resume", sys.stderr)
         try:
-            yield
+            for name in [name for name in parts if name not in results]:
+                results[name] = run(parts[name])
+                if file is not None:
+                    _append(file, {"part": name, "result": results[name]})
+                bar.update()
         except KeyboardInterrupt as interrupt:
-            if self.file is None:
+            if file is None:
                 raise
-            kept = f"{len(self.results)} of {total} parts are finished and kept in {self.file}"
-            msg = f"{kept}; the same call goes on from there"
+            saved = f"{sum(name in results for name in parts)} of {len(parts)} parts are finished and saved in {file}"
+            msg = f"{saved}; rerun the same command to resume"
             raise KeyboardInterrupt(msg) from interrupt
+    return [results[name] for name in parts]
 
 
-def _whole_lines(file: Path) -> list[dict[str, Any]]:
-    """Every line that was written to its end."""
+def _saved_results(file: Path, study: Mapping[str, Any]) -> dict[str, Any]:
+    """Results by name of part; the file is begun, or rewritten without its incomplete last line."""
+    header = json.loads(json.dumps(study))
+    lines = _complete_lines(file) or [header]
+    if lines[0] != header:
+        changed = sorted(key for key in {*header, *lines[0]} if header.get(key) != lines[0].get(key))
+        msg = (
+            f"{file}: holds finished parts of another study (different: {', '.join(changed)}); finish that study with "
+            "its own settings, choose another folder, or delete the file"
+        )
+        raise ValueError(msg)
+    write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines))
+    return {line["part"]: line["result"] for line in lines[1:]}
+
+
+def _complete_lines(file: Path) -> list[dict[str, Any]]:
     if not file.exists():
         return []
-    # what follows the last end of line was being written
+    # what follows the last newline was still being written
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def _append(file: Path, line: Mapping[str, Any]) -> None:
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())  # a finished part survives a crash of the machine, too

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.wavelengths import injective_range, told_apart, wavelengths
+from positional_heads.core.rotary import injective_range, told_apart, wavelengths
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.views.figures import (
     MARKERS,

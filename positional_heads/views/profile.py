@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Heads, as_heads
-from positional_heads.core.wavelengths import wavelengths
+from positional_heads.core.rotary import wavelengths
 from positional_heads.results.profile import ContributionProfile
 from positional_heads.views.figures import DIVERGING, NORMAL, SMALL, Picture, readable, share_legend, wavelength_axis
 

@@ -5,7 +5,6 @@ import torch
 
 import positional_heads as ph
 from positional_heads.bridge.capture import capture
-from positional_heads.bridge.resolve import rebuilt_scores
 from tests.support.tiny_models import SCORED
 
 TOKENS = torch.randint(256, (2, 24), generator=torch.Generator().manual_seed(3))
@@ -25,7 +24,7 @@ def test_captured_vectors_give_the_models_scores(family, tiny):
     name = "hook_pattern" if family == "gptj" else "hook_attn_scores"
     _, cache = model.run_with_cache(TOKENS, names_filter=lambda n: n.endswith(name))
     for layer, vectors in captured(model, TOKENS).items():
-        scores = rebuilt_scores(vectors.rotary, vectors.rot_q, vectors.rot_k)
+        scores = vectors.rotary.scores(vectors.rot_q, vectors.rot_k)
         held = cache[f"blocks.{layer}.attn.{name}"]
         if family == "gptj":
             hidden = torch.triu(torch.ones(24, 24, dtype=torch.bool), 1)
@@ -54,8 +53,8 @@ def test_padding_changes_no_score_of_real_tokens(family, side, tiny):
     padded = captured(model, TOKENS, mask)
     alone = captured(model, TOKENS[:1, span])
     for layer, vectors in alone.items():
-        expected = rebuilt_scores(vectors.rotary, vectors.rot_q, vectors.rot_k)
-        found = rebuilt_scores(vectors.rotary, padded[layer].rot_q[:1, span], padded[layer].rot_k[:1, span])
+        expected = vectors.rotary.scores(vectors.rot_q, vectors.rot_k)
+        found = vectors.rotary.scores(padded[layer].rot_q[:1, span], padded[layer].rot_k[:1, span])
         assert torch.allclose(found, expected, atol=2e-4)  # angles of other positions, rounded to float32
 
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.resolve import soft_capped
 from tests.support.oracles import channels
 from tests.support.tiny_models import SCORED
 
@@ -38,7 +37,7 @@ def test_contributions_and_remainder_are_the_models_scores(family, tiny):
         names = ("blocks.0.attn.hook_rot_q", "blocks.0.attn.hook_rot_k")
         _, (contributions, scores, q, k) = cached(model, CONTRIBUTIONS, SCORES, *names)
     total = contributions.sum(-1) + ph.unrotated_remainder(q, k, rotary.rotary_dim) * rotary.scale
-    total = total if rotary.soft_cap is None else soft_capped(total, rotary.soft_cap)
+    total = total if rotary.soft_cap is None else rotary.soft_cap * torch.tanh(total / rotary.soft_cap)
     visible = scores > -1e30
     assert contributions.shape == (2, 4, 18, 18, rotary.n_pairs)
     assert torch.allclose(total[visible], scores[visible], atol=1e-5)

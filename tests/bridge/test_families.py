@@ -53,7 +53,7 @@ def test_undoing_the_rotation_makes_keys_of_one_repeated_token_equal(family, tin
     layers = list(ph.resolve_layers(model).layers.values())
     capture(model, torch.full((1, 24), 65), layers, lambda vectors: found.update({vectors.rotary.layer: vectors}))
     first = found[0]
-    content = rotate(first.rot_k, 1 / first.phase, first.rotary.layout)
+    content = rotate(first.rot_k, 1 / first.phases, first.rotary.layout)
     assert torch.allclose(content, content[:, :1].expand_as(content), atol=1e-5)
     assert not torch.allclose(first.rot_k[:, 5], first.rot_k[:, 0], atol=0.1)
 
@@ -146,7 +146,7 @@ def test_keys_that_are_weighted_after_the_rotation_are_refused(tiny_folder):
     weight = torch.linspace(0.5, 2, 16)
     norm = model.blocks[0].attn.k_norm.original_component
     norm.register_forward_hook(lambda module, inputs, output: output * weight)
-    with pytest.raises(ph.UnsupportedModelError, match="does not turn queries and keys by the model's own angles"):
+    with pytest.raises(ph.UnsupportedModelError, match="does not rotate queries and keys by the model's own angles"):
         ph.resolve_layers(model)
 
 
@@ -177,7 +177,7 @@ def test_angles_that_are_not_handed_over_are_refused(tiny_folder):
     module = model.blocks[0].attn.original_component
     forward = module.forward
     module.forward = lambda hidden_states, **settings: forward(hidden_states=hidden_states, **settings)
-    with pytest.raises(ph.UnsupportedModelError, match="not handed cos and sin"):
+    with pytest.raises(ph.UnsupportedModelError, match="not given cos and sin"):
         ph.resolve_layers(model)
 
 

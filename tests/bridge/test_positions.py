@@ -113,7 +113,7 @@ def test_each_example_takes_its_own_reference_in_batches_of_any_size(tiny):
     examples = tuple(Example(row, ((20, 24),), unit=unit) for unit, row in enumerate(tokens))
     task = AnswerTask("spans", examples, (), {})
     found = [
-        ph.evaluate(model, task, ablate=HEADS, mode="resample", reference=OTHERS, batch_size=size) for size in (1, 2, 4)
+        ph.evaluate(model, task, heads=HEADS, mode="resample", reference=OTHERS, batch_size=size) for size in (1, 2, 4)
     ]
     for number, row in enumerate(tokens):
         with ph.ablated_heads(model, HEADS, "resample", reference=OTHERS[number % 3][None]):

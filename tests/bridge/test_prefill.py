@@ -32,7 +32,7 @@ def test_vectors_and_windows_are_the_same_in_chunks(family, tiny):
         assert parts[layer].window == vectors.window
         assert torch.allclose(parts[layer].rot_q, vectors.rot_q, atol=1e-5)
         assert torch.allclose(parts[layer].rot_k, vectors.rot_k, atol=1e-5)
-        assert torch.allclose(parts[layer].phase, vectors.phase.expand_as(parts[layer].phase), atol=1e-6)
+        assert torch.allclose(parts[layer].phases, vectors.phases.expand_as(parts[layer].phases), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [None, "yarn", "self_extend"])

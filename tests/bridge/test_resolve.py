@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.resolve import masked_entries
 from tests.support.tiny_models import (
     ADJACENT,
     BOOTED,
@@ -48,7 +47,7 @@ def test_every_family_is_resolved(family, compatible, tiny):
 )
 def test_low_scores_are_not_taken_for_hidden_ones(dtype, scores, hidden, tiny):
     rotary = ph.resolve_layers(tiny("llama")).layers[0]
-    assert masked_entries(rotary, torch.tensor(scores, dtype=dtype)).tolist() == hidden
+    assert rotary.masked_entries(torch.tensor(scores, dtype=dtype)).tolist() == hidden
 
 
 @pytest.mark.skipif(not WRONG_BRIDGES, reason="this TransformerLens has no bridge known to rotate wrongly")
@@ -131,11 +130,11 @@ def test_the_layout_is_found_where_tables_would_mislead(tiny):
 def test_missing_layers_are_refused(tiny):
     resolved = ph.resolve_layers(tiny("smollm3"))
     with pytest.raises(ValueError, match="layer 7 does not exist: the model has layers 0 to 1"):
-        resolved.select([7], 2)
+        resolved.select([7])
     with pytest.raises(ValueError, match="layer -1 does not exist"):
-        resolved.select([-1], 2)
+        resolved.select([-1])
     with pytest.raises(ValueError, match="layer 1 cannot be scored: it has no rotary embedding"):
-        resolved.select([1], 2)
+        resolved.select([1])
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from positional_heads.bridge.admission import UnsupportedModelError
+from positional_heads.bridge.model import UnsupportedModelError
 from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.studies.tasks.recall import passkey
 from positional_heads.zoo.bundled import MODEL_FOLDER

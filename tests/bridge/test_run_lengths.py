@@ -133,7 +133,7 @@ def test_chunks_are_the_whole_run_under_every_method(family, tiny):
         for layer, vectors in whole.items():
             assert torch.allclose(parts[layer].rot_q, vectors.rot_q, atol=2e-5), name
             assert torch.allclose(parts[layer].rot_k, vectors.rot_k, atol=2e-5), name
-            assert torch.equal(parts[layer].phase, vectors.phase.expand_as(parts[layer].phase)), name
+            assert torch.equal(parts[layer].phases, vectors.phases.expand_as(parts[layer].phases)), name
             bands = zip(parts[layer].bands or [], vectors.bands or [], strict=True)
             assert all(torch.equal(one.key_phase, other.key_phase) for one, other in bands), name
 

@@ -171,8 +171,8 @@ BEFORE_THE_MODEL = {
     "ablate": {
         "--mode x": "mode 'x' is unknown",
         "--mode far": "mode 'far' needs distance=",
-        "--singles x": "singles 'x' is unknown: choose one of all, top, none",
-        "--rank-by x": "rank_by 'x' is unknown: choose one of rho, excess",
+        "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
+        "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess",
         "--scores nope": "no such result file",
         "--task paskey": "task 'paskey' is unknown",
         "--dtype fp32": "dtype 'fp32' is unknown",
@@ -180,7 +180,7 @@ BEFORE_THE_MODEL = {
     "extrapolate": {
         "--methods none,yran": "method 'yran' is unknown: did you mean yarn",
         "--factors 0.5": "factor 0.5 must be above 1",
-        "--task paskey": "task 'paskey' does not say how far back",
+        "--task paskey": "task 'paskey' no answers at known distances",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },
 }
@@ -215,7 +215,7 @@ def test_a_reference_longer_than_the_context_is_averaged_over(report, tmp_path):
     averaged = ("--mode", "mean", "--reference", tmp_path / "long.txt", "--singles", "none")
     done = run("ablate", "bundled", "--scores", report[0], *task, *averaged, "--out", tmp_path / "r")
     assert done.returncode == 0, done.stderr.decode()
-    assert "finished parts are kept in" in done.stderr.decode()
+    assert "progress is saved in" in done.stderr.decode()
 
 
 def test_wrong_usage_is_status_2():

@@ -13,7 +13,7 @@ from positional_heads.core.contributions import (
     plane_contributions,
     unrotated_remainder,
 )
-from positional_heads.core.kernels.tiled import Tile, dominant_block, dominant_tiles, pilot_sample
+from positional_heads.core.kernels.tiled import Tile, dominant_block, dominant_tiles
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import LAYOUTS
 from tests.support import oracles
@@ -110,7 +110,7 @@ def test_tiles_hold_each_pair_that_counts_once(limits, chunk):
     torch.manual_seed(0)
     query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
     plan = EntryPlan((20, 14), **limits)
-    tiles = list(dominant_tiles(query, key, plan, 1.0, Tile(terms=30, pairs=chunk)))
+    tiles = list(dominant_tiles(query, key, plan, 1.0, Tile(terms=30, entries=chunk)))
     assert all(distance.numel() <= chunk for *_, distance in tiles)
     found = sorted(
         (int(t), round(float(d), 4))
@@ -133,15 +133,3 @@ def test_tiles_of_the_shortest_sequences(length, limits, expected):
     planes = torch.ones(2, length, 3, 2)
     tiles = list(dominant_tiles(planes, planes, EntryPlan((length,), **limits), 1.0))
     assert [distance.tolist() for *_, distance in tiles] == ([expected] if expected else [])
-
-
-@pytest.mark.parametrize("limits", LIMITS)
-def test_a_pilot_over_every_query_sees_every_pair_that_counts(limits):
-    torch.manual_seed(0)
-    query, key = torch.randn(2, 14, 3, 2), torch.randn(2, 14, 3, 2)
-    plan = EntryPlan((14,), **limits)
-    tiles = torch.cat([dominant for dominant, *_ in dominant_tiles(query, key, plan, 1.0)], dim=1)
-    pilot = pilot_sample(query, key, plan, 1.0)
-    assert torch.allclose(pilot.sort(dim=1).values, tiles.sort(dim=1).values, atol=1e-5)
-    last = pilot_sample(query, key, plan, 1.0, queries=2)  # the first and the last query: the longest distances too
-    assert last.shape[1] == sum(m in {0, 13} for m, _ in oracles.counted_pairs(14, **limits))

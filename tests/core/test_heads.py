@@ -79,5 +79,5 @@ def test_they_work_wherever_heads_are_asked_for(way, tiny):
     assert scores.known(asked) == plain
     assert views.allocation_curves(scores, asked).axes[0].get_title().startswith("L1H2")
     task = {"length": 64, "depths": 1, "examples": 1}
-    whole, less = (ph.evaluate(model, "passkey", ablate=heads, **task).measures["log_prob"] for heads in ((), asked))
+    whole, less = (ph.evaluate(model, "passkey", heads=heads, **task).measures["log_prob"] for heads in ((), asked))
     assert not torch.equal(whole, less)

@@ -17,6 +17,7 @@ from positional_heads.core.contributions import plane_contributions
 from positional_heads.core.kernels import building, choosing, compiled, eager, native, tiles
 from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import CACHE_TILE, Tile
+from positional_heads.core.logs import warn_once
 from positional_heads.core.plan import EntryPlan
 from tests.support import oracles
 
@@ -50,11 +51,11 @@ def fresh(monkeypatch, tmp_path):
     """An empty cache, and nothing remembered."""
     monkeypatch.setenv("POSITIONAL_HEADS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("POSITIONAL_HEADS_KERNEL", raising=False)
-    remembered = (building.load, building._compiler, building._version, choosing._say_once, tiles._say_once)
-    for one in (*remembered, compiled._say_once, compiled._fused):
+    remembered = (building.load, building._compiler, building._version, warn_once)
+    for one in (*remembered, compiled._fused):
         one.cache_clear()
     yield tmp_path / "cache" / "kernels"
-    for one in (*remembered, compiled._say_once, compiled._fused):
+    for one in (*remembered, compiled._fused):
         one.cache_clear()
 
 
@@ -78,7 +79,7 @@ def dominant_in_float64(query, key, temperature):
     return in_float64(query, key, temperature)[0]
 
 
-def counted_places(plan, length):
+def counted_positions(plan, length):
     places = oracles.counted_pairs(
         length, skip_keys=plan.skip_keys, min_distance=plan.min_distance, max_distance=plan.furthest
     )
@@ -130,7 +131,7 @@ def test_native_sums_are_those_of_its_own_d_which_is_the_definitions(length, hea
     query, key, plan, bins, ranks = study(length, heads, pairs, size=size, seed=seed, **limits)
     dominant = torch.full((heads, length, -length % 16 + length), torch.nan)
     sums = native.NativeKernel().every_entry(query, key, plan, 1.7, bins, ranks, dominant=dominant)
-    query_pos, key_pos = counted_places(plan, length)
+    query_pos, key_pos = counted_positions(plan, length)
     exact, share = (values[:, query_pos, key_pos] for values in in_float64(query, key, 1.7))
     found = dominant[:, query_pos, key_pos]
     assert same(sums, sums_of(found, query_pos - key_pos, share, bins, ranks), share)
@@ -172,7 +173,7 @@ def test_contributions_of_any_size_are_weighed_as_eager_weighs_them(size):
     query, key, plan, bins, ranks = study(40, 2, 16, size=size)
     dominant = torch.zeros(2, 40, 48)
     native.NativeKernel().every_entry(query, key, plan, 1.0, bins, ranks, dominant=dominant)
-    query_pos, key_pos = counted_places(plan, 40)
+    query_pos, key_pos = counted_positions(plan, 40)
     expected = dominant_in_float64(query, key, 1.0)
     error = (dominant[:, :, :40] - expected)[:, query_pos, key_pos].abs()
     assert (error <= bound_on_d(query, key, 1.0)).all()
@@ -216,7 +217,9 @@ def test_what_is_not_finite_is_refused_by_head(bad, name):
 def test_what_is_not_finite_is_let_be_where_no_pair_counts_it(name):
     query, key, plan, bins, ranks = study(40, 2, 16, skip_keys=3, min_distance=1)
     key[:, 2] = key[:, 39] = query[:, :4] = torch.nan  # a sink, the last key, queries that see skipped keys alone
-    assert choosing.named_kernel(name).every_entry(query, key, plan, 1.0, bins, ranks).counted.sum() == 36 * 37 / 2
+    assert (
+        choosing.named_kernel(name).every_entry(query, key, plan, 1.0, bins, ranks).distance_counts.sum() == 36 * 37 / 2
+    )
 
 
 def test_a_payload_does_not_turn_nan_into_a_number():
@@ -233,27 +236,27 @@ def test_a_payload_does_not_turn_nan_into_a_number():
 @pytest.mark.parametrize("limits", [{}, {"window": 70, "skip_keys": 1}, {"min_distance": 4, "max_distance": 300}])
 def test_kernels_count_like_the_eager_one(name, limits):
     query, key, plan, bins, ranks = study(500, 2, 16, **limits)
-    places = tuple(counted_places(plan, 500))
+    places = tuple(counted_positions(plan, 500))
     reference = eager.EagerKernel().every_entry(query, key, plan, 2.0, bins, ranks)
     kernel = choosing.named_kernel(name)
     for found in (
         kernel.every_entry(query, key, plan, 2.0, bins, ranks),
         kernel.listed_entries(query, key, places, 2.0, bins, ranks),
     ):
-        assert torch.equal(found.counted, reference.counted)
-        assert torch.equal(found.pairs.sum(1), reference.pairs.sum(1))
+        assert torch.equal(found.distance_counts, reference.distance_counts)
+        assert torch.equal(found.entries.sum(1), reference.entries.sum(1))
         assert torch.equal(found.rank_sums.sum(1), reference.rank_sums.sum(1))
-        moved = (found.pairs.cumsum(1) - reference.pairs.cumsum(1)).abs()
+        moved = (found.entries.cumsum(1) - reference.entries.cumsum(1)).abs()
         assert moved.max() <= 20  # pairs within 1e-5 of an edge, of 125 thousand spread over 15
         curve = found.dimension_sums - reference.dimension_sums
-        assert (curve.abs() <= 2e-5 * 2**24 * reference.counted).all()
+        assert (curve.abs() <= 2e-5 * 2**24 * reference.distance_counts).all()
     assert not getattr(kernel, "_fails", False)  # not eager tiles in its stead
 
 
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
 def test_saturated_pairs_are_counted_by_every_kernel(name):
     query, key, plan, bins, ranks = study(200, 2, 16, size=3.0)
-    places = tuple(counted_places(plan, 200))
+    places = tuple(counted_positions(plan, 200))
     _, share = (values[:, places[0], places[1]] for values in in_float64(query, key, 1.0))
     expected, close = (share > 0.999).sum(1), ((share - 0.999).abs() < 1e-6).sum(1)
     assert ((expected > 1000) & (expected < 15000)).all()
@@ -269,7 +272,7 @@ def test_saturated_pairs_are_counted_by_every_kernel(name):
 @pytest.mark.parametrize("heads", [1, 5])
 def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
     query, key, plan, bins, ranks = study(300, heads, 16, skip_keys=2, max_distance=250)
-    places = tuple(counted_places(plan, 300))
+    places = tuple(counted_positions(plan, 300))
     monkeypatch.setattr(native, "LEAST_LISTED", 1000)
     monkeypatch.setattr(native, "THREADS_PAY", 0)  # or so few pairs would be counted on one
     sums, used = [], []
@@ -320,7 +323,10 @@ def test_without_a_compiler_eager_tiles_go_on_and_one_line_says_so(fresh, monkey
     reference = eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
     assert same(kernels[0].every_entry(query, key, plan, 1.0, bins, ranks), reference)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert "slower eager kernel: there is no C++ compiler: CXX is /nonexistent, which is not there; install one" in line
+    assert (
+        "slower eager kernel: there is no C++ compiler: CXX is /nonexistent, which is not installed; install one"
+        in line
+    )
 
 
 def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
@@ -335,11 +341,9 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
 
 def test_it_is_built_once_and_said(fresh, caplog):
     caplog.set_level(logging.INFO)
-    assert not building.built(native.SOURCE)
     native.NativeKernel()
     building.load.cache_clear()
     native.NativeKernel()
-    assert building.built(native.SOURCE)
     assert [record.getMessage().split(",")[0] for record in caplog.records] == ["building native.cpp once"]
     (library,) = fresh.iterdir()
     assert (library.stat().st_mode & 0o777, fresh.stat().st_mode & 0o777) == (0o700, 0o700)
@@ -416,7 +420,7 @@ def test_other_devices_get_what_they_can_run(device, terms, name, monkeypatch):
 
 
 def test_unknown_kernels_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match="no kernel 'triton': choose eager, native, compiled, or none"):
+    with pytest.raises(ValueError, match="no kernel 'triton': choose eager, native, compiled"):
         choosing.choose_kernel(CPU, 1, "triton")
 
 
@@ -432,7 +436,7 @@ def test_out_of_memory_halves_the_tile_until_it_fits_and_says_so_once(name, fres
 
     def short(*arguments):
         tile = arguments[-1]
-        seen.append(tile.pairs if isinstance(tile, Tile) else tile)
+        seen.append(tile.entries if isinstance(tile, Tile) else tile)
         if seen[-1] > 2**14:
             msg = "CUDA out of memory. Tried to allocate 2.00 GiB."
             raise RuntimeError(msg)
@@ -442,10 +446,10 @@ def test_out_of_memory_halves_the_tile_until_it_fits_and_says_so_once(name, fres
     kernel = choosing.named_kernel(name)
     found = [kernel.every_entry(query, key, plan, 1.0, bins, ranks) for _ in range(2)]
     assert seen == [2**16, 2**15, 2**14, 2**14]  # the second time it begins where it ended
-    assert torch.equal(found[0].counted, reference.counted)
+    assert torch.equal(found[0].distance_counts, reference.distance_counts)
     assert same(*found)
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert said == ["out of memory on cpu: going on with smaller tiles, which takes a little longer"]
+    assert said == ["out of memory on cpu: using smaller tiles, which takes a little longer"]
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 1 GiB.", "CUDA error: device-side assert"])
@@ -462,7 +466,7 @@ def test_what_smaller_tiles_do_not_help_is_not_hidden(message, fresh, monkeypatc
 @pytest.mark.parametrize("kernel", [eager.EagerKernel, compiled.CompiledKernel])
 def test_a_tile_larger_than_memory_is_refused_before_anything_is_allocated(kernel, monkeypatch):
     query, key, plan, bins, ranks = study()
-    said = r"a tile of 1048576000 MiB does not fit in the \d+ MiB that are free on cpu: give a smaller one, or leave"
+    said = r"a tile of 1048576000 MiB does not fit in the \d+ MiB that are free on cpu: give a smaller one, or omit"
     with pytest.raises(ValueError, match=said):
         kernel(tile_mb=1048576000).every_entry(query, key, plan, 1.0, bins, ranks)
     monkeypatch.setenv("POSITIONAL_HEADS_TILE_MB", "1048576000")
@@ -478,10 +482,10 @@ def test_tiles_follow_what_is_free(monkeypatch):
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**33))
     assert tiles.tile_for(CPU, 8) == CACHE_TILE
-    assert tiles.tile_for(gpu, 8) == Tile(terms=2**26, pairs=2**19)  # 256 MiB of terms, and as much for D
-    assert tiles.tile_for(gpu, 8, 64 * 2**20) == Tile(terms=2**24, pairs=2**17)
+    assert tiles.tile_for(gpu, 8) == Tile(terms=2**26, entries=2**19)  # 256 MiB of terms, and as much for D
+    assert tiles.tile_for(gpu, 8, 64 * 2**20) == Tile(terms=2**24, entries=2**17)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**40, 2**40))
-    assert tiles.tile_for(gpu, 8) == Tile(terms=2**28, pairs=2**20)
+    assert tiles.tile_for(gpu, 8) == Tile(terms=2**28, entries=2**20)
 
 
 def test_where_torch_cannot_compile_eager_tiles_go_on_and_one_line_says_so(fresh, monkeypatch, caplog):
@@ -501,5 +505,5 @@ def test_where_torch_cannot_compile_eager_tiles_go_on_and_one_line_says_so(fresh
         assert same(kernel.every_entry(query, key, plan, 1.0, bins, ranks), reference)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert (
-        "torch.compile failed (RuntimeError: Cannot find a working triton installation. More): scoring goes on" in line
+        "torch.compile failed (RuntimeError: Cannot find a working triton installation. More): using the slower" in line
     )

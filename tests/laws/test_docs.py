@@ -1,4 +1,4 @@
-"""What the documentation shows runs, in the order in which a reader meets it."""
+"""The code of the documentation runs, its links lead somewhere, and its terms are defined once."""
 
 import re
 from pathlib import Path
@@ -26,3 +26,14 @@ def test_its_code_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_its_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text()):
         assert target.startswith("https://") or (DOCS / target).exists(), target
+
+
+def test_a_term_is_defined_once_and_used_on_another_page() -> None:
+    concepts = (DOCS / "concepts.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \|$", concepts.split("## Terms")[1], flags=re.MULTILINE)
+    terms = [term.strip() for row in rows[2:] for term in row.split(",")]
+    assert len(terms) == len(set(terms))
+    assert set(terms) >= {"allocation", "reach", "unit", "geometry", "null", "excess", "saturation", "set of heads"}
+    others = "\n".join((DOCS / name).read_text() for name in PAGES if name != "concepts.md")
+    unused = [term for term in terms if not re.search(rf"\b{term}s?\b", others.replace("\n", " "), re.IGNORECASE)]
+    assert unused == []

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.resolve import RotaryLayer, RotaryModel
-from positional_heads.results.html import result_html, table_html
+from positional_heads.bridge.resolve import RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.studies.tasks.evaluate import TaskResult
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.synthetic import synthetic_scores
@@ -112,7 +113,7 @@ def test_studies_show_their_own_tables():
     made = study()
     page = Page(made._repr_html_())
     contrasts = made.contrasts()
-    assert page.cells[0] == list(contrasts.columns)
+    assert page.cells[0] == [title(column) for column in contrasts]
     assert [row[2] for row in page.cells[1:]] == [f"{value:.3f}" for value in contrasts["top"]]
     assert made.verdict in page.text
     assert "changes of log_prob" in page.text

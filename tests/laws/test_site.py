@@ -158,7 +158,7 @@ def test_settings_that_the_page_on_scoring_lists_can_be_given():
     listed = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| .* \| .* \|$", PAGES["score.md"], flags=re.MULTILINE)
     names = [name for cell in listed for name in re.findall(r"`(\w+)`", cell)]
     can_be = {*inspect.signature(ph.score_heads).parameters, *ph.ScoringSettings.__dataclass_fields__}
-    chosen = PAGES["score.md"].split("## What to choose")[1].split("## ")[0]
+    chosen = PAGES["score.md"].split("## Settings")[1].split("## ")[0]
     asked = [name for name in names if f"| `{name}`" in chosen or f", `{name}` |" in chosen]
     assert {"null_repeats", "skip_keys", "pairs", "max_distance"} <= set(asked)
     assert set(asked) <= can_be

@@ -46,9 +46,9 @@ MUTANTS = (
     Mutant(
         "bridge/prefill.py", "max(SHORTEST_CHUNK, min(", "min(SHORTEST_CHUNK, min(", "bridge/test_prefill -k agreed"
     ),
-    Mutant("bridge/capture.py", "first - (known - keys)", "first", "bridge/test_prefill"),
+    Mutant("bridge/masks.py", "start - first_key", "start", "bridge/test_prefill"),
     Mutant(
-        "bridge/capture.py", "whole[:, done[0] : known] = part", "whole[:, -queries:] = part", "bridge/test_prefill"
+        "bridge/capture.py", "whole[:, start:stop] = part", "whole[:, start - stop :] = part", "bridge/test_prefill"
     ),
     # Every sequence is scored as if alone and first
     Mutant("bridge/run_lengths.py", "name) > module", "name) < module", "bridge/test_run_lengths -k checkpoints_own"),
@@ -80,8 +80,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/layer_vectors.py",
-        "back >= nearest, added",
-        "back <= nearest, added",
+        "distance >= nearest, beyond",
+        "distance <= nearest, beyond",
         "bridge/rope_scaling/test_extended_rope -k really_used",
     ),
     Mutant(
@@ -163,7 +163,7 @@ MUTANTS = (
     Mutant("bridge/frequencies.py", "turning.diff() < 0", "turning.diff() < 1", "bridge/test_frequencies -k descend"),
     Mutant("bridge/frequencies.py", "/ should - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
     Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),
-    Mutant("bridge/admission.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
+    Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
     # Loads, or says why not
     Mutant(
         "bridge/loading.py",
@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant("bridge/configuration.py", "and not quantized", "and quantized", "bridge/test_loading -k meant"),
     Mutant("bridge/provenance.py", "if not getattr(holder", "if getattr(holder", "bridge/test_loading -k disk"),
     Mutant(
-        "bridge/admission.py",
+        "bridge/model.py",
         "parameter.is_meta and",
         "not parameter.is_meta and",
         "bridge/test_loading -k never_loaded",
@@ -195,12 +195,12 @@ MUTANTS = (
         "callback(getattr, config",
         "bridge/test_families -k leaves",
     ),
-    Mutant("bridge/resolve.py", "rotary.sense * record", "1 * record", "bridge/test_families -k nanochat"),
+    Mutant("bridge/rotary_layer.py", "self.sense * record", "1 * record", "bridge/test_families -k nanochat"),
     Mutant("bridge/resolve.py", "query.clamp(-clip, clip), key", "query, key", "bridge/test_families -k olmo"),
     Mutant("bridge/resolve.py", "(query, key * multiplier)", "(query, key)", "bridge/test_families -k falcon_h1"),
-    Mutant("bridge/resolve.py", "* rotary.scale", "* 1.0", "bridge/test_resolve"),
-    Mutant("bridge/capture.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_capture"),
-    Mutant("bridge/capture.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
+    Mutant("bridge/rotary_layer.py", "* self.scale", "* 1.0", "bridge/test_resolve"),
+    Mutant("bridge/masks.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_capture"),
+    Mutant("bridge/masks.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
         "bridge/rope_scaling/names.py",

@@ -43,23 +43,26 @@ MUTANTS = (
     Mutant("core/binning.py", "following, middle, value", "following, value, value", "core/test_binning -k no_ties"),
     Mutant("core/binning.py", "starts_run[:, 1:] &=", "starts_run[:, 1:] |=", "core/test_binning"),
     Mutant("core/binning.py", "held > 0, -1, below", "held > 1, -1, below", "core/test_binning -k search_finds"),
-    Mutant("core/pilot.py", "right, found = (", "found, right = (", "core/test_correlation -k displacement"),
+    Mutant("core/pilot.py", "right, counted = (", "counted, right = (", "core/test_pilot -k displacement"),
     Mutant("core/correlation.py", "moved = 2 * self", "moved = 0 * self", "core/test_correlation -k rounding"),
     Mutant(
-        "core/correlation.py", "double() / self.counted.sum()", "double() / self.counted.max()", "laws/test_resolution"
+        "core/correlation.py",
+        "double() / self.distance_counts.sum()",
+        "double() / self.distance_counts.max()",
+        "laws/test_resolution",
     ),
     # Kernels
     Mutant("core/kernels/native.cpp", "* SATURATED < largest", "< largest", "core/test_kernels -k native_sums_are"),
     Mutant("core/kernels/native.py", "if threads > 1:  # two", "if False:  # two", "core/test_kernels -k threads"),
     Mutant(
         "core/kernels/native.py",
-        "places, temperature, one_bin",
-        "places, 1.0, one_bin",
-        "core/test_kernels -k d_of_listed",
+        "positions, temperature, one_bin",
+        "positions, 1.0, one_bin",
+        "core/test_kernels -k listed_",
     ),
     Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_pairs"),
     # Which pairs count, and their correlation
-    Mutant("core/plan.py", "self.window - 1]", "self.window]", "core/test_correlation -k closed_form"),
+    Mutant("core/plan.py", "self.window - 1]", "self.window]", "core/test_plan -k loop_over_all"),
     Mutant("core/plan.py", "key_pos >= self.skip_keys", "key_pos > self.skip_keys", "core/test_contributions -k tiles"),
     Mutant("core/plan.py", "(below + counts / 2)", "below", "core/test_correlation"),
     Mutant(
@@ -69,10 +72,13 @@ MUTANTS = (
         "core/test_correlation -k resampling",
     ),
     Mutant(
-        "core/correlation.py", "pairs.cumsum(-1) - pairs / 2", "pairs.cumsum(-1)", "core/test_correlation -k scipys"
+        "core/correlation.py",
+        "entries.cumsum(-1) - entries / 2",
+        "entries.cumsum(-1)",
+        "core/test_correlation -k scipys",
     ),
     Mutant("core/correlation.py", "distance - distance.mean()", "distance", "core/test_correlation -k curves"),
-    Mutant("core/sampling.py", "start * step", "step", "core/test_sampling -k equally_likely"),
+    Mutant("core/plan.py", "start * step", "step", "core/test_plan -k equally_likely"),
     # Which heads are Positional Heads, and text that shows nothing
     Mutant("core/statistics.py", "2 * most >= len", "most >= len", "laws/test_resolution -k repeated_token"),
     Mutant("core/statistics.py", "(1 + 1 / repeats)", "1", "core/test_statistics"),
@@ -82,9 +88,9 @@ MUTANTS = (
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("core/arguments.py", "(value) and abs(value) < LARGEST", "(value)", "laws/test_bad_values"),
     # Intervals, and units that share nothing
-    Mutant("core/intervals.py", "np.ones(units + 1)", "np.ones(units + 1) / 2", "core/test_intervals -k clopper"),
+    Mutant("core/statistics.py", "np.ones(units + 1)", "np.ones(units + 1) / 2", "core/test_statistics -k clopper"),
     Mutant(
-        "core/intervals.py", "for end in (high, low)", "for end in (low, high)", "core/test_intervals -k bootstrap_t"
+        "core/statistics.py", "for end in (high, low)", "for end in (low, high)", "core/test_statistics -k bootstrap_t"
     ),
-    Mutant("core/intervals.py", "units < FEWEST_UNITS", "units < 1", "core/test_intervals -k too_few"),
+    Mutant("core/statistics.py", "units < FEWEST_UNITS", "units < 1", "core/test_statistics -k too_few"),
 )

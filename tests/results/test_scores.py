@@ -130,7 +130,8 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path):
 def test_results_are_read_without_torch(tmp_path):
     file = synthetic_scores().save(tmp_path)
     code = (
-        "import sys; from positional_heads.results.files import read_result; content, _ = read_result(sys.argv[1]); "
+        "import sys; from positional_heads.results.files import SCORES, read_result; "
+        "content, _ = read_result(sys.argv[1], SCORES); "
         "print(len(content['table']), 'torch' in sys.modules, 'transformer_lens' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.core.contributions import contribution_sums, remainder_sums
 from positional_heads.core.heads import Head
-from positional_heads.results.profile import ContributionProfile, contribution_sums, geometric_edges, remainder_sums
+from positional_heads.results.profile import ContributionProfile, geometric_edges
 
 TOKENS = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(5))
 HEADS = [Head(1, 2), Head(0, 1)]

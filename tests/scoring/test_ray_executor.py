@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.results.files import PARTIAL_FILE_NAME
+from positional_heads.results.files import PARTIAL
 from positional_heads.scoring.executors import named_executor
 from tests.scoring.test_shards import same
 
@@ -52,7 +52,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(tiny, tiny_folder, data, 
     notes = tmp_path / "notes"
     notes.mkdir()
     load = partial(leaves_a_note, str(tiny_folder("llama")), str(notes))
-    killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL_FILE_NAME))
+    killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL.file_name))
     killer.start()
     executor = ph.RayExecutor(workers=2, load=load, batches_per_task=2)
     torch.set_num_threads(1)

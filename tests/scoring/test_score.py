@@ -202,7 +202,7 @@ def test_the_pilot_sees_other_batches_than_the_longest_where_there_are_few(tiny)
     rows = [torch.full((30,), token) for token in range(60, 66)] + [torch.arange(50) * 5 % 256, torch.arange(29)]
     data = batches(tiny("llama"), rows, None, 6)
     assert [len(batch.tokens) for batch in data] == [6, 1, 1]
-    rotary = ph.resolve_layers(tiny("llama")).select(None, 2)
+    rotary = ph.resolve_layers(tiny("llama")).select(None)
     counter = EntryCounter(tiny("llama"), data, rotary, ScoringSettings())
     assert sorted(counter._pilots()) == [0, 1, 2]
     assert counter._pilots()[-1] == 1

@@ -13,7 +13,7 @@ import torch
 import positional_heads as ph
 from positional_heads.core.kernels import choosing
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.results.files import PARTIAL_FILE_NAME
+from positional_heads.results.files import PARTIAL
 from positional_heads.scoring.checkpoint import whole_step
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
@@ -164,7 +164,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp
     late = []
 
     def stop(z, hook):
-        late.extend([hook] if (tmp_path / PARTIAL_FILE_NAME).exists() else [])
+        late.extend([hook] if (tmp_path / PARTIAL.file_name).exists() else [])
         if len(late) > 1:
             raise KeyboardInterrupt
 
@@ -172,7 +172,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp
     settings = {**SETTINGS, "checkpoint": tmp_path, "checkpoint_seconds": 0}
     with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", stop)]), pytest.raises(KeyboardInterrupt):
         ph.score_heads(model, sequences, **settings)
-    assert (tmp_path / PARTIAL_FILE_NAME).exists()
+    assert (tmp_path / PARTIAL.file_name).exists()
     stopped_at = sum(runs)
     assert same(ph.score_heads(model, sequences, **settings), whole)
     assert sum(runs) - stopped_at < 9  # fewer than all sequences
@@ -188,7 +188,7 @@ def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_p
     monkeypatch.setitem(choosing.KERNELS, "other", OtherKernel)
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
     ph.score_shard(tiny("mistral"), sequences, "1/1", tmp_path, **SETTINGS)
-    (tmp_path / shard_file(1, 1)).rename(tmp_path / PARTIAL_FILE_NAME)
+    (tmp_path / shard_file(1, 1)).rename(tmp_path / PARTIAL.file_name)
     monkeypatch.delenv("POSITIONAL_HEADS_KERNEL")
     begun = ScoreSums.load(tmp_path)
     for number in sorted(begun.done)[1:]:
@@ -214,10 +214,10 @@ def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_p
 )
 def test_other_settings_are_refused_not_mixed_in(changed, named, tiny, sequences, tmp_path):
     ph.score_heads(tiny("mistral"), sequences, **SETTINGS, checkpoint=tmp_path)
-    before = (tmp_path / PARTIAL_FILE_NAME).read_bytes()
+    before = (tmp_path / PARTIAL.file_name).read_bytes()
     with pytest.raises(ValueError, match=f"sums of another run .different: {named}"):
         ph.score_heads(tiny("mistral"), sequences, **{**SETTINGS, **changed}, checkpoint=tmp_path)
-    assert (tmp_path / PARTIAL_FILE_NAME).read_bytes() == before
+    assert (tmp_path / PARTIAL.file_name).read_bytes() == before
 
 
 def test_another_model_other_data_and_an_extension_are_refused_too(tiny, sequences, tmp_path):
@@ -270,7 +270,7 @@ def test_killed_at_ten_moments_a_run_ends_ten_times_the_same(tiny_folder, tmp_pa
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(script, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert f"['{PARTIAL_FILE_NAME}']" in done.stdout  # some died in the middle
+    assert f"['{PARTIAL.file_name}']" in done.stdout  # some died in the middle
     expected = (tmp_path / "whole" / "scores.safetensors").read_bytes()
     for number in range(10):
         assert (tmp_path / str(number) / "scores.safetensors").read_bytes() == expected

@@ -93,7 +93,7 @@ BAD = {
     "factor": ({"factors": [1]}, "factor 1 must be above 1"),
     "no factor": ({"factors": []}, "nothing to study"),
     "method": ({"methods": ["ntkk"]}, "method 'ntkk' is unknown: did you mean ntk"),
-    "task": ({"task": "perplexity"}, "does not say how far back its answers lie"),
+    "task": ({"task": "perplexity"}, "no answers at known distances: choose one of passkey"),
     "near": ({"depths": [0.9], "factors": [1.5]}, "lies 64 tokens back or more"),
     "head": ({"heads": [ph.Head(9, 0)]}, "L9H0 does not exist"),
 }
@@ -204,5 +204,5 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(study, bundled, tmp_
     assert len(measured) == 4 + 1 + 4  # plain and two of six before; plain and four after
     assert torch.equal(found.curves.nan_to_num(-1), study.curves.nan_to_num(-1))
     assert torch.equal(found.performance["log_prob"], study.performance["log_prob"])
-    with pytest.raises(ValueError, match="finished part of another study"):
+    with pytest.raises(ValueError, match="parts of another study"):
         extrapolation_study(bundled, ph.bundled_text()[9:], checkpoint=tmp_path, **arguments)

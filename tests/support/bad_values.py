@@ -1,7 +1,7 @@
-"""Call every public function and command with values that make no sense, and print every raw error.
+"""Every public function and every option of the command line, with values that make no sense: what does a user see?
 
-A script, run in a plain interpreter by `test_bad_values.py`: the type checker of the tests would refuse many of these
-values before the library does. Prints one line for each answer that is neither success nor an error of the library.
+A script, run in a plain interpreter by `test_bad_values.py`: with the tests' type checker on, users' own mistakes would
+not get as far. Prints one line for every answer that is not success, nor a sentence of the library's own.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import io
 import linecache
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies.resume import FinishedParts
+from positional_heads.studies import ablation, extrapolation
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 
@@ -131,8 +131,6 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "examples": 1,
         },
         "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
-        "evaluate_harness": {"model": model, "tasks": "arc_easy"},
-        "harness_task": {"model": model, "task": "arc_easy", "metric": "acc"},
         "extended_rope": {"model": model, "method": "yarn", "factor": 4},
         "rope_method": {"name": "yarn", "factor": 4},
         "self_extend_advice": {"training_length": 64, "target_length": 128},
@@ -204,7 +202,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    EntryCounter.opened = FinishedParts.__init__ = reached  # type: ignore[method-assign]
+    EntryCounter.opened = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
@@ -247,11 +245,18 @@ def reached(*_: Any, **__: Any) -> None:
     raise Done
 
 
+def first_part_only(parts: Mapping[str, Any], run: Callable[[Any], Any], **_: Any) -> None:
+    """The long part began with the first of its parts."""
+    run(next(iter(parts.values())))
+    raise Done
+
+
 if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    FinishedParts.add = harness._drawn = reached  # type: ignore[assignment,method-assign]
+    ablation.run_parts = extrapolation.run_parts = first_part_only
+    harness._drawn = reached  # type: ignore[assignment]
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:

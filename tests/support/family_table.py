@@ -1,8 +1,7 @@
-"""Which family gives the oracle's numbers in which way of running: found by running, written to docs/families.md.
+"""Compare each model family with an oracle in each way of running, and write docs/families.md.
 
-`python -m tests.support.family_table` writes the page anew. Not a test itself: `test_families` compares the page with
-what is found. The oracle reads q, k and masks out of Hugging Face's plain model, one sequence at a time, without a
-bridge.
+`python -m tests.support.family_table` writes the page; `test_families` compares it with new runs. The oracle reads q, k
+and masks from Hugging Face's plain model, one sequence at a time, without a bridge.
 """
 
 import math
@@ -25,19 +24,19 @@ from tests.support.tiny_models import ADJACENT, FAMILIES, boot, rotary_dim, save
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
 EQUAL, REFUSED = "equal", "refused: "
-HEADER = """# Which families, in which way of running
+HEADER = """# Supported families
 
-Found by running a tiny random model of each family, of two to four layers, and written by
-`python -m tests.support.family_table`; the tests find it again. *Equal* says that rho and the mean of D at every
-distance are those of a float64 brute force over the queries, keys and masks of Hugging Face's own forward pass, one
+Results of a tiny random model of each family, of two to four layers. The page is written by
+`python -m tests.support.family_table`, and the tests reproduce it. *Equal* means that rho and the mean of D at every
+distance equal those of a float64 brute force over the queries, keys and masks of Hugging Face's own forward pass, one
 sequence at a time, without a bridge: to 0.001, and in bf16, against Hugging Face's bf16, to 0.01 and 0.05.
 
-- *chunked*: 8 tokens at a time (hybrids go through whole); *left* and *right padding*: sequences of 30 and 23 tokens in
-  one batch.
-- *static cache*: logits of a prompt and its continuation on a static key-value cache equal those of one run without a
-  cache. *Beam search*: three beams with a cache give the tokens that they give without one. Both under an ablation, of
-  mode `far` where scores can be edited, else `zero`.
-- What is refused is refused with an `UnsupportedModelError` that says why.
+- *chunked*: 8 tokens at a time (hybrids in one pass); *left* and *right padding*: sequences of 30 and 23 tokens in one
+  batch.
+- *static cache*: logits of a prompt and its continuation with a static key-value cache equal those of one run without a
+  cache. *Beam search*: three beams give the same tokens with and without a cache. Both under an ablation, with mode
+  `far` where scores can be edited, else `zero`.
+- *refused*: raises an `UnsupportedModelError` with the reason.
 """
 LENGTHS = (30, 23)
 ATTENTION_FACTOR = {"gpt_oss": 0.1 * math.log(32) + 1}

@@ -4,12 +4,19 @@ import cmath
 import math
 
 import numpy as np
+import torch
 from scipy.stats import spearmanr
 
 
 def channels(layout: str, pair: int, n_pairs: int) -> tuple[int, int]:
     """The two channels of a rotary pair."""
     return (pair, pair + n_pairs) if layout == "half" else (2 * pair, 2 * pair + 1)
+
+
+def plain_phases(positions: torch.Tensor, base: float, rotary_dim: int) -> torch.Tensor:
+    """cos + i sin of plain RoPE, `position * base ** (-2 i / rotary_dim)` radians; angles in float64, rounded once."""
+    frequencies = base ** (-torch.arange(0, rotary_dim, 2).double() / rotary_dim)
+    return torch.exp(1j * positions.double()[:, None] * frequencies).to(torch.complex64)
 
 
 def rotated(vector: np.ndarray, angles: np.ndarray, layout: str) -> np.ndarray:

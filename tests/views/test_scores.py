@@ -9,7 +9,7 @@ import torch
 
 from positional_heads.core.heads import Head
 from positional_heads.results.scores import NullScores
-from positional_heads.results.tables import COLUMNS, heads_table, summary_line
+from positional_heads.results.tables import COLUMNS, heads_table, scores_line
 from positional_heads.views import allocation_curves, rho_heat_map
 from positional_heads.views.scores import LABELLED_CELLS
 from tests.support.synthetic import synthetic_scores
@@ -144,5 +144,5 @@ def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
 
 
 def test_the_summary_names_model_and_data():
-    line = summary_line(synthetic_scores().provenance)
+    line = scores_line(synthetic_scores().provenance)
     assert line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, all pairs, 6 shuffles, seed 0"

@@ -16,27 +16,19 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension, clear_active, set_active
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.recording import SCORES, Record, hook_name, recording_hooks
-from positional_heads.bridge.resolve import (
-    RotaryLayer,
-    RotaryModel,
-    layer_phase,
-    masked_entries,
-    resolve_layers,
-    rotated_vectors,
-    soft_capped,
-)
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import Record, recording_hooks
+from positional_heads.bridge.resolve import RotaryModel, resolve_layers
 from positional_heads.bridge.rope_scaling.clex import Clex
 from positional_heads.bridge.rope_scaling.methods import Dpe, HuggingFaceMethod, SelfExtend
 from positional_heads.bridge.rope_scaling.names import Method, rope_method
 from positional_heads.bridge.rope_scaling.passing import Passing
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, plain_rope
+from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.arguments import checked
 from positional_heads.core.bands import Band, banded_scores, unrotated
-from positional_heads.core.contributions import expand_key_heads, head_planes
+from positional_heads.core.contributions import expand_key_heads
 from positional_heads.core.heads import Heads, as_heads
 
 PLAIN = HuggingFaceMethod("none")
@@ -102,11 +94,11 @@ def _chosen(
     """Heads to extend by layer, None for all of them."""
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if heads is None:
-        rotary = resolved.select(None if layers is None else list(layers), n_layers)
+        rotary = resolved.select(layers)
         return {one.layer: None for one in rotary}
     by_layer: dict[int, list[int] | None] = {}
     for layer, head in sorted(set(as_heads(heads, n_layers, n_heads))):
-        resolved.select([layer], n_layers)
+        resolved.select([layer])
         by_layer[layer] = [*(by_layer.get(layer) or []), head]
     if not by_layer:
         msg = "no head given: name at least one, or leave heads= out to extend every layer that rotates"
@@ -220,7 +212,7 @@ class Extension:
                 for layer in layers
                 for name, part in (("hook_cos", torch.cos), ("hook_sin", torch.sin))
             ]
-        undo.enter_context(self.model.hooks(fwd_hooks=hooks))  # type: ignore[attr-defined]
+        undo.enter_context(self.model.hooks(fwd_hooks=hooks))
 
     def _refuse_unfit(self) -> None:
         for layer in self.chosen:
@@ -284,8 +276,8 @@ class Extension:
     @torch.no_grad()
     def _rewritten(self, layer: int, record: Record) -> Tensor:
         rotary, scores, passing = self.resolved.layers[layer], record[SCORES], self.passing
-        rot_q, rot_k = rotated_vectors(self.model, rotary, record, passing.positions)
-        phase = layer_phase(self.model, rotary, record, passing.positions)
+        rot_q, rot_k = rotary.rotated_vectors(self.model, record, passing.positions)
+        phase = rotary.phase(self.model, record, passing.positions)
         key_phase = phase
         if scores.shape[-1] > rot_k.shape[1]:
             rot_k, key_phase = passing.with_cached(rotary, rot_k, phase, scores.shape[-1])
@@ -298,15 +290,13 @@ class Extension:
         key, rest_k = _taken_apart(rotary, rot_k, key_phase)
         bands = self.bands(layer, keys, scores.device, run_length=passing.lengths[0]) or []
         places = passing.positions[0].to(scores.device)
-        kept = masked_entries(rotary, scores)[..., :keys] | ~self._heads_of(layer, scores.device)[:, None, None]
+        kept = rotary.masked_entries(scores)[..., :keys] | ~self._heads_of(layer, scores.device)[:, None, None]
         if self.ropes[layer].extension == "default":  # what is near is as the model has it, to the last bit
             kept = kept | (places[:, None] - torch.arange(keys, device=scores.device) < bands[-1].nearest)
         new = scores.clone()
         for row in range(scores.shape[0]):
-            rewritten = (
-                banded_scores(bands, query[row], key[row], places) + rest_q[row] @ rest_k[row].mT
-            ) * rotary.scale
-            rewritten = rewritten if rotary.soft_cap is None else soft_capped(rewritten, rotary.soft_cap)
+            q_dot_k = banded_scores(bands, query[row], key[row], places) + rest_q[row] @ rest_k[row].mT
+            rewritten = rotary.soft_capped(q_dot_k * rotary.scale)
             new[row, ..., :keys] = torch.where(kept[row], scores[row, ..., :keys], rewritten.to(scores.dtype))
         return new
 
@@ -355,7 +345,7 @@ def _taken_apart(
     phase: Complex[Tensor, "#batch pos pair"],
 ) -> tuple[Complex[Tensor, "batch head pos pair"], Float[Tensor, "batch head pos rest"]]:
     """Queries or keys of all query heads before rotation, as complex pairs, and their unrotated channels."""
-    planes = head_planes(vectors, rotary.layout, rotary.rotary_dim, rotary.n_heads)
+    planes = rotary.planes(vectors)
     rows = [unrotated(plane, phase[min(row, len(phase) - 1)]) for row, plane in enumerate(planes)]
     rest = expand_key_heads(vectors, rotary.n_heads)[..., rotary.rotary_dim :].transpose(1, 2).float()
     return torch.stack(rows), rest

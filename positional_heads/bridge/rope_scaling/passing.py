@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.resolve import RotaryLayer, layer_phase, tolerance
+from positional_heads.bridge.model import UnsupportedModelError
+from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer
 from positional_heads.bridge.run_lengths import rotary_modules, told_positions, whole_table
 
 
@@ -57,7 +57,7 @@ class Passing:
             raise UnsupportedModelError(msg)
         cos, sin = (part.reshape(-1, *part.shape[-2:])[:1, :length] for part in table)
         positions = torch.arange(length, device=cos.device)[None]
-        return layer_phase(self.model, rotary, {"hook_cos": cos, "hook_sin": sin}, positions)[0]
+        return rotary.phase(self.model, {"hook_cos": cos, "hook_sin": sin}, positions)[0]
 
     def with_cached(
         self, rotary: RotaryLayer, rot_k: Float[Tensor, "batch pos kv_head d_head"], phase: Tensor, attended: int
@@ -100,7 +100,7 @@ class Passing:
                 "cache were rotated in several ways and scores cannot be rewritten: run without a cache"
             )
             raise UnsupportedModelError(msg)
-        places, near = self.positions[0].to(own.device), tolerance(rot_k.dtype)
+        places, near = self.positions[0].to(own.device), TOLERANCE[rot_k.dtype]
         apart = float((key[:, places] - rot_k).abs().max() / rot_k.abs().max())
         if not (apart <= near and torch.allclose(own[places].expand_as(phase), phase, atol=near)):
             msg = f"layer {rotary.layer}: the cache does not hold this run's keys as the model rotates them"

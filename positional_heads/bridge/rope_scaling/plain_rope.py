@@ -12,8 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from positional_heads.bridge.admission import UnsupportedModelError
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.core.arguments import checked, in_range
 
 PLAIN_KEYS = ("rope_theta", "partial_rotary_factor")

@@ -1,7 +1,7 @@
-"""How does a C++ file become a library in this process? Compiled once per user, processor and compiler, then loaded.
+"""Compile a C++ file once per user, processor and compiler, and load it into this process.
 
-Libraries lie in a folder of the user's own, under a name that hashes everything they depend on. A library that others
-could have written is not loaded.
+Libraries are cached in a folder of the user, under a name that hashes everything they depend on. A library that another
+user could have written is not loaded.
 """
 
 import ctypes
@@ -21,11 +21,11 @@ logger = logging.getLogger(__name__)
 
 COMPILERS = ("c++", "g++", "clang++")
 SECONDS = 120
-"""How long a compiler may take."""
+"""Time limit of a compiler."""
 
 
 class BuildError(RuntimeError):
-    """No library could be built or loaded; the message says why, and what to do."""
+    """No library could be built or loaded; the message has the reason and the remedy."""
 
 
 @functools.cache
@@ -50,23 +50,15 @@ def load(source: Path) -> ctypes.CDLL:
         raise BuildError(msg) from error
 
 
-def built(source: Path) -> bool:
-    """Whether loading a C++ file needs no compilation."""
-    try:
-        return _library(source)[0].exists()
-    except BuildError:
-        return False
-
-
 def cache_folder() -> Path:
-    """Where libraries lie: in POSITIONAL_HEADS_CACHE, or the user's cache."""
+    """The folder of libraries: in POSITIONAL_HEADS_CACHE, or in the user's cache."""
     chosen = os.environ.get("POSITIONAL_HEADS_CACHE")
     home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return (Path(chosen).expanduser() if chosen else home / "positional_heads") / "kernels"
 
 
 def _library(source: Path) -> tuple[Path, list[str]]:
-    """Where the library of a source is or will be, and the command that compiles it, without files.
+    """The path of a source's library, built or not, and the command that compiles it, without files.
 
     Raises:
         BuildError: If there is no compiler.
@@ -82,13 +74,13 @@ def _library(source: Path) -> tuple[Path, list[str]]:
 
 @functools.cache
 def _compiler(chosen: str, path: str) -> tuple[str, ...]:
-    """The compiler of the environment variable CXX, which may have arguments, or the first that there is."""
+    """The compiler in the environment variable CXX, which may have arguments, or the first one installed."""
     for command in [shlex.split(chosen)] if chosen.strip() else [[name] for name in COMPILERS]:
         program = shutil.which(command[0], path=path)
         if program:
             return (program, *command[1:])
     wanted = (
-        f"CXX is {chosen}, which is not there" if chosen.strip() else f"none of {', '.join(COMPILERS)} is installed"
+        f"CXX is {chosen}, which is not installed" if chosen.strip() else f"none of {', '.join(COMPILERS)} is installed"
     )
     msg = f"there is no C++ compiler: {wanted}; install one (apt install g++, or xcode-select --install)"
     raise BuildError(msg)
@@ -107,22 +99,22 @@ def _version(command: tuple[str, ...]) -> str:
 
 @functools.cache
 def _processor() -> str:
-    """What tells apart processors that cannot run each other's code."""
+    """A text that differs between processors that cannot run each other's code."""
     info = Path("/proc/cpuinfo")
-    told = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
-    lasting = [line for line in told if line.startswith(("model name", "CPU ", "flags", "Features", "isa"))]
-    return "\n".join([platform.machine(), platform.processor(), *lasting])
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []  # the first core's
+    constant = [line for line in lines if line.startswith(("model name", "CPU ", "flags", "Features", "isa"))]
+    return "\n".join([platform.machine(), platform.processor(), *constant])
 
 
 def _build(source: Path, library: Path, command: list[str]) -> None:
-    """Compile beside the library's place, then move it there: two processes at once do no harm."""
+    """Compile in a temporary folder, then move the library: two processes may do so at the same time."""
     library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_writable_by_others(library.parent)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
-        made = Path(folder) / library.name
-        _run([*command, str(source), "-o", str(made)])
-        made.chmod(0o700)
-        made.replace(library)
+        compiled = Path(folder) / library.name
+        _run([*command, str(source), "-o", str(compiled)])
+        compiled.chmod(0o700)
+        compiled.replace(library)
 
 
 def _refuse_writable_by_others(path: Path) -> None:
@@ -137,7 +129,7 @@ def _refuse_writable_by_others(path: Path) -> None:
 
 
 def _run(command: list[str]) -> str:
-    """What a command prints.
+    """The output of a command.
 
     Raises:
         BuildError: If it fails.
@@ -145,6 +137,6 @@ def _run(command: list[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS).stdout
     except (OSError, subprocess.SubprocessError) as error:
-        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-        msg = f"the C++ compiler {command[0]} failed ({said[0] if said else error}); install a recent g++ or clang++"
+        lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        msg = f"the C++ compiler {command[0]} failed ({lines[0] if lines else error}); install a recent g++ or clang++"
         raise BuildError(msg) from error

@@ -1,11 +1,9 @@
-"""Which kernel for these pairs? The fastest that is there, and none whose building costs more than it saves.
+"""Choose a kernel: the fastest available one whose compile time pays off for a job of this size.
 
-A choice by name, or by the environment variable POSITIONAL_HEADS_KERNEL, is kept; where it cannot be had, the eager
-kernel steps in, and one line in the log says why and what to install.
+A name, given or in the environment variable POSITIONAL_HEADS_KERNEL, overrides the choice. If the chosen kernel cannot
+be built, the eager kernel is used and a warning says why and what to install.
 """
 
-import functools
-import logging
 import os
 from collections.abc import Callable
 
@@ -15,13 +13,12 @@ from positional_heads.core.kernels import building, native
 from positional_heads.core.kernels.compiled import CompiledKernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
-
-logger = logging.getLogger(__name__)
+from positional_heads.core.logs import warn_once
 
 NATIVE_PAYS = 2**28
-"""Query x key x pair terms that take the eager kernel longer than a second or two: what a C++ compiler takes."""
+"""Query x key x pair terms that take the eager kernel a second or two, as long as a C++ compiler takes."""
 COMPILED_PAYS = 2**40
-"""The same on a GPU, for the half minute or so that `torch.compile` takes there: an estimate, not a measurement."""
+"""The same on a GPU, where `torch.compile` takes about half a minute: an estimate, not a measurement."""
 
 
 def choose_kernel(device: torch.device | str, terms: int, name: str | None = None) -> Kernel:
@@ -43,12 +40,12 @@ def choose_kernel(device: torch.device | str, terms: int, name: str | None = Non
     try:
         return named_kernel(chosen)
     except building.BuildError as error:
-        _say_once(f"scoring goes on with the slower eager kernel: {error}")
+        warn_once(__name__, f"using the slower eager kernel: {error}")
         return EagerKernel()
 
 
 def named_kernel(name: str) -> Kernel:
-    """The kernel of this name and no other, so that processes that share work can use the same.
+    """The kernel of this name, with no fallback, so that processes that share work use the same.
 
     Args:
         name: One of `KERNELS`.
@@ -58,20 +55,16 @@ def named_kernel(name: str) -> Kernel:
         ValueError: If there is no kernel of that name.
     """
     if name not in KERNELS:
-        msg = f"there is no kernel {name!r}: choose {', '.join(KERNELS)}, or none to have it chosen by size"
+        msg = f"there is no kernel {name!r}: choose {', '.join(KERNELS)}, or give none to choose by size"
         raise ValueError(msg)
     return KERNELS[name]()
 
 
 def _by_size(device: torch.device, terms: int) -> str:
     if device.type == "cpu":
-        return "native" if terms >= NATIVE_PAYS else "eager"  # whether it is built already must not change a number
+        # not whether the library is built already: that would change numbers from one run to the next
+        return "native" if terms >= NATIVE_PAYS else "eager"
     return "compiled" if device.type == "cuda" and terms >= COMPILED_PAYS else "eager"
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    logger.warning(message)
 
 
 KERNELS: dict[str, Callable[[], Kernel]] = {

@@ -1,11 +1,10 @@
-"""The fast kernel on a GPU: the whole expression in one loop by `torch.compile`, which keeps no term in memory.
+"""The fast kernel on a GPU: `torch.compile` fuses the whole expression into one loop that stores no term.
 
-Blocks of queries and keys have one shape for all sequences, filled up with zeros, so that each number of heads and
-pairs is compiled once. Where compilation fails, the eager kernel takes over, said once.
+Blocks of queries and keys are padded with zeros to one shape for all sequences, so each number of heads and pairs is
+compiled once. If compilation fails, the eager kernel takes over and a warning is logged once.
 """
 
 import functools
-import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,22 +17,23 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.core.kernels.sums import EntrySums, Planes, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import SATURATED, Tile
 from positional_heads.core.kernels.tiles import Tiles, out_of_memory
-from positional_heads.core.plan import EntryPlan
-
-logger = logging.getLogger(__name__)
+from positional_heads.core.logs import warn_once
+from positional_heads.core.plan import EntryPlan, Positions
+from positional_heads.core.rotary import Planes
 
 FEWEST_LISTED = 2**10
+"""Listed entries computed at a time, at least."""
 
 
 class CompilationError(RuntimeError):
-    """`torch.compile` failed, whatever its reason."""
+    """`torch.compile` failed, for whatever reason."""
 
 
 class CompiledKernel:
-    """One fused loop over pairs for each query and key; any device that `torch.compile` serves."""
+    """One fused loop over rotary pairs for each query and key; on any device that `torch.compile` supports."""
 
     name = "compiled"
 
@@ -50,11 +50,11 @@ class CompiledKernel:
     def every_entry(
         self, query: Planes, key: Planes, plan: EntryPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
     ) -> EntrySums:
-        """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
+        """Sums over all entries of the sequence that the plan counts; see `sums.Kernel`."""
 
         def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
-            for dominant, saturated, distance in _tiles(query, key, plan, temperature, tile.pairs):
+            for dominant, saturated, distance in _tiles(query, key, plan, temperature, tile.entries):
                 total = total + tile_sums(dominant, distance, bins, ranks, saturated)
             return total
 
@@ -67,35 +67,35 @@ class CompiledKernel:
         self,
         query: Planes,
         key: Planes,
-        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        positions: Positions,
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
     ) -> EntrySums:
-        """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
+        """Sums over the entries at these query and key positions; see `sums.Kernel`."""
 
         def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
-            at_once = _power_below(max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED))
-            for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
+            size = _power_below(max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED))
+            for query_pos, key_pos in zip(*(part.split(size) for part in positions), strict=True):
                 n = len(query_pos)
                 if n:
-                    rows, columns = (pad(pos, (0, at_once - n)) for pos in (query_pos, key_pos))
-                    found = _fused(_listed)(query[:, rows], key[:, columns] / temperature)
-                    dominant, saturated = (values[:, :n] for values in found)
+                    rows, columns = (pad(pos, (0, size - n)) for pos in (query_pos, key_pos))
+                    padded = _fused(_listed)(query[:, rows], key[:, columns] / temperature)
+                    dominant, saturated = (values[:, :n] for values in padded)
                     total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
             return total
 
         return self._or_eager(
             lambda: self._tiles.run(work, query.device, len(query)),
-            lambda: self._eager.listed_entries(query, key, places, temperature, bins, ranks),
+            lambda: self._eager.listed_entries(query, key, positions, temperature, bins, ranks),
         )
 
     def listed_dominant(
-        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+        self, query: Planes, key: Planes, positions: Positions, temperature: float
     ) -> Float[Tensor, "head n"]:
-        """Dominant dimensions of these pairs themselves, by the eager kernel: they are few."""
-        return self._eager.listed_dominant(query, key, places, temperature)
+        """The dominant dimension of each of these entries, by the eager kernel, because they are few."""
+        return self._eager.listed_dominant(query, key, positions, temperature)
 
     def _or_eager(self, compiled: Callable[[], EntrySums], eager: Callable[[], EntrySums]) -> EntrySums:
         if not self._fails:
@@ -103,22 +103,26 @@ class CompiledKernel:
                 return compiled()
             except CompilationError as error:
                 self._fails = True
-                _say_once(str(error))
+                warn_once(
+                    __name__,
+                    f"torch.compile failed ({error}): using the slower eager kernel; torch.compile needs Triton on a "
+                    "GPU, a C++ compiler on a CPU",
+                )
         return eager()
 
 
 def _tiles(
-    query: Planes, key: Planes, plan: EntryPlan, temperature: float, pairs: int
+    query: Planes, key: Planes, plan: EntryPlan, temperature: float, entries: int
 ) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
-    """D, whether it is saturated, and distance of every pair that counts, a square block at a time."""
-    length, side = query.shape[1], _power_below(math.isqrt(pairs))
+    """D, whether it is saturated, and the distance of every entry that counts, a square block at a time."""
+    length, side = query.shape[1], _power_below(math.isqrt(entries))
     queries, keys = (pad(planes, (0, 0, 0, 0, 0, -length % side)) for planes in (query, key / temperature))
     queries = rearrange(queries, "head (block pos) pair two -> block head pair pos two", pos=side).contiguous()
     keys = rearrange(keys, "head (block pos) pair two -> block head pair two pos", pos=side).contiguous()
-    place = torch.arange(side, device=query.device)
+    offset = torch.arange(side, device=query.device)
     for row, rows in enumerate(queries):
         for column in range(max(0, row * side - plan.furthest) // side, row + 1):
-            query_pos, key_pos = row * side + place, column * side + place
+            query_pos, key_pos = row * side + offset, column * side + offset
             distance = query_pos[:, None] - key_pos
             counts = plan.counts_entry(distance, key_pos) & (query_pos[:, None] < length)
             counted = counts.flatten().nonzero().flatten()
@@ -142,11 +146,11 @@ def _listed(
 
 
 def _weighed(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """D over a dimension of pairs, as `contributions.dominance` adds it up, and whether one pair holds it all."""
-    pairs = contributions.shape[dim]
-    index = torch.arange(pairs, device=contributions.device).view(-1, *[1] * (-1 - dim % -contributions.ndim))
+    """D over an axis of rotary pairs, computed as in `contributions.dominance`, and whether it is saturated."""
+    n_pairs = contributions.shape[dim]
+    index = torch.arange(n_pairs, device=contributions.device).view(-1, *[1] * (-1 - dim % -contributions.ndim))
     top = contributions.amax(dim, keepdim=True)
-    at = torch.where(contributions == top, index, pairs).amin(dim, keepdim=True)  # the first, and no slower argmax
+    at = torch.where(contributions == top, index, n_pairs).amin(dim, keepdim=True)  # argmax is slower
     weights = torch.exp(contributions - top)
     total = weights.sum(dim)
     return at.squeeze(dim) + (weights * (index - at)).sum(dim) / total, total * SATURATED < 1
@@ -154,7 +158,7 @@ def _weighed(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _fused(expression: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tuple[Tensor, Tensor]]:
-    """The expression compiled, failing with one error for all that compilers raise."""
+    """The compiled expression, which raises `CompilationError` whatever the compiler raises."""
     plain = getattr(expression, "__wrapped__", expression)  # without the checks of shapes that tests put around it
     fused: Any = torch.compile(plain, dynamic=False, fullgraph=True)
 
@@ -162,11 +166,11 @@ def _fused(expression: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tu
         try:
             with torch.no_grad():
                 result: tuple[Tensor, Tensor] = fused(*planes)
-        except Exception as error:  # compilers fail in many ways, and eager tiles always work
+        except Exception as error:  # compilers raise anything, and eager tiles always work
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            said = " ".join(str(error).strip().splitlines()[:2])  # which backend, and what it raised
-            msg = f"{type(error).__name__}: {said}"
+            reason = " ".join(str(error).strip().splitlines()[:2])  # the backend, and what it raised
+            msg = f"{type(error).__name__}: {reason}"
             raise CompilationError(msg) from error
         return result
 
@@ -174,14 +178,5 @@ def _fused(expression: Callable[..., tuple[Tensor, Tensor]]) -> Callable[..., tu
 
 
 def _power_below(number: int) -> int:
-    """The largest power of two that is not larger."""
+    """The largest power of two up to a number."""
     return 1 << (number.bit_length() - 1)
-
-
-@functools.cache
-def _say_once(reason: str) -> None:
-    logger.warning(
-        "torch.compile failed (%s): scoring goes on in slower eager tiles; on a GPU it needs Triton, on a CPU a C++ "
-        "compiler",
-        reason,
-    )

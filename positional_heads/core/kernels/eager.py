@@ -5,17 +5,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.kernels.sums import EntrySums, Planes, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import Tile, dominant_tiles, listed_dominant
 from positional_heads.core.kernels.tiles import Tiles
-from positional_heads.core.plan import EntryPlan
+from positional_heads.core.plan import EntryPlan, Positions
+from positional_heads.core.rotary import Planes
 
 IN_CACHE = 2**11
-"""Listed pairs of which queries and keys are gathered at a time."""
+"""Listed entries whose queries and keys are gathered at a time."""
 
 
 class EagerKernel:
-    """Matrix products tile by tile; what the others are held against."""
+    """Matrix products tile by tile; the reference for the other kernels."""
 
     name = "eager"
 
@@ -30,7 +31,7 @@ class EagerKernel:
     def every_entry(
         self, query: Planes, key: Planes, plan: EntryPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
     ) -> EntrySums:
-        """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`."""
+        """Sums over all entries of the sequence that the plan counts; see `sums.Kernel`."""
 
         def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
@@ -44,18 +45,18 @@ class EagerKernel:
         self,
         query: Planes,
         key: Planes,
-        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        positions: Positions,
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
     ) -> EntrySums:
-        """Sums over the pairs of these query and key positions; see `sums.Kernel`."""
-        heads, _, pairs, _ = query.shape
+        """Sums over the entries at these query and key positions; see `sums.Kernel`."""
+        heads, _, n_pairs, _ = query.shape
 
         def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
-            at_once = max(1, min(tile.pairs, tile.terms // (heads * pairs)))
-            for query_pos, key_pos in zip(*(place.split(at_once) for place in places), strict=True):
+            size = max(1, min(tile.entries, tile.terms // (heads * n_pairs)))
+            for query_pos, key_pos in zip(*(part.split(size) for part in positions), strict=True):
                 if query_pos.numel():
                     dominant, saturated = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
                     total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
@@ -64,9 +65,9 @@ class EagerKernel:
         return self._tiles.run(work, query.device, len(query))
 
     def listed_dominant(
-        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+        self, query: Planes, key: Planes, positions: Positions, temperature: float
     ) -> Float[Tensor, "head n"]:
-        """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
-        parts = zip(*(place.split(IN_CACHE) for place in places), strict=True)
-        found = [listed_dominant(query[:, rows], key[:, columns], temperature)[0] for rows, columns in parts]
-        return torch.cat(found, dim=1)
+        """The dominant dimension of each of these entries; see `sums.Kernel`."""
+        parts = zip(*(part.split(IN_CACHE) for part in positions), strict=True)
+        dominant = [listed_dominant(query[:, rows], key[:, columns], temperature)[0] for rows, columns in parts]
+        return torch.cat(dominant, dim=1)

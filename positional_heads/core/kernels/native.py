@@ -1,8 +1,8 @@
-"""The fast kernel on a CPU: native.cpp, for one head and some queries at a time, on as many threads as torch uses.
+"""The fast kernel on a CPU: native.cpp, called for one head and a range of queries, on as many threads as torch uses.
 
-Vectors run along 16 keys, so that keys travel in blocks: [block, pair, 2, 16]. Queries are multiplied by
-log2(e) / temperature once, and weights are powers of two by a polynomial (relative error below 3e-7). Sums are
-integers, the same for any number of threads; bins are exactly those of `BinLookup` for the same D.
+C++ vectors run along 16 keys, so keys are passed in blocks: [block, pair, 2, 16]. Queries are multiplied by
+log2(e) / temperature once; weights are then powers of two, by a polynomial (relative error below 3e-7). Sums are
+integers, the same for any number of threads, and bins are exactly those of `BinLookup` for the same D.
 """
 
 import ctypes
@@ -21,23 +21,24 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, refuse_heads
 from positional_heads.core.kernels import building
-from positional_heads.core.kernels.sums import EntrySums, Planes
-from positional_heads.core.plan import EntryPlan
+from positional_heads.core.kernels.sums import EntrySums
+from positional_heads.core.plan import EntryPlan, Positions
+from positional_heads.core.rotary import Planes
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KEYS = 16
 LEAST_QUERIES = 64
 LEAST_LISTED = 2**13
 SHARES = 4
-"""Shares of work per thread: far keys are dearer than near ones, and threads take a new share when they are done."""
+"""Shares of work per thread: late queries have more keys than early ones, and a thread that is done takes the next."""
 THREADS_PAY = 2**23
-"""Terms that take longer than starting threads."""
+"""Terms whose computation takes longer than starting threads."""
 NOT_FINITE, NO_MEMORY = 1, 2
 
 Share = tuple[int, int, int]
-"""Head, first and last query, or place in a list."""
-Shared = tuple[int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"], Int[Tensor, " one"]]
-"""Head, status and its sums."""
+"""Head, first and one past the last query, or number in a list."""
+ShareSums = tuple[int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"], Int[Tensor, " one"]]
+"""Head, status, and the sums of a share."""
 
 
 class _Head(ctypes.Structure):
@@ -63,12 +64,12 @@ class _Head(ctypes.Structure):
 
 
 class NativeKernel:
-    """Plain C++ that the compiler turns into the processor's widest vectors; float32 planes on the CPU."""
+    """Plain C++, compiled for the processor's widest vectors; takes float32 planes on the CPU."""
 
     name = "native"
 
     def __init__(self) -> None:
-        """Load the library, compiled now if it has not been before.
+        """Load the library, and compile it first if that has not been done.
 
         Raises:
             BuildError: If there is no compiler, or it fails.
@@ -86,18 +87,18 @@ class NativeKernel:
         *,
         dominant: Float[Tensor, "head pos padded"] | None = None,
     ) -> EntrySums:
-        """Sums over all pairs of the sequence that the plan counts; see `sums.Kernel`.
+        """Sums over all entries of the sequence that the plan counts; see `sums.Kernel`.
 
         Args:
             query: Rotated queries of one sequence, as planes.
             key: Rotated keys, one per query head.
-            plan: Which pairs count.
+            plan: Which entries count.
             temperature: Softmax temperature of the dominant dimension.
             bins: Bins of D.
             ranks: Rank of each distance.
-            dominant: Filled with D, keys padded to a multiple of 16, if given: for tests and small sequences.
+            dominant: Filled with D, keys padded to a multiple of 16, if given: for tests.
         """
-        heads, length, pairs, _ = query.shape
+        heads, length, n_pairs, _ = query.shape
         _refuse_misfits(query, key, bins, len(ranks))
         limits = [ctypes.c_int64(limit) for limit in (plan.min_distance, plan.furthest, plan.skip_keys)]
         blocks = pad(key.float(), (0, 0, 0, 0, 0, -length % KEYS)).unflatten(1, (-1, KEYS))
@@ -105,7 +106,7 @@ class NativeKernel:
             _scaled(query, temperature).contiguous(),
             rearrange(blocks, "head block sixteen pair two -> head block pair two sixteen").contiguous(),
             (key[..., 0].float() ** 2 + key[..., 1].float() ** 2).amax(1),
-            pairs,
+            n_pairs,
             bins,
             _reversed_ranks(ranks),
             dominant,
@@ -117,26 +118,25 @@ class NativeKernel:
             )
             return status
 
-        counted = _counted(length, plan, len(ranks))
-        return work.sums(counted, count, _shares(heads, length, LEAST_QUERIES))
+        return work.sums(plan.entries_at(length), count, _shares(heads, length, LEAST_QUERIES))
 
     def listed_entries(
         self,
         query: Planes,
         key: Planes,
-        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        positions: Positions,
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
         *,
         dominant: Float[Tensor, "head n"] | None = None,
     ) -> EntrySums:
-        """Sums over the pairs of these query and key positions; see `sums.Kernel`.
+        """Sums over the entries at these query and key positions; see `sums.Kernel`.
 
         Args:
             query: Rotated queries of one sequence, as planes.
             key: Rotated keys, one per query head.
-            places: Position of each pair's query and key.
+            positions: Position of each entry's query and key.
             temperature: Softmax temperature of the dominant dimension.
             bins: Bins of D.
             ranks: Rank of each distance.
@@ -145,15 +145,15 @@ class NativeKernel:
         Raises:
             IndexError: If a position is not in the sequence, or a key comes after its query.
         """
-        heads, length, pairs, _ = query.shape
+        heads, length, n_pairs, _ = query.shape
         _refuse_misfits(query, key, bins, len(ranks))
-        query_pos, key_pos = (place.contiguous() for place in places)
+        query_pos, key_pos = (part.contiguous() for part in positions)
         _refuse_outside(length, query_pos, key_pos)
         work = _Work(
             _in_fours(_scaled(query, temperature)),
             _in_fours(key),
             None,
-            pairs,
+            n_pairs,
             bins,
             _reversed_ranks(ranks),
             dominant,
@@ -161,26 +161,26 @@ class NativeKernel:
 
         def count(head: _Head, first: int, last: int) -> int:
             head.dominant = None if head.dominant is None else head.dominant + 4 * first
-            listed = [_place(position[first:]) for position in (query_pos, key_pos)]
+            listed = [_pointer(part[first:]) for part in (query_pos, key_pos)]
             status: int = self._library.listed_entries(ctypes.byref(head), *listed, ctypes.c_int64(last - first))
             return status
 
-        counted = torch.bincount(query_pos - key_pos, minlength=len(ranks))
-        return work.sums(counted, count, _shares(heads, len(query_pos), LEAST_LISTED))
+        distance_counts = torch.bincount(query_pos - key_pos, minlength=len(ranks))
+        return work.sums(distance_counts, count, _shares(heads, len(query_pos), LEAST_LISTED))
 
     def listed_dominant(
-        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+        self, query: Planes, key: Planes, positions: Positions, temperature: float
     ) -> Float[Tensor, "head n"]:
-        """Dominant dimensions of these pairs themselves; see `sums.Kernel`."""
-        dominant = torch.empty(len(query), len(places[0]))
+        """The dominant dimension of each of these entries; see `sums.Kernel`."""
+        dominant = torch.empty(len(query), len(positions[0]))
         one_bin, no_ranks = BinLookup(torch.zeros(len(query), 1)), torch.zeros(query.shape[1], dtype=torch.long)
-        self.listed_entries(query, key, places, temperature, one_bin, no_ranks, dominant=dominant)
+        self.listed_entries(query, key, positions, temperature, one_bin, no_ranks, dominant=dominant)
         return dominant
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One layer as native.cpp reads it; the tensors live as long as this does."""
+    """One layer in the memory layout of native.cpp; keeps the tensors alive while C++ reads them."""
 
     query: Float[Tensor, "head ..."]
     key: Float[Tensor, "head ..."]
@@ -192,70 +192,70 @@ class _Work:
 
     @cached_property
     def edges(self) -> Float[Tensor, "head edge"]:
-        """Edges of bins, and infinity, which a search may look at in vain."""
+        """Edges of bins, and infinity: the search may read one edge past the last."""
         return pad(self.bins.edges, (0, 1), value=math.inf)
 
     def sums(
         self,
-        counted: Int[Tensor, " distance"],
+        distance_counts: Int[Tensor, " distance"],
         count: Callable[[_Head, int, int], int],
         shares: Iterable[Share],
     ) -> EntrySums:
         """The sums of all shares, each a head and a range.
 
         Raises:
-            MemoryError: If a few KiB cannot be had.
+            MemoryError: If a few KiB cannot be allocated.
             ValueError: If D is not finite.
         """
         heads, edges = self.bins.edges.shape
-        pairs = torch.zeros((heads, edges + 1, 2), dtype=torch.long)
-        dimensions = torch.zeros((heads, len(counted)), dtype=torch.long)
+        histograms = torch.zeros((heads, edges + 1, 2), dtype=torch.long)
+        dimensions = torch.zeros((heads, len(distance_counts)), dtype=torch.long)
         saturated = torch.zeros((heads, 1), dtype=torch.long)
-        threads = torch.get_num_threads() if int(counted.sum()) * heads * self.n_pairs >= THREADS_PAY else 1
+        threads = torch.get_num_threads() if int(distance_counts.sum()) * heads * self.n_pairs >= THREADS_PAY else 1
 
-        def share(place: Share) -> Shared:
-            number, first, last = place
-            own = pairs[number], dimensions[number], saturated[number]
-            if threads > 1:  # two may have the same head at once
+        def run(share: Share) -> ShareSums:
+            number, first, last = share
+            own = histograms[number], dimensions[number], saturated[number]
+            if threads > 1:  # two threads may have the same head at the same time
                 own = torch.zeros_like(own[0]), torch.zeros_like(own[1]), torch.zeros_like(own[2])
             return number, count(self._head(number, *own), first, last), *own
 
         bad = set()
-        for number, status, histogram, sums, one_pair in _on_threads(share, shares, threads):
+        for number, status, histogram, sums, held in _on_threads(run, shares, threads):
             if status == NO_MEMORY:
                 raise MemoryError
             if status == NOT_FINITE:
                 bad.add(number)
             if threads > 1:
-                pairs[number] += histogram
+                histograms[number] += histogram
                 dimensions[number] += sums
-                saturated[number] += one_pair
+                saturated[number] += held
         refuse_heads(bad)
-        histograms = pairs[..., 0].contiguous(), pairs[..., 1].contiguous()
-        return EntrySums(*histograms, counted, dimensions.flip(1), saturated[:, 0])
+        entries, rank_sums = histograms[..., 0].contiguous(), histograms[..., 1].contiguous()
+        return EntrySums(entries, rank_sums, distance_counts, dimensions.flip(1), saturated[:, 0])
 
     def _head(self, number: int, histogram: Tensor, sums: Tensor, saturated: Tensor) -> _Head:
         return _Head(
-            _place(self.query[number]),
-            _place(self.key[number]),
+            _pointer(self.query[number]),
+            _pointer(self.key[number]),
             self.n_pairs,
-            None if self.longest is None else _place(self.longest[number]),
-            _place(self.edges[number]),
-            _place(self.bins.starts[number]),
+            None if self.longest is None else _pointer(self.longest[number]),
+            _pointer(self.edges[number]),
+            _pointer(self.bins.starts[number]),
             float(self.bins.low[number]),
             float(self.bins.scale[number]),
             len(self.ranks),
-            _place(self.ranks),
-            _place(histogram),
-            _place(sums),
-            _place(saturated),
-            None if self.dominant is None else _place(self.dominant[number]),
+            _pointer(self.ranks),
+            _pointer(histogram),
+            _pointer(sums),
+            _pointer(saturated),
+            None if self.dominant is None else _pointer(self.dominant[number]),
             0 if self.dominant is None else self.dominant.shape[-1],
         )
 
 
 def _refuse_misfits(query: Planes, key: Planes, bins: BinLookup, distances: int) -> None:
-    """What C would read beyond its end, or misread."""
+    """Refuse what C++ would read past its end, or misread."""
     if query.device.type != "cpu" or bins.edges.device.type != "cpu":
         msg = f"the native kernel runs on the CPU, queries are on {query.device}: choose the eager or compiled kernel"
         raise ValueError(msg)
@@ -272,7 +272,7 @@ def _refuse_misfits(query: Planes, key: Planes, bins: BinLookup, distances: int)
 
 def _refuse_outside(length: int, query_pos: Int[Tensor, " n"], key_pos: Int[Tensor, " n"]) -> None:
     if len(query_pos) and not (key_pos.min() >= 0 and (key_pos <= query_pos).all() and query_pos.max() < length):
-        msg = f"listed pairs must have 0 <= key position <= query position < {length}, the sequence's length"
+        msg = f"listed entries must have 0 <= key position <= query position < {length}, the sequence's length"
         raise IndexError(msg)
 
 
@@ -281,25 +281,18 @@ def _scaled(query: Planes, temperature: float) -> Planes:
 
 
 def _in_fours(planes: Planes) -> Float[Tensor, "head pos padded 2"]:
-    """Pairs filled up with zeros to a multiple of four."""
+    """Planes with rotary pairs padded with zeros to a multiple of four."""
     missing = -planes.shape[2] % 4
     return (pad(planes.float(), (0, 0, 0, missing)) if missing else planes.float()).contiguous()
 
 
 def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"]:
-    """What a pair at each distance adds to its bin, largest distance first: keys of one query lie in this order."""
+    """What an entry at each distance adds to its bin, 1 and the rank; largest distance first, the order of keys."""
     return torch.stack([torch.ones_like(ranks), ranks], dim=1).flip(0).contiguous()
 
 
-def _counted(length: int, plan: EntryPlan, distances: int) -> Int[Tensor, " distance"]:
-    """Pairs at each distance in one sequence."""
-    distance = torch.arange(distances)
-    counts = (length - plan.skip_keys - distance).clamp(min=0)
-    return counts * ((distance >= plan.min_distance) & (distance <= plan.furthest))
-
-
 def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
-    """Head, first and last of each share of the work: enough for every thread, none too small."""
+    """Split the work of each head into shares: several per thread, of at least `least` queries or entries."""
     threads = torch.get_num_threads()
     parts = 1 if threads == 1 else max(1, min(math.ceil(SHARES * threads / heads), whole // least))
     step = max(math.ceil(whole / parts / KEYS), 1) * KEYS
@@ -308,7 +301,7 @@ def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
             yield head, first, min(first + step, whole)
 
 
-def _on_threads(work: Callable[[Share], Shared], shares: Iterable[Share], threads: int) -> Iterator[Shared]:
+def _on_threads(work: Callable[[Share], ShareSums], shares: Iterable[Share], threads: int) -> Iterator[ShareSums]:
     if threads == 1:
         yield from map(work, shares)
         return
@@ -316,6 +309,6 @@ def _on_threads(work: Callable[[Share], Shared], shares: Iterable[Share], thread
         yield from pool.map(work, shares)
 
 
-def _place(tensor: Tensor) -> ctypes.c_void_p:
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     assert tensor.is_contiguous()
     return ctypes.c_void_p(tensor.data_ptr())

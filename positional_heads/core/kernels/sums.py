@@ -1,6 +1,6 @@
-"""What does a kernel hand back? Five sums over query-key pairs, all integers, so that they add up in any order."""
+"""What every kernel returns: five sums over query-key pairs, all integers, which add up in any order."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -8,12 +8,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup, refuse_not_finite
-from positional_heads.core.plan import EntryPlan
+from positional_heads.core.plan import EntryPlan, Positions
+from positional_heads.core.rotary import Planes
 
 DIMENSION_SCALE = 2.0**24
 """D is summed in steps of 2^-24, a float32's own precision at 1."""
-
-Planes = Float[Tensor, "head pos pair 2"]
 
 
 @dataclass(frozen=True)
@@ -21,36 +20,30 @@ class EntrySums:
     """Sums over some query-key pairs of one layer.
 
     Attributes:
-        pairs: Pairs in each bin of D.
+        entries: Entries in each bin of D.
         rank_sums: Sum of the ranks of their distances.
-        counted: Pairs at each distance.
+        distance_counts: Entries at each distance.
         dimension_sums: Sum of their D, in steps of 2^-24.
-        saturated: Pairs in which one rotary pair holds more than `dominance.SATURATED` of the softmax.
+        saturated: Entries in which one rotary pair holds more than `tiled.SATURATED` of the softmax.
     """
 
-    pairs: Int[Tensor, "head bin"]
+    entries: Int[Tensor, "head bin"]
     rank_sums: Int[Tensor, "head bin"]
-    counted: Int[Tensor, " distance"]
+    distance_counts: Int[Tensor, " distance"]
     dimension_sums: Int[Tensor, "head distance"]
     saturated: Int[Tensor, " head"]
 
     def __add__(self, other: "EntrySums") -> "EntrySums":
-        """The sums over both sets of pairs."""
-        return EntrySums(
-            self.pairs + other.pairs,
-            self.rank_sums + other.rank_sums,
-            self.counted + other.counted,
-            self.dimension_sums + other.dimension_sums,
-            self.saturated + other.saturated,
-        )
+        """The sums over both sets of entries."""
+        return EntrySums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 @runtime_checkable
 class Kernel(Protocol):
     """A back end: rotated queries and keys of one sequence in, sums out.
 
-    Temperature divides contributions before the softmax over pairs; `ranks` are those of each distance, whose number
-    is also that of the distances counted by; `bins` says which bin of D is which.
+    `temperature` divides contributions before the softmax over rotary pairs, `bins` are the bins of D, and `ranks` has
+    the rank of each distance, as many as the sums have distances.
     """
 
     name: str
@@ -58,30 +51,30 @@ class Kernel(Protocol):
     def every_entry(
         self, query: Planes, key: Planes, plan: EntryPlan, temperature: float, bins: BinLookup, ranks: Int[Tensor, " _"]
     ) -> EntrySums:
-        """Sums over all pairs of the sequence that the plan counts."""
+        """Sums over all entries of the sequence that the plan counts."""
         ...
 
     def listed_entries(
         self,
         query: Planes,
         key: Planes,
-        places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]],
+        positions: Positions,
         temperature: float,
         bins: BinLookup,
         ranks: Int[Tensor, " _"],
     ) -> EntrySums:
-        """Sums over the pairs of these query and key positions."""
+        """Sums over the entries at these query and key positions."""
         ...
 
     def listed_dominant(
-        self, query: Planes, key: Planes, places: tuple[Int[Tensor, " n"], Int[Tensor, " n"]], temperature: float
+        self, query: Planes, key: Planes, positions: Positions, temperature: float
     ) -> Float[Tensor, "head n"]:
-        """Dominant dimensions of these pairs themselves."""
+        """The dominant dimension of each of these entries."""
         ...
 
 
 def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> EntrySums:
-    """The sums over no pairs."""
+    """The sums over no entries."""
     heads, edges = bins.edges.shape
     zeros = torch.zeros((heads, edges + 1), dtype=torch.long, device=ranks.device)
     return EntrySums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1), zeros[:, 0])
@@ -94,20 +87,23 @@ def tile_sums(
     ranks: Int[Tensor, " distance"],
     saturated: Bool[Tensor, "head n"],
 ) -> EntrySums:
-    """The sums over a tile of pairs; at most 2^20 pairs, so that float64 sums stay exact.
+    """The sums over a tile of entries.
+
+    `torch.bincount` adds weights in float64. At most 2^20 entries with ranks and D below 2^32 in fixed point keep every
+    sum below 2^53, where float64 is exact.
 
     Args:
-        dominant: Dominant dimension of every pair, per head.
-        distance: Distance of every pair in tokens.
+        dominant: Dominant dimension of every entry, per head.
+        distance: Distance of every entry in tokens.
         bins: Bins of D.
         ranks: Rank of each distance.
-        saturated: Whether one rotary pair holds the softmax of a query-key pair.
+        saturated: Whether one rotary pair holds the softmax of an entry.
 
     Raises:
         ValueError: If the tile is too large, or D is not finite.
     """
     if distance.numel() > 2**20:
-        msg = f"a tile of {distance.numel()} pairs is too large: 2^20 at most"
+        msg = f"a tile of {distance.numel()} query-key pairs is too large: 2^20 at most"
         raise ValueError(msg)
     refuse_not_finite(dominant)
     heads, n_bins, distances = len(dominant), bins.edges.shape[1] + 1, len(ranks)

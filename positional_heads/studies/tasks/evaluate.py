@@ -12,7 +12,7 @@ from positional_heads.bridge.ablation import Ablation, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.core.heads import Heads, as_heads
-from positional_heads.results.html import result_html
+from positional_heads.results.tables import result_html
 from positional_heads.results.text import printable
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
@@ -94,7 +94,7 @@ def evaluate(
     model: TransformerLensModel,
     task: str | Task | Callable[[Any], Any],
     *,
-    ablate: Heads = (),
+    heads: Heads = (),
     mode: str = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
@@ -107,7 +107,7 @@ def evaluate(
         model: A TransformerBridge.
         task: Name of a task (passkey, needle, kv, copy, perplexity, longbench), a task, or a function from the model to
             one score per example, higher being better.
-        ablate: Heads to ablate meanwhile, as Head(3, 7), (3, 7) or "L3H7", one or several.
+        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several.
         mode: What becomes of them, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
         distance: Distance in tokens for `far` and `near`.
@@ -118,10 +118,10 @@ def evaluate(
         ValueError: If the task, its settings, the mode or a head make no sense; the message says what to do.
     """
     in_range("batch_size", batch_size, 1)
-    heads = as_heads(ablate, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    chosen = as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
     made = make_task(model, task, **task_settings)
-    hooks = ready_ablation(model, made, mode, reference, distance).hooks(heads)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    hooks = prepared_ablation(model, made, mode, reference, distance).hooks(chosen)
+    with model.hooks(fwd_hooks=hooks):
         measures = made.measure(model, batch_size)
     return TaskResult(made.name, made.rows, measures, made.chance)
 
@@ -164,7 +164,7 @@ def task_setting_names(task: str) -> list[str]:
     return [name for name in inspect.signature(TASKS[task]).parameters if name != "model"]
 
 
-def ready_ablation(
+def prepared_ablation(
     model: TransformerLensModel, task: Task, mode: str, reference: Reference | None, distance: int | None
 ) -> Ablation:
     """A way of ablation whose reference, where it needs one and none is given, is held-out examples of the task.

@@ -39,7 +39,7 @@ def evaluate_harness(
     model: TransformerLensModel,
     tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
     *,
-    ablate: Heads = (),
+    heads: Heads = (),
     mode: str = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
@@ -47,7 +47,7 @@ def evaluate_harness(
     include_path: str | Path | None = None,
     metadata: dict[str, Any] | None = None,
     max_length: int | None = None,
-    batch_size: int = 1,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Run tasks of the lm-evaluation-harness with heads ablated.
@@ -55,7 +55,7 @@ def evaluate_harness(
     Args:
         model: A TransformerBridge.
         tasks: Names of tasks and groups, or their configurations; one alone, or a list.
-        ablate: Heads to ablate meanwhile, as Head(3, 7), (3, 7) or "L3H7", one or several.
+        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several.
         mode: What becomes of them, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`.
         distance: Distance in tokens for `far` and `near`.
@@ -64,7 +64,8 @@ def evaluate_harness(
         metadata: What tasks that write their own documents are to know, e.g. `{"max_seq_lengths": [4096]}` for RULER;
             the name or folder of the model's tokenizer is given as "tokenizer" where this has none.
         max_length: Most tokens of prompt and answer; the model's context when None.
-        batch_size: Prompts at a time; above 1 padding moves scores a little, and `resample` is refused.
+        batch_size: Prompts per forward pass, 1 when None; above 1 padding changes scores slightly, and `resample` is
+            refused.
         seed: Seed of documents that tasks write themselves, and of few-shot examples. One seed, the same documents.
 
     Returns:
@@ -78,15 +79,16 @@ def evaluate_harness(
             would be padded where frequencies follow the length of a run.
         TypeError: If tasks are neither names nor configurations.
     """
+    batch_size = 1 if batch_size is None else batch_size
     if mode == "resample" and batch_size != 1:
         msg = f"mode 'resample' takes its reference by the document's number: batch_size must be 1, not {batch_size}"
         raise ValueError(msg)
     in_range("batch_size", batch_size, 1)
     _check_tasks(tasks, limit=limit, include_path=include_path, max_length=max_length, seed=seed)
-    hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(ablate)
+    hooks = Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
     where: dict[str, Any] = {"include_path": include_path, "metadata": metadata}
     drawn = _drawn(model, tasks, limit=limit, max_length=max_length, seed=seed, **where)
-    with model.hooks(fwd_hooks=hooks):  # type: ignore[attr-defined]
+    with model.hooks(fwd_hooks=hooks):
         return drawn.run(model, batch_size)
 
 

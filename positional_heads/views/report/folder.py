@@ -1,22 +1,21 @@
 """A folder that says what was found: the result itself, a table, two plots and a page of text."""
 
 import io
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from positional_heads.results.ablation import AblationStudy
-from positional_heads.results.atomic import write_atomically
 from positional_heads.results.extrapolation import ExtrapolationStudy
-from positional_heads.results.files import EXTRAPOLATION_FILE_NAME, FILE_NAME, STUDY_FILE_NAME, read_result
+from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, read_result, write_atomically
+from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
     extrapolation_line,
     extrapolation_table,
     heads_table,
+    scores_line,
     study_line,
     study_table,
-    summary_line,
 )
 from positional_heads.views import (
     allocation_curves,
@@ -42,7 +41,7 @@ def write_report(scores: HeadScores, folder: Path) -> list[Path]:
     Returns:
         The files written, the result first.
     """
-    result = scores.save(folder / FILE_NAME)
+    result = scores.save(folder / SCORES.file_name)
     content = {
         "heads.csv": scores.to_frame().to_csv(index=False).encode(),
         "rho.png": _png(rho_heat_map(scores)),
@@ -62,7 +61,7 @@ def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
     Returns:
         The files written, the study first.
     """
-    result = study.save(folder / STUDY_FILE_NAME)
+    result = study.save(folder / ABLATION.file_name)
     answers = io.BytesIO()
     study.to_frame().to_parquet(answers, index=False)
     content = {
@@ -86,7 +85,7 @@ def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[
     Returns:
         The files written, the study first.
     """
-    result = study.save(folder / EXTRAPOLATION_FILE_NAME)
+    result = study.save(folder / EXTRAPOLATION.file_name)
     content = {
         "extrapolation.csv": study.to_frame().to_csv(index=False).encode(),
         "link.csv": study.link().to_csv(index=False).encode(),
@@ -105,7 +104,7 @@ def _written(folder: Path, content: dict[str, bytes]) -> list[Path]:
 
 
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
-    rows = json.loads(study.to_frame().to_json(orient="records"))
+    rows = json_rows(study.to_frame())
     versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
     plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
     return f"""# Length extrapolation
@@ -128,14 +127,14 @@ token.
 
 Within the training length, without extension: {plain}.
 
-Made with {versions}. Everything is in `{EXTRAPOLATION_FILE_NAME}`:
-`positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION_FILE_NAME}")`.
+Made with {versions}. Everything is in `{EXTRAPOLATION.file_name}`:
+`positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION.file_name}")`.
 """
 
 
 def _ablation_text(study: AblationStudy) -> str:
-    content, measure = study.contents(), study.measures[0]
-    plain = [row for row in content["effects"] if row["kind"] == "none" and row["reach"] in {"long", "short"}]
+    measure, effects = study.measures[0], json_rows(study.effects())
+    plain = [row for row in effects if row["kind"] == "none" and row["reach"] in {"long", "short"}]
     levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
     overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
     correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
@@ -149,7 +148,7 @@ def _ablation_text(study: AblationStudy) -> str:
 
 Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
 
-{study_table(content["effects"], content["contrasts"], markdown=True)}
+{study_table(effects, json_rows(study.contrasts()), markdown=True)}
 
 top: the heads with the highest score. random: the mean over sets of other heads with as many in every layer. lowest:
 the heads with the lowest score. retrieval: those with the highest retrieval score. Intervals: bootstrap over units. p:
@@ -162,17 +161,17 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank cor
 {correlations or "not known"}.
 {notes}
 
-Made with {versions}. Every answer's numbers are in `answers.parquet`, everything else in `{STUDY_FILE_NAME}`:
-`positional_heads.AblationStudy.load("{STUDY_FILE_NAME}")`.
+Made with {versions}. Every answer's numbers are in `answers.parquet`, everything else in `{ABLATION.file_name}`:
+`positional_heads.AblationStudy.load("{ABLATION.file_name}")`.
 """
 
 
 def _text(result: Path) -> str:
-    content, _ = read_result(result)
+    content, _ = read_result(result, SCORES)
     versions = ", ".join(f"{name} {number}" for name, number in content["provenance"]["versions"].items())
     return f"""# Positional Heads
 
-{summary_line(content["provenance"])}
+{scores_line(content["provenance"])}
 
 **Verdict.** {content["verdict"]}
 
@@ -189,7 +188,7 @@ Benjamini-Hochberg.
 A high rho alone is not evidence that a head carries distance: geometry moves the dominant dimension too (see null), and
 only masking the head shows what the model loses without it.
 
-Made with {versions}. Everything is in `{FILE_NAME}`: `positional_heads.HeadScores.load("{FILE_NAME}")`.
+Made with {versions}. Everything is in `{SCORES.file_name}`: `positional_heads.HeadScores.load("{SCORES.file_name}")`.
 """
 
 

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from positional_heads.results.ablation import AblationStudy
-from positional_heads.results.atomic import write_atomically
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
-    EXAMPLES_FILE_NAME,
-    EXTRAPOLATION_FILE_NAME,
-    FILE_NAME,
-    STUDY_FILE_NAME,
+    ABLATION,
+    EXAMPLES,
+    EXTRAPOLATION,
+    SCORES,
+    write_atomically,
 )
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
@@ -74,10 +74,10 @@ def find_results(folder: str | Path) -> Found:
     notes: list[str] = []
     named = {
         name: [place / name for place in places if (place / name).is_file()]
-        for name in (FILE_NAME, EXAMPLES_FILE_NAME, STUDY_FILE_NAME, EXTRAPOLATION_FILE_NAME)
+        for name in (SCORES.file_name, EXAMPLES.file_name, ABLATION.file_name, EXTRAPOLATION.file_name)
     }
     chosen = {
-        name: _at_most(files, 1 if name in {FILE_NAME, EXAMPLES_FILE_NAME} else MOST_STUDIES, folder, notes)
+        name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
         for name, files in named.items()
     }
     left = [said for place in places if (said := unfinished(place)) is not None]
@@ -87,14 +87,14 @@ def find_results(folder: str | Path) -> Found:
     if not any(chosen.values()):
         msg = f"{folder}: holds no result ({', '.join(chosen)}); run positional-heads score --out {folder} first"
         raise FileNotFoundError(msg)
-    scores = [HeadScores.load(file) for file in chosen[FILE_NAME]]
-    examples = [HeadExamples.load(file) for file in chosen[EXAMPLES_FILE_NAME]]
+    scores = [HeadScores.load(file) for file in chosen[SCORES.file_name]]
+    examples = [HeadExamples.load(file) for file in chosen[EXAMPLES.file_name]]
     return Found(
         folder=folder,
         scores=scores[0] if scores else None,
         examples=_matching(examples, scores, notes),
-        ablations=[AblationStudy.load(file) for file in chosen[STUDY_FILE_NAME]],
-        extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION_FILE_NAME]],
+        ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
+        extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )
@@ -209,6 +209,6 @@ def _matching(examples: list[HeadExamples], scores: list[HeadScores], notes: lis
     weights = {result.provenance.get("model", {}).get("weights") for result in examples}
     weights |= {result.provenance.get("model", {}).get("weights") for result in scores}
     if len(weights) > 1:
-        notes.append(f"{EXAMPLES_FILE_NAME} is left out: it is of other weights than the scores.")
+        notes.append(f"{EXAMPLES.file_name} is left out: it is of other weights than the scores.")
         return None
     return examples[0]

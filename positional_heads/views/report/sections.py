@@ -1,7 +1,6 @@
 """What does each kind of result say on the report's page? Plain sections, which one template draws alike."""
 
 import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
     extrapolation_line,
     extrapolation_rows,
     heads_rows,
+    scores_line,
     study_line,
     study_rows,
-    summary_line,
 )
 from positional_heads.views import (
     View,
@@ -107,7 +107,7 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
 
 def scores_section(scores: HeadScores, dpi: int) -> Section:
     """Scores of all heads: the table of the top ones, and plots."""
-    table = json.loads(scores.to_frame().to_json(orient="records"))
+    table = json_rows(scores.to_frame())
     ranked = [row for row in table if row["rho"] is not None]
     plots = [
         _plot(
@@ -139,7 +139,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
         "scores",
         "Scores of the heads",
         paragraphs=[
-            summary_line(scores.provenance),
+            scores_line(scores.provenance),
             "rho is Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its "
             "95 % bootstrap interval over sequences. null: the same with positions shuffled. excess: rho less null. q: "
             "its p-value after Benjamini-Hochberg over all heads. saturated: share of pairs of tokens in which one "
@@ -173,9 +173,9 @@ def examples_section(examples: HeadExamples) -> Section:
 
 def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
     """An ablation study: effects against controls."""
-    content, measure = study.contents(), study.measures[0]
-    rows = study_rows(content["effects"], content["contrasts"])
-    harm = [row for row in content["contrasts"] if row["k"] == "all"]
+    measure, contrasts = study.measures[0], json_rows(study.contrasts())
+    rows = study_rows(json_rows(study.effects()), contrasts)
+    harm = [row for row in contrasts if row["k"] == "all"]
     said = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
     return Section(
         f"ablation-{number}",
@@ -203,7 +203,7 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
 
 def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> Section:
     """An extrapolation study: allocation and task beyond the training length."""
-    table = json.loads(study.to_frame().to_json(orient="records"))
+    table = json_rows(study.to_frame())
     heads = [str(head) for head in study.heads]
     names = ", ".join(dict.fromkeys(study.labels))
     plots = [

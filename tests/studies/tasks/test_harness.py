@@ -119,7 +119,7 @@ def test_written_documents_follow_the_seed_and_nothing_else(written, bundled):
     random.seed(1)
     plain = evaluate_harness(bundled, "our_drawn", include_path=written, seed=3)
     random.seed(2)
-    without_heads = evaluate_harness(bundled, "our_drawn", include_path=written, seed=3, ablate=HEADS)
+    without_heads = evaluate_harness(bundled, "our_drawn", include_path=written, seed=3, heads=HEADS)
     assert asked(plain) == asked(without_heads)
     assert plain["documents"] == without_heads["documents"]
     other = evaluate_harness(bundled, "our_drawn", include_path=written, seed=4)
@@ -173,7 +173,7 @@ def test_one_task_may_stand_alone_by_name_or_as_a_configuration(written, folder,
 @pytest.mark.parametrize("task", ["our_choose", "our_say"])
 def test_resample_takes_the_reference_of_each_documents_number(folder, bundled, task):
     reference = torch.stack(ph.cut_text(bundled, ph.bundled_text(), 128)[:4])
-    settings = {"ablate": HEADS, "mode": "resample", "include_path": folder}
+    settings = {"heads": HEADS, "mode": "resample", "include_path": folder}
 
     def answers(found):
         samples = sorted(found["samples"][task], key=lambda sample: sample["doc_id"])
@@ -187,7 +187,7 @@ def test_resample_takes_the_reference_of_each_documents_number(folder, bundled, 
 
 def test_resample_is_refused_where_it_would_depend_on_the_batch(folder, bundled):
     with pytest.raises(ValueError, match="batch_size must be 1, not 4"):
-        evaluate_harness(bundled, "our_say", ablate=HEADS, mode="resample", reference=["a b c"], batch_size=4)
+        evaluate_harness(bundled, "our_say", heads=HEADS, mode="resample", reference=["a b c"], batch_size=4)
 
 
 def without(heads, tokenizer):
@@ -213,7 +213,7 @@ def by_hand(heads, folder, name, tokenizer):
 @pytest.mark.parametrize("heads", [[], HEADS])
 def test_log_likelihoods_are_those_of_a_model_without_the_heads(heads, folder, bundled):
     plain = bundled(torch.arange(9)[None])
-    found = evaluate_harness(bundled, ["our_choose"], ablate=heads, include_path=folder)
+    found = evaluate_harness(bundled, ["our_choose"], heads=heads, include_path=folder)
     expected = by_hand(heads, folder, "our_choose", bundled.tokenizer)
     for ours, theirs in zip(found["samples"]["our_choose"], expected["samples"]["our_choose"], strict=True):
         for one, other in zip(ours["filtered_resps"], theirs["filtered_resps"], strict=True):
@@ -224,7 +224,7 @@ def test_log_likelihoods_are_those_of_a_model_without_the_heads(heads, folder, b
 
 def test_generation_is_that_of_a_model_without_the_heads(folder, bundled):
     for heads in ([], HEADS):
-        found = evaluate_harness(bundled, ["our_say"], ablate=heads, include_path=folder)
+        found = evaluate_harness(bundled, ["our_say"], heads=heads, include_path=folder)
         expected = by_hand(heads, folder, "our_say", bundled.tokenizer)
         said, theirs = ([sample["filtered_resps"] for sample in run["samples"]["our_say"]] for run in (found, expected))
         assert said == theirs
@@ -234,7 +234,7 @@ def test_generation_is_that_of_a_model_without_the_heads(folder, bundled):
 def test_a_harness_task_is_a_task_of_ours(folder, bundled):
     task = harness_task(bundled, "our_say", "exact_match", include_path=folder)
     assert ph.evaluate(bundled, task).measures["exact_match"].tolist() == [1, 1]
-    assert ph.evaluate(bundled, task, ablate=HEADS).measures["exact_match"].tolist() == [0, 0]
+    assert ph.evaluate(bundled, task, heads=HEADS).measures["exact_match"].tolist() == [0, 0]
     scores = ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 64)[:2])
     study = ablation_study(bundled, scores, task, counts=[1], n_random=1, singles="none")
     assert study.measures == ("exact_match",)

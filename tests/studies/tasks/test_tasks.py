@@ -170,7 +170,7 @@ def test_settings_for_a_finished_task_are_refused(bundled):
 def test_heads_are_ablated_while_a_task_is_measured(bundled):
     heads = [ph.Head(2, 4), ph.Head(2, 0)]
     plain = ph.evaluate(bundled, "passkey", **SMALL)
-    without = ph.evaluate(bundled, "passkey", ablate=heads, **SMALL)
+    without = ph.evaluate(bundled, "passkey", heads=heads, **SMALL)
     with ph.ablated_heads(bundled, heads):
         expected = TASKS["passkey"](bundled, **SMALL).measure(bundled)
     assert torch.equal(without.measures["log_prob"], expected["log_prob"])
@@ -182,12 +182,12 @@ def test_heads_are_ablated_while_a_task_is_measured(bundled):
 def test_a_reference_is_taken_from_held_out_examples(mode, bundled):
     heads = [ph.Head(2, 4)]
     task = TASKS["passkey"](bundled, **SMALL)
-    found = ph.evaluate(bundled, task, ablate=heads, mode=mode)
+    found = ph.evaluate(bundled, task, heads=heads, mode=mode)
     reference = torch.stack([example.tokens for example in task.held_out])
-    given = ph.evaluate(bundled, task, ablate=heads, mode=mode, reference=reference)
+    given = ph.evaluate(bundled, task, heads=heads, mode=mode, reference=reference)
     assert torch.allclose(found.measures["log_prob"], given.measures["log_prob"], atol=1e-6)
     with pytest.raises(ValueError, match="needs reference=: the task score has no held-out examples"):
-        ph.evaluate(bundled, function_named("score"), ablate=heads, mode=mode)
+        ph.evaluate(bundled, function_named("score"), heads=heads, mode=mode)
 
 
 def function_named(name):
@@ -225,7 +225,7 @@ def test_a_user_function_that_returns_no_numbers_is_refused_in_a_sentence(bundle
 
 def test_a_function_of_the_model_is_a_task(bundled):
     tokens = TASKS["passkey"](bundled, **SMALL).examples[0].tokens[None]
-    result = ph.evaluate(bundled, lambda model: model(tokens)[0, :3].amax(-1), ablate=[ph.Head(0, 0)])
+    result = ph.evaluate(bundled, lambda model: model(tokens)[0, :3].amax(-1), heads=[ph.Head(0, 0)])
     with ph.ablated_heads(bundled, [ph.Head(0, 0)]), torch.no_grad():
         assert torch.allclose(result.measures["score"].float(), bundled(tokens)[0, :3].amax(-1))
     assert len(result.to_frame()) == 3
@@ -283,7 +283,7 @@ def test_without_room_for_held_out_text_a_reference_is_asked_for(bundled):
         task = TASKS[name](bundled, length=256, examples=9, haystack=numbered(bundled, 60))  # 359 tokens
         assert not task.held_out
         with pytest.raises(ValueError, match=f"needs reference=: the task {name} has no held-out examples"):
-            ph.evaluate(bundled, task, ablate=[ph.Head(0, 0)], mode="mean")
+            ph.evaluate(bundled, task, heads=[ph.Head(0, 0)], mode="mean")
     every_digit = TASKS["passkey"](bundled, length=128, depths=4, examples=30, digits=1)
     assert len({int(one.tokens[-1]) for one in every_digit.examples}) == 10
     assert not every_digit.held_out

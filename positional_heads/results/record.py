@@ -1,0 +1,134 @@
+"""Records: what public functions return. Each saves and loads itself, becomes a data frame, and prints in one line."""
+
+import functools
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from positional_heads.core.arguments import checked
+from positional_heads.results.files import ResultKind, read_result, result_file, write_result
+from positional_heads.results.tables import result_html
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SomeRecord = TypeVar("SomeRecord", bound="Record")
+Table = TypeVar("Table", bound=Callable[..., "pd.DataFrame"])
+
+
+class Record(ABC):
+    """A frozen dataclass of tensors and JSON that knows where it comes from.
+
+    A subclass sets `saved_as`, has a field `provenance`, and defines the abstract members. It needs
+    `@dataclass(frozen=True, repr=False)`, because a dataclass would print its tensors.
+    """
+
+    saved_as: ClassVar[ResultKind]
+    provenance: dict[str, Any]
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """The record in one line, in which every name is printable."""
+
+    @property
+    def verdict(self) -> str | None:
+        """What the record shows, in words; None if it judges nothing."""
+        return None
+
+    @abstractmethod
+    def to_frame(self) -> "pd.DataFrame":
+        """The record as a table."""
+
+    @abstractmethod
+    def _content(self) -> dict[str, Any]:
+        """Everything that is not a tensor, as JSON."""
+
+    @classmethod
+    @abstractmethod
+    def _from_file(cls: type[SomeRecord], content: dict[str, Any], tensors: dict[str, Tensor]) -> SomeRecord:
+        """The record of a file's content and tensors."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.description})"
+
+    def _repr_html_(self) -> str:
+        return result_html(type(self).__name__, self.description, self.verdict, self._main_table(), self.provenance)
+
+    def _main_table(self) -> "pd.DataFrame":
+        """The table that notebooks show."""
+        return self.to_frame()
+
+    @checked
+    def save(self, path: str | Path) -> Path:
+        """Write everything to one safetensors file, complete or not at all.
+
+        Args:
+            path: A file, or a folder, in which the file gets the name that `load` looks for.
+
+        Returns:
+            The file written.
+        """
+        file = result_file(path, self.saved_as.file_name)
+        copied = torch.contiguous_format  # a copy of each, because safetensors refuses tensors that share memory
+        tensors = {name: tensor.clone(memory_format=copied) for name, tensor in self._tensors().items()}
+        write_result(file, safetensors.torch.save(tensors), self._content(), self.saved_as)
+        return file
+
+    @classmethod
+    @checked
+    def load(cls: type[SomeRecord], path: str | Path) -> SomeRecord:
+        """Read what `save` wrote.
+
+        Args:
+            path: The file, or its folder.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ResultFileError: If the file is damaged, foreign, or from a newer version.
+        """
+        content, raw = read_result(path, cls.saved_as)
+        return cls._from_file(content, safetensors.torch.load(raw))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor by the name of its field; one in a dict or in a dataclass as `field.name`."""
+        tensors: dict[str, Tensor] = {}
+        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, field.name)
+            if is_dataclass(value):
+                value = {inner.name: getattr(value, inner.name) for inner in fields(value)}
+            named = {f"{field.name}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {}
+            tensors |= {name: one for name, one in {field.name: value, **named}.items() if isinstance(one, Tensor)}
+        return tensors
+
+
+def nested(tensors: Mapping[str, Tensor], field: str) -> dict[str, Tensor]:
+    """The tensors that `Record.save` named `field.name`, by name."""
+    return {key.removeprefix(f"{field}."): one for key, one in tensors.items() if key.startswith(f"{field}.")}
+
+
+def json_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
+    """The rows of a table as JSON; an unknown number is None."""
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
+    return rows
+
+
+def computed_once(method: Table) -> Table:
+    """Keep a record's table for each set of arguments; every call gets a copy, because data frames are mutable."""
+
+    @functools.wraps(method)
+    def kept(self: Any, *args: Any, **kwargs: Any) -> "pd.DataFrame":
+        tables = self.__dict__.setdefault("_tables", {})
+        key = method.__name__, args, tuple(sorted(kwargs.items()))
+        if key not in tables:
+            tables[key] = method(self, *args, **kwargs)
+        return tables[key].copy()
+
+    return kept  # type: ignore[return-value]
