@@ -67,7 +67,7 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "(by_head.device) ** 2",
         "(by_head.device) ** 1",
-        "laws/test_one_dimension -k hook_cache",
+        "laws/test_one_dimension -k every_reading",
     ),
     Mutant(
         "bridge/layer_vectors.py", "else squared[heads]", "else squared[:1]", "laws/test_one_dimension -k each_head"
@@ -76,7 +76,7 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "self.divided(contributions, heads)",
         "contributions",
-        "laws/test_one_dimension -k hook_cache",
+        "laws/test_one_dimension -k every_reading",
     ),
     Mutant(
         "bridge/layer_vectors.py",
@@ -109,7 +109,7 @@ MUTANTS = (
     Mutant(
         "bridge/contribution_hooks.py", "))]) * rotary.scale", "))])", "bridge/test_contribution_hooks -k remainder"
     ),
-    Mutant("bridge/contribution_hooks.py", "added / rotary.scale", "added", "laws/test_one_dimension -k hook_cache"),
+    Mutant("bridge/contribution_hooks.py", "added / rotary.scale", "added", "laws/test_one_dimension -k every_reading"),
     Mutant(
         "bridge/contribution_hooks.py",
         "registry.pop(name, None)",

@@ -1,7 +1,7 @@
-"""Every public function and every option of the command line, with values that make no sense: what does a user see?
+"""Call every public function and command with values that make no sense, and print every raw error.
 
-A script, run in a plain interpreter by `test_bad_values.py`: with the tests' type checker on, users' own mistakes would
-not get as far. Prints one line for every answer that is not success, nor a sentence of the library's own.
+A script, run in a plain interpreter by `test_bad_values.py`: the type checker of the tests would refuse many of these
+values before the library does. Prints one line for each answer that is neither success nor an error of the library.
 """
 
 import contextlib
@@ -131,6 +131,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "examples": 1,
         },
         "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
+        "evaluate_harness": {"model": model, "tasks": "arc_easy"},
+        "harness_task": {"model": model, "task": "arc_easy", "metric": "acc"},
         "extended_rope": {"model": model, "method": "yarn", "factor": 4},
         "rope_method": {"name": "yarn", "factor": 4},
         "self_extend_advice": {"training_length": 64, "target_length": 128},
