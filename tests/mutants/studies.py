@@ -19,8 +19,8 @@ MUTANTS = (
     # LongBench, the evaluation harness, Ray, shards
     Mutant(
         "studies/ablation.py",
-        '"sha256": _examples_hash(made), **made.settings',
-        '**made.settings, "sha256": _examples_hash(made)',
+        '"sha256": _examples_hash(task), **task.settings',
+        '**task.settings, "sha256": _examples_hash(task)',
         "studies/tasks/test_longbench -k documents",
     ),
     Mutant(
