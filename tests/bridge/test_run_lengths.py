@@ -65,7 +65,7 @@ def brute_rho(model_of, sequences, layer, heads=4):
 
 
 def in_chunks(monkeypatch, size):
-    for module in ("positional_heads.scoring.counter", "positional_heads.bridge.prefill"):
+    for module in ("positional_heads.scoring.batches", "positional_heads.bridge.prefill"):
         monkeypatch.setattr(f"{module}.chunk_length", lambda model, rows, length: min(size, length))
 
 
@@ -126,7 +126,7 @@ def test_chunks_are_the_whole_run_under_every_method(family, tiny):
     for name in METHODS if family in ("llama", "neox", "gemma3", "gpt_oss") else OTHER_WAYS:
         with applied(model, layers[0], name):
             whole, expected = captured(model, layers, None)
-            if not prefill.continues(model):  # keys that a sliding window drops are needed
+            if not prefill.exact_in_chunks(model):  # keys that a sliding window drops are needed
                 assert name in ("self_extend", "dpe", "rerope", "dynamic heads"), name
                 assert family in ("mistral", "gemma2", "gemma3", "gpt_oss")
                 continue
@@ -329,7 +329,7 @@ def test_models_with_a_state_go_through_in_one_run(bamba, monkeypatch):
     monkeypatch.setattr(prefill, "LONGEST_CHUNK", 40)
     found = prefill.prefilled_logits(model, TOKENS)
     assert torch.allclose(found, reference(TOKENS).logits, atol=1e-5)
-    monkeypatch.setattr(prefill, "SCORES_IN_ONE_RUN", 2 * 4 * 149**2)
+    monkeypatch.setattr(prefill, "WHOLE_RUN_SCORES", 2 * 4 * 149**2)
     with pytest.raises(ph.UnsupportedModelError, match=r"2 sequence\(s\) of 150 tokens need 1.8e\+05 attention scores"):
         prefill.prefilled_logits(model, TOKENS)
     assert prefill.prefilled_logits(model, TOKENS[:, :149]).shape[1] == 149

@@ -34,9 +34,7 @@ MUTANTS = (
         "rotary, position, length)",
         "bridge/test_run_lengths -k whole_run_under",
     ),
-    Mutant(
-        "bridge/prefill.py", ">= length or continues", ">= length or not continues", "bridge/test_run_lengths -k state"
-    ),
+    Mutant("bridge/prefill.py", ">= length or exact", ">= length or not exact", "bridge/test_run_lengths -k state"),
     Mutant(
         "bridge/prefill.py",
         "return kinds <= {DynamicLayer}",
@@ -52,9 +50,17 @@ MUTANTS = (
     ),
     # Every sequence is scored as if alone and first
     Mutant("bridge/run_lengths.py", "name) > module", "name) < module", "bridge/test_run_lengths -k checkpoints_own"),
-    Mutant("bridge/run_lengths.py", "places.min()) == 0", "places.min()) > 0", "bridge/test_run_lengths -k references"),
     Mutant(
-        "bridge/run_lengths.py", "zip(tables, places", "zip(tables[::-1], places", "bridge/test_run_lengths -k padded"
+        "bridge/run_lengths.py",
+        "positions.min()) == 0",
+        "positions.min()) > 0",
+        "bridge/test_run_lengths -k references",
+    ),
+    Mutant(
+        "bridge/run_lengths.py",
+        "zip(tables, positions",
+        "zip(rows, positions",
+        "bridge/test_run_lengths -k padded",
     ),
     Mutant(
         "bridge/rope_scaling/running_pass.py",
@@ -67,7 +73,7 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "(by_head.device) ** 2",
         "(by_head.device) ** 1",
-        "laws/test_one_dimension -k hook_cache",
+        "laws/test_one_dimension -k every_reading",
     ),
     Mutant(
         "bridge/layer_vectors.py", "else squared[heads]", "else squared[:1]", "laws/test_one_dimension -k each_head"
@@ -76,7 +82,7 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "self.divided(contributions, heads)",
         "contributions",
-        "laws/test_one_dimension -k hook_cache",
+        "laws/test_one_dimension -k every_reading",
     ),
     Mutant(
         "bridge/layer_vectors.py",
@@ -109,7 +115,7 @@ MUTANTS = (
     Mutant(
         "bridge/contribution_hooks.py", "))]) * rotary.scale", "))])", "bridge/test_contribution_hooks -k remainder"
     ),
-    Mutant("bridge/contribution_hooks.py", "added / rotary.scale", "added", "laws/test_one_dimension -k hook_cache"),
+    Mutant("bridge/contribution_hooks.py", "row / rotary.scale", "row", "laws/test_one_dimension -k every_reading"),
     Mutant(
         "bridge/contribution_hooks.py",
         "registry.pop(name, None)",
@@ -179,8 +185,8 @@ MUTANTS = (
     Mutant("bridge/tokenizing.py", "text.removeprefix(BYTE_ORDER_MARK)", "text", "bridge/test_sequences -k byte_order"),
     # Frequencies are the configuration's
     Mutant("bridge/frequencies.py", "differs & ~still", "differs & still", "bridge/test_frequencies -k wrong_table"),
-    Mutant("bridge/frequencies.py", "turning.diff() < 0", "turning.diff() < 1", "bridge/test_frequencies -k descend"),
-    Mutant("bridge/frequencies.py", "/ should - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
+    Mutant("bridge/frequencies.py", "rotating.diff() < 0", "rotating.diff() < 1", "bridge/test_frequencies -k descend"),
+    Mutant("bridge/frequencies.py", "/ right - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
     Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),
     Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
     # Loads, or says why not

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer
-from positional_heads.bridge.run_lengths import rotary_modules, told_positions, whole_table
+from positional_heads.bridge.run_lengths import position_ids, rotary_modules, whole_table
 
 
 class RunningPass:
@@ -128,7 +128,7 @@ class RunningPass:
 
     def _note_positions(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Read positions and lengths from the call of a rotary module; every pass makes it before its first layer."""
-        positions = told_positions(args, kwargs)
+        positions = position_ids(args, kwargs)
         if positions is None:
             msg = "this model's rotary module is not given positions, so its rotation cannot be extended"
             raise UnsupportedModelError(msg)
