@@ -3,17 +3,14 @@
 No special token is added here: callers prepend `start_token`.
 """
 
-import functools
-import logging
-
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.core.logs import warn_once
 
 BYTE_ORDER_MARK = "\ufeff"
-logger = logging.getLogger(__name__)
 
 
 def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_text: bool = False) -> Int[Tensor, " pos"]:
@@ -56,20 +53,18 @@ def _warn_unless_plain(model: TransformerLensModel, text: str) -> None:
     added = getattr(model.tokenizer, "added_tokens_decoder", {}).values()
     special = {*model.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
     written = sorted(token for token in special if token and token in text)
-    if written:
-        _warn_once(f"special tokens written in the text become control tokens: {', '.join(written)}")
     bos = getattr(model.tokenizer, "bos_token", None)
+    warnings = []
+    if written:
+        warnings.append(f"special tokens written in the text become control tokens: {', '.join(written)}")
     if bos and text.startswith(bos) and len(start_token(model)):
-        _warn_once(f"the text begins with {bos}, which is added to every sequence anyway: it occurs twice")
+        warnings.append(f"the text begins with {bos}, which is added to every sequence anyway: it occurs twice")
     if BYTE_ORDER_MARK in text:
-        _warn_once("the text holds a byte-order mark (U+FEFF), which becomes a token")
+        warnings.append("the text holds a byte-order mark (U+FEFF), which becomes a token")
     if "\r" in text:
-        _warn_once("the text has carriage returns (Windows line endings), which become tokens")
-
-
-@functools.cache  # once each, however many texts have it
-def _warn_once(finding: str) -> None:
-    logger.warning("%s; plain_text=True (--plain-text) reads plain characters and line feeds instead", finding)
+        warnings.append("the text has carriage returns (Windows line endings), which become tokens")
+    for warning in warnings:
+        warn_once(__name__, f"{warning}; plain_text=True (--plain-text) reads plain characters and line feeds instead")
 
 
 def start_token(model: TransformerLensModel) -> Int[Tensor, " start"]:
