@@ -14,7 +14,8 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rope_scaling.extended_rope import Extension, extended_rope
+from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
+from positional_heads.bridge.rope_scaling.extension import Extension
 from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import known_name, rope_method, takes_factor

@@ -29,7 +29,7 @@ MUTANTS = (
         "bridge/test_run_lengths -k put_back",
     ),
     Mutant(
-        "bridge/rope_scaling/extended_rope.py",
+        "bridge/rope_scaling/extension.py",
         "rotary, position, run_length)",
         "rotary, position, length)",
         "bridge/test_run_lengths -k whole_run_under",
@@ -143,7 +143,7 @@ MUTANTS = (
         "bridge/rope_scaling/test_running_pass -k several_ways",
     ),
     Mutant(
-        "bridge/rope_scaling/extended_rope.py",
+        "bridge/rope_scaling/extension.py",
         '== "default":  # near',
         '!= "default":  # near',
         "bridge/rope_scaling/test_running_pass -k counted_alike",
