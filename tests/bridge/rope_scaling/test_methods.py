@@ -59,7 +59,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_a_method_does_not_take_is_refused(case):
+def test_settings_that_a_method_does_not_take_are_refused(case):
     arguments, settings, message = REFUSED[case]
     with pytest.raises((ValueError, TypeError), match=message):
         rope_method(*arguments, **settings)
