@@ -123,7 +123,7 @@ class Extension:
         ]
 
     def set_run_lengths(self, lengths: list[int] | None) -> None:
-        """Rotate each row as part of a run of so many tokens; None: as the passes themselves say."""
+        """Rotate each row as part of a run of so many tokens; None: as the passes imply."""
         self.running_pass.run_lengths = lengths
 
     def enter(self, undo: ExitStack) -> None:
@@ -150,7 +150,7 @@ class Extension:
                 raise UnsupportedModelError(msg)
             if rotary.rotary_dim != rope.rotary_dim:
                 msg = (
-                    f"layer {layer} rotates {rotary.rotary_dim} channels, its configuration says {rope.rotary_dim}: it "
+                    f"layer {layer} rotates {rotary.rotary_dim} channels, its configuration has {rope.rotary_dim}: it "
                     "cannot be extended"
                 )
                 raise UnsupportedModelError(msg)

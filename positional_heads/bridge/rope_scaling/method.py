@@ -1,7 +1,7 @@
 """The interface of a length-extrapolation method: what it changes, how far it reaches, which layers it fits.
 
-A method is a frozen value that does not know the model; `extended_rope` applies it. One that only changes frequencies
-says so by `table`. One that rotates near and far keys differently sets `by_distance` and says how by `bands`.
+A method is a frozen value, independent of any model; `extended_rope` applies it. Override `table` in a method that only
+changes frequencies. Set `by_distance` and override `bands` in one that rotates near and far keys differently.
 """
 
 from abc import ABC, abstractmethod
@@ -50,7 +50,7 @@ class Method(ABC):
         return [Band(0, None, phase, phase)]
 
     def reach(self, training_length: int) -> int | None:  # noqa: ARG002
-        """Longest run in tokens that the method is made for; None for any."""
+        """Longest run that the method works for, in tokens; None for any length."""
         return None
 
     def refuse_unfit(self, rotary: RotaryLayer) -> None:  # noqa: B027  most settings fit any layer

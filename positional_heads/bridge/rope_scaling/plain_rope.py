@@ -102,10 +102,10 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
     Args:
         model: A TransformerBridge.
         layer: Which layer; some models have two kinds.
-        training_length: Tokens that the model was trained on; found in the configuration when None.
+        training_length: Tokens that the model was trained on; read from the configuration when None.
 
     Raises:
-        UnsupportedModelError: If the configuration does not say what the rotation is.
+        UnsupportedModelError: If the configuration has no base.
         ValueError: If the training length is not positive.
     """
     in_range("training_length", training_length, 1, 2**40)

@@ -1,4 +1,4 @@
-"""SelfExtend and DPE: from a window on, distances are counted in groups of tokens."""
+"""SelfExtend and DPE: beyond a window, groups of tokens share a position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
