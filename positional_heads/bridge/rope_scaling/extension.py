@@ -9,6 +9,7 @@ module, so padding, key-value caches and generation work. Frequencies that follo
 import reprlib
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from positional_heads.bridge.model import SCORES, TransformerLensModel, Unsuppor
 from positional_heads.bridge.recording import Record, recording_hooks
 from positional_heads.bridge.resolve import RotaryModel
 from positional_heads.bridge.rope_scaling.method import Method
-from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, plain_rope
+from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rope
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import rotary_modules
@@ -30,31 +31,27 @@ ChosenHeads = dict[int, list[int] | None]
 """Query heads to extend by layer; None for all of a layer's."""
 
 
+@dataclass(eq=False, repr=False)
 class Extension:
     """A method active on a model.
 
     Attributes:
+        model: The model.
         method: The method.
-        ropes: The rotation that each extended layer was trained with.
         resolved: How the model rotates without it.
         chosen: Extended heads of each extended layer.
-        running_pass: The forward pass that the model is in.
+        training_length: Tokens that the model was trained on; read from its configuration when None.
     """
 
-    def __init__(
-        self,
-        model: TransformerLensModel,
-        method: Method,
-        resolved: RotaryModel,
-        chosen: ChosenHeads,
-        training_length: int | None,
-    ) -> None:
-        self.model = model
-        self.method = method
-        self.resolved = resolved
-        self.chosen = chosen
-        self.ropes: dict[int, PlainRope] = {layer: plain_rope(model, layer, training_length) for layer in chosen}
-        self.running_pass = RunningPass(model)
+    model: TransformerLensModel
+    method: Method
+    resolved: RotaryModel
+    chosen: ChosenHeads
+    training_length: int | None
+
+    def __post_init__(self) -> None:
+        self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in self.chosen}
+        self.running_pass = RunningPass(self.model)
         self._refuse_unfit()
 
     def __repr__(self) -> str:
@@ -75,12 +72,11 @@ class Extension:
     @property
     def follows_length(self) -> bool:
         """Whether frequencies, or a factor on scores, depend on the length of the run."""
-
-        def differ(layer: int) -> bool:
-            short, long = (self.table(layer, length) for length in (1, 4 * self.ropes[layer].training_length))
-            return short.score_factor != long.score_factor or not torch.equal(short.inv_freq, long.inv_freq)
-
-        return any(differ(layer) for layer in self.chosen)
+        for layer, rope in self.ropes.items():
+            short, long = (self.table(layer, length) for length in (1, 4 * rope.training_length))
+            if short.score_factor != long.score_factor or not torch.equal(short.inv_freq, long.inv_freq):
+                return True
+        return False
 
     @property
     def provenance(self) -> dict[str, Any]:

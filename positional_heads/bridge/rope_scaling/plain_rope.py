@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Real
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
@@ -38,9 +38,7 @@ class RopeTable:
         """What multiplies cos and sin: both factors, of the score's the root, for queries and keys bear it alike."""
         return float(self.attention_factor * self.score_factor**0.5)
 
-    def phases(
-        self, positions: Float[Tensor, "*lead #pair"] | Int[Tensor, "*lead #pair"]
-    ) -> Complex[Tensor, "*lead pair"]:
+    def phases(self, positions: Real[Tensor, "*lead #pair"]) -> Complex[Tensor, "*lead pair"]:
         """Cos + i sin at positions, which may differ by pair; computed in float32, as models do."""
         angles = positions.float() * self.inv_freq.to(positions.device).float()
         return torch.complex(angles.cos(), angles.sin()) * self.amplitude

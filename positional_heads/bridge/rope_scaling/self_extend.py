@@ -39,11 +39,6 @@ class SelfExtend(Method):
         check_fields(self)
         _refuse_indivisible(self.group, self.window)
 
-    @property
-    def settings(self) -> dict[str, int]:
-        """Group and window."""
-        return {"group": self.group, "window": self.window}
-
     def reach(self, training_length: int) -> int:
         """Longest run in which no distance exceeds the training length, in tokens."""
         return (training_length - self.window) * self.group + self.window
@@ -178,11 +173,7 @@ def self_extend_advice(training_length: int, target_length: int, window: int | N
 
 
 def self_extend(
-    factor: float | None = None,
-    training_length: int | None = None,
-    *,
-    group: int | None = None,
-    window: int | None = None,
+    factor: float | None = None, training_length: int | None = None, group: int | None = None, window: int | None = None
 ) -> SelfExtend:
     """SelfExtend by its settings, or with the advised group for a factor.
 
