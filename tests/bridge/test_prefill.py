@@ -54,7 +54,7 @@ def test_scores_and_answers_are_the_same_in_chunks(method, bundled, monkeypatch)
         seen.append(length)
         return 128
 
-    for module in ("positional_heads.scoring.counter", "positional_heads.bridge.prefill"):
+    for module in ("positional_heads.scoring.batches", "positional_heads.bridge.prefill"):
         monkeypatch.setattr(f"{module}.chunk_length", noted)
     parts, other_answers = measured()
     assert set(seen) == {600}

@@ -6,36 +6,15 @@ import torch
 
 import positional_heads as ph
 from positional_heads.bridge.rope_scaling.methods import rope_method
+from tests.support.extended import contributions_by_distance, dominant_dimension, scores_by_distance
 
 TOKENS = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(4))
 WINDOW = 8
 
 
-def turned_entries(model, tokens, layer, distance_of):
-    """Complex products [head query key pair] of queries and keys, each turned by the distance that it is given."""
-    with ph.live_rotary_hooks(model):
-        _, cache = model.run_with_cache(tokens)
-    q, k = (cache[f"blocks.{layer}.attn.hook_rot_{name}"][0].double().numpy() for name in "qk")
-    rope = ph.plain_rope(model, layer)
-    n_pairs = rope.rotary_dim // 2
-    turn = rope.base ** (-2 * np.arange(n_pairs) / rope.rotary_dim)
-    position = np.arange(len(q))[:, None, None]
-    query, key = (
-        (x[..., :n_pairs] + 1j * x[..., n_pairs : 2 * n_pairs]) * np.exp(-1j * turn * position) for x in (q, k)
-    )
-    key = np.repeat(key, q.shape[1] // k.shape[1], axis=1)
-    distance = np.array([[distance_of(m - n) for n in range(len(q))] for m in range(len(q))])
-    rest = np.einsum(
-        "mhd,nhd->hmn",
-        q[..., rope.rotary_dim :],
-        np.repeat(k[..., rope.rotary_dim :], q.shape[1] // k.shape[1], axis=1),
-    )
-    products = np.einsum("mhp,nhp,mnp->hmnp", query, key.conj(), np.exp(1j * turn * distance[..., None])).real
-    return products, rest
-
-
 def rectified(leak):
-    return lambda back: back if back < WINDOW else WINDOW + leak * (back - WINDOW)
+    """The distance of a key at n from a query at m."""
+    return lambda m, n: m - n if m - n < WINDOW else WINDOW + leak * (m - n - WINDOW)
 
 
 @pytest.mark.parametrize("leak", [0.0, 0.25, 0.3])
@@ -43,8 +22,7 @@ def rectified(leak):
 @torch.no_grad()
 def test_scores_are_those_of_the_definition(family, leak, tiny):
     model, tokens = tiny(family), TOKENS[:1]
-    products, rest = turned_entries(model, tokens, 0, rectified(leak))
-    expected = (products.sum(-1) + rest) * ph.resolve_layers(model).layers[0].scale
+    expected = scores_by_distance(model, tokens, 0, rectified(leak))
     with ph.extended_rope(model, "rerope", window=WINDOW, leak=leak):
         _, cache = model.run_with_cache(tokens)
     found = cache["blocks.0.attn.hook_attn_scores"][0].numpy()
@@ -57,9 +35,7 @@ def test_scores_are_those_of_the_definition(family, leak, tiny):
 @torch.no_grad()
 def test_the_dominant_dimension_is_that_of_the_definitions_distances(tiny):
     model, tokens = tiny("llama"), TOKENS[:1]
-    products, _ = turned_entries(model, tokens, 0, rectified(0.25))
-    weights = np.exp(products - products.max(-1, keepdims=True))
-    dominant = (weights * np.arange(weights.shape[-1])).sum(-1) / weights.sum(-1)
+    dominant = dominant_dimension(contributions_by_distance(model, tokens, 0, rectified(0.25)))
     with ph.extended_rope(model, "rerope", window=WINDOW, leak=0.25):
         cache = ph.dominant_dimension_cache(model, tokens, layers=[0])
         scores = ph.score_heads(model, tokens, null_repeats=0)
@@ -100,7 +76,7 @@ def test_a_key_value_cache_changes_nothing(tiny):
 
 def test_its_reach_is_where_a_distance_would_exceed_the_training_length():
     def furthest(length, leak):
-        return max(rectified(leak)(back) for back in range(length))
+        return max(rectified(leak)(back, 0) for back in range(length))
 
     assert rope_method("rerope", window=WINDOW).reach(64) is None
     for leak in (0.25, 0.3, 0.5, 1.0):
