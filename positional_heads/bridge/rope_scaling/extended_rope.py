@@ -16,14 +16,14 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension, clear_active, set_active
-from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
-from positional_heads.bridge.recording import Record, recording_hooks
-from positional_heads.bridge.resolve import RotaryModel, resolve_layers
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import recording_hooks
+from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, plain_rope
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.arguments import checked
 from positional_heads.core.bands import Band, banded_scores, unrotated
