@@ -74,11 +74,11 @@ class ContributionProfile(Record):
         heads = [Head.parse(name) for name in content["heads"]]
         return cls(heads=heads, provenance=content["provenance"], **tensors)
 
-    def place(self, head: AnyHead) -> int:
-        """Where a head is on the first axis.
+    def index(self, head: AnyHead) -> int:
+        """Index of a head on the first axis.
 
         Raises:
-            ValueError: If it was not asked for when the profile was made.
+            ValueError: If it is not in the profile.
         """
         head = as_head(head)
         if head not in self.heads:

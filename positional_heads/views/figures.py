@@ -1,4 +1,4 @@
-"""What all plots share: figures that show themselves, colours, names as mere text, a wavelength axis."""
+"""Shared parts of all plots: figures that display themselves, colours, safe names, a wavelength axis."""
 
 import io
 import math

