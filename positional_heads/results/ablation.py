@@ -215,7 +215,8 @@ class AblationStudy(Record):
         for units in self._unit_means(measure) if heads else ():
             changes, reach = units.changes(singles), units.reach
             low, high = units.intervals(changes, level).unbind(-1)
-            frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
+            columns = {reach: changes.mean(-1), f"{reach} low": low, f"{reach} high": high}
+            frame = frame.assign(**{name: values.numpy() for name, values in columns.items()})
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
     def overlap(self) -> "pd.DataFrame":
