@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import Cell, HeadSet, by_kind, distinct_sets
+from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import jaccard, permutation_p, rank_correlation
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
@@ -50,7 +50,7 @@ class AblationStudy(Record):
 
     task: str
     rows: list[dict[str, Any]]
-    cells: list[Cell]
+    cells: list[StudySet]
     values: dict[str, Float64[Tensor, "set row"]]
     ranking: list[Head]
     ranked_by: Float64[Tensor, "layer head"]
@@ -277,7 +277,7 @@ class AblationStudy(Record):
             task=content["task"],
             rows=content["rows"],
             cells=[
-                Cell(kind, k, number, tuple(Head.parse(head) for head in heads))
+                StudySet(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
             values={name: values[name] for name in content["measures"]},
@@ -307,5 +307,5 @@ class AblationStudy(Record):
         return unit_means_by_reach(self.rows, self.values[measure], self._index, by)
 
 
-def _labels(cell: Cell) -> dict[str, Any]:
+def _labels(cell: StudySet) -> dict[str, Any]:
     return {"kind": cell.kind, "k": cell.k, "number": cell.number, "heads": " ".join(str(head) for head in cell.heads)}
