@@ -20,6 +20,15 @@ MUTANTS = (
     ),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
+    Mutant("results/record.py", "return tables[key].copy()", "return tables[key]", "results/test_record -k changed"),
+    Mutant("results/record.py", "if key not in tables:", "if True:", "results/test_record -k once"),
+    Mutant(
+        "results/profile.py",
+        "self.edges.numpy()[first + 1] - 1",
+        "self.edges.numpy()[first + 1]",
+        "results/test_record -k row_per_head_pair",
+    ),
+    Mutant("results/extrapolation.py", "width // 2", "width", "results/test_record -k running_means"),
     Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_scores -k header"),
     # Intervals, and units that share nothing
     Mutant("results/scores.py", "self.n_groups / (self.n_groups - 1)", "1", "results/test_scores -k students"),
