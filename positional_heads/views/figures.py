@@ -33,6 +33,13 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
+def png(figure: Figure, dpi: int) -> bytes:
+    """A figure as a PNG file, without the name of the software, so that equal figures have equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def readable(text: str, longest: int = LONGEST_NAME) -> str:
     """A name as one line that any font and file format can hold: control characters and the like escaped, cut if long.
 

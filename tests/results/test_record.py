@@ -9,16 +9,14 @@ import positional_heads as ph
 from positional_heads.core.heads import Head
 from positional_heads.results import effects, extrapolation
 from positional_heads.results.profile import ContributionProfile
-from positional_heads.views.report.folder import write_ablation_report, write_extrapolation_report
+from positional_heads.views.report.folder import write_report
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 
 def study():
-    made = planted_study(np.full((LAYERS, 8), -0.1), np.zeros((LAYERS, 8)), all_heads(), n_random=3, units=6)
-    made.provenance["versions"] = {}
-    return made
+    return planted_study(np.full((LAYERS, 8), -0.1), np.zeros((LAYERS, 8)), all_heads(), n_random=3, units=6)
 
 
 def profile():
@@ -91,15 +89,14 @@ def counted(monkeypatch, module, name):
 
 def test_a_report_computes_each_table_of_a_study_once(tmp_path, monkeypatch):
     calls = counted(monkeypatch, effects, "unit_means")
-    write_ablation_report(study(), tmp_path)
+    write_report(study(), tmp_path)
     assert len(calls) == 4 * 2  # effects, contrasts, by_head and by_set, at long and at short range
 
 
 def test_a_report_fits_the_stretch_of_each_method_once(tmp_path, monkeypatch):
     calls = counted(monkeypatch, extrapolation, "stretch_between")
     made = planted_extrapolation()
-    made.provenance["versions"] = {}
-    write_extrapolation_report(made, tmp_path)
+    write_report(made, tmp_path)
     assert len(calls) == len(made.labels)
 
 

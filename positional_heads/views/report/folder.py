@@ -2,12 +2,12 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
-from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, read_result, write_atomically
-from positional_heads.results.record import json_rows
+from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, write_atomically
+from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
     extrapolation_line,
@@ -19,89 +19,71 @@ from positional_heads.results.tables import (
 )
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
+from positional_heads.views.figures import png
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 REPORTED_HEADS = 10
+DPI = 110
 
 
-def write_report(scores: HeadScores, folder: Path) -> list[Path]:
-    """Write result, table, plots and text to a folder, each file complete or not at all.
+@checked
+def write_report(result: HeadScores | AblationStudy | ExtrapolationStudy, folder: str | Path) -> list[Path]:
+    """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        scores: What `score_heads` returned.
+        result: What `score_heads`, `ablation_study` or `extrapolation_study` returned.
         folder: The folder; made if missing.
 
     Returns:
         The files written, the result first.
     """
-    result = scores.save(folder / SCORES.file_name)
-    content = {
-        "heads.csv": scores.to_frame().to_csv(index=False).encode(),
-        "rho.png": _png(rho_heat_map(scores)),
-        "curves.png": _png(allocation_curves(scores)),
-        "report.md": _text(result).encode(),
-    }
-    return [result, *_write_files(folder, content)]
-
-
-def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
-    """Write an ablation study, its tables, plot and text to a folder, each file complete or not at all.
-
-    Args:
-        study: What `ablation_study` returned.
-        folder: The folder; made if missing.
-
-    Returns:
-        The files written, the study first.
-    """
-    result = study.save(folder / ABLATION.file_name)
-    answers = io.BytesIO()
-    study.to_frame().to_parquet(answers, index=False)
-    content = {
-        "effects.csv": study.effects().to_csv(index=False).encode(),
-        "contrasts.csv": study.contrasts().to_csv(index=False).encode(),
-        "single_heads.csv": study.by_head().to_csv(index=False).encode(),
-        "answers.parquet": answers.getvalue(),
-        "dose_response.png": _png(dose_response(study)),
-        "ablation.md": _ablation_text(study).encode(),
-    }
-    return [result, *_write_files(folder, content)]
-
-
-def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[Path]:
-    """Write an extrapolation study, its tables, plot and text to a folder, each file complete or not at all.
-
-    Args:
-        study: What `extrapolation_study` returned.
-        folder: The folder; made if missing.
-
-    Returns:
-        The files written, the study first.
-    """
-    result = study.save(folder / EXTRAPOLATION.file_name)
-    content = {
-        "extrapolation.csv": study.to_frame().to_csv(index=False).encode(),
-        "link.csv": study.link().to_csv(index=False).encode(),
-        "told_apart.csv": study.told_apart().to_csv(index=False).encode(),
-        "told_apart.png": _png(methods_told_apart(study)),
-        "extrapolation.png": _png(extrapolation_curves(study)),
-        "extrapolation.md": _extrapolation_text(study).encode(),
-    }
-    return [result, *_write_files(folder, content)]
-
-
-def _write_files(folder: Path, content: dict[str, bytes]) -> list[Path]:
+    folder = Path(folder)
+    files = [result.save(folder / result.saved_as.file_name)]
+    if isinstance(result, HeadScores):
+        content = _scores_files(result)
+    else:
+        content = _ablation_files(result) if isinstance(result, AblationStudy) else _extrapolation_files(result)
     for name, data in content.items():
         write_atomically(folder / name, data)
-    return [folder / name for name in content]
+        files.append(folder / name)
+    return files
+
+
+def _scores_files(scores: HeadScores) -> dict[str, bytes | str]:
+    return {
+        "heads.csv": scores.to_frame().to_csv(index=False),
+        "rho.png": png(rho_heat_map(scores), DPI),
+        "curves.png": png(allocation_curves(scores), DPI),
+        "report.md": _scores_text(scores),
+    }
+
+
+def _ablation_files(study: AblationStudy) -> dict[str, bytes | str]:
+    answers = io.BytesIO()
+    study.to_frame().to_parquet(answers, index=False)
+    return {
+        "effects.csv": study.effects().to_csv(index=False),
+        "contrasts.csv": study.contrasts().to_csv(index=False),
+        "single_heads.csv": study.by_head().to_csv(index=False),
+        "answers.parquet": answers.getvalue(),
+        "dose_response.png": png(dose_response(study), DPI),
+        "ablation.md": _ablation_text(study),
+    }
+
+
+def _extrapolation_files(study: ExtrapolationStudy) -> dict[str, bytes | str]:
+    return {
+        "extrapolation.csv": study.to_frame().to_csv(index=False),
+        "link.csv": study.link().to_csv(index=False),
+        "told_apart.csv": study.told_apart().to_csv(index=False),
+        "told_apart.png": png(methods_told_apart(study), DPI),
+        "extrapolation.png": png(extrapolation_curves(study), DPI),
+        "extrapolation.md": _extrapolation_text(study),
+    }
 
 
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
     rows = json_rows(study.to_frame())
-    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
     plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
     return f"""# Length extrapolation
 
@@ -117,7 +99,7 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 Within the training length, without extension: {plain}.
 
-Made with {versions}. Everything is in `{EXTRAPOLATION.file_name}`:
+Made with {_versions(study)}. Everything is in `{EXTRAPOLATION.file_name}`:
 `positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION.file_name}")`.
 """
 
@@ -128,7 +110,6 @@ def _ablation_text(study: AblationStudy) -> str:
     levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
     overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
     correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
-    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
     notes = "\n".join(f"- {note}" for note in study.notes)
     return f"""# Ablation of the top heads
 
@@ -146,21 +127,21 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank cor
 {correlations or "not known"}.
 {notes}
 
-Made with {versions}. Every answer's numbers are in `answers.parquet`, everything else in `{ABLATION.file_name}`:
+Made with {_versions(study)}. Every answer's numbers are in `answers.parquet`, everything else is in
+`{ABLATION.file_name}`:
 `positional_heads.AblationStudy.load("{ABLATION.file_name}")`.
 """
 
 
-def _text(result: Path) -> str:
-    content, _ = read_result(result, SCORES)
-    versions = ", ".join(f"{name} {number}" for name, number in content["provenance"]["versions"].items())
+def _scores_text(scores: HeadScores) -> str:
+    table = json_rows(scores.to_frame())
     return f"""# Positional Heads
 
-{scores_line(content["provenance"])}
+{scores_line(scores.provenance)}
 
-**Verdict.** {content["verdict"]}
+**Verdict.** {scores.verdict}
 
-{heads_table(content["table"], REPORTED_HEADS, markdown=True)}
+{heads_table(table, REPORTED_HEADS, markdown=True)}
 
 ![rho of every head](rho.png)
 
@@ -169,11 +150,10 @@ def _text(result: Path) -> str:
 A high rho alone is not evidence that a head carries distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.
 
-Made with {versions}. Everything is in `{SCORES.file_name}`: `positional_heads.HeadScores.load("{SCORES.file_name}")`.
+Made with {_versions(scores)}. Everything is in `{SCORES.file_name}`:
+`positional_heads.HeadScores.load("{SCORES.file_name}")`.
 """
 
 
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+def _versions(record: Record) -> str:
+    return ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())

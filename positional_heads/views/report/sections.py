@@ -1,6 +1,5 @@
 """The sections of the report's page, one for each kind of result, as plain data for the template."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from positional_heads.views.ablation import dose_response
 from positional_heads.views.attention import attention_view
 from positional_heads.views.contributions import contribution_view
 from positional_heads.views.extrapolation import extrapolation_curves, method_comparison, methods_told_apart
+from positional_heads.views.figures import png
 from positional_heads.views.page import picture
 from positional_heads.views.scores import allocation_curves, rho_distribution, rho_heat_map
 from positional_heads.views.tokens import token_view
@@ -254,6 +254,5 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
 
 
 def _plot(draw: Callable[[], "Figure"], dpi: int, alt: str, caption: str) -> Plot:
-    buffer, figure = io.BytesIO(), draw()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return Plot(picture(buffer.getvalue()), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))
+    figure = draw()
+    return Plot(picture(png(figure, dpi)), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))
