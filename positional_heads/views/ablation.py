@@ -34,8 +34,8 @@ def dose_response(study: AblationStudy, measure: str | None = None) -> Figure:
     Raises:
         ValueError: If there is no such measure.
     """
-    measure = study.measures[0] if measure is None else measure
     effects, each = study.effects(measure), study.by_set(measure)
+    measure = study.measures[0] if measure is None else measure
     reaches = [reach for reach in study.reaches if reach != INTERACTION]
     figure = Picture(figsize=(1.4 + 4.2 * len(reaches), 4.6), layout="constrained")
     panels = figure.subplots(1, len(reaches), squeeze=False, sharey=True)[0]

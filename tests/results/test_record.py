@@ -103,7 +103,8 @@ def test_a_report_fits_the_stretch_of_each_method_once(tmp_path, monkeypatch):
 def test_a_table_that_was_changed_is_right_again_on_the_next_call():
     made = study()
     before = made.effects()
-    made.effects()["effect"] = 0
+    changed = made.effects()
+    changed["effect"] = 0
     pd.testing.assert_frame_equal(made.effects(), before)
     assert not made.effects(level=0.5)["low"].equals(before["low"])
 

@@ -347,7 +347,7 @@ def test_a_method_looks_the_same_in_every_panel_and_no_two_look_alike():
 def test_a_single_point_has_no_correlation_and_says_so():
     made = planted_extrapolation(methods=("linear",), lengths=(64,))
     figure = views.method_comparison(made)
-    assert [panel.get_title() for panel in figure.axes] == ["rank correlation not known"] * 3
+    assert [panel.get_title() for panel in figure.axes] == ["rank correlation undefined"] * 3
 
 
 def test_curves_have_wavelengths_beside_them_only_where_plain_ones_are_known():

@@ -218,7 +218,7 @@ def test_what_is_left_out_is_said(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_reported_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such folder; give the one that positional-heads score"):
+    with pytest.raises(FileNotFoundError, match="no such folder; give the --out folder of positional-heads score"):
         read_results(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match=r"holds no result \(scores.safetensors, "):
         read_results(tmp_path)

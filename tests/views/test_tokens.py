@@ -139,7 +139,7 @@ def test_contributions_are_offered_by_pair_the_strongest_first():
     assert pairs == sorted(range(20), key=lambda pair: -float(strength[pair]))[:16]
     np.testing.assert_allclose(props["values"], record.mean_contributions[1][:, pairs], atol=5e-5)
     assert props["negativeBounds"] == [-bound for bound in props["positiveBounds"]]
-    assert view.notes == ("The 16 of 20 pairs that add most, in size, are offered.",)
+    assert view.notes == ("The 16 of 20 pairs with the largest contributions are offered.",)
     (chosen,) = Page(token_view(record, "contribution", pairs=[3, 0]).html).props
     assert chosen["labels"] == ["pair 3", "pair 0"]
 
@@ -194,7 +194,7 @@ def test_huge_records_are_cropped_and_say_so():
     wide = contribution_view(synthetic_examples(["t"] * 200, detailed=200, pairs=100), Head(0, 0), 199)
     assert wide.notes == (
         "The last 128 of 200 keys are shown.",
-        "The 64 of 100 pairs that add most, in size, are shown.",
+        "The 64 of 100 pairs with the largest contributions are shown.",
     )
     assert wide.html.count("<td class=") == 128 * 64
 
