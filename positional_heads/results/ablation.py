@@ -236,9 +236,9 @@ class AblationStudy(Record):
             for name, effect in zip(frame["name"], frame["long"], strict=True):
                 harm[Head.parse(name)] = -effect
         columns = {"score": self.ranked_by, "retrieval": self.retrieval, "harm": harm}
-        known = {name: values.flatten() for name, values in columns.items() if values is not None}
+        scores = {name: values.flatten() for name, values in columns.items() if values is not None}
         return {
-            f"{one} and {other}": rank_correlation(known[one], known[other]) for one, other in combinations(known, 2)
+            f"{one} and {other}": rank_correlation(scores[one], scores[other]) for one, other in combinations(scores, 2)
         }
 
     @property

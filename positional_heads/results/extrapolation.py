@@ -204,4 +204,6 @@ def _rank_correlations(
     ranks = [stats.rankdata(values, axis=1) for values in (some, others)]
     one, other = (values - values.mean(1, keepdims=True) for values in ranks)
     spread = np.sqrt((one**2).sum(1) * (other**2).sum(1))
-    return np.divide((one * other).sum(1), spread, out=np.full(len(spread), np.nan), where=spread > 0)
+    correlations = np.full(len(spread), np.nan)
+    np.divide((one * other).sum(1), spread, out=correlations, where=spread > 0)
+    return correlations

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.heads import AnyHead, as_head
+from positional_heads.core.heads import AnyHead
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.text import axis_labels
 from positional_heads.views.tokens import coloured_tokens, largest
@@ -33,14 +33,8 @@ def contribution_view(examples: HeadExamples, head: AnyHead, query: int) -> View
     Raises:
         ValueError: If the examples do not hold the head, or the query.
     """
-    head = as_head(head)
     (index,) = examples.indices([head])
-    if not 0 <= query < examples.n_detailed:
-        msg = (
-            f"query {query} is not in these examples: every query-key pair is kept of positions 0 to "
-            f"{examples.n_detailed - 1}; gather them with detailed={min(128, max(query + 1, 1))} and a text that long"
-        )
-        raise ValueError(msg)
+    _refuse_missing_query(examples, query)
     notes = list(examples.notes)
     first = max(0, query + 1 - MOST_KEYS)
     if first:
@@ -56,7 +50,7 @@ def contribution_view(examples: HeadExamples, head: AnyHead, query: int) -> View
     if len(rows) < examples.n_pairs:
         notes.append(f"The {MOST_ROWS} of {examples.n_pairs} pairs with the largest contributions are shown.")
     columns = torch.cat([contributions.sum(-1, keepdim=True), contributions[:, choices]], dim=-1)
-    title = f"{head}, query {tokens[query]} ({query})"
+    title = f"{examples.heads[index]}, query {tokens[query]} ({query})"
     return View(
         title=f"Contribution of each pair: {title}, {examples.model_name}",
         caption=(
@@ -81,6 +75,15 @@ def contribution_view(examples: HeadExamples, head: AnyHead, query: int) -> View
         notes=tuple(notes),
         height=760,
     )
+
+
+def _refuse_missing_query(examples: HeadExamples, query: int) -> None:
+    if not 0 <= query < examples.n_detailed:
+        msg = (
+            f"query {query} is not in these examples: every query-key pair is kept of positions 0 to "
+            f"{examples.n_detailed - 1}; gather them with detailed={min(128, max(query + 1, 1))} and a text that long"
+        )
+        raise ValueError(msg)
 
 
 def _heat(

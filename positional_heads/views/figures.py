@@ -62,18 +62,18 @@ def share_legend(figure: Figure, panels: Iterable[Axes], title: str, *, columns:
         title: One or more lines.
         columns: Labels in a row, at most.
     """
-    found: dict[str, Artist] = {}
+    labelled: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if not found:
+            labelled.setdefault(label, handle)
+    if not labelled:
         figure.suptitle(title, fontsize=NORMAL, parse_math=False)
         return
-    columns = max(1, min(columns, len(found), WIDEST_LEGEND))
+    columns = max(1, min(columns, len(labelled), WIDEST_LEGEND))
     # a title of the legend's own: layout keeps no room between a figure's title and a legend
     legend = figure.legend(
-        list(found.values()),
-        list(found),
+        list(labelled.values()),
+        list(labelled),
         title=title,
         fontsize=SMALL,
         title_fontsize=NORMAL,
@@ -87,13 +87,13 @@ def share_legend(figure: Figure, panels: Iterable[Axes], title: str, *, columns:
 
 
 def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: bool = True) -> None:
-    """A right-hand axis that gives the wavelength in tokens beside a left-hand axis of pair indices.
+    """A right-hand axis that gives the wavelength in tokens next to a left-hand axis of pair indices.
 
     Between two pairs the wavelength is interpolated geometrically, which for plain RoPE is exact.
 
     Args:
         axes: A panel whose vertical axis is the pair index.
-        frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn where they are unknown.
+        frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn if one is unknown.
         label: Say what the axis is.
     """
     frequencies = frequencies[: int((~frequencies.isnan()).sum())]

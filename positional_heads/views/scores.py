@@ -135,11 +135,11 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
 def _training_limit(scores: HeadScores, given: int | None) -> tuple[int, str] | None:
     """The training length and its label, if sequences go beyond it."""
     extension = scores.provenance.get("extension") or {}
-    known = given or extension.get("training_length")
-    limit = known or scores.provenance["model"].get("context")
+    training_length = given or extension.get("training_length")
+    limit = training_length or scores.provenance["model"].get("context")
     if limit is None or scores.curve.shape[-1] <= limit:
         return None
-    return int(limit), f"{'training length' if known else 'context of the model'}, {limit} tokens"
+    return int(limit), f"{'training length' if training_length else 'context of the model'}, {limit} tokens"
 
 
 def _draw_curve(panel: Axes, scores: HeadScores, head: Head) -> None:

@@ -123,8 +123,8 @@ Change of {measure} when heads are ablated (with all heads: {levels}); negative 
 
 ![effect by number of heads](dose_response.png)
 
-Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank correlations over heads:
-{correlations or "not known"}.
+Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank correlations over heads:
+{correlations or "unknown"}.
 {notes}
 
 Made with {_versions(study)}. Every answer's numbers are in `answers.parquet`, everything else is in
