@@ -20,6 +20,7 @@ from positional_heads.results.tables import (
     study_line,
     study_rows,
 )
+from positional_heads.results.verdicts import FEWEST_POINTS
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.attention import attention_view
 from positional_heads.views.contributions import contribution_view
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 TABLED_HEADS = 10
 ATTENTION_HEADS = 3
-FEWEST_POINTS = 4
 PIXELS_PER_INCH = 100
 
 
