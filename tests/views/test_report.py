@@ -134,7 +134,7 @@ def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
     assert all(own["tabindex"] == "0" and own["aria-label"] for own in scrolling)
 
 
-def test_it_is_one_small_page_with_one_bundle_and_asks_for_nothing(html):
+def test_it_is_one_small_page_with_one_bundle_and_no_requests(html):
     page = Page(html)
     assert len(html.encode()) < 6_000_000
     running = [text for own, text in page.scripts if own.get("type") != "application/json"]
@@ -198,7 +198,7 @@ def test_results_without_any_score_or_null_have_a_page(tmp_path):
     assert "a single sequence" in html
 
 
-def test_what_is_left_out_is_said(tmp_path, monkeypatch):
+def test_results_left_out_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(report_sections, "_plot", lambda _draw, _dpi, alt, said: report_sections.Plot("", alt, said, 1))
     synthetic_scores().save(tmp_path / "a")
     synthetic_scores(name="another").save(tmp_path / "b")
@@ -242,7 +242,7 @@ def test_caveats_are_those_of_the_results():
     assert "share a model and a text" in enough
 
 
-def test_the_lines_shown_make_the_same_scores_again(bundled, monkeypatch):
+def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch):
     tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5)
     monkeypatch.setattr(ph, "load_bundled_model", lambda: bundled)
@@ -252,7 +252,7 @@ def test_the_lines_shown_make_the_same_scores_again(bundled, monkeypatch):
     torch.testing.assert_close(namespace["scores"].null.rho, scores.null.rho, rtol=0, atol=0)
 
 
-def test_the_command_shown_is_one_that_the_command_line_takes(bundled, tmp_path):
+def test_the_printed_command_runs(bundled, tmp_path):
     tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
     words = shlex.split(score_command(scores.provenance))
@@ -283,7 +283,7 @@ def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkey
     torch.testing.assert_close(namespace["scores"].rho, scores.rho, rtol=0, atol=0)
 
 
-def test_commands_quote_what_a_model_is_called():
+def test_commands_quote_the_name_of_a_model():
     provenance = synthetic_scores(name="a; rm -rf $HOME").provenance
     assert shlex.split(score_command(provenance))[2] == "a; rm -rf $HOME"
     hostile = replace(ablation_study(), task="a b")
