@@ -78,10 +78,15 @@ def title(column: str) -> str:
     return TITLES.get(column, column.replace("_", " "))
 
 
+def meanings(columns: Iterable[str]) -> list[tuple[str, str]]:
+    """Title and meaning of these columns, but for those that explain themselves."""
+    return [(title(name), MEANINGS[name]) for name in columns if name in MEANINGS]
+
+
 def legend(columns: Iterable[str]) -> str:
-    """What these columns mean, in one line."""
-    meanings = [f"{title(name)}: {MEANINGS[name]}" for name in columns if name in MEANINGS]
-    return "; ".join(meanings) + "." if meanings else ""
+    """The meanings of these columns in one line."""
+    lines = [f"{name}: {meaning}" for name, meaning in meanings(columns)]
+    return "; ".join(lines) + "." if lines else ""
 
 
 def ranked(table: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -238,5 +243,5 @@ def _with_legend(rows: Sequence[Sequence[str]], columns: Iterable[str], markdown
         lines.insert(1, "|" + " --- |" * len(rows[0]))
     else:
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    meanings = textwrap.wrap(legend(columns), LEGEND_WIDTH)
-    return "\n".join([*lines, "", *meanings] if meanings else lines)
+    wrapped = textwrap.wrap(legend(columns), LEGEND_WIDTH)
+    return "\n".join([*lines, "", *wrapped] if wrapped else lines)

@@ -15,7 +15,7 @@ from positional_heads.results.tables import (
     extrapolation_rows,
     head_columns,
     heads_rows,
-    legend,
+    meanings,
     scores_line,
     study_line,
     study_rows,
@@ -135,11 +135,14 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     return Section(
         "scores",
         "Scores of the heads",
-        paragraphs=[
-            scores_line(scores.provenance),
-            f"{legend(head_columns(scores.to_frame()))} A dash is an unknown number.",
+        paragraphs=[scores_line(scores.provenance)],
+        facts=meanings(head_columns(scores.to_frame())),
+        tables=[
+            Table(
+                f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number",
+                heads_rows(table, TABLED_HEADS),
+            )
         ],
-        tables=[Table(f"The {TABLED_HEADS} heads with the highest rho", heads_rows(table, TABLED_HEADS))],
         plots=plots,
     )
 
@@ -176,8 +179,9 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
         verdict=study.verdict,
         paragraphs=[
             study_line(study.provenance, len(study.rows), len(study.sets)),
-            f"Effects are changes of {measure}. {legend(STUDY_COLUMNS)}",
+            f"Effects are changes of {measure}.",
         ],
+        facts=meanings(STUDY_COLUMNS),
         tables=[Table(f"Change of {measure} by range and number of ablated heads", rows)],
         plots=[
             _plot(
@@ -225,10 +229,8 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
         f"extrapolation-{number}",
         "Beyond the training length",
         verdict=study.verdict,
-        paragraphs=[
-            extrapolation_line(study.provenance, study.training_length, heads),
-            legend(table[0]),
-        ],
+        paragraphs=[extrapolation_line(study.provenance, study.training_length, heads)],
+        facts=meanings(table[0]),
         tables=[Table("Allocation and task by method and length", extrapolation_rows(table))],
         plots=plots,
     )
