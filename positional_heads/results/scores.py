@@ -14,7 +14,7 @@ from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values
 from positional_heads.results.files import SCORES
 from positional_heads.results.record import Record, computed_once, json_rows, nested
-from positional_heads.results.tables import head_columns
+from positional_heads.results.tables import HEAD_COLUMNS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import scores_verdict
 
@@ -101,7 +101,7 @@ class HeadScores(Record):
 
     def _main_table(self) -> "pd.DataFrame":
         frame = self.to_frame().dropna(subset=["rho"]).sort_values("rho", ascending=False)
-        return frame[head_columns(frame)]
+        return frame[[name for name in HEAD_COLUMNS if name in frame]]
 
     @property
     def heads(self) -> list[Head]:

@@ -91,7 +91,7 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 **Verdict.** {study.verdict}
 
-{extrapolation_table(rows, markdown=True)}
+{extrapolation_table(rows).markdown}
 
 ![allocation beyond the training length](extrapolation.png)
 
@@ -119,7 +119,7 @@ def _ablation_text(study: AblationStudy) -> str:
 
 Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
 
-{study_table(effects, json_rows(study.contrasts()), markdown=True)}
+{study_table(effects, json_rows(study.contrasts())).markdown}
 
 ![effect by number of heads](dose_response.png)
 
@@ -141,7 +141,7 @@ def _scores_text(scores: HeadScores) -> str:
 
 **Verdict.** {scores.verdict}
 
-{heads_table(table, REPORTED_HEADS, markdown=True)}
+{heads_table(table, REPORTED_HEADS).markdown}
 
 ![rho of every head](rho.png)
 

@@ -10,15 +10,13 @@ from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
-    STUDY_COLUMNS,
     extrapolation_line,
-    extrapolation_rows,
-    head_columns,
-    heads_rows,
+    extrapolation_table,
+    heads_table,
     meanings,
     scores_line,
     study_line,
-    study_rows,
+    study_table,
 )
 from positional_heads.results.verdicts import FEWEST_POINTS
 from positional_heads.views.ablation import dose_response
@@ -105,6 +103,7 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
 def scores_section(scores: HeadScores, dpi: int) -> Section:
     """Scores of all heads: the table of the top ones, and plots."""
     table = json_rows(scores.to_frame())
+    heads = heads_table(table, TABLED_HEADS)
     ranked = [row for row in table if row["rho"] is not None]
     plots = [
         _plot(
@@ -136,11 +135,11 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
         "scores",
         "Scores of the heads",
         paragraphs=[scores_line(scores.provenance)],
-        facts=meanings(head_columns(scores.to_frame())),
+        facts=meanings(heads.columns),
         tables=[
             Table(
                 f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number",
-                heads_rows(table, TABLED_HEADS),
+                heads.cells,
             )
         ],
         plots=plots,
@@ -170,7 +169,7 @@ def examples_section(examples: HeadExamples) -> Section:
 def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
     """An ablation study: effects against controls."""
     measure, contrasts = study.measures[0], json_rows(study.contrasts())
-    rows = study_rows(json_rows(study.effects()), contrasts)
+    effects = study_table(json_rows(study.effects()), contrasts)
     harm = [row for row in contrasts if row["k"] == "all"]
     means = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
     return Section(
@@ -181,8 +180,8 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
             study_line(study.provenance, len(study.rows), len(study.sets)),
             f"Effects are changes of {measure}.",
         ],
-        facts=meanings(STUDY_COLUMNS),
-        tables=[Table(f"Change of {measure} by range and number of ablated heads", rows)],
+        facts=meanings(effects.columns),
+        tables=[Table(f"Change of {measure} by range and number of ablated heads", effects.cells)],
         plots=[
             _plot(
                 lambda: dose_response(study),
@@ -231,7 +230,7 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
         verdict=study.verdict,
         paragraphs=[extrapolation_line(study.provenance, study.training_length, heads)],
         facts=meanings(table[0]),
-        tables=[Table("Allocation and task by method and length", extrapolation_rows(table))],
+        tables=[Table("Allocation and task by method and length", extrapolation_table(table).cells)],
         plots=plots,
     )
 
