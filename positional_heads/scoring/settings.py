@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 
-from positional_heads.core.arguments import check_fields, check_seed, check_settings, check_temperature, in_range
+from positional_heads.core.arguments import check_fields, check_settings, check_temperature, in_range
 from positional_heads.core.plan import EntryPlan
 
 MOST_GROUPS = 64
@@ -72,7 +72,7 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_seed(self.seed)
+        in_range("seed", self.seed, 0)
         in_range("null_repeats", self.null_repeats, 0, MOST_REPEATS)
         in_range("resamples", self.resamples, 0, MOST_REPEATS)
         for name in ("skip_keys", "min_distance", "max_distance"):

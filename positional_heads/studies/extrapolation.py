@@ -15,8 +15,9 @@ from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extended_rope import Extension, extended_rope
-from positional_heads.bridge.rope_scaling.methods import HuggingFaceMethod
-from positional_heads.bridge.rope_scaling.names import Method, known_name, rope_method
+from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
+from positional_heads.bridge.rope_scaling.method import Method
+from positional_heads.bridge.rope_scaling.methods import known_name, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -26,10 +27,10 @@ from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.scoring.score import score_heads
 from positional_heads.studies.resume import run_parts
 from positional_heads.studies.tasks.evaluate import make_task, task_setting_names
+from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Example
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
-ANSWERS_AT_A_DISTANCE = ("passkey", "needle", "kv", "copy")
 FOLLOWED_HEADS = 4
 LONG_TEXT = 200
 """Characters from which on a setting's text goes into the provenance as its sha256."""
@@ -142,8 +143,8 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
         if not factor > 1:
             msg = f"factor {factor} must be above 1: it multiplies the training length"
             raise ValueError(msg)
-    if task not in ANSWERS_AT_A_DISTANCE:
-        msg = f"task {task!r} has no answers at known distances: choose one of {', '.join(ANSWERS_AT_A_DISTANCE)}"
+    if task not in RECALL:
+        msg = f"task {task!r} has no answers at known distances: choose one of {', '.join(RECALL)}"
         raise ValueError(msg)
     if not len(factors) or not len(methods):
         msg = "no method or no factor given: there is nothing to study"
@@ -195,9 +196,9 @@ def _trials(method: str | Method, factors: Sequence[float], trained: int) -> lis
     if not isinstance(method, str):
         values = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if is_number(value))
         return [_Trial(f"{method.name} ({values})", method, length) for length in lengths]
-    takes_factor = known_name(method) != "p_rope"
+    takes = takes_factor(method)
     return [
-        _Trial(method, rope_method(method, factor if takes_factor else None, training_length=trained), length)
+        _Trial(method, rope_method(method, factor if takes else None, training_length=trained), length)
         for factor, length in zip(factors, lengths, strict=True)
     ]
 
@@ -270,7 +271,7 @@ def _performance(
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
-    assert isinstance(task, AnswerTask)  # as all of ANSWERS_AT_A_DISTANCE
+    assert isinstance(task, AnswerTask)  # as all of RECALL
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"

@@ -238,6 +238,7 @@ import positional_heads as ph
 from tests.support.tiny_models import boot
 model, folder = boot(Path(sys.argv[1])), Path(sys.argv[2])
 data = torch.randint(0, 256, (24, 96), generator=torch.Generator().manual_seed(0))
+ph.score_heads(model, data[:1], null_repeats=2)  # imports and builds once, before any process is forked
 def run(place):
     scores = ph.score_heads(model, data, null_repeats=2, batch_size=1, checkpoint=place, checkpoint_seconds=0)
     scores.save(place / "scores.safetensors")
