@@ -22,9 +22,9 @@ MUTANTS = (
     ),
     # LongBench, the evaluation harness, Ray, shards
     Mutant(
-        "studies/ablation.py",
-        '"sha256": _examples_hash(task), **task.settings',
-        '**task.settings, "sha256": _examples_hash(task)',
+        "studies/tasks/evaluate.py",
+        '"sha256": sha256, **task.settings',
+        '**task.settings, "sha256": sha256',
         "studies/tasks/test_longbench -k documents",
     ),
     Mutant(
