@@ -45,7 +45,7 @@ def report(tmp_path_factory):
 def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
     folder, done = report
     lines = done.stdout.decode().splitlines()
-    assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all pairs, 3 shuffles")
+    assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all query-key pairs, 3")
     assert len([line for line in lines if line.strip().startswith("L")]) == 10
     assert lines[-1].startswith("Verdict: ")
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -207,7 +207,7 @@ BEFORE_THE_MODEL = {
     "extrapolate": {
         "--methods none,yran": "method 'yran' is unknown: did you mean yarn",
         "--factors 0.5": "factor 0.5 must be above 1",
-        "--task paskey": "task 'paskey' no answers at known distances",
+        "--task paskey": "task 'paskey' has no answers at known distances",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },
 }
