@@ -93,7 +93,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         task_settings = {name: value for name, value in given.items() if value is not None}
         shares = numbers("--fractions", fractions, "0.05,0.1")
         averaged = None if reference is None else read_text(reference)
-        from positional_heads.bridge.ablation import known_mode
+        from positional_heads.bridge.ablation import ablation_mode
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.results.files import ABLATION, FINISHED_FILE_NAME
         from positional_heads.results.scores import HeadScores
@@ -105,7 +105,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         study_settings: dict[str, Any] = {
             "fractions": shares,
             "n_random": n_random,
-            "mode": known_mode(mode, distance),
+            "mode": ablation_mode(mode, distance),
             "reference": averaged,
             "distance": distance,
             "rank_by": choice("--rank-by", rank_by, RankBy),

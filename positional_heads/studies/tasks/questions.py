@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import torch
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.core.arguments import check_seed, checked, in_range
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid, placed
 from positional_heads.studies.tasks.task import AnswerTask, Example, Reach
 
@@ -105,7 +105,7 @@ def question_task(
         ValueError: If lengths, depths, examples or the haystack do not fit.
     """
     in_range("examples", examples, 1, MOST_EXAMPLES)
-    check_seed(seed)
+    in_range("seed", seed, 0)
     cells = grid(model, length, depths, beyond_context=beyond_context)
     source = Haystack(model, haystack)
     measured = _measured(name, draw, source, cells * examples, seed)
