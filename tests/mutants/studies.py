@@ -40,10 +40,10 @@ MUTANTS = (
         "studies/tasks/test_longbench -k judge",
     ),
     Mutant(
-        "studies/tasks/harness.py",
-        "with _seeded(seed):\n        loaded",
-        "if True:\n        loaded",
+        "studies/tasks/harness_tasks.py",
+        "with _seeded(request.seed):\n            loaded",
+        "if True:\n            loaded",
         "studies/tasks/test_harness -k seed",
     ),
-    Mutant("studies/tasks/harness.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
+    Mutant("studies/tasks/harness_tasks.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
 )
