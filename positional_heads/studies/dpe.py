@@ -80,7 +80,7 @@ def dpe_sweep(
         **task_settings: Settings of the task.
 
     Raises:
-        ValueError: If the pairs cannot be split into that many equal ranges, or a group size does not divide the window.
+        ValueError: If the pairs cannot be split into that many ranges, or a group size does not divide the window.
     """
     rope = plain_rope(model, min(resolve_layers(model).layers))
     n_pairs = rope.rotary_dim // 2

@@ -145,7 +145,7 @@ def test_the_latest_value_is_stated_last_and_under_the_same_name_as_all_others(b
         assert (asked > 250) == (example.reach == "short")
 
 
-def test_own_haystack_and_needle(bundled):
+def test_haystack_and_needle_can_be_ones_own(bundled):
     settings = {"statement": "The vault opens to {answer} only.", "answer": "Ada", "question": "The vault opens to"}
     task = TASKS["needle"](bundled, **settings, haystack="grass is green. " * 40, length=200, depths=2, examples=1)
     text = bytes(task.examples[0].tokens[1:].tolist()).decode()
