@@ -6,12 +6,12 @@ length, an answer has the same tokens where it is hidden and where it is asked f
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import in_range
@@ -27,7 +27,7 @@ class Haystack:
         text: The text; the bundled one when None.
     """
 
-    def __init__(self, model: Any, text: str | None = None) -> None:
+    def __init__(self, model: TransformerLensModel, text: str | None = None) -> None:
         if text is None:
             from positional_heads.zoo.bundled import bundled_text
 
@@ -86,13 +86,17 @@ class Haystack:
         return self.tokens[[rng.randrange(len(self.tokens)) for _ in range(size)]]
 
 
-def piece_tokens(model: Any, text: str) -> Tokens:
+def piece_tokens(model: TransformerLensModel, text: str) -> Tokens:
     """Tokens of a piece of a sentence with its spaces; none for an empty piece."""
     return text_tokens(model, text, 0) if text.strip() else torch.zeros(0, dtype=torch.long)
 
 
 def grid(
-    model: Any, length: int | Sequence[int] | None, depths: int | Sequence[float], *, beyond_context: bool = False
+    model: TransformerLensModel,
+    length: int | Sequence[int] | None,
+    depths: int | Sequence[float],
+    *,
+    beyond_context: bool = False,
 ) -> list[tuple[int, float]]:
     """Every length with every depth, after checking that the model can run them.
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -77,7 +78,7 @@ class LongBenchTask:
             )
         ]
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
         """Mean log-probability of the first answer's tokens, and the metric of the generated answer, for each document.
 
         Args:
@@ -101,7 +102,7 @@ class LongBenchTask:
 
 @checked
 def longbench(
-    model: Any,
+    model: TransformerLensModel,
     *,
     file: str | Path | None = None,
     dataset: str | None = None,
@@ -214,7 +215,7 @@ def _refuse_unfit(document: Any, where: str) -> None:
 
 
 def _prompt(
-    model: Any, document: Mapping[str, Any], length: int
+    model: TransformerLensModel, document: Mapping[str, Any], length: int
 ) -> tuple[Int[Tensor, " pos"], int, Int[Tensor, " answer_pos"]]:
     """The prompt, cut to leave room for the answer; the number of dropped tokens; the first answer."""
     settings = known_dataset(document["dataset"])[1]
@@ -243,14 +244,14 @@ def _separator(prompt: str) -> str:
 
 
 @torch.no_grad()
-def _log_prob(model: Any, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]) -> float:
+def _log_prob(model: TransformerLensModel, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]) -> float:
     tokens = torch.cat([prompt, answer])[None].to(model.cfg.device)
     logits = prefilled_logits(model, tokens)[0, len(prompt) - 1 : -1].float()
     return -float(torch.nn.functional.cross_entropy(logits, tokens[0, len(prompt) :]))
 
 
 @torch.no_grad()
-def _generated_answer(model: Any, tokenizer: Any, prompt: Int[Tensor, " pos"], dataset: str) -> str:
+def _generated_answer(model: TransformerLensModel, tokenizer: Any, prompt: Int[Tensor, " pos"], dataset: str) -> str:
     """The answer by greedy decoding, ended as the benchmark ends it."""
     most, ends = int(known_dataset(dataset)[1]["most_tokens"]), [getattr(tokenizer, "eos_token_id", None)]
     if dataset == "samsum":  # the benchmark ends it at the end of the line

@@ -10,10 +10,10 @@ import logging
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import checked
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid
 from positional_heads.studies.tasks.task import AnswerTask, Example
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @checked
 def perplexity(
-    model: Any,
+    model: TransformerLensModel,
     *,
     length: int | Sequence[int] | None = None,
     near: int = 32,

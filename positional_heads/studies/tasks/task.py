@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.run_lengths import fresh_runs
@@ -87,7 +88,7 @@ class Task(Protocol):
         """Expected value of each measure for a model that ignores the context, if there is one."""
         ...
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
         """Every measure of every row, in the order of `rows`."""
         ...
 
@@ -140,7 +141,7 @@ class AnswerTask:
         ]
 
     @checked
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
         """Log-probability and exact match of every answer.
 
         Args:
@@ -185,7 +186,7 @@ class FunctionTask:
         """One entry per example, each a unit of its own."""
         return [{"example": index, "unit": index, "reach": self.reach} for index in range(self.examples)]
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
         """The function's scores.
 
         Raises:
@@ -202,7 +203,7 @@ class FunctionTask:
         return {"score": scores}
 
 
-def function_task(model: Any, function: Callable[[Any], Any], name: str | None = None) -> FunctionTask:
+def function_task(model: TransformerLensModel, function: Callable[[Any], Any], name: str | None = None) -> FunctionTask:
     """A task from a function of the model, which is called once to count its scores.
 
     Raises:
@@ -225,7 +226,7 @@ def _numbers(name: str, returned: Any) -> Float64[Tensor, " example"]:
         raise TypeError(msg) from error
 
 
-def _batched(examples: Sequence[Example], model: Any, batch_size: int | None) -> Iterator[list[int]]:
+def _batched(examples: Sequence[Example], model: TransformerLensModel, batch_size: int | None) -> Iterator[list[int]]:
     """Indices of examples of one length, the longest first, so a lack of memory shows immediately."""
     by_length: dict[int, list[int]] = {}
     for index, example in enumerate(examples):
@@ -236,7 +237,7 @@ def _batched(examples: Sequence[Example], model: Any, batch_size: int | None) ->
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
-def _chosen_batch_size(model: Any, length: int) -> int:
+def _chosen_batch_size(model: TransformerLensModel, length: int) -> int:
     scores = SCORES_PER_BATCH.get(torch.device(model.cfg.device or "cpu").type, LOGITS_PER_BATCH)
     by_scores = scores // (int(model.cfg.n_heads) * length**2)
     return max(1, min(by_scores, LOGITS_PER_BATCH // (int(model.cfg.d_vocab) * length)))
