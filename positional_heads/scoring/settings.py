@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 
-from positional_heads.core.arguments import check_fields, check_seed, check_settings, check_temperature, in_range
+from positional_heads.core.arguments import check_fields, check_settings, check_temperature, in_range
 from positional_heads.core.plan import EntryPlan
 
 MOST_GROUPS = 64

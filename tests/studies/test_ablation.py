@@ -205,7 +205,7 @@ BAD = {
     "n_random": ({"n_random": 0}, "n_random 0 must be at least 1"),
     "rank": ({"rank_by": "size"}, "'rho' or 'excess', got 'size'"),
     "singles": ({"singles": "some"}, "'all' or 'top' or 'none' or None, got 'some'"),
-    "mode": ({"mode": "mask"}, "mode 'mask' is unknown"),
+    "mode": ({"mode": "mask"}, "got 'mask'"),
     "too many": ({"counts": [33]}, "33 heads asked for, 32 have a score"),
     "far": ({"mode": "far"}, "mode 'far' needs distance="),
 }
