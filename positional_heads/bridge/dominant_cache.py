@@ -48,8 +48,8 @@ def dominant_dimension_cache(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a layer does not exist or does not rotate, or the input makes no sense.
     """
-    rotary = resolve_layers(model).select(layers)
     check_temperature(temperature)
+    rotary = resolve_layers(model).select(layers)
     rows = len(as_sequences(model, tokens, attention_mask))
     batch, *others = batches(model, tokens, attention_mask, rows, beyond_context=beyond_context)
     if others:

@@ -107,7 +107,7 @@ class HeadExamples(Record):
 
         frame = pd.DataFrame({"name": [str(head) for head in self.heads for _ in self.tokens]})
         frame["position"] = [*range(len(self.tokens))] * len(self.heads)
-        frame["token"] = self.tokens * len(self.heads)
+        frame["token"] = [printable(token) for token in self.tokens] * len(self.heads)
         for name in ("weighted_dominant", "plain_dominant", "mean_distance"):
             frame[name] = getattr(self, name).flatten().numpy()
         return frame

@@ -1,10 +1,12 @@
 """Bad input gets one clear line: what was wrong, what was expected, what to do."""
 
+import numpy as np
 import pytest
 import torch
 
 import positional_heads as ph
 from positional_heads.bridge.sequences import batches
+from tests.support import hugging_face, oracles
 
 TOKENS = torch.randint(256, (2, 12), generator=torch.Generator().manual_seed(0))
 HOLE = torch.tensor([[1] * 12, [1] * 5 + [0] * 2 + [1] * 5])
@@ -73,9 +75,13 @@ def test_a_special_token_that_the_model_lacks_is_named_with_the_way_out():
         ph.score_heads(bundled, torch.tensor([[5, 259]]))
 
 
-def test_running_past_the_context_on_purpose(tiny):
+def test_past_the_context_a_score_is_that_of_hugging_faces_model(tiny, tiny_folder):
     tokens = torch.randint(256, (1, 300), generator=torch.Generator().manual_seed(0))
-    assert ph.score_heads(tiny("llama"), tokens, beyond_context=True).curve.shape == (2, 4, 300)
+    scores = ph.score_heads(tiny("llama"), tokens, beyond_context=True)
+    for layer, attended in hugging_face.read(tiny_folder("llama"), tokens[0].numpy()).items():
+        rho, curve = oracles.attended_score([attended], "half", 8)
+        np.testing.assert_allclose(scores.rho[layer], rho, atol=1e-3)
+        np.testing.assert_allclose(scores.curve[layer], curve, atol=1e-3)
 
 
 def test_texts_and_their_tokens_score_the_same(tiny):

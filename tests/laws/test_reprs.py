@@ -1,7 +1,9 @@
-"""Results print in a line and show themselves in notebooks, whatever a model or task is called."""
+"""Every record saves, loads, becomes a table, prints in a line and shows itself, whatever a model or task is called."""
 
+import inspect
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,10 +14,12 @@ import torch
 import positional_heads as ph
 from positional_heads.bridge.resolve import RotaryModel
 from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.results.record import Record
 from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.studies.tasks.evaluate import TaskResult
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 HOSTILE = "</td><script>alert(1)</script>\0\ud800 <img src=x onerror=alert(2)> & $x_{"
@@ -55,12 +59,64 @@ def task_result(name: str = "passkey") -> TaskResult:
     return TaskResult(name, rows, {"log_prob": torch.tensor([-1.0, -0.5, -2.0]).double()}, {"log_prob": -2.0})
 
 
+def profile(name: str = "planted") -> ph.ContributionProfile:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)
+    counts, edges = torch.tensor([[5, 4, 3], [5, 4, 3]]), torch.tensor([0, 1, 2, 3])
+    heads, frequencies = [ph.Head(0, 1), ph.Head(1, 0)], torch.ones(2, 4, dtype=torch.float64)
+    return ph.ContributionProfile(heads, mean, mean[:, 0], counts, edges, frequencies, {"model": {"name": name}})
+
+
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "AblationStudy": study,
     "ExtrapolationStudy": planted_extrapolation,
+    "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),
+    "ContributionProfile": profile,
     "TaskResult": task_result,
 }
+
+
+def returned():
+    """Names of the records that public functions return."""
+    verbs = [getattr(ph, name) for name in ph.__all__ if inspect.isfunction(getattr(ph, name))]
+    answers = {inspect.signature(verb).return_annotation for verb in verbs}
+    return {answer.__name__ for answer in answers if inspect.isclass(answer) and issubclass(answer, Record)}
+
+
+def plain(value):
+    """A record's content with numbers instead of tensors, so that equal ones compare as equal."""
+    if isinstance(value, torch.Tensor):
+        return value.dtype, value.nan_to_num(-9.0).tolist()
+    if is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    return value
+
+
+def test_every_record_that_is_returned_is_tried():
+    assert returned() == {*RECORDS}
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_is_read_back_as_it_was_written(kind, tmp_path):
+    record = RECORDS[kind]("a < b")
+    file = record.save(tmp_path)
+    assert file.parent == tmp_path
+    for path in (file, tmp_path):
+        assert plain(type(record).load(path)) == plain(record)
+    assert type(record).load(file).save(tmp_path / "again").read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("kind", RECORDS)
+def test_a_record_is_a_table_and_names_its_model(kind):
+    record = RECORDS[kind]("a model")
+    assert len(record.to_frame()) > 0
+    pd.testing.assert_frame_equal(record.to_frame(), record.to_frame())
+    assert record.provenance["model"]["name"] == "a model"
 
 
 @pytest.mark.parametrize("kind", RECORDS)

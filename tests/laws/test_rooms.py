@@ -105,3 +105,10 @@ def test_there_are_no_import_cycles():
         for leaf in leaves:
             del graph[leaf]
     assert not graph
+
+
+def test_a_module_states_what_it_does():
+    for module, file in MODULES.items():
+        first, *_ = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines() or [""]
+        assert first, module
+        assert "?" not in first, f"{module}: {first}"

@@ -73,7 +73,7 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "(by_head.device) ** 2",
         "(by_head.device) ** 1",
-        "laws/test_one_dimension -k hook_cache",
+        "laws/test_one_dimension -k every_reading",
     ),
     Mutant(
         "bridge/layer_vectors.py", "else squared[heads]", "else squared[:1]", "laws/test_one_dimension -k each_head"
@@ -82,7 +82,7 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "self.divided(contributions, heads)",
         "contributions",
-        "laws/test_one_dimension -k hook_cache",
+        "laws/test_one_dimension -k every_reading",
     ),
     Mutant(
         "bridge/layer_vectors.py",
@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         "bridge/contribution_hooks.py", "))]) * rotary.scale", "))])", "bridge/test_contribution_hooks -k remainder"
     ),
-    Mutant("bridge/contribution_hooks.py", "row / rotary.scale", "row", "laws/test_one_dimension -k hook_cache"),
+    Mutant("bridge/contribution_hooks.py", "row / rotary.scale", "row", "laws/test_one_dimension -k every_reading"),
     Mutant(
         "bridge/contribution_hooks.py",
         "registry.pop(name, None)",

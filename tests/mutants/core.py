@@ -51,7 +51,7 @@ MUTANTS = (
         "core/kernels/native.py",
         "positions, temperature, one_bin",
         "positions, 1.0, one_bin",
-        "core/test_kernels -k listed_entries",
+        "core/test_kernels -k listed_",
     ),
     Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_pairs"),
     # Which pairs count, and their correlation

@@ -15,8 +15,10 @@ import torch
 from scipy import stats
 
 import positional_heads as ph
+from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.core.head_sets import by_kind
 from positional_heads.results.files import FINISHED_FILE_NAME, ResultFileError
+from positional_heads.studies import ablation
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.views import dose_response
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
@@ -28,6 +30,22 @@ QUICK = {"counts": [1, 3], "n_random": 4, **TASK}
 @pytest.fixture(scope="module")
 def scores(bundled):
     return ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 128)[:4], null_repeats=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def retrieval_scored_once():
+    """Scoring retrieval takes most of a small study's time, and is always of the same examples here."""
+    known = {}
+
+    def once(model, prompts, needles, answers):
+        key = (model, *(tuple(tokens.tolist()) for tokens in (*prompts, *answers)))
+        if key not in known:
+            known[key] = retrieval_scores(model, prompts, needles, answers)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ablation, "retrieval_scores", once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +172,8 @@ def test_a_killed_command_goes_on(tmp_path, scores):
         "1",
         "--n-random",
         "2",
+        "--singles",
+        "top",
         "--out",
         str(tmp_path / "out"),
     ]
@@ -205,7 +225,7 @@ BAD = {
     "n_random": ({"n_random": 0}, "n_random 0 must be at least 1"),
     "rank": ({"rank_by": "size"}, "'rho' or 'excess', got 'size'"),
     "singles": ({"singles": "some"}, "'all' or 'top' or 'none' or None, got 'some'"),
-    "mode": ({"mode": "mask"}, "got 'mask'"),
+    "mode": ({"mode": "mask"}, "'mask'"),
     "too many": ({"counts": [33]}, "33 heads asked for, 32 have a score"),
     "far": ({"mode": "far"}, "mode 'far' needs distance="),
 }
