@@ -1,1 +1,1 @@
-"""Frozen records of what was found: labels, tables, verdicts, files. Knows no model."""
+"""Frozen records of results: labels, tables, verdicts, files. They need no model."""

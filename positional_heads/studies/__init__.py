@@ -1,1 +1,1 @@
-"""Whole studies: what is claimed of heads, against controls."""
+"""Studies of a claim about heads against controls, and the tasks that they measure."""

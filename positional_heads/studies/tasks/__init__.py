@@ -1,1 +1,1 @@
-"""What the model is asked to do while heads are ablated."""
+"""The tasks that a model does while heads are ablated."""
