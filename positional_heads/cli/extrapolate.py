@@ -29,7 +29,10 @@ from positional_heads.cli.common import (
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     model: Model,
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, ...")
+        str,
+        typer.Option(
+            help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope."
+        ),
     ] = "none,linear,ntk,yarn,self_extend",
     factors: Annotated[
         str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")

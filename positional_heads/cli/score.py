@@ -108,7 +108,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 
         prepare_folder(out, SCORES.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
-        from positional_heads.bridge.sequences import cut_text
+        from positional_heads.bridge.tokenizing import cut_text
         from positional_heads.scoring.head_examples import write_examples
         from positional_heads.scoring.score import score_heads, score_shard
 

@@ -324,3 +324,27 @@ def test_units_of_perplexity_share_no_token(words, units, bundled, caplog):
 def test_means_by_an_unknown_column_are_refused(bundled):
     with pytest.raises(ValueError, match="passkey has no column 'topic': choose among example, unit"):
         ph.evaluate(bundled, "passkey", **SMALL).mean("topic")
+
+
+def test_far_that_equals_near_is_refused(bundled):
+    """At depth 0.999 of a short context the far needle is where the near one is: nothing is compared."""
+    with pytest.raises(ValueError, match=r"depth 0.999 of 128 tokens is right before the question"):
+        TASKS["passkey"](bundled, length=128, depths=[0.999], examples=1)
+    far, near = TASKS["passkey"](bundled, length=128, depths=[0.5], examples=1).examples
+    assert far.needle != near.needle
+    assert not torch.equal(far.tokens, near.tokens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"digits": 0}, "digits 0 must be at least 1"),
+        ({"batch_size": -1}, "batch_size -1 must be at least 1"),
+        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+        ({"seed": -1}, "seed -1 must be at least 0"),
+        ({"lenght": 64}, "task passkey has no setting lenght; it has length, depths"),
+    ],
+)
+def test_impossible_settings_of_passkey_are_refused(settings, message, bundled):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ph.evaluate(bundled, "passkey", **{"length": 128, "depths": 2, "examples": 1, **settings})
