@@ -20,9 +20,9 @@ MUTANTS = (
     ),
     # LongBench, the evaluation harness, Ray, shards
     Mutant(
-        "studies/ablation.py",
-        '"sha256": _examples_hash(task), **task.settings',
-        '**task.settings, "sha256": _examples_hash(task)',
+        "studies/tasks/evaluate.py",
+        '"sha256": sha256, **task.settings',
+        '**task.settings, "sha256": sha256',
         "studies/tasks/test_longbench -k documents",
     ),
     Mutant(
@@ -38,10 +38,10 @@ MUTANTS = (
         "studies/tasks/test_longbench -k judge",
     ),
     Mutant(
-        "studies/tasks/harness.py",
-        "with _seeded(seed):\n        loaded",
-        "if True:\n        loaded",
+        "studies/tasks/harness_tasks.py",
+        "with _seeded(request.seed):\n            loaded",
+        "if True:\n            loaded",
         "studies/tasks/test_harness -k seed",
     ),
-    Mutant("studies/tasks/harness.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
+    Mutant("studies/tasks/harness_tasks.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
 )

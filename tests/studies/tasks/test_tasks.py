@@ -321,6 +321,17 @@ def test_units_of_perplexity_share_no_token(words, units, bundled, caplog):
     assert len(task.examples) == len(TASKS["perplexity"](bundled, length=[100, 256], near=16, examples=12).examples)
 
 
+def test_a_result_comes_back_from_disk_with_what_was_run(bundled, tmp_path):
+    result = ph.evaluate(bundled, "latest", **SMALL, heads="L2H4", mode="far", distance=9)
+    assert type(result).load(result.save(tmp_path)).to_frame().equals(result.to_frame())
+    back = type(result).load(tmp_path)
+    assert repr(back) == repr(result)
+    assert back.provenance["heads"] == ["L2H4"]
+    assert back.provenance["task"].items() >= {"name": "latest", "lengths": [256], "examples": 2, "updates": 4}.items()
+    assert back.provenance["ablation"] == {"mode": "far", "distance": 9, "reference": None}
+    assert "\n" not in repr(result)
+
+
 def test_means_by_an_unknown_column_are_refused(bundled):
     with pytest.raises(ValueError, match="passkey has no column 'topic': choose among example, unit"):
         ph.evaluate(bundled, "passkey", **SMALL).mean("topic")
