@@ -41,9 +41,8 @@ def test_pairs_and_remainder_add_up_to_the_models_own_scores(family, tiny):
     _, run = model.run_with_cache(TOKENS)
     for number, (layer, head) in enumerate(HEADS):
         expected = diagonal_means(run["attn_scores", layer, "attn"][:, head])
-        np.testing.assert_allclose(
-            (profile.mean[number].sum(0) + profile.unrotated[number]).numpy(), expected, atol=1e-5
-        )
+        total = profile.mean[number].sum(0) + profile.unrotated[number]
+        np.testing.assert_allclose(total.numpy(), expected, atol=1e-5)
     assert bool(profile.unrotated.any()) == (family != "llama")
 
 
