@@ -118,12 +118,12 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
-        from positional_heads.views.report.folder import write_ablation_report
+        from positional_heads.views.report.folder import write_report
 
         asked = make_task(bridge, task, **task_settings)
         ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out)
         study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
-        written = write_ablation_report(study, out)
+        written = write_report(study, out)
         (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
         show_study(written[0], as_json)
         say("written: " + ", ".join(str(name) for name in written))

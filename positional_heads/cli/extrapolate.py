@@ -75,7 +75,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.extrapolation import extrapolation_study
-        from positional_heads.views.report.folder import write_extrapolation_report
+        from positional_heads.views.report.folder import write_report
 
         study = extrapolation_study(
             bridge,
@@ -91,7 +91,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             examples=examples,
             seed=seed,
         )
-        written = write_extrapolation_report(study, out)
+        written = write_report(study, out)
         (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
         show_extrapolation(written[0], as_json)
         say("written: " + ", ".join(str(name) for name in written))

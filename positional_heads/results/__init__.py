@@ -1,1 +1,1 @@
-"""Frozen records of results: labels, tables, verdicts, files. They need no model."""
+"""Frozen records: numbers with labels, tables, verdicts and files. Knows no model."""
