@@ -10,9 +10,9 @@ from .bridge.model import UnsupportedModelError as UnsupportedModelError
 from .bridge.resolve import resolve_layers as resolve_layers
 from .bridge.rope_scaling.clex import load_clex as load_clex
 from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
-from .bridge.rope_scaling.methods import self_extend_advice as self_extend_advice
-from .bridge.rope_scaling.names import rope_method as rope_method
+from .bridge.rope_scaling.methods import rope_method as rope_method
 from .bridge.rope_scaling.plain_rope import plain_rope as plain_rope
+from .bridge.rope_scaling.self_extend import self_extend_advice as self_extend_advice
 from .bridge.sequences import cut_text as cut_text
 from .core.contributions import dominant_dimension as dominant_dimension
 from .core.contributions import pair_contributions as pair_contributions

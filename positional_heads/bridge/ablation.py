@@ -1,16 +1,16 @@
-"""What does the model lose without these heads? Six ways to take a head away, each with one meaning (method section 5).
+"""Ablate heads, in six modes (method section 5).
 
 All act on query heads, also where key heads are shared, on the prompt and on generated tokens alike.
 
 - `zero`: the head's output z is 0.
 - `mean`: z is its mean over a reference corpus.
-- `resample`: z is that of another sequence at the same positions, of sequence i for example i.
-- `uniform`: its scores are 0 wherever it may look, so that it attends evenly.
-- `far`: it cannot look further back than `distance` tokens; what is left is renormalised.
-- `near`: it cannot look less far back than that; where nothing is left its output is 0.
+- `resample`: z is that of a reference sequence at the same positions, of sequence i for example i.
+- `uniform`: its scores are 0 at all visible keys, so that it attends evenly.
+- `far`: keys more than `distance` tokens back are masked; the softmax renormalises the others.
+- `near`: keys less than `distance` tokens back are masked; where no key is left, z is 0.
 
-Distances and positions are the text's own, also behind padding and in caches of any kind. Compatibility mode moves a
-value bias out of z into the output's bias: where a model has one, an output of 0 leaves it there.
+Distances and positions are the text's own, also with padding and with caches of any kind. Compatibility mode moves a
+value bias out of z into the output's bias: where a model has one, z = 0 does not remove it.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,12 +23,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
-from positional_heads.bridge.positions import Places, row_numbers
+from positional_heads.bridge.positions import LayerInputs, row_numbers
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import run_lengths
-from positional_heads.bridge.sequences import Text, batches
+from positional_heads.bridge.sequences import Batch, Text, batches
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Heads, as_heads
 
@@ -69,28 +69,28 @@ def ablation_hooks(
     reference: Reference | None = None,
     distance: int | None = None,
 ) -> list[Hook]:
-    """The same as forward hooks, to pass to `run_with_hooks`.
+    """Forward hooks that ablate these heads, to pass to `run_with_hooks`.
 
     Args:
         model: A TransformerBridge.
-        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several; with none, nothing is done.
-        mode: What becomes of them, see the module's docstring.
-        reference: Text or token ids that `mean` averages over all positions of, or that `resample` takes z from:
-            sequences of one length, at least as long as what will be run, sequence i for example i, and again from the
-            first where there are fewer. A task numbers its examples; elsewhere row i is example i, so that beam
-            search, whose rows are beams, takes a single sequence.
-        distance: Distance in tokens, at least 1, that splits `far` from `near`; it belongs to what is kept by both.
+        heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several; an empty list ablates none.
+        mode: What replaces them, see above.
+        reference: Text or token ids. `mean` averages z over all of its positions. `resample` takes z from it: sequences
+            of equal length, no shorter than the run; sequence i for example i, cycling if there are fewer. A task
+            numbers its examples; elsewhere row i is example i, so beam search takes one sequence.
+        distance: Cut-off in tokens, at least 1. Keys exactly this far back are kept by both `far` and `near`.
 
     Raises:
-        ValueError: If the mode is unknown, lacks what it needs or is given what it does not, or a head does not exist.
+        ValueError: If the mode is unknown, lacks an argument that it needs or has one that it does not use, or a head
+            does not exist.
         TypeError: If the distance is not a whole number.
-        UnsupportedModelError: If the model is not rotary, or ignores what the mode has to edit.
+        UnsupportedModelError: If the model is not rotary, or does not read the activations that the mode edits.
     """
     return Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
 
 
 class Ablation:
-    """One way to take heads away from a model, ready for any heads: what it takes from the model is found once.
+    """One mode on one model, for any heads. The reference is run once per layer, however many sets of heads follow.
 
     Arguments and errors are those of `ablation_hooks`.
     """
@@ -99,17 +99,17 @@ class Ablation:
     def __init__(
         self,
         model: TransformerLensModel,
-        mode: str = "zero",
+        mode: AblationMode = "zero",
         *,
         reference: Reference | None = None,
         distance: int | None = None,
     ) -> None:
-        self.mode = known_mode(mode, distance)
-        _refuse_missing_or_idle("reference", reference, mode, ("mean", "resample"))
+        self.mode = ablation_mode(mode, distance)
+        _refuse_missing_or_unused("reference", reference, mode, ("mean", "resample"))
         self.model = model
         self.reference = reference
         self.distance = distance
-        self._outputs: dict[int, Tensor] = {}
+        self._reference_z: dict[int, Tensor] = {}
 
     def hooks(self, heads: Heads) -> list[Hook]:
         """Forward hooks that ablate these heads."""
@@ -117,25 +117,27 @@ class Ablation:
         if self.mode in {"uniform", "far", "near"}:
             self._refuse_late_scores(list(chosen))
         if self.mode in {"mean", "resample"}:
-            self._find_outputs([layer for layer in chosen if layer not in self._outputs])
-        return [hook for layer, which in chosen.items() for hook in self._layer_hooks(layer, which)]
+            self._run_reference([layer for layer in chosen if layer not in self._reference_z])
+        return [hook for layer, layer_heads in chosen.items() for hook in self._layer_hooks(layer, layer_heads)]
 
     def _layer_hooks(self, layer: int, heads: list[int]) -> list[Hook]:
         if self.mode == "zero":
             return [(hook_name(layer, OUTPUT), _replacing(heads, None))]
         if self.mode == "mean":
-            return [(hook_name(layer, OUTPUT), _replacing(heads, self._outputs[layer]))]
+            return [(hook_name(layer, OUTPUT), _replacing(heads, self._reference_z[layer]))]
         if self.mode == "resample":
-            return _resampling(self.model, layer, heads, self._outputs[layer])
-        return _attending(self._rotary[layer], heads, self.mode, self.distance or 0, Places(self.model, layer))
+            return _resampling(self.model, layer, heads, self._reference_z[layer])
+        return _masking(self._rotary[layer], heads, self.mode, self.distance or 0, LayerInputs(self.model, layer))
 
     @property
     def reference_hash(self) -> str | None:
         """A sha256 over the reference's tokens, for provenance; None without one."""
         if self.reference is None:
             return None
-        found = batches(self.model, self.reference, None, REFERENCE_BATCH, beyond_context=True)
-        return data_hash([(row, None) for batch in found for row in batch.tokens])
+        return data_hash([(row, None) for batch in self._reference_batches() for row in batch.tokens])
+
+    def _reference_batches(self) -> list[Batch]:
+        return batches(self.model, self.reference, None, REFERENCE_BATCH, beyond_context=True)
 
     @cached_property
     def _rotary(self) -> dict[int, RotaryLayer]:
@@ -145,43 +147,44 @@ class Ablation:
         for layer in layers:
             if layer not in self._rotary or self._rotary[layer].holds == "pattern":
                 msg = (
-                    f"layer {layer}: its attention scores cannot be had in time, so mode {self.mode!r} cannot be; use "
-                    "'zero'"
+                    f"layer {layer}: its attention scores cannot be edited, which mode {self.mode!r} needs; use 'zero'"
                 )
                 raise UnsupportedModelError(msg)
 
     @torch.no_grad()
-    def _find_outputs(self, layers: list[int]) -> None:
-        """Run the reference, and keep what the heads of these layers put out on it, or its mean."""
+    def _run_reference(self, layers: list[int]) -> None:
+        """Store z of these layers on the reference, or its mean over all positions."""
         if not layers:
             return
-        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-        positions = 0
-        for batch in batches(self.model, self.reference, None, REFERENCE_BATCH, beyond_context=True):
-            names = [hook_name(layer, OUTPUT) for layer in layers]
+        names = [hook_name(layer, OUTPUT) for layer in layers]
+        parts: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        n_positions = 0
+        for batch in self._reference_batches():
             with run_lengths(self.model, [batch.tokens.shape[1]]):
                 _, cache = self.model.run_with_cache(batch.tokens, names_filter=names, return_type=None)
-            positions += batch.tokens.numel()
+            n_positions += batch.tokens.numel()
             for layer, name in zip(layers, names, strict=True):
                 z = cache[name]
-                found[layer].append(z.float().sum((0, 1)).cpu().double() if self.mode == "mean" else z)
-        for layer, parts in found.items():
-            mean = self.mode == "mean"
-            self._outputs[layer] = (torch.stack(parts).sum(0) / positions).float() if mean else _one_length(parts)
+                parts[layer].append(z.float().sum((0, 1)).cpu().double() if self.mode == "mean" else z)
+        for layer, z_parts in parts.items():
+            if self.mode == "mean":
+                self._reference_z[layer] = (torch.stack(z_parts).sum(0) / n_positions).float()
+            else:
+                self._reference_z[layer] = _of_one_length(z_parts)
 
 
-def known_mode(mode: str, distance: int | None) -> AblationMode:
-    """The mode meant, if the distance goes with it.
+def ablation_mode(name: str, distance: int | None) -> AblationMode:
+    """The mode by its name, if the distance goes with it.
 
     Raises:
-        ValueError: If the mode is unknown, or lacks a distance or has one in vain.
+        ValueError: If the mode is unknown, lacks a distance, or has one that it does not use.
     """
-    for known in MODES:
-        if mode == known:
-            _refuse_missing_or_idle("distance", distance, mode, ("far", "near"))
+    for mode in MODES:
+        if name == mode:
+            _refuse_missing_or_unused("distance", distance, mode, ("far", "near"))
             in_range("distance", distance, 1)
-            return known
-    msg = f"mode {mode!r} is unknown: choose one of {', '.join(MODES)}"
+            return mode
+    msg = f"mode {name!r} is unknown: choose one of {', '.join(MODES)}"
     raise ValueError(msg)
 
 
@@ -192,7 +195,7 @@ def _heads_by_layer(model: TransformerLensModel, heads: Heads) -> dict[int, list
     return chosen
 
 
-def _refuse_missing_or_idle(name: str, value: Any, mode: str, needed_by: tuple[str, ...]) -> None:
+def _refuse_missing_or_unused(name: str, value: Any, mode: str, needed_by: tuple[str, ...]) -> None:
     if value is None and mode in needed_by:
         msg = f"mode {mode!r} needs {name}="
         raise ValueError(msg)
@@ -213,24 +216,24 @@ def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> 
 def _resampling(
     model: TransformerLensModel, layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]
 ) -> list[Hook]:
-    """Take z of the source at the positions being run, whatever the columns of a cache or of padding."""
-    places = Places(model, layer)
+    """Replace z by the source's at the same positions, which padding and caches shift against the columns."""
+    inputs = LayerInputs(model, layer)
 
     def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        positions = places.positions().to(source.device)
-        reached = int(positions.max()) + 1
-        if reached > source.shape[1]:
-            msg = f"the reference has {source.shape[1]} positions, the run has reached {reached}: give a longer one"
+        positions = inputs.positions().to(source.device)
+        n_positions = int(positions.max()) + 1
+        if n_positions > source.shape[1]:
+            msg = f"the reference has {source.shape[1]} positions, the run has reached {n_positions}: give a longer one"
             raise ValueError(msg)
         z = z.clone()
         rows = row_numbers(model, len(z)).to(source.device) % len(source)
         z[:, :, heads] = source[rows[:, None], positions][:, :, heads].to(z)
         return z
 
-    return [places.hook, (hook_name(layer, OUTPUT), replace)]
+    return [inputs.hook, (hook_name(layer, OUTPUT), replace)]
 
 
-def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
+def _of_one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
     lengths = {z.shape[1] for z in outputs}
     if len(lengths) > 1:
         msg = (
@@ -240,8 +243,10 @@ def _one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]
     return torch.cat(outputs)
 
 
-def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int, places: Places) -> list[Hook]:
-    """Change where heads look. What the model hides stays hidden: entries are only ever added to what is masked."""
+def _masking(
+    rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int, inputs: LayerInputs
+) -> list[Hook]:
+    """Edit the scores of heads. Entries that the model masks stay masked."""
     blind: list[Bool[Tensor, "batch head query_pos"]] = []
 
     def edit(scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
@@ -251,9 +256,10 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
         if mode == "uniform":
             scores[:, heads] = own.masked_fill(~hidden, 0)
             return scores
-        back = places.distances(rotary, scores)
+        back = inputs.distances(rotary, scores)
         hidden = hidden | ((back > distance) if mode == "far" else (back < distance))
         scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
+        # softmax of a row without any visible key would attend to all of them evenly: `silence` sets its z to 0
         blind[:] = [hidden.all(dim=-1)]
         return scores
 
@@ -262,5 +268,5 @@ def _attending(rotary: RotaryLayer, heads: list[int], mode: AblationMode, distan
         z[:, :, heads] = z[:, :, heads].masked_fill(blind[0].transpose(1, 2).unsqueeze(-1), 0)
         return z
 
-    hooks: list[Hook] = [places.hook, (hook_name(rotary.layer, SCORES), edit)]
+    hooks: list[Hook] = [inputs.hook, (hook_name(rotary.layer, SCORES), edit)]
     return [*hooks, (hook_name(rotary.layer, OUTPUT), silence)] if mode == "near" else hooks

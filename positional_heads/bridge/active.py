@@ -1,24 +1,68 @@
-"""Which extension is at work on a model now? Asked by whatever reads or proves its scores."""
+"""The extension that is active on a model. `extended_rope` sets it; whatever reads or proves scores asks for it.
+
+`ActiveExtension` is all that the rest of `bridge/` needs of an extension, so that it need not import
+`extended_rope`, which is built on all of it.
+"""
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container
+from typing import Any, Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from positional_heads.bridge.rope_scaling.extended_rope import Extension
-
-_ACTIVE: "weakref.WeakKeyDictionary[Any, Extension]" = weakref.WeakKeyDictionary()
+from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
+from positional_heads.core.bands import Band
 
 
-def active_extension(model: Any) -> "Extension | None":
-    """The extension whose block this model is in, or None."""
+@runtime_checkable
+class ActiveExtension(Protocol):
+    """A length extension inside its block."""
+
+    @property
+    def name(self) -> str:
+        """Name of its method."""
+
+    @property
+    def resolved(self) -> Any:
+        """How the model rotates without it, a `RotaryModel`."""
+
+    @property
+    def chosen(self) -> Container[int]:
+        """Layers that it extends."""
+
+    @property
+    def rewrites_scores(self) -> bool:
+        """Whether attention scores are rewritten, rather than cos and sin."""
+
+    @property
+    def follows_length(self) -> bool:
+        """Whether the rotation depends on the length of the run."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Method, settings and extended heads, as JSON."""
+
+    def table(self, layer: int, length: int) -> RopeTable:
+        """Frequencies of a layer in a run of so many tokens."""
+
+    def bands(self, layer: int, length: int, device: Any = None, *, run_length: int | None = None) -> list[Band] | None:
+        """Rotation of positions 0 to length - 1 by distance; None where cos and sin express it."""
+
+    def set_run_lengths(self, lengths: list[int] | None) -> None:
+        """Rotate each row as part of a run of so many tokens; None: as the passes themselves say."""
+
+
+_ACTIVE: "weakref.WeakKeyDictionary[Any, ActiveExtension]" = weakref.WeakKeyDictionary()
+
+
+def active_extension(model: Any) -> ActiveExtension | None:
+    """The extension that is active on this model, or None."""
     return _ACTIVE.get(model)
 
 
-def set_active(model: Any, extension: "Extension") -> None:
-    """Say that an extension is at work."""
+def set_active(model: Any, extension: ActiveExtension) -> None:
+    """Make an extension the active one."""
     _ACTIVE[model] = extension
 
 
 def clear_active(model: Any) -> None:
-    """Say that none is."""
+    """Leave the model without an active extension."""
     _ACTIVE.pop(model, None)

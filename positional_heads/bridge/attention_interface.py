@@ -1,9 +1,9 @@
-"""Rotated queries and keys of attention that a bridge leaves to Hugging Face's own module, whose inside has no hooks.
+"""Read rotated queries and keys of attention that TransformerLens delegates to Hugging Face's module, without hooks.
 
-Such modules end in transformers' attention interface: the function that the configuration names is handed the rotated
-query and key, the scale and the mask. For as long as a run is read, the configuration names a function of ours. It
-computes attention with the model's own eager function, so that the model's output stays what it was, and hands over a
-record as the hooks of other families do. Nothing can be edited this way.
+Such modules call the function that their configuration names (transformers' attention interface) with the rotated query
+and key, the scale and the mask. While a run is read, the configuration names a function of ours, which computes
+attention by the model's own eager function, so the output does not change, and passes on a record like that of the
+hooks in other families. Nothing can be edited this way.
 """
 
 import inspect
@@ -25,13 +25,14 @@ NAME = "positional_heads_reading"
 ROTATED = ("hook_rot_q", "hook_rot_k")
 EAGER = "eager_attention_forward"
 PATTERN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""Largest difference between the model's own pattern and ours, of the same operations; 1e-2 in half precision."""
+"""Largest difference between the model's own pattern and ours, computed by the same operations; 1e-2 in half
+precision."""
 
 _readers: "WeakKeyDictionary[torch.nn.Module, Callable[..., None]]" = WeakKeyDictionary()
 
 
 def attention_module(model: TransformerLensModel, layer: int) -> Any:
-    """Hugging Face's attention module of a layer, where it ends in the attention interface; else None."""
+    """Hugging Face's attention module of a layer if it calls the attention interface, else None."""
     module = getattr(getattr(model.blocks[layer], "attn", None), "original_component", None)
     return module if module is not None and hasattr(sys.modules[type(module).__module__], EAGER) else None
 
@@ -40,12 +41,12 @@ def attention_module(model: TransformerLensModel, layer: int) -> Any:
 def reading_attention(
     model: TransformerLensModel, layers: Sequence[int], visit: Callable[[int, Record], Any]
 ) -> Iterator[None]:
-    """A block inside which every run hands over these layers' records: rot_q, rot_k, cos, sin and masked scores.
+    """A block inside which every run passes on these layers' records: rot_q, rot_k, cos, sin and masked scores.
 
     Args:
         model: A TransformerBridge.
         layers: Layers that have an `attention_module`.
-        visit: Called with each layer and its record, as soon as the layer has attended.
+        visit: Called with each layer and its record when the layer has attended.
 
     Raises:
         UnsupportedModelError: Inside the block, if the model's own pattern is not the softmax of the scores.
@@ -68,25 +69,36 @@ def turns(
     phase: Complex[Tensor, "#batch pos pair"],
     moved_phase: Complex[Tensor, "#batch pos pair"],
 ) -> list[tuple[Layout, int, float]]:
-    """How well each pair layout and sense of rotation explains what moving all positions does to queries and keys.
+    """The error of each pair layout and sense of rotation, from two runs of the same tokens at shifted positions.
 
-    The same tokens some positions later have the same queries and keys but for their rotation: in the whole model,
-    because scores depend on distances only. The error is the median over tokens, relative to the largest channel:
-    where experts are chosen, rounding may send single tokens elsewhere.
+    Scores depend on distances only, so moving all positions alike changes queries and keys by a rotation only, in every
+    layer. The right layout and sense predict it.
+
+    Args:
+        here: Record of a layer in the first run.
+        moved: Its record in the run at moved positions.
+        phase: cos + i sin of each position and pair in the first run.
+        moved_phase: The same in the other run.
+
+    Returns:
+        Layout, sense and error of each candidate, see `distance`.
     """
-    found = []
+    errors = []
     for layout in LAYOUTS:
         for sense in (1, -1):
             turn = moved_phase / phase if sense == 1 else (moved_phase / phase).conj().resolve_conj()
             error = max(distance(rotate(here[name], turn, layout), moved[name]) for name in ROTATED)
-            found.append((layout, sense, error))
-    return found
+            errors.append((layout, sense, error))
+    return errors
 
 
-def distance(expected: Float[Tensor, "batch pos head d"], found: Float[Tensor, "batch pos head d"]) -> float:
-    """Median over tokens of the largest difference, relative to the largest channel."""
-    difference = (expected.float() - found.float()).abs().amax((-2, -1))
-    return float(difference.median() / found.float().abs().max())
+def distance(expected: Float[Tensor, "batch pos head d"], own: Float[Tensor, "batch pos head d"]) -> float:
+    """Median over tokens of the largest difference, relative to the largest channel.
+
+    The median, because in a mixture of experts rounding may route single tokens to other experts.
+    """
+    difference = (expected.float() - own.float()).abs().amax((-2, -1))
+    return float(difference.median() / own.float().abs().max())
 
 
 def _register() -> None:
@@ -100,7 +112,7 @@ def _register() -> None:
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, Tensor]:
-    """What the configuration names while a run is read: the model's own eager attention, looked at."""
+    """The attention function that the configuration names while a run is read: the model's own eager one, observed."""
     eager = getattr(sys.modules[type(module).__module__], EAGER)
     output, pattern = eager(module, query, key, value, attention_mask, **settings)
     if module in _readers:
@@ -111,10 +123,10 @@ def _attend(
 def _read(layer: int, module: Any, visit: Callable[[int, Record], Any], undo: ExitStack) -> None:
     record: Record = {}
 
-    def before(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def store_tables(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record.clear()
         embeddings = inspect.signature(module.forward).bind(*args, **kwargs).arguments.get("position_embeddings")
-        if isinstance(embeddings, Tensor):  # Llama-4 has one complex number for each pair
+        if isinstance(embeddings, Tensor):  # Llama-4 has one complex number per pair
             record.update(hook_cos=embeddings.real, hook_sin=embeddings.imag)
         elif embeddings is not None:
             record.update(hook_cos=embeddings[0], hook_sin=embeddings[1])
@@ -122,12 +134,13 @@ def _read(layer: int, module: Any, visit: Callable[[int, Record], Any], undo: Ex
     def read(query: Tensor, key: Tensor, mask: Tensor | None, pattern: Tensor, settings: dict[str, Any]) -> None:
         scores = _scores(query, key, mask, settings)
         _refuse_other_pattern(layer, scores, pattern)
-        rot_q, rot_k = query.transpose(1, 2), key[:, :, -query.shape[2] :].transpose(1, 2)
+        rot_q = query.transpose(1, 2)
+        rot_k = key[:, :, -query.shape[2] :].transpose(1, 2)  # keys of this pass; a cache puts earlier ones before them
         visit(layer, {**record, "hook_rot_q": rot_q, "hook_rot_k": rot_k, SCORES: scores})
 
     _readers[module] = read
     undo.callback(_readers.pop, module)
-    undo.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+    undo.callback(module.register_forward_pre_hook(store_tables, with_kwargs=True).remove)
 
 
 def _scores(
@@ -146,7 +159,7 @@ def _refuse_other_pattern(layer: int, scores: Tensor, pattern: Tensor) -> None:
     ours = scores.softmax(-1, dtype=torch.float32)
     if not float((ours - pattern.float()).abs().max()) <= PATTERN_TOLERANCE.get(pattern.dtype, 1e-2):
         msg = (
-            f"layer {layer}: the model's attention pattern is not the softmax of q . k, scaled and masked; something "
-            "else goes into its attention (a sink, a bias), so it cannot be scored"
+            f"layer {layer}: the model's attention pattern is not the softmax of q . k, scaled and masked; its "
+            "attention has another term (a sink, a bias), so it cannot be scored"
         )
         raise UnsupportedModelError(msg)

@@ -1,9 +1,8 @@
-"""New hook points on a model: the contribution of every rotary pair to every attention score, live and editable.
+"""Add hook points for the contribution of every rotary pair to every attention score, live and editable.
 
-`hook_contributions` holds what each pair adds to the attention score, attention scale included, before soft-cap and
-mask: with the unrotated remainder they sum to the score, and an edit changes the score by exactly as much as it changed
-the contribution. `hook_dominant_dim` reads D of the contributions as edits have left them, NaN where the model hides
-the key; editing it has no meaning.
+`hook_contributions` has what each pair adds to the attention score, attention scale included, before soft-cap and mask:
+with the unrotated remainder they sum to the score, and an edit changes the score by the change of the contribution.
+`hook_dominant_dim` has D of the edited contributions, NaN where the key is masked; it cannot be edited.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,9 +34,9 @@ def contribution_hooks(
     """A block inside which layers have `attn.hook_contributions` and `attn.hook_dominant_dim`, like any other hook.
 
     `hook_contributions` is [batch head query_pos key_pos pair] in units of the attention score; `hook_dominant_dim` is
-    [batch head query_pos key_pos]. `run_with_cache`, `run_with_hooks` and patching see both. They hold pairs times as
-    much as the attention scores: ask for few layers, or short text. TransformerLens' `generic_activation_patch` takes
-    them one layer at a time, by names like "contributions0attn".
+    [batch head query_pos key_pos]. `run_with_cache`, `run_with_hooks` and patching see both. Contributions take as much
+    memory as the attention scores times the number of pairs, so choose few layers, or short text. TransformerLens'
+    `generic_activation_patch` takes them one layer at a time, by names like "contributions0attn".
 
     Args:
         model: A TransformerBridge.
@@ -47,15 +46,15 @@ def contribution_hooks(
 
     Raises:
         UnsupportedModelError: If a layer's scores cannot be edited, because its `hook_attn_scores` holds the pattern.
-        ValueError: If a layer does not exist or does not rotate, or the temperature is none; inside the block, if a
-            hook changes the contributions' shape.
-        RuntimeError: Inside the block, if the model runs with a key-value cache, or the readout is edited.
+        ValueError: If a layer does not exist or does not rotate, or the temperature is not positive; inside the block,
+            if a hook changes the shape of the contributions.
+        RuntimeError: Inside the block, if the model runs with a key-value cache, or a hook edits `hook_dominant_dim`.
     """
     check_temperature(temperature)
     chosen = resolve_layers(model).select(layers)
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
-        msg = f"contribution hooks do not work while {extension.method.name} rewrites scores; use score_heads there"
+        msg = f"contribution hooks do not work while {extension.name} rewrites scores; use score_heads there"
         raise UnsupportedModelError(msg)
     for rotary in chosen:
         if rotary.holds == "pattern":
@@ -70,7 +69,7 @@ def contribution_hooks(
             _add_hook_points(model.blocks[rotary.layer].attn, undo)
         _rescan_hooks(model)
         for rotary in chosen:
-            _feed(model, rotary, temperature, undo)
+            _add_readings(model, rotary, temperature, undo)
         yield model
 
 
@@ -93,48 +92,52 @@ def _rescan_hooks(model: TransformerLensModel) -> None:
     model._initialize_hook_registry()
 
 
-def _feed(model: TransformerLensModel, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
-    """Record the layer's rotated vectors as every other hook has left them, and pass contributions through its scores.
+def _add_readings(model: TransformerLensModel, rotary: RotaryLayer, temperature: Temperature, undo: ExitStack) -> None:
+    """Record the layer's rotated vectors after the edits of all other hooks, and replace its scores by edited ones.
 
-    Hooks run in the order in which they were added. So ours are added anew whenever the layer starts, behind those
-    that a caller has put there since, and taken off when it is done.
+    Hooks run in the order in which they were added. To run last, the recording hooks are added each time that the layer
+    starts, after hooks that a caller has added since the block began, and removed when it has finished.
     """
     attention = model.blocks[rotary.layer].attn
-    hooks = model.hook_dict
+    points = model.hook_dict
     record: Record = {}
-    late: list[Any] = []
+    recording: list[tuple[HookPoint, Any]] = []
 
-    def take_off() -> None:
-        while late:
-            _remove(*late.pop())
+    def stop_recording() -> None:
+        while recording:
+            _remove(*recording.pop())
 
-    def keep(name: str) -> Any:
+    def store(name: str) -> Any:
         def hook_fn(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
             record[name] = tensor
 
         return hook_fn
 
     def start(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
-        take_off()
+        stop_recording()  # a run that raised an error has left them
         record.clear()
         for name in RECORDED:
-            point = hooks.get(hook_name(rotary.layer, name))
+            point = points.get(hook_name(rotary.layer, name))
             if point is not None:
-                late.append((point, _add(point, keep(name))))
+                recording.append((point, _add(point, store(name))))
 
     def finish(tensor: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        take_off()
-        vectors = _vectors(model, rotary, {**record, SCORES: tensor})
-        return _pass_through(attention, vectors, tensor, temperature)
+        stop_recording()
+        # Column numbers serve as positions: padding shifts all positions of a row alike, and contributions depend on
+        # distances only.
+        positions = torch.arange(tensor.shape[-2], device=tensor.device)[None]
+        rot_q, rot_k = rotary.rotated_vectors(model, record, positions)
+        vectors = LayerVectors(rotary, rot_q, rot_k, rotary.phase(model, record, positions))
+        return _edited_scores(attention, vectors, tensor, temperature)
 
     for name, function in (("hook_in", start), (SCORES, finish)):
-        point = hooks[hook_name(rotary.layer, name)]
+        point = points[hook_name(rotary.layer, name)]
         undo.callback(_remove, point, _add(point, function))
-    undo.callback(take_off)
+    undo.callback(stop_recording)
 
 
 def _add(point: HookPoint, function: Any) -> Any:
-    """Add a hook that resets leave alone; TransformerLens 3.9 does not return its handle."""
+    """Add a hook that `reset_hooks` keeps; TransformerLens 3.9 does not return its handle."""
     point.add_hook(function, is_permanent=True)
     return point.fwd_hooks[-1]
 
@@ -144,19 +147,13 @@ def _remove(point: HookPoint, handle: Any) -> None:
     point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
 
 
-def _vectors(model: TransformerLensModel, rotary: RotaryLayer, record: Record) -> LayerVectors:
-    """Padding shifts all positions of a sequence alike, which no contribution shows: columns will do."""
-    positions = torch.arange(record[SCORES].shape[-2], device=record[SCORES].device)[None]
-    rot_q, rot_k = rotary.rotated_vectors(model, record, positions)
-    return LayerVectors(rotary, rot_q, rot_k, rotary.phase(model, record, positions))
-
-
-def _pass_through(
+def _edited_scores(
     attention: Any,
     vectors: LayerVectors,
     scores: Float[Tensor, "batch head query_pos key_pos"],
     temperature: Temperature,
 ) -> Float[Tensor, "batch head query_pos key_pos"]:
+    """The layer's scores plus the change that hooks make to its contributions; masked scores stay."""
     rotary, keys = vectors.rotary, vectors.rot_k.shape[1]
     if keys != scores.shape[-1]:
         msg = (
@@ -166,13 +163,14 @@ def _pass_through(
         raise RuntimeError(msg)
     hidden = rotary.masked_entries(scores)
     contributions = torch.stack([vectors.contributions(row) for row in range(len(scores))]) * rotary.scale
-    before, shape = contributions.sum(-1), contributions.shape  # hooks may write into the tensor itself
-    # a tensor of its own for the hooks: its gradient is the edit's, and what q and k get by it cancels with `before`
+    before, shape = contributions.sum(-1), contributions.shape  # read first: hooks may write into the tensor
+    # Where gradients flow, hooks get a clone: its gradient is that of the score that it adds to. The gradient of
+    # `contributions` itself would be zero, because `before` subtracts them again.
     edited = attention.hook_contributions(contributions.clone() if contributions.requires_grad else contributions)
     if edited.shape != shape:
         msg = f"hook_contributions has shape {tuple(shape)}, a hook returned {tuple(edited.shape)}: keep the shape"
         raise ValueError(msg)
-    dominant = torch.stack([vectors.dominant(added / rotary.scale, temperature) for added in edited])
+    dominant = torch.stack([vectors.dominant(row / rotary.scale, temperature) for row in edited])
     dominant = dominant.masked_fill(hidden, torch.nan)
     _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
     change = edited.sum(-1) - before
@@ -182,7 +180,7 @@ def _pass_through(
     return torch.where(hidden, scores, scores + change.to(scores.dtype))
 
 
-def _refuse_edited(seen: Tensor, dominant: Tensor) -> None:
-    if not torch.equal(seen.nan_to_num(), dominant.nan_to_num()):
-        msg = "hook_dominant_dim is a readout, editing it changes nothing: edit hook_contributions instead"
+def _refuse_edited(returned: Tensor, dominant: Tensor) -> None:
+    if not torch.equal(returned.nan_to_num(), dominant.nan_to_num()):
+        msg = "hook_dominant_dim cannot be edited, since no later computation reads it: edit hook_contributions instead"
         raise RuntimeError(msg)

@@ -1,4 +1,4 @@
-"""Dominant dimensions and contributions as a TransformerLens `ActivationCache`, to compose with other analyses."""
+"""Dominant dimensions and contributions as a TransformerLens `ActivationCache`."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def dominant_dimension_cache(
 ) -> ActivationCache:
     """Dominant dimension of every query-key pair, as `cache["dominant_dim", layer, "attn"]`, NaN where masked.
 
-    Entries are `blocks.{l}.attn.hook_dominant_dim` [batch head query_pos key_pos] and, if asked for,
+    Its activations are `blocks.{l}.attn.hook_dominant_dim` [batch head query_pos key_pos] and, if asked for,
     `hook_contributions` [batch head query_pos key_pos pair] in units of the attention score before soft-cap and mask.
     Merge them into a run's own cache with `run_cache.cache_dict.update(cache.cache_dict)`, and stack them with
     `cache.stack_activation("dominant_dim", sublayer_type="attn")`.
@@ -39,7 +39,7 @@ def dominant_dimension_cache(
         tokens: One text, or token ids of sequences of one length. Memory grows with length squared.
         layers: Layers to include; all that rotate when None.
         attention_mask: 1 for real tokens, 0 for padding.
-        contributions: Also keep every pair's contribution.
+        contributions: Also keep the contribution of every pair.
         temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale. An
             extension's attention factor is divided out of the dominant dimension, not out of contributions.
         beyond_context: Allow sequences longer than the model's context.
@@ -56,19 +56,19 @@ def dominant_dimension_cache(
         msg = f"the {rows} sequences differ in length: cut them to one length, or pad them and give attention_mask="
         raise ValueError(msg)
     spans = real_spans(batch.tokens, batch.attention_mask)
-    entries: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def visit(vectors: LayerVectors) -> None:
-        pairs = torch.stack([vectors.contributions(row) for row in range(len(spans))])
-        dominant = torch.full(pairs.shape[:-1], torch.nan, device=pairs.device)
+        added = torch.stack([vectors.contributions(row) for row in range(len(spans))])
+        dominant = torch.full(added.shape[:-1], torch.nan, device=added.device)
         for row, (start, stop) in enumerate(spans):
-            visible = visible_entries(stop - start, vectors.window, pairs.device)
-            inner = vectors.dominant(pairs[row, :, start:stop, start:stop], temperature)
+            visible = visible_entries(stop - start, vectors.window, added.device)
+            inner = vectors.dominant(added[row, :, start:stop, start:stop], temperature)
             dominant[row, :, start:stop, start:stop] = inner.masked_fill(~visible, torch.nan)
         layer = vectors.rotary.layer
-        entries[hook_name(layer, DOMINANT)] = dominant
+        activations[hook_name(layer, DOMINANT)] = dominant
         if contributions:
-            entries[hook_name(layer, CONTRIBUTIONS)] = pairs * vectors.rotary.scale
+            activations[hook_name(layer, CONTRIBUTIONS)] = added * vectors.rotary.scale
 
     capture(model, batch.tokens, rotary, visit, batch.attention_mask)
-    return ActivationCache(entries, model, has_batch_dim=True)
+    return ActivationCache(activations, model, has_batch_dim=True)

@@ -1,7 +1,7 @@
-"""Where `hook_rot_q` and `hook_rot_k` exist but never fire, make them fire, editable, for a while.
+"""Make `hook_rot_q` and `hook_rot_k` fire, editable, on architectures where they exist but never fire.
 
-GPT-NeoX, Phi-3, Falcon, GPT-J and CodeGen rotate in methods that pass the hooks by. Each architecture's way round is
-private to TransformerLens, so it is put on one model's instances only, tested on the spot, and taken off again.
+GPT-NeoX, Phi-3, Falcon, GPT-J and CodeGen rotate in methods that bypass these hooks. The patches use private methods of
+TransformerLens, so they are applied to the instances of one model only, tested there, and removed afterwards.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,8 +22,8 @@ Patch = Callable[[Any, ExitStack], None]
 def live_rotary_hooks(model: TransformerLensModel) -> Iterator[TransformerLensModel]:
     """A block inside which `hook_rot_q` and `hook_rot_k` fire on every rotary layer, and edits reach the logits.
 
-    Where they fire anyway, nothing is done. Logits are unchanged unless a hook edits something, and after the block,
-    exception or not, the model is what it was.
+    Layers whose hooks fire anyway are left alone. Logits are unchanged unless a hook edits something. After the block,
+    also after an exception, the model is as it was.
 
     Args:
         model: A TransformerBridge.
@@ -38,12 +38,12 @@ def live_rotary_hooks(model: TransformerLensModel) -> Iterator[TransformerLensMo
             before = _logits(model, probe)
             for layer in dead:
                 attention = model.blocks[layer].attn
-                _way_round(attention)(attention, undo)
-            _prove(model, probe, dead, before)
+                _patch_for(attention)(attention, undo)
+            _check_patches(model, probe, dead, before)
         yield model
 
 
-def _way_round(attention: Any) -> Patch:
+def _patch_for(attention: Any) -> Patch:
     component = attention.original_component
     if hasattr(attention, "_apply_rotary_pos_emb"):
         return _after_rotation
@@ -52,37 +52,37 @@ def _way_round(attention: Any) -> Patch:
     if hasattr(component, "embed_positions") and hasattr(component, "_attn"):
         return _before_attention
     msg = (
-        f"hook_rot_q of a {type(attention).__name__} around a {type(component).__name__} never fires, and no way is "
-        "known to make it"
+        f"hook_rot_q of a {type(attention).__name__} around a {type(component).__name__} never fires, and there is no "
+        "patch for it"
     )
     raise UnsupportedModelError(msg)
 
 
 def _after_rotation(attention: Any, undo: ExitStack) -> None:
-    """GPT-NeoX, Phi-3, Falcon: the bridge's own rotation, then the hooks."""
+    """GPT-NeoX, Phi-3, Falcon: call the hooks after the bridge's own rotation."""
     rotate = attention._apply_rotary_pos_emb
 
     def rotate_then_hook(q: Any, k: Any, cos: Any, sin: Any) -> tuple[Any, Any]:
         q, k = rotate(q, k, cos, sin)
         return attention.hook_rot_q(q), attention.hook_rot_k(k)
 
-    _replace(attention, "_apply_rotary_pos_emb", rotate_then_hook, undo)
+    _patch(attention, "_apply_rotary_pos_emb", rotate_then_hook, undo)
 
 
 def _before_attention(attention: Any, undo: ExitStack) -> None:
-    """GPT-J: Hugging Face's attention takes rotated queries and keys."""
+    """GPT-J: call the hooks before Hugging Face's attention, which takes rotated queries and keys."""
     component = attention.original_component
     attend = component._attn
 
     def hook_then_attend(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
-        # keys may be the cache's own, which an edit in place would change for every later run
+        # the keys can be the cache's own tensor: an edit in place would change every later run
         return attend(attention.hook_rot_q(query), attention.hook_rot_k(key.clone()), *args, **kwargs)
 
-    _replace(component, "_attn", hook_then_attend, undo)
+    _patch(component, "_attn", hook_then_attend, undo)
 
 
 def _instead_of_rotation(attention: Any, undo: ExitStack) -> None:
-    """CodeGen: rotation is in the middle of a method, so it is done early, and left out there for want of positions."""
+    """CodeGen rotates in the middle of a method: rotate before it, and call it without positions, so it does not."""
     from transformer_lens.model_bridge.generalized_components import codegen_attention
 
     reconstruct, reshape = attention._reconstruct_attention, attention._reshape_qkv_to_heads
@@ -104,29 +104,29 @@ def _instead_of_rotation(attention: Any, undo: ExitStack) -> None:
         pending.append(kwargs.pop("position_ids"))
         return reconstruct(q, k, v, **kwargs)
 
-    _replace(attention, "_reshape_qkv_to_heads", reshape_rotate_hook, undo)
-    _replace(attention, "_reconstruct_attention", without_positions, undo)
+    _patch(attention, "_reshape_qkv_to_heads", reshape_rotate_hook, undo)
+    _patch(attention, "_reconstruct_attention", without_positions, undo)
 
 
-def _replace(module: Any, name: str, function: Callable[..., Any], undo: ExitStack) -> None:
+def _patch(module: Any, name: str, function: Callable[..., Any], undo: ExitStack) -> None:
     object.__setattr__(module, name, function)
     undo.callback(object.__delattr__, module, name)
 
 
-def _prove(model: Any, probe: torch.Tensor, layers: list[int], before: torch.Tensor) -> None:
+def _check_patches(model: TransformerLensModel, probe: torch.Tensor, layers: list[int], before: torch.Tensor) -> None:
     fired: set[str] = set()
 
-    def note(tensor: torch.Tensor, hook: Any) -> None:  # noqa: ARG001
+    def record(tensor: torch.Tensor, hook: Any) -> None:  # noqa: ARG001
         fired.add(hook.name)
 
     names = [hook_name(layer, name) for layer in layers for name in ("hook_rot_q", "hook_rot_k")]
-    with model.hooks(fwd_hooks=[(name, note) for name in names]):
+    with model.hooks(fwd_hooks=[(name, record) for name in names]):
         after = _logits(model, probe)
     if not set(names) <= fired or not torch.equal(before, after):
-        msg = "hook_rot_q could not be made to fire without changing the model: this TransformerLens version differs"
+        msg = "hook_rot_q cannot be made to fire without changing the logits in this version of TransformerLens"
         raise UnsupportedModelError(msg)
 
 
 @torch.no_grad()
-def _logits(model: Any, probe: torch.Tensor) -> torch.Tensor:
+def _logits(model: TransformerLensModel, probe: torch.Tensor) -> torch.Tensor:
     return model(probe, return_type="logits").clone()

@@ -1,4 +1,4 @@
-"""From a name to a model: the bundled one, a local folder, or a hub name, as a TransformerBridge."""
+"""Load a model as a TransformerBridge, from a local folder or a hub name."""
 
 import copy
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from positional_heads.bridge.configuration import mended
+from positional_heads.bridge.configuration import mended_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,11 +27,11 @@ TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "merges", "tekken", "tiktoken
 QUANTIZED_NAMES = ("scale", "qweight", "qzeros", "absmax", "quant", "packed", "blocks")
 PLAIN_TYPES = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
 _BOOTING = threading.Lock()
-"""Held while a model boots, since what is patched for as long belongs to the whole process."""
+"""Held while a model boots: the patches that booting needs affect the whole process."""
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Refuse a precision that models are not loaded in.
+    """Refuse a precision that models cannot be loaded in.
 
     Raises:
         ValueError: If it is unknown.
@@ -50,43 +50,43 @@ def load_model(
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
-    """Boot a model through TransformerLens, in evaluation mode. Nothing is ever installed.
+    """Boot a model through TransformerLens, in evaluation mode. No package is installed.
 
-    What its config.json says of its rotation in an older or an unread form is put as `transformers` reads it, and
-    logged. A folder without a tokenizer gives a model without one: it takes token ids.
+    Old or ignored forms of rotary settings in config.json are translated to what `transformers` reads, and logged. A
+    folder without a tokenizer gives a model without one, which takes token ids.
 
     Args:
         name_or_path: A local folder in `transformers` format, or a hub name.
-        name: What to call it in results; its own name when None.
-        weights: A state dict to load into the model in place of its own weights.
-        device: Where to, e.g. "cpu" or "cuda"; TransformerLens decides when None.
+        name: Its name in results; its own when None.
+        weights: A state dict that replaces its own weights.
+        device: Device, e.g. "cpu" or "cuda"; chosen by TransformerLens when None.
         dtype: Precision, e.g. "bfloat16"; float32 when None.
-        trust_remote_code: Run code that the model ships. Off unless asked for.
+        trust_remote_code: Run code that comes with the model.
 
     Raises:
-        FileNotFoundError: If a path is given that does not exist.
+        FileNotFoundError: If it is a path that does not exist.
         ValueError: If the dtype is unknown, or the model cannot be loaded.
     """
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
-    given = _folder_or_name(name_or_path)
+    source = _folder_or_name(name_or_path)
     check_dtype(dtype)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
-    speechless = Path(given).is_dir() and not _has_tokenizer(Path(given))
-    if speechless:
-        logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", given)
+    without_tokenizer = Path(source).is_dir() and not _has_tokenizer(Path(source))
+    if without_tokenizer:
+        logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", source)
         settings["tokenizer"] = _stand_in_tokenizer()
     try:
-        with _BOOTING, _mended_configuration(given), _nothing_installed(given), _every_tensor_found(given):
+        with _BOOTING, _configuration_mended(source), _installing_refused(source), _missing_tensors_refused(source):
             bridge = TransformerBridge.boot_transformers(
-                given, device=device, dtype=getattr(torch, dtype or "float32"), **settings
+                source, device=device, dtype=getattr(torch, dtype or "float32"), **settings
             )
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
-        msg = f"the model {given!r} cannot be loaded: {reason}"
+        msg = f"the model {source!r} cannot be loaded: {reason}"
         raise ValueError(msg) from error
-    if speechless:
+    if without_tokenizer:
         bridge.tokenizer = None
     if weights is not None:
         _replace_weights(bridge, weights)
@@ -96,65 +96,66 @@ def load_model(
 
 
 @contextmanager
-def _mended_configuration(given: str) -> Iterator[None]:
-    """While a model boots, `transformers` reads its configuration as mended, and reads others as they are."""
+def _configuration_mended(source: str) -> Iterator[None]:
+    """A block in which `transformers` reads the mended configuration of this model; others are read as they are."""
     from transformers import PretrainedConfig
 
-    own = PretrainedConfig.get_config_dict
-    raw, _ = own(given)
-    config, told = mended(raw, quantized="quantization_config" in raw and _quantized(given))
-    for change in told:
-        logger.warning("%s: %s", given, change)
+    original = PretrainedConfig.get_config_dict
+    raw, _ = original(source)
+    config, changes = mended_configuration(raw, quantized="quantization_config" in raw and _is_quantized(source))
+    for change in changes:
+        logger.warning("%s: %s", source, change)
 
-    def reading(cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        read, rest = own.__func__(cls, pretrained_model_name_or_path, **kwargs)  # type: ignore[attr-defined]
-        return (copy.deepcopy(config) if str(pretrained_model_name_or_path) == given else read), rest
+    def get_config_dict(cls: Any, name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        read, rest = original.__func__(cls, name_or_path, **kwargs)  # type: ignore[attr-defined]
+        return (copy.deepcopy(config) if str(name_or_path) == source else read), rest
 
-    with patch.object(PretrainedConfig, "get_config_dict", classmethod(reading)):
+    with patch.object(PretrainedConfig, "get_config_dict", classmethod(get_config_dict)):
         yield
 
 
 @contextmanager
-def _nothing_installed(given: str) -> Iterator[None]:
-    """While a model boots, no process may install packages: TransformerLens would, and with torchvision another torch.
+def _installing_refused(source: str) -> Iterator[None]:
+    """A block in which no process may install packages.
 
-    It goes on without, and so without the processor of a vision-language checkpoint, which text does not need.
+    TransformerLens would install the image processor of a vision-language checkpoint, and torchvision with another
+    torch. Refused, it boots the model without, which is enough for text.
     """
-    own = subprocess.Popen.__init__
+    original = subprocess.Popen.__init__
 
-    def starting(self: Any, args: Any, *rest: Any, **kwargs: Any) -> None:
+    def start(self: Any, args: Any, *rest: Any, **kwargs: Any) -> None:
         words = args.split() if isinstance(args, str) else [str(word) for word in args]
         if "install" in words:
-            wanted = ", ".join(word for word in words[words.index("install") + 1 :] if not word.startswith("-"))
+            packages = ", ".join(word for word in words[words.index("install") + 1 :] if not word.startswith("-"))
             logger.warning(
-                "%s: loaded without its image processor, which text does not need: it asks for %s", given, wanted
+                "%s: loaded without its image processor, which text does not need: it asks for %s", source, packages
             )
             msg = f"loading a model installs nothing: {' '.join(words)}"
             raise PermissionError(msg)
-        own(self, args, *rest, **kwargs)
+        original(self, args, *rest, **kwargs)
 
-    with patch.object(subprocess.Popen, "__init__", starting):
+    with patch.object(subprocess.Popen, "__init__", start):
         yield
 
 
 @contextmanager
-def _every_tensor_found(given: str) -> Iterator[None]:
-    """A block at whose end it is an error that `transformers` filled a tensor with noise, the checkpoint lacking it."""
+def _missing_tensors_refused(source: str) -> Iterator[None]:
+    """A block that raises at its end if the checkpoint lacked tensors: `transformers` fills them with noise."""
     from transformers import PreTrainedModel
 
-    own = PreTrainedModel.from_pretrained
+    original = PreTrainedModel.from_pretrained
     missing: list[str] = []
 
-    def loading(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        told = kwargs.pop("output_loading_info", False)
-        model, found = own.__func__(  # type: ignore[attr-defined]
-            cls, pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+    def from_pretrained(cls: Any, name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        return_info = kwargs.pop("output_loading_info", False)
+        model, info = original.__func__(  # type: ignore[attr-defined]
+            cls, name_or_path, *args, output_loading_info=True, **kwargs
         )
-        if str(pretrained_model_name_or_path) == given:
-            missing[:] = sorted({name for name, _ in model.named_parameters()}.intersection(found["missing_keys"]))
-        return (model, found) if told else model
+        if str(name_or_path) == source:
+            missing[:] = sorted({name for name, _ in model.named_parameters()}.intersection(info["missing_keys"]))
+        return (model, info) if return_info else model
 
-    with patch.object(PreTrainedModel, "from_pretrained", classmethod(loading)):
+    with patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)):
         yield
     if missing:
         msg = (
@@ -164,12 +165,12 @@ def _every_tensor_found(given: str) -> Iterator[None]:
         raise ValueError(msg)
 
 
-def _quantized(given: str) -> bool:
-    """Whether a checkpoint's tensors are quantised, by their names and types; True where that cannot be told."""
+def _is_quantized(source: str) -> bool:
+    """Whether a checkpoint's tensors are quantised, by their names and types; True if they cannot be read."""
     from transformers.utils import cached_file
 
     def file(name: str) -> str | None:
-        return cached_file(given, name, _raise_exceptions_for_missing_entries=False)
+        return cached_file(source, name, _raise_exceptions_for_missing_entries=False)
 
     if index := file("model.safetensors.index.json"):
         names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
@@ -183,7 +184,7 @@ def _quantized(given: str) -> bool:
 
 
 def _stand_in_tokenizer() -> Any:
-    """What TransformerLens is given where there is none, and loses again: it boots no model without."""
+    """A tokenizer for booting only: TransformerLens boots no model without one."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast
@@ -196,7 +197,7 @@ def _has_tokenizer(folder: Path) -> bool:
 
 
 def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:
-    """Bridges wrap modules, so that their parameters go by the original names with a component in between."""
+    """Copy weights into the model. A bridge wraps modules, which adds a component to the names of their parameters."""
     own = {
         name.replace("_original_component.", ""): tensor for name, tensor in bridge.original_model.named_parameters()
     }
@@ -209,14 +210,14 @@ def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:
 
 
 def _folder_or_name(name_or_path: str | os.PathLike[str]) -> str:
-    """What to load: a folder that exists, without a trailing slash, or a hub name."""
-    given = os.fspath(name_or_path)
-    path = Path(given).expanduser()
-    looks_local = path.is_absolute() or given.startswith(".") or given.count("/") > 1
+    """An existing folder, without a trailing slash, or a hub name."""
+    source = os.fspath(name_or_path)
+    path = Path(source).expanduser()
+    looks_local = path.is_absolute() or source.startswith(".") or source.count("/") > 1
     if looks_local and not path.is_dir():
-        msg = f"{given}: no such model folder; give an existing folder, a hub name, or 'bundled'"
+        msg = f"{source}: no such model folder; give an existing folder, a hub name, or 'bundled'"
         raise FileNotFoundError(msg)
     if path.is_dir() and not (path / "config.json").exists():
-        msg = f"{given}: no config.json in it; give a folder written by save_pretrained"
+        msg = f"{source}: no config.json in it; give a folder written by save_pretrained"
         raise FileNotFoundError(msg)
-    return str(path) if path.is_dir() else given
+    return str(path) if path.is_dir() else source

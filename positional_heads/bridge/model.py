@@ -61,7 +61,8 @@ def hook_name(layer: int, name: str) -> str:
 
 def layers_with_attention(model: TransformerLensModel) -> list[int]:
     """Layers that have a `hook_attn_scores`; hybrid models have layers without one."""
-    return [layer for layer in range(int(model.cfg.n_layers)) if hook_name(layer, SCORES) in model.hook_dict]
+    hooks = model.hook_dict  # TransformerLens builds it anew at each look
+    return [layer for layer in range(int(model.cfg.n_layers)) if hook_name(layer, SCORES) in hooks]
 
 
 def refuse_unsupported(model: TransformerLensModel) -> None:

@@ -1,7 +1,7 @@
-"""Long sequences a chunk at a time, so that no attention score of length x length is ever held.
+"""Run long sequences in chunks, so that attention scores of length x length never exist at once.
 
-The model continues with its own key-value cache, and every chunk is rotated as the whole run is: what a chunk computes
-is what it would have computed in one run. Models that keep another state than keys and values go through in one run.
+The model continues from its own key-value cache, and each chunk is rotated as in the whole run, so it computes the same
+values. Models with another state than keys and values run in one pass.
 """
 
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from positional_heads.bridge.active import active_extension
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, layers_with_attention
 from positional_heads.bridge.run_lengths import run_lengths
 
-SCORES_AT_ONCE = 2**23
-"""Attention scores of a layer that are held at a time, 32 MiB of float32: beyond, sequences go through in chunks, which
-is also faster."""
+CHUNK_SCORES = 2**23
+"""Most attention scores of a layer in one pass, 32 MiB of float32; longer sequences run in chunks, which is faster
+too."""
 SHORTEST_CHUNK, LONGEST_CHUNK = 256, 512
-SCORES_IN_ONE_RUN = 2**30
-"""Attention scores of a layer, 4 GiB of float32 and several times as much at work, that a model which cannot be run in
-chunks may have in one run."""
+WHOLE_RUN_SCORES = 2**30
+"""Most attention scores of a layer in one pass of a model that cannot run in chunks: 4 GiB of float32, and several
+times as much while they are computed."""
 
 
 def chunk_length(model: TransformerLensModel, rows: int, length: int) -> int:
-    """How many tokens of such sequences to run at a time: all of them, if they are few or the model needs one run.
+    """Tokens per forward pass: all of a sequence if it is short, or if the model cannot run in chunks.
 
     Args:
         model: A TransformerBridge.
@@ -33,28 +33,28 @@ def chunk_length(model: TransformerLensModel, rows: int, length: int) -> int:
         length: Tokens of each.
 
     Raises:
-        UnsupportedModelError: If the model needs one run, and that would take too much memory.
+        UnsupportedModelError: If the model cannot run in chunks, and one pass would take too much memory.
     """
-    fitting = SCORES_AT_ONCE // (rows * int(model.cfg.n_heads) * length)
+    fitting = CHUNK_SCORES // (rows * int(model.cfg.n_heads) * length)
     size = max(SHORTEST_CHUNK, min(LONGEST_CHUNK, fitting))
-    if size >= length or continues(model):
+    if size >= length or exact_in_chunks(model):
         return min(length, size)
     scores = rows * int(model.cfg.n_heads) * length**2
-    if scores > SCORES_IN_ONE_RUN:
+    if scores > WHOLE_RUN_SCORES:
         msg = (
-            f"{rows} sequence(s) of {length} tokens need {scores:.2g} attention scores a layer in one run, at most "
-            f"{SCORES_IN_ONE_RUN:.2g} are held, and this model cannot be run in chunks (it keeps a state beside keys "
-            "and values, or drops keys that an extension needs): give shorter sequences, or batch_size=1"
+            f"{rows} sequence(s) of {length} tokens need {scores:.2g} attention scores per layer in one pass, more "
+            f"than the limit of {WHOLE_RUN_SCORES:.2g}, and this model cannot run in chunks (it has a state other "
+            "than keys and values, or drops keys that an extension needs): give shorter sequences, or batch_size=1"
         )
         raise UnsupportedModelError(msg)
     return length
 
 
-def continues(model: TransformerLensModel) -> bool:
-    """Whether a run that is continued with a key-value cache gives what one whole run gives.
+def exact_in_chunks(model: TransformerLensModel) -> bool:
+    """Whether a run continued from a key-value cache computes the same as one whole run.
 
-    Not in models with a recurrent state (state-space and linear attention layers, convolutions), whose continuation in
-    `transformers` need not be exact; nor where an extension rewrites scores of layers whose cache drops keys.
+    False for models with a recurrent state (state-space and linear attention layers, convolutions), which
+    `transformers` need not continue exactly; and where an extension rewrites scores of layers whose cache drops keys.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -73,43 +73,42 @@ def run_in_chunks(
     model: TransformerLensModel,
     tokens: Int[Tensor, "batch pos"],
     size: int,
-    after: Callable[[Float[Tensor, "batch part vocab"]], Any],
+    visit: Callable[[Float[Tensor, "batch chunk_pos vocab"]], Any],
 ) -> None:
-    """Run chunks one after the other, each rotated as the whole run is; hooks see each as a run of its own.
+    """Run chunks one after the other, each rotated as in the whole run; hooks fire once per chunk.
 
     Args:
         model: A TransformerBridge.
         tokens: Token ids, without padding.
-        size: Tokens at a time.
-        after: Called with the logits of each chunk.
+        size: Tokens per chunk.
+        visit: Called with the logits of each chunk.
     """
-    cache = None
+    cache: dict[str, Any] = {}
     with run_lengths(model, [tokens.shape[1]]):
         for start in range(0, tokens.shape[1], size):
-            arguments: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
-            logits, cache = model(
-                tokens[:, start : start + size], return_type="logits_and_cache", use_cache=True, **arguments
-            )
-            after(logits)
+            chunk = tokens[:, start : start + size]
+            logits, past_key_values = model(chunk, return_type="logits_and_cache", use_cache=True, **cache)
+            cache = {"past_key_values": past_key_values}
+            visit(logits)
 
 
 @torch.no_grad()
 def prefilled_logits(model: TransformerLensModel, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
-    """Logits of all tokens, in chunks where they would take too much memory in one run."""
+    """Logits of all tokens, in chunks where one pass would take too much memory."""
     size = chunk_length(model, *tokens.shape)
     if size >= tokens.shape[1]:
         with run_lengths(model, [tokens.shape[1]]):
             return model(tokens)
-    parts: list[Tensor] = []
-    run_in_chunks(model, tokens, size, parts.append)
-    return torch.cat(parts, dim=1)
+    logits: list[Tensor] = []
+    run_in_chunks(model, tokens, size, logits.append)
+    return torch.cat(logits, dim=1)
 
 
 def refuse_fixed_tables(model: TransformerLensModel, length: int) -> None:
-    """Refuse to run past the context where the table of positions ends with it.
+    """Refuse sequences beyond the context of a model with a fixed table of positions.
 
     Raises:
-        UnsupportedModelError: If it does.
+        UnsupportedModelError: If the table is too short.
     """
     limit = int(model.cfg.n_ctx)
     if length <= limit:
@@ -118,7 +117,7 @@ def refuse_fixed_tables(model: TransformerLensModel, length: int) -> None:
         component = getattr(getattr(block, "attn", None), "original_component", None)
         if getattr(component, "embed_positions", None) is not None:
             msg = (
-                f"{length} tokens are more than this model's context of {limit}, and its table of positions ends "
-                "there: this architecture cannot run past its context"
+                f"{length} tokens are more than this model's context of {limit}, where its table of positions ends: "
+                "this architecture cannot run past its context"
             )
             raise UnsupportedModelError(msg)

@@ -1,4 +1,4 @@
-"""Which model, data and versions does a result come from?"""
+"""Provenance of a result: model, data and library versions."""
 
 import hashlib
 import platform
@@ -10,17 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
+
 LIBRARIES = ("positional-heads", "transformer-lens", "transformers", "torch")
 SAMPLED_VALUES = 4096
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of everything that can change a number."""
+    """Versions of the libraries that can change a number, and of Python."""
     return {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
 
 
 def model_provenance(model: Any) -> dict[str, Any]:
-    """Name, architecture, revision where known, precision, and a fingerprint of the weights."""
+    """Name, architecture, Hugging Face revision, precision, and a fingerprint of the weights."""
     config = getattr(model.original_model, "config", None)
     return {
         "name": str(model.cfg.model_name),
@@ -35,33 +37,33 @@ def model_provenance(model: Any) -> dict[str, Any]:
     }
 
 
-def weights_fingerprint(model: Any) -> str:
-    """A sha256 over name, shape and up to 4096 evenly spaced values of each parameter: quick, also for large models."""
+def weights_fingerprint(model: TransformerLensModel) -> str:
+    """A sha256 over name, shape and up to 4096 evenly spaced values of each parameter; fast on large models too."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.original_model.named_parameters()):
         step = max(1, parameter.numel() // SAMPLED_VALUES)
         digest.update(f"{name} {tuple(parameter.shape)} ".encode())
-        with _loaded(model.original_model, name) as weight:
+        with _loaded_parameter(model.original_model, name) as weight:
             digest.update(weight.detach().flatten()[::step].float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
 @contextmanager
-def _loaded(module: torch.nn.Module, name: str) -> Iterator[Tensor]:
-    """A parameter with its values, read from disk for as long where it is kept there (`device_map`)."""
+def _loaded_parameter(module: torch.nn.Module, name: str) -> Iterator[Tensor]:
+    """A parameter with its values, read from disk for the block where `device_map` offloaded it."""
     owner, _, own_name = name.rpartition(".")
     holder = module.get_submodule(owner)
     if not getattr(holder, own_name).is_meta:
         yield getattr(holder, own_name)
         return
-    from accelerate.utils import align_module_device  # type: ignore[import-untyped]  # what put it there
+    from accelerate.utils import align_module_device  # type: ignore[import-untyped]  # which offloaded it
 
     with align_module_device(holder):
         yield getattr(holder, own_name)
 
 
 def data_hash(sequences: list[tuple[Tensor, Tensor | None]]) -> str:
-    """A sha256 over token ids and which of them are real."""
+    """A sha256 over token ids and attention masks."""
     digest = hashlib.sha256()
     for tokens, mask in sequences:
         real = torch.ones_like(tokens) if mask is None else mask

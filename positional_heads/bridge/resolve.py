@@ -39,7 +39,7 @@ from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 PROBE_TOKENS = 16
 NO_ATTENTION = "it has no attention"
 NO_ROTATION = "it has no rotary embedding (NoPE): no dimension has a wavelength there"
-MOVED = 7
+SHIFT = 7
 """Tokens by which positions are moved to see which layers rotate: a few radians for the fastest pairs."""
 
 
@@ -112,7 +112,7 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
             resolved[layer] = _resolve_hooked(model, layer, record)
 
     with_attention = layers_with_attention(model)
-    record_layers(model, tokens, None, with_attention, visit)
+    record_layers(model, tokens, with_attention, visit)
     silent = [layer for layer in range(int(model.cfg.n_layers)) if layer not in resolved]
     delegated = [layer for layer in silent if attention_module(model, layer) is not None]
     for layer in set(silent).intersection(with_attention).difference(delegated):
@@ -190,7 +190,7 @@ def _resolve_delegated(
         with reading_attention(model, layers, here.__setitem__):
             read = model(tokens, position_ids=positions)
         with reading_attention(model, layers, moved.__setitem__):
-            model(tokens, position_ids=positions + MOVED)
+            model(tokens, position_ids=positions + SHIFT)
     if not float((plain - read).abs().amax(-1).median() / plain.abs().max()) <= TOLERANCE[plain.dtype]:
         msg = "reading queries and keys through transformers' attention interface changes this model's output"
         raise UnsupportedModelError(msg)

@@ -1,8 +1,8 @@
-"""Frequencies that follow the length of a run (dynamic NTK, LongRoPE, Phi-3's two sets): which length is a pass given?
+"""Rotate each row of a pass by the frequencies of its own whole run (dynamic NTK, LongRoPE, Phi-3's two tables).
 
-Hugging Face's rotary modules take it from the largest position that they are handed: a chunk of a longer run, or a
-short row of a padded batch, gets that of another run. Dynamic NTK also remembers the longest run so far. Inside a block
-of `run_lengths` every row is rotated as in a run of its own length, the model's first.
+Hugging Face's rotary modules choose frequencies by the largest position of a pass, so a chunk of a long run, or a short
+row of a padded batch, would get those of another run. Dynamic NTK also keeps the frequencies of the longest run so far.
+Inside a block of `run_lengths` every row is rotated as in a run of its own length, by a model that has run nothing yet.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,12 +16,15 @@ from torch import Tensor
 from positional_heads.bridge.active import active_extension
 from positional_heads.bridge.model import TransformerLensModel
 
+Tables = tuple[Tensor, ...]
+"""The output of a rotary module: cos and sin, or one complex tensor; [..., batch pos channel]."""
+
 
 @contextmanager
 def run_lengths(
     model: TransformerLensModel, lengths: Sequence[int], attention_mask: Int[Tensor, "batch pos"] | None = None
 ) -> Iterator[None]:
-    """A block in which each row is rotated as in one whole run of so many tokens, by a model that has run nothing yet.
+    """A block inside which each row is rotated as in one whole run of its length.
 
     Args:
         model: A TransformerBridge.
@@ -29,52 +32,52 @@ def run_lengths(
         attention_mask: 1 for real tokens, 0 for padding; all real when None.
 
     Raises:
-        ValueError: Of runs in the block, if real tokens have positions beyond their row's length.
+        ValueError: Inside the block, if real tokens have positions beyond their row's length.
     """
     rows = list(lengths) if len(set(lengths)) > 1 else [lengths[0]]
     extension = active_extension(model)
     with ExitStack() as undo:
         if extension is not None:
-            extension.passing.pinned = rows
-            undo.callback(setattr, extension.passing, "pinned", None)
+            extension.set_run_lengths(rows)
+            undo.callback(extension.set_run_lengths, None)
         for module in rotary_modules(model):
-            undo.callback(_forget, module)
-            hook = _as_runs_of(rows, attention_mask)
+            undo.callback(_reset_frequencies, module)
+            hook = _whole_run_hook(rows, attention_mask)
             undo.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         yield
 
 
 @contextmanager
 def fresh_runs(model: TransformerLensModel) -> Iterator[None]:
-    """A block in which every run that continues no cache is rotated as if it were the model's first.
+    """A block inside which every run that continues no cache is rotated as the model's first run.
 
-    For runs that others start: of the evaluation harness, of a user's own function.
+    For runs that others start, such as the evaluation harness or a user's function.
     """
 
-    def begin(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        places = told_positions(args, kwargs)
-        if places is not None and int(places.min()) == 0:
-            _forget(module)
+    def reset(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        positions = position_ids(args, kwargs)
+        if positions is not None and int(positions.min()) == 0:
+            _reset_frequencies(module)
 
     with ExitStack() as undo:
         for module in rotary_modules(model):
-            undo.callback(_forget, module)
-            undo.callback(module.register_forward_pre_hook(begin, with_kwargs=True).remove)
+            undo.callback(_reset_frequencies, module)
+            undo.callback(module.register_forward_pre_hook(reset, with_kwargs=True).remove)
         yield
 
 
 def follows_length(model: TransformerLensModel) -> bool:
-    """Whether frequencies follow the length of a run, so that a padded batch gives short rows those of the longest."""
+    """Whether frequencies depend on the length of a run, so short rows of a padded batch get those of the longest."""
     extension = active_extension(model)
     if extension is not None and extension.follows_length:
         return True
     kinds = [getattr(module, "rope_type", None) for module in rotary_modules(model)]
-    named = [name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])]
-    return any("dynamic" in str(name) or name == "longrope" for name in named)
+    names = [name for kind in kinds for name in (kind.values() if isinstance(kind, dict) else [kind])]
+    return any("dynamic" in str(name) or name == "longrope" for name in names)
 
 
 def rotary_modules(model: TransformerLensModel) -> list[Any]:
-    """Hugging Face's rotary modules, which every run passes through before its first layer; none in a stand-in."""
+    """Hugging Face's rotary modules, which every run calls before its first layer."""
     original = getattr(model, "original_model", None)
     return [
         module
@@ -83,93 +86,92 @@ def rotary_modules(model: TransformerLensModel) -> list[Any]:
     ]
 
 
-def told_positions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Int[Tensor, "#batch pos"] | None:
-    """The positions among the arguments of a rotary module; None if it is not told any."""
-    given = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
-    if not isinstance(given, Tensor):
+def position_ids(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Int[Tensor, "#batch pos"] | None:
+    """The positions among the arguments of a rotary module, or None if there are none."""
+    positions = kwargs.get("position_ids", args[1] if len(args) > 1 else None)
+    if not isinstance(positions, Tensor):
         return None
-    return given.reshape(-1, given.shape[-1]) if given.ndim < 3 else given[0]  # noqa: PLR2004  one of three equal axes
+    if positions.ndim == 3:  # noqa: PLR2004  three axes (time, height, width), equal in text
+        return positions[0]
+    return positions.reshape(-1, positions.shape[-1])
 
 
 @torch.no_grad()
-def whole_table(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> tuple[Tensor, ...]:
-    """What a rotary module gives positions 0 to length - 1 in one run, the first that it sees.
+def whole_table(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> Tables:
+    """The table of positions 0 to length - 1 that a rotary module gives in its first run.
 
     Args:
         module: One of `rotary_modules`.
-        args: What it was called with.
-        kwargs: The same, by name.
+        args: Positional arguments of a call of it.
+        kwargs: Keyword arguments of the call.
         length: Tokens of the run.
-
-    Returns:
-        Its cos and sin, or its one complex tensor, of shape [..., 1, length, channels].
     """
-    given = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
-    whole = torch.arange(length, device=given.device).expand(*given.shape[:-2], 1, length)
+    positions = kwargs["position_ids"] if "position_ids" in kwargs else args[1]
+    whole = torch.arange(length, device=positions.device).expand(*positions.shape[:-2], 1, length)
     if "position_ids" in kwargs:
         kwargs = {**kwargs, "position_ids": whole}
     else:
         args = (args[0], whole, *args[2:])
-    _forget(module)
-    found = module.forward(*args, **kwargs)  # not called as a module, so that no hook sees it
-    return found if isinstance(found, tuple) else (found,)
+    _reset_frequencies(module)
+    table = module.forward(*args, **kwargs)  # not module(...), which would run hooks
+    return table if isinstance(table, tuple) else (table,)
 
 
-def _as_runs_of(rows: list[int], attention_mask: Tensor | None) -> Callable[..., Any]:
-    """A forward hook that puts rows of whole runs in place of what a rotary module returns."""
-    known: dict[tuple[Any, ...], tuple[Tensor, ...]] = {}
+def _whole_run_hook(rows: list[int], attention_mask: Tensor | None) -> Callable[..., Any]:
+    """A forward hook that replaces a rotary module's output by each row's part of its whole run's table."""
+    cache: dict[tuple[Any, ...], Tables] = {}
 
-    def table(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> tuple[Tensor, ...]:
+    def table(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> Tables:
         kind = (length, *args[2:], *(value for value in kwargs.values() if isinstance(value, str)))
-        if kind not in known:
-            known[kind] = whole_table(module, args, kwargs, length)
-        return known[kind]
+        if kind not in cache:
+            cache[kind] = whole_table(module, args, kwargs, length)
+        return cache[kind]
 
     def hook_fn(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        places = told_positions(args, kwargs)
-        if places is None:
+        positions = position_ids(args, kwargs)
+        if positions is None:
             return None
         tables = [table(module, args, kwargs, length) for length in rows]
-        width = int(places.max()) + 1
+        width = int(positions.max()) + 1
         if len(rows) > 1 or width > rows[0]:
-            if _same([*tables, table(module, args, kwargs, max(width, *rows))]):
-                return None
-            _refuse_shifted(places, rows, attention_mask)
+            if _equal([*tables, table(module, args, kwargs, max(width, *rows))]):
+                return None  # frequencies do not depend on length, so the module's own output is right
+            _refuse_shifted(positions, rows, attention_mask)
         if len(rows) == 1:
-            found = tuple(part[..., 0, :, :][..., places.clamp(max=rows[0] - 1), :] for part in tables[0])
+            own = tuple(part[..., 0, :, :][..., positions.clamp(max=rows[0] - 1), :] for part in tables[0])
         else:
             by_row = [
-                tuple(part[..., 0, place.clamp(max=length - 1), :] for part in one)  # padding has no place of its own
-                for one, place, length in zip(tables, places.expand(len(rows), -1), rows, strict=True)
+                tuple(part[..., 0, place.clamp(max=length - 1), :] for part in whole)  # any entry will do for padding
+                for whole, place, length in zip(tables, positions.expand(len(rows), -1), rows, strict=True)
             ]
-            found = tuple(torch.stack(parts, dim=-3) for parts in zip(*by_row, strict=True))
-        return found if isinstance(output, tuple) else found[0]
+            own = tuple(torch.stack(parts, dim=-3) for parts in zip(*by_row, strict=True))
+        return own if isinstance(output, tuple) else own[0]
 
     return hook_fn
 
 
-def _same(tables: list[tuple[Tensor, ...]]) -> bool:
-    """Whether positions get the same whatever the length of the run."""
-    longest = max(tables, key=lambda one: one[0].shape[-2])
+def _equal(tables: list[Tables]) -> bool:
+    """Whether every position has the same entries in all tables, whatever their lengths."""
+    longest = max(tables, key=lambda table: table[0].shape[-2])
     return all(
         torch.equal(part, whole[..., : part.shape[-2], :])
-        for one in tables
-        for part, whole in zip(one, longest, strict=True)
+        for table in tables
+        for part, whole in zip(table, longest, strict=True)
     )
 
 
-def _refuse_shifted(places: Tensor, rows: list[int], attention_mask: Tensor | None) -> None:
-    beyond = places >= torch.tensor(rows, device=places.device)[:, None]
+def _refuse_shifted(positions: Tensor, rows: list[int], attention_mask: Tensor | None) -> None:
+    beyond = positions >= torch.tensor(rows, device=positions.device)[:, None]
     if attention_mask is not None and bool((beyond & attention_mask.bool()).any()):
         msg = (
-            "this model counts padding among its positions and its frequencies follow the length of a run: give "
+            "this model counts padding among its positions, and its frequencies depend on the length of a run: give "
             "sequences of one length, without padding"
         )
         raise ValueError(msg)
 
 
-def _forget(module: Any) -> None:
-    """Take from a rotary module what dynamic NTK keeps of earlier runs."""
+def _reset_frequencies(module: Any) -> None:
+    """Restore the frequencies that dynamic NTK has replaced in longer runs."""
     for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
         prefix = name.removesuffix("max_seq_len_cached")
         first = getattr(module, f"{prefix}original_inv_freq", None)

@@ -1,7 +1,7 @@
-"""Which tokens are scored? Input checked at the door, and text cut into sequences that fit the model.
+"""Read texts and token ids in any form, check them against the model, and batch or cut them into sequences.
 
-Convention that bites: every sequence cut from a text starts with the tokenizer's beginning-of-sequence token where the
-model is used with one, so that a sequence of `length` tokens holds one less of the text.
+Sequences of a text start with the beginning-of-sequence token where the model is used with one, so a sequence of
+`length` tokens has one token less of the text.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import checked, in_range
 
@@ -77,37 +78,37 @@ def real_tokens(tokens: Int[Tensor, " pos"], mask: Int[Tensor, " pos"] | None) -
 
 
 def batches(
-    model: Any,
-    text_or_tokens: Text,
+    model: TransformerLensModel,
+    tokens: Text,
     attention_mask: Any,
     batch_size: int,
     *,
     beyond_context: bool = False,
     plain_text: bool = False,
 ) -> list[Batch]:
-    """Check the input, and group sequences of one length, in order, into batches.
+    """Check the input, and batch neighbouring sequences of equal length, in order.
 
     Args:
         model: A TransformerBridge.
-        text_or_tokens: One text, a list of texts, or token ids, see `as_sequences`.
+        tokens: One text, a list of texts, or token ids, see `as_sequences`.
         attention_mask: 1 for real tokens, 0 for padding; only with token ids.
-        batch_size: Most sequences in a batch.
+        batch_size: Largest number of sequences in a batch.
         beyond_context: Allow sequences longer than the model's context.
-        plain_text: Read special tokens in a text as the characters that they are written with, see `text_tokens`.
+        plain_text: Read special tokens in a text as plain characters, see `text_tokens`.
 
     Raises:
-        ValueError: If there is nothing to score, or the model cannot take it; the message says what to do.
+        ValueError: If there is no sequence, or the model cannot run one; the message says what to do.
         TypeError: If the input is neither text nor token ids.
     """
     in_range("batch_size", batch_size, 1)
-    sequences = as_sequences(model, text_or_tokens, attention_mask, plain_text=plain_text)
+    sequences = as_sequences(model, tokens, attention_mask, plain_text=plain_text)
     limit = int(model.cfg.n_ctx)
-    for index, (tokens, mask) in enumerate(sequences):
-        _check_sequence(model, index, tokens, mask)
-        if len(tokens) > limit and not beyond_context:
+    for index, (row, mask) in enumerate(sequences):
+        _check_sequence(model, index, row, mask)
+        if len(row) > limit and not beyond_context:
             msg = (
-                f"sequence {index} has {len(tokens)} tokens, the model's context is {limit}: cut the text with "
-                "ph.cut_text(model, text), or pass beyond_context=True to run past the context on purpose"
+                f"sequence {index} has {len(row)} tokens, the model's context is {limit}: cut the text with "
+                "ph.cut_text(model, text), or pass beyond_context=True to run past the context"
             )
             raise ValueError(msg)
     return list(_grouped(sequences, batch_size, model.cfg.device))
@@ -115,22 +116,22 @@ def batches(
 
 @checked
 def cut_text(
-    model: Any, texts: Text, length: int | None = None, *, plain_text: bool = False
+    model: TransformerLensModel, texts: Text, length: int | None = None, *, plain_text: bool = False
 ) -> list[Int[Tensor, " _"]]:
-    """Cut texts into sequences of at most `length` tokens; what is left of each text makes a shorter last one.
+    """Cut texts into sequences of at most `length` tokens; the last one of each text is shorter.
 
-    Nothing is dropped, but for a last piece of a single token, which has no pair.
+    Only a last piece of a single token is dropped, since it has no query-key pair.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         texts: One text or several, in a list or a column; a sequence never spans two of them.
         length: Tokens per sequence, the beginning-of-sequence token included; the model's context when None.
-        plain_text: Read special tokens in a text as the characters that they are written with, and leave out byte-order
-            marks and carriage returns, see `text_tokens`.
+        plain_text: Read special tokens in a text as plain characters, and drop byte-order marks and carriage returns,
+            see `text_tokens`.
 
     Raises:
         ValueError: If a text is empty or `length` does not fit the model.
-        TypeError: If this is no text, and no list of texts.
+        TypeError: If it is neither a text nor a list of texts.
     """
     limit = int(model.cfg.n_ctx)
     length = limit if length is None else length
@@ -146,14 +147,14 @@ def cut_text(
 
 
 def as_sequences(
-    model: Any, text_or_tokens: Text, attention_mask: Any = None, *, plain_text: bool = False
+    model: TransformerLensModel, tokens: Text, attention_mask: Any = None, *, plain_text: bool = False
 ) -> list[TokenRow]:
-    """Every sequence with its mask, from whatever texts or token ids come in.
+    """Every sequence with its mask, from texts or token ids in any of these forms.
 
     Args:
         model: A TransformerBridge, for its tokenizer.
-        text_or_tokens: A text, or token ids as a list, a NumPy array or a tensor of one or two dimensions; several of
-            either in a list, or in a column of pandas or datasets; what a tokenizer returns (`input_ids`, with its
+        tokens: A text, or token ids as a list, a NumPy array or a tensor of one or two dimensions; several of either in
+            a list, or in a column of pandas or datasets; what a tokenizer returns (`input_ids`, with its
             `attention_mask`).
         attention_mask: 1 for real tokens, 0 for padding; only with token ids of one length.
         plain_text: See `text_tokens`.
@@ -162,32 +163,32 @@ def as_sequences(
         ValueError: If there is no sequence, or tokens and mask do not fit each other.
         TypeError: If the input is neither text nor token ids.
     """
-    if isinstance(text_or_tokens, Mapping) and "input_ids" in text_or_tokens:
+    if isinstance(tokens, Mapping) and "input_ids" in tokens:
         if attention_mask is None:
-            attention_mask = text_or_tokens.get("attention_mask")
-        text_or_tokens = text_or_tokens["input_ids"]
-        if attention_mask is not None and _is_ragged(text_or_tokens):
+            attention_mask = tokens.get("attention_mask")
+        tokens = tokens["input_ids"]
+        if attention_mask is not None and _is_ragged(tokens):
             _refuse_masked(attention_mask)
             attention_mask = None
-    if not isinstance(text_or_tokens, (str, Tensor)):
-        text_or_tokens = _items(text_or_tokens)
-        if any(isinstance(item, Integral) for item in text_or_tokens) or _is_table(text_or_tokens):
-            text_or_tokens = _ids(text_or_tokens, 0)
-    if isinstance(text_or_tokens, Tensor):
-        return list(_tensor_rows(model, text_or_tokens, attention_mask))
+    if not isinstance(tokens, (str, Tensor)):
+        tokens = _items(tokens)
+        if any(isinstance(item, Integral) for item in tokens) or _is_table(tokens):
+            tokens = _ids(tokens, 0)
+    if isinstance(tokens, Tensor):
+        return list(_tensor_rows(model, tokens, attention_mask))
     if attention_mask is not None:
         msg = "attention_mask goes with a tensor of token ids; texts and lists of sequences need no padding"
         raise ValueError(msg)
     sequences: list[TokenRow] = []
-    for index, item in enumerate(_items(text_or_tokens)):
+    for index, item in enumerate(_items(tokens)):
         if isinstance(item, str):
-            tokens = torch.cat([start_token(model), text_tokens(model, item, index, plain_text=plain_text)])
+            row = torch.cat([start_token(model), text_tokens(model, item, index, plain_text=plain_text)])
         else:
-            tokens = _ids(item, index)
-            if tokens.ndim != 1:
-                msg = f"sequence {index} has shape {tuple(tokens.shape)}: in a list, each must be one row of token ids"
+            row = _ids(item, index)
+            if row.ndim != 1:
+                msg = f"sequence {index} has shape {tuple(row.shape)}: in a list, each must be one row of token ids"
                 raise ValueError(msg)
-        sequences.append((tokens, None))
+        sequences.append((row, None))
     return sequences
 
 
@@ -212,7 +213,7 @@ def _has_items(many: Any) -> bool:
 
 
 def _is_table(items: list[Any]) -> bool:
-    """Whether these are rows of one array, which may be padded; tensors in a list are sequences by themselves."""
+    """Whether these are rows of one array, which may be padded; each tensor in a list is a sequence of its own."""
     rows = all(isinstance(item, (list, tuple, np.ndarray)) for item in items)
     return rows and len({len(item) if getattr(item, "ndim", 1) else 0 for item in items}) == 1
 
@@ -222,7 +223,7 @@ def _is_ragged(ids: Any) -> bool:
 
 
 def _refuse_masked(attention_mask: Any) -> None:
-    """Sequences of several lengths are not padded, so their masks hide nothing."""
+    """Refuse masks of unpadded sequences, which have several lengths, unless they are all ones."""
     if not all(all(row) for row in attention_mask):
         msg = "attention_mask hides tokens of sequences that differ in length: leave those tokens out, or pad them all"
         raise ValueError(msg)
@@ -247,7 +248,7 @@ def _ids(item: Any, index: int) -> Tensor:
     return tensor
 
 
-def _tensor_rows(model: Any, tokens: Tensor, attention_mask: Any) -> Iterator[TokenRow]:
+def _tensor_rows(model: TransformerLensModel, tokens: Tensor, attention_mask: Any) -> Iterator[TokenRow]:
     tokens = _ids(tokens, 0)
     tokens = tokens[None] if tokens.ndim == 1 else tokens
     if tokens.ndim != 2 or 0 in tokens.shape:  # noqa: PLR2004
@@ -276,8 +277,8 @@ def _mask(attention_mask: Any) -> Tensor:
     return mask[None] if mask.ndim == 1 else mask
 
 
-def _refuse_unmarked_padding(model: Any, tokens: Int[Tensor, "batch pos"]) -> None:
-    """Padding that is not said to be padding would count as text: the bridge masks none in a tensor of ids."""
+def _refuse_unmarked_padding(model: TransformerLensModel, tokens: Int[Tensor, "batch pos"]) -> None:
+    """Refuse padding without a mask: it would count as text, since the bridge masks none in a tensor of ids."""
     tokenizer = getattr(model, "tokenizer", None)
     pad = getattr(tokenizer, "pad_token_id", None)
     if pad is None:
@@ -295,7 +296,7 @@ def _refuse_unmarked_padding(model: Any, tokens: Int[Tensor, "batch pos"]) -> No
         raise ValueError(msg)
 
 
-def _check_sequence(model: Any, index: int, tokens: Tensor, mask: Tensor | None) -> None:
+def _check_sequence(model: TransformerLensModel, index: int, tokens: Tensor, mask: Tensor | None) -> None:
     real = len(tokens) if mask is None else int(mask.sum())
     if real < 2:  # noqa: PLR2004
         msg = f"sequence {index} has {real} real token(s): a query and a key at different positions need at least 2"

@@ -84,7 +84,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         settings = {name: value for name, value in given.items() if value is not None}
         shares = numbers("--fractions", fractions, "0.05,0.1")
         averaged = None if reference is None else read_text(reference)
-        from positional_heads.bridge.ablation import known_mode
+        from positional_heads.bridge.ablation import ablation_mode
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.results.scores import HeadScores
         from positional_heads.studies.ablation import RankBy, Singles
@@ -92,7 +92,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
 
         check_dtype(dtype)
         check_task_name(task)
-        way = known_mode(mode, distance)
+        way = ablation_mode(mode, distance)
         ranked_by, alone = choice("--rank-by", rank_by, RankBy), choice("--singles", singles, Singles)
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, ABLATION.file_name, overwrite)

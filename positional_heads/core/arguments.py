@@ -1,7 +1,7 @@
-"""Is every argument of the kind that its function asks for? Read off annotations, and said before anything runs.
+"""Checks of arguments against the annotations of public functions, before anything runs.
 
-Only what an annotation can say is checked here: whole numbers, finite numbers, texts, paths, lists of these, tensors,
-and classes. Ranges, and what depends on the model, are checked where they matter.
+An annotation can say whole number, finite number, text, path, list of these, tensor or class. Ranges, and what depends
+on the model, are checked by the functions themselves.
 """
 
 import functools
@@ -20,65 +20,65 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 import numpy as np
 
 _MANY = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
-LARGEST = 2**63
-"""What numbers must stay below to fit the machine's."""
+LIMIT = 2**63
+"""Numbers must be smaller in size, to fit into 64 bits."""
 P = ParamSpec("P")
 R = TypeVar("R")
 NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that refuses arguments of the wrong kind in one sentence, before it does anything."""
+    """A function that refuses arguments which do not fit its annotations, in one sentence, before it runs."""
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def at_the_door(*args: P.args, **kwargs: P.kwargs) -> R:
+    def checking(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # Python's own message names what is missing or too much
+            return function(*args, **kwargs)  # Python's own message names the missing or surplus argument
         for name, value in bound.arguments.items():
             parameter = signature.parameters[name]
             if name == "model":
                 _refuse_other_model(value)
             elif parameter.kind not in _MANY and parameter.annotation is not parameter.empty:
-                bound.arguments[name] = _of_kind(name, value, parameter.annotation)
+                bound.arguments[name] = _fitting(name, value, parameter.annotation)
         return function(*bound.args, **bound.kwargs)
 
-    return at_the_door
+    return checking
 
 
 def check_fields(record: Any) -> None:
-    """Refuse a dataclass whose fields are not of the kinds that it says.
+    """Refuse a dataclass whose fields do not fit their annotations.
 
     Raises:
-        TypeError: If a field is of another kind.
-        ValueError: If it is a number or word that cannot be.
+        TypeError: If a field has another type.
+        ValueError: If it is a number that is not finite, or a word that is not a choice.
     """
     for field in fields(record):
-        _of_kind(field.name, getattr(record, field.name), field.type)
+        _fitting(field.name, getattr(record, field.name), field.type)
 
 
-def check_settings(owner: str, settings: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Refuse settings by keyword that nothing takes.
+def check_settings(owner: str, settings: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Refuse keyword settings with other names than these.
 
     Args:
-        owner: Who has settings, in the message.
-        settings: Those given.
-        known: Names of those that there are.
+        owner: What the settings are of, for the message.
+        settings: The settings given.
+        names: All names that exist.
 
     Raises:
-        TypeError: If one is unknown.
+        TypeError: If another name is given.
     """
-    if unknown := sorted(settings.keys() - set(known)):
-        near = [name for wrong in unknown for name in get_close_matches(wrong, known, n=1)]
-        msg = f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+    if unknown := sorted(settings.keys() - set(names)):
+        near = [name for wrong in unknown for name in get_close_matches(wrong, names, n=1)]
+        msg = f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(names) or 'none'}"
         msg += f"; did you mean {', '.join(near)}?" if near else ""
         raise TypeError(msg)
 
 
 def in_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
-    """Refuse a number outside of a range; None is not looked at.
+    """Refuse a number outside of a range; None passes.
 
     Raises:
         ValueError: If it is outside.
@@ -102,60 +102,51 @@ def check_temperature(temperature: float | Literal["attention"]) -> None:
         raise ValueError(msg)
 
 
-def check_seed(seed: int) -> None:
-    """Refuse a seed that a random generator would not take, before the long part.
-
-    Raises:
-        ValueError: If it is negative or has more than 64 bits.
-    """
-    if not 0 <= seed < 2**63:
-        msg = f"seed {seed} must be at least 0 and below 2^63"
-        raise ValueError(msg)
-
-
 def is_integer(value: Any) -> bool:
-    """Whether this is a whole number, and not True or False."""
+    """Whether a value is a whole number, and not True or False."""
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, and not True or False."""
+    """Whether a value is a finite number, and not True or False."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _of_kind(name: str, value: Any, annotation: Any) -> Any:
-    """The value, out of NumPy's wrapping, if it is of a kind that the annotation allows."""
+def _fitting(name: str, value: Any, annotation: Any) -> Any:
+    """The value, as Python's own number if it is NumPy's, refused if it fits no part of the annotation."""
     kinds = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
     value = value.item() if isinstance(value, np.generic) else value
-    blank = Path in kinds and isinstance(value, str) and not value.strip()
-    if not blank and any(_fits(value, kind) for kind in kinds):
+    blank_path = Path in kinds and isinstance(value, str) and not value.strip()
+    if not blank_path and any(_fits(value, kind) for kind in kinds):
         return value
-    allowed = " or ".join(dict.fromkeys(_named(kind) for kind in kinds))
-    alone = any(get_origin(kind) is Sequence and _fits(value, *get_args(kind)) for kind in kinds)
-    msg = f"{name} must be {allowed}, got {_brief(value)}" + (f": write [{value!r}]" if alone else "")
-    if is_integer(value) and abs(value) >= LARGEST:
+    if is_integer(value) and abs(value) >= LIMIT:
         msg = f"{name} {_brief(value)} must have fewer than 64 bits"
-    # a number that cannot be, or a word that is not among those known, is of the right kind
-    impossible = isinstance(value, Real) and not isinstance(value, bool) and bool({int, float} & set(kinds))
-    unknown = isinstance(value, str) and any(kind is Path or get_origin(kind) is Literal for kind in kinds)
-    raise (ValueError if impossible or unknown else TypeError)(msg)
+    else:
+        allowed = " or ".join(dict.fromkeys(_named(kind) for kind in kinds))
+        msg = f"{name} must be {allowed}, got {_brief(value)}"
+        if any(get_origin(kind) is Sequence and _fits(value, *get_args(kind)) for kind in kinds):
+            msg += f": write [{value!r}]"  # an item without its list
+    # as in Python itself: a wrong value of the right type is a ValueError
+    number = isinstance(value, Real) and not isinstance(value, bool) and bool({int, float} & set(kinds))
+    word = isinstance(value, str) and any(kind is Path or get_origin(kind) is Literal for kind in kinds)
+    raise (ValueError if number or word else TypeError)(msg)
 
 
 def _fits(value: Any, kind: Any) -> bool:
     value = value.item() if isinstance(value, np.generic) else value
     if kind in {int, float}:
-        return (is_integer if kind is int else is_number)(value) and abs(value) < LARGEST
+        return (is_integer if kind is int else is_number)(value) and abs(value) < LIMIT
     origin = get_origin(kind)
     if origin in {Union, UnionType}:
         return any(_fits(value, one) for one in get_args(kind))
     if origin is Literal:
-        return any(type(value) is type(known) and value == known for known in get_args(kind))
+        return any(type(value) is type(choice) and value == choice for choice in get_args(kind))
     if origin is Sequence:
         many = isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, bytes))
         return many and all(_fits(item, *get_args(kind)) for item in value)
     try:
         return isinstance(value, origin or kind)
-    except TypeError:  # Any, and what else says nothing of a single value
+    except TypeError:  # Any, and other annotations that no single value can violate
         return True
 
 
@@ -163,7 +154,7 @@ def _named(kind: Any) -> str:
     if kind in NAMES:
         return NAMES[kind]
     if get_origin(kind) is Literal:
-        return " or ".join(repr(known) for known in get_args(kind))
+        return " or ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) is Sequence:
         (item,) = get_args(kind)
         return f"a list of {_named(item).removeprefix('a ')}s"

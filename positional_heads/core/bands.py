@@ -17,7 +17,7 @@ from positional_heads.core.rotary import Planes
 
 @dataclass(frozen=True)
 class Band:
-    """A range of distances and how queries and keys are rotated there.
+    """A range of distances and the phases of queries and keys there.
 
     Attributes:
         nearest: Smallest distance in tokens.
@@ -32,19 +32,19 @@ class Band:
     key_phase: Complex[Tensor, "#head pos pair"]
 
     def first(self, length: int) -> "Band":
-        """The same for the first positions only."""
+        """The band of the first positions only."""
         return Band(self.nearest, self.furthest, self.query_phase[:, :length], self.key_phase[:, :length])
 
 
 def unrotated(planes: Planes, phase: Complex[Tensor, "pos pair"]) -> Complex[Tensor, "head pos pair"]:
-    """Rotary planes as they were before rotation, and before any attention factor, as complex numbers."""
+    """Rotary planes with rotation and attention factor undone, as complex numbers."""
     return torch.view_as_complex(planes.contiguous()) * (phase.conj() / phase.abs().square())
 
 
 def rotated_in(
     band: Band, query: Complex[Tensor, "head pos pair"], key: Complex[Tensor, "head pos pair"]
 ) -> tuple[Planes, Planes]:
-    """Unrotated queries and keys as they are rotated in a band."""
+    """Queries and keys rotated by the phases of a band."""
     return torch.view_as_real(query * band.query_phase), torch.view_as_real(key * band.key_phase)
 
 

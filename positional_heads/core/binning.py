@@ -1,7 +1,7 @@
-"""Into which bin does a value fall? Bins of equal mass per head, found without a search for most values.
+"""Bins of equal mass for D, one set per head, and a look-up that avoids a search for most values.
 
-Bin j of a head holds `edges[j - 1] < value <= edges[j]`. Where values are told apart to a resolution only, edges lie
-halfway between its multiples, so that a bin holds whole cells: cell c holds what is nearest to c times the resolution.
+Bin j of a head holds `edges[j - 1] < value <= edges[j]`. With a resolution, cell c holds the values nearest to c times
+the resolution; edges lie halfway between its multiples, so a bin holds whole cells.
 """
 
 from collections.abc import Collection
@@ -12,19 +12,20 @@ from jaxtyping import Bool, Float, Float64, Int, UInt16
 from torch import Tensor
 
 CELLS = 2**16
+"""Cells of the look-up table of a head: many times the number of bins, so that few cells hold an edge."""
 
 
 def equal_mass_edges(
     sample: Float[Tensor, "head sample"], bins: int, resolution: float = 0.0
 ) -> Float[Tensor, "head edge"]:
-    """Bin edges that share a sample out evenly; a cell that fills a bin of its own gets one that holds it alone.
+    """Bin edges at the quantiles of a sample; a value that fills a whole bin gets one of its own.
 
-    Edges lie midway between neighbouring values of the sample, so that a value rounded otherwise stays in its bin.
+    Edges lie midway between neighbouring values of the sample, so that a value rounded differently stays in its bin.
 
     Args:
         sample: A pilot sample of values per head.
         bins: Number of bins.
-        resolution: Width of the cells in which values are equal; 0 tells all apart.
+        resolution: Width of the cells in which values count as equal; 0 for none.
 
     Raises:
         ValueError: If a value is not finite.
@@ -32,7 +33,7 @@ def equal_mass_edges(
     refuse_not_finite(sample)
     ordered = sample.sort(dim=-1).values
     if resolution:
-        ordered = (ordered.double() / resolution - 0.5).ceil()  # halfway is the lower cell: edges belong to the left
+        ordered = (ordered.double() / resolution - 0.5).ceil()  # rounds halves down: an edge belongs to its left bin
     positions = (torch.arange(1, bins, device=sample.device) * sample.shape[-1]) // bins
     value = ordered[:, positions]
     following = ordered[:, (positions + 1).clamp(max=sample.shape[-1] - 1)]
@@ -48,12 +49,12 @@ def equal_mass_edges(
 
 
 def refuse_not_finite(dominant: Float[Tensor, "head sample"]) -> None:
-    """Refuse dominant dimensions that have no bin.
+    """Refuse dominant dimensions that are NaN or infinite.
 
     Raises:
         ValueError: If one is NaN or infinite.
     """
-    if dominant.sum().isfinite():  # a twentieth of the time that looking at every value takes
+    if dominant.sum().isfinite():  # 20 times faster than testing every value
         return
     refuse_heads((~dominant.isfinite()).any(1).nonzero().flatten().tolist())
 
@@ -62,7 +63,7 @@ def refuse_heads(heads: Collection[int]) -> None:
     """Refuse heads whose dominant dimension is not finite.
 
     Raises:
-        ValueError: If there are any.
+        ValueError: If there is one.
     """
     if heads:
         msg = (
@@ -73,11 +74,11 @@ def refuse_heads(heads: Collection[int]) -> None:
 
 
 def single_valued(edges: Float[Tensor, "head edge"], resolution: float = 0.0) -> Bool[Tensor, "head bin"]:
-    """Which bins hold one cell only, so that pairs in them are true ties.
+    """Which bins hold a single cell, so that all entries in them are true ties.
 
     Args:
         edges: Bin edges.
-        resolution: That they were placed by.
+        resolution: Resolution by which they were placed.
     """
     alone = torch.zeros(edges.shape[0], edges.shape[1] + 1, dtype=torch.bool, device=edges.device)
     if resolution:
@@ -92,16 +93,20 @@ def single_valued(edges: Float[Tensor, "head edge"], resolution: float = 0.0) ->
 class BinLookup:
     """`torch.searchsorted` for many values and the same edges, an order of magnitude faster.
 
-    A table over equal cells of each head's range knows the bin of every cell that no edge falls into; only values in
-    the other cells are searched. Cells of values and of edges come from the same monotone arithmetic, so that the
-    answer is the search's own.
+    The range of a head's edges is divided into `CELLS` equal cells. A cell that no edge falls into lies in one bin, and
+    a table has it; a cell with edges has -1 in the table, and only values there are searched for. That agrees with the
+    search exactly, because the cell of a value and of an edge come from the same float32 arithmetic, which is monotone:
+    a value in a later cell than an edge is above it, and one in an earlier cell is not.
+
+    There are two tables. `_table` has the bin of each cell, or -1, in 16 bits to stay in cache, and serves PyTorch.
+    `starts` has the number of edges below each cell, and serves native.cpp, which searches within the cell itself.
 
     Attributes:
         edges: The sorted bin edges of each head.
-        low: Where each head's first cell begins.
-        scale: Table cells per unit; that of a value is `(value - low) * scale`, cut off at both ends.
-        resolution: Width of the cells in which values are equal, by which edges were placed.
-        displaced: How far rounding moves ranks in the mean, as a fraction of all pairs.
+        low: Lower end of each head's first cell.
+        scale: Cells per unit; the cell of a value is `(value - low) * scale`, clamped to the first and last.
+        resolution: Width of the cells of D by which edges were placed.
+        displaced: Mean displacement of ranks by rounding, as a fraction of all entries.
     """
 
     def __init__(
@@ -114,11 +119,11 @@ class BinLookup:
 
         Args:
             edges: Sorted bin edges of each head, fewer than 2^15.
-            resolution: Width of the cells in which values are equal; 0 tells all apart.
-            displaced: How far rounding moves ranks, see `pilot.mean_displacement`; None for not at all.
+            resolution: Width of the cells in which values count as equal; 0 for none.
+            displaced: See `pilot.mean_displacement`; zero when None.
 
         Raises:
-            ValueError: If there are more edges than the table can tell apart.
+            ValueError: If there are more edges than 16 bits can number.
         """
         if edges.shape[1] >= 2**15:
             msg = f"{edges.shape[1] + 1} bins are too many: 2^15 at most"
@@ -127,29 +132,30 @@ class BinLookup:
         self.resolution = resolution
         self.displaced = torch.zeros(len(edges), dtype=torch.float64) if displaced is None else displaced
         self.low = edges[:, :1]
-        widest = torch.finfo(edges.dtype).max  # where all edges agree, or nearly: infinity times zero is no cell
+        widest = torch.finfo(edges.dtype).max  # if all edges agree the scale is infinite, and infinity times zero NaN
         self.scale = ((CELLS - 1) / (edges[:, -1:] - self.low)).clamp(max=widest)
-        heads = edges.shape[0]
-        self._row = torch.arange(heads, device=edges.device)[:, None] * CELLS
-        held = torch.bincount((self._cell(edges) + self._row).flatten(), minlength=heads * CELLS).view(heads, CELLS)
+        self._row = torch.arange(len(edges), device=edges.device)[:, None] * CELLS
+        held = self._edges_in_cells
         below = held.cumsum(-1) - held
-        self._table = torch.where(held > 0, -1, below).flatten().to(torch.int16)  # small, to stay in cache
+        self._table = torch.where(held > 0, -1, below).flatten().to(torch.int16)
 
     @cached_property
     def starts(self) -> UInt16[Tensor, "head cell"]:
-        """Edges below each cell, and their number at the end: what a search within the cell alone needs."""
-        heads = len(self.edges)
-        held = torch.bincount((self._cell(self.edges) + self._row).flatten(), minlength=heads * CELLS)
-        starts = torch.zeros((heads, CELLS + 1), dtype=torch.long, device=self.edges.device)
-        starts[:, 1:] = held.view(heads, CELLS).cumsum(1)
-        return starts.to(torch.uint16)
+        """Number of edges below each cell, and of all edges at the end."""
+        return torch.nn.functional.pad(self._edges_in_cells.cumsum(1), (1, 0)).to(torch.uint16)
 
     def __call__(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
         """The bin of every value."""
         bins = self._table[self._cell(values) + self._row].long()
-        for head, unknown in enumerate(bins < 0):
-            bins[head, unknown] = torch.searchsorted(self.edges[head], values[head, unknown])
+        for head, undecided in enumerate(bins < 0):
+            bins[head, undecided] = torch.searchsorted(self.edges[head], values[head, undecided])
         return bins
+
+    @property
+    def _edges_in_cells(self) -> Int[Tensor, "head cell"]:
+        heads = len(self.edges)
+        cells = (self._cell(self.edges) + self._row).flatten()
+        return torch.bincount(cells, minlength=heads * CELLS).view(heads, CELLS)
 
     def _cell(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
         return ((values - self.low) * self.scale).clamp(0, CELLS - 1).long()

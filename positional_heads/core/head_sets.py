@@ -1,9 +1,8 @@
-"""Which heads are ablated? The top ones, and every control they are compared with.
+"""The sets of heads of an ablation study: the top heads, and every control they are compared with.
 
-Two kinds of chance. *Permutations* shuffle the ranking within every layer and take the same places of it: so would the
-top sets look, small and large ones together, if the ranking meant nothing; p-values come from these, and must let a
-permuted set share heads with the top set. *Random sets* exclude the top heads, with as many heads in every layer: the
-contrast of the top heads with others.
+Two controls are random. *Permutations* shuffle the ranking within every layer and take its first heads, as the top sets
+would be if the ranking meant nothing; p-values come from these, so a permuted set may share heads with the top set.
+*Random sets* exclude the top heads and have as many heads in every layer: they contrast the top heads with others.
 """
 
 import random
@@ -15,18 +14,19 @@ from math import comb, prod
 from positional_heads.core.heads import Head
 
 HeadSet = tuple[Head, ...]
-DRAWS_FOR_EACH = 50
+DRAWS_PER_SET = 50
+"""Permutations drawn for each one wanted, before giving up on finding different ones."""
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One set of heads of the study, and what it stands for.
+class StudySet:
+    """One set of heads of a study, and its role.
 
     Attributes:
         kind: none, top, random, permuted, lowest, retrieval or single.
-        k: Heads of the top set that it belongs to; 1 for single heads, 0 for none.
-        number: Which of several of its kind.
-        heads: The set, in order.
+        k: Size of the top set that it is compared with; 1 for single heads, 0 for none.
+        number: Its number among the sets of its kind and size.
+        heads: The heads, in order.
     """
 
     kind: str
@@ -35,19 +35,19 @@ class Cell:
     heads: HeadSet
 
 
-def doses(n_heads: int, fractions: Sequence[float] | None, counts: Sequence[int] | None) -> list[int]:
+def set_sizes(n_heads: int, fractions: Sequence[float] | None, counts: Sequence[int] | None) -> list[int]:
     """Sizes of the top sets, ascending, each once.
 
     Args:
         n_heads: Heads that have a score.
-        fractions: Shares of them, each rounded and at least one head.
-        counts: Numbers of heads instead.
+        fractions: Shares of these heads, each rounded to at least one head.
+        counts: Numbers of heads, instead of fractions.
 
     Raises:
         ValueError: If both or none are given, or more heads are asked for than have a score.
     """
     if (fractions is None) == (counts is None):
-        msg = "give fractions= or counts=, and not both"
+        msg = "give either fractions= or counts="
         raise ValueError(msg)
     for fraction in fractions or ():
         if not 0 < fraction <= 1:
@@ -64,35 +64,35 @@ def doses(n_heads: int, fractions: Sequence[float] | None, counts: Sequence[int]
     return sorted(set(sizes))
 
 
-def study_cells(
+def study_sets(
     ranking: Sequence[Head],
     sizes: Sequence[int],
     n_random: int,
     retrieval: Sequence[Head] | None,
     singles: Sequence[Head],
     seed: int,
-) -> list[Cell]:
-    """Every set of a study, the un-ablated one first.
+) -> list[StudySet]:
+    """Every set of a study, the empty one first.
 
     Args:
         ranking: All scored heads, the most positional first.
         sizes: Sizes of the top sets, ascending.
-        n_random: How many permutations, and how many random sets for each size, if there are as many.
+        n_random: Number of permutations, and of random sets of each size; fewer where fewer exist.
         retrieval: Heads by retrieval score, the highest first; None for no such control.
         singles: Heads to ablate one by one.
-        seed: Seed of everything drawn.
+        seed: Seed of permutations and random sets.
     """
-    cells = [Cell("none", 0, 0, ())]
-    cells += [Cell("top", k, 0, _ordered(ranking[:k])) for k in sizes]
-    cells += [Cell("lowest", k, 0, _ordered(ranking[-k:])) for k in sizes]
+    sets = [StudySet("none", 0, 0, ())]
+    sets += [StudySet("top", k, 0, _ordered(ranking[:k])) for k in sizes]
+    sets += [StudySet("lowest", k, 0, _ordered(ranking[-k:])) for k in sizes]
     if retrieval is not None:
-        cells += [Cell("retrieval", k, 0, _ordered(retrieval[:k])) for k in sizes if k <= len(retrieval)]
+        sets += [StudySet("retrieval", k, 0, _ordered(retrieval[:k])) for k in sizes if k <= len(retrieval)]
     permuted = permuted_sets(ranking, sizes, n_random, str(seed))
-    cells += [Cell("permuted", k, number, sets[k]) for number, sets in enumerate(permuted) for k in sizes]
+    sets += [StudySet("permuted", k, number, by_size[k]) for number, by_size in enumerate(permuted) for k in sizes]
     for k in sizes:
-        drawn = random_sets(ranking, ranking[:k], n_random, [sets[k] for sets in permuted], f"{seed}-{k}")
-        cells += [Cell("random", k, number, heads) for number, heads in enumerate(drawn)]
-    return cells + [Cell("single", 1, number, (head,)) for number, head in enumerate(singles)]
+        drawn = random_sets(ranking, ranking[:k], n_random, [by_size[k] for by_size in permuted], f"{seed}-{k}")
+        sets += [StudySet("random", k, number, heads) for number, heads in enumerate(drawn)]
+    return sets + [StudySet("single", 1, number, (head,)) for number, head in enumerate(singles)]
 
 
 def permuted_sets(ranking: Sequence[Head], sizes: Sequence[int], wanted: int, seed: str) -> list[dict[int, HeadSet]]:
@@ -101,73 +101,70 @@ def permuted_sets(ranking: Sequence[Head], sizes: Sequence[int], wanted: int, se
     Args:
         ranking: All scored heads.
         sizes: Sizes of the sets.
-        wanted: How many permutations; fewer are found where hardly more exist.
+        wanted: Number of permutations; fewer are returned where few different ones exist.
         seed: Seed of the permutations.
     """
     rng = random.Random(f"permuted-{seed}")
-    own = {k: _ordered(ranking[:k]) for k in sizes}
-    found: dict[tuple[HeadSet, ...], dict[int, HeadSet]] = {tuple(own.values()): own}
-    for _ in range(DRAWS_FOR_EACH * wanted):
-        if len(found) > wanted:
+    permuted: list[dict[int, HeadSet]] = []
+    seen = [{k: _ordered(ranking[:k]) for k in sizes}]
+    for _ in range(DRAWS_PER_SET * wanted):
+        if len(permuted) == wanted:
             break
         order = _permuted_within_layers(ranking, rng)
-        sets = {k: _ordered(order[:k]) for k in sizes}
-        found.setdefault(tuple(sets.values()), sets)
-    return list(found.values())[1:]
+        by_size = {k: _ordered(order[:k]) for k in sizes}
+        if by_size not in seen:
+            seen.append(by_size)
+            permuted.append(by_size)
+    return permuted
 
 
 def random_sets(
     pool: Sequence[Head], top: Sequence[Head], wanted: int, drawn_already: Sequence[HeadSet], seed: str
 ) -> list[HeadSet]:
-    """Different sets of heads, none of them in `top`, with as many heads in every layer as it.
+    """Different sets of heads outside `top`, each with as many heads in every layer as `top`.
 
     Fewer than wanted where fewer exist; none where the rest of a layer is too small.
 
     Args:
         pool: Heads to draw from.
         top: The set to match.
-        wanted: How many sets.
-        drawn_already: Sets to take first where they qualify, so that they need not be run twice.
+        wanted: Number of sets.
+        drawn_already: Sets to take first where they qualify, to save running others.
         seed: Seed of the draws.
     """
     taken = set(top)
     per_layer = Counter(head.layer for head in top)
     rest = {layer: [head for head in pool if head.layer == layer and head not in taken] for layer in per_layer}
     existing = prod(comb(len(rest[layer]), count) for layer, count in per_layer.items())
-    found = dict.fromkeys(heads for heads in drawn_already if not taken & set(heads))
+    sets = dict.fromkeys(heads for heads in drawn_already if not taken & set(heads))
     rng = random.Random(f"random-{seed}")
-    while len(found) < min(wanted, existing):
-        found[_ordered([head for layer, count in per_layer.items() for head in rng.sample(rest[layer], count)])] = None
-    return list(found)[:wanted]
+    while len(sets) < min(wanted, existing):
+        sets[_ordered([head for layer, count in per_layer.items() for head in rng.sample(rest[layer], count)])] = None
+    return list(sets)[:wanted]
 
 
-def same_number_per_layer(some: Sequence[Head], others: Sequence[Head]) -> bool:
-    """Whether two sets have equally many heads in every layer."""
-    return Counter(head.layer for head in some) == Counter(head.layer for head in others)
+def distinct_sets(sets: Sequence[StudySet]) -> list[HeadSet]:
+    """The heads of every set once, in order: the ablations to run."""
+    return list(dict.fromkeys(one.heads for one in sets))
 
 
-def distinct_sets(cells: Sequence[Cell]) -> list[HeadSet]:
-    """Every set once, in order: what really has to be run."""
-    return list(dict.fromkeys(cell.heads for cell in cells))
-
-
-def by_kind(cells: Sequence[Cell], kind: str) -> Mapping[int, list[Cell]]:
-    """The cells of a kind, by k."""
-    found: dict[int, list[Cell]] = {}
-    for cell in cells:
-        if cell.kind == kind:
-            found.setdefault(cell.k, []).append(cell)
-    return found
+def by_kind(sets: Sequence[StudySet], kind: str) -> Mapping[int, list[StudySet]]:
+    """The sets of a kind, by k."""
+    by_size: dict[int, list[StudySet]] = {}
+    for one in sets:
+        if one.kind == kind:
+            by_size.setdefault(one.k, []).append(one)
+    return by_size
 
 
 def _permuted_within_layers(ranking: Sequence[Head], rng: random.Random) -> list[Head]:
-    places: dict[int, list[Head]] = {}
+    layers: dict[int, list[Head]] = {}
     for head in ranking:
-        places.setdefault(head.layer, []).append(head)
-    for heads in places.values():
+        layers.setdefault(head.layer, []).append(head)
+    for heads in layers.values():
         rng.shuffle(heads)
-    left = {layer: iter(heads) for layer, heads in places.items()}
-    return [next(left[head.layer]) for head in ranking]
+    shuffled = {layer: iter(heads) for layer, heads in layers.items()}
+    return [next(shuffled[head.layer]) for head in ranking]
 
 
 def _ordered(heads: Sequence[Head]) -> HeadSet:

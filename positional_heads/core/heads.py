@@ -1,4 +1,4 @@
-"""Which head? One value, printed the way the field writes it, and read in every way that people write it."""
+"""A head of a model: printed as `L3H7`, and read from every common notation."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -35,50 +35,50 @@ class Head(NamedTuple):
 
 AnyHead = Head | tuple[int, int] | str
 Heads = AnyHead | Sequence[AnyHead]
-"""How heads are asked for: "L3H7", (3, 7), Head(3, 7), or several of them."""
+"""Notations for heads: "L3H7", (3, 7), Head(3, 7), or several of them."""
 
 
 def as_heads(heads: Any, n_layers: int | None = None, n_heads: int | None = None) -> list[Head]:
-    """The heads meant by one or several of `"L3H7"`, `(3, 7)` and `Head(3, 7)`, in the order given.
+    """Read one or several heads, each written as `"L3H7"`, `(3, 7)` or `Head(3, 7)`, in the order given.
 
     Args:
-        heads: One head, or several in a list, an array, or anything else to go through.
-        n_layers: Layers of the model that must have them; not checked when None.
-        n_heads: Heads of each of its layers.
+        heads: One head, or several in a list, an array, or any other iterable.
+        n_layers: Layers of the model; not checked when None.
+        n_heads: Heads per layer; not checked when None.
 
     Raises:
-        TypeError: If this is no head, and no list of heads.
-        ValueError: If a head is written in another way, or the model has no such head.
+        TypeError: If this is neither a head nor a list of heads.
+        ValueError: If a head has another notation, or does not exist in the model.
     """
-    alone = isinstance(heads, str) or _is_pair(heads)
-    if not alone and (not isinstance(heads, Iterable) or isinstance(heads, (dict, bytes))):
+    single = isinstance(heads, str) or _is_layer_and_head(heads)
+    if not single and (not isinstance(heads, Iterable) or isinstance(heads, (dict, bytes))):
         msg = f"heads must be like 'L3H7' or (3, 7), or a list of such, got {heads!r}"
         raise TypeError(msg)
-    found = [as_head(head) for head in ([heads] if alone else heads)]
-    for head in found:
-        known = n_layers is None or head.layer < n_layers
-        if min(head) < 0 or not known or (n_heads is not None and head.head >= n_heads):
+    parsed = [as_head(head) for head in ([heads] if single else heads)]
+    for head in parsed:
+        in_layers = n_layers is None or head.layer < n_layers
+        if min(head) < 0 or not in_layers or (n_heads is not None and head.head >= n_heads):
             last = "" if n_layers is None or n_heads is None else f" to {n_layers - 1}, heads to {n_heads - 1}"
             msg = f"{head} does not exist: layers go from 0{last or ', heads too'}"
             raise ValueError(msg)
-    return found
+    return parsed
 
 
-def _is_pair(head: Any) -> bool:
+def _is_layer_and_head(head: Any) -> bool:
     return isinstance(head, tuple) and len(head) == 2 and all(map(is_integer, head))  # noqa: PLR2004
 
 
 def as_head(head: Any) -> Head:
-    """The one head meant by `"L3H7"`, `(3, 7)` or `Head(3, 7)`.
+    """Read one head, written as `"L3H7"`, `(3, 7)` or `Head(3, 7)`.
 
     Raises:
-        ValueError: If it is written in another way.
+        ValueError: If it has another notation.
     """
     if isinstance(head, str):
         return Head.parse(head)
-    pair = head.tolist() if hasattr(head, "tolist") else head  # rows of arrays and tensors
-    pair = tuple(pair) if isinstance(pair, list) else pair
-    if not _is_pair(pair):
+    numbers = head.tolist() if hasattr(head, "tolist") else head  # rows of arrays and tensors
+    numbers = tuple(numbers) if isinstance(numbers, list) else numbers
+    if not _is_layer_and_head(numbers):
         msg = f"{head!r} is not a head: write 'L3H7' or (3, 7), layer and head counted from zero"
         raise ValueError(msg)
-    return Head(int(pair[0]), int(pair[1]))
+    return Head(int(numbers[0]), int(numbers[1]))

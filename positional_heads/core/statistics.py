@@ -18,8 +18,6 @@ from positional_heads.core.heads import Head
 
 FEWEST_UNITS = 4
 """Independent units below which no interval is given: with three, an interval of the right coverage is infinite."""
-FEWEST_SHUFFLES = 4
-"""Shuffles below which a head that does not beat its null is undecided."""
 RESAMPLES = 2000
 
 
@@ -37,8 +35,8 @@ def excess_p_values(
 ) -> Float64[Tensor, "layer head"]:
     """One-sided p-value of each head's excess over its shuffled null, by a t test on both sources of chance.
 
-    The excess rho - mean(null) varies with the shuffles drawn (sd of the null, predicting one more draw) and with the
-    sequences drawn (bootstrap variance); Welch's degrees of freedom combine the two.
+    The excess rho - mean(null) varies with the shuffles (variance of the null, for predicting one more draw) and with
+    the sequences (bootstrap variance). Welch's degrees of freedom combine the two.
 
     Args:
         rho: Score of each head.
@@ -58,9 +56,9 @@ def excess_p_values(
 def benjamini_hochberg(p_values: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:
     """P-values adjusted for the number of heads, controlling the false discovery rate; NaN stays NaN."""
     adjusted = torch.full(p_values.shape, torch.nan, dtype=torch.float64)
-    known = ~p_values.isnan()
-    if known.any():
-        adjusted[known] = torch.from_numpy(stats.false_discovery_control(p_values[known].double().numpy()))
+    defined = ~p_values.isnan()
+    if defined.any():
+        adjusted[defined] = torch.from_numpy(stats.false_discovery_control(p_values[defined].double().numpy()))
     return adjusted
 
 
@@ -87,17 +85,17 @@ def mean_interval(
 ) -> Float64[Tensor, "*batch 2"]:
     """Interval of the mean over units; NaN below `FEWEST_UNITS` of them.
 
-    Without bounds the bootstrap-t (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section 5), whose
-    ends are infinite where too few units differ to say anything. With bounds, which right and wrong answers have, that
-    of Gaffke (Learned-Miller and Thomas, arXiv 1905.06208): resampled with continuous weights and one more unit at the
-    bound. It is the interval of Clopper and Pearson for zeros and ones, and holds where all units agree.
+    Without bounds this is the bootstrap-t (Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, section
+    5), which is infinite where too few units differ. With bounds, which right and wrong answers have, it is Gaffke's
+    interval (Learned-Miller and Thomas, arXiv 1905.06208): resampled with continuous weights and one more unit at the
+    bound. For zeros and ones it is the interval of Clopper and Pearson, and it is valid where all units agree.
 
     Args:
         differences: One paired difference per unit.
         level: Coverage, between 0 and 1.
         resamples: Number of resamples.
         seed: Seed of the resamples.
-        bounds: Lowest and highest value that a unit can have, or None if there are none.
+        bounds: Lowest and highest possible value of a unit; None for no bounds.
 
     Raises:
         ValueError: If the level is not between 0 and 1, or a unit lies outside the bounds.
@@ -119,13 +117,13 @@ def mean_interval(
 def _studentized(
     differences: Float64[Tensor, "*batch unit"], tails: tuple[float, float], resamples: int, seed: int
 ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
-    """Bootstrap-t: how far resampled means lie from the mean, in standard deviations of their own resample."""
+    """Bootstrap-t: deviations of resampled means from the mean, in standard deviations of their own resample."""
     mean = differences.mean(-1)
     away = differences - mean[..., None]
     weights = bootstrap_weights(differences.shape[-1], resamples, seed).T / differences.shape[-1]
     moved, spread = away @ weights, away.std(-1, correction=0)
     own = ((away**2) @ weights - moved**2).clamp(min=0).sqrt()
-    same = own <= 1e-7 * spread[..., None]  # every unit of the resample is the same, up to rounding
+    same = own <= 1e-7 * spread[..., None]  # all units of the resample agree, up to rounding
     t = torch.where(same, torch.where(moved == 0, 0.0, moved.sign() * torch.inf), moved / own)
     low, high = (_quantile(t, tail, method) for tail, method in zip(tails, ("lower", "higher"), strict=True))
     constant = spread <= 1e-12 * mean.abs()
@@ -141,43 +139,43 @@ def _bounded(
 ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
     """Gaffke's interval: the mean under Dirichlet weights, with one more unit at the bound."""
     units = differences.shape[-1]
-    # averages of zeros and ones may miss a bound by rounding
+    # averages of zeros and ones may exceed a bound by rounding
     if float(differences.min()) < bounds[0] - 1e-9 or float(differences.max()) > bounds[1] + 1e-9:
-        msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: leave bounds out if there are none"
+        msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: omit bounds if there are none"
         raise ValueError(msg)
     drawn = np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples)
     weights = torch.from_numpy(drawn)
-    known, more = differences @ weights[:, :units].T, weights[:, units]
-    low, high = (_quantile(known + bound * more, tail, "linear") for bound, tail in zip(bounds, tails, strict=True))
+    own, at_bound = differences @ weights[:, :units].T, weights[:, units]
+    low, high = (_quantile(own + bound * at_bound, tail, "linear") for bound, tail in zip(bounds, tails, strict=True))
     return low, high
 
 
 def _quantile(values: Float64[Tensor, "*batch resample"], tail: float, method: str) -> Float64[Tensor, "*batch"]:
-    """NumPy's, because `torch.quantile` takes 2^24 numbers at most."""
+    """NumPy's quantile, because `torch.quantile` takes at most 2^24 numbers."""
     return torch.from_numpy(np.asarray(np.quantile(values.numpy(), tail, axis=-1, method=method)))  # type: ignore[call-overload]
 
 
 def permutation_p(observed: float, permuted: Float64[Tensor, " permutation"]) -> float:
-    """One-sided p-value that ablating these heads lowers the measure more than ablating heads drawn at random does.
+    """One-sided p-value: ablating these heads lowers the measure more than ablating heads of a permuted ranking.
 
-    The share of permutations, the observed one included, whose effect is at least as low. Valid as long as the permuted
-    sets are drawn as this one would be if nothing set it apart, without replacement; ties count against it.
+    It is the share of permutations, the observed one included, whose effect is at least as low; ties count against the
+    claim. It is valid if the ranking and its permutations are exchangeable under the null, drawn without replacement.
 
     Args:
         observed: Effect of the set: measure with it ablated less measure without; negative is harm.
-        permuted: The same for other sets drawn at random, which may share heads with it.
+        permuted: The same for permuted sets, which may share heads with it.
     """
     return (1 + int((permuted <= observed).sum())) / (1 + len(permuted))
 
 
 def jaccard(some: Collection[Head], others: Collection[Head]) -> float:
-    """Overlap of two sets of heads: those in both over those in either; NaN for two empty ones."""
+    """Jaccard index of two sets of heads: heads in both over heads in either; NaN for two empty sets."""
     either = set(some) | set(others)
     return len(set(some) & set(others)) / len(either) if either else float("nan")
 
 
 def rank_correlation(some: Float64[Tensor, " head"], others: Float64[Tensor, " head"]) -> float:
-    """Spearman's rank correlation over heads where both are known; NaN where that is not defined."""
+    """Spearman's rank correlation over heads where both are defined; NaN if fewer than three, or constant."""
     defined = ~(some.isnan() | others.isnan())
     some, others = some[defined], others[defined]
     if len(some) < 3 or any(bool((values == values[0]).all()) for values in (some, others)):  # noqa: PLR2004
@@ -186,83 +184,6 @@ def rank_correlation(some: Float64[Tensor, " head"], others: Float64[Tensor, " h
 
 
 def one_token_rules(tokens: Int[Tensor, " pos"]) -> bool:
-    """Whether one token, repeated, fills half of a sequence or more, so that its content hardly varies."""
+    """Whether one token, repeated, fills half of a sequence or more, so its content hardly varies."""
     most = int(torch.bincount(tokens.long()).max())
     return most > 1 and 2 * most >= len(tokens)
-
-
-def verdict(
-    q_values: Float[Tensor, "layer head"] | None,
-    excess: Float[Tensor, "layer head"] | None,
-    rho: Float[Tensor, "layer head"],
-    alpha: float,
-    n_groups: int,
-    repeats: int,
-    *,
-    monotonous: tuple[int, int] = (0, 1),
-) -> str:
-    """What the scores do and do not show, in words.
-
-    Args:
-        q_values: Of each head's excess; None without a null.
-        excess: Of rho over its null; None without one.
-        rho: Score of each head, NaN where undefined.
-        alpha: False discovery rate.
-        n_groups: Groups of sequences.
-        repeats: Shuffles of the null.
-        monotonous: In how many sequences one token fills half or more, and how many there are.
-    """
-    said = _findings(q_values, excess, rho, alpha, n_groups, repeats)
-    if monotonous[0]:
-        said += (
-            f" In {monotonous[0]} of {monotonous[1]} sequences one token fills half or more: content hardly varies "
-            "there, and rho says what position alone does to this model, not how it treats text."
-        )
-    return said
-
-
-def _findings(
-    q_values: Float[Tensor, "layer head"] | None,
-    excess: Float[Tensor, "layer head"] | None,
-    rho: Float[Tensor, "layer head"],
-    alpha: float,
-    n_groups: int,
-    repeats: int,
-) -> str:
-    heads = int((~rho.isnan()).sum())
-    if heads == 0:
-        return "No head has a defined score: nothing can be said about this model on this text."
-    if q_values is None or excess is None:
-        return (
-            f"{heads} heads scored, without a null model: geometry alone can correlate D with distance, so a high rho "
-            "is not yet evidence. Score again with null_repeats=20."
-        )
-    significant = (q_values <= alpha) & (excess > 0)
-    found = int(significant.sum())
-    unit = f"{n_groups} groups of sequences" if n_groups > 1 else "a single sequence (no spread over sequences known)"
-    basis = f"at a false discovery rate of {alpha:g}, over {unit}"
-    if found == 0 and (repeats < FEWEST_SHUFFLES or n_groups < FEWEST_UNITS):
-        return (
-            f"Undecided: none of {heads} heads beats its null ({basis}), but {repeats} shuffles and "
-            f"{n_groups} group{'s' * (n_groups > 1)} of sequences are too few to see one that does. Score again with "
-            "null_repeats=20 and at least 8 sequences."
-        )
-    if found == 0:
-        return (
-            f"No head beats its null: of {heads} heads, none correlates dominant dimension with distance more than the "
-            f"same content at shuffled positions does ({basis}). Do not read the ranking as Positional Heads."
-        )
-    rising = significant & (rho > 0)
-    others = found - int(rising.sum())
-    no_score = f"{others} more" if others < found else f"{others} of {heads} heads"
-    no_score += f" {'have' if others > 1 else 'has'} a significant excess but rho of 0 or less: no Positional Heads"
-    if others == found:
-        return f"No head with a positive rho beats its null ({basis}); {no_score}."
-    largest = float(excess[rising].max())
-    return (
-        f"{found - others} of {heads} heads beat their null with a positive rho ({basis}); "
-        f"{no_score + '; ' if others else ''}the largest excess of rho over shuffled "
-        f"positions is {largest:.3f}. Leading positions differ in content even in an untrained model: see that this "
-        "stays with skip_keys=64. And it is correlation: masking these heads must hurt long-range tasks before they "
-        "are shown to carry distance."
-    )

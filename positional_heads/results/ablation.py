@@ -1,22 +1,24 @@
-"""What did ablating the top heads do, and what did the controls? A frozen record of every answer, and its statistics.
+"""The record of an ablation study: every answer under every set of heads, and the statistics of their effects.
 
-Conventions: an effect is the measure with heads ablated less the measure without, so that harm is negative; a contrast
-is the effect of the top heads less the mean effect of random sets; the reach "long - short" is the effect far away less
-the effect nearby.
+An effect is the measure with heads ablated minus the measure without, so harm is negative. A contrast is the effect of
+the top heads minus the mean effect of random sets. The reach "long - short" is the effect at long range minus the
+effect at short range.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import Cell, HeadSet, by_kind, distinct_sets
+from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
-from positional_heads.core.statistics import jaccard, mean_interval, permutation_p, rank_correlation, unit_means
+from positional_heads.core.statistics import jaccard, permutation_p, rank_correlation
+from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable
@@ -25,31 +27,30 @@ from positional_heads.results.verdicts import ablation_verdict
 if TYPE_CHECKING:
     import pandas as pd
 
-INTERACTION = "long - short"
 COMPARED = ("top", "random", "lowest", "retrieval")
-ALL_DOSES = "all"
+ALL_SIZES = "all"
 
 
 @dataclass(frozen=True, repr=False)
 class AblationStudy(Record):
-    """An ablation study: which sets of heads were ablated, and every answer's measures under each.
+    """An ablation study: the sets of heads that were ablated, and every answer's measures under each.
 
     Attributes:
         task: Name of the task.
-        rows: What is known of each answer: unit, reach, and, by task, length, depth, distance, position.
-        cells: Every set of heads and what it stands for, the un-ablated run first.
-        values: For every measure, each answer under each distinct set, in the order of `sets`.
+        rows: Properties of each answer: unit, reach, and, by task, length, depth, distance, position.
+        cells: Every set of heads and its role in the study, the un-ablated run first.
+        values: Every measure of each answer under each distinct set, in the order of `sets`.
         ranking: The scored heads, the most positional first.
-        ranked_by: The score that they were ranked by; NaN where there is none.
+        ranked_by: The score that ranks them; NaN where there is none.
         retrieval: Retrieval score of each head, or None if there is none.
-        chance: What a guess gives, per measure, where that is known.
-        notes: What could not be done, in sentences.
+        chance: The value of each measure for a guess, where it is known.
+        notes: Parts of the study that were not possible, in sentences.
         provenance: Versions, model, task, mode, scores, settings and seed.
     """
 
     task: str
     rows: list[dict[str, Any]]
-    cells: list[Cell]
+    cells: list[StudySet]
     values: dict[str, Float64[Tensor, "set row"]]
     ranking: list[Head]
     ranked_by: Float64[Tensor, "layer head"]
@@ -92,20 +93,18 @@ class AblationStudy(Record):
     @property
     def reaches(self) -> list[str]:
         """long, short, and their difference, as far as the task has them."""
-        found = [reach for reach in ("long", "short") if any(row["reach"] == reach for row in self.rows)]
-        return [*found, INTERACTION] if len(found) > 1 else found
+        reaches = [reach for reach in ("long", "short") if any(row["reach"] == reach for row in self.rows)]
+        return [*reaches, INTERACTION] if len(reaches) > 1 else reaches
 
     def to_frame(self) -> "pd.DataFrame":
-        """One line per answer and cell: every number, so that all statistics can be redone."""
+        """One row per answer and set of heads: every number, so that all statistics can be redone."""
         import pandas as pd
 
         rows = pd.DataFrame(self.rows)
-        place = {heads: index for index, heads in enumerate(self.sets)}
         parts = []
         for cell in self.cells:
-            measured = {name: values[place[cell.heads]].numpy() for name, values in self.values.items()}
-            names = " ".join(str(head) for head in cell.heads)
-            parts.append(rows.assign(kind=cell.kind, k=cell.k, number=cell.number, heads=names, **measured))
+            measured = {name: values[self._index[cell.heads]].numpy() for name, values in self.values.items()}
+            parts.append(rows.assign(**_labels(cell), **measured))
         return pd.concat(parts, ignore_index=True)
 
     @computed_once
@@ -125,22 +124,15 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._known_measure(measure)
+        measure = self._existing(measure)
         lines = []
-        for group, rows in self._groups(by):
-            for reach in self.reaches if by is None else [one for one in self.reaches if one != INTERACTION]:
-                units = self._units(measure, reach, rows)
-                if units is None:
-                    continue
-                own = {} if by is None else {by: group}
-                plain, bounds = _summary(units[0], level, self._bounds(measure, reach, 0)), self._bounds(measure, reach)
-                lines.append({**own, "kind": "none", "k": 0, "reach": reach, **plain, "sets": 1})
-                changes = units - units[0]
-                for kind in COMPARED:
-                    for k, cells in by_kind(self.cells, kind).items():
-                        mean = changes[[self._place[cell.heads] for cell in cells]].mean(0)
-                        found = _summary(mean, level, bounds)
-                        lines.append({**own, "kind": kind, "k": k, "reach": reach, **found, "sets": len(cells)})
+        for units in self._unit_means(measure, by):
+            own = {} if by is None else {by: units.group}
+            lines.append({**own, "kind": "none", "k": 0, "reach": units.reach, **units.intact(level), "sets": 1})
+            for kind in COMPARED:
+                for k, cells in by_kind(self.cells, kind).items():
+                    effect = units.change(units.changes(cells).mean(0), level)
+                    lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(cells)})
         return pd.DataFrame(lines)
 
     @computed_once
@@ -160,32 +152,30 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._known_measure(measure)
-        top, random, permuted = (by_kind(self.cells, kind) for kind in ("top", "random", "permuted"))
+        measure = self._existing(measure)
+        groups: list[tuple[int | str, list[int]]] = [*((k, [k]) for k in self.sizes), (ALL_SIZES, self.sizes)]
         lines = []
-        for reach in self.reaches:
-            units = self._units(measure, reach)
-            if units is None:
-                continue
-            changes, bounds = units - units[0], self._bounds(measure, reach)
-            observed = {k: changes[self._place[top[k][0].heads]] for k in self.sizes}
-            drawn = {k: changes[[self._place[cell.heads] for cell in permuted[k]]].mean(-1) for k in permuted}
-            others = {k: changes[[self._place[cell.heads] for cell in random[k]]].mean(0) for k in random}
-            doses: list[tuple[int | str, list[int]]] = [(k, [k]) for k in self.sizes]
-            for k, sizes in [*doses, (ALL_DOSES, self.sizes)]:
-                paired = [observed[size] - others[size] for size in sizes if size in others]
-                difference = torch.stack(paired).mean(0) if paired else torch.full_like(units[0], torch.nan)
-                effect = float(torch.stack([observed[size].mean() for size in sizes]).mean())
-                line = {"k": k, "reach": reach, "top": effect, **_summary(difference, level, bounds, "difference")}
-                permutations = torch.stack([drawn[size] for size in sizes]).mean(0) if drawn else torch.zeros(0)
-                line["p_value"] = permutation_p(effect, permutations.double())
-                sets = sum(len(random.get(size, [])) for size in sizes)
-                lines.append({**line, "random_sets": sets, "permutations": len(permutations)})
+        for units in self._unit_means(measure):
+            top, random, permuted = (
+                {k: units.changes(cells) for k, cells in by_kind(self.cells, kind).items()}
+                for kind in ("top", "random", "permuted")
+            )
+            for k, sizes in groups:
+                paired = [top[size][0] - random[size].mean(0) for size in sizes if size in random]
+                difference = torch.stack(paired).mean(0) if paired else torch.full_like(units.means[0], torch.nan)
+                effect = float(torch.stack([top[size][0].mean() for size in sizes]).mean())
+                by_chance = (
+                    torch.stack([permuted[size].mean(-1) for size in sizes]).mean(0) if permuted else torch.zeros(0)
+                )
+                line = {"k": k, "reach": units.reach, "top": effect, **units.change(difference, level, "difference")}
+                line["p_value"] = permutation_p(effect, by_chance.double())
+                line["random_sets"] = sum(len(random[size]) for size in sizes if size in random)
+                lines.append({**line, "permutations": len(by_chance)})
         return pd.DataFrame(lines)
 
     @computed_once
     def by_set(self, measure: str | None = None) -> "pd.DataFrame":
-        """Mean effect of every single set that was ablated, one line per cell and reach.
+        """Mean effect of every single set that was ablated, one row per set and reach.
 
         Args:
             measure: Which measure; the most sensitive when None.
@@ -195,77 +185,74 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._known_measure(measure)
-        lines = []
-        for reach in self.reaches:
-            units = self._units(measure, reach)
-            if units is not None:
-                means = (units - units[0]).mean(-1)
-                lines += [
-                    {
-                        "kind": cell.kind,
-                        "k": cell.k,
-                        "number": cell.number,
-                        "heads": " ".join(str(head) for head in cell.heads),
-                        "reach": reach,
-                        "effect": float(means[self._place[cell.heads]]),
-                    }
-                    for cell in self.cells
-                ]
+        lines = [
+            {**_labels(cell), "reach": units.reach, "effect": effect}
+            for units in self._unit_means(self._existing(measure))
+            for cell, effect in zip(self.cells, units.changes(self.cells).mean(-1).tolist(), strict=True)
+        ]
         return pd.DataFrame(lines)
 
     @computed_once
     def by_head(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
-        """Effect of every head that was ablated alone, beside its scores, the most harmful loss far away first."""
+        """Effect of every head that was ablated alone, with its scores; the largest harm at long range first.
+
+        Args:
+            measure: Which measure; the most sensitive when None.
+            level: Coverage of the intervals.
+
+        Raises:
+            ValueError: If there is no such measure.
+        """
         import pandas as pd
 
-        measure = self._known_measure(measure)
-        heads = [cell.heads[0] for cells in by_kind(self.cells, "single").values() for cell in cells]
+        measure = self._existing(measure)
+        singles = [cell for cells in by_kind(self.cells, "single").values() for cell in cells]
+        heads = [cell.heads[0] for cell in singles]
         frame = pd.DataFrame({"name": [str(head) for head in heads]})
         frame["score"] = [float(self.ranked_by[head]) for head in heads]
         if self.retrieval is not None:
             frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
-        for reach in self.reaches:
-            units = self._units(measure, reach)
-            if units is None or not heads:
-                continue
-            changes = units[[self._place[head,] for head in heads]] - units[0]
-            low, high = mean_interval(changes, level, bounds=self._bounds(measure, reach)).unbind(-1)
-            for name, column in ((reach, changes.mean(-1)), (f"{reach} low", low), (f"{reach} high", high)):
-                frame[name] = column.numpy()
+        for units in self._unit_means(measure) if heads else ():
+            changes, reach = units.changes(singles), units.reach
+            low, high = units.intervals(changes, level).unbind(-1)
+            frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
     def overlap(self) -> "pd.DataFrame":
-        """Do heads with a high score also fetch the answer? Jaccard overlap of the two kinds of top heads by size."""
+        """Jaccard overlap of the heads with the highest score and those with the highest retrieval score, by size."""
         import pandas as pd
 
-        top, fetching = by_kind(self.cells, "top"), by_kind(self.cells, "retrieval")
-        lines = [{"k": k, "jaccard": jaccard(top[k][0].heads, fetching[k][0].heads)} for k in fetching]
+        top, retrieval = by_kind(self.cells, "top"), by_kind(self.cells, "retrieval")
+        lines = [{"k": k, "jaccard": jaccard(top[k][0].heads, retrieval[k][0].heads)} for k in retrieval]
         return pd.DataFrame(lines, columns=["k", "jaccard"])
 
     @cached_property
     def correlations(self) -> dict[str, float]:
-        """Rank correlation over heads of score, retrieval score, and harm done far away by ablating the head alone."""
-        columns = {"score": self.ranked_by.flatten()}
-        if self.retrieval is not None:
-            columns["retrieval"] = self.retrieval.flatten()
+        """Rank correlation over heads of score, retrieval score, and harm at long range by ablating the head alone."""
         harm = torch.full_like(self.ranked_by, torch.nan)
         frame = self.by_head()
         if "long" in frame:
             for name, effect in zip(frame["name"], frame["long"], strict=True):
                 harm[Head.parse(name)] = -effect
-        columns["harm"] = harm.flatten()
-        names = list(columns)
+        columns = {"score": self.ranked_by, "retrieval": self.retrieval, "harm": harm}
+        known = {name: values.flatten() for name, values in columns.items() if values is not None}
         return {
-            f"{one} and {other}": rank_correlation(columns[one], columns[other])
-            for index, one in enumerate(names)
-            for other in names[index + 1 :]
+            f"{one} and {other}": rank_correlation(known[one], known[other]) for one, other in combinations(known, 2)
         }
 
     @property
     def verdict(self) -> str:
         """What the study shows, in words; that may be that the heads do not matter."""
-        return ablation_verdict(self)
+        measure = self.measures[0]
+        return ablation_verdict(
+            self.task,
+            measure,
+            self.contrasts(),
+            self.effects(),
+            chance=self.chance.get(measure),
+            significant=self.provenance["scores"].get("significant"),
+            harm=self.correlations["score and harm"],
+        )
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -289,7 +276,7 @@ class AblationStudy(Record):
             task=content["task"],
             rows=content["rows"],
             cells=[
-                Cell(kind, k, number, tuple(Head.parse(head) for head in heads))
+                StudySet(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
             values={name: values[name] for name in content["measures"]},
@@ -302,53 +289,22 @@ class AblationStudy(Record):
         )
 
     @cached_property
-    def _place(self) -> dict[HeadSet, int]:
+    def _index(self) -> dict[HeadSet, int]:
         return {heads: index for index, heads in enumerate(self.sets)}
 
-    def _known_measure(self, measure: str | None) -> str:
+    def _existing(self, measure: str | None) -> str:
         measure = self.measures[0] if measure is None else measure
         if measure not in self.values:
             msg = f"measure {measure!r} was not taken: choose one of {', '.join(self.measures)}"
             raise ValueError(msg)
         return measure
 
-    def _groups(self, by: str | None) -> list[tuple[Any, list[int]]]:
-        if by is None:
-            return [(None, list(range(len(self.rows))))]
-        if by not in self.rows[0]:
+    def _unit_means(self, measure: str, by: str | None = None) -> Iterator[UnitMeans]:
+        if by is not None and by not in self.rows[0]:
             msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"
             raise ValueError(msg)
-        found: dict[Any, list[int]] = {}
-        for index, row in enumerate(self.rows):
-            found.setdefault(row[by], []).append(index)
-        return list(found.items())
-
-    def _units(self, measure: str, reach: str, rows: Sequence[int] | None = None) -> Float64[Tensor, "set unit"] | None:
-        """Each unit's mean at this reach, under every set; None where there is no such row."""
-        if reach == INTERACTION:
-            far, near = self._units(measure, "long", rows), self._units(measure, "short", rows)
-            return None if far is None or near is None or far.shape != near.shape else far - near
-        among = range(len(self.rows)) if rows is None else rows
-        chosen = [index for index in among if self.rows[index]["reach"] == reach]
-        if not chosen:
-            return None
-        return unit_means(self.values[measure][:, chosen], [self.rows[index]["unit"] for index in chosen])
-
-    def _bounds(self, measure: str, reach: str, lowest: int = -1) -> tuple[float, float] | None:
-        """Lowest and highest possible change at a reach, or, with a lowest of 0, measure; None if there are none.
-
-        A measure whose every value lies from 0 to 1, such as right and wrong answers, is taken to be bounded by them.
-        """
-        values = self.values[measure]
-        if bool(((values < 0) | (values > 1)).any()):
-            return None
-        return (lowest - 1.0, 1.0 - lowest) if reach == INTERACTION else (float(lowest), 1.0)
+        return unit_means_by_reach(self.rows, self.values[measure], self._index, by)
 
 
-def _summary(
-    units: Float64[Tensor, " unit"], level: float, bounds: tuple[float, float] | None, name: str = "effect"
-) -> dict[str, float]:
-    # where there is no random set to compare with, there is no difference
-    known = not bool(units.isnan().any())
-    low, high = mean_interval(units, level, bounds=bounds).tolist() if known else (float("nan"), float("nan"))
-    return {name: float(units.mean()), "low": low, "high": high}
+def _labels(cell: Cell) -> dict[str, Any]:
+    return {"kind": cell.kind, "k": cell.k, "number": cell.number, "heads": " ".join(str(head) for head in cell.heads)}

@@ -14,16 +14,13 @@ from positional_heads.core.rotary import injective_range, told_apart, wavelength
 from positional_heads.results.files import EXTRAPOLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable
+from positional_heads.results.verdicts import FEWEST_FOR_INTERVAL, extrapolation_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 2000
 ALLOCATION = ("rho_beyond", "jump", "stretch")
-FEWEST_POINTS = 4
-FEWEST_FOR_INTERVAL = 8
-"""With fewer points resampled correlations do not cover: 52 to 95 % instead of 95 from 4 to 6 points."""
-VISIBLE_JUMP = 3.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -153,28 +150,7 @@ class ExtrapolationStudy(Record):
     @property
     def verdict(self) -> str:
         """What the study shows, in words."""
-        table = self.to_frame()
-        plain = table[table["method"] == "none"]
-        jumps = "the plain model was not tried"
-        if len(plain):
-            largest = float(plain["jump"].max())
-            seen = "is visible" if largest > VISIBLE_JUMP else "is not visible"
-            jumps = f"without extension the jump at {self.training_length} tokens {seen} ({largest:.1f} sd at most)"
-        best = table.loc[table["efficiency"].idxmax()]
-        said = (
-            f"Of {len(table)} methods and lengths, {best['method']} at {int(best['length'])} tokens does the task best "
-            f"beyond the training length (efficiency {best['efficiency']:.2f}); {jumps}."
-        )
-        if len(table) < FEWEST_POINTS:
-            return f"{said} Too few to say whether extending the allocation goes with it."
-        parts = []
-        for row in self.link().itertuples():
-            clear = "" if row.low > 0 or row.high < 0 else ", not distinguishable from none"
-            interval = "" if np.isnan(row.low) else f" ({row.low:+.2f} to {row.high:+.2f}{clear})"
-            parts.append(f"{row.measure} {row.correlation:+.2f}{interval}")
-        if len(table) < FEWEST_FOR_INTERVAL:
-            parts.append(f"no interval, which {FEWEST_FOR_INTERVAL} methods and lengths are needed for")
-        return f"{said} Rank correlation of allocation with efficiency: {'; '.join(parts)}."
+        return extrapolation_verdict(self.to_frame(), self.link(), self.training_length)
 
     def _content(self) -> dict[str, Any]:
         return {

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head, Heads, as_heads
-from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values, verdict
+from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values
 from positional_heads.results.files import SCORES
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.tables import head_columns
 from positional_heads.results.text import printable
+from positional_heads.results.verdicts import scores_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -230,14 +231,13 @@ class HeadScores(Record):
     @property
     def verdict(self) -> str:
         """What the scores show, in words, at a false discovery rate of 0.05."""
-        tested, data = self.null is not None, self.provenance.get("data", {})
-        return verdict(
-            self.q_values if tested else None,
-            self.excess if tested else None,
+        data = self.provenance.get("data", {})
+        return scores_verdict(
             self.rho,
-            0.05,
-            self.n_groups if self.bootstrap_rho is not None else 1,
-            0 if self.null is None else len(self.null.rho),
+            None if self.null is None else self.excess,
+            None if self.null is None else self.q_values,
+            n_groups=self.n_groups if self.bootstrap_rho is not None else 1,
+            repeats=0 if self.null is None else len(self.null.rho),
             monotonous=(data.get("monotonous", 0), data.get("sequences", 1)),
         )
 

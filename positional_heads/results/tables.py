@@ -238,4 +238,5 @@ def _with_legend(rows: Sequence[Sequence[str]], columns: Iterable[str], markdown
         lines.insert(1, "|" + " --- |" * len(rows[0]))
     else:
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([*lines, "", *textwrap.wrap(legend(columns), LEGEND_WIDTH)])
+    meanings = textwrap.wrap(legend(columns), LEGEND_WIDTH)
+    return "\n".join([*lines, "", *meanings] if meanings else lines)

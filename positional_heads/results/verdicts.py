@@ -1,44 +1,162 @@
-"""What does an ablation study show, in words? It may be that the heads do not matter."""
+"""The verdicts of scores and studies in words, from their numbers. Each one can be negative."""
 
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from positional_heads.core.statistics import FEWEST_UNITS
 
 if TYPE_CHECKING:
-    from positional_heads.results.ablation import AblationStudy
+    import pandas as pd
 
 ALPHA = 0.05
+FEWEST_SHUFFLES = 4
+"""Shuffles below which a head that does not beat its null shows nothing."""
+FEWEST_POINTS = 4
+"""Methods and lengths below which no correlation is reported."""
+FEWEST_FOR_INTERVAL = 8
+"""With fewer points, intervals of resampled correlations cover 52 to 95 % instead of 95 (measured at 4 to 6 points)."""
+VISIBLE_JUMP = 3.0
+"""Standard deviations of the curve from which a jump is called visible."""
 
 
-def ablation_verdict(study: "AblationStudy") -> str:
-    """Whether ablating the top heads hurts more than ablating others, and whether far more than nearby.
+def scores_verdict(
+    rho: Float[Tensor, "layer head"],
+    excess: Float[Tensor, "layer head"] | None,
+    q_values: Float[Tensor, "layer head"] | None,
+    *,
+    n_groups: int,
+    repeats: int,
+    monotonous: tuple[int, int] = (0, 1),
+) -> str:
+    """Whether heads beat their null, at a false discovery rate of 0.05.
 
-    The one test is on the mean over all sizes of the most sensitive measure, at a level of 0.05.
+    Args:
+        rho: Score of each head, NaN where undefined.
+        excess: rho minus its null; None without one.
+        q_values: p-values of the excess after Benjamini-Hochberg; None without a null.
+        n_groups: Groups of sequences that count as independent.
+        repeats: Shuffles of the null.
+        monotonous: The number of sequences in which one token fills half or more, and of all sequences.
     """
-    measure = study.measures[0]
-    impossible = _cannot_do_task(study, measure)
-    if impossible:
-        return impossible
-    table = study.contrasts(measure)
-    far = table[(table["k"] == "all") & (table["reach"] == study.reaches[0])].iloc[0]
-    basis = (
-        f"{measure} {far['top']:+.3f}, {far['difference']:+.3f} against random sets of as many heads in the same "
-        f"layers ({_interval(far)}; p = {far['p_value']:.3f} over "
-        f"{far['permutations']} permuted rankings; mean over {len(study.sizes)} sizes)"
+    verdict = _heads_that_beat_their_null(rho, excess, q_values, n_groups, repeats)
+    if monotonous[0]:
+        verdict += (
+            f" In {monotonous[0]} of {monotonous[1]} sequences one token fills half or more: content hardly varies "
+            "there, so rho shows what position alone does to this model, not how it treats text."
+        )
+    return verdict
+
+
+def _heads_that_beat_their_null(
+    rho: Float[Tensor, "layer head"],
+    excess: Float[Tensor, "layer head"] | None,
+    q_values: Float[Tensor, "layer head"] | None,
+    n_groups: int,
+    repeats: int,
+) -> str:
+    n_heads = int((~rho.isnan()).sum())
+    if n_heads == 0:
+        return "No head has a defined score: this text shows nothing about this model."
+    if q_values is None or excess is None:
+        return (
+            f"{n_heads} heads scored, without a null model: geometry alone can correlate D with distance, so a high "
+            "rho is not yet evidence. Score again with null_repeats=20."
+        )
+    significant = (q_values <= ALPHA) & (excess > 0)
+    rising = significant & (rho > 0)
+    n_significant, n_rising = int(significant.sum()), int(rising.sum())
+    unit = f"{n_groups} groups of sequences" if n_groups > 1 else "a single sequence (no spread over sequences known)"
+    basis = f"at a false discovery rate of {ALPHA:g}, over {unit}"
+    if n_significant == 0 and (repeats < FEWEST_SHUFFLES or n_groups < FEWEST_UNITS):
+        return (
+            f"Undecided: none of {n_heads} heads beats its null ({basis}), but {repeats} shuffles and "
+            f"{n_groups} group{'s' * (n_groups > 1)} of sequences are too few to detect one. Score again with "
+            "null_repeats=20 and at least 8 sequences."
+        )
+    if n_significant == 0:
+        return (
+            f"No head beats its null: in none of {n_heads} heads does the dominant dimension correlate with distance "
+            f"more than with positions shuffled ({basis}). Do not read the ranking as Positional Heads."
+        )
+    falling = n_significant - n_rising
+    not_positional = f"{falling} more" if n_rising else f"{falling} of {n_heads} heads"
+    not_positional += (
+        f" {'have' if falling > 1 else 'has'} a significant excess but rho of 0 or less: no Positional Heads"
     )
-    if 1 / (1 + int(far["permutations"])) > ALPHA:
-        return f"Undecided: {far['permutations']} permutations cannot give a p-value of {ALPHA:g}. {basis}."
-    if far["p_value"] > ALPHA or not (isnan(far["high"]) or far["high"] < 0):
-        return f"No effect: {study.task} does not need these heads more than others: {basis}. {_why(study, measure)}"
-    claim = f"Ablating the top heads hurts {study.task} at {study.reaches[0]} range more than random heads do: {basis}"
-    if "short" not in study.reaches:
-        return f"{claim}. There is no short-range control: whether it is distance that they carry is open."
-    both = table[(table["k"] == "all") & (table["reach"] == "long - short")].iloc[0]
-    apart = f"{both['difference']:+.3f}, {_interval(both)}, p = {both['p_value']:.3f}"
-    if both["p_value"] <= ALPHA and (isnan(both["high"]) or both["high"] < 0):
-        return f"{claim}. It hurts far away more than nearby ({apart}): these heads carry distance."
-    return f"{claim}. But it hurts nearby about as much ({apart}): these heads matter, not for distance in particular."
+    if n_rising == 0:
+        return f"No head with a positive rho beats its null ({basis}); {not_positional}."
+    return (
+        f"{n_rising} of {n_heads} heads beat their null with a positive rho ({basis}); "
+        f"{not_positional + '; ' if falling else ''}the largest excess of rho over shuffled positions is "
+        f"{float(excess[rising].max()):.3f}. Leading positions differ in content even in an untrained model: check "
+        "that it holds with skip_keys=64. This is a correlation; run ablation_study to test whether long-range tasks "
+        "need these heads."
+    )
+
+
+def ablation_verdict(
+    task: str,
+    measure: str,
+    contrasts: "pd.DataFrame",
+    effects: "pd.DataFrame",
+    *,
+    chance: float | None,
+    significant: int | None,
+    harm: float,
+) -> str:
+    """Whether ablating the top heads hurts more than ablating others, and whether more at long range than at short.
+
+    The one test is on the mean over all sizes of the set, at a level of 0.05.
+
+    Args:
+        task: Name of the task.
+        measure: The measure that contrasts and effects are about.
+        contrasts: `AblationStudy.contrasts`; its first reach is the one that is judged.
+        effects: `AblationStudy.effects`.
+        chance: The measure of a guess, or None if unknown.
+        significant: How many heads beat their null, or None if unknown.
+        harm: Rank correlation over single heads of score and harm; NaN if unknown.
+    """
+    over_sizes = contrasts[contrasts["k"] == "all"].set_index("reach")
+    reach = over_sizes.index[0]
+    here = effects[effects["reach"] == reach]
+    intact = here[here["kind"] == "none"].iloc[0]
+    if chance is not None and not (intact["effect"] if isnan(intact["low"]) else intact["low"]) > chance:
+        return (
+            f"The model cannot do {task} even with all heads ({measure} {intact['effect']:.3f}, chance {chance:.3f}), "
+            "so an ablation shows nothing. Choose an easier task or a shorter length."
+        )
+    long = over_sizes.loc[reach]
+    sizes = contrasts.loc[(contrasts["k"] != "all") & (contrasts["reach"] == reach), "k"]
+    basis = (
+        f"{measure} {long['top']:+.3f}, {long['difference']:+.3f} against random sets of as many heads in the same "
+        f"layers ({_interval(long)}; p = {long['p_value']:.3f} over {long['permutations']} permuted rankings; mean "
+        f"over {len(sizes)} sizes)"
+    )
+    if 1 / (1 + int(long["permutations"])) > ALPHA:
+        return f"Undecided: {long['permutations']} permutations cannot give a p-value of {ALPHA:g}. {basis}."
+    if not _harmful(long):
+        others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant, harm)
+        return (
+            f"No effect: ablating these heads hurts {task} no more than ablating random heads does: {basis}. "
+            f"The identification of Positional Heads may be flawed.{others}"
+        )
+    claim = f"Ablating the top heads hurts {task} at {reach} range more than ablating random heads does: {basis}"
+    if "long - short" not in over_sizes.index:
+        return f"{claim}. There is no short-range control: whether the heads are specific to distance is open."
+    apart = over_sizes.loc["long - short"]
+    numbers = f"{apart['difference']:+.3f}, {_interval(apart)}, p = {apart['p_value']:.3f}"
+    if _harmful(apart):
+        return f"{claim}. It hurts more at long range than at short ({numbers}): these heads carry distance."
+    return f"{claim}. But it hurts as much at short range ({numbers}): these heads are not specific to distance."
+
+
+def _harmful(row: Any) -> bool:
+    """Whether a contrast is significant, and its interval, if there is one, below zero."""
+    return bool(row["p_value"] <= ALPHA and (isnan(row["high"]) or row["high"] < 0))
 
 
 def _interval(row: Any) -> str:
@@ -49,32 +167,49 @@ def _interval(row: Any) -> str:
     return f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
 
 
-def _cannot_do_task(study: "AblationStudy", measure: str) -> str | None:
-    chance = study.chance.get(measure)
-    plain = study.effects(measure)
-    far = plain[(plain["kind"] == "none") & (plain["reach"] == study.reaches[0])].iloc[0]
-    if chance is None or (far["effect"] if isnan(far["low"]) else far["low"]) > chance:
-        return None
-    return (
-        f"The model does not do {study.task} even with all heads ({measure} {far['effect']:.3f}, chance {chance:.3f}): "
-        "nothing can be said about what it loses without some. Choose an easier task or a shorter length."
-    )
-
-
-def _why(study: "AblationStudy", measure: str) -> str:
-    """What speaks for and against the identification of the heads."""
-    said = ["The identification of Positional Heads may be flawed."]
-    significant = study.provenance["scores"].get("significant")
+def _other_evidence(largest: "pd.DataFrame", significant: int | None, harm: float) -> str:
+    """What the null, retrieval heads and single heads say about the ranking."""
+    evidence = ""
     if significant == 0:
-        said.append("No head beats its shuffled null, so that the ranking is one of geometry.")
-    effects = study.effects(measure)
-    effects = effects[(effects["reach"] == study.reaches[0]) & (effects["k"] == study.sizes[-1])].set_index("kind")
-    if "retrieval" in effects.index:
-        said.append(
-            f"The {study.sizes[-1]} heads with the highest retrieval score change it by "
-            f"{effects.loc['retrieval', 'effect']:+.3f}, the top ones by {effects.loc['top', 'effect']:+.3f}."
+        evidence += " No head beats its shuffled null, so the ranking reflects geometry."
+    if "retrieval" in largest.index:
+        evidence += (
+            f" Ablating the {largest.loc['top', 'k']} heads with the highest retrieval score changes it by "
+            f"{largest.loc['retrieval', 'effect']:+.3f}, ablating the top ones by {largest.loc['top', 'effect']:+.3f}."
         )
-    harm = study.correlations["score and harm"]
     if not isnan(harm):
-        said.append(f"Over single heads, score and harm have a rank correlation of {harm:+.2f}.")
-    return " ".join(said)
+        evidence += f" Over single heads, score and harm have a rank correlation of {harm:+.2f}."
+    return evidence
+
+
+def extrapolation_verdict(table: "pd.DataFrame", link: "pd.DataFrame", training_length: int) -> str:
+    """Whether extending the allocation goes with doing the task beyond the training length.
+
+    Args:
+        table: `ExtrapolationStudy.to_frame`.
+        link: `ExtrapolationStudy.link`.
+        training_length: Tokens that the model was trained on.
+    """
+    plain = table.loc[table["method"] == "none", "jump"]
+    jump = "the plain model was not tried"
+    if len(plain):
+        visible = "is visible" if plain.max() > VISIBLE_JUMP else "is not visible"
+        jump = f"without extension the jump at {training_length} tokens {visible} ({plain.max():.1f} sd at most)"
+    best = table.loc[table["efficiency"].idxmax()]
+    verdict = (
+        f"Of {len(table)} methods and lengths, {best['method']} at {best['length']} tokens does the task best "
+        f"beyond the training length (efficiency {best['efficiency']:.2f}); {jump}."
+    )
+    if len(table) < FEWEST_POINTS:
+        return f"{verdict} Too few to say whether extending the allocation goes with it."
+    parts = []
+    for row in link.to_dict("records"):
+        interval = ""
+        if not isnan(row["low"]):
+            zero = ", not significantly different from zero" if row["low"] <= 0 <= row["high"] else ""
+            interval = f" ({row['low']:+.2f} to {row['high']:+.2f}{zero})"
+        correlation = "undefined" if isnan(row["correlation"]) else f"{row['correlation']:+.2f}"
+        parts.append(f"{row['measure']} {correlation}{interval}")
+    if len(table) < FEWEST_FOR_INTERVAL:
+        parts.append(f"no interval below {FEWEST_FOR_INTERVAL} methods and lengths")
+    return f"{verdict} Rank correlation of allocation with efficiency: {'; '.join(parts)}."

@@ -1,4 +1,4 @@
-"""Sums so far, on disk: what a killed run goes on from."""
+"""Checkpoints of a run: the sums so far, saved at intervals and on Ctrl-C."""
 
 import os
 import signal
@@ -13,31 +13,31 @@ from positional_heads.results.files import PARTIAL
 from positional_heads.scoring.sums import ScoreSums
 
 SHARE = 20
-"""Writing may take one part in so many of the time."""
+"""Saving may take one part in so many of the time."""
 
 
 class Checkpoint:
-    """A file with a run's sums so far, replaced every so often, whole or not at all."""
+    """A file with the sums so far of a run, always whole, replaced at intervals."""
 
     def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL.file_name) -> None:
         """Write nothing yet.
 
         Args:
-            folder: Where to; nowhere when None.
-            seconds: How often to write.
-            name: What the file is called.
+            folder: Where the file goes; nothing is ever saved when None.
+            seconds: Least time between saves.
+            name: Name of the file.
 
         Raises:
             ValueError: If the time is negative.
         """
         if seconds < 0:
-            msg = f"checkpoint_seconds {seconds} must not be negative: 0 writes after every batch"
+            msg = f"checkpoint_seconds {seconds} must not be negative: 0 saves after every batch"
             raise ValueError(msg)
         self.file = None if folder is None else Path(folder) / name
         self._seconds = seconds
         self._due = time.monotonic() + seconds
 
-    def restored(self, check: Callable[[ScoreSums], None]) -> ScoreSums | None:
+    def load(self, check: Callable[[ScoreSums], None]) -> ScoreSums | None:
         """The sums on disk, if there are any.
 
         Args:
@@ -48,31 +48,39 @@ class Checkpoint:
         """
         if self.file is None:
             return None
-        for half_written in self.file.parent.glob(f".{self.file.name}.*.partial"):  # by a process that was killed
-            half_written.unlink(missing_ok=True)
+        for unfinished in self.file.parent.glob(f".{self.file.name}.*.partial"):  # of a process that was killed
+            unfinished.unlink(missing_ok=True)
         if not self.file.exists():
             return None
-        found = ScoreSums.load(self.file)
-        check(found)
-        return found
+        sums = ScoreSums.load(self.file)
+        check(sums)
+        return sums
 
-    def keep(self, sums: ScoreSums, *, now: bool = False) -> None:
-        """Write the sums if it is time.
+    def save(self, sums: ScoreSums) -> None:
+        """Save the sums.
 
         Args:
             sums: Whole batches only.
-            now: Whether or not it is time.
         """
-        started = time.monotonic()
-        if self.file is None or not (now or started >= self._due):
+        if self.file is None:
             return
+        started = time.monotonic()
         sums.save(self.file)
         finished = time.monotonic()
         self._due = finished + max(self._seconds, SHARE * (finished - started) if self._seconds else 0)
 
+    def save_if_due(self, sums: ScoreSums) -> None:
+        """Save the sums if enough time has passed since the last save.
+
+        Args:
+            sums: Whole batches only.
+        """
+        if time.monotonic() >= self._due:
+            self.save(sums)
+
     @contextmanager
     def on_interrupt(self, sums: ScoreSums) -> Iterator[None]:
-        """Where Ctrl-C ends what is done inside, write the sums first, and say so.
+        """A block in which Ctrl-C saves the sums, and is raised again with a message on how to resume.
 
         Args:
             sums: Whole batches only, unless a step was torn.
@@ -84,27 +92,27 @@ class Checkpoint:
         except KeyboardInterrupt as interrupt:
             if self.file is None:
                 raise
-            self.keep(sums, now=True)
-            done, total = len(sums.done), sums.run["batches"]
-            msg = f"{done} of {total} batches are counted and kept in {self.file}; the same call goes on from there"
+            self.save(sums)
+            counted = f"{len(sums.done)} of {sums.run['batches']} batches are counted and saved in {self.file}"
+            msg = f"{counted}; rerun the same command to resume"
             raise KeyboardInterrupt(msg) from interrupt
 
     def remove(self) -> None:
-        """Delete the file, once what it was for is on disk."""
+        """Delete the file."""
         if self.file is not None:
             self.file.unlink(missing_ok=True)
 
 
 class TornStep(KeyboardInterrupt):
-    """What was being added to when Ctrl-C came is half added to."""
+    """Ctrl-C came twice in one step: the sums hold half a batch and must not be saved."""
 
 
 @contextmanager
 def whole_step() -> Iterator[None]:
-    """A step that Ctrl-C lets come to its end, so that sums hold whole batches; a second one stops it at once.
+    """A step that the first Ctrl-C does not tear, so that sums hold whole batches; a second one stops it at once.
 
     Raises:
-        KeyboardInterrupt: At the end, if Ctrl-C was pressed once.
+        KeyboardInterrupt: At the end of the step, if Ctrl-C was pressed once.
         TornStep: At once, if it was pressed again.
     """
     pressed: list[int] = []
@@ -113,10 +121,11 @@ def whole_step() -> Iterator[None]:
         if pressed:
             raise TornStep
         pressed.append(number)
-        os.write(2, b"\nfinishing this batch; press again to stop at once\n")  # sys.stderr may be in mid-write
+        # not print: the signal may come while sys.stderr is writing, which cannot be entered twice
+        os.write(2, b"\nfinishing this batch; press again to stop at once\n")
 
     before = signal.getsignal(signal.SIGINT)
-    # Ctrl-C reaches the main thread only; who handles it in another way, or ignores it, is left alone
+    # Only the main thread may set handlers; a handler that the user set, or an ignored signal, is left alone.
     ours = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
     try:
         if ours:

@@ -1,13 +1,12 @@
-"""One scoring run on one machine: a pilot places the bins, then every batch's pairs are folded into the sums.
+"""Count the entries (query-key pairs) of one scoring run: place bins on a pilot, then fold every batch into the sums.
 
-Each layer's rotated queries and keys are counted while they are at hand, as they are and with their positions shuffled.
-The pilot is the batch with the longest sequence, which also shows each layer's window, and a few more where there are
-many; it is the same for every shard, so that all place the same bins.
+A layer's rotated queries and keys are counted as soon as it has run, at their own positions and with positions
+shuffled. The pilot is the batch with the longest sequence, which also shows each layer's sliding window, and up to
+three more. All shards use the same pilot, and so get the same bins.
 """
 
-import functools
-import logging
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,41 +17,37 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors, Planes
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.prefill import chunk_length
-from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import RotaryModel
 from positional_heads.bridge.rotary_layer import RotaryLayer
-from positional_heads.bridge.sequences import Batch, real_spans
+from positional_heads.bridge.sequences import Batch
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
+from positional_heads.core.logs import warn_once
 from positional_heads.core.pilot import PilotSample
 from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
 from positional_heads.core.rotary import pair_frequencies
 from positional_heads.core.statistics import one_token_rules
+from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
-from positional_heads.scoring.sums import LayerSums, ScoreSums, SharedPlans, differing
-
-logger = logging.getLogger(__name__)
+from positional_heads.scoring.sums import LayerSums, ScoreSums, differences, empty_statistics
 
 LISTED_DEARER = 4
-"""What a listed pair costs the eager kernel, by one in a matrix product."""
+"""Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
 PILOT_BATCHES = 4
 BATCHES_PER_PILOT = 16
 PILOT_ROWS = 4
 PILOT_ENTRIES = 2**15
-"""Pairs by which the bins of a head are placed: 16 for each of 2048 bins."""
+"""Entries that place the bins of a head: 16 for each of 2048 bins."""
 CHECKED_ENTRIES = 2**13
-"""Pairs of them whose D is also computed in float64, to see how many fall into another bin by rounding."""
+"""Pilot entries whose D is also computed in float64, to measure how often rounding moves D to another bin."""
 
 
 class EntryCounter:
-    """Counts the pairs of numbered batches of one run with one model."""
+    """Counts the entries of numbered batches of one run with one model."""
 
     def __init__(
         self, model: TransformerLensModel, data: list[Batch], rotary: list[RotaryLayer], settings: ScoringSettings
@@ -63,14 +58,14 @@ class EntryCounter:
             model: A TransformerBridge.
             data: Every batch of the run, in order.
             rotary: The layers to score.
-            settings: What was chosen.
+            settings: Settings of the score.
         """
         self.model = model
         self.data = data
         self.rotary = rotary
         self.settings = settings
-        self._plans = SharedPlans(lambda window: settings.plan(self.lengths, window))
-        self._drawn: dict[tuple[int | None, ...], list[Positions]] = {}
+        self._plans: dict[EntryPlan, EntryPlan] = {}
+        self._samples: dict[tuple[int, int | None], list[Positions]] = {}
         self.kernel = self._kernel(self._terms())
 
     @cached_property
@@ -83,79 +78,107 @@ class EntryCounter:
         """Number of the batch with the longest sequence."""
         return max(range(len(self.data)), key=lambda number: max(self.data[number].lengths))
 
-    def go_on_with(self, kernels: set[str]) -> None:
-        """Count with the kernel that has counted so far, so that a run that was stopped ends with the same numbers.
+    @cached_property
+    def pilot_batches(self) -> list[int]:
+        """Numbers of the batches that bins are placed on, the one with the longest sequence last."""
+        entries = sum(length * (length + 1) // 2 for length in self.data[self.longest].lengths)
+        extra = min(PILOT_BATCHES - 1, max(len(self.data) // BATCHES_PER_PILOT, -(-PILOT_ENTRIES // entries) - 1))
+        extra = min(extra, len(self.data) - 1)
+        spread = np.linspace(0, len(self.data) - 1, extra + 2)[1:-1].round().astype(int).tolist()
+        chosen = [number for number in dict.fromkeys(spread) if number != self.longest]
+        others = [number for number in range(len(self.data)) if number not in {*chosen, self.longest}]
+        return [*chosen, *others[: extra - len(chosen)], self.longest]
 
-        Args:
-            kernels: Names of those that have counted; none changes nothing.
-        """
-        if kernels:
-            self.kernel = self._kernel(0, min(kernels))
+    def use_kernel(self, name: str) -> None:
+        """Count with this kernel, e.g. the one that an interrupted run began with."""
+        self.kernel = self._kernel(0, name)
 
-    def opened(self, resolved: RotaryModel, *, count: bool) -> ScoreSums:
-        """Sums over nothing, or over the pilot batch: windows found and bins placed on it.
+    def begin(self, resolved: RotaryModel, *, count_longest: bool) -> ScoreSums:
+        """Place the bins of every layer on the pilot, and start the sums.
 
         Args:
             resolved: All layers of the model, for the reasons why some are not scored.
-            count: Count the batch with the longest sequence in the same run.
+            count_longest: Count the batch with the longest sequence as well.
 
         Raises:
-            ValueError: If no pair counts.
+            ValueError: If no entry counts.
             UnsupportedModelError: If a layer does not reproduce the model's scores.
         """
-        samples: dict[int, list[PilotSample]] = {rotary.layer: [] for rotary in self.rotary}
-        layers: dict[int, LayerSums] = {}
-        *others, longest = self._pilots()
+        pilot: dict[int, list[PilotSample]] = defaultdict(list)
+        sums = ScoreSums({}, {self.longest} if count_longest else set(), {}, {self.kernel.name})
 
-        def look(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
-            samples[vectors.rotary.layer].append(self._pilot_sample(vectors, batch, spans, 1 + len(others)))
+        def look(vectors: LayerVectors, rows: list[Row]) -> None:
+            pilot[vectors.rotary.layer].append(self._pilot_sample(vectors, rows))
 
-        def place(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
-            look(vectors, batch, spans)
+        def place_bins(vectors: LayerVectors, rows: list[Row]) -> None:
+            look(vectors, rows)
             layer = vectors.rotary.layer
-            layers[layer] = self._layer_sums(vectors, spans, PilotSample.joined(samples.pop(layer)))
-            if count:
-                self._count_batch(layers[layer], vectors, batch, spans)
+            sums.layers[layer] = self._empty_sums(vectors, rows, PilotSample.joined(pilot.pop(layer)))
+            # The longest batch is the dearest, and the vectors of all its layers do not fit in memory together: count a
+            # layer here, while its vectors exist, instead of running the batch again.
+            if count_longest:
+                self._count_rows(sums.layers[layer], vectors, rows)
 
+        *others, longest = self.pilot_batches
         for number in others:
             self._capture(number, look)
-        self._capture(longest, place)
-        sums = ScoreSums(layers, {longest} if count else set(), {}, {self.kernel.name})
+        self._capture(longest, place_bins)
         sums.run = self.description(resolved, sums.windows)
         return sums
 
     def count(self, number: int, sums: ScoreSums) -> None:
-        """Run one batch through the model and fold every layer's pairs into the sums.
+        """Run one batch through the model and fold the entries of every layer into the sums.
 
         Args:
-            number: Which batch.
-            sums: Of this run; changed in place, and spoilt if this raises.
+            number: Number of the batch.
+            sums: Sums of this run; changed in place, and invalid if this raises.
         """
-
-        def visit(vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
-            self._count_batch(sums.layers[vectors.rotary.layer], vectors, batch, spans)
-
-        self._capture(number, visit)
+        self._capture(number, lambda vectors, rows: self._count_rows(sums.layers[vectors.rotary.layer], vectors, rows))
         sums.done.add(number)
         sums.kernels.add(self.kernel.name)
 
-    def refuse_other_run(self, found: ScoreSums, resolved: RotaryModel, file: Path | None) -> None:
+    def refuse_other_run(self, sums: ScoreSums, resolved: RotaryModel, file: Path | None) -> None:
         """Refuse sums that are not of this run.
 
         Args:
-            found: Sums from a file.
+            sums: Sums from a file.
             resolved: All layers of the model.
             file: Where they come from.
 
         Raises:
             ValueError: If model, data or settings differ; the message says which.
         """
-        if changed := differing(self.description(resolved, found.windows), found.run):
+        if changed := differences(self.description(resolved, sums.windows), sums.run):
             msg = (
-                f"{file}: holds sums of another run (different: {', '.join(changed)}); run that one to its end with "
-                "its own settings, choose another folder, or delete the file"
+                f"{file}: holds sums of another run (different: {', '.join(changed)}); finish that run with its own "
+                "settings, choose another folder, or delete the file"
             )
             raise ValueError(msg)
+
+    def description(self, resolved: RotaryModel, windows: dict[int, int | None]) -> dict[str, Any]:
+        """What identifies this run: sums of runs with the same description can be added.
+
+        Args:
+            resolved: All layers of the model.
+            windows: Sliding window of each scored layer's mask, in tokens.
+        """
+        real = [tokens if mask is None else tokens[mask.bool()] for tokens, mask in token_rows(self.data)]
+        monotonous = sum(map(one_token_rules, real))
+        if monotonous:
+            warning = (
+                f"in {monotonous} of {len(real)} sequences one token fills half or more: content hardly varies there, "
+                "so rho measures the effect of position alone, and the shuffled null is nearly the same run"
+            )
+            warn_once(__name__, warning)
+        provenance = run_provenance(self.model, self.data, asdict(self.settings))
+        provenance["rotary"] = [asdict(rotary) | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
+        provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous}
+        return {
+            "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
+            "batches": len(self.data),
+            "unscored": {str(layer): reason for layer, reason in resolved.unscored.items()},
+            "provenance": provenance,
+        }
 
     def _kernel(self, terms: int, name: str | None = None) -> Kernel:
         device = torch.device(str(self.model.cfg.device))
@@ -169,166 +192,110 @@ class EntryCounter:
         return EagerKernel()
 
     def _terms(self) -> int:
-        """Query x key x pair terms of the whole run, or what costs as much."""
-        plan = self.settings.plan(self.lengths, None)
+        """Entries times rotary pairs of the whole run, or what costs as much."""
+        plan = self._plan(None)
         every = int(plan.all_entry_counts.sum())
-        counted = every if plan.step is None else round(every / plan.step * REPLICATES)
+        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_DEARER
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
-        listed = 1 if plan.step is None else LISTED_DEARER
-        return counted * listed * width * (1 + self.settings.null_repeats)
+        return counted * width * (1 + self.settings.null_repeats)
 
-    def _pilots(self) -> list[int]:
-        """Batches to place bins on, that with the longest sequence last."""
-        pairs = sum(length * (length + 1) // 2 for length in self.data[self.longest].lengths)
-        extra = min(PILOT_BATCHES - 1, max(len(self.data) // BATCHES_PER_PILOT, -(-PILOT_ENTRIES // pairs) - 1))
-        extra = min(extra, len(self.data) - 1)
-        spread = np.linspace(0, len(self.data) - 1, extra + 2)[1:-1].round().astype(int).tolist()
-        chosen = [number for number in dict.fromkeys(spread) if number != self.longest]
-        others = [number for number in range(len(self.data)) if number not in {*chosen, self.longest}]
-        return [*chosen, *others[: extra - len(chosen)], self.longest]
+    def _plan(self, window: int | None) -> EntryPlan:
+        plan = self.settings.plan(self.lengths, window)
+        return self._plans.setdefault(plan, plan)
 
-    def _pilot_sample(
-        self, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]], batches: int
-    ) -> PilotSample:
-        rows = sorted(set(np.linspace(0, len(spans) - 1, PILOT_ROWS).round().astype(int).tolist()))
-        found, dtype = [], self.settings.dtype
-        for row in rows:
-            start, stop = spans[row]
-            plan = self.settings.plan((stop - start,), vectors.window)
-            plan = replace(plan, most_entries=PILOT_ENTRIES // (len(rows) * batches), seed=batch.first + row)
-            for part, (query, key) in vectors.parts(
-                plan, row, (start, stop), divide=self.settings.divide_attention_factor
-            ):
-                drawn = (torch.cat(positions) for positions in zip(*self._listed(plan, 0), strict=True))
-                places = _within((next(drawn), next(drawn)), part, query.device)
-                planes, checked = (query.to(dtype), key.to(dtype)), CHECKED_ENTRIES // (len(rows) * batches)
-                found.append(PilotSample.of(self.kernel, planes, places, self._temperature(vectors), checked))
-        return PilotSample.joined(found)
+    def _pilot_sample(self, vectors: LayerVectors, rows: list[Row]) -> PilotSample:
+        """D of a few entries of a few rows of one layer."""
+        chosen = sorted(set(np.linspace(0, len(rows) - 1, PILOT_ROWS).round().astype(int).tolist()))
+        shares = len(chosen) * len(self.pilot_batches)
+        parts, temperature = [], vectors.temperature(self.settings.temperature)
+        for row in (rows[number] for number in chosen):
+            plan = self.settings.plan((row.length,), vectors.window)
+            plan = replace(plan, most_entries=PILOT_ENTRIES // shares, seed=row.sequence)
+            query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
+            for part, planes in self._planes(vectors, plan, row):
+                entries = _counted_entries((query_pos, key_pos), part, planes[0].device)
+                parts.append(PilotSample.of(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
+        return PilotSample.joined(parts)
 
-    def _layer_sums(self, vectors: LayerVectors, spans: list[tuple[int, int]], pilot: PilotSample) -> LayerSums:
+    def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:
         if pilot.sample.shape[1] == 0:
             msg = (
                 "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
                 f"{max(self.lengths)} tokens"
             )
             raise ValueError(msg)
-        every = int(self._plans.own(vectors.window).entry_counts.sum())
-        bins = pilot.bins(self.settings.bins, self.settings.resolution, every)
-        row = max(range(len(spans)), key=lambda one: spans[one][1] - spans[one][0])
-        phase = vectors.phase(row)[slice(*spans[row])]
-        statistics = self._plans.statistics(vectors.window, bins, self.settings.null_repeats)
+        plan = self._plan(vectors.window)
+        bins = pilot.bins(self.settings.bins, self.settings.resolution, int(plan.entry_counts.sum()))
+        row = max(rows, key=lambda row: row.length)
+        phase = vectors.phase(row.number)[row.start : row.stop]
+        statistics = empty_statistics(plan, bins, self.settings.null_repeats, self._plans)
         return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
 
-    def _count_batch(self, sums: LayerSums, vectors: LayerVectors, batch: Batch, spans: list[tuple[int, int]]) -> None:
+    def _count_rows(self, sums: LayerSums, vectors: LayerVectors, rows: list[Row]) -> None:
         plan = sums.statistics[0].plan
-        _refuse_other_window(vectors, plan.window, max(batch.lengths))
-        for row, (start, stop) in enumerate(spans):
-            sequence = batch.first + row
-            listed = None if plan.step is None else self._listed(plan, sequence)
-            orders = [None, *self._shuffles(sequence, stop - start)]
-            for order, statistics in zip(orders, sums.statistics, strict=True):
-                divide = self.settings.divide_attention_factor
-                for part, planes in vectors.parts(plan, row, (start, stop), order, divide=divide):
-                    self._count_part(statistics, planes, part, listed, self._temperature(vectors), sequence)
+        _refuse_other_window(vectors, plan.window, max(row.length for row in rows))
+        settings, temperature = self.settings, vectors.temperature(self.settings.temperature)
+        for row in rows:
+            sample = None if plan.step is None else self._sample(plan, row.sequence)
+            orders = shuffles(settings.seed, row.sequence, row.length, settings.skip_keys, settings.null_repeats)
+            for order, statistics in zip([None, *orders], sums.statistics, strict=True):
+                for part, planes in self._planes(vectors, plan, row, order):
+                    self._count_part(statistics, planes, part, sample, temperature, row.sequence)
 
-    def _listed(self, plan: EntryPlan, sequence: int) -> list[Positions]:
-        """The sample of a sequence, drawn once for all layers that share the plan."""
-        key = (sequence, plan.window, plan.most_entries, plan.seed, len(plan.lengths))
-        if key not in self._drawn:
-            self._drawn[key] = plan.entry_positions(sequence)
-        return self._drawn[key]
+    def _planes(
+        self, vectors: LayerVectors, plan: EntryPlan, row: Row, order: Int[Tensor, " pos"] | None = None
+    ) -> Iterator[tuple[EntryPlan, Planes]]:
+        """The part of a plan that each range of distances is for, and the row's planes there, ready to count."""
+        divide, dtype = self.settings.divide_attention_factor, self.settings.dtype
+        for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), order, divide=divide):
+            yield part, (query.to(dtype), key.to(dtype))
+
+    def _sample(self, plan: EntryPlan, sequence: int) -> list[Positions]:
+        """The sampled entries of a sequence, drawn once for all layers with the same window."""
+        if (sequence, plan.window) not in self._samples:
+            self._samples[sequence, plan.window] = plan.entry_positions(sequence)
+        return self._samples[sequence, plan.window]
 
     def _count_part(
         self,
         statistics: CorrelationSums,
         planes: Planes,
         part: EntryPlan,
-        listed: list[Positions] | None,
+        sample: list[Positions] | None,
         temperature: float,
         sequence: int,
     ) -> None:
         bins, ranks = statistics.bins, statistics.ranks
-        query, key = (plane.to(self.settings.dtype) for plane in planes)
-        if listed is None:
-            statistics.add(self.kernel.every_entry(query, key, part, temperature, bins, ranks), sequence)
+        if sample is None:
+            statistics.add(self.kernel.every_entry(*planes, part, temperature, bins, ranks), sequence)
             return
-        query, key = query.contiguous(), key.contiguous()
-        for replicate, places in enumerate(listed):
-            inside = _within(places, part, ranks.device)
+        query, key = (plane.contiguous() for plane in planes)
+        for replicate, positions in enumerate(sample):
+            entries = _counted_entries(positions, part, statistics.ranks.device)
             statistics.add(
-                self.kernel.listed_entries(query, key, inside, temperature, bins, ranks), sequence, replicate
+                self.kernel.listed_entries(query, key, entries, temperature, bins, ranks), sequence, replicate
             )
 
-    def _capture(self, number: int, visit: Callable[[LayerVectors, Batch, list[tuple[int, int]]], None]) -> None:
-        batch = self.data[number]
-        self._drawn.clear()
-        spans = real_spans(batch.tokens, batch.attention_mask)
-        chunk = chunk_length(self.model, *batch.tokens.shape) if batch.attention_mask is None else None
-        tokens, mask = batch.tokens.to(self.model.cfg.device), batch.attention_mask
-        mask = None if mask is None else mask.to(tokens.device)
-        capture(self.model, tokens, self.rotary, lambda vectors: visit(vectors, batch, spans), mask, chunk)
-
-    def _temperature(self, vectors: LayerVectors) -> float:
-        """Softmax temperature on the contributions of `LayerVectors.parts`."""
-        return vectors.temperature(self.settings.temperature)
-
-    def _shuffles(self, sequence: int, length: int) -> list[Int[Tensor, " pos"]]:
-        """Which position's content each position gets, per repeat; keys that are skipped stay where they are."""
-        fixed = min(self.settings.skip_keys, length)
-        orders = []
-        for repeat in range(self.settings.null_repeats):
-            rng = np.random.default_rng([self.settings.seed, sequence, repeat])
-            order = np.concatenate([np.arange(fixed), fixed + rng.permutation(length - fixed)])
-            orders.append(torch.from_numpy(order))
-        return orders
-
-    def description(self, resolved: RotaryModel, windows: dict[int, int | None]) -> dict[str, Any]:
-        """What makes this run this run.
-
-        Args:
-            resolved: All layers of the model.
-            windows: Of the scored layers' masks.
-        """
-        rows = [
-            (tokens, None if batch.attention_mask is None else batch.attention_mask[row])
-            for batch in self.data
-            for row, tokens in enumerate(batch.tokens)
-        ]
-        monotonous = sum(one_token_rules(row if mask is None else row[mask.bool()]) for row, mask in rows)
-        if monotonous:
-            _say_monotonous(monotonous, len(rows))
-        extension = active_extension(self.model)
-        provenance = {
-            "versions": library_versions(),
-            "model": model_provenance(self.model),
-            "rotary": [asdict(rotary) | {"window": windows.get(rotary.layer)} for rotary in self.rotary],
-            "data": {
-                "sha256": data_hash(rows),
-                "sequences": len(self.lengths),
-                "tokens": sum(self.lengths),
-                "longest": max(self.lengths),
-                "groups": min(len(self.lengths), MOST_GROUPS),
-                "monotonous": monotonous,
-            },
-            "settings": asdict(self.settings),
-            "extension": None if extension is None else extension.provenance,
-        }
-        return {
-            "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
-            "batches": len(self.data),
-            "unscored": {str(layer): reason for layer, reason in resolved.unscored.items()},
-            "provenance": provenance,
-        }
+    def _capture(self, number: int, visit: Callable[[LayerVectors, list[Row]], None]) -> None:
+        self._samples.clear()
+        capture_batch(self.model, self.data[number], self.rotary, visit)
 
 
-@functools.cache  # a run describes itself more than once
-def _say_monotonous(sequences: int, of: int) -> None:
-    logger.warning(
-        "in %d of %d sequences one token fills half or more: content hardly varies there, so that rho says what "
-        "position alone does to this model, and the shuffled null is nearly the same run again",
-        sequences,
-        of,
-    )
+def shuffles(seed: int, sequence: int, length: int, skip_keys: int, repeats: int) -> list[Int[Tensor, " pos"]]:
+    """Position whose content each position gets, per shuffle; skipped keys keep their own.
+
+    Args:
+        seed: Seed of the run.
+        sequence: Number of the sequence: its shuffles depend on it, and not on its batch.
+        length: Tokens of the sequence.
+        skip_keys: Leading keys that do not count.
+        repeats: How many shuffles.
+    """
+    fixed, orders = min(skip_keys, length), []
+    for repeat in range(repeats):
+        moved = fixed + np.random.default_rng([seed, sequence, repeat]).permutation(length - fixed)
+        orders.append(torch.from_numpy(np.concatenate([np.arange(fixed), moved])))
+    return orders
 
 
 def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:
@@ -339,9 +306,9 @@ def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int
         raise UnsupportedModelError(msg)
 
 
-def _within(places: Positions, plan: EntryPlan, device: torch.device) -> Positions:
-    """The listed pairs whose distance the plan counts, on the device where the positions are needed."""
-    query_pos, key_pos = places
+def _counted_entries(positions: Positions, plan: EntryPlan, device: torch.device) -> Positions:
+    """The entries whose distance the plan counts, on a device."""
+    query_pos, key_pos = positions
     distance = query_pos - key_pos
     inside = (distance >= plan.min_distance) & (distance <= plan.furthest)
     if not bool(inside.all()):

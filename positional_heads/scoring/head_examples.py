@@ -1,4 +1,4 @@
-"""From a model and a text to examples of what some heads do on it: numbers first, pictures in `views`."""
+"""Examples of what some heads do on one text: attention, dominant dimensions and contributions, for `views` to draw."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,17 +8,23 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.bridge.capture import capture
+from positional_heads.bridge.layer_vectors import LayerVectors
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.provenance import library_versions, model_provenance
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches, real_tokens
 from positional_heads.core.arguments import check_temperature, checked
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import readable_tokens
+from positional_heads.scoring.batches import run_provenance
+from positional_heads.scoring.per_query import key_means, layer_parts
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
-
-    from positional_heads.bridge.layer_vectors import LayerVectors
-    from positional_heads.bridge.sequences import Text
-    from positional_heads.results.scores import HeadScores
 
 MOST_TOKENS = 2048
 MOST_DETAILED = 128
@@ -31,19 +37,18 @@ PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_co
 @checked
 @torch.no_grad()
 def head_examples(
-    model: Any,
-    text_or_tokens: "Text",
+    model: TransformerLensModel,
+    tokens: Text,
     heads: Heads,
     *,
     detailed: int = 48,
     temperature: float | Literal["attention"] = 1.0,
 ) -> HeadExamples:
-    """Run a text and keep what some heads did on it: attention, dominant dimensions, contributions.
+    """Run a text and keep what some heads do on it: attention, dominant dimensions, contributions.
 
     Args:
         model: A TransformerBridge.
-        text_or_tokens: One text, or the token ids of one sequence, as in `score_heads`; at most the first 2048
-            tokens are run.
+        tokens: One text, or the token ids of one sequence, as in `score_heads`; at most the first 2048 tokens are run.
         heads: Which heads, at most 8: as Head(3, 7), (3, 7) or "L3H7", one or several.
         detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
         temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale.
@@ -52,44 +57,20 @@ def head_examples(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
-    from positional_heads.bridge.capture import capture
-    from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-    from positional_heads.bridge.resolve import resolve_layers
-    from positional_heads.scoring.per_query import layer_parts
-
     notes: list[str] = []
     check_temperature(temperature)
-    chosen = _at_most(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
-    tokens = _first_tokens(model, text_or_tokens, notes)
-    detailed = min(_checked_detailed(detailed), len(tokens))
-    layers = sorted({head.layer for head in chosen})
-    rotary = resolve_layers(model).select(layers)
-    widths = {one.n_pairs for one in rotary}
-    if len(widths) > 1:
-        msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
-        raise ValueError(msg)
-    patterns: dict[Head, Tensor] = {}
+    chosen = _first_heads(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
+    batch = _first_tokens(model, tokens, notes)
+    ids = batch.tokens[0]
+    detailed = min(_checked_detailed(detailed), len(ids))
+    rotary = _rotary_layers(model, chosen)
+    vectors, patterns = _run(model, ids, chosen, rotary)
     parts: dict[Head, dict[str, Tensor]] = {}
-    vectors_of: dict[int, LayerVectors] = {}
-    with model.hooks(fwd_hooks=[_pattern_hook(layer, chosen, patterns) for layer in layers]):
-        capture(model, tokens[None], rotary, lambda vectors: vectors_of.__setitem__(vectors.rotary.layer, vectors))
-    for layer in layers:
-        own = [head for head in chosen if head.layer == layer]
-        _refuse_missing_pattern(own, patterns)
-        vectors = vectors_of.pop(layer)
-        parts |= layer_parts(vectors, own, patterns, detailed, temperature)
-    return HeadExamples(
-        tokens=token_strings(model, tokens),
-        heads=chosen,
-        **{name: torch.stack([parts[head][name] for head in chosen]) for name in parts[chosen[0]]},
-        notes=notes,
-        provenance={
-            "versions": library_versions(),
-            "model": model_provenance(model),
-            "data": {"sha256": data_hash([(tokens, None)]), "tokens": len(tokens)},
-            "settings": {"temperature": temperature, "detailed": detailed},
-        },
-    )
+    for one in vectors:
+        own = [head for head in chosen if head.layer == one.rotary.layer]
+        parts |= layer_parts(one, own, patterns, detailed, temperature)
+    provenance = run_provenance(model, [batch], {"temperature": temperature, "detailed": detailed})
+    return _record(token_strings(model, ids), chosen, parts, notes, provenance)
 
 
 @checked
@@ -106,65 +87,57 @@ def examples_from_cache(
         detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
 
     Raises:
-        ValueError: If the cache lacks an entry or a head, or tokens do not fit; the message says what to do.
+        ValueError: If the cache lacks an entry or a head, or tokens do not fit.
     """
-    from positional_heads.bridge.provenance import library_versions, model_provenance
-    from positional_heads.scoring.per_query import key_means
-
     notes: list[str] = []
-    chosen = _at_most(as_heads(heads), notes)
+    chosen = _first_heads(as_heads(heads), notes)
     if not hasattr(cache, "cache_dict"):
         msg = f"cache must be an ActivationCache, got a {type(cache).__name__}: take it from model.run_with_cache"
         raise TypeError(msg)
     parts = {}
     for head in chosen:
         pattern, dominant, contributions = (
-            _entry(cache, head, name, row) for name in (PATTERN, DOMINANT, CONTRIBUTIONS)
+            _cached(cache, head, name, row) for name in (PATTERN, DOMINANT, CONTRIBUTIONS)
         )
         if len(tokens) != len(pattern):
             msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
             raise ValueError(msg)
         kept = min(_checked_detailed(detailed), len(tokens))
-        summary = key_means(pattern, dominant, contributions, 0)
         detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
-        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()} | summary
-    return HeadExamples(
-        tokens=readable_tokens(tokens),
-        heads=chosen,
-        **{name: torch.stack([parts[head][name] for head in chosen]) for name in parts[chosen[0]]},
-        notes=notes,
-        provenance={"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}},
-    )
+        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()}
+        parts[head] |= key_means(pattern, dominant, contributions, 0)
+    provenance = {"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}}
+    return _record(readable_tokens(tokens), chosen, parts, notes, provenance)
 
 
-def write_examples(model: Any, tokens: Int[Tensor, " pos"], scores: "HeadScores", folder: Path) -> Path | None:
-    """Leave what the report shows of the top heads beside their scores: the first tokens of a sequence.
+def write_examples(
+    model: TransformerLensModel, tokens: Int[Tensor, " pos"], scores: HeadScores, folder: Path
+) -> Path | None:
+    """Write the examples that a report shows: the top heads on the first tokens of a sequence.
 
     Args:
         model: The model that was scored.
         tokens: A sequence that it was scored on.
         scores: What `score_heads` returned.
-        folder: Where the scores are.
+        folder: Folder of the scores.
 
     Returns:
-        The file written; None where no head has a score, or the model's attention cannot be read.
+        The file; None if no head has a score, or the attention of the model cannot be read.
     """
-    from positional_heads.bridge.model import UnsupportedModelError
-
     scored = int((~scores.rho.isnan()).sum())
     if not scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
     top = scores.top(min(REPORTED_HEADS, scored))
     try:
-        found = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
+        examples = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
     except UnsupportedModelError:
         return None
-    return found.save(folder)
+    return examples.save(folder)
 
 
-def token_strings(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
-    """Each token as a reader can recognise it, or its id where the model has no tokenizer."""
+def token_strings(model: TransformerLensModel, tokens: Int[Tensor, " pos"]) -> list[str]:
+    """Readable text of each token, or its id if the model has no tokenizer."""
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None:
         return [str(int(token)) for token in tokens]
@@ -174,7 +147,7 @@ def token_strings(model: Any, tokens: Int[Tensor, " pos"]) -> list[str]:
     return readable_tokens([piece or "" for piece in pieces], byte_level=byte_level)
 
 
-def _at_most(heads: list[Head], notes: list[str]) -> list[Head]:
+def _first_heads(heads: list[Head], notes: list[str]) -> list[Head]:
     if not heads or len(set(heads)) < len(heads):
         msg = f"{len(heads)} heads asked for, {len(set(heads))} different ones: give at least one, and each once"
         raise ValueError(msg)
@@ -190,24 +163,55 @@ def _checked_detailed(detailed: int) -> int:
     return detailed
 
 
-def _first_tokens(model: Any, text_or_tokens: "Text", notes: list[str]) -> Int[Tensor, " pos"]:
-    from positional_heads.bridge.sequences import as_sequences, batches, real_tokens
-
-    found = as_sequences(model, text_or_tokens)
-    if len(found) > 1:
-        msg = f"{len(found)} sequences given, examples are of one: give one of them, e.g. the first as tokens[:1]"
+def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -> Batch:
+    sequences = as_sequences(model, tokens)
+    if len(sequences) > 1:
+        msg = f"{len(sequences)} sequences given, examples are of one: give one of them, e.g. the first as tokens[:1]"
         raise ValueError(msg)
-    tokens = real_tokens(*found[0])
+    ids = real_tokens(*sequences[0])
     most = min(MOST_TOKENS, int(model.cfg.n_ctx))
-    if len(tokens) > most:
-        notes.append(f"The first {most} of {len(tokens)} tokens were run.")
-    (batch,) = batches(model, tokens[:most], None, 1)
-    return batch.tokens[0]
+    if len(ids) > most:
+        notes.append(f"The first {most} of {len(ids)} tokens were run.")
+    (batch,) = batches(model, ids[:most], None, 1)
+    return batch
+
+
+def _rotary_layers(model: TransformerLensModel, heads: list[Head]) -> list[RotaryLayer]:
+    rotary = resolve_layers(model).select(sorted({head.layer for head in heads}))
+    widths = {one.n_pairs for one in rotary}
+    if len(widths) > 1:
+        msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
+        raise ValueError(msg)
+    return rotary
+
+
+def _run(
+    model: TransformerLensModel, ids: Int[Tensor, " pos"], heads: list[Head], rotary: list[RotaryLayer]
+) -> tuple[list[LayerVectors], dict[Head, Tensor]]:
+    """Vectors of every layer asked for, and the attention of every head, in one forward pass."""
+    patterns: dict[Head, Tensor] = {}
+    vectors: list[LayerVectors] = []
+    with model.hooks(fwd_hooks=[_pattern_hook(one.layer, heads, patterns) for one in rotary]):
+        capture(model, ids[None], rotary, vectors.append)
+    for head in heads:
+        if head not in patterns:
+            msg = f"layer {head.layer}: its hook_pattern does not fire, so there is no attention of {head} to show"
+            raise UnsupportedModelError(msg)
+    return vectors, patterns
+
+
+def _record(
+    tokens: list[str],
+    heads: list[Head],
+    parts: dict[Head, dict[str, Tensor]],
+    notes: list[str],
+    provenance: dict[str, Any],
+) -> HeadExamples:
+    stacked = {name: torch.stack([parts[head][name] for head in heads]) for name in parts[heads[0]]}
+    return HeadExamples(tokens=tokens, heads=heads, **stacked, notes=notes, provenance=provenance)
 
 
 def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
-    from positional_heads.bridge.model import hook_name
-
     def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
         for head in heads:
             if head.layer == layer:
@@ -216,18 +220,7 @@ def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor
     return hook_name(layer, PATTERN), keep
 
 
-def _refuse_missing_pattern(heads: Sequence[Head], patterns: dict[Head, Tensor]) -> None:
-    from positional_heads.bridge.model import UnsupportedModelError
-
-    for head in heads:
-        if head not in patterns:
-            msg = f"layer {head.layer}: its hook_pattern does not fire, so there is no attention of {head} to show"
-            raise UnsupportedModelError(msg)
-
-
-def _entry(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:
-    from positional_heads.bridge.model import hook_name
-
+def _cached(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:
     key = hook_name(head.layer, name)
     if key not in cache.cache_dict:
         msg = (

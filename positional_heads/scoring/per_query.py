@@ -1,6 +1,6 @@
-"""What does a head do with each query? Means over its keys, and every pair of the first tokens, in blocks of queries.
+"""Means over the keys of each query, and every query-key pair of the first tokens, in blocks of queries.
 
-Of size T x T there is only the attention pattern of the heads asked for.
+Only the attention pattern of the heads asked for is of size T x T.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ BLOCK_TERMS = 2**22
 def layer_parts(
     vectors: LayerVectors, heads: Sequence[Head], patterns: dict[Head, Tensor], detailed: int, temperature: Temperature
 ) -> dict[Head, dict[str, Tensor]]:
-    """Everything that a record keeps of some heads of one layer, a block of queries at a time.
+    """The tensors of `HeadExamples` for some heads of one layer, computed a block of queries at a time.
 
     Args:
         vectors: Rotated queries and keys of one sequence.
@@ -38,13 +38,13 @@ def layer_parts(
         blocks, only = [], slice(head.head, head.head + 1)
         for start in range(0, length, rows):
             block = slice(start, min(start + rows, length))
-            added = contributions_by_distance(ranges, only, block)
-            dominant = vectors.dominant(added, temperature, only)[0].masked_fill(~visible[block], torch.nan)
-            scaled, pattern = added[0] * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
-            summary = key_means(pattern, dominant, scaled, start)
-            first = {"pattern": pattern, "dominant": dominant, "contributions": scaled}
+            contributions = contributions_by_distance(ranges, only, block)
+            dominant = vectors.dominant(contributions, temperature, only)[0].masked_fill(~visible[block], torch.nan)
+            scaled, pattern = contributions[0] * rotary.scale, patterns[head][block].masked_fill(~visible[block], 0)
+            means = key_means(pattern, dominant, scaled, start)
+            by_entry = {"pattern": pattern, "dominant": dominant, "contributions": scaled}
             end = max(0, detailed - start)
-            blocks.append(summary | {name: part[:end, :detailed].clone() for name, part in first.items()})
+            blocks.append(means | {name: part[:end, :detailed].clone() for name, part in by_entry.items()})
         parts[head] = {name: torch.cat([block[name] for block in blocks]).cpu() for name in blocks[0]}
     return parts
 
@@ -55,7 +55,7 @@ def key_means(
     contributions: Float[Tensor, "query_pos key_pos pair"],
     first: int,
 ) -> dict[str, Tensor]:
-    """Means over the keys that each query sees; NaN where it sees none, or attends to none.
+    """Means over the keys that each query sees; NaN if it sees none, or attends to none.
 
     Args:
         pattern: Attention of some queries to every key, 0 where masked.

@@ -1,7 +1,7 @@
-"""The same sums by many workers: Ray carries batches to replicas of the model and their sums back.
+"""Count batches on a Ray cluster: workers with a replica of the model each take batches and return their sums.
 
-A worker that dies is started again and its batches are counted again; since sums are added once per batch, and are
-whole numbers, the result is the one that a single process gets.
+A worker that dies is restarted and counts its batches again. Sums are whole numbers and each batch is added once, so
+the result is that of a single process.
 """
 
 import math
@@ -9,34 +9,40 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
+
 from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Batch
+from positional_heads.core.arguments import in_range
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.scoring.sums import ScoreSums, differing
+from positional_heads.scoring.sums import ScoreSums, differences
+from positional_heads.zoo.bundled import load_model
 
 TASKS_PER_WORKER = 8
 RESTARTS = 4
 """How often a worker may die, and a task be tried again."""
 SECONDS_TO_ANSWER = 10
-"""How long an address may take to answer; Ray itself goes on trying for minutes, in silence."""
+"""How long an address may take to answer; Ray itself retries for minutes without a message."""
 
 
 @dataclass(frozen=True)
 class RayExecutor:
-    """Counts on the workers of a Ray cluster, one replica of the model each.
+    """Counts on the workers of a Ray cluster, each with a replica of the model.
 
     Attributes:
-        address: Of the cluster: "auto" for the one that this machine belongs to; None for one on this machine alone,
-            started for the run and ended with it.
-        workers: Replicas; as many as the cluster's processors (or GPUs) allow when None.
-        num_cpus: Processor cores of each worker, also its threads.
+        address: Address of the cluster; "auto" for the one that this machine belongs to. When None, a cluster on this
+            machine alone, started for the run.
+        workers: Number of workers; as many as the cluster's CPU cores (or GPUs) allow when None.
+        num_cpus: CPU cores of each worker, also its threads.
         num_gpus: GPUs of each worker; a fraction, or a whole number.
-        load: Makes the replica in a worker; loads the model again by its name when None.
-        batches_per_task: Batches sent at a time, what a dying worker loses; chosen when None.
-        start_seconds: How long all workers may take to start and load their replicas, and no worker more.
+        load: Makes the replica in a worker; loads the model by its name when None.
+        batches_per_task: Batches sent at a time, which are lost when a worker dies; chosen when None.
+        start_seconds: How long the workers may take to start and load their replicas.
     """
 
     address: str | None = None
@@ -49,30 +55,27 @@ class RayExecutor:
 
     def __post_init__(self) -> None:
         _ray()
-        for name, value in (("workers", self.workers), ("batches_per_task", self.batches_per_task)):
-            if value is not None and value < 1:
-                msg = f"{name} {value} must be at least 1, or None to have it chosen"
-                raise ValueError(msg)
-        if self.num_cpus < 1 or self.num_gpus < 0:
-            msg = f"num_cpus {self.num_cpus} must be at least 1, num_gpus {self.num_gpus} at least 0"
-            raise ValueError(msg)
+        in_range("workers", self.workers, 1)
+        in_range("batches_per_task", self.batches_per_task, 1)
+        in_range("num_cpus", self.num_cpus, 1)
+        in_range("num_gpus", self.num_gpus, 0)
         if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
-            msg = f"num_gpus {self.num_gpus} must be a whole number where it is above 1, as Ray has it"
+            msg = f"num_gpus {self.num_gpus} must be a whole number where it is above 1, as Ray requires"
             raise ValueError(msg)
         if not (self.start_seconds > 0 and math.isfinite(self.start_seconds)):
             msg = f"start_seconds {self.start_seconds} must be above 0, e.g. 600"
             raise ValueError(msg)
 
     @contextmanager
-    def started(self, model: Any) -> Iterator[None]:
-        """Be connected to the cluster; one that was started for the run ends with the block.
+    def started(self, model: TransformerLensModel) -> Iterator[None]:
+        """Connect to the cluster for a block; one that was started for the run ends with it.
 
         Args:
-            model: This process's own.
+            model: The model of this process.
 
         Raises:
-            ValueError: If the cluster cannot be reached, has not what the workers ask for, or the workers' replicas
-                could not be as this model is.
+            ValueError: If the cluster cannot be reached or has no room for the workers, or an extension is active,
+                which replicas would lack.
         """
         if active_extension(model) is not None:
             msg = "an extended_rope block holds in this process only: score in it without an executor"
@@ -89,12 +92,12 @@ class RayExecutor:
         finally:
             ray.shutdown()
 
-    def counted(self, counter: EntryCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
-        """Sums over some of the batches at a time, until all are done.
+    def sums(self, counter: EntryCounter, empty: ScoreSums, numbers: Sequence[int]) -> Iterator[ScoreSums]:
+        """Sums over a few of the batches at a time, in any order, until all are done.
 
         Args:
-            counter: The run, with this process's model.
-            empty: Its plans and bins, nothing counted.
+            counter: The run, with the model of this process.
+            empty: Plans and bins of the run, nothing counted.
             numbers: Which batches.
 
         Raises:
@@ -109,50 +112,53 @@ class RayExecutor:
         ray = _ray()
         workers = min(self._workers(ray.nodes()), len(numbers))
         size = self.batches_per_task or max(1, len(numbers) // (workers * TASKS_PER_WORKER))
-        load = self.load or Reload(empty.run["provenance"]["model"], self.num_gpus > 0)
-        data = [(batch.tokens.cpu().numpy(), _array(batch.attention_mask), batch.first) for batch in counter.data]
-        spec = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
-        kind = ray.remote(Replica).options(
-            num_cpus=self.num_cpus,
-            num_gpus=self.num_gpus,
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
-        )
-        replicas = [kind.remote(load, [spec], self.num_cpus) for _ in range(workers)]
         tasks = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
+        replicas = self._replicas(workers, counter, empty)
         try:
             self._wait_for(replicas)
             pool = ActorPool(replicas)
-            for sums in pool.map_unordered(lambda replica, task: replica.count.remote(task), tasks):
+            for sums in pool.map_unordered(lambda replica, task: replica.sums.remote(task), tasks):
                 yield ScoreSums.from_bytes(sums, counter.model.cfg.device)
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except ray.exceptions.RayActorError as error:
-            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): is there memory for it?"
+            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): has it enough memory?"
             raise RuntimeError(msg) from error
 
-    def _workers(self, nodes: list[dict[str, Any]]) -> int:
-        """How many workers to start on a cluster: those asked for, or as many as it has room for.
+    def _replicas(self, workers: int, counter: EntryCounter, empty: ScoreSums) -> list[Any]:
+        ray = _ray()
+        model = empty.run["provenance"]["model"]
+        device = "cuda" if self.num_gpus else "cpu"
+        load = self.load or partial(load_model, model["name"], device=device, dtype=model["dtype"])
+        data = [(_array(batch.tokens), _array(batch.attention_mask), batch.first) for batch in counter.data]
+        run = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
+        restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
+        kind = ray.remote(Replica).options(num_cpus=self.num_cpus, num_gpus=self.num_gpus, **restarts)
+        # Ray passes a reference that is in a list on as it is: the replica reads the run itself.
+        return [kind.remote(load, [run], self.num_cpus) for _ in range(workers)]
 
-        A worker that there is no room for would wait, and the run with it, without a word.
+    def _workers(self, nodes: list[dict[str, Any]]) -> int:
+        """How many workers to start: those asked for, or as many as the cluster has room for.
+
+        Ray would let a worker without room wait, and the run with it, without a message.
         """
-        have = [node["Resources"] for node in nodes if node["Alive"]]
+        resources = [node["Resources"] for node in nodes if node["Alive"]]
         needs = {name: need for name, need in (("CPU", self.num_cpus), ("GPU", self.num_gpus)) if need}
         # a worker is on one node; 1e-9 because 0.6 / 0.2 is a little less than 3
-        room = sum(min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items()) for node in have)
+        room = sum(min(int(node.get(name, 0) / need + 1e-9) for name, need in needs.items()) for node in resources)
         asked = self.workers or 1
         if room < asked:
-            cpus, gpus = (sum(node.get(name, 0) for node in have) for name in ("CPU", "GPU"))
+            cpus, gpus = (sum(node.get(name, 0) for node in resources) for name in ("CPU", "GPU"))
             msg = (
                 f"{asked} Ray workers of {self.num_cpus} CPUs and {self.num_gpus:g} GPUs were asked for; there are "
-                f"{cpus:g} CPUs and {gpus:g} GPUs on {len(have)} nodes, room for {room}: ask for fewer, or give "
+                f"{cpus:g} CPUs and {gpus:g} GPUs on {len(resources)} nodes, room for {room}: ask for fewer, or give "
                 "each of them less"
             )
             raise ValueError(msg)
         return self.workers or room
 
     def _wait_for(self, replicas: list[Any]) -> None:
-        """Wait until every worker has started; workers of one cluster may wait for those of another run.
+        """Wait until every worker has started: those of another run may hold the cluster.
 
         Raises:
             TimeoutError: If that takes too long.
@@ -160,7 +166,7 @@ class RayExecutor:
         ray = _ray()
         waiting = [replica.ready.remote() for replica in replicas]
         started, missing = ray.wait(waiting, num_returns=len(waiting), timeout=self.start_seconds)
-        ray.get(started)  # raises what kept one from starting
+        ray.get(started)  # raises the error of a worker that could not start
         if missing:
             free = ray.available_resources()
             for replica in replicas:
@@ -173,56 +179,33 @@ class RayExecutor:
             raise TimeoutError(msg)
 
 
-@dataclass(frozen=True)
-class Reload:
-    """Loads the model again by the name that it had, on this worker's device."""
-
-    model: dict[str, Any]
-    on_gpu: bool
-
-    def __call__(self) -> Any:
-        """The replica."""
-        from positional_heads.zoo.bundled import load_model
-
-        device = "cuda" if self.on_gpu else "cpu"
-        return load_model(self.model["name"], device=device, dtype=self.model["dtype"])
-
-
 class Replica:
     """One worker: its own model, and sums over the batches that it is sent."""
 
-    def __init__(
-        self,
-        load: Callable[[], Any],
-        spec: list[Any],
-        threads: int,
-    ) -> None:
-        """Load the model and see that it is the one.
+    def __init__(self, load: Callable[[], Any], run: list[Any], threads: int) -> None:
+        """Load the model and compare it with the run's.
 
         Args:
             load: Makes the model.
-            spec: Where the run is: batches, settings, empty sums, name of the kernel.
+            run: Reference to batches, settings, empty sums and the kernel's name.
             threads: For PyTorch.
         """
-        import torch
-
         torch.set_num_threads(threads)
-        arrays, settings, empty, kernel = _ray().get(spec[0])
+        arrays, settings, empty, kernel = _ray().get(run[0])
         model = load()
         data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
-        empty = ScoreSums.from_bytes(empty, model.cfg.device)
+        self.empty = ScoreSums.from_bytes(empty, model.cfg.device)
         resolved = resolve_layers(model)
-        rotary = resolved.select(sorted(empty.layers))
+        rotary = resolved.select(sorted(self.empty.layers))
         self.counter = EntryCounter(model, data, rotary, settings)
-        self.counter.go_on_with({kernel})
-        self.empty = empty
-        # Kept for `count` to raise: a worker that fails while it starts dies without its reason.
-        self.changed = differing(empty.run, self.counter.description(resolved, empty.windows))
+        self.counter.use_kernel(kernel)
+        # Kept for `sums` to raise: a worker that fails while it starts dies without its reason.
+        self.changed = differences(self.empty.run, self.counter.description(resolved, self.empty.windows))
 
     def ready(self) -> None:
-        """Return once the replica is there."""
+        """Return once the replica is loaded."""
 
-    def count(self, numbers: list[int]) -> bytes:
+    def sums(self, numbers: list[int]) -> bytes:
         """Sums over these batches, as bytes.
 
         Raises:
@@ -240,13 +223,11 @@ class Replica:
         return sums.to_bytes()
 
 
-def _array(mask: Any) -> Any:
-    return None if mask is None else mask.cpu().numpy()
+def _array(tensor: Any) -> Any:
+    return None if tensor is None else tensor.cpu().numpy()
 
 
 def _tensor(mask: Any) -> Any:
-    import torch
-
     return None if mask is None else torch.tensor(mask)
 
 
@@ -276,14 +257,13 @@ def _connect(address: str | None) -> None:
 
 
 def _refuse_silent(address: str | None) -> None:
-    """Knock at an address, because Ray tries for seven minutes to reach one where nothing listens.
+    """Try an address first, because Ray tries for seven minutes to reach one where nothing listens.
 
     Raises:
         ValueError: If nothing answers in time.
     """
-    where = (address or "").removeprefix("ray://")
-    host, colon, port = where.rpartition(":")
-    if not colon or not port.isdigit():  # "auto", "local", and what Ray knows by other names
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # "auto", "local", and other names that Ray knows
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=SECONDS_TO_ANSWER).close()

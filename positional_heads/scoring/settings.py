@@ -1,42 +1,60 @@
-"""What can be chosen about a score, checked at the door."""
+"""Settings of a score: one record, checked when it is made, and the same as keywords for the functions that score."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
 
 import torch
 
-from positional_heads.core.arguments import check_fields, check_seed, check_temperature, in_range
+from positional_heads.core.arguments import check_fields, check_settings, check_temperature, in_range
 from positional_heads.core.plan import EntryPlan
 
 MOST_GROUPS = 64
 FLOAT32_RESOLUTION = 1e-3
-"""Finer cells of D are narrower than what float32 rounds: below it D is counted in float64."""
+"""Finer resolutions are below the rounding of float32, so D is counted in float64."""
 LONGEST = 2**31
 """Tokens of a sequence at most."""
 MOST_REPEATS = 100_000
-"""Shuffles and resamples at most: far more than any use, and still countable."""
+"""Shuffles and resamples at most."""
+
+
+class ScoringOptions(TypedDict, total=False):
+    """The fields of `ScoringSettings`, as keywords of `score_heads` and `score_shard`."""
+
+    temperature: float | Literal["attention"]
+    skip_keys: int
+    min_distance: int
+    max_distance: int | None
+    resolution: float
+    pairs: int | Literal["all"] | None
+    null_repeats: int
+    resamples: int
+    bins: int
+    divide_attention_factor: bool
+    seed: int
 
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """What can be chosen about a score; kept with the result.
+    """Settings of a score; kept with the result.
 
     Attributes:
-        temperature: Softmax temperature of the dominant dimension: 1 is the source's literal reading, "attention" takes
-            the model's own attention scale (sqrt(d_head) where that is usual).
-        skip_keys: Leading keys of each sequence that do not count, e.g. 1 for an attention sink.
+        temperature: Softmax temperature of the dominant dimension. 1 is the literal reading of the source; "attention"
+            takes the model's attention scale (sqrt(d_head) in most models).
+        skip_keys: Ignore the first keys of each sequence, e.g. 1 for an attention sink.
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
-        resolution: Width, in pair indices, of the cells in which two values of D are equal: those nearest to the same
-            multiple of it; one over a whole number, or 0 for every float64 distinction. Below 0.001 D is counted in
-            float64, which is slower.
-        pairs: "all", or how many pairs to sample of the longest sequence (of shorter ones proportionally fewer);
-            None for all of them unless they are too many.
-        null_repeats: How often positions are shuffled for the null; 0 for no null.
-        resamples: How often sequences are resampled for intervals.
-        bins: Bins of D per head; rho is within about 1 / bins of the unbinned one.
-        divide_attention_factor: Take the factor that YaRN and others put on cos and sin out of contributions before D,
-            so that methods compare by what they do to angles; in plain RoPE it is 1.
+        resolution: Values of D that round to the same multiple of this are ties, in pair indices. One over a whole
+            number, or 0 to tie equal float64 values only. Below 0.001 D is counted in float64, which is slower.
+        pairs: "all", or how many query-key pairs to sample of the longest sequence (of shorter ones proportionally
+            fewer), stratified by distance; `HeadScores.sampling_sd` is the error that this adds. When None, all in
+            sequences of up to 8192 tokens, 2^20 in longer ones.
+        null_repeats: Shuffles of positions for the null; 0 for no null.
+        resamples: Bootstrap resamples of the sequences, for intervals.
+        bins: Bins of D per head; binning changes rho by about 1 / bins.
+        divide_attention_factor: Divide contributions by the squared factor that YaRN and LongRoPE put on cos and sin,
+            before D is computed from them: D then depends on the angles alone, and methods can be compared. Plain RoPE
+            has a factor of 1.
         seed: Seed of shuffles, samples and resamples.
     """
 
@@ -54,7 +72,7 @@ class ScoringSettings:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_seed(self.seed)
+        in_range("seed", self.seed, 0)
         in_range("null_repeats", self.null_repeats, 0, MOST_REPEATS)
         in_range("resamples", self.resamples, 0, MOST_REPEATS)
         for name in ("skip_keys", "min_distance", "max_distance"):
@@ -62,32 +80,52 @@ class ScoringSettings:
         in_range("bins", self.bins, 1, 2**20)
         check_temperature(self.temperature)
         if not 0 <= self.resolution <= 1:
-            msg = f"resolution {self.resolution}: give pair indices from 0 (tells all values apart) to 1, e.g. 1/256"
+            msg = f"resolution {self.resolution}: give pair indices from 0 (only equal values tie) to 1, e.g. 1/256"
             raise ValueError(msg)
+        # D saturates at whole indices: they must be multiples of the resolution, or rounding would split them
         cells = 1 / (self.resolution or 1)
-        if abs(cells - round(cells)) > 1e-6 * cells:  # the index of a saturated pair must lie in the middle of a cell
+        if abs(cells - round(cells)) > 1e-6 * cells:
             msg = f"resolution {self.resolution}: give one over a whole number, e.g. {1 / round(cells):.6g}, or 0"
             raise ValueError(msg)
-        if self.null_repeats < 0 or self.null_repeats == 1:
-            msg = f"null_repeats {self.null_repeats}: give 0 for none, or at least 2 to know its spread (20 is usual)"
+        if self.null_repeats == 1:
+            msg = "null_repeats 1 has no spread: give 0 for no null, or at least 2 (20 is usual)"
             raise ValueError(msg)
         if self.resamples < 2:  # noqa: PLR2004
             msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"
             raise ValueError(msg)
-        self.plan((1,), None)  # which refuses distances and numbers of pairs that cannot be
+        self.plan((1,), None)  # refuses distances and numbers of entries that make no sense
 
     @property
     def dtype(self) -> torch.dtype:
-        """What D is counted in."""
+        """Precision in which D is computed."""
         return torch.float32 if self.resolution >= FLOAT32_RESOLUTION else torch.float64
 
     def plan(self, lengths: tuple[int, ...], window: int | None) -> EntryPlan:
-        """Which pairs of one layer count.
+        """The entries of one layer that count.
 
         Args:
             lengths: Real tokens of each sequence.
-            window: Of the layer's mask, in tokens; None for none.
+            window: Sliding window of the layer's mask, in tokens; None for none.
         """
         limits = (self.skip_keys, self.min_distance, self.max_distance)
         most = self.pairs if isinstance(self.pairs, int) else None
         return EntryPlan(lengths, window, *limits, min(len(lengths), MOST_GROUPS), most, self.seed)
+
+
+def updated_settings(
+    owner: str, settings: ScoringSettings | None, options: Mapping[str, Any], parameters: Sequence[str]
+) -> ScoringSettings:
+    """The settings with some of them changed by keyword.
+
+    Args:
+        owner: Name of the function that takes the keywords, for the message.
+        settings: Settings to start from; the defaults when None.
+        options: Keywords.
+        parameters: Names of the function's other keywords, for the message.
+
+    Raises:
+        TypeError: If there is no such setting, or one is of another kind.
+        ValueError: If a value makes no sense.
+    """
+    check_settings(owner, options, [*parameters, *ScoringOptions.__annotations__])
+    return replace(settings or ScoringSettings(), **options)

@@ -1,4 +1,4 @@
-"""A run in n files, one for each shard: written anywhere, in any order, and added here without the model."""
+"""Shards of a run, one file each: written on any machine, in any order, and merged without the model."""
 
 import re
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ import torch
 
 from positional_heads.core.arguments import checked, is_integer
 from positional_heads.results.scores import HeadScores
-from positional_heads.scoring.sums import ScoreSums, differing
+from positional_heads.scoring.sums import ScoreSums, differences
 
 _NAME = re.compile(r"shard-(\d+)-of-(\d+)\.safetensors")
 
 
 def shard_file(number: int, total: int) -> str:
-    """What a shard's file is called."""
+    """Name of the file of a shard."""
     return f"shard-{number:04d}-of-{total:04d}.safetensors"
 
 
 def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
-    """Which one of how many, counted from 1.
+    """Number of a shard, counted from 1, and how many there are.
 
     Args:
         shard: "3/8" or (3, 8).
@@ -43,15 +43,6 @@ def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
     return number, total
 
 
-def read_shard(file: Path) -> ScoreSums:
-    """The sums of one shard.
-
-    Raises:
-        ResultFileError: If the file is damaged or foreign.
-    """
-    return ScoreSums.load(file)
-
-
 @checked
 def merge_shards(folder: str | Path) -> HeadScores:
     """The scores of a run whose shards are all in a folder; takes no model.
@@ -60,64 +51,59 @@ def merge_shards(folder: str | Path) -> HeadScores:
         folder: Where `score_shard` wrote them.
 
     Raises:
-        FileNotFoundError: If there are none, or some are missing: they are named.
-        ValueError: If some are of another run, were binned otherwise, or hold the same batches: they are named, with
-            what differs.
+        FileNotFoundError: If there are none, or some are missing.
+        ValueError: If some are of another run, have other bins, or hold the same batches.
         ResultFileError: If one is damaged.
     """
     files = sorted(Path(folder).glob("shard-*-of-*.safetensors"))
-    found = {(int(match[1]), int(match[2])): file for file in files if (match := _NAME.fullmatch(file.name))}
-    totals = {total for _, total in found}
-    if not found:
-        msg = f"{folder}: no shards there; positional-heads score --shard 1/8 --out {folder} writes the first of eight"
+    shards = {(int(match[1]), int(match[2])): file for file in files if (match := _NAME.fullmatch(file.name))}
+    totals = {total for _, total in shards}
+    if not shards:
+        msg = f"{folder}: no shards in it; positional-heads score --shard 1/8 --out {folder} writes the first of eight"
         raise FileNotFoundError(msg)
     if len(totals) > 1:
-        msg = f"{folder}: holds shards of several runs, of {_listed(totals)} shards: move those of one elsewhere"
+        msg = f"{folder}: holds shards of several runs, of {_named(totals)} shards: move those of one elsewhere"
         raise ValueError(msg)
     (total,) = totals
-    if missing := sorted(set(range(1, total + 1)) - {number for number, _ in found}):
-        msg = f"{folder}: {len(missing)} of {total} shards are missing: {_listed(missing)}; count those and merge again"
+    if missing := sorted(set(range(1, total + 1)) - {number for number, _ in shards}):
+        msg = f"{folder}: {len(missing)} of {total} shards are missing: {_named(missing)}; count those and merge again"
         raise FileNotFoundError(msg)
-    (first, *others) = found.values()
-    sums = read_shard(first)
-    own, holds = set(sums.kernels), dict.fromkeys(sums.done, first)
+    (first, *others) = shards.values()
+    sums = ScoreSums.load(first)
+    kernels, holder = set(sums.kernels), dict.fromkeys(sums.done, first)
     for file in others:
-        part = read_shard(file)
-        if changed := differing(sums.run, part.run):
+        part = ScoreSums.load(file)
+        if changed := differences(sums.run, part.run):
             what = ", ".join(changed)
             msg = f"{file}: of another run than {first.name} (different: {what}): count it again, or remove it"
             raise ValueError(msg)
-        _refuse_other_bins(sums, own, first, part, file)
-        if twice := part.done & set(holds):
-            other = holds[min(twice)]
+        _refuse_other_bins(sums, kernels, first, part, file)
+        if twice := part.done & set(holder):
+            other = holder[min(twice)]
             msg = (
                 f"{file}: holds {len(twice)} of the same batches as {other.name}, as a copy would, and they would "
                 "count twice: delete it and count that shard again"
             )
             raise ValueError(msg)
         sums.absorb(part)
-        holds |= dict.fromkeys(part.done, file)
+        holder |= dict.fromkeys(part.done, file)
     return sums.result()
 
 
-def _refuse_other_bins(sums: ScoreSums, own: set[str], first: Path, part: ScoreSums, file: Path) -> None:
-    """Each shard places its bins anew; another kernel, or another machine, places them a little elsewhere."""
-    pairs = (
-        (one.statistics[0].bins.edges, part.layers[layer].statistics[0].bins.edges)
-        for layer, one in sums.layers.items()
-    )
-    if all(torch.equal(mine, theirs) for mine, theirs in pairs):
+def _refuse_other_bins(sums: ScoreSums, kernels: set[str], first: Path, part: ScoreSums, file: Path) -> None:
+    """Each shard places bins on its own run of the pilot; another kernel or machine may round them differently."""
+    if all(torch.equal(one.bins.edges, part.layers[layer].bins.edges) for layer, one in sums.layers.items()):
         return
-    ours, theirs = (", ".join(sorted(kernels)) for kernels in (own, part.kernels))
+    ours, theirs = (", ".join(sorted(names)) for names in (kernels, part.kernels))
     remedy = f"set POSITIONAL_HEADS_KERNEL={ours}" if ours != theirs else "use the machine and libraries of the others"
     msg = (
-        f"{file}: its bins are not those of {first.name} (kernel {theirs} here, {ours} there), so that their sums "
+        f"{file}: its bins are not those of {first.name} (kernel {theirs} here, {ours} there), so their sums "
         f"cannot be added: delete it, {remedy} and count it again"
     )
     raise ValueError(msg)
 
 
-def _listed(numbers: Sequence[int] | set[int], most: int = 12) -> str:
-    """Numbers in words, not too many of them."""
+def _named(numbers: Sequence[int] | set[int], most: int = 12) -> str:
+    """The first numbers, and how many more there are."""
     named = [str(number) for number in sorted(numbers)]
     return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")

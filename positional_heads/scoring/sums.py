@@ -1,11 +1,10 @@
-"""What has been counted so far, by whom, and of what? Sums that add up over batches, processes and machines.
+"""Sums of a run that add up over batches, processes and machines, and the scores that they give.
 
-Nothing here needs the model: shards are merged, and a result is made of them, where only their files are.
+Nothing here needs the model: shards are merged, and scores made of them, where only the files are.
 """
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,9 @@ from positional_heads.results.files import (
 from positional_heads.results.scores import HeadScores, NullScores
 
 MAY_DIFFER = {"python", "name", "revision"}
-"""Between machines that count for one run: the weights' fingerprint says which model it is."""
+"""May differ between machines that count for one run: the fingerprint of the weights identifies the model."""
+PER_HEAD = ("rho", "rho_curve", "curve", "bound", "saturation")
+"""Properties of `Correlation` that become fields of `HeadScores`."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +40,31 @@ class LayerSums:
     """The sums of one layer.
 
     Attributes:
-        frequencies: How fast each pair turns, in radians per token.
-        statistics: Sums over pairs at their own positions first, then with positions shuffled, one per repeat.
+        frequencies: Rotation frequency of each pair, in radians per token.
+        statistics: Sums over entries at their own positions first, then with positions shuffled, one per shuffle.
     """
 
     frequencies: Float[Tensor, " pair"]
     statistics: list[CorrelationSums]
 
+    @property
+    def bins(self) -> BinLookup:
+        """Bins of D, the same for all."""
+        return self.statistics[0].bins
+
     def empty(self) -> "LayerSums":
         """The same plans and bins, nothing counted."""
-        return LayerSums(
-            self.frequencies, [CorrelationSums(one.plan, self.statistics[0].bins) for one in self.statistics]
-        )
+        return LayerSums(self.frequencies, [CorrelationSums(one.plan, self.bins) for one in self.statistics])
 
 
 @dataclass
 class ScoreSums:
-    """Sums over some batches of a scoring run, and what the run is.
+    """Sums over some batches of a scoring run, and what identifies the run.
 
     Attributes:
         layers: The sums of every scored layer.
-        done: Numbers of the batches that are in them.
-        run: What makes the run this run: shape, number of batches, reasons and provenance; must be JSON.
+        done: Numbers of the batches that are counted.
+        run: Shape, number of batches, reasons and provenance of the run; must be JSON.
         kernels: Names of the kernels that placed the bins or counted.
     """
 
@@ -76,7 +80,7 @@ class ScoreSums:
 
     @property
     def windows(self) -> dict[int, int | None]:
-        """The window of each scored layer's mask, in tokens."""
+        """Sliding window of each scored layer's mask, in tokens."""
         return {layer: one.statistics[0].plan.window for layer, one in self.layers.items()}
 
     def empty(self) -> "ScoreSums":
@@ -87,9 +91,9 @@ class ScoreSums:
         """Add the sums over other batches of the same run, in place.
 
         Raises:
-            ValueError: If they are of another run, or of batches that are in these sums already.
+            ValueError: If they are of another run, or of batches that are counted already.
         """
-        if changed := differing(self.run, other.run):
+        if changed := differences(self.run, other.run):
             msg = f"sums of another run cannot be added (different: {', '.join(changed)})"
             raise ValueError(msg)
         if twice := self.done & other.done:
@@ -110,63 +114,59 @@ class ScoreSums:
         if self.missing:
             msg = f"{len(self.missing)} of {self.run['batches']} batches have not been counted: there is no score yet"
             raise RuntimeError(msg)
-        actual = {layer: one.statistics[0].correlation() for layer, one in self.layers.items()}
-        shuffled = {layer: [null.correlation() for null in one.statistics[1:]] for layer, one in self.layers.items()}
-        stacked = _Stacked(tuple(self.run["shape"]), actual)
-        rho = stacked.over_layers(lambda one: one.rho)
-        frequencies = {layer: one.frequencies for layer, one in self.layers.items()}
-        sampled = any(one.plan.step is not None for one in actual.values())
+        shape = tuple(self.run["shape"])
+        own = {layer: one.statistics[0].correlation() for layer, one in self.layers.items()}
+        nulls = {layer: [null.correlation() for null in one.statistics[1:]] for layer, one in self.layers.items()}
+        by_head = {name: stack(shape, {layer: getattr(one, name) for layer, one in own.items()}) for name in PER_HEAD}
+        plans = {layer: one.plan for layer, one in own.items()}
+        sampled = any(plan.step is not None for plan in plans.values())
         return HeadScores(
-            rho=rho,
-            rho_curve=stacked.over_layers(lambda one: one.rho_curve),
-            curve=stacked.over_layers(lambda one: one.curve),
-            pair_counts=stacked.pair_counts(),
-            bound=stacked.over_layers(lambda one: one.bound),
-            saturation=stacked.over_layers(lambda one: one.saturation),
-            sampling_sd=stacked.over_layers(lambda one: one.sampling_sd) if sampled else None,
-            frequencies=stack(stacked.shape[:1], frequencies),
-            null=_null(stacked.shape, shuffled) if any(shuffled.values()) else None,
-            bootstrap_rho=stacked.bootstrap(self.run["provenance"]["settings"]),
-            reasons=self._reasons(rho),
+            **by_head,
+            pair_counts=_pair_counts(shape[0], plans),
+            sampling_sd=stack(shape, {layer: one.sampling_sd for layer, one in own.items()}) if sampled else None,
+            frequencies=stack(shape[:1], {layer: one.frequencies for layer, one in self.layers.items()}),
+            null=_null(shape, nulls) if any(nulls.values()) else None,
+            bootstrap_rho=_bootstrap(shape, own, self.run["provenance"]["settings"]),
+            reasons=self._reasons(by_head["rho"]),
             provenance={**self.run["provenance"], "kernels": sorted(self.kernels)},
         )
 
-    def save(self, path: str | Path, name: str = PARTIAL.file_name) -> Path:
-        """Write the sums to one file, all of it or nothing.
+    def save(self, path: str | Path) -> Path:
+        """Write the sums to one file, whole or not at all.
 
         Args:
             path: A file, or a folder.
-            name: What the file is called in a folder.
         """
-        file = result_file(path, name)
+        file = result_file(path, PARTIAL.file_name)
         write_atomically(file, self.to_bytes())
         return file
 
     @classmethod
-    def load(cls, path: str | Path, name: str = PARTIAL.file_name) -> "ScoreSums":
+    def load(cls, path: str | Path) -> "ScoreSums":
         """Read what `save` wrote.
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ResultFileError: If the file is damaged, foreign, or from a newer version.
+            ResultFileError: If the file is damaged, of another kind, or of another version.
         """
-        return cls.from_bytes(read_result(result_file(path, name), PARTIAL)[1])
+        return cls.from_bytes(read_result(path, PARTIAL)[1])
 
     def to_bytes(self) -> bytes:
-        """The sums as `save` writes them."""
-        tensors = {f"{layer}.frequencies": one.frequencies for layer, one in self.layers.items()}
+        """The content of the file that `save` writes."""
+        tensors: dict[str, Tensor] = {}
         for layer, one in self.layers.items():
-            tensors[f"{layer}.edges"] = one.statistics[0].bins.edges
-            tensors[f"{layer}.displaced"] = one.statistics[0].bins.displaced
+            own = {"frequencies": one.frequencies, "edges": one.bins.edges, "displaced": one.bins.displaced}
+            tensors |= {f"{layer}.{key}": tensor for key, tensor in own.items()}
             for repeat, statistics in enumerate(one.statistics):
                 tensors |= {f"{layer}.{repeat}.{key}": tensor for key, tensor in statistics.tensors.items()}
-        plans = {layer: one.statistics[0].plan for layer, one in self.layers.items()}
+        plans = {str(layer): asdict(one.statistics[0].plan) for layer, one in self.layers.items()}
+        (lengths, *_) = [plan.pop("lengths") for plan in plans.values()]
         content = {
             "run": self.run,
             "done": sorted(self.done),
             "kernels": sorted(self.kernels),
-            "lengths": list(next(iter(plans.values())).lengths),
-            "plans": {str(layer): _plan_settings(plan) for layer, plan in plans.items()},
+            "lengths": lengths,
+            "plans": plans,
             "repeats": len(next(iter(self.layers.values())).statistics),
         }
         return packed(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}), content, PARTIAL)
@@ -184,10 +184,12 @@ class ScoreSums:
             msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
             raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
-        layers, plans = {}, SharedPlans(lambda settings: EntryPlan(tuple(content["lengths"]), **settings))
+        layers: dict[int, LayerSums] = {}
+        shared: dict[EntryPlan, EntryPlan] = {}
         for layer, settings in content["plans"].items():
+            plan = EntryPlan(tuple(content["lengths"]), **settings)
             bins = BinLookup(tensors[f"{layer}.edges"], resolution, tensors[f"{layer}.displaced"])
-            statistics = plans.statistics(settings, bins, content["repeats"] - 1)
+            statistics = empty_statistics(plan, bins, content["repeats"] - 1, shared)
             for repeat, one in enumerate(statistics):
                 for name, tensor in one.tensors.items():
                     tensor.copy_(tensors[f"{layer}.{repeat}.{name}"])
@@ -195,17 +197,15 @@ class ScoreSums:
         return cls(layers, set(content["done"]), content["run"], set(content["kernels"]))
 
     def _reasons(self, rho: Float[Tensor, "layer head"]) -> dict[Head, str]:
-        unscored, reasons = self.run["unscored"], {}
+        constant = "its dominant dimension, at this resolution, or the distance, is the same for every pair"
+        reasons = {}
         for layer, head in rho.isnan().nonzero().tolist():
-            otherwise = (
-                "its dominant dimension, to the resolution asked for, or the distance, is the same for every pair"
-            )
-            missing = unscored.get(str(layer), "its layer was not asked for")
-            reasons[Head(layer, head)] = otherwise if layer in self.layers else missing
+            unscored = self.run["unscored"].get(str(layer), "its layer was not asked for")
+            reasons[Head(layer, head)] = constant if layer in self.layers else unscored
         return reasons
 
 
-def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Names of what differs between two runs so that their sums cannot be added."""
     ours, theirs = (json.loads(json.dumps(run)) for run in (ours, theirs))
     names = []
@@ -219,46 +219,22 @@ def differing(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return names or ([] if ours["batches"] == theirs["batches"] else ["batch size"])
 
 
-def ungrouped(plan: EntryPlan) -> EntryPlan:
-    """The plan of shuffled positions: the same pairs, in one group."""
-    return EntryPlan(plan.lengths, **{**_plan_settings(plan), "n_groups": 1})
+def empty_statistics(
+    plan: EntryPlan, bins: BinLookup, repeats: int, shared: dict[EntryPlan, EntryPlan]
+) -> list[CorrelationSums]:
+    """Sums of one layer, nothing counted: at own positions, then one for each shuffle.
 
+    Shuffles are not resampled, so that the sequences of theirs are all in one group.
 
-class SharedPlans:
-    """Plans that layers share, with what is worked out about each once."""
-
-    def __init__(self, make: Callable[[Any], EntryPlan]) -> None:
-        """None yet.
-
-        Args:
-            make: A plan, from what is different between layers.
-        """
-        self._make = make
-        self._made: dict[str, tuple[EntryPlan, EntryPlan]] = {}
-
-    def own(self, settings: Any) -> EntryPlan:
-        """The plan of pairs at their own positions.
-
-        Args:
-            settings: What is different between layers.
-        """
-        key = repr(settings)
-        if key not in self._made:
-            plan = self._make(settings)
-            self._made[key] = plan, ungrouped(plan)
-        return self._made[key][0]
-
-    def statistics(self, settings: Any, bins: BinLookup, repeats: int) -> list[CorrelationSums]:
-        """Statistics of one layer, nothing counted: at pairs' own positions, then one for each shuffle.
-
-        Args:
-            settings: What is different between layers.
-            bins: The layer's.
-            repeats: Shuffles.
-        """
-        plan = self.own(settings)
-        shuffled = self._made[repr(settings)][1]
-        return [CorrelationSums(one, bins) for one in (plan, *[shuffled] * repeats)]
+    Args:
+        plan: Which entries of the layer count.
+        bins: Bins of the layer.
+        repeats: Shuffles.
+        shared: Plans of other layers, to which these are added: layers with equal plans share one, because a plan works
+            out counts at every distance only once.
+    """
+    shuffled = replace(plan, n_groups=1)
+    return [CorrelationSums(shared.setdefault(one, one), bins) for one in (plan, *[shuffled] * repeats)]
 
 
 def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:
@@ -276,47 +252,31 @@ def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:
     return stacked
 
 
-@dataclass(frozen=True)
-class _Stacked:
-    """Correlations of all layers, read side by side."""
-
-    shape: tuple[int, ...]
-    layers: dict[int, Correlation]
-
-    def over_layers(self, value: Callable[[Correlation], Tensor]) -> Tensor:
-        return stack(self.shape, {layer: value(one) for layer, one in self.layers.items()})
-
-    def pair_counts(self) -> Tensor:
-        plans = {layer: one.plan for layer, one in self.layers.items()}
-        counts = torch.zeros(self.shape[0], next(iter(plans.values())).distances, dtype=torch.long)
-        for layer, plan in plans.items():
-            counts[layer] = plan.entry_counts
-        return counts
-
-    def bootstrap(self, settings: dict[str, Any]) -> Tensor | None:
-        n_groups = next(iter(self.layers.values())).plan.n_groups
-        if n_groups < 2:  # noqa: PLR2004
-            return None
-        weights = bootstrap_weights(n_groups, settings["resamples"], settings["seed"])
-        everything = torch.ones(1, n_groups, dtype=torch.float64)
-
-        def drawn(one: Correlation) -> Tensor:
-            return (one.resampled_rho(weights) + one.rho - one.resampled_rho(everything)[0]).T
-
-        return self.over_layers(drawn).movedim(-1, 0).contiguous()
+def _pair_counts(n_layers: int, plans: dict[int, EntryPlan]) -> Tensor:
+    counts = torch.zeros(n_layers, next(iter(plans.values())).distances, dtype=torch.long)
+    for layer, plan in plans.items():
+        counts[layer] = plan.entry_counts
+    return counts
 
 
-def _null(shape: tuple[int, ...], shuffled: dict[int, list[Correlation]]) -> NullScores:
-    curves = {layer: torch.stack([one.curve for one in many]) for layer, many in shuffled.items()}
-    rho = {layer: torch.stack([one.rho for one in many], dim=-1) for layer, many in shuffled.items()}
+def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: dict[str, Any]) -> Tensor | None:
+    n_groups = next(iter(own.values())).plan.n_groups
+    if n_groups < 2:  # noqa: PLR2004
+        return None
+    weights = bootstrap_weights(n_groups, settings["resamples"], settings["seed"])
+    all_once = torch.ones(1, n_groups, dtype=torch.float64)
+    # Resamples have coarser bins than rho: shift them so that the sample itself has its own rho.
+    resampled = {
+        layer: (one.resampled_rho(weights) + one.rho - one.resampled_rho(all_once)[0]).T for layer, one in own.items()
+    }
+    return stack(shape, resampled).movedim(-1, 0).contiguous()
+
+
+def _null(shape: tuple[int, ...], nulls: dict[int, list[Correlation]]) -> NullScores:
+    rho = {layer: torch.stack([one.rho for one in many], dim=-1) for layer, many in nulls.items()}
+    curves = {layer: torch.stack([one.curve for one in many]) for layer, many in nulls.items()}
     return NullScores(
         rho=stack(shape, rho).movedim(-1, 0).contiguous(),
         curve_mean=stack(shape, {layer: curve.mean(0) for layer, curve in curves.items()}),
         curve_sd=stack(shape, {layer: curve.std(0) for layer, curve in curves.items()}),
     )
-
-
-def _plan_settings(plan: EntryPlan) -> dict[str, Any]:
-    """Everything about a plan but the lengths."""
-    names = ("window", "skip_keys", "min_distance", "max_distance", "n_groups", "most_entries", "seed")
-    return {name: getattr(plan, name) for name in names}

@@ -12,8 +12,8 @@ from positional_heads.bridge.ablation import AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.retrieval import retrieval_scores
-from positional_heads.core.arguments import check_seed, checked, in_range
-from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, doses, study_cells
+from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, set_sizes, study_sets
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
@@ -79,7 +79,7 @@ def ablation_study(
     """
     in_range("n_random", n_random, 1, MOST_RANDOM)
     in_range("batch_size", batch_size, 1)
-    check_seed(seed)
+    in_range("seed", seed, 0)
     scored_model = _scored_model(model, scores)
     # 1. the task, and how heads are ablated in it
     task = make_task(model, task, **task_settings)
@@ -88,11 +88,11 @@ def ablation_study(
     ranked_by = _ranking_score(scores, rank_by)
     ranking = sorted((head for head in scores.heads if not ranked_by[head].isnan()), key=lambda head: -ranked_by[head])
     # 3. the sets of heads: the top ones and every control
-    sizes = doses(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
+    sizes = set_sizes(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
     retrieval, notes = _retrieval(model, task)
     by_retrieval = None if retrieval is None else _sorted_by_retrieval(retrieval, ranking)
     alone = _single_heads(ranking, sizes[-1], singles)
-    cells = study_cells(ranking, sizes, n_random, by_retrieval, alone, seed)
+    cells = study_sets(ranking, sizes, n_random, by_retrieval, alone, seed)
     # 4. the task under each distinct set, always on the same examples
     identity = {
         "model": scored_model,

@@ -16,8 +16,8 @@ from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
-from positional_heads.bridge.rope_scaling.methods import Dpe
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
+from positional_heads.bridge.rope_scaling.self_extend import Dpe
 from positional_heads.studies.tasks.evaluate import make_task
 
 

@@ -15,8 +15,9 @@ from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extended_rope import Extension, extended_rope
-from positional_heads.bridge.rope_scaling.methods import HuggingFaceMethod
-from positional_heads.bridge.rope_scaling.names import Method, known_name, rope_method
+from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
+from positional_heads.bridge.rope_scaling.method import Method
+from positional_heads.bridge.rope_scaling.methods import known_name, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -195,9 +196,9 @@ def _trials(method: str | Method, factors: Sequence[float], trained: int) -> lis
     if not isinstance(method, str):
         values = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if is_number(value))
         return [_Trial(f"{method.name} ({values})", method, length) for length in lengths]
-    takes_factor = known_name(method) != "p_rope"
+    takes = takes_factor(method)
     return [
-        _Trial(method, rope_method(method, factor if takes_factor else None, training_length=trained), length)
+        _Trial(method, rope_method(method, factor if takes else None, training_length=trained), length)
         for factor, length in zip(factors, lengths, strict=True)
     ]
 

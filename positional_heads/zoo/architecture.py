@@ -1,6 +1,6 @@
-"""What does the bundled model look like? A small Llama over bytes, as a config and a tokenizer.
+"""Configuration and tokenizer of the bundled model, a small Llama over bytes.
 
-Byte-level, so that any text works; 16 rotary pairs per head, so that allocation over pairs has room to show.
+Bytes take any text, and 16 rotary pairs per head are enough to see how D is distributed over them.
 """
 
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ TRAINING_LENGTH = 512
 
 
 def byte_tokenizer() -> "PreTrainedTokenizerFast":
-    """A tokenizer whose token i is the byte i, plus one beginning-of-sequence and one padding token.
+    """A tokenizer in which token i is byte i, with a beginning-of-sequence and a padding token.
 
     Returns:
-        A `transformers` fast tokenizer of 258 entries: byte-level BPE without any merge.
+        A `transformers` fast tokenizer with 258 tokens: byte-level BPE without merges.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""The model and text that come with the library, so that everything can be tried without a network."""
+"""The model and text that are included in the package, for use without a network."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -18,27 +18,27 @@ TEXT_FILE = _ZOO / "text" / "excerpt.txt"
 
 @checked
 def load_bundled_model(step: int | None = None) -> "TransformerBridge":
-    """A small Llama over bytes that really uses long range (4 layers of 8 heads, context 512), as a TransformerBridge.
+    """A small Llama over bytes that recalls over its context of 512 (4 layers of 8 heads), as a TransformerBridge.
 
-    How it was made and what it can do: `positional_heads/zoo/README.md`.
+    `positional_heads/zoo/README.md` says how it was trained and what it can do.
 
     Args:
-        step: Training step to load instead of the finished model, one of `bundled_steps()`: 0 has the random weights
-            that training began with, the others are quantised to 8 bits.
+        step: Training step to load instead of the finished model, one of `bundled_steps()`. Step 0 has the random
+            weights that training began with; the others are quantised to 8 bits.
 
     Raises:
-        ValueError: If no checkpoint of that step ships.
+        ValueError: If no checkpoint of that step is included.
     """
     if step is None:
         return load_model(BUNDLED)
     if step not in bundled_steps():
-        msg = f"no checkpoint of step {step} ships: choose one of {', '.join(map(str, bundled_steps()))}"
+        msg = f"no checkpoint of step {step} is included: choose one of {', '.join(map(str, bundled_steps()))}"
         raise ValueError(msg)
     from positional_heads.bridge.loading import load_model as boot
-    from positional_heads.zoo.training_checkpoints import unpack_checkpoint, untrained_weights
+    from positional_heads.zoo.training_checkpoints import load_checkpoint, untrained_weights
 
     file = CHECKPOINT_FOLDER / f"step-{step:06d}.safetensors"
-    weights = untrained_weights() if step == 0 else unpack_checkpoint(file)
+    weights = untrained_weights() if step == 0 else load_checkpoint(file)
     return boot(str(MODEL_FOLDER), name=f"bundled at step {step}", weights=weights)
 
 
@@ -50,9 +50,9 @@ def load_model(
 
     Args:
         name: "bundled", a folder in `transformers` format, or a hub name.
-        device: Where to, e.g. "cpu" or "cuda"; TransformerLens decides when None.
+        device: Device, e.g. "cpu" or "cuda"; TransformerLens decides when None.
         dtype: Precision, e.g. "bfloat16"; float32 when None.
-        trust_remote_code: Run code that the model ships. Off unless asked for.
+        trust_remote_code: Run code that comes with the model.
 
     Raises:
         FileNotFoundError: If a path is given that does not exist.
@@ -60,10 +60,10 @@ def load_model(
     """
     from positional_heads.bridge.loading import load_model as boot
 
-    ours = name == BUNDLED
+    bundled = name == BUNDLED
     return boot(
-        str(MODEL_FOLDER) if ours else name,
-        name=BUNDLED if ours else None,
+        str(MODEL_FOLDER) if bundled else name,
+        name=BUNDLED if bundled else None,
         device=device,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
@@ -71,9 +71,9 @@ def load_model(
 
 
 def bundled_steps() -> list[int]:
-    """Training steps that can be loaded, in order; 0 is before training."""
-    kept = [int(file.stem.removeprefix("step-")) for file in CHECKPOINT_FOLDER.glob("step-*.safetensors")]
-    return sorted([0, *kept])
+    """Training steps that `load_bundled_model` can load, in order; 0 is before training."""
+    steps = [int(file.stem.removeprefix("step-")) for file in CHECKPOINT_FOLDER.glob("step-*.safetensors")]
+    return sorted([0, *steps])
 
 
 def bundled_text() -> str:

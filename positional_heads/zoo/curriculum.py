@@ -1,6 +1,6 @@
-"""What is the bundled model trained on? Natural text, mixed with things that can only be said by looking far back.
+"""Training data of the bundled model: natural text, mixed with passages, facts and passkeys to recall from far back.
 
-Every example is made from (seed, index) alone, so a run that was stopped goes on with the very same data.
+Every example is made from (seed, index) alone, so an interrupted run resumes with the same data.
 """
 
 import random
@@ -11,7 +11,7 @@ import numpy as np
 from positional_heads.zoo.architecture import BOS_ID
 
 ANSWER_WEIGHT = 4.0
-"""How much more the loss counts a byte that can only be recalled, e.g. the digits of a passkey."""
+"""Weight in the loss of a byte that can only be recalled, e.g. a digit of a passkey."""
 
 _TEXT_SHARE = 0.5
 _LETTERS = b"abcdefghijklmnopqrstuvwxyz"
@@ -20,7 +20,7 @@ _DIGITS = b"0123456789"
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence: byte ids behind a beginning-of-sequence token, and a loss weight per token."""
+    """One training sequence: a beginning-of-sequence token and byte ids, with a loss weight per token."""
 
     tokens: np.ndarray
     weights: np.ndarray
@@ -32,7 +32,7 @@ def make_example(text: bytes, length: int, rng: random.Random) -> Example:
     Args:
         text: Natural text to draw passages and filler from, at least `length` bytes.
         length: Tokens in the sequence, the beginning-of-sequence token included; at least 64.
-        rng: Source of every choice.
+        rng: Random generator of all choices.
     """
     kind = rng.choices((plain, repeated_passage, key_value_facts, passkey), weights=(0.3, 0.3, 0.2, 0.2))[0]
     body, spans = kind(text, length - 1, rng)
@@ -47,7 +47,7 @@ Spans = list[tuple[int, int]]
 
 
 def plain(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
-    """A window of the text as it stands."""
+    """A passage of the text."""
     return passage_of(text, length, rng), []
 
 
@@ -80,7 +80,7 @@ def key_value_facts(text: bytes, length: int, rng: random.Random) -> tuple[bytes
 
 
 def passkey(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
-    """A passkey hidden at a random depth of the text and asked for at the end."""
+    """A passkey at a random depth of the text, and the question for it at the end."""
     key = draw(_DIGITS, 5, rng)
     hidden, answer = passkey_statement(key), passkey_question() + key + b"."
     filler = length - len(hidden) - len(answer)
@@ -92,7 +92,7 @@ def passkey(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]
 
 
 def passkey_statement(key: bytes) -> bytes:
-    """The sentence that hides a passkey."""
+    """The sentence that states a passkey."""
     return b" The pass key is " + key + b". "
 
 
@@ -127,7 +127,7 @@ def _interleave(text: bytes, length: int, statements: list[bytes], rng: random.R
 
 
 def passage_of(text: bytes, size: int, rng: random.Random) -> bytes:
-    """Some `size` bytes of the text, from a random place."""
+    """`size` bytes of the text from a random position."""
     start = rng.randint(0, len(text) - size)
     return text[start : start + size]
 

@@ -1,6 +1,6 @@
-"""Does a byte-level model really use long range? Two measurements, on examples it was not trained on.
+"""Two measurements of how well a byte-level model recalls from far back, on examples that it was not trained on.
 
-Both take any callable from token ids to logits, so that they judge a training run and a finished model alike.
+Both take any callable from token ids to logits, so they work in training and on a finished model.
 """
 
 import random
@@ -20,9 +20,9 @@ Logits = Callable[[Int[Tensor, "batch pos"]], Float[Tensor, "batch pos vocab"]]
 def passkey_recall(
     logits: Logits, text: bytes, *, length: int = 512, examples: int = 64, seed: int = 0, batch_size: int = 16
 ) -> float:
-    """Fraction of planted digits that greedy decoding gets right, the passkey at random depths.
+    """Fraction of passkey digits that the model predicts, with the passkey at depths spread over the context.
 
-    Teacher-forced, so a first wrong digit does not spoil the others. Chance is 0.1.
+    Each digit is predicted from the true ones before it, so one mistake does not cause the next. Chance is 0.1.
 
     Args:
         logits: The model, from token ids to logits.

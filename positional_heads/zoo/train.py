@@ -1,7 +1,7 @@
 """Train the bundled model again, or one like it on other text: `python -m positional_heads.zoo.train --help`.
 
-A run is a function of its arguments: the data of step s depend on (seed, s) alone. It writes its state every few
-minutes, can be killed at any moment, and goes on from there when the same command is given again.
+A run is a function of its arguments: the data of step s depend on (seed, s) alone. It saves its state every minute and
+can be killed at any time; the same command resumes it.
 """
 
 import argparse
@@ -9,7 +9,9 @@ import json
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from transformers import LlamaForCausalLM
 from positional_heads.zoo.architecture import bundled_config, byte_tokenizer
 from positional_heads.zoo.curriculum import make_example
 from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
+from positional_heads.zoo.training_checkpoints import save_checkpoint
 
 CURRICULUM = ((0.15, 64), (0.35, 128), (0.6, 256), (1.0, 512))
 """(until this fraction of the run, sequence length): copying is learned on short sequences first."""
@@ -61,13 +64,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--text", type=Path, required=True, help="plain text to train on; the last 5 %% are held out")
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log, checkpoints and the model")
     parser.add_argument("--tokens", type=int, default=30_000_000, help="training tokens in all")
-    parser.add_argument("--stop-at", type=int, help="stop after this step; the same command without it goes on")
+    parser.add_argument("--stop-at", type=int, help="stop after this step; the same command without it resumes")
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=250, help="steps between evaluations and checkpoints")
     parser.add_argument("--save-seconds", type=float, default=60.0, help="seconds between saved states")
-    parser.add_argument("--compile", action="store_true", help="use torch.compile: faster where a compiler is")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile, which needs a C++ compiler")
     return parser
 
 
@@ -78,7 +81,14 @@ def _optimizer(model: LlamaForCausalLM, learning_rate: float) -> torch.optim.Ada
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
 
-def _train_step(forward, optimizer, text: bytes, step: int, steps: int, arguments) -> float:  # noqa: ANN001
+def _train_step(
+    forward: Callable[..., Any],
+    optimizer: torch.optim.Optimizer,
+    text: bytes,
+    step: int,
+    steps: int,
+    arguments: argparse.Namespace,
+) -> float:
     length = next(length for until, length in CURRICULUM if step < until * steps)
     examples = [
         make_example(text, length, random.Random(f"{arguments.seed}-{step}-{index}"))
@@ -104,9 +114,12 @@ def _schedule(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _evaluate(model, text: bytes, step: int, losses: list[float], seconds: float, out: Path) -> None:  # noqa: ANN001
+def _evaluate(model: LlamaForCausalLM, text: bytes, step: int, losses: list[float], seconds: float, out: Path) -> None:
     model.eval()
-    logits = lambda tokens: model(input_ids=tokens).logits  # noqa: E731
+
+    def logits(tokens: torch.Tensor) -> torch.Tensor:
+        return model(input_ids=tokens).logits
+
     first, second = repeat_gain(logits, text)
     record = {
         "step": step,
@@ -120,18 +133,21 @@ def _evaluate(model, text: bytes, step: int, losses: list[float], seconds: float
         log.write(json.dumps(record) + "\n")
     checkpoints = out / "checkpoints"
     checkpoints.mkdir(exist_ok=True)
-    _replace(dict(model.state_dict()), checkpoints / f"step-{step:06d}.safetensors", step)
+    save_checkpoint(model.state_dict(), checkpoints / f"step-{step:06d}.safetensors")
     model.train()
 
 
-def _save_state(model, optimizer, step: int, out: Path) -> None:  # noqa: ANN001
+def _save_state(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, out: Path) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    _replace(tensors, out / "state.safetensors", step)
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    file = out / "state.safetensors"
+    save_file(tensors | {"step": torch.tensor(step)}, file.with_suffix(".partial"))
+    file.with_suffix(".partial").replace(file)
 
 
-def _resume(model, optimizer, out: Path) -> int:  # noqa: ANN001
+def _resume(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, out: Path) -> int:
     if not (out / "state.safetensors").exists():
         return 0
     tensors = load_file(out / "state.safetensors")
@@ -144,12 +160,6 @@ def _resume(model, optimizer, out: Path) -> int:  # noqa: ANN001
             state.setdefault(int(index), {})[field] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return step
-
-
-def _replace(tensors: dict[str, torch.Tensor], path: Path, step: int) -> None:
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    save_file(tensors | {"step": torch.tensor(step)}, path.with_suffix(".partial"))
-    path.with_suffix(".partial").replace(path)
 
 
 if __name__ == "__main__":

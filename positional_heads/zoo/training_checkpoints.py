@@ -1,7 +1,7 @@
-"""What was the bundled model like while it was trained? A few checkpoints, one byte per weight.
+"""Checkpoints of the bundled model in training, one byte per weight.
 
-Each row of a matrix is kept as integers from -127 to 127 and a scale, good to half a step: enough to study what emerges
-when, at a quarter of the size. The finished model itself ships in full precision.
+Each row of a matrix is stored as integers from -127 to 127 and a scale, which keeps weights to half a step at a quarter
+of the size. The finished model is included in full precision.
 """
 
 from pathlib import Path
@@ -17,26 +17,26 @@ _SCALE = ".scale"
 def quantised(
     weight: Float[Tensor, "row column"],
 ) -> tuple[Int8[Tensor, "row column"], Float[Tensor, "row 1"]]:
-    """A matrix as integers, with the scale of each row."""
+    """A matrix as integers, and the scale of each row."""
     scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
     return (weight / scale).round().to(torch.int8), scale
 
 
-def pack_checkpoint(full: Path, packed: Path) -> None:
-    """Write a training checkpoint with its matrices quantised."""
+def save_checkpoint(weights: dict[str, Tensor], file: Path) -> None:
+    """Write a state dict with its matrices quantised."""
     tensors: dict[str, Tensor] = {}
-    for name, tensor in load_file(full).items():
+    for name, tensor in weights.items():
         if tensor.ndim == 2:  # noqa: PLR2004
             tensors[name], tensors[name + _SCALE] = quantised(tensor)
         else:
-            tensors[name] = tensor
-    save_file(tensors, packed)
+            tensors[name] = tensor.clone()  # safetensors refuses tensors that share memory
+    save_file(tensors, file)
 
 
-def unpack_checkpoint(packed: Path) -> dict[str, Tensor]:
-    """Read a packed checkpoint as a state dict of floats."""
-    tensors = load_file(packed)
-    tensors.pop("step", None)
+def load_checkpoint(file: Path) -> dict[str, Tensor]:
+    """Read what `save_checkpoint` wrote, as a state dict of floats."""
+    tensors = load_file(file)
+    tensors.pop("step", None)  # in the included files
     return {
         name: tensor.float() * tensors[name + _SCALE] if name + _SCALE in tensors else tensor
         for name, tensor in tensors.items()
@@ -45,7 +45,7 @@ def unpack_checkpoint(packed: Path) -> dict[str, Tensor]:
 
 
 def untrained_weights(seed: int = 0) -> dict[str, Tensor]:
-    """The random weights that training with this seed begins with: the second null, after shuffled positions."""
+    """The random weights that training with this seed begins with."""
     from transformers import LlamaForCausalLM
 
     from positional_heads.zoo.architecture import bundled_config

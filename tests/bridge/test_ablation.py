@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
-from positional_heads.bridge.ablation import Ablation
+from positional_heads.bridge.ablation import Ablation, ablation_mode
 from tests.support.tiny_models import SCORED
 
 TOKENS = torch.randint(256, (2, 14), generator=torch.Generator().manual_seed(3))
@@ -124,7 +124,7 @@ def test_generating_with_a_cache_is_generating_without(family, mode, tiny):
 @torch.no_grad()
 def test_the_model_is_given_back_as_it_was(family, mode, tiny):
     if family == "gptj" and mode in {"uniform", "far", "near"}:
-        with pytest.raises(ph.UnsupportedModelError, match="attention scores cannot be had in time"):
+        with pytest.raises(ph.UnsupportedModelError, match="attention scores cannot be edited"):
             ph.ablation_hooks(tiny(family), HEADS, mode, **SETTINGS[mode])
         return
     model = tiny(family)
@@ -150,7 +150,6 @@ def test_far_of_everything_changes_nothing_and_near_of_everything_is_zero(tiny):
 
 
 BAD = {
-    "mode": ({"mode": "mask"}, "mode 'mask' is unknown: choose one of zero, mean"),
     "no reference": ({"mode": "mean"}, "mode 'mean' needs reference="),
     "no distance": ({"mode": "far"}, "mode 'far' needs distance="),
     "idle distance": ({"mode": "zero", "distance": 3}, "distance= goes with far and near, not with mode 'zero'"),
@@ -159,6 +158,11 @@ BAD = {
     "no distance at all": ({"mode": "near", "distance": 0}, "distance 0 must be at least 1"),
     "lengths": ({"mode": "resample", "reference": ["abc", "abcdef"]}, r"of one length, got \[4, 7\]"),
 }
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="'mask' is unknown: choose one of zero, mean"):
+        ablation_mode("mask", None)
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -322,7 +322,7 @@ def test_the_readout_cannot_be_edited(function, tiny):
     edit = ("blocks.0.attn.hook_dominant_dim", function)
     with (
         ph.contribution_hooks(model, layers=[0]),
-        pytest.raises(RuntimeError, match=r"hook_dominant_dim is a readout, .*edit hook_contributions instead"),
+        pytest.raises(RuntimeError, match=r"edit hook_contributions instead"),
     ):
         model.run_with_hooks(TOKENS, fwd_hooks=[edit])
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration, PretrainedConfig
 
 import positional_heads as ph
-from positional_heads.bridge.configuration import mended
-from positional_heads.bridge.loading import _quantized
+from positional_heads.bridge.configuration import mended_configuration
+from positional_heads.bridge.loading import _is_quantized
 from positional_heads.bridge.provenance import weights_fingerprint
 from positional_heads.views.report.caveats import score_lines
 from positional_heads.zoo.architecture import byte_tokenizer
@@ -89,7 +89,7 @@ def amplitude(model):
             "llama",
             {"quantization_config": FP8},
             {},
-            "quantization_config (fp8) is left out, since its weights are plain",
+            "quantization_config (fp8) is ignored",
         ),
         ("llama", {"quantization_config": {"quant_method": "gptq", "bits": 4}}, {}, "quantization_config (gptq)"),
         (
@@ -184,14 +184,14 @@ def test_sizes_that_cannot_be_meant_are_refused_in_one_sentence(change, reason, 
 def test_every_layer_types_rotation_is_mended():
     kinds = {"full_attention": {"type": "linear", "factor": "8"}, "sliding_attention": {"rope_type": "default"}}
     raw = {"model_type": "gemma3", "text_config": {"rope_parameters": kinds, "rope_theta": 1e6}}
-    config, told = mended(raw, quantized=False)
+    config, told = mended_configuration(raw, quantized=False)
     assert config["text_config"]["rope_parameters"]["full_attention"] == {"rope_type": "linear", "factor": 8}
     assert len(told) == 1
     assert raw["text_config"]["rope_parameters"]["full_attention"]["factor"] == "8"  # what was given is left alone
 
 
 def test_what_is_really_quantised_stays_so(tmp_path):
-    config, _ = mended({"quantization_config": FP8}, quantized=True)
+    config, _ = mended_configuration({"quantization_config": FP8}, quantized=True)
     assert config["quantization_config"] == FP8
     plain = {"lm_head.weight": torch.ones(2, 2)}
     for name, tensors, expected in (
@@ -201,14 +201,14 @@ def test_what_is_really_quantised_stays_so(tmp_path):
     ):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
-        assert _quantized(str(tmp_path / name)) is expected
+        assert _is_quantized(str(tmp_path / name)) is expected
     for name, weight, expected in (("a", "q.weight", False), ("b", "q.weight_scale_inv", True)):
         (tmp_path / name).mkdir()
         index = {"weight_map": {weight: "model-1.safetensors"}}
         (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps(index))
-        assert _quantized(str(tmp_path / name)) is expected
+        assert _is_quantized(str(tmp_path / name)) is expected
     (tmp_path / "unknown").mkdir()
-    assert _quantized(str(tmp_path / "unknown"))
+    assert _is_quantized(str(tmp_path / "unknown"))
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_a_model_with_weights_on_disk_is_scored_as_another(tiny_folder, tmp_path
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     changed = boot_on(other, places, tmp_path / "others")
     assert weights_fingerprint(changed) != weights_fingerprint(model)
-    with pytest.raises(ph.UnsupportedModelError, match="embeddings of this model are kept on disk"):
+    with pytest.raises(ph.UnsupportedModelError, match="embeddings of this model are offloaded"):
         ph.resolve_layers(boot_on(folder, {"": "disk"}, tmp_path / "all"))
 
 

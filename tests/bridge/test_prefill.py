@@ -54,7 +54,7 @@ def test_scores_and_answers_are_the_same_in_chunks(method, bundled, monkeypatch)
         seen.append(length)
         return 128
 
-    for module in ("positional_heads.scoring.counter", "positional_heads.bridge.prefill"):
+    for module in ("positional_heads.scoring.batches", "positional_heads.bridge.prefill"):
         monkeypatch.setattr(f"{module}.chunk_length", noted)
     parts, other_answers = measured()
     assert set(seen) == {600}
@@ -64,7 +64,7 @@ def test_scores_and_answers_are_the_same_in_chunks(method, bundled, monkeypatch)
 
 
 def test_no_more_scores_than_agreed_are_held(bundled, monkeypatch):
-    monkeypatch.setattr(prefill, "SCORES_AT_ONCE", 8 * 600 * 64)
+    monkeypatch.setattr(prefill, "CHUNK_SCORES", 8 * 600 * 64)
     assert prefill.chunk_length(bundled, 1, 600) == 256  # shorter ones cost more than they save
     assert prefill.chunk_length(bundled, 1, 200) == 200
     monkeypatch.setattr(prefill, "SHORTEST_CHUNK", 64)

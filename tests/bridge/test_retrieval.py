@@ -67,7 +67,7 @@ def test_trials_that_the_model_fails_do_not_count():
 
 def test_a_model_that_shows_no_pattern_is_refused():
     model = PlannedModel([6, 7, 8], [[1, 2, 3]] * 3, names=["blocks.0.attn.hook_attn_scores"])
-    with pytest.raises(UnsupportedModelError, match="layer 0 does not show its attention pattern"):
+    with pytest.raises(UnsupportedModelError, match="hook_pattern does not fire"):
         retrieval_scores(model, [torch.tensor(PROMPT)], [(1, 4)], [torch.tensor([6, 7, 8])])
 
 

@@ -20,8 +20,9 @@ from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.bridge.run_lengths import follows_length
 from positional_heads.studies.tasks.task import function_task
 from positional_heads.zoo.architecture import byte_tokenizer
+from tests.bridge.rope_scaling.test_clex import clex
 from tests.bridge.rope_scaling.test_extended_checkpoints import extended_folder
-from tests.bridge.rope_scaling.test_extended_rope import TRAINED, clex, hugging_face, settings_for
+from tests.support.extended import TRAINED, hugging_face, settings_for
 from tests.support.tiny_models import COMMON, HYBRID, SCORED, boot
 
 TOKENS = torch.randint(256, (2, 150), generator=torch.Generator().manual_seed(11))
@@ -64,7 +65,7 @@ def brute_rho(model_of, sequences, layer, heads=4):
 
 
 def in_chunks(monkeypatch, size):
-    for module in ("positional_heads.scoring.counter", "positional_heads.bridge.prefill"):
+    for module in ("positional_heads.scoring.batches", "positional_heads.bridge.prefill"):
         monkeypatch.setattr(f"{module}.chunk_length", lambda model, rows, length: min(size, length))
 
 
@@ -85,6 +86,7 @@ METHODS = {
     "p_rope": {"keep": 0.5},
     "self_extend": {"group": 4, "window": 8},
     "dpe": {"window": 8},
+    "rerope": {"window": 8, "leak": 0.25},
     "clex": {},
     "dynamic heads": {"factor": 4.0, "heads": [ph.Head(0, 1)]},
 }
@@ -124,8 +126,8 @@ def test_chunks_are_the_whole_run_under_every_method(family, tiny):
     for name in METHODS if family in ("llama", "neox", "gemma3", "gpt_oss") else OTHER_WAYS:
         with applied(model, layers[0], name):
             whole, expected = captured(model, layers, None)
-            if not prefill.continues(model):  # keys that a sliding window drops are needed
-                assert name in ("self_extend", "dpe", "dynamic heads"), name
+            if not prefill.exact_in_chunks(model):  # keys that a sliding window drops are needed
+                assert name in ("self_extend", "dpe", "rerope", "dynamic heads"), name
                 assert family in ("mistral", "gemma2", "gemma3", "gpt_oss")
                 continue
             parts, logits = captured(model, layers, 30)
@@ -327,7 +329,7 @@ def test_models_with_a_state_go_through_in_one_run(bamba, monkeypatch):
     monkeypatch.setattr(prefill, "LONGEST_CHUNK", 40)
     found = prefill.prefilled_logits(model, TOKENS)
     assert torch.allclose(found, reference(TOKENS).logits, atol=1e-5)
-    monkeypatch.setattr(prefill, "SCORES_IN_ONE_RUN", 2 * 4 * 149**2)
+    monkeypatch.setattr(prefill, "WHOLE_RUN_SCORES", 2 * 4 * 149**2)
     with pytest.raises(ph.UnsupportedModelError, match=r"2 sequence\(s\) of 150 tokens need 1.8e\+05 attention scores"):
         prefill.prefilled_logits(model, TOKENS)
     assert prefill.prefilled_logits(model, TOKENS[:, :149]).shape[1] == 149

@@ -43,7 +43,9 @@ def report(tmp_path_factory):
 def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
     folder, done = report
     lines = done.stdout.decode().splitlines()
-    assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all pairs, 3 shuffles")
+    assert lines[0].startswith(
+        "bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all query-key pairs, 3 shuffles"
+    )
     assert len([line for line in lines if line.strip().startswith("L")]) == 10
     assert lines[-1].startswith("Verdict: ")
     assert sorted(file.name for file in folder.iterdir()) == [
@@ -131,7 +133,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "shard": (["score", "bundled", *good, *out, "--shard", "9/8"], "there is no shard 9 of 8: they are counted"),
         "executor": (["score", "bundled", *good, *out, "--executor", "dask"], "'ray' is the only one"),
         "address": (["score", "bundled", *good, *out, "--address", "auto"], "go with --executor ray"),
-        "no shards": (["merge", str(folder)], "no shards there; positional-heads score --shard 1/8"),
+        "no shards": (["merge", str(folder)], "no shards in it; positional-heads score --shard 1/8"),
         "fractions": (["ablate", "bundled", *out, "--fractions", "0.1,b"], "--fractions '0.1,b' must be numbers with"),
         "factors": (
             ["extrapolate", "bundled", *out, "--factors", "two"],
@@ -202,11 +204,11 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, 
 
 
 def test_where_sums_are_kept_is_said_once_counting_starts(report, tmp_path):
-    assert f"sums so far are kept in {report[0]}/sums.safetensors: the same" in report[1].stderr.decode()
+    assert f"progress is saved in {report[0]}/sums.safetensors" in report[1].stderr.decode()
     (tmp_path / "sums.safetensors").write_bytes(b"damaged")
     done = run(*SCORE, "--text", "bundled", "--out", tmp_path)
     assert done.returncode == 1
-    assert b"are kept in" not in done.stderr
+    assert b"is saved in" not in done.stderr
 
 
 def test_a_reference_longer_than_the_context_is_averaged_over(report, tmp_path):

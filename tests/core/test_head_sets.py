@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from positional_heads.core.head_sets import by_kind, distinct_sets, doses, permuted_sets, random_sets, study_cells
+from positional_heads.core.head_sets import by_kind, distinct_sets, permuted_sets, random_sets, set_sizes, study_sets
 from positional_heads.core.heads import Head
 from tests.support.synthetic_studies import all_heads
 
@@ -20,34 +20,33 @@ def layers(heads):
 @settings(deadline=None, max_examples=40)
 @given(order=st.permutations(all_heads()), sizes=st.sets(st.integers(1, 12), min_size=1), seed=st.integers(0, 99))
 def test_every_control_matches_the_top_heads_layer_by_layer(order, sizes, seed):
-    cells = study_cells(order, sorted(sizes), 20, None, order[:2], seed)
-    top = {k: cell[0].heads for k, cell in by_kind(cells, "top").items()}
+    sets = study_sets(order, sorted(sizes), 20, None, order[:2], seed)
+    top = {k: of_size[0].heads for k, of_size in by_kind(sets, "top").items()}
     for k, heads in top.items():
         assert set(heads) == set(order[:k])
-        random = [cell.heads for cell in by_kind(cells, "random").get(k, [])]
+        random = [one.heads for one in by_kind(sets, "random").get(k, [])]
         assert len(set(random)) == len(random)
         assert all(layers(one) == layers(heads) and not set(one) & set(heads) for one in random)
         existing = 1
         for layer, count in layers(heads).items():
             existing *= comb(8 - layers(heads)[layer], count)
         assert len(random) == min(20, existing)
-        assert all(layers(cell.heads) == layers(heads) for cell in by_kind(cells, "permuted")[k])
-        assert set(by_kind(cells, "lowest")[k][0].heads) == set(order[-k:])
-    for number in range(
-        len(by_kind(cells, "permuted").get(max(sizes), []))
-    ):  # one permuted ranking gives nested sets, as the ranking itself does
-        nested = [set(cells_of_k[number].heads) for _, cells_of_k in sorted(by_kind(cells, "permuted").items())]
+        assert all(layers(one.heads) == layers(heads) for one in by_kind(sets, "permuted")[k])
+        assert set(by_kind(sets, "lowest")[k][0].heads) == set(order[-k:])
+    for number in range(len(by_kind(sets, "permuted").get(max(sizes), []))):
+        # one permuted ranking gives nested sets, as the ranking itself does
+        nested = [set(same_size[number].heads) for _, same_size in sorted(by_kind(sets, "permuted").items())]
         assert all(small <= large for small, large in pairwise(nested))
-    assert distinct_sets(cells)[0] == ()
-    assert len(set(distinct_sets(cells))) == len(distinct_sets(cells))
+    assert distinct_sets(sets)[0] == ()
+    assert len(set(distinct_sets(sets))) == len(distinct_sets(sets))
 
 
 def test_permutations_may_share_heads_with_the_top_and_random_sets_are_reused():
     order = all_heads()[::9] + [head for head in all_heads() if head not in all_heads()[::9]]
-    cells = study_cells(order, [4], 20, None, [], 0)
-    permuted = [set(cell.heads) for cell in by_kind(cells, "permuted")[4]]
+    sets = study_sets(order, [4], 20, None, [], 0)
+    permuted = [set(cell.heads) for cell in by_kind(sets, "permuted")[4]]
     assert any(one & set(order[:4]) for one in permuted)
-    reused = [one for one in by_kind(cells, "random")[4] if set(one.heads) in permuted]
+    reused = [one for one in by_kind(sets, "random")[4] if set(one.heads) in permuted]
     assert reused
 
 
@@ -57,19 +56,19 @@ def test_a_layer_too_small_for_a_match_gives_none():
     assert random_sets(heads, heads[:2], 20, [], "s") == [(Head(0, 2), Head(0, 3))]
 
 
-def test_sizes_of_sets():
-    assert doses(32, (0.01, 0.02, 0.05, 0.1, 0.2), None) == [1, 2, 3, 6]
-    assert doses(32, None, [5, 5, 1]) == [1, 5]
+def test_sizes_are_rounded_sorted_and_within_the_number_of_heads():
+    assert set_sizes(32, (0.01, 0.02, 0.05, 0.1, 0.2), None) == [1, 2, 3, 6]
+    assert set_sizes(32, None, [5, 5, 1]) == [1, 5]
     for arguments, message in (
         ((32, (1.5,), None), "fraction 1.5 must be above 0 and at most 1"),
         ((32, None, [33]), "33 heads asked for, 32 have a score"),
         ((32, None, [0]), "0 heads asked for"),
         ((32, (), None), "there is nothing to ablate"),
-        ((32, None, None), "fractions= or counts="),
-        ((32, (0.1,), [1]), "fractions= or counts="),
+        ((32, None, None), "either fractions= or counts="),
+        ((32, (0.1,), [1]), "either fractions= or counts="),
     ):
         with pytest.raises(ValueError, match=message):
-            doses(*arguments)
+            set_sizes(*arguments)
 
 
 def test_permutations_are_all_different_and_none_is_the_ranking_itself():

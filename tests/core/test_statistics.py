@@ -1,6 +1,5 @@
-"""P-values are uniform when nothing is there, intervals cover, and the verdict follows the numbers."""
+"""P-values are uniform when nothing is there, and intervals cover."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +19,6 @@ from positional_heads.core.statistics import (
     permutation_p,
     rank_correlation,
     unit_means,
-    verdict,
 )
 from positional_heads.results.scores import NullScores
 from tests.support.synthetic import synthetic_scores
@@ -123,57 +121,6 @@ def test_resamples_draw_as_many_groups_as_there_are():
     assert (weights.sum(1) == 7).all()
     assert torch.equal(weights, bootstrap_weights(7, 50, 3))
     assert not torch.equal(weights, bootstrap_weights(7, 50, 4))
-
-
-RHO = torch.tensor([[0.3, -0.2]])
-
-
-@pytest.mark.parametrize(
-    ("q", "excess", "rho", "groups", "words"),
-    [
-        (None, None, RHO, 4, "2 heads scored, without a null model"),
-        (None, None, RHO * torch.nan, 4, "No head has a defined score"),
-        (torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 4, "No head beats its null: of 2 heads"),
-        (torch.tensor([[0.01, 0.01]]), torch.tensor([[-0.1, -0.2]]), RHO, 4, "No head beats its null"),
-        (
-            torch.tensor([[0.01, 0.9]]),
-            torch.tensor([[0.125, 0.2]]),
-            RHO,
-            4,
-            r"1 of 2 heads beat their null with a positive rho \(at.*sequences\); the largest.*0.125",
-        ),
-        (
-            *(torch.tensor([[0.01, 0.01]]), torch.tensor([[0.1, 0.2]]), RHO, 4),
-            r"^1 of 2 heads beat their null with a positive rho .*; 1 more has a significant excess but rho of 0 or "
-            r"less: no Positional Heads; the largest excess .* is 0.100",
-        ),
-        (
-            *(torch.tensor([[0.01, 0.01]]), torch.tensor([[0.1, 0.2]]), -RHO.abs(), 4),
-            r"^No head with a positive rho beats its null .*; 2 of 2 heads have a significant excess but rho of 0",
-        ),
-        (torch.tensor([[0.01, 0.9]]), torch.tensor([[0.125, 0.2]]), RHO, 1, "over a single sequence"),
-    ],
-)
-def test_the_verdict_says_what_the_numbers_say(q, excess, rho, groups, words):
-    assert re.search(words, verdict(q, excess, rho, 0.05, groups, 20))
-
-
-@pytest.mark.parametrize(
-    ("groups", "repeats", "few"),
-    [
-        (4, 4, None),
-        (4, 3, "3 shuffles and 4 groups"),
-        (3, 4, "4 shuffles and 3 groups"),
-        (1, 20, "20 shuffles and 1 group of"),
-    ],
-)
-def test_a_run_of_little_power_is_undecided(groups, repeats, few):
-    said = verdict(torch.tensor([[0.5, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 0.05, groups, repeats)
-    assert said.startswith("Undecided: " if few else "No head beats its null")
-    assert not few or few in said
-    assert not few or "Score again with null_repeats=20 and at least 8 sequences" in said
-    found = verdict(torch.tensor([[0.01, 0.9]]), torch.tensor([[0.1, 0.2]]), RHO, 0.05, groups, repeats)
-    assert found.startswith("1 of 2 heads beat their null")
 
 
 def test_units_are_averaged_as_pandas_does():

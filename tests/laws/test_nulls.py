@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.scoring.counter import shuffles
 from tests.support.planted import save_planted_model
 from tests.support.tiny_models import boot
 
@@ -65,18 +66,29 @@ def test_random_weights_on_text_have_no_significant_head_behind_the_first_positi
 
 
 def test_the_null_keeps_skipped_keys_where_they_are(tiny):
-    """With all keys but the first skipped in the plan, only distances to what is shuffled remain: none change hands."""
-    tokens = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(0))
-    scores = ph.score_heads(tiny("llama"), tokens, null_repeats=4, skip_keys=38)
-    assert int(scores.pair_counts[0].sum()) == 3 * 3
-    assert scores.null.rho.isfinite().all()
+    """With two keys left there are two orders to shuffle into, one of which is the actual one."""
+    tokens = torch.randint(256, (1, 40), generator=torch.Generator().manual_seed(0))
+    scores = ph.score_heads(tiny("llama"), tokens, null_repeats=12, skip_keys=38, resolution=0.0)
+    assert int(scores.pair_counts[0].sum()) == 3
+    shuffled = {tuple(rho.flatten().tolist()) for rho in scores.null.rho.round(decimals=6)}
+    assert len(shuffled) == 2
+    assert tuple(scores.rho.round(decimals=6).flatten().tolist()) in shuffled
+
+
+def test_shuffles_are_permutations_that_differ_between_sequences_and_repeats():
+    orders = [*shuffles(5, 0, 40, 3, 2), *shuffles(5, 1, 40, 3, 2)]
+    for order in orders:
+        assert order[:3].tolist() == [0, 1, 2]
+        assert sorted(order.tolist()) == list(range(40))
+    assert len({tuple(order.tolist()) for order in orders}) == 4
+    assert shuffles(5, 0, 2, 3, 1)[0].tolist() == [0, 1]  # all keys of a short sequence are skipped
 
 
 def test_shuffling_is_running_the_model_on_the_moved_vectors(tiny):
-    """One shuffle by hand in layer 0, where content does not depend on context: permuted tokens, permuted content."""
+    """In layer 0, where content does not depend on context, permuted content is that of permuted tokens."""
     tokens = torch.randint(256, (1, 48), generator=torch.Generator().manual_seed(0))
     scores = ph.score_heads(tiny("llama"), tokens, null_repeats=2, seed=7, layers=[0])
     for repeat in range(2):
         order = np.random.default_rng([7, 0, repeat]).permutation(48)
-        by_hand = ph.score_heads(tiny("llama"), tokens[:, order], layers=[0])
-        assert torch.allclose(scores.null.rho[repeat, 0], by_hand.rho[0], atol=2e-3)  # angles rounded in float32
+        permuted = ph.score_heads(tiny("llama"), tokens[:, order], layers=[0])
+        assert torch.allclose(scores.null.rho[repeat, 0], permuted.rho[0], atol=2e-3)  # angles rounded in float32

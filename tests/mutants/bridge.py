@@ -17,26 +17,24 @@ MUTANTS = (
         "bridge/test_run_lengths -k hugging",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
-        "lengths = self.pinned\n",
+        "bridge/rope_scaling/running_pass.py",
+        "lengths = self.run_lengths\n",
         "lengths = [99]\n",
         "bridge/test_run_lengths -k hugging",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
-        "self.pinned[0] if self.pinned",
-        "known if self.pinned",
+        "bridge/rope_scaling/running_pass.py",
+        "self.run_lengths[0] if self.run_lengths",
+        "filled if self.run_lengths",
         "bridge/test_run_lengths -k put_back",
     ),
     Mutant(
         "bridge/rope_scaling/extended_rope.py",
-        "run_length), position), others",
-        "length), position), others",
+        "rotary, position, run_length)",
+        "rotary, position, length)",
         "bridge/test_run_lengths -k whole_run_under",
     ),
-    Mutant(
-        "bridge/prefill.py", ">= length or continues", ">= length or not continues", "bridge/test_run_lengths -k state"
-    ),
+    Mutant("bridge/prefill.py", ">= length or exact", ">= length or not exact", "bridge/test_run_lengths -k state"),
     Mutant(
         "bridge/prefill.py",
         "return kinds <= {DynamicLayer}",
@@ -52,12 +50,20 @@ MUTANTS = (
     ),
     # Every sequence is scored as if alone and first
     Mutant("bridge/run_lengths.py", "name) > module", "name) < module", "bridge/test_run_lengths -k checkpoints_own"),
-    Mutant("bridge/run_lengths.py", "places.min()) == 0", "places.min()) > 0", "bridge/test_run_lengths -k references"),
     Mutant(
-        "bridge/run_lengths.py", "zip(tables, places", "zip(tables[::-1], places", "bridge/test_run_lengths -k padded"
+        "bridge/run_lengths.py",
+        "positions.min()) == 0",
+        "positions.min()) > 0",
+        "bridge/test_run_lengths -k references",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
+        "bridge/run_lengths.py",
+        "zip(tables, positions",
+        "zip(rows, positions",
+        "bridge/test_run_lengths -k padded",
+    ),
+    Mutant(
+        "bridge/rope_scaling/running_pass.py",
         "self._mask.long().sum",
         "self._mask.long().argmax",
         "bridge/test_run_lengths -k extended_by",
@@ -82,13 +88,13 @@ MUTANTS = (
         "bridge/layer_vectors.py",
         "distance >= nearest, beyond",
         "distance <= nearest, beyond",
-        "bridge/rope_scaling/test_extended_rope -k really_used",
+        "bridge/rope_scaling/test_self_extend -k really_used",
     ),
     Mutant(
         "bridge/layer_vectors.py",
         "max(plan.min_distance, nearest)",
         "plan.min_distance",
-        "bridge/rope_scaling/test_extended_rope -k really_used",
+        "bridge/rope_scaling/test_self_extend -k really_used",
     ),
     Mutant(
         "bridge/layer_vectors.py", "phase[None, order], phase", "phase[None], phase", "laws/test_nulls -k moved_vectors"
@@ -109,7 +115,7 @@ MUTANTS = (
     Mutant(
         "bridge/contribution_hooks.py", "))]) * rotary.scale", "))])", "bridge/test_contribution_hooks -k remainder"
     ),
-    Mutant("bridge/contribution_hooks.py", "added / rotary.scale", "added", "laws/test_one_dimension -k every_reading"),
+    Mutant("bridge/contribution_hooks.py", "row / rotary.scale", "row", "laws/test_one_dimension -k every_reading"),
     Mutant(
         "bridge/contribution_hooks.py",
         "registry.pop(name, None)",
@@ -125,25 +131,44 @@ MUTANTS = (
     ),
     # Keys come from the cache that the run is given
     Mutant(
-        "bridge/rope_scaling/passing.py",
-        "held[:, :, :known]",
-        "held[:, :, -known:]",
-        "bridge/rope_scaling/test_passing -k filled_before",
+        "bridge/rope_scaling/running_pass.py",
+        "cached[:, :, :filled]",
+        "cached[:, :, -filled:]",
+        "bridge/rope_scaling/test_running_pass -k filled_before",
     ),
     Mutant(
-        "bridge/rope_scaling/passing.py",
-        "if not self.pinned",
-        "if self.pinned",
-        "bridge/rope_scaling/test_passing -k cannot_give",
+        "bridge/rope_scaling/running_pass.py",
+        "if not self.run_lengths",
+        "if self.run_lengths",
+        "bridge/rope_scaling/test_running_pass -k cannot_give",
     ),
     Mutant(
         "bridge/rope_scaling/extended_rope.py",
-        '== "default":  # what',
-        '!= "default":  # what',
-        "bridge/rope_scaling/test_passing -k counted_alike",
+        '== "default":  # near',
+        '!= "default":  # near',
+        "bridge/rope_scaling/test_running_pass -k counted_alike",
+    ),
+    # ReRoPE rotates far keys by the window and the leak
+    Mutant(
+        "bridge/rope_scaling/rerope.py",
+        "(1 - self.leak) * self.window",
+        "(1 - self.leak) * (self.window - 1)",
+        "bridge/rope_scaling/test_rerope -k definition",
+    ),
+    Mutant(
+        "bridge/rope_scaling/rerope.py",
+        "self.leak * position",
+        "1.0 * position",
+        "bridge/rope_scaling/test_rerope -k definition",
+    ),
+    Mutant(
+        "bridge/rope_scaling/methods.py",
+        '"factor" in inspect',
+        '"factor" not in inspect',
+        "bridge/rope_scaling/test_rerope -k study",
     ),
     # Ablations go by position and number, and show nothing that is masked
-    Mutant("bridge/positions.py", "number, -1).amax(-1", "number, -1).amin(-1", "bridge/test_ablation -k recomputed"),
+    Mutant("bridge/positions.py", "column, -1).amax(-1", "column, -1).amin(-1", "bridge/test_ablation -k recomputed"),
     Mutant("bridge/positions.py", "mask > mask_limit", "mask < mask_limit", "bridge/test_positions -k caches"),
     Mutant("bridge/positions.py", ".repeat_interleave(", ".repeat(", "bridge/test_positions -k beam"),
     Mutant("bridge/ablation.py", "(~hidden, 0)", "(hidden, 0)", "bridge/test_positions -k masked_key"),
@@ -160,8 +185,8 @@ MUTANTS = (
     Mutant("bridge/tokenizing.py", "text.removeprefix(BYTE_ORDER_MARK)", "text", "bridge/test_sequences -k byte_order"),
     # Frequencies are the configuration's
     Mutant("bridge/frequencies.py", "differs & ~still", "differs & still", "bridge/test_frequencies -k wrong_table"),
-    Mutant("bridge/frequencies.py", "turning.diff() < 0", "turning.diff() < 1", "bridge/test_frequencies -k descend"),
-    Mutant("bridge/frequencies.py", "/ should - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
+    Mutant("bridge/frequencies.py", "rotating.diff() < 0", "rotating.diff() < 1", "bridge/test_frequencies -k descend"),
+    Mutant("bridge/frequencies.py", "/ right - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
     Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),
     Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
     # Loads, or says why not
@@ -203,9 +228,9 @@ MUTANTS = (
     Mutant("bridge/masks.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
-        "bridge/rope_scaling/names.py",
+        "bridge/rope_scaling/hugging_face.py",
         "not least < most",
         "not least > 0",
-        "bridge/rope_scaling/test_names -k not_take",
+        "bridge/rope_scaling/test_methods -k not_take",
     ),
 )

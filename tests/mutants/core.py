@@ -3,13 +3,6 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = (
-    Mutant("core/statistics.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "core/test_statistics -k little_power"),
-    Mutant(
-        "core/statistics.py",
-        "rising = significant & (rho > 0)",
-        "rising = significant",
-        "core/test_statistics -k verdict_says",
-    ),
     # Pairs of channels and their contributions
     Mutant("core/rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "core/test_rotary"),
     Mutant("core/rotary.py", "new_phase / phase", "new_phase * phase", "core/test_rotary"),
@@ -86,7 +79,7 @@ MUTANTS = (
     # What tokens, texts and heads are given
     Mutant("core/heads.py", "head.layer < n_layers\n", "head.layer <= n_layers\n", "core/test_heads"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("core/arguments.py", "(value) and abs(value) < LARGEST", "(value)", "laws/test_bad_values"),
+    Mutant("core/arguments.py", "(value) and abs(value) < LIMIT", "(value)", "laws/test_bad_values"),
     # Intervals, and units that share nothing
     Mutant("core/statistics.py", "np.ones(units + 1)", "np.ones(units + 1) / 2", "core/test_statistics -k clopper"),
     Mutant(

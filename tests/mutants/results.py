@@ -11,11 +11,18 @@ MUTANTS = (
         "-float(self.rho[head])",
         "results/test_scores -k by_significance",
     ),
+    Mutant("results/verdicts.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "results/test_verdicts -k little_power"),
+    Mutant(
+        "results/verdicts.py",
+        "rising = significant & (rho > 0)",
+        "rising = significant",
+        "results/test_verdicts -k verdict_says",
+    ),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
     Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_scores -k header"),
     # Intervals, and units that share nothing
     Mutant("results/scores.py", "self.n_groups / (self.n_groups - 1)", "1", "results/test_scores -k students"),
-    Mutant("results/ablation.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_intervals -k bounds"),
+    Mutant("results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_intervals -k bounds"),
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_link"),
 )

@@ -6,26 +6,35 @@ MUTANTS = (
     Mutant("scoring/counter.py", "*others[: extra - len(chosen)], ", "", "scoring/test_score -k pilot"),
     # D where one pair holds nearly all: the deviation, ties, saturation
     Mutant("scoring/settings.py", ">= FLOAT32", "> 0 * FLOAT32", "laws/test_resolution -k every_resolution"),
-    # Which pairs count, and their correlation
+    # Which entries count, and their correlation
     Mutant(
         "scoring/counter.py",
-        "rng.permutation(length - fixed)",
-        "np.arange(length - fixed)",
+        "fixed, orders = min(skip_keys, length), []",
+        "fixed, orders = 0, []",
+        "laws/test_nulls -k skipped_keys",
+    ),
+    Mutant(
+        "scoring/counter.py",
+        ".permutation(length - fixed)",
+        ".permutation(length - fixed) * 0 + np.arange(length - fixed)",
         "laws/test_nulls -k moved_vectors",
     ),
     Mutant(
-        "scoring/counter.py", "sequence = batch.first + row", "sequence = row", "scoring/test_score -k batches_change"
+        "scoring/batches.py", "Row(row, batch.first + row,", "Row(row, row,", "scoring/test_score -k batches_change"
     ),
     Mutant("scoring/sums.py", "*[shuffled] *", "*[plan] *", "laws/test_site -k a_shard_is_as_large"),
     # What tokens, texts and heads are given
     Mutant(
-        "scoring/head_examples.py", "if len(found) > 1:", "if len(found) > 99:", "bridge/test_sequences -k one_sequence"
+        "scoring/head_examples.py",
+        "if len(sequences) > 1:",
+        "if len(sequences) > 99:",
+        "bridge/test_sequences -k one_sequence",
     ),
     # Frequencies are the configuration's
     Mutant(
         "scoring/counter.py",
-        "spans[one][1] - spans[one][0]",
-        "spans[one][0] - spans[one][1]",
+        "max(rows, key=lambda row: row.length)",
+        "min(rows, key=lambda row: row.length)",
         "bridge/test_run_lengths -k extended_by",
     ),
     # Layers of every family, proven against the model's own scores
@@ -37,9 +46,11 @@ MUTANTS = (
         "bridge/test_families -k backwards",
     ),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("scoring/checkpoint.py", "self.keep(sums, now=True)\n            done", "done", "cli/test_cli -k ctrl_c"),
+    Mutant("scoring/checkpoint.py", "self.save(sums)\n            counted", "counted", "cli/test_cli -k ctrl_c"),
     # LongBench, the evaluation harness, Ray, shards
-    Mutant("scoring/ray_executor.py", "sum(min(int(", "max(min(int(", "scoring/test_ray_executor -k no_room"),
+    Mutant(
+        "scoring/ray_executor.py", "sum(min(int(", "max(min(int(", "scoring/test_ray_executor -k than_there_is_room"
+    ),
     Mutant(
         "scoring/shards.py", "if all(torch.equal", "if any(True or torch.equal", "scoring/test_shards -k other_kernels"
     ),

@@ -6,7 +6,7 @@ MUTANTS = (
     # Ablations go by position and number, and show nothing that is masked
     Mutant("studies/tasks/task.py", "(model, batch)", "(model, range(len(batch)))", "bridge/test_positions -k its_own"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("studies/tasks/recall.py", "needle == pair", "needle is pair", "bridge/rope_scaling/test_names -k far_that"),
+    Mutant("studies/tasks/recall.py", "needle == pair", "needle is pair", "bridge/rope_scaling/test_methods -k far_th"),
     # Intervals, and units that share nothing
     Mutant("studies/tasks/perplexity.py", "number % units", "number", "studies/tasks/test_tasks -k perplexity"),
     Mutant(

@@ -1,4 +1,4 @@
-"""Examples hold what the model did: its own attention, its own scores, means that numpy agrees with."""
+"""Examples of heads equal the model's own attention and scores, and their means equal NumPy's."""
 
 from dataclasses import replace
 
@@ -10,14 +10,14 @@ import positional_heads as ph
 from positional_heads.core.heads import Head
 from positional_heads.results.files import ResultFileError
 from positional_heads.results.head_examples import HeadExamples
-from positional_heads.scoring import per_query as example_parts
+from positional_heads.scoring import per_query
 from positional_heads.scoring.head_examples import examples_from_cache, head_examples, token_strings, write_examples
 from positional_heads.views import attention_view, contribution_view
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
 
 
-def test_every_byte_of_the_bundled_tokenizer_is_what_its_own_decoder_says(bundled):
+def test_token_strings_are_what_the_tokenizer_decodes(bundled):
     shown = token_strings(bundled, torch.arange(258))
     for byte in range(ord("!"), ord("~") + 1):
         assert shown[byte] == bundled.tokenizer.decode([byte]) == chr(byte)
@@ -47,30 +47,30 @@ def run(bundled, text_tokens):
     return cache
 
 
-def test_examples_are_the_models_own_attention_and_scores(record, run):
+def test_examples_equal_the_models_attention_and_scores(record, run):
     causal = np.tril(np.ones((40, 40), dtype=bool))
-    for place, (layer, head) in enumerate(HEADS):
+    for number, (layer, head) in enumerate(HEADS):
         pattern = run["pattern", layer][0, head].numpy()
-        np.testing.assert_allclose(record.pattern[place], pattern[:40, :40], atol=1e-6)
+        np.testing.assert_allclose(record.pattern[number], pattern[:40, :40], atol=1e-6)
         scores = run["attn_scores", layer][0, head, :40, :40].numpy()
-        added = record.contributions[place].sum(-1).numpy()  # every channel of this model is rotated: pairs are all
+        added = record.contributions[number].sum(-1).numpy()  # every channel of this model is rotated: pairs are all
         np.testing.assert_allclose(added[causal], scores[causal], atol=1e-4)
         distance = np.subtract.outer(np.arange(90), np.arange(90))
-        np.testing.assert_allclose(record.mean_distance[place], (pattern * distance).sum(-1), atol=1e-3)
+        np.testing.assert_allclose(record.mean_distance[number], (pattern * distance).sum(-1), atol=1e-3)
 
 
-def test_means_over_keys_are_those_of_the_cached_dimensions(record, run):
-    for place, (layer, head) in enumerate(HEADS):
+def test_means_over_keys_equal_numpy_on_the_cached_dimensions(record, run):
+    for number, (layer, head) in enumerate(HEADS):
         dominant = run["dominant_dim", layer, "attn"][0, head].double().numpy()
         pattern = run["pattern", layer][0, head].double().numpy()
-        np.testing.assert_allclose(record.dominant[place], dominant[:40, :40], atol=1e-4)
+        np.testing.assert_allclose(record.dominant[number], dominant[:40, :40], atol=1e-4)
         for query in range(90):
             seen, weights = dominant[query, : query + 1], pattern[query, : query + 1]
-            assert record.weighted_dominant[place, query] == pytest.approx(np.average(seen, weights=weights), abs=1e-3)
-            assert record.plain_dominant[place, query] == pytest.approx(seen.mean(), abs=1e-3)
+            assert record.weighted_dominant[number, query] == pytest.approx(np.average(seen, weights=weights), abs=1e-3)
+            assert record.plain_dominant[number, query] == pytest.approx(seen.mean(), abs=1e-3)
             added = run["contributions", layer, "attn"][0, head, query, : query + 1].double().numpy()
             expected = np.average(added, axis=0, weights=weights)
-            np.testing.assert_allclose(record.mean_contributions[place, query], expected, atol=1e-3)
+            np.testing.assert_allclose(record.mean_contributions[number, query], expected, atol=1e-3)
 
 
 def assert_same(one, other):
@@ -90,7 +90,7 @@ def test_a_runs_own_cache_gives_the_same_examples(bundled, record, run, text_tok
 
 
 def test_queries_in_blocks_of_any_size_give_the_same(bundled, record, text_tokens, monkeypatch):
-    monkeypatch.setattr(example_parts, "BLOCK_TERMS", 7 * 90 * 16)
+    monkeypatch.setattr(per_query, "BLOCK_TERMS", 7 * 90 * 16)
     assert_same(record, head_examples(bundled, text_tokens, HEADS, detailed=40))
 
 
@@ -102,16 +102,17 @@ REWRITING = {
 
 
 @pytest.mark.parametrize("method", REWRITING)
-def test_scores_rewritten_by_distance_are_shown_as_they_are_used(bundled, text_tokens, method):
+def test_rewritten_scores_are_shown_as_they_are_used(bundled, text_tokens, method):
     with ph.extended_rope(bundled, method, **REWRITING[method]):
         cache = ph.dominant_dimension_cache(bundled, text_tokens, layers=[3], contributions=True)
         found = head_examples(bundled, text_tokens, [Head(3, 7)], detailed=90)
     dominant, added = cache["dominant_dim", 3, "attn"][0, 7], cache["contributions", 3, "attn"][0, 7]
     torch.testing.assert_close(found.dominant[0], dominant, equal_nan=True, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(found.contributions[0], added, atol=1e-4, rtol=1e-4)
+    assert found.provenance["extension"]["method"] == method
 
 
-def test_keys_outside_a_window_count_nowhere_and_are_drawn_as_masked(tiny):
+def test_keys_outside_a_window_are_masked(tiny):
     model = tiny("mistral")
     window = int(model.original_model.config.sliding_window)
     length = 2 * window + 3
@@ -126,18 +127,17 @@ def test_keys_outside_a_window_count_nowhere_and_are_drawn_as_masked(tiny):
     assert "Keys that a window hides" in attention_view(found).html
 
 
-def test_long_texts_and_many_heads_are_cut_with_a_sentence(bundled):
+def test_long_texts_and_many_heads_are_cut_with_a_note(bundled):
     heads = [Head(layer, head) for layer in range(4) for head in range(8)]
     found = head_examples(bundled, ph.bundled_text()[:2000], heads, detailed=8)
     assert (len(found.tokens), found.heads, found.n_detailed) == (512, heads[:8], 8)
     assert found.notes == ["The first 8 of 32 heads are kept.", "The first 512 of 2001 tokens were run."]
 
 
-def test_attention_as_temperature_is_the_layers_own_scale(bundled, text_tokens):
+def test_temperature_attention_is_the_layers_scale(bundled, text_tokens):
     softer = head_examples(bundled, text_tokens, [Head(3, 7)], temperature="attention")
     same = head_examples(bundled, text_tokens, [Head(3, 7)], temperature=32**0.5)
-    width = bundled.blocks[0].attn.hook_rot_q and bundled.cfg.d_head
-    assert width == 32
+    assert bundled.cfg.d_head == 32
     torch.testing.assert_close(softer.dominant, same.dominant, equal_nan=True)
 
 
@@ -152,18 +152,18 @@ def test_attention_as_temperature_is_the_layers_own_scale(bundled, text_tokens):
         ([Head(0, 0)], {"detailed": 0}, "detailed 0 must be between 1 and 128"),
     ],
 )
-def test_what_cannot_be_gathered_is_refused(bundled, text_tokens, heads, settings, message):
+def test_heads_and_lengths_that_do_not_exist_are_refused(bundled, text_tokens, heads, settings, message):
     with pytest.raises(ValueError, match=message):
         head_examples(bundled, text_tokens, heads, **settings)
 
 
-def test_a_cache_without_what_is_needed_is_refused(bundled, run, text_tokens):
+def test_a_cache_that_lacks_an_entry_is_refused(bundled, run, text_tokens):
     pieces = bundled.tokenizer.convert_ids_to_tokens(text_tokens.tolist())
-    with pytest.raises(ValueError, match="89 tokens, but the cache is of a run over 90: give that run's tokens"):
+    with pytest.raises(ValueError, match="89 tokens, but the cache is of a run over 90"):
         examples_from_cache(run, HEADS, pieces[1:])
     partial = ph.dominant_dimension_cache(bundled, text_tokens, layers=[2])
     partial.cache_dict["blocks.2.attn.hook_pattern"] = run["pattern", 2]
-    with pytest.raises(ValueError, match=r"the cache has no blocks\.2\.attn\.hook_contributions: merge the run's own"):
+    with pytest.raises(ValueError, match=r"the cache has no blocks\.2\.attn\.hook_contributions"):
         examples_from_cache(partial, [Head(2, 0)], pieces)
     with pytest.raises(ValueError, match="no head 8 of sequence 0"):
         examples_from_cache(run, [Head(2, 8)], pieces)
@@ -183,7 +183,7 @@ def test_examples_survive_on_disk_with_hostile_tokens(tmp_path):
         HeadExamples.load(tmp_path / "elsewhere")
 
 
-def test_a_score_leaves_examples_of_its_top_heads(bundled, text_tokens, tmp_path):
+def test_write_examples_writes_the_top_heads(bundled, text_tokens, tmp_path):
     scores = ph.score_heads(bundled, [text_tokens], temperature="attention")
     assert write_examples(bundled, text_tokens, scores, tmp_path) == tmp_path / "examples.safetensors"
     found = HeadExamples.load(tmp_path)
@@ -201,7 +201,7 @@ def test_records_refuse_tokens_and_heads_that_do_not_fit():
         HeadExamples(**fields | {"heads": record.heads[:1]})
 
 
-def test_a_record_without_a_score_leaves_no_examples(bundled, text_tokens, tmp_path):
+def test_no_examples_are_written_if_no_head_has_a_score(bundled, text_tokens, tmp_path):
     nothing = synthetic_scores(null=False)
     nothing = replace(nothing, rho=torch.full_like(nothing.rho, torch.nan))
     assert write_examples(bundled, text_tokens, nothing, tmp_path) is None

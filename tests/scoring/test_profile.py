@@ -1,4 +1,4 @@
-"""What pairs add by distance is what brute force over all queries and keys finds; it adds up to the model's scores."""
+"""Contributions by distance equal a brute force over all queries and keys, and add up to the model's scores."""
 
 from itertools import pairwise
 
@@ -9,7 +9,7 @@ import torch
 import positional_heads as ph
 from positional_heads.core.contributions import contribution_sums, remainder_sums
 from positional_heads.core.heads import Head
-from positional_heads.results.profile import ContributionProfile, geometric_edges
+from positional_heads.results.profile import geometric_edges
 
 TOKENS = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(5))
 HEADS = [Head(1, 2), Head(0, 1)]
@@ -27,10 +27,10 @@ def test_means_are_those_over_every_pair_of_queries_and_keys(family, tiny):
     profile = ph.contribution_profile(model, TOKENS, HEADS)
     cache = ph.dominant_dimension_cache(model, TOKENS, contributions=True)
     assert profile.heads == HEADS
-    for place, (layer, head) in enumerate(HEADS):
+    for number, (layer, head) in enumerate(HEADS):
         pairs = cache["contributions", layer, "attn"][:, head]
         expected = np.stack([diagonal_means(pairs[..., pair]) for pair in range(pairs.shape[-1])])
-        np.testing.assert_allclose(profile.mean[place].numpy(), expected, atol=1e-6)
+        np.testing.assert_allclose(profile.mean[number].numpy(), expected, atol=1e-6)
     assert profile.pair_counts[0].tolist() == [2 * (30 - t) for t in range(30)]
 
 
@@ -39,9 +39,11 @@ def test_pairs_and_remainder_add_up_to_the_models_own_scores(family, tiny):
     model = tiny(family)
     profile = ph.contribution_profile(model, TOKENS, HEADS)
     _, run = model.run_with_cache(TOKENS)
-    for place, (layer, head) in enumerate(HEADS):
+    for number, (layer, head) in enumerate(HEADS):
         expected = diagonal_means(run["attn_scores", layer, "attn"][:, head])
-        np.testing.assert_allclose((profile.mean[place].sum(0) + profile.unrotated[place]).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            (profile.mean[number].sum(0) + profile.unrotated[number]).numpy(), expected, atol=1e-5
+        )
     assert bool(profile.unrotated.any()) == (family != "llama")
 
 
@@ -76,7 +78,7 @@ def test_sequences_of_other_lengths_and_padding_fold_in(tiny):
     torch.testing.assert_close(padded.mean, apart.mean, atol=1e-6, rtol=0)
 
 
-def test_each_distance_is_as_it_is_rotated_there(tiny):
+def test_each_distance_is_profiled_as_it_is_rotated(tiny):
     model = tiny("llama")
     with ph.extended_rope(model, "self_extend", group=4, window=8, training_length=20):
         profile = ph.contribution_profile(model, TOKENS, HEADS)
@@ -89,7 +91,7 @@ def test_each_distance_is_as_it_is_rotated_there(tiny):
     assert profile.provenance["extension"]["method"] == "self_extend"
 
 
-def test_wider_ranges_hold_the_mean_over_their_pairs(tiny):
+def test_wider_ranges_hold_the_mean_over_their_query_key_pairs(tiny):
     profile = ph.contribution_profile(tiny("neox"), TOKENS, HEADS)
     binned = profile.binned(6)
     edges = binned.edges.tolist()
@@ -104,14 +106,14 @@ def test_wider_ranges_hold_the_mean_over_their_pairs(tiny):
 
 
 @pytest.mark.parametrize(("length", "bins"), [(1, 1), (2, 64), (100_000, 64), (7, 1)])
-def test_edges_cover_every_distance_once_in_at_most_so_many_ranges(length, bins):
+def test_geometric_edges_cover_every_distance_once(length, bins):
     edges = geometric_edges(length, bins)
     assert (edges[0], edges[-1]) == (0, length)
     assert (np.diff(edges) > 0).all()
     assert len(edges) - 1 <= bins
 
 
-def test_sums_over_a_diagonal_equal_those_in_plain_python():
+def test_sums_at_a_distance_equal_plain_python():
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(7, 3, 2, generator=generator) for _ in range(2))
     sums, rest = contribution_sums(query, key), remainder_sums(query[:, 0], key[:, 0])
@@ -136,9 +138,8 @@ def test_heads_that_do_not_exist_have_no_profile(heads, message, tiny):
         ph.contribution_profile(tiny("llama"), TOKENS, heads)
 
 
-def test_a_profile_knows_its_heads_and_prints_in_a_line(tiny):
+def test_a_profile_finds_its_heads_and_prints_in_one_line(tiny):
     profile = ph.contribution_profile(tiny("llama"), TOKENS, HEADS)
-    assert isinstance(profile, ContributionProfile)
     assert profile.place(Head(0, 1)) == 1
     assert repr(profile) == "ContributionProfile(L1H2, L0H1: 8 pairs, 30 ranges of distance, 0 to 29 tokens)"
     with pytest.raises(ValueError, match="L0H0 is not in this profile: it has L1H2, L0H1"):

@@ -1,4 +1,4 @@
-"""Ray workers, one of them killed, end with the very numbers of one process; what cannot work is refused."""
+"""Ray workers, one of them killed, give exactly the numbers of one process; clusters without room are refused."""
 
 import importlib.util
 import os
@@ -15,7 +15,6 @@ import torch
 
 import positional_heads as ph
 from positional_heads.results.files import PARTIAL
-from positional_heads.scoring.executors import named_executor
 from tests.scoring.test_shards import same
 
 pytestmark = [
@@ -28,8 +27,8 @@ pytestmark = [
 SETTINGS = {"null_repeats": 2, "batch_size": 1}
 
 
-def leaves_a_note(folder, notes):
-    """A replica of the model, from a worker that says which process it is."""
+def noted_replica(folder, notes):
+    """A replica of the model, in a worker that leaves the number of its process in a folder."""
     from positional_heads.zoo.bundled import load_model
 
     (Path(notes) / str(os.getpid())).touch()
@@ -51,7 +50,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(tiny, tiny_folder, data, 
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers know the tests, too
     notes = tmp_path / "notes"
     notes.mkdir()
-    load = partial(leaves_a_note, str(tiny_folder("llama")), str(notes))
+    load = partial(noted_replica, str(tiny_folder("llama")), str(notes))
     killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL.file_name))
     killer.start()
     executor = ph.RayExecutor(workers=2, load=load, batches_per_task=2)
@@ -63,7 +62,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(tiny, tiny_folder, data, 
     assert same(found, ph.score_heads(model, data, **SETTINGS))
 
 
-def test_the_name_is_enough_where_it_says_how_to_load_the_model(tiny, data):
+def test_workers_load_the_model_by_its_name(tiny, data):
     executor = ph.RayExecutor(workers=1)
     assert same(
         ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS),
@@ -74,7 +73,7 @@ def test_the_name_is_enough_where_it_says_how_to_load_the_model(tiny, data):
 def test_a_replica_that_is_another_model_is_refused(tiny, tiny_folder, data, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     load = partial(
-        leaves_a_note, str(tiny_folder("llama", rope_parameters={"rope_type": "default", "rope_theta": 7})), tmp_path
+        noted_replica, str(tiny_folder("llama", rope_parameters={"rope_type": "default", "rope_theta": 7})), tmp_path
     )
     with pytest.raises(ValueError, match=r"replica is not the model of this process .*RayExecutor.load="):
         ph.score_heads(tiny("qwen3"), data[:3], executor=ph.RayExecutor(workers=1, load=load), **SETTINGS)
@@ -84,7 +83,7 @@ def nodes(*cpus, gpus=0):
     return [{"Alive": True, "Resources": {"CPU": float(one), "GPU": float(gpus)}} for one in cpus]
 
 
-def test_workers_that_there_is_no_room_for_are_refused_with_the_numbers():
+def test_more_workers_than_there_is_room_for_are_refused():
     """Ray itself would start what fits, and wait for the others forever."""
     with pytest.raises(
         ValueError, match=r"4 Ray workers of 1 CPUs and 0 GPUs .* there are 2 CPUs and 0 GPUs .* room for 2"
@@ -101,7 +100,7 @@ def test_workers_that_there_is_no_room_for_are_refused_with_the_numbers():
     assert ph.RayExecutor(num_gpus=0.2)._workers(nodes(8, gpus=0.6)) == 3
 
 
-def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_is_counted(tiny, data):
+def test_more_workers_than_cores_are_refused_before_counting(tiny, data):
     import ray
 
     with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are"):
@@ -109,7 +108,7 @@ def test_more_workers_than_the_machine_has_cores_are_refused_before_anything_is_
     assert not ray.is_initialized()  # and the cluster that was started for it has ended
 
 
-def test_workers_that_do_not_start_in_time_end_with_a_sentence(tiny, data, monkeypatch):
+def test_workers_that_do_not_start_in_time_raise_timeout(tiny, data, monkeypatch):
     """As many as there is room for, on a cluster whose cores another run holds."""
     import ray
 
@@ -132,7 +131,7 @@ def test_workers_that_do_not_start_in_time_end_with_a_sentence(tiny, data, monke
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
-def test_an_address_where_nothing_listens_is_refused_at_once(form, tiny, data):
+def test_an_address_without_a_listener_is_refused_at_once(form, tiny, data):
     with socket.socket() as taken:  # bound and not listening: no one else can take the port
         taken.bind(("127.0.0.1", 0))
         address = form.format(taken.getsockname()[1])
@@ -150,17 +149,17 @@ def test_an_address_without_a_cluster_is_refused(tiny, data):
 def test_without_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'positional-heads\[ray\]'"):
-        named_executor("ray")
+        ph.RayExecutor()
 
 
-def test_settings_that_cannot_be_are_refused(tiny, data):
-    with pytest.raises(ValueError, match="unknown executor 'dask': choose 'ray'"):
+def test_executor_settings_out_of_range_are_refused(tiny, data):
+    with pytest.raises(ValueError, match="executor must be 'ray'"):
         ph.score_heads(tiny("llama"), data[:3], executor="dask")
     with pytest.raises(ValueError, match="workers 0 must be at least 1"):
         ph.RayExecutor(workers=0)
     with pytest.raises(ValueError, match="num_cpus 0 must be at least 1"):
         ph.RayExecutor(num_cpus=0)
-    with pytest.raises(ValueError, match=r"num_gpus 1\.5 must be a whole number where it is above 1"):
+    with pytest.raises(ValueError, match=r"num_gpus 1\.5 must be a whole number"):
         ph.RayExecutor(num_gpus=1.5)
     for seconds in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=f"start_seconds {seconds} must be above 0"):

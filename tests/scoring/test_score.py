@@ -1,4 +1,4 @@
-"""Scores of real models equal a brute force that shares no code, and what is planted is found."""
+"""Scores of real models equal a brute force that shares no code, whatever the batches, padding and limits."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_limits_and_temperature_equal_the_brute_force(limits, tiny, tiny_folder)
     )
 
 
-def test_the_models_own_attention_scale_is_a_temperature_away(tiny):
+def test_temperature_attention_is_the_models_scale(tiny):
     tokens = torch.from_numpy(token_rows()[0])
     named = ph.score_heads(tiny("llama"), tokens, temperature="attention")
     assert torch.equal(named.rho, ph.score_heads(tiny("llama"), tokens, temperature=16**0.5).rho)
@@ -104,7 +104,7 @@ def test_limits_count_from_the_first_real_token(side, tiny):
     assert torch.allclose(padded.curve, alone.curve, atol=1e-3, equal_nan=True)
 
 
-def test_scoring_leaves_the_callers_hooks_and_random_numbers_alone(tiny):
+def test_scoring_keeps_the_callers_hooks_and_random_state(tiny):
     model, calls = tiny("llama"), []
     model.add_hook("blocks.0.attn.hook_z", lambda z, hook: calls.append(hook))
     state = torch.get_rng_state()
@@ -159,21 +159,21 @@ def test_a_window_that_changes_during_the_run_is_refused(tiny):
         ph.score_heads(model, tokens, batch_size=1)
 
 
-def test_layers_not_asked_for_say_so(tiny):
+def test_layers_not_asked_for_have_a_reason(tiny):
     scores = ph.score_heads(tiny("llama"), torch.from_numpy(token_rows()[0]), layers=[1])
     assert scores.rho[0].isnan().all()
     assert scores.rho[1].isfinite().all()
     assert scores.reasons[ph.Head(0, 0)] == "its layer was not asked for"
 
 
-def test_layers_without_rotation_say_so(tiny):
+def test_layers_without_rotation_have_a_reason(tiny):
     scores = ph.score_heads(tiny("smollm3"), torch.from_numpy(token_rows()[0]))
     assert scores.rho[1].isnan().all()
     assert "NoPE" in scores.reasons[ph.Head(1, 3)]
     assert ph.Head(0, 0) not in scores.reasons
 
 
-def test_a_head_whose_allocation_never_moves_has_no_score(tiny_folder):
+def test_a_head_with_constant_dominant_dimension_has_no_score(tiny_folder):
     from tests.support.tiny_models import boot
 
     model = boot(tiny_folder("llama"))
@@ -184,7 +184,7 @@ def test_a_head_whose_allocation_never_moves_has_no_score(tiny_folder):
     assert "the same for every pair" in scores.reasons[ph.Head(0, 1)]
 
 
-def test_provenance_tells_models_and_texts_apart(tiny, tiny_folder):
+def test_provenance_identifies_model_and_text(tiny, tiny_folder):
     rows = [torch.from_numpy(row) for row in token_rows()]
     scores = ph.score_heads(tiny("llama"), rows)
     other_text = ph.score_heads(tiny("llama"), rows[:1])
@@ -197,12 +197,12 @@ def test_provenance_tells_models_and_texts_apart(tiny, tiny_folder):
     assert tiny_folder("llama") != tiny_folder("llama", rms_norm_eps=1e-3)
 
 
-def test_the_pilot_sees_other_batches_than_the_longest_where_there_are_few(tiny):
+def test_the_pilot_includes_batches_beside_the_longest(tiny):
     """Eight sequences in three batches, the longest in the middle: bins must not be placed on that one alone."""
     rows = [torch.full((30,), token) for token in range(60, 66)] + [torch.arange(50) * 5 % 256, torch.arange(29)]
     data = batches(tiny("llama"), rows, None, 6)
     assert [len(batch.tokens) for batch in data] == [6, 1, 1]
     rotary = ph.resolve_layers(tiny("llama")).select(None)
     counter = EntryCounter(tiny("llama"), data, rotary, ScoringSettings())
-    assert sorted(counter._pilots()) == [0, 1, 2]
-    assert counter._pilots()[-1] == 1
+    assert sorted(counter.pilot_batches) == [0, 1, 2]
+    assert counter.pilot_batches[-1] == 1

@@ -1,4 +1,4 @@
-"""Shards, checkpoints and resumed runs end with the very numbers of one run, or say why not."""
+"""Shards, checkpoints and resumed runs give exactly the numbers of one run; shards of different runs are refused."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def test_shards_add_up_to_the_whole(total, more, tiny, sequences, whole, tmp_pat
     assert sorted(file.name for file in tmp_path.iterdir()) == [shard_file(one + 1, total) for one in range(total)]
 
 
-def test_a_shard_that_is_there_is_not_counted_again(tiny, sequences, tmp_path, runs):
+def test_a_finished_shard_is_not_counted_again(tiny, sequences, tmp_path, runs):
     ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
     before, content = sum(runs), (tmp_path / shard_file(1, 2)).read_bytes()
     ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
@@ -72,23 +72,23 @@ def test_a_shard_that_is_there_is_not_counted_again(tiny, sequences, tmp_path, r
 
 def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
     model = tiny("mistral")
-    with pytest.raises(FileNotFoundError, match="no shards there; positional-heads score --shard 1/8"):
+    with pytest.raises(FileNotFoundError, match="--shard 1/8"):
         ph.merge_shards(tmp_path)
     for number in (1, 3):
         ph.score_shard(model, sequences, (number, 5), tmp_path, **SETTINGS)
-    with pytest.raises(FileNotFoundError, match="3 of 5 shards are missing: 2, 4, 5; count those and merge again"):
+    with pytest.raises(FileNotFoundError, match="missing: 2, 4, 5"):
         ph.merge_shards(tmp_path)
     for number in (2, 4):
         ph.score_shard(model, sequences, (number, 5), tmp_path, **SETTINGS)
     (tmp_path / "elsewhere").mkdir()
     other = ph.score_shard(model, sequences, (5, 5), tmp_path / "elsewhere", **SETTINGS, seed=1)
     other.rename(tmp_path / shard_file(5, 5))
-    with pytest.raises(ValueError, match=r"shard-0005-of-0005.*: of another run than shard-0001.*settings seed"):
+    with pytest.raises(ValueError, match=r"shard-0005-of-0005.*shard-0001.*settings seed"):
         ph.merge_shards(tmp_path)
-    with pytest.raises(ValueError, match=r"holds sums of another run .different: settings seed"):
+    with pytest.raises(ValueError, match="another run .different: settings seed"):
         ph.score_shard(model, sequences, (5, 5), tmp_path, **SETTINGS)
     ph.score_shard(model, sequences, (1, 2), tmp_path, **SETTINGS)
-    with pytest.raises(ValueError, match="holds shards of several runs, of 2, 5 shards"):
+    with pytest.raises(ValueError, match="of 2, 5 shards"):
         ph.merge_shards(tmp_path)
     (tmp_path / shard_file(1, 2)).unlink()
     damaged = bytearray((tmp_path / shard_file(2, 5)).read_bytes())
@@ -99,7 +99,7 @@ def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
 
 
 @pytest.mark.parametrize("batch_size", [2, 9])  # all in one batch: the second shard counts nothing
-def test_shards_of_other_kernels_are_named_with_the_way_out(batch_size, tiny, tmp_path, monkeypatch):
+def test_shards_of_other_kernels_are_refused_with_the_way_out(batch_size, tiny, tmp_path, monkeypatch):
     sequences = torch.arange(6 * 24).view(6, 24) * 7 % 256
     settings = {**SETTINGS, "batch_size": batch_size}
 
@@ -114,11 +114,7 @@ def test_shards_of_other_kernels_are_named_with_the_way_out(batch_size, tiny, tm
     ph.score_shard(tiny("mistral"), sequences, (1, 2), tmp_path, **settings)
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "other")
     file = ph.score_shard(tiny("mistral"), sequences, (2, 2), tmp_path, **settings)
-    said = (
-        r"shard-0002-of-0002\S*: its bins are not those of shard-0001-of-0002\S* \(kernel other here, eager there\).*"
-        "delete it, set POSITIONAL_HEADS_KERNEL=eager and count it again"
-    )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=r"kernel other here, eager there.*POSITIONAL_HEADS_KERNEL=eager"):
         ph.merge_shards(tmp_path)
     file.unlink()
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
@@ -130,26 +126,26 @@ def test_a_copy_of_a_shard_is_named_with_its_original(tiny, sequences, tmp_path)
     for number in (1, 2):
         ph.score_shard(tiny("mistral"), sequences, (number, 3), tmp_path, **SETTINGS)
     (tmp_path / shard_file(3, 3)).write_bytes((tmp_path / shard_file(2, 3)).read_bytes())
-    with pytest.raises(ValueError, match=r"shard-0003-of-0003\S*: holds \d of the same batches as shard-0002-of-0003"):
+    with pytest.raises(ValueError, match=r"shard-0003-of-0003.*same batches as shard-0002-of-0003"):
         ph.merge_shards(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("shard", "words"), [("8", "must be one of how many"), ("0/3", "no shard 0"), ((4, 3), "4 of")]
 )
-def test_a_shard_that_cannot_be_is_refused(shard, words, tiny, sequences, tmp_path):
+def test_a_shard_number_out_of_range_is_refused(shard, words, tiny, sequences, tmp_path):
     with pytest.raises(ValueError, match=words):
         ph.score_shard(tiny("mistral"), sequences, shard, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_first_ctrl_c_says_at_once_what_it_waits_for(capfd):
-    said = []
+def test_the_first_ctrl_c_reports_at_once_that_the_batch_is_finished(capfd):
+    printed = []
 
     def pressed():
         with whole_step():
             signal.raise_signal(signal.SIGINT)
-            said.append(capfd.readouterr().err)  # what comes behind the signal still runs
+            printed.append(capfd.readouterr().err)  # what comes behind the signal still runs
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     try:
@@ -157,10 +153,10 @@ def test_the_first_ctrl_c_says_at_once_what_it_waits_for(capfd):
             pressed()
     finally:
         signal.signal(signal.SIGINT, before)
-    assert said == ["\nfinishing this batch; press again to stop at once\n"]
+    assert printed == ["\nfinishing this batch; press again to stop at once\n"]
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp_path, runs):
+def test_an_interrupted_run_resumes(tiny, sequences, whole, tmp_path, runs):
     late = []
 
     def stop(z, hook):
@@ -181,7 +177,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tiny, sequences, whole, tmp
     assert sum(runs) - finished < 6
 
 
-def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_its_kernel(tiny, sequences, tmp_path, monkeypatch):
     class OtherKernel(EagerKernel):
         name = "other"
 
@@ -212,7 +208,7 @@ def test_a_run_goes_on_with_the_kernel_that_it_began_with(tiny, sequences, tmp_p
         ({"pairs": 1024}, "settings pairs"),
     ],
 )
-def test_other_settings_are_refused_not_mixed_in(changed, named, tiny, sequences, tmp_path):
+def test_a_checkpoint_of_other_settings_is_refused_and_kept(changed, named, tiny, sequences, tmp_path):
     ph.score_heads(tiny("mistral"), sequences, **SETTINGS, checkpoint=tmp_path)
     before = (tmp_path / PARTIAL.file_name).read_bytes()
     with pytest.raises(ValueError, match=f"sums of another run .different: {named}"):
@@ -220,7 +216,7 @@ def test_other_settings_are_refused_not_mixed_in(changed, named, tiny, sequences
     assert (tmp_path / PARTIAL.file_name).read_bytes() == before
 
 
-def test_another_model_other_data_and_an_extension_are_refused_too(tiny, sequences, tmp_path):
+def test_a_checkpoint_of_another_model_text_or_extension_is_refused(tiny, sequences, tmp_path):
     model = tiny("mistral")
     ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path)
     with pytest.raises(ValueError, match="different: data sha256"):

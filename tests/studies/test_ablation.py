@@ -264,13 +264,13 @@ def planted(effect, share_nearby, **settings):
 
 def test_verdicts():
     assert "these heads carry distance" in planted(-0.5, 0.0).verdict
-    assert "not for distance in particular" in planted(-0.5, 1.0).verdict
-    assert planted(0.0, 0.0).verdict.startswith("No effect: planted does not need these heads more than others")
+    assert "not specific to distance" in planted(-0.5, 1.0).verdict
+    assert planted(0.0, 0.0).verdict.startswith("No effect: ablating these heads hurts planted no more")
     assert "identification of Positional Heads may be flawed" in planted(0.0, 0.0).verdict
-    assert "ranking is one of geometry" in planted(0.0, 0.0, significant=0).verdict
+    assert "ranking reflects geometry" in planted(0.0, 0.0, significant=0).verdict
     assert planted(0.5, 0.5).verdict.startswith("No effect")  # the wrong sign
     assert planted(-0.5, 0.0, n_random=10).verdict.startswith("Undecided: 10 permutations cannot give")
-    assert planted(-0.5, 0.0, baseline=-2.5).verdict.startswith("The model does not do planted even with all heads")
+    assert planted(-0.5, 0.0, baseline=-2.5).verdict.startswith("The model cannot do planted even with all heads")
 
 
 def test_single_heads_are_listed_the_most_harmful_first():

@@ -82,10 +82,11 @@ def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str | Non
 
 def settings_of(name: str) -> list[str]:
     """What a function takes by keyword beside its own parameters."""
-    scoring = [field.name for field in fields(ph.ScoringSettings) if field.name != "pairs"]
+    scoring = [field.name for field in fields(ph.ScoringSettings)]
     passkey = [parameter for parameter in inspect.signature(TASKS["passkey"]).parameters if parameter != "model"]
     methods = ["beta_fast", "beta_slow", "attention_factor", "truncate"]
-    own = {"evaluate": passkey, "extended_rope": methods, "rope_method": methods}
+    run = ["attention_mask", "layers", "batch_size", "beyond_context", "plain_text", "settings"]
+    own = {"score_shard": scoring + run, "evaluate": passkey, "extended_rope": methods, "rope_method": methods}
     return own.get(name, scoring if name.startswith("score_") else [])
 
 
@@ -99,13 +100,13 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     both = model.run_with_cache(tokens[None])[1]
     both.cache_dict.update(ph.dominant_dimension_cache(model, tokens, contributions=True).cache_dict)
     rotated, frequencies = torch.ones(1, 3, 2, 4), torch.tensor([1.0, 0.1])
-    text, named = {"model": model, "text_or_tokens": TEXTS}, [str(number) for number in tokens.tolist()]
+    text, named = {"model": model, "tokens": TEXTS}, [str(number) for number in tokens.tolist()]
     small = {"null_repeats": 0, "resamples": 2}
     given: dict[str, dict[str, Any]] = {
         "score_heads": {**text, **small},
         "score_shard": {**text, "shard": "1/2", "folder": folder / "shards", **small},
         "merge_shards": {"folder": folder},
-        "head_examples": {"model": model, "text_or_tokens": TEXTS[0], "heads": [head]},
+        "head_examples": {"model": model, "tokens": TEXTS[0], "heads": [head]},
         "examples_from_cache": {"cache": both, "heads": [head], "tokens": named},
         "contribution_profile": {**text, "heads": [head]},
         "dominant_dimension_cache": {"model": model, "tokens": tokens},
@@ -204,7 +205,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    EntryCounter.opened = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
+    EntryCounter.begin = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from positional_heads.core.head_sets import distinct_sets, study_cells
+from positional_heads.core.head_sets import distinct_sets, study_sets
 from positional_heads.core.heads import Head
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
@@ -29,7 +29,7 @@ def planted_study(
 ) -> AblationStudy:
     """A study with effects `long[layer, head]` and `short[layer, head]` of each head, summed over a set."""
     rng = np.random.default_rng(seed)
-    cells = study_cells(ranking, sizes, n_random, retrieval, ranking, seed)
+    cells = study_sets(ranking, sizes, n_random, retrieval, ranking, seed)
     rows = [{"unit": unit, "reach": reach} for unit in range(units) for reach in ("long", "short")]
     difficulty = rng.normal(baseline, 0.02, len(rows))
     values = [

@@ -1,4 +1,4 @@
-"""CLEX: frequencies that follow a learned differential equation (arXiv 2310.16450), from checkpoints in its format.
+"""CLEX (Chen et al., arXiv 2310.16450): frequencies from a learned differential equation, read from its checkpoints.
 
 State z(t) = ln f(t), with t from 1 to `max_factor`:
 `dz/dt = act((z + ln n(t)) W_up) W_down - 4 i / ((r - 2) alpha)`, `alpha = 2 t - 1`,
@@ -19,6 +19,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
+from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable
 from positional_heads.core.arguments import checked
 
@@ -32,16 +33,16 @@ ODE_BASE = 10000.0
 
 
 @dataclass(frozen=True)
-class Clex:
-    """CLEX with the weights of a checkpoint.
+class Clex(Method):
+    """CLEX with the weights of a checkpoint; the equation is at the top of this file.
 
     Attributes:
         inv_freq: Frequencies at t = 1, in radians per token.
-        up: The equation's first matrix.
-        down: Its second matrix.
-        max_factor: Largest t.
+        up: W_up of the equation.
+        down: W_down of the equation.
+        max_factor: Largest t; runs of up to `max_factor * Lt` tokens.
         act: silu or tanh.
-        time_dt: Step of the solver.
+        time_dt: Step of the solver in t.
         log_scale: Multiply scores by ln n / ln Lt, which is below 1 in short runs.
     """
 
@@ -52,7 +53,7 @@ class Clex:
     act: str = "silu"
     time_dt: float = 0.01
     log_scale: bool = False
-    name: str = field(default="clex")
+    name: str = field(default="clex", init=False)
 
     def __post_init__(self) -> None:
         if self.act not in ACTIVATIONS:
@@ -74,7 +75,7 @@ class Clex:
         }
 
     def table(self, rope: PlainRope, length: int) -> RopeTable:
-        """Frequencies at t = ceil(length / Lt); one whole step of t holds for a whole run.
+        """Frequencies at t = ceil(length / Lt), the same at all positions of a run.
 
         Raises:
             ValueError: If the checkpoint is for another number of pairs.
@@ -86,18 +87,22 @@ class Clex:
         scale = math.log(max(length, 2)) / math.log(rope.training_length) if self.log_scale else 1.0
         return RopeTable(self.inv_freq if t <= 1 else self.solved[t - 1], score_factor=scale)
 
+    def reach(self, training_length: int) -> int:
+        """Longest run that the checkpoint was trained for, in tokens."""
+        return self.max_factor * training_length
+
     @cached_property
     def solved(self) -> Float[Tensor, "t pair"]:
         """Frequencies at t = 1, 2, ..., max_factor, in float32."""
         z = self.inv_freq.float().log()
-        found = [z]
+        states = [z]
         for whole in range(1, self.max_factor):
             steps = math.ceil(1 / self.time_dt - 1e-6)
             for step in range(steps):
                 start = step * self.time_dt
                 z = self._step(whole + start, min(self.time_dt, 1 - start), z)
-            found.append(z)
-        return torch.stack(found).exp()
+            states.append(z)
+        return torch.stack(states).exp()
 
     def slope(self, t: float, z: Float[Tensor, " pair"]) -> Float[Tensor, " pair"]:
         """dz/dt, the right-hand side of the equation."""
@@ -119,21 +124,21 @@ class Clex:
 
 @checked
 def load_clex(checkpoint: str | Path, *, log_scale: bool | None = None) -> Clex:
-    """Read CLEX's tensors and configuration from a checkpoint folder in its format; only safetensors, nothing is run.
+    """Read CLEX's tensors and configuration from a checkpoint folder; safetensors only, no code is run.
 
     Args:
         checkpoint: Folder with config.json and safetensors files.
-        log_scale: Use the log scale, whatever the configuration says.
+        log_scale: Whether to scale scores; the configuration's choice when None.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If a tensor or setting is missing, or does not have the shape that the format prescribes.
+        ValueError: If a tensor or setting is missing, or a tensor has another shape than the format prescribes.
     """
     folder = Path(checkpoint)
     config_file = folder / "config.json"
     files = sorted(folder.glob("*.safetensors"))
     if not config_file.is_file() or not files:
-        msg = f"{folder}: no CLEX checkpoint there; give a folder with config.json and safetensors files"
+        msg = f"{folder}: no CLEX checkpoint; give a folder with config.json and safetensors files"
         raise FileNotFoundError(msg)
     config = json.loads(config_file.read_text(encoding="utf-8"))
     scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
@@ -143,7 +148,7 @@ def load_clex(checkpoint: str | Path, *, log_scale: bool | None = None) -> Clex:
     tensors = _tensors(files)
     missing = [name for key, name in TENSORS.items() if key not in tensors]
     if missing:
-        msg = f"{folder}: the CLEX tensors {', '.join(missing)} are missing from it"
+        msg = f"{folder}: the CLEX tensors {', '.join(missing)} are missing; give a complete checkpoint"
         raise ValueError(msg)
     _refuse_misshapen(tensors, float(scaling.get("param_factor", 1)))
     return Clex(
@@ -158,12 +163,12 @@ def load_clex(checkpoint: str | Path, *, log_scale: bool | None = None) -> Clex:
 
 
 def _tensors(files: list[Path]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         with safe_open(file, framework="pt") as stored:
             names = set(stored.keys())
-            found |= {key: stored.get_tensor(name) for key, name in TENSORS.items() if name in names}
-    return found
+            tensors |= {key: stored.get_tensor(name) for key, name in TENSORS.items() if name in names}
+    return tensors
 
 
 def _refuse_misshapen(tensors: dict[str, Tensor], param_factor: float) -> None:

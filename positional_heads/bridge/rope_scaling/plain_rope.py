@@ -1,15 +1,16 @@
-"""What does a model's configuration say about its rotation: base, width, training length, and any extension built in?
+"""The rotation that a model was trained with, read from its configuration: base, width, training length, extension.
 
-Read from Hugging Face's configuration, in its present form (`rope_parameters`) and the old one (`rope_scaling`), never
-from `bridge.cfg`.
+Hugging Face's configuration is read, in its present form (`rope_parameters`) and the old one (`rope_scaling`), never
+`bridge.cfg`.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
@@ -20,7 +21,7 @@ PLAIN_KEYS = ("rope_theta", "partial_rotary_factor")
 
 @dataclass(frozen=True)
 class RopeTable:
-    """How fast each pair turns, and what queries and keys are multiplied by.
+    """Frequencies of one layer, and factors on its queries and keys.
 
     Attributes:
         inv_freq: Frequencies in radians per token.
@@ -32,6 +33,18 @@ class RopeTable:
     attention_factor: float = 1.0
     score_factor: float = 1.0
 
+    @property
+    def amplitude(self) -> float:
+        """What multiplies cos and sin: both factors, of the score's the root, for queries and keys bear it alike."""
+        return float(self.attention_factor * self.score_factor**0.5)
+
+    def phases(
+        self, positions: Float[Tensor, "*lead #pair"] | Int[Tensor, "*lead #pair"]
+    ) -> Complex[Tensor, "*lead pair"]:
+        """Cos + i sin at positions, which may differ by pair; computed in float32, as models do."""
+        angles = positions.float() * self.inv_freq.to(positions.device).float()
+        return torch.complex(angles.cos(), angles.sin()) * self.amplitude
+
 
 @dataclass(frozen=True)
 class PlainRope:
@@ -41,7 +54,7 @@ class PlainRope:
         base: Base of the frequencies, `base ** (-2 i / rotary_dim)` radians per token.
         rotary_dim: Number of rotated channels.
         training_length: Tokens that the model was trained on before any extension.
-        built_in: The extension that the checkpoint comes with ("default" for none), and its settings.
+        built_in: The checkpoint's own rope settings in Hugging Face's words, its extension among them.
         config: Hugging Face's configuration, flat for this kind of layer.
     """
 
@@ -53,8 +66,33 @@ class PlainRope:
 
     @property
     def extension(self) -> str:
-        """Name of the extension that is built in, "default" for none."""
+        """Name of the checkpoint's own extension, "default" for none."""
         return str(self.built_in.get("rope_type") or self.built_in.get("type") or "default")
+
+    def table(self, kind: str = "linear", length: int | None = None, **settings: Any) -> RopeTable:
+        """Frequencies as `transformers` computes them for this model, any extension of its own left out.
+
+        Args:
+            kind: Hugging Face's `rope_type`; linear with its default factor of 1 is plain RoPE.
+            length: Tokens of the run, for types that depend on it.
+            **settings: The type's settings, by Hugging Face's names.
+        """
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        plain = {key: self.built_in[key] for key in PLAIN_KEYS if key in self.built_in} | {"rope_theta": self.base}
+        config = copy.deepcopy(self.config)
+        config.max_position_embeddings = self.training_length
+        if hasattr(config, "original_max_position_embeddings"):
+            del config.original_max_position_embeddings
+        if getattr(config, "head_dim", 0) is None:  # Mixtral's, which transformers would multiply
+            config.head_dim = config.hidden_size // config.num_attention_heads
+        config.rope_parameters = plain | {"rope_type": kind, "factor": 1.0} | settings
+        if kind == "longrope":
+            # transformers derives the factor from these two, and takes the long list in runs beyond the original
+            config.max_position_embeddings = round(settings["factor"] * self.training_length)
+            config.original_max_position_embeddings = self.training_length
+        inv_freq, attention_factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), length)
+        return RopeTable(inv_freq, float(attention_factor))
 
 
 @checked
@@ -76,33 +114,33 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
     base = given.get("rope_theta", getattr(config, "rope_theta", None))
     if base is None:
         msg = (
-            f"the configuration of this {type(config).__name__} does not say how fast its pairs turn (no rope_theta), "
-            "so no extrapolation method can be applied to it"
+            f"the configuration of this {type(config).__name__} has no rope_theta: its frequencies are unknown, so it "
+            "cannot be extended"
         )
         raise UnsupportedModelError(msg)
     share = float(given.get("partial_rotary_factor", getattr(config, "partial_rotary_factor", None) or 1.0))
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    found = training_length or _training_length(config, given)
-    if found < 1:
-        msg = f"training_length {found} must be positive"
+    trained = training_length or _training_length(config, given)
+    if trained < 1:
+        msg = f"training_length {trained} must be positive"
         raise ValueError(msg)
-    return PlainRope(float(base), int(width * share), found, dict(given), config)
+    return PlainRope(float(base), int(width * share), trained, dict(given), config)
 
 
 def built_in_table(
     model: TransformerLensModel, layer: int, rotary_dim: int, d_head: int, length: int
 ) -> RopeTable | None:
-    """How fast one layer's pairs turn by its configuration, any built-in extension included.
+    """One layer's frequencies by its configuration, any extension of its own included.
 
     Args:
         model: A TransformerBridge.
         layer: Which layer.
-        rotary_dim: Number of channels that it was seen to rotate.
+        rotary_dim: Number of channels that it rotates, as measured.
         d_head: Width of a query head.
         length: Tokens of the run.
 
     Returns:
-        None where the configuration gives no base, or names a rotation that `transformers` does not know.
+        The table; None where the configuration gives no base, or names a type that `transformers` does not know.
     """
     from transformers import PretrainedConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
@@ -114,7 +152,7 @@ def built_in_table(
         kind, given = "linear", {**given, "factor": 1.0}
     if base is None or kind not in ROPE_INIT_FUNCTIONS:
         return None
-    # the width is the one seen, as families name theirs in many ways; "proportional" alone counts shares of a head
+    # the measured width, since families name theirs in many ways; "proportional" alone counts shares of a head
     share = given.get("partial_rotary_factor", 1.0) if kind == "proportional" else 1.0
     bare = PretrainedConfig()
     bare.head_dim = d_head if kind == "proportional" else rotary_dim
@@ -127,15 +165,15 @@ def built_in_table(
 
 
 def long_table_from(model: TransformerLensModel, layer: int) -> int | None:
-    """Tokens of the shortest run that LongRoPE turns by its long table; None where a layer has no such table."""
+    """Tokens of the shortest run that LongRoPE rotates by its long table; None where a layer has no such table."""
     config, given = _rope_settings(model, layer)
     if (given.get("rope_type") or given.get("type")) != "longrope":
         return None
     return _training_length(config, given) + 1
 
 
-def _rope_settings(model: Any, layer: int) -> tuple[Any, Mapping[str, Any]]:
-    """The configuration of the text model, and what it says of one layer's rotation."""
+def _rope_settings(model: TransformerLensModel, layer: int) -> tuple[Any, Mapping[str, Any]]:
+    """The configuration of the text model, and its rope settings for one layer."""
     config = model.original_model.config
     config = getattr(config, "text_config", None) or config
     given = getattr(config, "rope_parameters", None) or {}
@@ -146,7 +184,7 @@ def _rope_settings(model: Any, layer: int) -> tuple[Any, Mapping[str, Any]]:
 
 
 def _training_length(config: Any, given: Mapping[str, Any]) -> int:
-    """What the model was trained on before it was extended, which extended checkpoints keep beside."""
+    """Tokens that the model was trained on before it was extended; extended checkpoints state them separately."""
     for source in (given, vars(config)):
         original = source.get("original_max_position_embeddings")
         if original:

@@ -77,7 +77,7 @@ class CompiledKernel:
         def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
             size = _power_below(max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED))
-            for query_pos, key_pos in zip(*(part.split(size) for part in positions), strict=True):
+            for query_pos, key_pos in zip(*(torch.split(part, size) for part in positions), strict=True):
                 n = len(query_pos)
                 if n:
                     rows, columns = (pad(pos, (0, size - n)) for pos in (query_pos, key_pos))

@@ -56,7 +56,7 @@ class EagerKernel:
         def work(tile: Tile) -> EntrySums:
             total = no_sums(bins, ranks)
             size = max(1, min(tile.entries, tile.terms // (heads * n_pairs)))
-            for query_pos, key_pos in zip(*(part.split(size) for part in positions), strict=True):
+            for query_pos, key_pos in zip(*(torch.split(part, size) for part in positions), strict=True):
                 if query_pos.numel():
                     dominant, saturated = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
                     total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
@@ -68,6 +68,6 @@ class EagerKernel:
         self, query: Planes, key: Planes, positions: Positions, temperature: float
     ) -> Float[Tensor, "head n"]:
         """The dominant dimension of each of these entries; see `sums.Kernel`."""
-        parts = zip(*(part.split(IN_CACHE) for part in positions), strict=True)
+        parts = zip(*(torch.split(part, IN_CACHE) for part in positions), strict=True)
         dominant = [listed_dominant(query[:, rows], key[:, columns], temperature)[0] for rows, columns in parts]
         return torch.cat(dominant, dim=1)

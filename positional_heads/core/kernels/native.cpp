@@ -1,12 +1,25 @@
-// How is D computed, binned and summed for every query-key pair of one head, in one core's cache?
+// D of every query-key pair (an "entry") of one head, binned and summed, within one core's cache.
 //
-// Keys come in blocks of 16 neighbours, laid out [block][pair][2][16], so that vectors run along keys and every pair
-// of a block lies in one stretch of memory. A few queries meet one block at a time: their contributions stay in a
-// buffer of a few KiB, then max, exponential, both sums and D follow; D is binned and forgotten. Queries arrive
-// multiplied by log2(e) / temperature, so that weights are powers of two.
+// With g_i the contribution of rotary pair i to q . k, an entry has D = sum_i i w_i / sum_i w_i, w_i = exp(g_i / T).
+// The plain expression would store T x T x pairs values three times over. Here, for N queries and 16 keys at a time:
+//   1. contributions g_i = q[2i] k[2i] + q[2i+1] k[2i+1] of all pairs, with their maximum;
+//   2. weights relative to the maximum, their sum and index-weighted sum, and so D;
+//   3. the bin of D, and integer sums over entries; D itself is discarded.
+// Contributions stay in a buffer of a few KiB between steps 1 and 2, so that memory is read once: the keys.
 //
-// One source for AVX-512, AVX2, SSE2 and Arm: vectors are the compiler's own (GCC, Clang). Everything handed back is an
-// integer, so that any split of the work adds up to the same numbers. Nothing is exported but two functions in C.
+// Why it is fast, in the order of the code:
+// - Queries arrive multiplied by log2(e) / T, so that a weight is 2^x: an exponent shift and a short polynomial.
+// - Vectors run along keys, laid out [block][pair][2][16]: neighbours in memory, one load per channel, no shuffles.
+//   A list of entries has no such neighbours, so listed_entries multiplies along channels and transposes.
+// - A few queries share each load of keys (QUERIES), as many as the registers hold.
+// - If no contribution can exceed 100, by Cauchy-Schwarz, 2^x cannot overflow: then neither maximum nor buffer is
+//   needed, and steps 1 and 2 are one loop (bounded_dominant).
+// - Bins are found by a table of cells, then a branch-free search of all lanes together (fold_values).
+// - Sums are integers in fixed point: any split over threads and any order gives the same numbers.
+// - Rank and count of an entry are added as one 16-byte vector (Tally).
+//
+// One source serves AVX-512, AVX2, SSE2 and Arm: vectors are the compiler's own (GCC, Clang). Only two functions are
+// exported, in C.
 
 #include <cstdint>
 #include <cstdlib>
@@ -14,9 +27,9 @@
 
 namespace {
 
-constexpr int KEYS = 16;      // keys of a block, and pairs of a list taken at once
-constexpr int CELLS = 65536;  // of binning.BinLookup
-constexpr float SATURATED = 0.999f;  // of dominance
+constexpr int KEYS = 16;      // keys of a block, and entries of a list taken at a time
+constexpr int CELLS = 65536;  // as in binning.BinLookup
+constexpr float SATURATED = 0.999f;  // as in tiled.py
 #if defined(__AVX512F__)
 constexpr int LANES = 16, QUERIES = 4;
 #elif defined(__AVX__)
@@ -28,7 +41,7 @@ constexpr int VECTORS = KEYS / LANES;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
-typedef int64_t Tally __attribute__((vector_size(16), may_alias));  // pairs, and sum of the ranks of their distances
+typedef int64_t Tally __attribute__((vector_size(16), may_alias));  // entries, and sum of the ranks of their distances
 
 inline Vector load(const float* from) {
     Vector vector;
@@ -36,8 +49,8 @@ inline Vector load(const float* from) {
     return vector;
 }
 
-// 2^x for -126 <= x < 127 to about 2e-7 of itself: 2^round(x) by exponent bits, the rest by a minimax polynomial. NaN
-// remains NaN.
+// 2^x for -126 <= x < 127, relative error about 2e-7: 2^round(x) by shifting an integer into the exponent bits, the
+// rest, within half of zero, by a minimax polynomial. NaN remains NaN, and is refused when it is binned.
 inline Vector power_of_two(Vector x) {
     const Vector shifter = Vector{} + (12582912.0f + 127.0f);  // 1.5 * 2^23 rounds to integers; 127 biases exponents
     const Vector shifted = x + shifter;
@@ -51,14 +64,13 @@ inline Vector power_of_two(Vector x) {
     return power * (Vector)((Integers)shifted << 23);
 }
 
-// D, the softmax-weighted mean pair index, of as many query-key pairs as a vector has lanes; and -1 where one rotary pair
-// holds the softmax.
+// D of as many entries as a vector has lanes; and -1, a vector's true, where one rotary pair holds the softmax.
 struct Dominant {
     Vector d;
     Integers saturated;
 };
 
-// The largest contributions so far, and whose they are.
+// The largest contributions so far, and the indices of their rotary pairs.
 struct Largest {
     Vector value, index;
     inline void look_at(const Vector& contribution, float pair) {
@@ -68,12 +80,13 @@ struct Largest {
 };
 const Largest NONE = {Vector{} - __builtin_inff(), Vector{}};
 
-// D from contributions[pair][n] and the largest: its index, and how far the others draw the mean away.
+// D from contributions[pair][n] and the largest, as its index plus the mean deviation from it: where one pair holds
+// nearly all of the softmax, the small weights of the others would be lost in a sum with its index.
 template <int N>
 inline void weigh(const Vector* contributions, int64_t pairs, const Largest* largest, Dominant* dominant) {
     Vector total[N], weighted[N];
     for (int n = 0; n < N; n++) total[n] = weighted[n] = Vector{};
-    const Vector least = Vector{} - 126.0f;  // a weight of 2^-126 beside one of 1 is nothing
+    const Vector least = Vector{} - 126.0f;  // lost beside a weight of 1, and power_of_two cannot go below
     float index = 0;
     for (int64_t pair = 0; pair < pairs; pair++, index += 1) {
         for (int n = 0; n < N; n++) {
@@ -90,22 +103,22 @@ inline void weigh(const Vector* contributions, int64_t pairs, const Largest* lar
 
 extern "C" {
 
-// One head: what goes in and where sums are added. Mirrored in native.py.
+// One head: its inputs, and where its sums are added. Mirrored by _Head in native.py.
 struct Head {
-    const float* query;  // [pos][pair][2], scaled; listed_entries: pairs filled up to a multiple of 4
+    const float* query;  // [pos][pair][2], scaled; listed_entries: pairs padded to a multiple of 4
     const float* key;    // every_entry: [block][pair][2][16]; listed_entries: as queries
     int64_t pairs;
     const float* longest;    // [pair]: largest sum of squares of a key's two channels; every_entry only
-    const float* edges;      // of bins of D, ascending, and one more that is never less
-    const uint16_t* starts;  // edges below each cell, and their number: CELLS + 1
+    const float* edges;      // of bins of D, ascending, and infinity
+    const uint16_t* starts;  // edges below each cell, and at the end all edges: CELLS + 1
     float low, scale;        // cell = (D - low) * scale
     int64_t distances;
     const int64_t* ranks;     // [distance, largest first][2]: 1 and the rank
-    int64_t* histogram;       // [bin][2]: pairs and rank sum
+    int64_t* histogram;       // [bin][2]: entries and rank sum
     int64_t* dimension_sums;  // [distance, largest first], in steps of 2^-24
-    int64_t* saturated;       // one number: pairs of which one rotary pair holds the softmax
-    float* dominant;          // D itself, for tests and nobody else: [query][16 * blocks] or [listed]; or null
-    int64_t row;              // length of a row of it
+    int64_t* saturated;       // one number: entries in which one rotary pair holds the softmax
+    float* dominant;          // D itself, or null: [query][16 * blocks] or [listed]; for the pilot and tests
+    int64_t row;              // length of a row of `dominant`
 };
 
 }  // extern "C"
@@ -117,9 +130,9 @@ struct Folded {
     int64_t fixed[KEYS];
 };
 
-// Bins, and D in steps of 2^-24. Cells of values and edges come from the same monotone float32 arithmetic (a difference,
-// then a product: nothing to contract), so that only edges in the value's own cell need comparing. All lanes halve
-// their own range of edges together: no branch depends on a value.
+// Bins, and D in steps of 2^-24. Cells of values and edges come from the same monotone float32 arithmetic as in
+// PyTorch (a difference, then a product: nothing that a compiler could contract), so that only edges in the value's
+// own cell are compared. All lanes halve their own range of edges together: no branch depends on a value.
 inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
     int32_t cell[KEYS], count[KEYS], any = 0;
     for (int lane = 0; lane < KEYS; lane++) {
@@ -150,14 +163,14 @@ inline void fold_values(const Head& head, const float* dominant, Folded& folded)
     }
 }
 
-// Adds one lane at its place among distances; says whether D was not finite.
+// Adds one lane at its distance; returns whether D is not finite.
 inline bool add_lane(const Head& head, const float* dominant, const Folded& folded, int lane, int64_t place) {
     head.dimension_sums[place] += folded.fixed[lane];
     ((Tally*)head.histogram)[folded.bin[lane]] += ((const Tally*)head.ranks)[place];
     return !(dominant[lane] - dominant[lane] == 0);
 }
 
-// Values of D and saturation in the order of keys, or of the list.
+// D and saturation in the order of keys, or of the list.
 struct Lanes {
     float d[KEYS];
     int32_t saturated[KEYS];
@@ -174,7 +187,8 @@ struct Lanes {
     }
 };
 
-// Adds the lanes from `from` to `to` of one query and one block of keys, the first lane of all at `place`.
+// Adds the lanes from `from` to `to` of one query and one block of keys; `place` is that of lane 0 in the sums by
+// distance. A whole block takes loops of fixed length, which the compiler unrolls.
 inline bool add_block(const Head& head, const Lanes& lanes, int64_t place, int from, int to) {
     const float* dominant = lanes.d;
     Folded folded;
@@ -240,7 +254,7 @@ inline void block_dominant(const Head& head, int64_t query, const float* key, Ve
     weigh<N * VECTORS>(buffer, head.pairs, largest, dominant);
 }
 
-// The same where no contribution is so large that powers of two leave a float's range: neither maxima nor a buffer.
+// The same where contributions are `bounded`: in one loop, without maxima or a buffer.
 template <int N>
 inline void bounded_dominant(const Head& head, int64_t query, const float* key, Dominant* dominant) {
     Vector total[N * VECTORS], weighted[N * VECTORS], largest[N * VECTORS];
@@ -264,7 +278,8 @@ inline void bounded_dominant(const Head& head, int64_t query, const float* key, 
     for (int n = 0; n < N * VECTORS; n++) dominant[n] = {weighted[n] / total[n], total[n] * SATURATED < largest[n]};
 }
 
-// Whether no contribution of these queries can exceed 100: 2^100 times 2^13 pairs times their index is still a float.
+// Whether no contribution of these queries can exceed 100, by Cauchy-Schwarz: 2^100 times 2^13 pairs times their
+// index still fits into a float.
 inline bool bounded(const Head& head, int64_t query, int queries) {
     int small = head.pairs < 8192;
     for (int n = 0; n < queries; n++) {
@@ -280,7 +295,7 @@ struct Limits {
     int64_t nearest, furthest, skip_keys;
 };
 
-// N queries with all keys that count for them.
+// N queries with all their keys that count.
 template <int N>
 bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* buffer) {
     const int64_t first = larger(limits.skip_keys, query - limits.furthest), last = query + N - 1 - limits.nearest;
@@ -313,7 +328,8 @@ constexpr int FINITE = 0, NOT_FINITE = 1, NO_MEMORY = 2;
 
 extern "C" {
 
-// Adds the pairs of queries `from` to `to` with all keys at distances nearest to furthest, but for the first skip_keys.
+// Adds the entries of queries `from` to `to` with all keys at distances nearest to furthest, without the first
+// skip_keys.
 int every_entry(const Head* head, int64_t from, int64_t to, int64_t nearest, int64_t furthest, int64_t skip_keys) {
     Vector* buffer = (Vector*)std::aligned_alloc(64, sizeof(float) * KEYS * QUERIES * head->pairs);
     if (!buffer) return NO_MEMORY;
@@ -326,7 +342,7 @@ int every_entry(const Head* head, int64_t from, int64_t to, int64_t nearest, int
     return bad ? NOT_FINITE : FINITE;
 }
 
-// Adds n listed pairs: contributions along channels, turned about so that vectors run along the list.
+// Adds n listed entries: contributions along channels, transposed four by four so that vectors run along the list.
 int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* key_pos, int64_t n) {
     const int64_t pairs = head->pairs, padded = (pairs + 3) / 4 * 4;
     float* buffer = (float*)std::aligned_alloc(64, sizeof(float) * KEYS * padded);

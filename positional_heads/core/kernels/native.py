@@ -101,10 +101,10 @@ class NativeKernel:
         heads, length, n_pairs, _ = query.shape
         _refuse_misfits(query, key, bins, len(ranks))
         limits = [ctypes.c_int64(limit) for limit in (plan.min_distance, plan.furthest, plan.skip_keys)]
-        blocks = pad(key.float(), (0, 0, 0, 0, 0, -length % KEYS)).unflatten(1, (-1, KEYS))
+        keys = pad(key.float(), (0, 0, 0, 0, 0, -length % KEYS))
         work = _Work(
             _scaled(query, temperature).contiguous(),
-            rearrange(blocks, "head block sixteen pair two -> head block pair two sixteen").contiguous(),
+            rearrange(keys, "head (block n) pair two -> head block pair two n", n=KEYS).contiguous(),
             (key[..., 0].float() ** 2 + key[..., 1].float() ** 2).amax(1),
             n_pairs,
             bins,

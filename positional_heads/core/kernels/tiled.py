@@ -71,7 +71,7 @@ def chunks(
     for start in range(0, length, rows):
         stop = min(start + rows, length)
         keys = positions[max(plan.skip_keys, start - plan.furthest) : max(0, stop - plan.min_distance)]
-        for part in keys.split(entries // rows):
+        for part in torch.split(keys, entries // rows):
             if part.numel():
                 yield positions[start:stop], part
 
@@ -93,8 +93,8 @@ def dominant_block(
     queries = rearrange(query, "head query_pos pair two -> (head pair) query_pos two")
     columns = max(1, min(n_keys, terms // (heads * n_pairs)))
     rows = max(1, terms // (heads * n_pairs * columns))
-    parts = keys.split(columns, dim=2)
-    tiles = [[_tile(some, part, heads) for part in parts] for some in queries.split(rows, dim=1)]
+    parts = torch.split(keys, columns, dim=2)
+    tiles = [[_tile(some, part, heads) for part in parts] for some in torch.split(queries, rows, dim=1)]
     dominant, saturated = (
         torch.cat([torch.cat([tile[which] for tile in row], dim=2) for row in tiles], dim=1) for which in (0, 1)
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from positional_heads.core.arguments import check_seed, checked, in_range
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid, piece_tokens, placed
 from positional_heads.studies.tasks.task import AnswerTask, Example
 
@@ -247,7 +247,7 @@ def _recall_task(
     held_out_question: Callable[[random.Random, Haystack], _Question | None] | None = None,
 ) -> AnswerTask:
     in_range("examples", where.examples, 1, MOST_EXAMPLES)
-    check_seed(where.seed)
+    in_range("seed", where.seed, 0)
     cells = grid(model, where.length, where.depths, beyond_context=where.beyond_context)
     source = Haystack(model, where.haystack)
 

@@ -97,7 +97,7 @@ def test_what_a_cache_cannot_give_is_refused(tiny, tmp_path):
     model = tiny("mistral")  # its window of 12 drops keys
     with extended_rope(model, "self_extend", group=4, window=8), torch.no_grad():
         _, cache = passed(model, TOKENS[:1, :20])
-        with pytest.raises(RuntimeError, match="layer 0 attends to 21 keys, 11 are in the cache"):
+        with pytest.raises(RuntimeError, match="layer 0 attends to 21 keys, 11 are in its cache"):
             passed(model, TOKENS[:1, 20:30], cache)
     model = tiny("llama")
     with extended_rope(model, "self_extend", group=4, window=8), torch.no_grad():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.rope_scaling.names import rope_method
+from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.studies.tasks.evaluate import make_task
 
 NAMES = {

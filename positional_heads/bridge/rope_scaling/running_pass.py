@@ -1,0 +1,151 @@
+"""The forward pass that a model is in: positions, lengths of its rows' runs, and earlier keys from its cache.
+
+Earlier keys are read from the cache of that very pass, as the model rotated them, and rotated back. So anything done to
+a cache between passes is followed: reordering by beam search, cropping, runs with other caches in between.
+"""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor
+
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer
+from positional_heads.bridge.run_lengths import position_ids, rotary_modules, whole_table
+
+
+class RunningPass:
+    """The forward pass that a model is in.
+
+    Attributes:
+        positions: Positions of its tokens.
+        lengths: Tokens of each row's run up to this pass, or one number if all rows have the same.
+        run_lengths: Lengths of the whole runs that the pass is part of, in a `run_lengths` block; else None.
+    """
+
+    def __init__(self, model: TransformerLensModel) -> None:
+        self.model = model
+        self.positions: Int[Tensor, "#batch pos"] = torch.zeros(1, 0, dtype=torch.long)
+        self.lengths: list[int] = []
+        self.run_lengths: list[int] | None = None
+        self._mask: Tensor | None = None
+        self._cache: Any = None
+        self._rotary_calls: dict[Any, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
+
+    def watch(self, undo: ExitStack) -> None:
+        """Follow every pass from now on; what removes the hooks goes onto the stack."""
+        original = self.model.original_model
+        undo.callback(original.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
+        undo.callback(original.register_forward_hook(self._end, always_call=True).remove)
+        for module in rotary_modules(self.model):
+            undo.callback(module.register_forward_pre_hook(self._note_positions, with_kwargs=True).remove)
+
+    def own_phase(self, rotary: RotaryLayer, length: int, run_length: int) -> Complex[Tensor, "{length} pair"]:
+        """The model's own phases at a layer's positions 0 to length - 1 in a run of `run_length` tokens.
+
+        Raises:
+            UnsupportedModelError: If its rotary module does not return cos and sin, or has not been called yet.
+        """
+        layer_types = getattr(self.model.original_model.config.get_text_config(), "layer_types", None)
+        call = self._rotary_calls.get(layer_types[rotary.layer]) if layer_types else None
+        call = call or self._rotary_calls.get(None)
+        table = () if call is None else whole_table(*call, run_length)
+        if len(table) != 2:  # noqa: PLR2004
+            msg = f"layer {rotary.layer}: the model's rotation of earlier positions is unknown; run it once before"
+            raise UnsupportedModelError(msg)
+        cos, sin = (part.reshape(-1, *part.shape[-2:])[:1, :length] for part in table)
+        positions = torch.arange(length, device=cos.device)[None]
+        return rotary.phase(self.model, {"hook_cos": cos, "hook_sin": sin}, positions)[0]
+
+    def all_keys(
+        self, rotary: RotaryLayer, rot_k: Float[Tensor, "batch pos kv_head d_head"], phase: Tensor, n_keys: int
+    ) -> tuple[Float[Tensor, "batch key_pos kv_head d_head"], Complex[Tensor, "1 key_pos pair"]]:
+        """All keys that the pass attends to, as the model rotated them, and the phases that they were rotated by.
+
+        Args:
+            rotary: How the layer rotates.
+            rot_k: Keys of this pass.
+            phase: Their phases.
+            n_keys: Keys that the layer's scores have, empty slots of a static cache among them.
+
+        Raises:
+            RuntimeError: If the cache does not hold the keys of every position up to this pass.
+            UnsupportedModelError: If the model rotated cached keys by frequencies that follow the length of the run.
+        """
+        layers = getattr(self._cache, "layers", [])
+        cached = getattr(layers[rotary.layer], "keys", None) if rotary.layer < len(layers) else None
+        filled = int(layers[rotary.layer].get_seq_length()) if cached is not None else 0
+        if cached is None or cached.shape[2] != n_keys:
+            n_cached = 0 if cached is None else cached.shape[2]
+            msg = (
+                f"layer {rotary.layer} attends to {n_keys} keys, {n_cached} are in its cache: "
+                "scores can be rewritten only where a cache keeps every key, so without a sliding window, and only in "
+                "runs of the whole model"
+            )
+            raise RuntimeError(msg)
+        self.refuse_padding(filled)
+        if filled > cached.shape[2] or int(self.positions.max()) >= filled:
+            msg = (
+                f"layer {rotary.layer}: its cache has {cached.shape[2]} keys at position {int(self.positions.max())}: "
+                "scores can be rewritten only where a cache keeps every key"
+            )
+            raise RuntimeError(msg)
+        key = cached[:, :, :filled].transpose(1, 2).to(rot_k.device)
+        own = self.own_phase(rotary, filled, self.run_lengths[0] if self.run_lengths else filled)
+        if not self.run_lengths and not torch.equal(own[:2], self.own_phase(rotary, 2, 2)):
+            msg = (
+                f"layer {rotary.layer}: this model's own frequencies follow the length of the run, so cached keys were "
+                "rotated in several ways and scores cannot be rewritten: run without a cache"
+            )
+            raise UnsupportedModelError(msg)
+        # this pass' own keys are known in two ways: if they differ, a hook or another model filled the cache
+        positions, limit = self.positions[0].to(own.device), TOLERANCE[rot_k.dtype]
+        error = float((key[:, positions] - rot_k).abs().max() / rot_k.abs().max())
+        if not (error <= limit and torch.allclose(own[positions].expand_as(phase), phase, atol=limit)):
+            msg = f"layer {rotary.layer}: the cache does not hold this run's keys as the model rotates them"
+            raise RuntimeError(msg)
+        return key, own[None]
+
+    def refuse_padding(self, n_keys: int) -> None:
+        """Refuse rows whose tokens' positions are not their columns.
+
+        Raises:
+            ValueError: If there are any.
+        """
+        if bool((self.positions[:, -1] + 1 != n_keys).any()) or bool((self.positions.diff(dim=-1) != 1).any()):
+            msg = "padded batches cannot be extended by rewriting scores: give sequences of one length, without padding"
+            raise ValueError(msg)
+
+    def _begin(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG002
+        mask = kwargs.get("attention_mask")
+        self._mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None  # noqa: PLR2004
+        self._cache = kwargs.get("past_key_values")
+
+    def _end(self, *_: Any) -> None:
+        self._mask = self._cache = None
+
+    def _note_positions(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Read positions and lengths from the call of a rotary module; every pass makes it before its first layer."""
+        positions = position_ids(args, kwargs)
+        if positions is None:
+            msg = "this model's rotary module is not given positions, so its rotation cannot be extended"
+            raise UnsupportedModelError(msg)
+        layer_type = kwargs.get("layer_type", args[2] if len(args) > 2 else None)  # noqa: PLR2004
+        self._rotary_calls[layer_type] = (module, *_without_content(args, kwargs))
+        self.positions = positions
+        if self.run_lengths is not None:
+            lengths = self.run_lengths
+        elif self._mask is not None:
+            lengths = self._mask.long().sum(-1).tolist()
+        else:
+            lengths = (positions.amax(-1) + 1).tolist()
+        self.lengths = lengths if len(set(lengths)) > 1 else lengths[:1]
+
+
+def _without_content(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A rotary module's arguments, cut to one activation: it reads only their type and device."""
+    if args:
+        return (args[0][:1, :1], *args[1:]), kwargs
+    return args, {**kwargs, "x": kwargs["x"][:1, :1]}
