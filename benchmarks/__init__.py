@@ -1,1 +1,1 @@
-"""What the library costs, against baselines in the same run: `python -m benchmarks.kernel` and its neighbours."""
+"""Speed and memory of the library against baselines in the same run, e.g. `python -m benchmarks.kernel`."""

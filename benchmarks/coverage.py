@@ -1,4 +1,4 @@
-"""How often do 95 % intervals hold the truth? Simulated, with few units, for docs/statistics.md.
+"""Coverage of 95 % intervals, simulated with few units, for docs/statistics.md.
 
 `python -m benchmarks.coverage`, about a minute.
 """
@@ -17,12 +17,12 @@ Draw = Callable[[tuple[int, int]], np.ndarray]
 
 
 def bounded(without: float, ablated: float, rng: np.random.Generator) -> Draw:
-    """Changes of right answers: how often right with heads ablated, less how often without."""
+    """Changes of right answers: frequency with heads ablated minus frequency without."""
     return lambda shape: (rng.random(shape) < ablated).astype(float) - (rng.random(shape) < without)
 
 
 def cases(rng: np.random.Generator) -> dict[str, tuple[Draw, float, tuple[float, float] | None]]:
-    """Draws, their true mean, and the bounds that the interval is told."""
+    """Draws, their true mean, and the bounds given to the interval."""
     return {
         "normal": (lambda shape: rng.normal(size=shape), 0, None),
         "t, 5 degrees": (lambda shape: rng.standard_t(5, size=shape), 0, None),
@@ -38,7 +38,7 @@ def cases(rng: np.random.Generator) -> dict[str, tuple[Draw, float, tuple[float,
 
 
 def coverage(draw: Draw, truth: float, bounds: tuple[float, float] | None, units: int) -> tuple[float, float]:
-    """Share of runs whose interval holds the truth; share with an end at infinity."""
+    """Share of runs whose interval contains the true mean; share with an infinite end."""
     found = mean_interval(torch.from_numpy(draw((RUNS, units))), bounds=bounds).numpy()
     return float(((found[:, 0] <= truth) & (truth <= found[:, 1])).mean()), float(np.isinf(found).any(1).mean())
 

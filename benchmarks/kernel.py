@@ -1,8 +1,7 @@
-"""How many query x key x pair terms a second, on one core? `python -m benchmarks.kernel`, about two minutes.
+"""Terms per second on one core, a term being query x key x pair: `python -m benchmarks.kernel`, about two minutes.
 
-Kernels are timed with everything they do: contributions, softmax, D, its bin, and all sums; their terms are those of
-causal pairs only. The naive expression stops at D, and is credited with every term of T x T that it computes; so is
-the exponential alone.
+Kernels are timed with everything they do (contributions, softmax, D, its bin, all sums); only their causal terms count.
+The plain expression stops at D, and all its terms of T x T count, as do those of the exponential alone.
 """
 
 import argparse
@@ -27,7 +26,7 @@ Candidates = dict[str, tuple[float, Callable[[], Any]]]
 
 
 def candidates(pairs: int) -> Candidates:
-    """Terms and work of everything that is compared, by name.
+    """Terms and function of each candidate, by name.
 
     Args:
         pairs: Rotary pairs of a head.
@@ -64,7 +63,7 @@ def candidates(pairs: int) -> Candidates:
 
 
 def naive(rot_q: torch.Tensor, rot_k: torch.Tensor) -> torch.Tensor:
-    """D of one head as one would write it."""
+    """D of one head by the plain PyTorch expression."""
     return ph.dominant_dimension(ph.pair_contributions(rot_q, rot_k, "half"))
 
 

@@ -1,4 +1,4 @@
-"""Llama-shaped models with random weights, for timings: what they say does not matter, how large they are does."""
+"""Llama-shaped models with random weights: for timings only their size matters."""
 
 import os
 import tempfile

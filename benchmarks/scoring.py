@@ -1,7 +1,7 @@
-"""What does scoring cost beside the forward pass, and beside what one would write today?
+"""Overhead of scoring over the forward pass, and cost against the usual code.
 
-`python -m benchmarks.scoring`, half an hour on two cores; Linux, for its way to ask for peak memory. CPU time
-is that of this process; memory is the peak of a process of its own, above what it held once the model was loaded.
+`python -m benchmarks.scoring`, half an hour on two cores; needs Linux, to read peak memory. CPU time is that of this
+process; memory is the peak of a separate process, minus its memory after loading the model.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def as_written_today(model: Any, tokens: torch.Tensor) -> list[list[float]]:
 
 
 def beside_forward(lengths: list[int], sequences: int, repeats: int = 3) -> list[dict[str, float]]:
-    """(b) What exact and sampled scoring add to the forward pass, as a share of it."""
+    """(b) Overhead of exact and sampled scoring, as a share of the forward pass."""
     model, rows = llama_shaped(*SHAPE), []
     for length in lengths:
         tokens = random_tokens(sequences, length)
@@ -117,7 +117,7 @@ def resident(name: str) -> float:
 
 
 def against_today(length: int = 1024) -> dict[str, float]:
-    """(d) Ours against what one would write today, at the same rho."""
+    """(d) This library against the usual code, with the same rho."""
     model, tokens = llama_shaped(*SHAPE), random_tokens(1, length)
     score(model, tokens)
     forward(model, tokens)
@@ -183,7 +183,7 @@ def write_memory() -> None:
 
 
 def write_today() -> None:
-    """(d) Ours against what one would write today."""
+    """(d) This library against the usual code."""
     found = against_today()
     text = [
         "# (d) Against run_with_cache, einsum, softmax and scipy.stats.spearmanr",
@@ -205,7 +205,7 @@ def write_growth() -> None:
 
 
 def write_beside() -> None:
-    """(b) What scoring adds to the forward pass."""
+    """(b) Overhead of scoring over the forward pass."""
     rows = beside_forward([512, 1024, 2048], 4) + beside_forward([4096], 1)
     text = [
         "# (b) What scoring adds to the forward pass",

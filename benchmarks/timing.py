@@ -1,7 +1,7 @@
-"""How long does something take on a machine that others use too? CPU time, interleaved, the median of many.
+"""CPU time on a machine with other users: candidates take turns, the median of many rounds counts.
 
-CPU time counts every thread of this process and nobody else's. It still grows where others share caches, memory and
-clock, so candidates take turns and ratios are taken within each round.
+CPU time includes every thread of this process and no other process. It still grows where others share caches, memory
+and clock, so candidates take turns and ratios are computed within each round.
 """
 
 import json
@@ -54,7 +54,7 @@ def processor() -> str:
 
 
 def setting() -> dict[str, str]:
-    """What a reader needs to repeat a measurement: processor, threads, versions."""
+    """Processor, threads and versions, to repeat a measurement."""
     return {
         "processor": processor(),
         "threads": str(torch.get_num_threads()),

@@ -1,7 +1,7 @@
-"""(e) Do two Ray workers do a job in little more than half the time of one? `python -m benchmarks.workers`.
+"""(e) Two Ray workers against one: `python -m benchmarks.workers`.
 
-The same job by one worker of one core, then by two; wall time of everything, the start of Ray and of the workers
-included, and that it comes to the same.
+The same job with one worker of one core, then with two: wall time of everything, including the start of Ray and of the
+workers, and a check that the results are equal.
 """
 
 import time

@@ -1,12 +1,13 @@
-"""What every command does alike: read text, refuse in one line, find out early whether results can be written."""
+"""Shared by all commands: options, reading text, one-line errors, and the check that results can be written."""
 
 import math
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -15,31 +16,48 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 DEBUG = "POSITIONAL_HEADS_DEBUG"
-"""Environment variable that lets failures of the command line through with their tracebacks."""
+"""Environment variable that shows tracebacks of failures."""
+
+Model = Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the bundled text."),
+]
+Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
+Device = Annotated[str | None, typer.Option(help="Device to run on, e.g. cpu or cuda.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace results that are already in the folder.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model's repository contains.")]
+Depths = Annotated[int | None, typer.Option(min=1, help="Number of depths to hide the answer at.")]
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn any failure into one line and an exit status; the traceback is shown where DEBUG is set."""
+    """Turn any failure into one line and an exit status; with DEBUG set, show the traceback."""
     try:
         yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
-        raise  # said already, or nobody is there to read it
+        raise  # reported already, or nobody reads the output
     except KeyboardInterrupt as interrupt:
-        say(f"interrupted: {' '.join(str(interrupt).split()) or 'nothing was finished that could be kept'}")
+        say(f"interrupted: {' '.join(str(interrupt).split()) or 'nothing was finished that could be saved'}")
         raise typer.Exit(130) from interrupt
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        said = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()) or type(error).__name__
         if not isinstance(error, (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError)):
-            said = f"{type(error).__name__}: {said}; this is a fault of positional-heads: {DEBUG}=1 shows where it is"
-        say(f"error: {said}")
+            reason = (
+                f"{type(error).__name__}: {reason}; this is a fault of positional-heads: {DEBUG}=1 shows the traceback"
+            )
+        say(f"error: {reason}")
         raise typer.Exit(1) from error
 
 
 def say(message: str) -> None:
-    """Tell the user something, beside the results on standard output."""
+    """Print a message to standard error; standard output is for results."""
     typer.echo(message, err=True)
 
 
@@ -50,7 +68,7 @@ def read_texts(names: list[str] | None) -> list[str]:
         ValueError: If no text is given, or one is empty or not text.
     """
     if not names:
-        msg = "no text given: add --text FILE (or --text - for standard input, --text bundled for ours)"
+        msg = "no text given: add --text FILE (--text - reads standard input, --text bundled the bundled text)"
         raise ValueError(msg)
     return [read_text(name) for name in names]
 
@@ -71,7 +89,7 @@ def read_text(name: str) -> str:
     elif Path(name).is_file():
         content = Path(name).read_bytes()
     else:
-        msg = f"{name}: no such text file"
+        msg = f"{name}: no such text file{_hint(name)}"
         raise FileNotFoundError(msg)
     try:
         text = content.decode("utf-8")
@@ -88,21 +106,21 @@ def read_text(name: str) -> str:
 
 
 def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
-    """Find out before the long part whether results can be written, and would not replace others.
+    """Check before a long run that results can be written to a folder and replace no others.
 
     Args:
         out: The folder.
-        file_name: What the result will be called in it.
-        overwrite: Whether others may be replaced.
+        file_name: Name of the result file.
+        overwrite: Allow replacing results.
 
     Raises:
-        ValueError: If there are others.
+        ValueError: If the folder holds results, and they may not be replaced.
         OSError: If the folder cannot be written.
     """
     from positional_heads.results.files import write_atomically
 
     if (out / file_name).exists() and not overwrite:
-        msg = f"{out}: holds results already; choose another --out, or add --overwrite"
+        msg = f"{out}: already holds results; choose another --out, or add --overwrite"
         raise ValueError(msg)
     probe = out / ".writable"
     try:
@@ -114,11 +132,23 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
 
 
 def load_named(model: str, device: str | None, dtype: str | None, trust_remote_code: bool) -> "TransformerBridge":
-    """The model meant on the command line: `bundled`, a folder, or a hub name."""
-    say("loading the host libraries and the model ...")
+    """Load `bundled`, a folder, or a model of the hub.
+
+    Raises:
+        ValueError: If the name is a misspelt `bundled`.
+    """
+    if (hint := _hint(model)) and not Path(model).is_dir():
+        msg = f"model {model!r} is not a folder{hint}"
+        raise ValueError(msg)
+    say("loading TransformerLens and the model ...")
     from positional_heads.zoo.bundled import load_model
 
     return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def _hint(name: str) -> str:
+    near = name != BUNDLED and get_close_matches(name.lower(), [BUNDLED], cutoff=0.75)
+    return f"; did you mean {BUNDLED!r}?" if near else ""
 
 
 def choice(option: str, value: str | None, words: Any) -> Any:
@@ -134,21 +164,21 @@ def choice(option: str, value: str | None, words: Any) -> Any:
 
 
 def numbers(option: str, text: str, example: str) -> list[float]:
-    """Numbers with commas between them.
+    """Numbers separated by commas.
 
     Args:
-        option: Whose value it is.
-        text: The value.
-        example: One that would do.
+        option: The option.
+        text: Its value.
+        example: A valid value, for the message.
 
     Raises:
         ValueError: If a part is not a number.
     """
     try:
-        found = [float(part) for part in text.split(",")]
-        if not all(map(math.isfinite, found)):
+        values = [float(part) for part in text.split(",")]
+        if not all(map(math.isfinite, values)):
             raise ValueError(text)
-        return found
+        return values
     except ValueError as error:
-        msg = f"{option} {text!r} must be numbers with commas between them, e.g. {example}"
+        msg = f"{option} {text!r} must be numbers separated by commas, e.g. {example}"
         raise ValueError(msg) from error

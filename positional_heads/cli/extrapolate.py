@@ -1,4 +1,4 @@
-"""`positional-heads extrapolate`: methods of length extrapolation from the command line."""
+"""`positional-heads extrapolate`: the extrapolation study from the command line."""
 
 import json
 from pathlib import Path
@@ -6,33 +6,54 @@ from typing import Annotated, Any
 
 import typer
 
-from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts, say
+from positional_heads.cli.common import (
+    BUNDLED,
+    AsJson,
+    Depths,
+    Device,
+    Dtype,
+    Model,
+    Out,
+    Overwrite,
+    Texts,
+    TrustRemoteCode,
+    load_named,
+    numbers,
+    one_line_errors,
+    prepare_folder,
+    read_texts,
+    say,
+)
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
-    model: Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")],
+    model: Model,
     methods: Annotated[
-        str, typer.Option(help="Methods with commas between them: none, linear, ntk, dynamic, yarn, llama3, ...")
+        str, typer.Option(help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, ...")
     ] = "none,linear,ntk,yarn,self_extend",
-    factors: Annotated[str, typer.Option(help="How many times the training length to go, with commas.")] = "2,4",
-    text: Annotated[list[str] | None, typer.Option(help="Long text to score on; 'bundled' for ours.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report; made if missing.")] = Path("extrapolation"),
-    task: Annotated[str, typer.Option(help="passkey, needle, kv or copy.")] = "passkey",
-    depths: Annotated[int, typer.Option(min=1, help="Depths at which the answer is hidden.")] = 5,
+    factors: Annotated[
+        str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")
+    ] = "2,4",
+    text: Texts = None,
+    out: Out = Path("extrapolation"),
+    task: Annotated[str, typer.Option(help="passkey, needle, kv, copy or latest.")] = "passkey",
+    depths: Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
     training_length: Annotated[
         int | None,
-        typer.Option(min=1, help="Tokens the model was trained on; found in its configuration if not given."),
+        typer.Option(min=1, help="Tokens the model was trained on; read from its configuration if not given."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, e.g. cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace results that are already in the folder.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model ships. Off unless asked.")] = False,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Extend the context by each method: does the allocation of dimensions go on, and does the task go with it?
+    """Score heads and measure a task beyond the training length, under each method of extending the context.
+
+    To resume an interrupted run, run the same command again.
 
     Example: positional-heads extrapolate bundled --methods none,linear,yarn --factors 2 --out extrapolation
     """
@@ -74,7 +95,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
 
 
 def show_extrapolation(result: Path, as_json: bool) -> None:
-    """Print a study on disk: its table and verdict."""
+    """Print the table and verdict of a study on disk."""
     from positional_heads.results.files import EXTRAPOLATION, read_result
 
     content, _ = read_result(result, EXTRAPOLATION)

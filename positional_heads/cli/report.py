@@ -1,4 +1,4 @@
-"""`positional-heads report`: everything in a result folder as one page."""
+"""`positional-heads report`: one page of everything in a result folder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,13 +9,13 @@ from positional_heads.cli.common import one_line_errors, say
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="What score, ablate or extrapolate wrote, or a folder of such.")],
+    folder: Annotated[Path, typer.Argument(help="Folder written by score, ablate or extrapolate, or one above it.")],
     out: Annotated[Path | None, typer.Option(help="File to write; report.html in the folder if not given.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a page that is already there.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing page.")] = False,
 ) -> None:
-    """Make one page of everything in a result folder: verdict, plots, tokens, caveats, how to make it again.
+    """Write one page of everything in a result folder: verdict, plots, tokens, caveats, commands to reproduce it.
 
-    The page is self-contained: it opens from disk and needs no network. Takes no model.
+    The page is self-contained: it opens from disk without a network. Needs no model.
 
     Example: positional-heads report report
     """

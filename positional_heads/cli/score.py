@@ -2,133 +2,135 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say
+from positional_heads.cli.common import (
+    AsJson,
+    BatchSize,
+    Device,
+    Dtype,
+    Model,
+    Out,
+    Overwrite,
+    Texts,
+    Top,
+    TrustRemoteCode,
+    load_named,
+    one_line_errors,
+    prepare_folder,
+    read_texts,
+    say,
+)
 
 if TYPE_CHECKING:
     from positional_heads.results.scores import HeadScores
 
 
 def score(  # noqa: PLR0917  one parameter is one option of the command
-    model: Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")],
-    text: Annotated[
-        list[str] | None,
-        typer.Option(help="Text file to score on; repeat for several, '-' for standard input, 'bundled' for ours."),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the report; made if missing.")] = Path("report"),
+    model: Model,
+    text: Texts = None,
+    out: Out = Path("report"),
     length: Annotated[
         int | None, typer.Option(min=2, help="Tokens per sequence; the model's context if not given.")
     ] = None,
-    sequences: Annotated[int | None, typer.Option(help="Score only this many sequences, the first ones.")] = None,
-    null_repeats: Annotated[
-        int, typer.Option(min=0, help="Times positions are shuffled for the null; 0 for none.")
-    ] = 20,
+    sequences: Annotated[int | None, typer.Option(help="Score only the first N sequences.")] = None,
+    null_repeats: Annotated[int, typer.Option(min=0, help="Shuffles of the positions for the null; 0 for none.")] = 20,
     skip_keys: Annotated[
-        int, typer.Option(min=0, help="Leading keys that do not count, e.g. 1 for an attention sink.")
+        int, typer.Option(min=0, help="Ignore the first N keys of each sequence (1 drops an attention sink).")
     ] = 0,
-    min_distance: Annotated[int, typer.Option(min=0, help="Smallest distance that counts, in tokens.")] = 0,
-    max_distance: Annotated[int | None, typer.Option(min=0, help="Largest distance that counts, in tokens.")] = None,
+    min_distance: Annotated[int, typer.Option(min=0, help="Smallest distance to count, in tokens.")] = 0,
+    max_distance: Annotated[int | None, typer.Option(min=0, help="Largest distance to count, in tokens.")] = None,
     temperature: Annotated[
         str, typer.Option(help="Softmax temperature of the dominant dimension: a number, or 'attention' for sqrt(d).")
     ] = "1",
     plain_text: Annotated[
         bool,
-        typer.Option(help="Read special tokens in the text as plain characters; drop byte-order marks and returns."),
+        typer.Option(
+            help="Read special tokens in the text as plain characters; drop byte-order marks and carriage returns."
+        ),
     ] = False,
     resolution: Annotated[
-        float, typer.Option(help="Pair indices within which two dominant dimensions are equal; 0 tells all apart.")
+        float, typer.Option(help="Count dominant dimensions this close, in pair indices, as equal; 0 for none.")
     ] = 1 / 256,
     pairs: Annotated[
         str | None,
-        typer.Option(help="'all', or how many query-key pairs to sample of a sequence; chosen by length if not given."),
+        typer.Option(help="Query-key pairs per sequence: 'all', or a number to sample; chosen by length if not given."),
     ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="Where to run, e.g. cpu or cuda.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    batch_size: BatchSize = None,
+    device: Device = None,
+    dtype: Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of shuffles, samples and resamples.")] = 0,
     shard: Annotated[
-        str | None, typer.Option(help="Count one shard of the run only, e.g. 3/8; `merge` adds them.")
+        str | None, typer.Option(help="Count only one shard of the run, e.g. 3/8; `merge` adds the shards.")
     ] = None,
-    executor: Annotated[str | None, typer.Option(help="'ray' to count on several processes or machines.")] = None,
+    executor: Annotated[str | None, typer.Option(help="'ray' to count in several processes or machines.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="Of the Ray cluster, e.g. auto; workers on this machine if not given.")
+        str | None, typer.Option(help="Address of the Ray cluster, e.g. auto; this machine if not given.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; as many as fit if not given.")] = None,
-    worker_cpus: Annotated[int, typer.Option(min=1, help="Processor cores of a Ray worker.")] = 1,
-    worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs of a Ray worker; may be a fraction.")] = 0,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="How often to keep what is counted so far.")] = 60,
-    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace results that are already in the folder.")] = False,
-    trust_remote_code: Annotated[bool, typer.Option(help="Run code that the model ships. Off unless asked.")] = False,
+    worker_cpus: Annotated[int, typer.Option(min=1, help="CPU cores per Ray worker.")] = 1,
+    worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker; may be a fraction.")] = 0,
+    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between two saves of the progress.")] = 60,
+    top: Top = 10,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
-    """Score every head: does its dominant rotary dimension move with token distance?
+    """Score every head by how its dominant rotary dimension changes with token distance.
 
-    Prints the top heads, a verdict against shuffled positions, and writes a report folder. A run that was stopped goes
-    on when the same command is given again.
+    Prints the top heads and a verdict against shuffled positions, and writes a report folder. To resume an interrupted
+    run, run the same command again.
 
     Example: positional-heads score bundled --text bundled --sequences 8 --out report
     """
     with one_line_errors():
-        from positional_heads.results.files import PARTIAL, SCORES
-
         settings: dict[str, Any] = {
-            "temperature": temperature if temperature == "attention" else _number(temperature, "--temperature"),
+            "temperature": _number_or("attention", "--temperature", temperature, float),
             "skip_keys": skip_keys,
             "min_distance": min_distance,
             "max_distance": max_distance,
             "resolution": resolution,
-            "pairs": pairs if pairs in {None, "all"} else _whole(str(pairs), "--pairs"),
+            "pairs": None if pairs is None else _number_or("all", "--pairs", pairs, int),
             "null_repeats": null_repeats,
             "seed": seed,
         }
         if sequences is not None and sequences < 1:
             msg = f"--sequences {sequences} must be at least 1"
             raise ValueError(msg)
-        if shard is not None:
-            from positional_heads.scoring.shards import shard_of
-
-            shard_of(shard)
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
         texts = read_texts(text)
-        from positional_heads.bridge.loading import check_dtype
-        from positional_heads.scoring.settings import ScoringSettings
+        _refuse_settings(settings, shard, dtype)
+        from positional_heads.results.files import PARTIAL, SCORES
 
-        check_dtype(dtype)
-        ScoringSettings(**settings)  # refuses what makes no sense before the model is loaded
-        settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
         prepare_folder(out, SCORES.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.bridge.sequences import cut_text
+        from positional_heads.scoring.head_examples import write_examples
         from positional_heads.scoring.score import score_heads, score_shard
 
-        pieces = cut_text(bridge, texts, length, plain_text=plain_text)
-        chosen = _first(pieces, sequences, len(texts))
+        pieces = _first(cut_text(bridge, texts, length, plain_text=plain_text), sequences, len(texts))
+        settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
         if shard is not None:
-            say(f"written: {score_shard(bridge, chosen, shard, out, **settings)}")
+            say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
             return
-        scores = score_heads(bridge, chosen, checkpoint=out, executor=ray, **settings)
-        from positional_heads.scoring.head_examples import write_examples
-
-        write_examples(bridge, chosen[0], scores, out)
+        scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
+        write_examples(bridge, pieces[0], scores, out)
         _write(scores, out, top, as_json)
         (out / PARTIAL.file_name).unlink(missing_ok=True)
 
 
 def merge(
-    folder: Annotated[Path, typer.Argument(help="Where `score --shard` wrote the shards.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; the shards' own if not given.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="Heads to print.")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace results that are already in the folder.")] = False,
+    folder: Annotated[Path, typer.Argument(help="Folder that `score --shard` wrote shards to.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the report; that of the shards if not given.")] = None,
+    top: Top = 10,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
-    """Add the shards of a run, and write its report; takes no model.
+    """Add the shards of a run, and write its report; needs no model.
 
     Example: positional-heads merge shards --out report
     """
@@ -143,13 +145,7 @@ def merge(
 
 
 def show_scores(result: Path, top: int, as_json: bool) -> None:
-    """Print scores on disk.
-
-    Args:
-        result: Their file or folder.
-        top: Heads to print.
-        as_json: JSON instead of a table.
-    """
+    """Print the table and verdict of scores on disk."""
     from positional_heads.results.files import SCORES, read_result
 
     content, _ = read_result(result, SCORES)
@@ -185,7 +181,20 @@ def _ray_executor(name: str | None, address: str | None, workers: int | None, cp
     return RayExecutor(address, workers, cpus, gpus)
 
 
+def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | None) -> None:
+    """Refuse settings that make no sense before the model is loaded."""
+    from positional_heads.bridge.loading import check_dtype
+    from positional_heads.scoring.settings import ScoringSettings
+    from positional_heads.scoring.shards import shard_of
+
+    if shard is not None:
+        shard_of(shard)
+    check_dtype(dtype)
+    ScoringSettings(**settings)
+
+
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
+    """The first sequences; the user is told how the texts were cut."""
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
     say(
@@ -195,21 +204,15 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
     return chosen
 
 
-def _whole(text: str, option: str) -> int:
-    found = _number(text, option)
-    if found != int(found):
-        msg = f"{option} {text!r} must be a whole number, or 'all'"
-        raise ValueError(msg)
-    return int(found)
-
-
-def _number(text: str, option: str) -> float:
+def _number_or(word: str, option: str, text: str, kind: Callable[[float], float]) -> float | str:
+    """The number that an option gives, or the one word that it takes instead."""
+    if text == word:
+        return word
     try:
-        found = float(text)
-        if not math.isfinite(found):
-            raise ValueError(text)
-        return found
-    except ValueError as error:
-        word = "'all'" if option == "--pairs" else "'attention'"
-        msg = f"{option} {text!r} must be a number, or {word}"
-        raise ValueError(msg) from error
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or kind(number) != number:
+        msg = f"{option} {text!r} must be a {'whole ' if kind is int else ''}number, or {word!r}"
+        raise ValueError(msg)
+    return kind(number)

@@ -306,5 +306,5 @@ class AblationStudy(Record):
         return unit_means_by_reach(self.rows, self.values[measure], self._index, by)
 
 
-def _labels(cell: Cell) -> dict[str, Any]:
+def _labels(cell: StudySet) -> dict[str, Any]:
     return {"kind": cell.kind, "k": cell.k, "number": cell.number, "heads": " ".join(str(head) for head in cell.heads)}

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import Cell, HeadSet
+from positional_heads.core.head_sets import HeadSet, StudySet
 from positional_heads.core.statistics import mean_interval, unit_means
 
 INTERACTION = "long - short"
@@ -32,7 +32,7 @@ class UnitMeans:
     index: Mapping[HeadSet, int]
     bounded: bool
 
-    def changes(self, cells: Sequence[Cell]) -> Float64[Tensor, "chosen unit"]:
+    def changes(self, cells: Sequence[StudySet]) -> Float64[Tensor, "chosen unit"]:
         """Each unit's mean with these sets ablated minus its mean with none."""
         return (self.means - self.means[0])[[self.index[cell.heads] for cell in cells]]
 

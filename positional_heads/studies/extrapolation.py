@@ -27,10 +27,10 @@ from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.scoring.score import score_heads
 from positional_heads.studies.resume import run_parts
 from positional_heads.studies.tasks.evaluate import make_task, task_setting_names
+from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Example
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
-ANSWERS_AT_A_DISTANCE = ("passkey", "needle", "kv", "copy")
 FOLLOWED_HEADS = 4
 LONG_TEXT = 200
 """Characters from which on a setting's text goes into the provenance as its sha256."""
@@ -143,8 +143,8 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
         if not factor > 1:
             msg = f"factor {factor} must be above 1: it multiplies the training length"
             raise ValueError(msg)
-    if task not in ANSWERS_AT_A_DISTANCE:
-        msg = f"task {task!r} has no answers at known distances: choose one of {', '.join(ANSWERS_AT_A_DISTANCE)}"
+    if task not in RECALL:
+        msg = f"task {task!r} has no answers at known distances: choose one of {', '.join(RECALL)}"
         raise ValueError(msg)
     if not len(factors) or not len(methods):
         msg = "no method or no factor given: there is nothing to study"
@@ -271,7 +271,7 @@ def _performance(
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
-    assert isinstance(task, AnswerTask)  # as all of ANSWERS_AT_A_DISTANCE
+    assert isinstance(task, AnswerTask)  # as all of RECALL
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"

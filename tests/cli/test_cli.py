@@ -20,6 +20,8 @@ from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
+from positional_heads.studies.tasks.evaluate import TASKS
+from positional_heads.studies.tasks.recall import RECALL
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
@@ -129,15 +131,21 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "temperature": (["score", "bundled", *good, *out, "--temperature", "warm"], "must be a number, or 'attention'"),
         "sequences": (["score", "bundled", *good, *out, "--sequences", "0"], "--sequences 0 must be at least 1"),
         "length": (["score", "bundled", *good, *out, "--length", "9999"], "length 9999 must be between 2 and"),
-        "pairs": (["score", "bundled", *good, *out, "--pairs", "few"], "--pairs 'few' must be a number, or 'all'"),
+        "pairs": (
+            ["score", "bundled", *good, *out, "--pairs", "few"],
+            "--pairs 'few' must be a whole number, or 'all'",
+        ),
         "shard": (["score", "bundled", *good, *out, "--shard", "9/8"], "there is no shard 9 of 8: they are counted"),
         "executor": (["score", "bundled", *good, *out, "--executor", "dask"], "'ray' is the only one"),
         "address": (["score", "bundled", *good, *out, "--address", "auto"], "go with --executor ray"),
         "no shards": (["merge", str(folder)], "no shards in it; positional-heads score --shard 1/8"),
-        "fractions": (["ablate", "bundled", *out, "--fractions", "0.1,b"], "--fractions '0.1,b' must be numbers with"),
+        "fractions": (
+            ["ablate", "bundled", *out, "--fractions", "0.1,b"],
+            "--fractions '0.1,b' must be numbers separated",
+        ),
         "factors": (
             ["extrapolate", "bundled", *out, "--factors", "two"],
-            "--factors 'two' must be numbers with commas",
+            "--factors 'two' must be numbers separated",
         ),
         "missing result": (["show", str(folder / "nowhere")], "no such result file"),
         "damaged result": (["show", str(folder / "damaged.safetensors")], "not a result file, or a truncated one"),
@@ -158,6 +166,25 @@ def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
     assert [file for file in sorted(tmp_path.rglob("*")) if file.is_file()] == [
         file for file in before if file.is_file()
     ]
+
+
+@pytest.mark.parametrize("arguments", [["score", "bundeld"], ["score", "bundled", "--text", "Bundle"]])
+def test_a_misspelt_bundled_is_asked_about_before_anything_is_loaded(arguments, tmp_path):
+    done = CliRunner().invoke(app, [*arguments, "--text", "bundled", "--out", str(tmp_path / "r")])
+    assert done.exit_code == 1
+    assert done.stderr.endswith("did you mean 'bundled'?\n")
+    assert "loading" not in done.stderr
+
+
+def test_the_version_is_that_of_the_package():
+    done = CliRunner().invoke(app, ["--version"])
+    assert done.stdout == f"positional-heads {ph.__version__}\n"
+
+
+def test_help_names_every_task():
+    for command, tasks in (("ablate", TASKS), ("extrapolate", RECALL)):
+        words = re.findall(r"\w+", CliRunner().invoke(app, [command, "--help"]).stdout)
+        assert not set(tasks) - set(words)
 
 
 BEFORE_THE_MODEL = {
@@ -231,7 +258,7 @@ def test_results_are_not_replaced_unless_asked(report):
     before = (folder / "scores.safetensors").read_bytes()
     done = run(*SCORE, "--text", "bundled", "--out", folder)
     assert done.returncode == 1
-    assert b"holds results already" in done.stderr
+    assert b"already holds results" in done.stderr
     assert (folder / "scores.safetensors").read_bytes() == before
 
 
@@ -292,7 +319,10 @@ def test_show_says_what_a_folder_without_a_result_holds(report, tmp_path):
     (tmp_path / "text.txt").write_text("In the beginning")
     done = show(["show", str(tmp_path)])
     assert done.exit_code == 1
-    assert f"error: no result file in {tmp_path}: none of scores.safetensors, study.safetensors" in done.stderr
+    assert (
+        f"error: no result file in {tmp_path}: neither it nor a folder in it has scores.safetensors, study.safetensors"
+        in done.stderr
+    )
     shutil.copytree(report[0], tmp_path / "first")
     assert show(["show", str(tmp_path)]).stderr == (
         f"error: no result file in {tmp_path}; {tmp_path / 'first'} has one\n"

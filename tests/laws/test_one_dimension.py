@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from positional_heads.bridge.rope_scaling.names import METHODS as NAMES
 from scipy.stats import spearmanr
 
 import positional_heads as ph
-from positional_heads.bridge.rope_scaling.names import METHODS as NAMES
 from tests.support.oracles import channels
 
 LENGTH, TRAINED, PAIRS, HEADS, BASE = 24, 16, 8, 4, 10000.0

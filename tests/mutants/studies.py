@@ -6,7 +6,9 @@ MUTANTS = (
     # Ablations go by position and number, and show nothing that is masked
     Mutant("studies/tasks/task.py", "(model, batch)", "(model, range(len(batch)))", "bridge/test_positions -k its_own"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("studies/tasks/recall.py", "needle == pair", "needle is pair", "bridge/rope_scaling/test_methods -k far_th"),
+    Mutant(
+        "studies/tasks/questions.py", "needle == pair", "needle is pair", "bridge/rope_scaling/test_methods -k far_th"
+    ),
     # Intervals, and units that share nothing
     Mutant("studies/tasks/perplexity.py", "number % units", "number", "studies/tasks/test_tasks -k perplexity"),
     Mutant(
@@ -15,7 +17,9 @@ MUTANTS = (
         "[first] = True",
         "studies/tasks/test_tasks -k held_out",
     ),
-    Mutant("studies/tasks/recall.py", "not in answers:", "in answers or True:", "studies/tasks/test_tasks -k held_out"),
+    Mutant(
+        "studies/tasks/questions.py", "not in answers)", "in answers or True)", "studies/tasks/test_tasks -k held_out"
+    ),
     # LongBench, the evaluation harness, Ray, shards
     Mutant(
         "studies/ablation.py",

@@ -85,7 +85,7 @@ def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
     other.rename(tmp_path / shard_file(5, 5))
     with pytest.raises(ValueError, match=r"shard-0005-of-0005.*shard-0001.*settings seed"):
         ph.merge_shards(tmp_path)
-    with pytest.raises(ValueError, match="another run .different: settings seed"):
+    with pytest.raises(ValueError, match=r"another run .different: settings seed"):
         ph.score_shard(model, sequences, (5, 5), tmp_path, **SETTINGS)
     ph.score_shard(model, sequences, (1, 2), tmp_path, **SETTINGS)
     with pytest.raises(ValueError, match="of 2, 5 shards"):

@@ -1,4 +1,4 @@
-"""How well does the model do a task, as it is or with heads ablated? One record, by example."""
+"""Measure a task on a model, with heads ablated or not; the result is a record of every answer."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.bridge.ablation import Ablation, Reference
+from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.core.heads import Heads, as_heads
@@ -16,32 +16,26 @@ from positional_heads.results.tables import result_html
 from positional_heads.results.text import printable
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
-from positional_heads.studies.tasks.recall import copy, kv, needle, passkey
+from positional_heads.studies.tasks.questions import Where
+from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-TASKS: dict[str, Callable[..., Task]] = {
-    "passkey": passkey,
-    "needle": needle,
-    "kv": kv,
-    "copy": copy,
-    "perplexity": perplexity,
-    "longbench": longbench,
-}
+TASKS: dict[str, Callable[..., Task]] = {**RECALL, "perplexity": perplexity, "longbench": longbench}
 NEEDS_REFERENCE = ("mean", "resample")
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model scored, answer by answer.
+    """The measures of every answer of a task.
 
     Attributes:
         task: Name of the task.
-        rows: What is known of each answer: unit, reach, and, by task, length, depth, distance, position.
+        rows: Properties of each answer: unit, reach, and, by task, length, depth, distance, position.
         measures: Every measure of each answer; higher is better.
-        chance: What a guess gives, per measure, where that is known.
+        chance: Expected value of each measure for a guess, if there is one.
     """
 
     task: str
@@ -95,7 +89,7 @@ def evaluate(
     task: str | Task | Callable[[Any], Any],
     *,
     heads: Heads = (),
-    mode: str = "zero",
+    mode: AblationMode = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
     batch_size: int | None = None,
@@ -105,10 +99,10 @@ def evaluate(
 
     Args:
         model: A TransformerBridge.
-        task: Name of a task (passkey, needle, kv, copy, perplexity, longbench), a task, or a function from the model to
-            one score per example, higher being better.
+        task: Name of a task (passkey, needle, kv, copy, latest, perplexity, longbench), a task, or a function from the
+            model to one score per example, higher being better.
         heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several.
-        mode: What becomes of them, see `ablated_heads`.
+        mode: How they are ablated, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
         distance: Distance in tokens for `far` and `near`.
         batch_size: Sequences per forward pass; chosen by length when None.
@@ -119,18 +113,17 @@ def evaluate(
     """
     in_range("batch_size", batch_size, 1)
     chosen = as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
-    made = make_task(model, task, **task_settings)
-    hooks = prepared_ablation(model, made, mode, reference, distance).hooks(chosen)
-    with model.hooks(fwd_hooks=hooks):
-        measures = made.measure(model, batch_size)
-    return TaskResult(made.name, made.rows, measures, made.chance)
+    task = make_task(model, task, **task_settings)
+    ablation = prepared_ablation(model, task, mode, reference, distance)
+    with model.hooks(fwd_hooks=ablation.hooks(chosen)):
+        return TaskResult(task.name, task.rows, task.measure(model, batch_size), task.chance)
 
 
 def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: Any) -> Task:
-    """The task meant by a name, by a function of the model, or by itself.
+    """The task with this name, or a task of this function of the model; a task is returned unchanged.
 
     Raises:
-        ValueError: If there is no task of this name, or settings are given for a finished task.
+        ValueError: If no task has this name, or settings are given for a task that is not given by name.
         TypeError: If a setting is unknown to the task.
     """
     if isinstance(task, str):
@@ -138,7 +131,7 @@ def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: A
         check_settings(f"task {task}", settings, task_setting_names(task))
         return TASKS[task](model, **settings)
     if settings:
-        msg = f"{', '.join(settings)}: settings go with the name of a task; this one is made already"
+        msg = f"{', '.join(settings)}: settings go with the name of a task; this task has its own"
         raise ValueError(msg)
     if isinstance(task, Task):
         return task
@@ -149,7 +142,7 @@ def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: A
 
 
 def check_task_name(task: str) -> None:
-    """Refuse the name of a task that there is not.
+    """Refuse a name that no task has.
 
     Raises:
         ValueError: If it is unknown.
@@ -160,21 +153,23 @@ def check_task_name(task: str) -> None:
 
 
 def task_setting_names(task: str) -> list[str]:
-    """What can be set of a task given by name."""
-    return [name for name in inspect.signature(TASKS[task]).parameters if name != "model"]
+    """Settings that the task with this name takes."""
+    parameters = inspect.signature(TASKS[task]).parameters.values()
+    own = [one.name for one in parameters if one.name != "model" and one.kind is not one.VAR_KEYWORD]
+    return [*own, *Where.__annotations__] if task in RECALL else own
 
 
 def prepared_ablation(
-    model: TransformerLensModel, task: Task, mode: str, reference: Reference | None, distance: int | None
+    model: TransformerLensModel, task: Task, mode: AblationMode, reference: Reference | None, distance: int | None
 ) -> Ablation:
-    """A way of ablation whose reference, where it needs one and none is given, is held-out examples of the task.
+    """An ablation; if it needs a reference and none is given, the reference is the task's held-out examples.
 
     Raises:
-        ValueError: If the mode makes no sense, or the task has no such examples.
+        ValueError: If the mode makes no sense, or the task has no held-out examples.
     """
     if reference is None and mode in NEEDS_REFERENCE:
         if not isinstance(task, AnswerTask) or not task.held_out:
-            msg = f"mode {mode!r} needs reference=: the task {task.name} has no held-out examples to take it from"
+            msg = f"mode {mode!r} needs reference=: the task {task.name} has no held-out examples"
             raise ValueError(msg)
         longest = max(len(example.tokens) for example in task.held_out)
         reference = [example.tokens for example in task.held_out if len(example.tokens) == longest]

@@ -22,7 +22,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from positional_heads.bridge.ablation import Ablation, Reference
+from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.run_lengths import follows_length, fresh_runs
@@ -40,7 +40,7 @@ def evaluate_harness(
     tasks: str | dict[str, Any] | Sequence[str | dict[str, Any]],
     *,
     heads: Heads = (),
-    mode: str = "zero",
+    mode: AblationMode = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
     limit: int | None = None,

@@ -23,7 +23,7 @@ from torch import Tensor
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.tokenizing import start_token, text_tokens
-from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.arguments import checked
 from positional_heads.studies.tasks.longbench_metrics import judged, refuse_missing_library, unfit_answer
 
 SCHEMA = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
@@ -105,7 +105,6 @@ def longbench(
     dataset: str | None = None,
     length: int | None = None,
     examples: int | None = None,
-    seed: int = 0,
 ) -> LongBenchTask:
     """LongBench's questions, from a file or from the hub.
 
@@ -116,7 +115,6 @@ def longbench(
         dataset: Name of one of its datasets, e.g. hotpotqa: read from the hub, or, with a file, the only one kept.
         length: Most tokens of prompt and answer together; the model's context when None.
         examples: How many documents, the first ones; all when None.
-        seed: Taken for symmetry with other tasks; nothing is drawn.
 
     Raises:
         ImportError: If a library that the datasets' metrics need is not installed.
@@ -127,7 +125,6 @@ def longbench(
     if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
         msg = f"examples {examples!r} must be a whole number of at least 1, or None for all documents"
         raise ValueError(msg)
-    in_range("seed", seed, 0)
     if file is None and dataset is None:
         msg = "longbench needs file=, a JSON-lines file in its schema, or dataset=, the name of a dataset on the hub"
         raise ValueError(msg)
@@ -145,7 +142,7 @@ def longbench(
     made = [_prompt(model, document, length) for document in documents]
     digest = hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
     names = sorted({str(document["dataset"]) for document in documents})
-    settings = {"datasets": names, "documents": len(documents), "length": length, "sha256": digest, "seed": seed}
+    settings = {"datasets": names, "documents": len(documents), "length": length, "sha256": digest}
     prompts, dropped, answers = zip(*made, strict=True)
     return LongBenchTask(tuple(documents), prompts, dropped, answers, model.tokenizer, settings)
 

