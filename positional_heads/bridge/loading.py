@@ -106,9 +106,11 @@ def _configuration_mended(source: str) -> Iterator[None]:
     for change in changes:
         logger.warning("%s: %s", source, change)
 
-    def get_config_dict(cls: Any, name_or_path: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        read, rest = original.__func__(cls, name_or_path, **kwargs)  # type: ignore[attr-defined]
-        return (copy.deepcopy(config) if str(name_or_path) == source else read), rest
+    def get_config_dict(
+        cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        read, rest = original.__func__(cls, pretrained_model_name_or_path, **kwargs)  # type: ignore[attr-defined]
+        return (copy.deepcopy(config) if str(pretrained_model_name_or_path) == source else read), rest
 
     with patch.object(PretrainedConfig, "get_config_dict", classmethod(get_config_dict)):
         yield
@@ -146,12 +148,12 @@ def _missing_tensors_refused(source: str) -> Iterator[None]:
     original = PreTrainedModel.from_pretrained
     missing: list[str] = []
 
-    def from_pretrained(cls: Any, name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         return_info = kwargs.pop("output_loading_info", False)
         model, info = original.__func__(  # type: ignore[attr-defined]
-            cls, name_or_path, *args, output_loading_info=True, **kwargs
+            cls, pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
-        if str(name_or_path) == source:
+        if str(pretrained_model_name_or_path) == source:
             missing[:] = sorted({name for name, _ in model.named_parameters()}.intersection(info["missing_keys"]))
         return (model, info) if return_info else model
 

@@ -158,7 +158,7 @@ def bpe_tokenizer():
 def speaker(request, tiny):
     """A model as far as `cut_text` needs one: tokenizer and configuration; and what it calls its start."""
     tokenizer = tiny("llama").tokenizer if request.param == "bytes" else bpe_tokenizer()
-    texts._say_once.cache_clear()
+    texts._warn_once.cache_clear()
     return SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=256, d_vocab=400)), tokenizer.bos_token
 
 
@@ -186,7 +186,7 @@ def test_a_second_start_a_byte_order_mark_and_returns_are_said(speaker, caplog):
         (twice,) = ph.cut_text(model, f"{start}In the beginning")
         assert f"begins with {start}" in caplog.text
         caplog.clear()
-        texts._say_once.cache_clear()
+        texts._warn_once.cache_clear()
         ph.cut_text(model, "\ufeffIn the\r\nbeginning")
     assert twice[:2].tolist() == [model.tokenizer.bos_token_id] * 2
     assert [said in caplog.text for said in ("byte-order mark", "carriage returns", "begins with")] == [

@@ -41,7 +41,7 @@ def test_checkpoints_learn_to_recall():
     early, late = (measured(ph.load_bundled_model(step=step), 8)[0] for step in (500, 6000))
     assert early < 0.4
     assert late > 0.9
-    with pytest.raises(ValueError, match="step 7 .*choose one of 0, 500"):
+    with pytest.raises(ValueError, match=r"step 7 .*choose one of 0, 500"):
         ph.load_bundled_model(step=7)
 
 
