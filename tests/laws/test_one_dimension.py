@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from positional_heads.bridge.rope_scaling.names import METHODS as NAMES
 from scipy.stats import spearmanr
 
 import positional_heads as ph
+from positional_heads.bridge.rope_scaling.methods import METHODS as NAMES
 from tests.support.oracles import channels
 
 LENGTH, TRAINED, PAIRS, HEADS, BASE = 24, 16, 8, 4, 10000.0
@@ -38,7 +38,14 @@ def grouped(groups, window):
     return np.where((query - key < window) | (groups == 1), query - key, far)
 
 
+def leaking(window, leak):
+    """The same of ReRoPE: from the window on, distances grow by `leak` only."""
+    back = np.arange(LENGTH)[:, None, None] - np.arange(LENGTH)[None, :, None]
+    return np.where(back < window, back, window + leak * (back - window)).repeat(PAIRS, axis=2)
+
+
 REGROUPING = {
+    "rerope": ({"window": 4, "leak": 0.25}, leaking(4, 0.25)),
     "self_extend": ({"group": 2, "window": 4}, grouped([2] * PAIRS, 4)),
     "dpe": ({"pair_groups": [1, 1, 2, 2, 4, 4, 4, 4], "window": 4}, grouped([1, 1, 2, 2, 4, 4, 4, 4], 4)),
 }
@@ -112,7 +119,7 @@ READINGS = {"hook": hook, "cache": cache, "examples": examples}
 CASES = [
     *((method, 1.0, {}) for method in (*ROTATING, *REGROUPING)),
     *((method, "attention", {}) for method in ("none", "yarn", "self_extend")),
-    *((method, 1.0, SOME) for method in ("yarn", "llama3", "self_extend", "dpe")),
+    *((method, 1.0, SOME) for method in ("yarn", "llama3", "self_extend", "dpe", "rerope")),
 ]
 
 
