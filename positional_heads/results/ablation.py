@@ -214,7 +214,7 @@ class AblationStudy(Record):
             frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
         for units in self._unit_means(measure) if heads else ():
             changes, reach = units.changes(singles), units.reach
-            low, high = units.intervals(changes, level).unbind(-1)
+            low, high = units.intervals(changes, level).numpy().T
             frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
