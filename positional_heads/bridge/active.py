@@ -48,7 +48,7 @@ class ActiveExtension(Protocol):
         """Rotation of positions 0 to length - 1 by distance; None where cos and sin express it."""
 
     def set_run_lengths(self, lengths: list[int] | None) -> None:
-        """Rotate each row as part of a run of so many tokens; None: as the passes themselves say."""
+        """Rotate each row as part of a run of so many tokens; None: as the passes imply."""
 
 
 _ACTIVE: "weakref.WeakKeyDictionary[Any, ActiveExtension]" = weakref.WeakKeyDictionary()

@@ -88,7 +88,7 @@ class ScoringSettings:
             msg = f"resolution {self.resolution}: give one over a whole number, e.g. {1 / round(cells):.6g}, or 0"
             raise ValueError(msg)
         if self.null_repeats == 1:
-            msg = "null_repeats 1 has no spread: give 0 for no null, or at least 2 (20 is usual)"
+            msg = "null_repeats 1: give 0 for none, or at least 2 to know its spread (20 is usual)"
             raise ValueError(msg)
         if self.resamples < 2:  # noqa: PLR2004
             msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"

@@ -6,6 +6,12 @@ MUTANTS = (
     Mutant("scoring/counter.py", "*others[: extra - len(chosen)], ", "", "scoring/test_score -k pilot"),
     # D where one pair holds nearly all: the deviation, ties, saturation
     Mutant("scoring/settings.py", ">= FLOAT32", "> 0 * FLOAT32", "laws/test_resolution -k every_resolution"),
+    Mutant(
+        "scoring/settings.py",
+        "replace(settings or ScoringSettings(), ",
+        "replace(ScoringSettings(), ",
+        "scoring/test_settings -k keyword",
+    ),
     # Which entries count, and their correlation
     Mutant(
         "scoring/counter.py",

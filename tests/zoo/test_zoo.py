@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 import positional_heads as ph
 from positional_heads.zoo import bundled as zoo
+from positional_heads.zoo.architecture import byte_tokenizer
 from positional_heads.zoo.curriculum import make_example
 from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
 from positional_heads.zoo.train import main as train
@@ -41,7 +42,7 @@ def test_checkpoints_learn_to_recall():
     early, late = (measured(ph.load_bundled_model(step=step), 8)[0] for step in (500, 6000))
     assert early < 0.4
     assert late > 0.9
-    with pytest.raises(ValueError, match="step 7 .*choose one of 0, 500"):
+    with pytest.raises(ValueError, match=r"step 7 .*choose one of 0, 500"):
         ph.load_bundled_model(step=7)
 
 
@@ -56,6 +57,11 @@ def test_the_text_matches_its_stated_hash():
     stated = json.loads((zoo.TEXT_FILE.parent / "provenance.json").read_text())
     assert hashlib.sha256(content).hexdigest() == stated["sha256"]
     assert len(content) == stated["bytes"]
+
+
+def test_a_text_is_tokenized_to_its_bytes():
+    text = "Ich bin\tder Weg; 道 🙂\r\n"
+    assert byte_tokenizer()(text)["input_ids"] == [256, *text.encode()]
 
 
 def test_checkpoints_keep_weights_to_half_a_step(tmp_path):

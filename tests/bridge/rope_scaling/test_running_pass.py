@@ -1,4 +1,4 @@
-"""Scores that are rewritten take earlier keys from the cache of the run, whatever was done to it between two passes.
+"""Rewritten scores take earlier keys from the cache of the run, whatever was done to it between passes.
 
 The oracle of every case is one whole run without a cache.
 """
@@ -16,6 +16,7 @@ TOKENS = torch.randint(256, (3, 40), generator=torch.Generator().manual_seed(21)
 METHODS = {
     "self_extend": {"group": 4, "window": 8},
     "dpe": {"pair_groups": [8, 4, 4, 2, 2, 1, 1, 1], "window": 8},
+    "rerope": {"window": 8, "leak": 0.25},
     "heads": {"factor": 4.0, "heads": [ph.Head(0, 1), ph.Head(1, 2)], "training_length": 16},
 }
 
@@ -64,7 +65,7 @@ def test_a_cache_may_be_reordered_cut_and_repeated(method, tiny):
 
 @pytest.mark.parametrize("family", ["llama", "neox"])
 @torch.no_grad()
-def test_a_cache_that_was_filled_before_or_has_empty_places(family, tiny):
+def test_a_cache_may_be_filled_before_the_block_or_have_empty_slots(family, tiny):
     model = tiny(family)
     _, early = passed(model, TOKENS[:1, :25])
     static = StaticCache(config=model.original_model.config, max_cache_len=64)
@@ -93,34 +94,55 @@ def test_beam_search_finds_the_same_with_and_without_a_cache(method, tiny):
     assert not torch.equal(found[0], plain)
 
 
-def test_what_a_cache_cannot_give_is_refused(tiny, tmp_path):
+@torch.no_grad()
+def test_a_cache_that_dropped_keys_is_refused(tiny):
     model = tiny("mistral")  # its window of 12 drops keys
-    with extended_rope(model, "self_extend", group=4, window=8), torch.no_grad():
+    with applied(model, "self_extend"):
         _, cache = passed(model, TOKENS[:1, :20])
-        with pytest.raises(RuntimeError, match="layer 0 attends to 21 keys, 11 are in its cache"):
+        with pytest.raises(RuntimeError, match="attends to 21 keys, 11 are in its cache"):
             passed(model, TOKENS[:1, 20:30], cache)
-    model = tiny("llama")
-    with extended_rope(model, "self_extend", group=4, window=8), torch.no_grad():
-        padded = torch.ones_like(TOKENS)
-        padded[0, :5] = 0
-        with pytest.raises(ValueError, match="padded batches cannot be extended by rewriting scores"):
-            model(TOKENS, attention_mask=padded)
+
+
+@torch.no_grad()
+def test_padding_is_refused_where_scores_are_rewritten(tiny):
+    padded = torch.ones_like(TOKENS)
+    padded[0, :5] = 0
+    with applied(tiny("llama"), "self_extend"), pytest.raises(ValueError, match="give sequences of one length"):
+        tiny("llama")(TOKENS, attention_mask=padded)
+
+
+@torch.no_grad()
+def test_a_cache_of_other_keys_is_refused(tiny):
+    model, doubled = tiny("llama"), [("blocks.0.attn.hook_rot_k", lambda key, hook: key * 2)]
+    with applied(model, "self_extend"):
         _, cache = passed(model, TOKENS[:1, :20])
-        doubled = [("blocks.0.attn.hook_rot_k", lambda key, hook: key * 2)]
-        refused = pytest.raises(RuntimeError, match="layer 0: the cache does not hold this run's keys")
-        with model.hooks(fwd_hooks=doubled), refused:
+        with model.hooks(fwd_hooks=doubled), pytest.raises(RuntimeError, match="does not hold this run's keys"):
             passed(model, TOKENS[:1, 20:], cache)
+
+
+@pytest.fixture
+def dynamic(tmp_path):
+    """A checkpoint whose own frequencies follow the length of the run from 30 tokens on."""
     own = {"rope_scaling": {"type": "dynamic", "factor": 4.0}, "max_position_embeddings": 30}
-    model = load_model(str(extended_folder(tmp_path, "llama", own)))
-    with extended_rope(model, "none", heads=[ph.Head(0, 0)]), torch.no_grad():
-        _, cache = passed(model, TOKENS[:1, :20])
-        _, cache = passed(model, TOKENS[:1, 20:28], cache)
-        with pytest.raises(ph.UnsupportedModelError, match="keys in a cache were rotated in several ways"):
-            passed(model, TOKENS[:1, 28:], cache)
-        padded = torch.ones_like(TOKENS)
-        padded[0, 35:] = 0
-        with pytest.raises(ValueError, match=r"rows of \[35, 40, 40\] tokens cannot be extended by heads"):
-            model(TOKENS, attention_mask=padded)
+    return load_model(str(extended_folder(tmp_path, "llama", own)))
+
+
+@torch.no_grad()
+def test_cached_keys_that_were_rotated_in_several_ways_are_refused(dynamic):
+    with extended_rope(dynamic, "none", heads=[ph.Head(0, 0)]):
+        _, cache = passed(dynamic, TOKENS[:1, :20])
+        _, cache = passed(dynamic, TOKENS[:1, 20:28], cache)
+        with pytest.raises(ph.UnsupportedModelError, match="run without a cache"):
+            passed(dynamic, TOKENS[:1, 28:], cache)
+
+
+@torch.no_grad()
+def test_rows_of_several_lengths_are_refused_where_heads_are_extended(dynamic):
+    padded = torch.ones_like(TOKENS)
+    padded[0, 35:] = 0
+    refused = pytest.raises(ValueError, match=r"rows of \[35, 40, 40\] tokens")
+    with extended_rope(dynamic, "none", heads=[ph.Head(0, 0)]), refused:
+        dynamic(TOKENS, attention_mask=padded)
 
 
 @torch.no_grad()
