@@ -1,4 +1,4 @@
-"""What is captured gives the model's own scores, whatever is masked; masks that are not understood are refused."""
+"""Captured queries and keys give the model's own scores, with padding and under edits."""
 
 import pytest
 import torch
@@ -35,15 +35,6 @@ def test_captured_vectors_give_the_models_scores(family, tiny):
             assert torch.allclose(scores[visible], held[visible], atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("family", "windows"),
-    [("mistral", [12, 12]), ("gemma2", [12, None]), ("gpt_oss", [12, None]), ("llama", [None] * 2)],
-)
-def test_sliding_windows_are_seen(family, windows, tiny):
-    assert [vectors.window for vectors in captured(tiny(family), TOKENS).values()] == windows
-    assert [vectors.window for vectors in captured(tiny(family), TOKENS[:, :12]).values()] == [None, None]
-
-
 @pytest.mark.parametrize("family", SCORED)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_changes_no_score_of_real_tokens(family, side, tiny):
@@ -58,65 +49,12 @@ def test_padding_changes_no_score_of_real_tokens(family, side, tiny):
         assert torch.allclose(found, expected, atol=2e-4)  # angles of other positions, rounded to float32
 
 
-def test_masks_that_are_not_understood_are_refused(tiny):
-    def hide_documents(scores, hook):
-        scores = scores.clone()
-        scores[:, :, 12:, :12] = torch.finfo(scores.dtype).min
-        return scores
-
-    model = tiny("llama")
-    with (
-        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide_documents)]),
-        pytest.raises(ph.UnsupportedModelError, match="layer 1 masks query-key pairs in a way that causality"),
-    ):
-        ph.score_heads(model, TOKENS)
-
-
-def test_a_mask_of_one_head_alone_is_refused(tiny):
-    def hide_far(scores, hook):
-        scores = scores.clone()
-        scores[:, 2, 12:, :12] = torch.finfo(scores.dtype).min
-        return scores
-
-    model = tiny("llama")
-    with (
-        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", hide_far)]),
-        pytest.raises(ph.UnsupportedModelError, match=r"layer 1 masks query-key pairs .*a mask of one head"),
-    ):
-        ph.score_heads(model, TOKENS)
-
-
-@pytest.mark.parametrize(
-    ("family", "query", "key", "score"),
-    [
-        ("llama", -2, 1, torch.finfo().min),
-        ("llama", 1, -2, 0.0),
-        ("llama", 1, -2, torch.nan),
-        ("gptj", 1, -2, 0.1),  # where the pattern is held
-    ],
-)
-@pytest.mark.parametrize("head", range(4))
-def test_one_pair_of_one_head_that_is_hidden_or_shown_is_seen(head, family, query, key, score, tiny):
-    def edit(scores, hook):
-        scores = scores.clone()
-        scores[:, head, query, key] = score
-        return scores
-
-    model, tokens = tiny(family), torch.arange(60)[None]  # more queries than scores are rebuilt at
-    layers = list(ph.resolve_layers(model).layers.values())
-    with (
-        model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", edit)]),
-        pytest.raises(ph.UnsupportedModelError, match="layer 1 masks query-key pairs"),
-    ):
-        capture(model, tokens, layers, lambda vectors: None)
-
-
-def test_scores_that_others_change_are_refused(tiny):
+def test_scores_that_a_hook_changes_are_refused(tiny):
     model = tiny("llama")
     layers = list(ph.resolve_layers(model).layers.values())
     with (
         model.hooks(fwd_hooks=[("blocks.0.attn.hook_attn_scores", lambda scores, hook: scores * 1.5)]),
-        pytest.raises(ph.UnsupportedModelError, match=r"layer 0: .* miss the model's own attention scores by 0.33"),
+        pytest.raises(ph.UnsupportedModelError, match=r"layer 0: .* by 0\.33"),
     ):
         capture(model, TOKENS, layers, lambda vectors: None)
 

@@ -375,3 +375,23 @@ def test_weights_that_were_never_loaded_are_refused(tiny_folder):
     model.original_model.model.layers[1].to("meta")
     with pytest.raises(ph.UnsupportedModelError, match=r"not loaded \(model\.layers\.1\..* is on the meta device\)"):
         ph.score_heads(model, TOKENS)
+
+
+def test_a_folder_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such model folder"):
+        ph.load_model(str(tmp_path / "nowhere"))
+
+
+def test_a_folder_without_a_configuration_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        ph.load_model(str(tmp_path))
+
+
+def test_an_unknown_precision_is_refused(tiny_folder):
+    with pytest.raises(ValueError, match="dtype 'int3'"):
+        ph.load_model(str(tiny_folder("llama")), dtype="int3")
+
+
+def test_a_model_that_no_hub_has_is_refused():
+    with pytest.raises(ValueError, match="nobody/nothing"):
+        ph.load_model("nobody/nothing")

@@ -226,8 +226,8 @@ MUTANTS = (
     Mutant("bridge/resolve.py", "query.clamp(-clip, clip), key", "query, key", "bridge/test_families -k olmo"),
     Mutant("bridge/resolve.py", "(query, key * multiplier)", "(query, key)", "bridge/test_families -k falcon_h1"),
     Mutant("bridge/rotary_layer.py", "* self.scale", "* 1.0", "bridge/test_resolve"),
-    Mutant("bridge/masks.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_capture"),
-    Mutant("bridge/masks.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_capture"),
+    Mutant("bridge/masks.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_masks"),
+    Mutant("bridge/masks.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_masks"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
         "bridge/rope_scaling/hugging_face.py",
