@@ -1,4 +1,4 @@
-"""The ablation study: are high-scoring heads needed more than others, and more at long range than at short?"""
+"""The ablation study: whether tasks need high-scoring heads more than others, and more at long range than at short."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
