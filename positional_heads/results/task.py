@@ -75,6 +75,7 @@ class TaskResult(Record):
         return {
             "task": self.task,
             "rows": self.rows,
+            "measures": list(self.measures),
             "chance": self.chance,
             "means": json_rows(self._main_table()),
             "provenance": self.provenance,
@@ -83,4 +84,5 @@ class TaskResult(Record):
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "TaskResult":
         own = {name: content[name] for name in ("task", "rows", "chance", "provenance")}
-        return cls(measures=nested(tensors, "measures"), **own)
+        measures = nested(tensors, "measures")
+        return cls(measures={name: measures[name] for name in content["measures"]}, **own)

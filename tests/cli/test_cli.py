@@ -304,7 +304,8 @@ def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
         shown = run(reader, tmp_path / "r")
         assert shown.returncode == 1
         assert re.search(
-            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; give the same", shown.stderr
+            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; to resume, repeat the same",
+            shown.stderr,
         )
     assert run(*command, tmp_path / "r").returncode == 0
     assert not (tmp_path / "r" / "sums.safetensors").exists()
@@ -338,7 +339,7 @@ def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
     (tmp_path / "r" / "finished.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = run("show", tmp_path / "r")
     assert shown.stdout == done.stdout
-    said = b"finished.jsonl: unfinished study, 1 of its parts done; give the same positional-heads ablate"
+    said = b"finished.jsonl: unfinished study, 1 of its parts done; to resume, repeat the same positional-heads ablate"
     assert said in shown.stderr
     (tmp_path / "alone").mkdir()
     shutil.move(tmp_path / "r" / "finished.jsonl", tmp_path / "alone")

@@ -28,6 +28,12 @@ MUTANTS = (
         "self.edges.numpy()[first + 1]",
         "results/test_record -k row_per_head_pair",
     ),
+    Mutant(
+        "results/task.py",
+        '{name: measures[name] for name in content["measures"]}',
+        "measures",
+        "results/test_record -k comes_back",
+    ),
     Mutant("results/extrapolation.py", "width // 2", "width", "results/test_record -k running_means"),
     Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_files -k header"),
     # Intervals, and units that share nothing

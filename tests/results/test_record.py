@@ -9,6 +9,7 @@ import positional_heads as ph
 from positional_heads.core.heads import Head
 from positional_heads.results import effects, extrapolation
 from positional_heads.results.profile import ContributionProfile
+from positional_heads.results.task import TaskResult
 from positional_heads.views.report.folder import write_report
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
@@ -33,12 +34,19 @@ def profile():
     )
 
 
+def task_result():
+    measures = {"log_prob": torch.tensor([-1.0, -0.5]).double(), "exact": torch.tensor([0.0, 1.0]).double()}
+    rows = [{"unit": 0, "reach": "long"}, {"unit": 0, "reach": "short"}]
+    return TaskResult("passkey", rows, measures, {"log_prob": -2.0}, {"model": {"name": "made up"}})
+
+
 RECORDS = {
     "scores.safetensors": synthetic_scores,
     "study.safetensors": study,
     "extrapolation.safetensors": planted_extrapolation,
     "examples.safetensors": synthetic_examples,
     "profile.safetensors": profile,
+    "task.safetensors": task_result,
 }
 
 
