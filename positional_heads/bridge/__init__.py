@@ -1,1 +1,1 @@
-"""The only readers of hooks. Everything about how TransformerLens and one architecture behave is known in here."""
+"""Everything that touches a TransformerBridge: the only room that reads and writes hooks, or knows one architecture."""

@@ -9,6 +9,7 @@ from collections.abc import Container
 from typing import Any, Protocol, runtime_checkable
 
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.core.bands import Band
 
 
@@ -21,8 +22,8 @@ class ActiveExtension(Protocol):
         """Name of its method."""
 
     @property
-    def resolved(self) -> Any:
-        """How the model rotates without it, a `RotaryModel`."""
+    def resolved(self) -> RotaryModel:
+        """How the model rotates without it."""
 
     @property
     def chosen(self) -> Container[int]:
@@ -47,7 +48,7 @@ class ActiveExtension(Protocol):
         """Rotation of positions 0 to length - 1 by distance; None where cos and sin express it."""
 
     def set_run_lengths(self, lengths: list[int] | None) -> None:
-        """Rotate each row as part of a run of so many tokens; None: as the passes themselves say."""
+        """Rotate each row as part of a run of so many tokens; None: as the passes imply."""
 
 
 _ACTIVE: "weakref.WeakKeyDictionary[Any, ActiveExtension]" = weakref.WeakKeyDictionary()

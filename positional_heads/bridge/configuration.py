@@ -25,6 +25,7 @@ ASCENDING = {
     "yarn": ("beta_slow", 1.0, "beta_fast", 32.0),
     "llama3": ("low_freq_factor", 1.0, "high_freq_factor", 4.0),
 }
+"""Two settings of a type, with their defaults, of which the first must be below the second."""
 READ = {"rope_type", "type", *NUMBERS, "short_factor", "long_factor", "short_mscale", "long_mscale", "truncate"} | {
     *("finetuned", "mrope_section", "mrope_interleaved")
 }

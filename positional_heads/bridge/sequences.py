@@ -1,13 +1,8 @@
-"""Read texts and token ids in any form, check them against the model, and batch or cut them into sequences.
-
-Sequences of a text start with the beginning-of-sequence token where the model is used with one, so a sequence of
-`length` tokens has one token less of the text.
-"""
+"""Read texts and token ids in any form, check them against the model, and batch them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -16,8 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.tokenizing import start_token, text_tokens
-from positional_heads.core.arguments import checked, in_range
+from positional_heads.bridge.tokenizing import as_list, start_token, text_tokens
+from positional_heads.core.arguments import in_range
 
 Text = Any
 """One text, several, or token ids, in any of the forms that `as_sequences` reads."""
@@ -114,38 +109,6 @@ def batches(
     return list(_grouped(sequences, batch_size, model.cfg.device))
 
 
-@checked
-def cut_text(
-    model: TransformerLensModel, texts: Text, length: int | None = None, *, plain_text: bool = False
-) -> list[Int[Tensor, " _"]]:
-    """Cut texts into sequences of at most `length` tokens; the last one of each text is shorter.
-
-    Only a last piece of a single token is dropped, since it has no query-key pair.
-
-    Args:
-        model: A TransformerBridge, for its tokenizer and context.
-        texts: One text or several, in a list or a column; a sequence never spans two of them.
-        length: Tokens per sequence, the beginning-of-sequence token included; the model's context when None.
-        plain_text: Read special tokens in a text as plain characters, and drop byte-order marks and carriage returns,
-            see `text_tokens`.
-
-    Raises:
-        ValueError: If a text is empty or `length` does not fit the model.
-        TypeError: If it is neither a text nor a list of texts.
-    """
-    limit = int(model.cfg.n_ctx)
-    length = limit if length is None else length
-    if not 2 <= length <= limit:  # noqa: PLR2004
-        msg = f"length {length} must be between 2 and the model's context of {limit} tokens"
-        raise ValueError(msg)
-    pieces = []
-    for index, text in enumerate(_items(texts)):
-        tokens, start = text_tokens(model, text, index, plain_text=plain_text), start_token(model)
-        room = length - start.numel()
-        pieces += [torch.cat([start, piece]) for piece in tokens.split(room) if start.numel() + piece.numel() > 1]
-    return pieces
-
-
 def as_sequences(
     model: TransformerLensModel, tokens: Text, attention_mask: Any = None, *, plain_text: bool = False
 ) -> list[TokenRow]:
@@ -171,7 +134,7 @@ def as_sequences(
             _refuse_masked(attention_mask)
             attention_mask = None
     if not isinstance(tokens, (str, Tensor)):
-        tokens = _items(tokens)
+        tokens = as_list(tokens)
         if any(isinstance(item, Integral) for item in tokens) or _is_table(tokens):
             tokens = _ids(tokens, 0)
     if isinstance(tokens, Tensor):
@@ -180,7 +143,7 @@ def as_sequences(
         msg = "attention_mask goes with a tensor of token ids; texts and lists of sequences need no padding"
         raise ValueError(msg)
     sequences: list[TokenRow] = []
-    for index, item in enumerate(_items(tokens)):
+    for index, item in enumerate(as_list(tokens)):
         if isinstance(item, str):
             row = torch.cat([start_token(model), text_tokens(model, item, index, plain_text=plain_text)])
         else:
@@ -190,26 +153,6 @@ def as_sequences(
                 raise ValueError(msg)
         sequences.append((row, None))
     return sequences
-
-
-def _items(many: Any) -> list[Any]:
-    """One text, or several in a list, a column or an array, as a list."""
-    if isinstance(many, str):
-        return [many]
-    kind = type(many).__name__
-    if isinstance(many, (Mapping, bytes, set, PurePath, Iterator)) or hasattr(many, "columns") or not _has_items(many):
-        ways = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
-        msg = f"cannot read {'None' if many is None else f'a {kind}'} as text or tokens: give {ways}"
-        raise TypeError(msg)
-    items = list(many)
-    if not items:
-        msg = "there is no text to score: the list is empty"
-        raise ValueError(msg)
-    return items
-
-
-def _has_items(many: Any) -> bool:
-    return hasattr(many, "__iter__") and hasattr(many, "__len__") and getattr(many, "ndim", 1) > 0
 
 
 def _is_table(items: list[Any]) -> bool:

@@ -6,50 +6,37 @@ from typing import Annotated, Any
 
 import typer
 
-from positional_heads.cli.common import (
-    BUNDLED,
-    AsJson,
-    Depths,
-    Device,
-    Dtype,
-    Model,
-    Out,
-    Overwrite,
-    Texts,
-    TrustRemoteCode,
-    load_named,
-    numbers,
-    one_line_errors,
-    prepare_folder,
-    read_texts,
-    say,
-)
+from positional_heads.cli import options
+from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts, say
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
-    model: Model,
+    model: options.Model,
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, ...")
+        str,
+        typer.Option(
+            help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope."
+        ),
     ] = "none,linear,ntk,yarn,self_extend",
     factors: Annotated[
         str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")
     ] = "2,4",
-    text: Texts = None,
-    out: Out = Path("extrapolation"),
+    text: options.Texts = None,
+    out: options.Out = Path("extrapolation"),
     task: Annotated[str, typer.Option(help="passkey, needle, kv, copy or latest.")] = "passkey",
-    depths: Depths = 5,
+    depths: options.Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
     training_length: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens the model was trained on; read from its configuration if not given."),
     ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task.")] = 0,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    trust_remote_code: TrustRemoteCode = False,
+    as_json: options.AsJson = False,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Score heads and measure a task beyond the training length, under each method of extending the context.
 
@@ -72,7 +59,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         bridge = load_named(model, device, dtype, trust_remote_code)
         from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.extrapolation import extrapolation_study
-        from positional_heads.views.report.folder import write_extrapolation_report
+        from positional_heads.views.report.folder import write_report
 
         study = extrapolation_study(
             bridge,
@@ -88,7 +75,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             examples=examples,
             seed=seed,
         )
-        written = write_extrapolation_report(study, out)
+        written = write_report(study, out)
         (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
         show_extrapolation(written[0], as_json)
         say("written: " + ", ".join(str(name) for name in written))

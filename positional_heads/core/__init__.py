@@ -1,1 +1,1 @@
-"""Numbers from tensors: rotation, contributions, D, ranks and statistics. Knows no model."""
+"""Numbers from tensors: rotation, contributions, D, ranks and statistics. Needs no model."""

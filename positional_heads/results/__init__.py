@@ -1,1 +1,1 @@
-"""Frozen records of what was found: labels, tables, verdicts, files. Knows no model."""
+"""Frozen records: numbers with labels, tables, verdicts and files. Knows no model."""

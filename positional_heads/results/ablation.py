@@ -215,7 +215,8 @@ class AblationStudy(Record):
         for units in self._unit_means(measure) if heads else ():
             changes, reach = units.changes(singles), units.reach
             low, high = units.intervals(changes, level).unbind(-1)
-            frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
+            columns = {reach: changes.mean(-1), f"{reach} low": low, f"{reach} high": high}
+            frame = frame.assign(**{name: values.numpy() for name, values in columns.items()})
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
     def overlap(self) -> "pd.DataFrame":
@@ -235,9 +236,9 @@ class AblationStudy(Record):
             for name, effect in zip(frame["name"], frame["long"], strict=True):
                 harm[Head.parse(name)] = -effect
         columns = {"score": self.ranked_by, "retrieval": self.retrieval, "harm": harm}
-        known = {name: values.flatten() for name, values in columns.items() if values is not None}
+        scores = {name: values.flatten() for name, values in columns.items() if values is not None}
         return {
-            f"{one} and {other}": rank_correlation(known[one], known[other]) for one, other in combinations(known, 2)
+            f"{one} and {other}": rank_correlation(scores[one], scores[other]) for one, other in combinations(scores, 2)
         }
 
     @property

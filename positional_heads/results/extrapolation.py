@@ -1,4 +1,4 @@
-"""Does extending the allocation of Positional Heads go with doing the task? One line for every method and length."""
+"""The record of an extrapolation study: allocation and task performance of each method at each length."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -30,16 +30,16 @@ class ExtrapolationStudy(Record):
     Attributes:
         labels: Name of each method and its length, in order.
         lengths: Tokens of each.
-        methods: Provenance of each method, and what it did: JSON.
-        heads: The heads whose allocation is followed.
+        methods: Provenance of each method: its settings and effects, as JSON.
+        heads: The heads whose allocation is measured.
         curves: Mean dominant dimension of each head at each distance, NaN beyond the method's length.
-        frequencies: How fast each pair turns under each method, in radians per token.
-        rho_within: Spearman's rho over pairs at distances below the training length.
-        rho_beyond: The same over pairs at distances from the training length on.
+        frequencies: Frequency of each pair under each method, in radians per token.
+        rho_within: Spearman's rho over query-key pairs at distances below the training length.
+        rho_beyond: The same at distances from the training length on.
         performance: exact, log_prob and loss of each, beyond the training length.
         plain: exact and log_prob of the plain model within its training length.
         plain_curves: The plain model's curves within its training length.
-        training_length: Where extrapolation begins, in tokens.
+        training_length: Tokens that the model was trained on, where extrapolation begins.
         provenance: Versions, model, data, task and settings.
     """
 
@@ -69,11 +69,12 @@ class ExtrapolationStudy(Record):
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
-        """One line per method and length: allocation averaged over heads, and task performance.
+        """One row per method and length: allocation averaged over heads, and task performance.
 
-        `jump` is in standard deviations of the curve's own variation, in size; `stretch` is s*, with the share of
-        variance it explains; `efficiency` is the probability of the answer's tokens, in the geometric mean, beyond the
-        training length over that of the plain model within it; `loss` is in nats per token, beyond it.
+        `jump` is its absolute value in standard deviations of the curve's own variation; `stretch` is s*, and
+        `explained` the share of variance that it explains; `efficiency` is the probability of the answer's tokens
+        (geometric mean) beyond the training length over that of the plain model within it; `loss` is in nats per token
+        beyond it.
         """
         import pandas as pd
 
@@ -99,9 +100,25 @@ class ExtrapolationStudy(Record):
             )
         return pd.DataFrame(lines)
 
+    def running_means(self, run: int) -> tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, "head point"]]:
+        """Curves of one method and length, as running means over a sixteenth of the training length.
+
+        Args:
+            run: Which method and length, by its place in `labels`.
+
+        Returns:
+            The middle of each mean, as a distance in tokens, and the means.
+        """
+        width = max(1, self.training_length // 16)
+        means = [
+            np.convolve(curve, np.ones(width) / width, mode="valid")
+            for curve in self.curves[run, :, : self.lengths[run]].numpy()
+        ]
+        return np.arange(len(means[0])) + float(width // 2), np.stack(means)
+
     @computed_once
     def told_apart(self) -> "pd.DataFrame":
-        """What each pair can tell apart under each method, in the tokens of its length.
+        """One row per method, length and pair: the distances that the pair tells apart.
 
         Wavelength, distances before the rotation repeats, and how many of those bfloat16 tells apart. Methods that
         group distances keep the plain frequencies.
@@ -125,8 +142,8 @@ class ExtrapolationStudy(Record):
     def link(self, level: float = 0.95, seed: int = 0) -> "pd.DataFrame":
         """Rank correlation over methods and lengths of each measure of allocation with efficiency, and its interval.
 
-        The paper's link, as a number. Points are few and share a model and text, so that the bootstrap interval over
-        them says how much it depends on which methods were tried, and no more. Below eight points there is none.
+        The points share a model and a text, so the bootstrap interval over them measures only how much the correlation
+        depends on the methods tried. Below eight points there is none.
 
         Args:
             level: Coverage of the interval.
@@ -141,15 +158,17 @@ class ExtrapolationStudy(Record):
         for measure in ALLOCATION:
             values, efficiency = table[measure].to_numpy(), table["efficiency"].to_numpy()
             resampled = _rank_correlations(values[draws], efficiency[draws])
-            known = resampled[~np.isnan(resampled)] if len(table) >= FEWEST_FOR_INTERVAL else np.empty(0)
-            low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if known.size else (np.nan, np.nan)
-            found = float(_rank_correlations(values[None], efficiency[None])[0])
-            lines.append({"measure": measure, "correlation": found, "low": low, "high": high, "points": len(table)})
+            defined = resampled[~np.isnan(resampled)] if len(table) >= FEWEST_FOR_INTERVAL else np.empty(0)
+            low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if defined.size else (np.nan, np.nan)
+            correlation = float(_rank_correlations(values[None], efficiency[None])[0])
+            lines.append(
+                {"measure": measure, "correlation": correlation, "low": low, "high": high, "points": len(table)}
+            )
         return pd.DataFrame(lines)
 
     @property
     def verdict(self) -> str:
-        """What the study shows, in words."""
+        """Whether extending the allocation goes with doing the task, in words."""
         return extrapolation_verdict(self.to_frame(), self.link(), self.training_length)
 
     def _content(self) -> dict[str, Any]:
@@ -185,4 +204,6 @@ def _rank_correlations(
     ranks = [stats.rankdata(values, axis=1) for values in (some, others)]
     one, other = (values - values.mean(1, keepdims=True) for values in ranks)
     spread = np.sqrt((one**2).sum(1) * (other**2).sum(1))
-    return np.divide((one * other).sum(1), spread, out=np.full(len(spread), np.nan), where=spread > 0)
+    correlations = np.full(len(spread), np.nan)
+    np.divide((one * other).sum(1), spread, out=correlations, where=spread > 0)
+    return correlations

@@ -132,7 +132,7 @@ def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
         header, data = _split(raw)
         metadata = header.get("__metadata__", {})
         stated = metadata.pop(_CHECKSUM, None)
-        content = json.loads(metadata.get(_KEY, "{}"))
+        content: dict[str, Any] = json.loads(metadata.get(_KEY, "{}"))
     except (ValueError, AttributeError, struct.error) as error:
         msg = f"{source}: not a result file, or a truncated one; run again"
         raise ResultFileError(msg) from error

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class HeadExamples(Record):
-    """Attention of some heads on one text, and which rotary pairs carry it.
+    """Attention of some heads on one text, and the rotary pairs that carry it.
 
     Attributes:
         tokens: The text's tokens, readable.
-        heads: Which heads, in the order of the tensors.
+        heads: The heads, in the order of the tensors.
         pattern: Attention of every query to every key, 0 where masked; first tokens only.
         dominant: Dominant dimension of every query-key pair (pair index), NaN where masked; first tokens only.
-        contributions: What each pair adds to the attention score, before soft-cap and mask; first tokens only.
+        contributions: Contribution of each pair to the attention score, before soft-cap and mask; first tokens only.
         weighted_dominant: Mean dominant dimension of each query, weighted by attention.
-        plain_dominant: The same with every visible key counting alike.
+        plain_dominant: The same with equal weights for all visible keys.
         mean_distance: Mean distance to the keys, weighted by attention, in tokens.
         mean_contributions: Mean contribution of each pair, weighted by attention.
-        notes: What was left out, in sentences.
+        notes: What was cropped, in sentences.
         provenance: Versions, model, data and settings.
     """
 
@@ -75,19 +75,19 @@ class HeadExamples(Record):
         """Name of the model."""
         return str(self.provenance.get("model", {}).get("name", "unknown model"))
 
-    def places(self, heads: Heads | None) -> list[int]:
-        """Where the heads asked for stand in the tensors; all when None.
+    def indices(self, heads: Heads | None) -> list[int]:
+        """Indices of these heads in the tensors; of all when None.
 
         Raises:
-            ValueError: If one is not in the record, or none is asked for.
+            ValueError: If one is not in the record, or the list is empty.
         """
         if heads is None:
             return list(range(len(self.heads)))
         chosen = as_heads(heads)
         for head in chosen:
             if head not in self.heads:
-                known = ", ".join(str(one) for one in self.heads[:20])
-                msg = f"{head} is not in these examples, they hold {known}: gather them again with this head"
+                others = ", ".join(str(one) for one in self.heads[:20])
+                msg = f"{head} is not in these examples, they hold {others}: gather them again with this head"
                 raise ValueError(msg)
         if not chosen:
             msg = "no heads asked for: give at least one, or None for all"

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False)
 class ContributionProfile(Record):
-    """Mean contribution of each pair to the attention score of some heads, by distance.
+    """Mean contribution of each rotary pair to the attention score of some heads, by distance.
 
     Attributes:
         heads: The heads, in the order of the first axis.
         mean: Mean over all query-key pairs in a range of distances, in units of the attention score before soft-cap and
-            mask; NaN where no pair counts.
+            mask; NaN where no query-key pair counts.
         unrotated: The same for the channels without rotation; zero where all are rotated.
         pair_counts: Number of query-key pairs behind each mean.
-        edges: First distance of each range in tokens, and last of all the first beyond.
-        frequencies: How fast each pair turns, in radians per token, before any extension that rewrites scores.
+        edges: First distance of each range in tokens, then the first distance beyond the last range.
+        frequencies: Frequency of each pair, in radians per token, before any extension that rewrites scores.
         provenance: Versions, model, data and settings.
     """
 
@@ -74,11 +74,11 @@ class ContributionProfile(Record):
         heads = [Head.parse(name) for name in content["heads"]]
         return cls(heads=heads, provenance=content["provenance"], **tensors)
 
-    def place(self, head: AnyHead) -> int:
-        """Where a head is on the first axis.
+    def index(self, head: AnyHead) -> int:
+        """Index of a head on the first axis.
 
         Raises:
-            ValueError: If it was not asked for when the profile was made.
+            ValueError: If it is not in the profile.
         """
         head = as_head(head)
         if head not in self.heads:

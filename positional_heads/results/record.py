@@ -1,6 +1,7 @@
 """Records: what public functions return. Each saves and loads itself, becomes a data frame, and prints in one line."""
 
 import functools
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -122,11 +123,14 @@ def json_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
 
 def computed_once(method: Table) -> Table:
     """Keep a record's table for each set of arguments; every call gets a copy, because data frames are mutable."""
+    signature = inspect.signature(method)
 
     @functools.wraps(method)
     def kept(self: Any, *args: Any, **kwargs: Any) -> "pd.DataFrame":
         tables = self.__dict__.setdefault("_tables", {})
-        key = method.__name__, args, tuple(sorted(kwargs.items()))
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()  # a default that is given is the same table
+        key = method.__name__, *list(bound.arguments.values())[1:]
         if key not in tables:
             tables[key] = method(self, *args, **kwargs)
         return tables[key].copy()

@@ -1,4 +1,4 @@
-"""What did scoring find? A frozen record that knows its labels, explains itself, and survives on disk."""
+"""The record of a scoring run: every head's score, its null, its interval and its significance."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,11 +10,11 @@ from scipy import stats
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values
 from positional_heads.results.files import SCORES
 from positional_heads.results.record import Record, computed_once, json_rows, nested
-from positional_heads.results.tables import head_columns
+from positional_heads.results.tables import HEAD_COLUMNS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import scores_verdict
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NullScores:
-    """The same model and text with positions shuffled: what geometry alone gives (method section 4).
+    """Scores of the same model and text with positions shuffled, which measure geometry alone (method section 4).
 
     Attributes:
         rho: Score of each head in each shuffle.
@@ -56,18 +56,18 @@ class HeadScores(Record):
     """How strongly each head moves its dominant dimension with token distance.
 
     Attributes:
-        rho: Spearman's rho between distance and dominant dimension over all pairs; NaN where undefined.
+        rho: Spearman's rho between distance and dominant dimension over all query-key pairs; NaN where undefined.
         rho_curve: Spearman's rho between distance and mean dominant dimension; never compare it with rho.
-        curve: Mean dominant dimension at each distance in tokens; NaN where no pair counts.
-        pair_counts: Number of pairs behind each point of the curve.
-        bound: How far rho can be from Spearman's rho on float64 values of D, equal where they fall into one cell of the
-            resolution, by binning and by rounding.
-        frequencies: How fast each pair turns, in radians per token; NaN behind a layer's last pair.
+        curve: Mean dominant dimension at each distance in tokens; NaN where no query-key pair counts.
+        pair_counts: Number of query-key pairs behind each point of the curve.
+        bound: Largest error of rho by binning and rounding, against Spearman's rho on float64 values of D, tied where
+            they fall into one step of the resolution.
+        frequencies: Frequency of each rotary pair, in radians per token; NaN beyond a layer's last pair.
         null: Scores with positions shuffled, or None.
-        bootstrap_rho: rho over resampled sequences, or None with a single one.
+        bootstrap_rho: rho over resampled sequences, or None with a single sequence.
         reasons: Why a head has no score.
         provenance: Versions, model, data, settings and seed.
-        sampling_sd: Standard deviation that sampling pairs adds to rho; None where all pairs were counted.
+        sampling_sd: Standard deviation that sampling query-key pairs adds to rho; None where all were counted.
         saturation: Share of query-key pairs in which one rotary pair holds more than 99.9 % of the softmax, so that D
             is the index of the largest contribution; None in files of earlier versions.
     """
@@ -92,16 +92,16 @@ class HeadScores(Record):
         """What was scored and the best heads, in one line; parts of the provenance may be missing."""
         layers, heads = self.rho.shape
         model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
-        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self._n_scored)))
+        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self.n_scored)))
         return (
             f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
-            f"{self._n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
+            f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
             f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
         )
 
     def _main_table(self) -> "pd.DataFrame":
         frame = self.to_frame().dropna(subset=["rho"]).sort_values("rho", ascending=False)
-        return frame[head_columns(frame)]
+        return frame[[name for name in HEAD_COLUMNS if name in frame]]
 
     @property
     def heads(self) -> list[Head]:
@@ -109,13 +109,10 @@ class HeadScores(Record):
         layers, heads = self.rho.shape
         return [Head(layer, head) for layer in range(layers) for head in range(heads)]
 
-    def known(self, heads: Heads) -> list[Head]:
-        """The heads asked for, if the model has them all.
-
-        Raises:
-            ValueError: If one does not exist.
-        """
-        return as_heads(heads, *self.rho.shape)
+    @property
+    def n_scored(self) -> int:
+        """Number of heads that have a score."""
+        return int((~self.rho.isnan()).sum())
 
     @property
     def n_groups(self) -> int:
@@ -124,7 +121,7 @@ class HeadScores(Record):
 
     @cached_property
     def excess(self) -> Float[Tensor, "layer head"]:
-        """Rho less the mean of its null: what geometry does not explain.
+        """Rho minus the mean of its null: the part that geometry does not explain.
 
         Raises:
             ValueError: If no null was computed.
@@ -133,7 +130,7 @@ class HeadScores(Record):
 
     @cached_property
     def p_values(self) -> Float[Tensor, "layer head"]:
-        """One-sided p-value of the excess, over shuffles and sequences (see `statistics.excess_p_values`)."""
+        """One-sided p-value of the excess, over shuffles and sequences (see `core.statistics.excess_p_values`)."""
         variance = None
         if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
             variance = self.bootstrap_rho.var(0) * self.n_groups / max(self.n_groups - 1, 1)
@@ -207,8 +204,8 @@ class HeadScores(Record):
             fraction: The top fraction of scored heads by rho, at least one; the highest rho first.
             threshold: Heads with rho of at least this; the highest rho first.
             alpha: Heads with positive rho whose excess over the null is significant at this false discovery rate; the
-                largest excess first. A significant excess over a null below zero can leave rho negative: that head's D
-                falls with distance, less than geometry alone would make it, and it is no Positional Head.
+                largest excess first. With a null below zero, rho can be negative despite a significant excess: such a
+                head's D falls with distance, only less than by geometry alone, so it is not a Positional Head.
 
         Raises:
             ValueError: If more than one rule is given, or a number is out of range.
@@ -216,12 +213,12 @@ class HeadScores(Record):
         if sum(rule is not None for rule in (fraction, threshold, alpha)) > 1:
             msg = "give one of fraction, threshold and alpha, not several"
             raise ValueError(msg)
-        scored = self.top(int((~self.rho.isnan()).sum()))
+        scored = self.top(self.n_scored)
         if threshold is not None:
             return [head for head in scored if self.rho[head] >= threshold]
         if alpha is not None:
-            found = self.significant(alpha) & (self.rho > 0)
-            return sorted((head for head in scored if found[head]), key=lambda head: -float(self.excess[head]))
+            positional = self.significant(alpha) & (self.rho > 0)
+            return sorted((head for head in scored if positional[head]), key=lambda head: -float(self.excess[head]))
         fraction = 0.1 if fraction is None else fraction
         if not 0 < fraction <= 1:
             msg = f"fraction {fraction} must be above 0 and at most 1, e.g. 0.1 for the top 10 %"
@@ -230,7 +227,7 @@ class HeadScores(Record):
 
     @property
     def verdict(self) -> str:
-        """What the scores show, in words, at a false discovery rate of 0.05."""
+        """Whether heads beat their null, in words, at a false discovery rate of 0.05."""
         data = self.provenance.get("data", {})
         return scores_verdict(
             self.rho,
@@ -243,7 +240,7 @@ class HeadScores(Record):
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
-        """One row per head: score, interval, null, significance and, where there is no score, why."""
+        """One row per head: score, interval, null, significance and, where there is no score, the reason."""
         import pandas as pd
 
         low, high = self.interval().unbind(-1)
@@ -284,12 +281,8 @@ class HeadScores(Record):
             provenance=content["provenance"],
         )
 
-    @property
-    def _n_scored(self) -> int:
-        return int((~self.rho.isnan()).sum())
-
     def _known_null(self) -> NullScores:
         if self.null is None:
-            msg = "no null was computed: score again with null_repeats=20 to know what geometry alone gives"
+            msg = "no null was computed: score again with null_repeats=20"
             raise ValueError(msg)
         return self.null

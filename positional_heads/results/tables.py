@@ -7,6 +7,7 @@ import html
 import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from positional_heads.results.text import printable
@@ -78,73 +79,81 @@ def title(column: str) -> str:
     return TITLES.get(column, column.replace("_", " "))
 
 
+def meanings(columns: Iterable[str]) -> list[tuple[str, str]]:
+    """Title and meaning of these columns, but for those that explain themselves."""
+    return [(title(name), MEANINGS[name]) for name in columns if name in MEANINGS]
+
+
 def legend(columns: Iterable[str]) -> str:
-    """What these columns mean, in one line."""
-    meanings = [f"{title(name)}: {MEANINGS[name]}" for name in columns if name in MEANINGS]
-    return "; ".join(meanings) + "." if meanings else ""
+    """The meanings of these columns in one line."""
+    lines = [f"{name}: {meaning}" for name, meaning in meanings(columns)]
+    return "; ".join(lines) + "." if lines else ""
 
 
-def ranked(table: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Rows of heads that have a score, the highest rho first."""
-    return sorted((row for row in table if row["rho"] is not None), key=lambda row: -row["rho"])
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of a result: as a string it is aligned text, followed by what its columns mean.
+
+    Attributes:
+        columns: Names of the columns.
+        lines: One mapping from columns to values per line; None is unknown.
+    """
+
+    columns: Sequence[str]
+    lines: Sequence[Mapping[str, Any]]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """Every cell as text, the titles first; an unknown number is a dash."""
+        return [
+            [title(name) for name in self.columns],
+            *([_cell(line.get(name)) for name in self.columns] for line in self.lines),
+        ]
+
+    @property
+    def markdown(self) -> str:
+        """The table in Markdown, and what its columns mean."""
+        lines = ["| " + " | ".join(row) + " |" for row in self.cells]
+        lines.insert(1, "|" + " --- |" * len(self.columns))
+        return "\n".join([*lines, "", legend(self.columns)])
+
+    def __str__(self) -> str:
+        cells = self.cells
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
+        return "\n".join([*lines, "", *textwrap.wrap(legend(self.columns), LEGEND_WIDTH)])
 
 
-def head_columns(columns: Iterable[str]) -> list[str]:
-    """The columns of `HeadScores.to_frame` that tables show, as far as these hold them."""
-    columns = set(columns)
-    return [name for name in HEAD_COLUMNS if name in columns]
-
-
-def heads_table(table: Sequence[Mapping[str, Any]], top: int, *, markdown: bool = False) -> str:
-    """The heads with the highest rho, one a line, and what the columns mean; an unknown number is a dash.
+def heads_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
+    """The heads with the highest rho.
 
     Args:
         table: Rows of `HeadScores.to_frame`.
         top: How many heads.
-        markdown: Whether to write a Markdown table.
     """
-    return _with_legend(heads_rows(table, top), head_columns(table[0] if table else ()), markdown)
+    scored = sorted((row for row in table if row["rho"] is not None), key=lambda row: -row["rho"])
+    return ResultTable([name for name in HEAD_COLUMNS if table and name in table[0]], scored[:top])
 
 
-def heads_rows(table: Sequence[Mapping[str, Any]], top: int) -> list[list[str]]:
-    """The cells of `heads_table`, the titles first."""
-    columns = head_columns(table[0] if table else ())
-    return _rows(columns, ranked(table)[:top])
-
-
-def study_table(
-    effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]], *, markdown: bool = False
-) -> str:
-    """An ablation study, one line for every range and number of heads, and what the columns mean.
+def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """An ablation study, one line for every range and number of heads.
 
     Args:
         effects: Rows of `AblationStudy.effects`.
         contrasts: Rows of `AblationStudy.contrasts`.
-        markdown: Whether to write a Markdown table.
     """
-    return _with_legend(study_rows(effects, contrasts), STUDY_COLUMNS, markdown)
-
-
-def study_rows(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The cells of `study_table`, the titles first."""
     by_set = {(row["reach"], row["k"], row["kind"]): row["effect"] for row in effects}
     lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
-    return _rows(STUDY_COLUMNS, lines)
+    return ResultTable(STUDY_COLUMNS, lines)
 
 
-def extrapolation_table(table: Sequence[Mapping[str, Any]], *, markdown: bool = False) -> str:
-    """An extrapolation study, one line for every method and length, and what the columns mean.
+def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """An extrapolation study, one line for every method and length.
 
     Args:
         table: Rows of `ExtrapolationStudy.to_frame`.
-        markdown: Whether to write a Markdown table.
     """
-    return _with_legend(extrapolation_rows(table), list(table[0]), markdown)
-
-
-def extrapolation_rows(table: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The cells of `extrapolation_table`, the titles first."""
-    return _rows(list(table[0]), table)
+    return ResultTable(list(table[0]), table)
 
 
 def scores_line(provenance: Mapping[str, Any]) -> str:
@@ -221,22 +230,7 @@ def text(value: object) -> str:
     return html.escape(printable(value))
 
 
-def _rows(columns: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    return [[title(name) for name in columns], *([_cell(line.get(name)) for name in columns] for line in lines)]
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def _with_legend(rows: Sequence[Sequence[str]], columns: Iterable[str], markdown: bool) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    if markdown:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|" + " --- |" * len(rows[0]))
-    else:
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    meanings = textwrap.wrap(legend(columns), LEGEND_WIDTH)
-    return "\n".join([*lines, "", *meanings] if meanings else lines)

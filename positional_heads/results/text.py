@@ -1,7 +1,7 @@
-r"""How is a token shown, whatever it holds? Every character visible, none of them acting.
+r"""Tokens and names as text that is safe to show: every character visible, none of them acting.
 
 A tokenizer's pieces are not text: byte-level ones write a space as `Ġ` and a newline as `Ċ`, others write `▁` and
-`<0x0A>`, and one character may be spread over several tokens. Here each becomes what a reader can recognise: `·` for a
+`<0x0A>`, and one character may be spread over several tokens. Here each becomes readable: `·` for a
 space at an end, `↵` for a newline, `\xe2` for a byte that is no character on its own.
 """
 
@@ -12,27 +12,27 @@ from functools import lru_cache
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
 LONGEST, LABEL = 60, 14
-"""Characters of a token that are shown in a text, and along an axis."""
+"""Most characters of a token in a text, and along an axis."""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp", "Zs"}
-"""Unicode categories that show nothing, reorder what is around them, or cannot be encoded."""
+"""Unicode categories that are invisible, reorder their neighbours, or cannot be encoded."""
 
 
 @lru_cache(maxsize=1)
 def byte_alphabet() -> dict[str, int]:
-    """The character that byte-level tokenizers (GPT-2's rule) write for each byte."""
+    """The byte behind each character of byte-level tokenizers (GPT-2's rule)."""
     plain = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + index): byte for index, byte in enumerate(others)}
 
 
 def readable_tokens(pieces: Sequence[str], *, byte_level: bool | None = None) -> list[str]:
-    """Pieces of a tokenizer as a reader can recognise them; what is readable already stays as it is.
+    """Pieces of a tokenizer as readable text; readable ones stay as they are.
 
     Args:
         pieces: As `tokenizer.convert_ids_to_tokens` gives them, or decoded.
-        byte_level: Whether they are written in bytes; when None they are taken for it if every character is in the
-            byte alphabet and `Ġ` or `Ċ`, its space and newline, are among them.
+        byte_level: Whether they are written in bytes; when None, they are if every character is in the byte alphabet
+            and `Ġ` or `Ċ`, its space and newline, are among them.
     """
     alphabet = byte_alphabet()
     if byte_level is None:
@@ -42,11 +42,11 @@ def readable_tokens(pieces: Sequence[str], *, byte_level: bool | None = None) ->
 
 
 def printable(text: object, *, newlines: bool = True) -> str:
-    """A text as it may be shown: control characters, lone surrogates and reordering marks become visible escapes.
+    """A text that is safe to show: control characters, lone surrogates and reordering marks become visible escapes.
 
     Args:
         text: A name, a path, a sentence.
-        newlines: Whether newlines and tabs stay what they are.
+        newlines: Whether newlines and tabs are kept.
     """
     kept = "\n\t" if newlines else ""
     return "".join(character if character in kept else _visible(character) for character in str(text))

@@ -78,8 +78,8 @@ def _heads_that_beat_their_null(
         )
     if n_significant == 0:
         return (
-            f"No head beats its null: in none of {n_heads} heads does the dominant dimension correlate with distance "
-            f"more than with positions shuffled ({basis}). Do not read the ranking as Positional Heads."
+            f"No head beats its null: of {n_heads} heads, none correlates dominant dimension with distance more than "
+            f"with positions shuffled ({basis}). Do not read the ranking as Positional Heads."
         )
     falling = n_significant - n_rising
     not_positional = f"{falling} more" if n_rising else f"{falling} of {n_heads} heads"

@@ -1,1 +1,1 @@
-"""Model and text in, a record out."""
+"""Score the heads of a model on a text; the result is a record."""

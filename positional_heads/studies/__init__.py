@@ -1,1 +1,1 @@
-"""Whole studies: what is claimed of heads, against controls."""
+"""Whole studies, which test claims about heads against controls."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from positional_heads.bridge.ablation import AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
+from positional_heads.bridge.provenance import library_versions, model_provenance
 from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, set_sizes, study_sets
@@ -19,7 +19,7 @@ from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.scores import HeadScores
 from positional_heads.studies.resume import run_parts
-from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation
+from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, task_provenance
 from positional_heads.studies.tasks.task import AnswerTask, Task
 
 RankBy = Literal["rho", "excess"]
@@ -94,11 +94,7 @@ def ablation_study(
     alone = _single_heads(ranking, sizes[-1], singles)
     cells = study_sets(ranking, sizes, n_random, by_retrieval, alone, seed)
     # 4. the task under each distinct set, always on the same examples
-    identity = {
-        "model": scored_model,
-        "task": {"name": task.name, "sha256": _examples_hash(task), **task.settings},
-        "ablation": {"mode": mode, "distance": distance, "reference": ablation.reference_hash},
-    }
+    identity = {"model": scored_model, **task_provenance(task, ablation)}
 
     def measure(heads: HeadSet) -> dict[str, list[float]]:
         with model.hooks(fwd_hooks=ablation.hooks(heads)):
@@ -149,10 +145,6 @@ def _scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, 
             )
             raise ValueError(msg)
     return ours
-
-
-def _examples_hash(task: Task) -> str | None:
-    return data_hash([(example.tokens, None) for example in task.examples]) if isinstance(task, AnswerTask) else None
 
 
 def _ranking_score(scores: HeadScores, rank_by: RankBy) -> Float64[Tensor, "layer head"]:

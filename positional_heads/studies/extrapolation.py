@@ -14,10 +14,11 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rope_scaling.extended_rope import Extension, extended_rope
+from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
+from positional_heads.bridge.rope_scaling.extension import Extension
 from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
 from positional_heads.bridge.rope_scaling.method import Method
-from positional_heads.bridge.rope_scaling.methods import known_name, rope_method, takes_factor
+from positional_heads.bridge.rope_scaling.methods import canonical_name, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -151,7 +152,7 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
         raise ValueError(msg)
     for method in methods:
         if isinstance(method, str):
-            known_name(method)
+            canonical_name(method)
 
 
 @checked

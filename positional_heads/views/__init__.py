@@ -1,13 +1,12 @@
-"""Pictures of results: each function takes a result record, computes nothing new, and returns a figure or a page.
+"""Pictures of results: each function takes a record and returns a figure or a page; the numbers are the record's.
 
-Plots are drawn with matplotlib: one library for notebooks, files and pages, static, without a browser or a network.
-Views of tokens are pages of their own, made of circuitsvis' bundle, that need no network either.
+Plots are static matplotlib figures. Views of tokens are pages of their own, drawn by circuitsvis' bundle. The report
+puts a folder of results on one page. None of them needs a network.
 """
 
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.attention import attention_view
 from positional_heads.views.contributions import contribution_view
-from positional_heads.views.distribution import rho_distribution
 from positional_heads.views.extrapolation import (
     distinguishability,
     extrapolation_curves,
@@ -15,7 +14,9 @@ from positional_heads.views.extrapolation import (
     methods_told_apart,
 )
 from positional_heads.views.profile import contribution_by_distance
-from positional_heads.views.scores import allocation_curves, rho_heat_map
+from positional_heads.views.report.folder import write_report
+from positional_heads.views.report.page import write_report_page
+from positional_heads.views.scores import allocation_curves, rho_distribution, rho_heat_map
 from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
 
@@ -33,4 +34,6 @@ __all__ = [
     "rho_distribution",
     "rho_heat_map",
     "token_view",
+    "write_report",
+    "write_report_page",
 ]

@@ -1,4 +1,4 @@
-"""Attention of chosen heads, and beside it which rotary pairs carry it."""
+"""View of the attention of some heads, next to the rotary pairs that carry it."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,9 +17,9 @@ LEAST_FULL = 0.02
 
 @checked
 def attention_view(examples: HeadExamples, heads: Heads | None = None) -> View:
-    """Attention pattern of each head, and beside it the dominant dimension of every query-key pair.
+    """Attention pattern of each head, next to the dominant dimension of every query-key pair.
 
-    At most 8 heads and 128 tokens are shown, one head opened at a time; the page says what was cropped.
+    At most 8 heads and 128 tokens are shown, one head opened at a time; the page lists what was cropped.
 
     Args:
         examples: What `head_examples` or `examples_from_cache` returned.
@@ -28,12 +28,12 @@ def attention_view(examples: HeadExamples, heads: Heads | None = None) -> View:
     Raises:
         ValueError: If the examples do not hold a head.
     """
-    places = examples.places(heads)
+    indices = examples.indices(heads)
     size = min(examples.n_detailed, MOST_TOKENS)
-    shown = places[:MOST_HEADS]
+    shown = indices[:MOST_HEADS]
     notes = list(examples.notes)
-    if len(shown) < len(places):
-        notes.append(f"The first {len(shown)} of {len(places):,} heads are shown.")
+    if len(shown) < len(indices):
+        notes.append(f"The first {len(shown)} of {len(indices):,} heads are shown.")
     if size < len(examples.tokens):
         notes.append(f"The first {size} of {len(examples.tokens):,} tokens are shown.")
     tokens = axis_labels(examples.tokens[:size])
@@ -42,17 +42,17 @@ def attention_view(examples: HeadExamples, heads: Heads | None = None) -> View:
     full = max(LEAST_FULL, float(patterns.flatten().quantile(FULL_COLOUR)))
     groups = [
         Group(
-            summary=str(examples.heads[place]),
-            open=index == 0,
+            summary=head,
+            open=number == 0,
             parts=(
-                _attention(str(examples.heads[place]), tokens, patterns[index], full),
-                _dominance(str(examples.heads[place]), tokens, dominant[index], examples.n_pairs),
+                _attention(head, tokens, patterns[number], full),
+                _dominance(head, tokens, dominant[number], examples.n_pairs),
             ),
         )
-        for index, place in enumerate(shown)
+        for number, head in enumerate(str(examples.heads[index]) for index in shown)
     ]
     return View(
-        title=f"Attention, and what carries it: {examples.model_name}",
+        title=f"Attention, and the rotary pairs that carry it: {examples.model_name}",
         caption=_caption(dominant, examples.n_pairs),
         groups=tuple(groups),
         notes=tuple(notes),
@@ -61,14 +61,14 @@ def attention_view(examples: HeadExamples, heads: Heads | None = None) -> View:
 
 
 def _caption(dominant: Float[Tensor, "head query_pos key_pos"], n_pairs: int) -> tuple[str, ...]:
-    said = (
-        "Rows are queries (destination), columns are keys (source). First, how much a query attends to a key; "
-        "then the dominant dimension of the same two tokens: which rotary pair carries their score, from 0, the "
-        f"fastest, to {n_pairs - 1}, the slowest. Point at a cell for its numbers."
+    axes = (
+        "Rows are queries (destination), columns are keys (source). First, the attention of a query to a key; then "
+        "the dominant dimension of the same two tokens: the rotary pair that carries their score, from 0, the fastest, "
+        f"to {n_pairs - 1}, the slowest. Point at a cell for its numbers."
     )
     if bool(dominant.tril().isnan().any()):
-        return said, "Keys that a window hides from a query are drawn as 0, those after it in grey."
-    return said, "Keys after the query are hidden from it, and grey."
+        return axes, "Keys that a sliding window hides are drawn as 0, keys after the query in grey."
+    return axes, "Keys after the query are masked, and grey."
 
 
 def _attention(head: str, tokens: list[str], pattern: Float[Tensor, "query_pos key_pos"], full: float) -> Panel:

@@ -1,14 +1,15 @@
-"""What each rotary pair adds to the attention scores of one query, key by key."""
+"""View of the contribution of each rotary pair to the attention scores of one query, key by key."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.heads import AnyHead, as_head
+from positional_heads.core.heads import AnyHead
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.text import axis_labels
 from positional_heads.views.tokens import coloured_tokens, largest
-from positional_heads.views.view import DIVERGING, Cell, Group, HeatRow, HeatTable, Scale, View
+from positional_heads.views.view import DIVERGING, Group, HeatCell, HeatRow, HeatTable, Scale, View
 
 MOST_KEYS = 128
 MOST_ROWS = 64
@@ -21,82 +22,82 @@ TOGETHER = "all pairs"
 def contribution_view(examples: HeadExamples, head: AnyHead, query: int) -> View:
     """Contribution of each pair to the scores of one query: its keys coloured by a pair, and all pairs by all keys.
 
-    The pairs of a key add up to its attention score before soft-cap and mask, but for channels without rotation. At
-    most the last 128 keys and the 64 pairs that add most are shown; the page says what was cropped.
+    The contributions of a key add up to its attention score before soft-cap and mask, except for channels without
+    rotation. At most the last 128 keys and the 64 largest pairs are shown; the page lists what was cropped.
 
     Args:
         examples: What `head_examples` or `examples_from_cache` returned.
         head: Which of its heads.
-        query: Position of the query, from 0, among the tokens whose query-key pairs are kept.
+        query: Position of the query, from 0, among the tokens of which every query-key pair is kept.
 
     Raises:
         ValueError: If the examples do not hold the head, or the query.
     """
-    head = as_head(head)
-    (place,) = examples.places([head])
-    if not 0 <= query < examples.n_detailed:
-        msg = (
-            f"query {query} is not in these examples: every query-key pair is kept of positions 0 to "
-            f"{examples.n_detailed - 1}; gather them with detailed={min(128, max(query + 1, 1))} and a text that long"
-        )
-        raise ValueError(msg)
+    (index,) = examples.indices([head])
+    _refuse_missing_query(examples, query)
     notes = list(examples.notes)
     first = max(0, query + 1 - MOST_KEYS)
     if first:
         notes.append(f"The last {MOST_KEYS} of {query + 1} keys are shown.")
     keys = slice(first, query + 1)
-    added = examples.contributions[place, query, keys]
-    hidden = examples.dominant[place, query, keys].isnan()
-    added = added.masked_fill(hidden[:, None], 0)
+    contributions = examples.contributions[index, query, keys]
+    hidden = examples.dominant[index, query, keys].isnan()
+    contributions = contributions.masked_fill(hidden[:, None], 0)
     tokens = axis_labels(examples.tokens)
     names = [f"{tokens[position]} ({position})" for position in range(first, query + 1)]
-    order = added.abs().mean(0).argsort(descending=True).tolist()
+    order = contributions.abs().mean(0).argsort(descending=True).tolist()
     rows, choices = sorted(order[:MOST_ROWS]), sorted(order[:MOST_CHOICES])
     if len(rows) < examples.n_pairs:
-        notes.append(f"The {MOST_ROWS} of {examples.n_pairs} pairs that add most, in size, are shown.")
-    columns = added[:, choices]
-    together = added.sum(-1, keepdim=True)
-    everything = columns.new_zeros(len(columns), len(choices) + 1)
-    everything[:, :1], everything[:, 1:] = together, columns
-    title = f"{head}, query {tokens[query]} ({query})"
+        notes.append(f"The {MOST_ROWS} of {examples.n_pairs} pairs with the largest contributions are shown.")
+    columns = torch.cat([contributions.sum(-1, keepdim=True), contributions[:, choices]], dim=-1)
+    title = f"{examples.heads[index]}, query {tokens[query]} ({query})"
     return View(
         title=f"Contribution of each pair: {title}, {examples.model_name}",
         caption=(
-            f"What each rotary pair adds to the attention score of the query {tokens[query]} at position {query} with "
-            "each key up to it, before soft-cap and mask. Pair 0 turns fastest. Keys are named with their position.",
+            f"Contribution of each rotary pair to the attention score of the query {tokens[query]} at position {query} "
+            "with each key up to it, before soft-cap and mask. Pair 0 is the fastest; keys are named with positions.",
         ),
         groups=(
             Group(
                 (
                     coloured_tokens(
                         examples.tokens[keys],
-                        everything,
+                        columns,
                         [TOGETHER, *(f"pair {pair}" for pair in choices)],
                         f"keys of {title}",
-                        round(largest(everything), 3),
+                        round(largest(columns), 3),
                         "attention score, before mask and soft-cap",
                     ),
                 )
             ),
-            Group((_heat(added, rows, names, hidden, title),)),
+            Group((_heat(contributions, rows, names, hidden, title),)),
         ),
         notes=tuple(notes),
         height=760,
     )
 
 
+def _refuse_missing_query(examples: HeadExamples, query: int) -> None:
+    if not 0 <= query < examples.n_detailed:
+        msg = (
+            f"query {query} is not in these examples: every query-key pair is kept of positions 0 to "
+            f"{examples.n_detailed - 1}; gather them with detailed={min(128, max(query + 1, 1))} and a text that long"
+        )
+        raise ValueError(msg)
+
+
 def _heat(
-    added: Float[Tensor, "key_pos pair"], pairs: list[int], names: list[str], hidden: Tensor, title: str
+    contributions: Float[Tensor, "key_pos pair"], pairs: list[int], names: list[str], hidden: Tensor, title: str
 ) -> HeatTable:
-    bound = largest(added)
+    bound = largest(contributions)
     masked = hidden.tolist()
     rows = []
     for pair in pairs:
-        values = added[:, pair].tolist()
+        values = contributions[:, pair].tolist()
         cells = [
-            Cell("masked", f"{name}: hidden from this query")
+            HeatCell("masked", f"{name}: masked")
             if off
-            else Cell(_shade(value / bound), f"{name}, pair {pair}: {value:+.3f}")
+            else HeatCell(_shade(value / bound), f"{name}, pair {pair}: {value:+.3f}")
             for name, value, off in zip(names, values, masked, strict=True)
         ]
         rows.append(HeatRow(str(pair), tuple(cells)))

@@ -1,4 +1,4 @@
-"""Length extrapolation as plots: allocation across the training length, the methods compared, what pairs tell apart."""
+"""Plots of an extrapolation study: allocation over distance, methods compared, and what each pair tells apart."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from positional_heads.views.figures import (
 )
 
 METHOD_COLOURS = PALETTE[:6]
-"""Without black, which is the model as it is, and yellow, which hardly shows as a line."""
+"""Without black, which is the plain model, and yellow, which is too faint for a line."""
 FILLS = ("full", "none", "left", "bottom")
 ALLOCATION_LABELS = {
     "rho_beyond": "rho beyond the training length",
@@ -43,7 +43,6 @@ def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
         study: What `extrapolation_study` returned.
     """
     lengths = sorted(set(study.lengths))
-    width = max(1, study.training_length // 16)
     figure = Picture(figsize=(4.6 * len(lengths) + 0.9, 2.3 * len(study.heads) + 1.4), layout="constrained")
     panels = figure.subplots(len(study.heads), len(lengths), squeeze=False, sharey="row", sharex="col")
     names = list(dict.fromkeys(study.labels))
@@ -52,9 +51,8 @@ def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
             panel = panels[row][column]
             for index, (label, own) in enumerate(zip(study.labels, study.lengths, strict=True)):
                 if own == length:
-                    curve = _smooth(study.curves[index, row, :length].numpy(), width)
-                    at = np.arange(len(curve)) + width // 2
-                    panel.plot(at, curve, label=label, linewidth=1.0, **_line(label, names))
+                    distance, mean = study.running_means(index)
+                    panel.plot(distance, mean[row], label=label, linewidth=1.0, **_line(label, names))
             panel.axvline(study.training_length, color="0.4", linestyle="--", linewidth=0.8)
             panel.set_title(f"{head}, {length} tokens", fontsize=NORMAL)
             panel.grid(alpha=0.25)
@@ -70,9 +68,9 @@ def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
 
 @checked
 def method_comparison(study: ExtrapolationStudy) -> Figure:
-    """Does extending the allocation go with doing the task? Efficiency over each measure of allocation, by method.
+    """Task efficiency over each measure of allocation, one point per method and length.
 
-    One point per method and length; above each panel the rank correlation and its interval.
+    Above each panel is the rank correlation with its interval.
 
     Args:
         study: What `extrapolation_study` returned.
@@ -91,7 +89,7 @@ def method_comparison(study: ExtrapolationStudy) -> Figure:
         panel.set_xlabel(label, fontsize=NORMAL)
         panel.set_title(_correlation_line(link.loc[measure]), fontsize=SMALL)
         panel.grid(alpha=0.25)
-    for name in names:  # beyond any data: what the legend shows
+    for name in names:  # no data: these lines only fill the legend
         panels[0].plot([], [], _cycled(MARKERS, names, name), color=_line(name, names)["color"], label=name)
     for length in lengths:
         fill = _cycled(FILLS, lengths, length)
@@ -103,7 +101,7 @@ def method_comparison(study: ExtrapolationStudy) -> Figure:
 
 @checked
 def distinguishability(frequencies: Float[Tensor, " pair"], length: int) -> Figure:
-    """For every pair: its wavelength, the distances before it repeats, and how many of them it tells apart.
+    """Wavelength of every pair, the distances before it repeats, and how many of them bfloat16 tells apart.
 
     Args:
         frequencies: Radians per token, e.g. `scores.frequencies[0]` or a method's own.
@@ -141,7 +139,7 @@ def methods_told_apart(study: ExtrapolationStudy) -> Figure:
     panels = figure.subplots(1, len(lengths), squeeze=False, sharey=True)[0]
     for panel, length in zip(panels, lengths, strict=True):
         for label, rows in table[table["length"] == length].groupby("method", sort=False):
-            # later ones thinner, so that methods with the same frequencies do not hide each other
+            # later lines are thinner, because methods with the same frequencies would hide each other
             width = 3.2 - 2.2 * names.index(str(label)) / max(1, len(names) - 1)
             panel.plot(rows["pair"], rows["told_apart"], label=label, linewidth=width, **_line(str(label), names))
         panel.set(yscale="log", xlabel="pair index; higher is slower")
@@ -152,13 +150,13 @@ def methods_told_apart(study: ExtrapolationStudy) -> Figure:
     return figure
 
 
-def _title(study: ExtrapolationStudy, what: str) -> str:
-    return f"{what}\n{readable(str(study.provenance['model']['name']))}"
+def _title(study: ExtrapolationStudy, title: str) -> str:
+    return f"{title}\n{readable(str(study.provenance['model']['name']))}"
 
 
 def _correlation_line(link: Any) -> str:
     if np.isnan(link["correlation"]):
-        return "rank correlation not known"
+        return "rank correlation undefined"
     interval = "" if np.isnan(link["low"]) else f" ({link['low']:+.2f} to {link['high']:+.2f})"
     return f"rank correlation {link['correlation']:+.2f}{interval}, {int(link['points'])} points"
 
@@ -168,13 +166,9 @@ def _cycled(looks: Sequence[str], values: Sequence[Any], value: Any) -> str:
 
 
 def _line(label: str, names: list[str]) -> dict[str, Any]:
-    """A colour and dashes of a method's own; methods beyond the palette differ by dashes."""
+    """The colour and dashes of a method; methods beyond the palette differ by dashes."""
     if label == "none":
         return {"color": "black", "linestyle": "-"}
     others = [name for name in names if name != "none"]
-    around, place = divmod(others.index(label), len(METHOD_COLOURS))
-    return {"color": METHOD_COLOURS[place], "linestyle": ("-", "--", ":", "-.")[around % 4]}
-
-
-def _smooth(curve: np.ndarray, width: int) -> np.ndarray:
-    return np.convolve(curve, np.ones(width) / width, mode="valid")
+    round_of_colours, colour = divmod(others.index(label), len(METHOD_COLOURS))
+    return {"color": METHOD_COLOURS[colour], "linestyle": ("-", "--", ":", "-.")[round_of_colours % 4]}

@@ -1,4 +1,4 @@
-"""What all plots share: figures that show themselves, colours, names as mere text, a wavelength axis."""
+"""Shared parts of all plots: figures that display themselves, colours, safe names, a wavelength axis."""
 
 import io
 import math
@@ -33,6 +33,13 @@ class Picture(Figure):
         return buffer.getvalue()
 
 
+def png(figure: Figure, dpi: int) -> bytes:
+    """A figure as a PNG file, without the name of the software, so that equal figures have equal bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def readable(text: str, longest: int = LONGEST_NAME) -> str:
     """A name as one line that any font and file format can hold: control characters and the like escaped, cut if long.
 
@@ -55,18 +62,18 @@ def share_legend(figure: Figure, panels: Iterable[Axes], title: str, *, columns:
         title: One or more lines.
         columns: Labels in a row, at most.
     """
-    found: dict[str, Artist] = {}
+    labelled: dict[str, Artist] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            found.setdefault(label, handle)
-    if not found:
+            labelled.setdefault(label, handle)
+    if not labelled:
         figure.suptitle(title, fontsize=NORMAL, parse_math=False)
         return
-    columns = max(1, min(columns, len(found), WIDEST_LEGEND))
+    columns = max(1, min(columns, len(labelled), WIDEST_LEGEND))
     # a title of the legend's own: layout keeps no room between a figure's title and a legend
     legend = figure.legend(
-        list(found.values()),
-        list(found),
+        list(labelled.values()),
+        list(labelled),
         title=title,
         fontsize=SMALL,
         title_fontsize=NORMAL,
@@ -80,13 +87,13 @@ def share_legend(figure: Figure, panels: Iterable[Axes], title: str, *, columns:
 
 
 def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: bool = True) -> None:
-    """A right-hand axis that gives the wavelength in tokens beside a left-hand axis of pair indices.
+    """A right-hand axis that gives the wavelength in tokens next to a left-hand axis of pair indices.
 
     Between two pairs the wavelength is interpolated geometrically, which for plain RoPE is exact.
 
     Args:
         axes: A panel whose vertical axis is the pair index.
-        frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn where they are unknown.
+        frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn if one is unknown.
         label: Say what the axis is.
     """
     frequencies = frequencies[: int((~frequencies.isnan()).sum())]

@@ -1,9 +1,8 @@
-"""How does a token get into a page without becoming a part of it? One way for every view and the report.
+"""Rendering of self-contained pages in which no token or name can become code.
 
-Executable is only what we ship: circuitsvis' own bundle and a few lines that start it, each allowed by its hash in the
-page's content security policy, so that nothing else runs, whatever a token or a name holds. Numbers and tokens travel
-as JSON that is never executed; everything else is escaped by the template. No address is ever fetched: circuitsvis'
-Python side, which asks a public host whether it is online, is not used.
+Only circuitsvis' bundle and the few lines that start it can run: the page's content security policy allows each by its
+hash. Numbers and tokens are JSON that is never executed; the template escapes everything else. No page fetches
+anything: circuitsvis' Python side, which asks a public host whether it is online, is not used.
 """
 
 import base64
@@ -28,7 +27,7 @@ POLICY = (
 
 @lru_cache(maxsize=1)
 def bundle() -> str:
-    """The JavaScript that circuitsvis ships, ready to stand inside a script element.
+    """The JavaScript that circuitsvis ships, safe inside a script element.
 
     Raises:
         RuntimeError: If circuitsvis is not installed, or its bundle is not where its 1.43 line keeps it.
@@ -39,20 +38,20 @@ def bundle() -> str:
         file = Path(folder) / "dist" / "cdn" / "iife.js"
         if file.is_file():
             code = file.read_text(encoding="utf-8").split("//# sourceMappingURL")[0]
-            # the same strings to JavaScript, but no end of a script to the page around it
+            # the same strings to JavaScript, but they cannot end the script element
             return code.replace("</script", "<\\/script").replace("<!--", "<\\!--").strip()
     msg = "views need circuitsvis with its JavaScript bundle (dist/cdn/iife.js): pip install 'circuitsvis>=1.43,<2'"
     raise RuntimeError(msg)
 
 
 def render(template: str, *, interactive: bool = True, images: bool = False, **context: Any) -> str:
-    """A whole page that needs nothing else and runs nothing but our own scripts.
+    """A whole page that needs no other file and runs only our scripts.
 
     Args:
-        template: Name of a template of ours.
-        interactive: Whether it shows circuitsvis' components.
-        images: Whether it shows pictures, from inside the page.
-        **context: What the template reads; every text is escaped and made printable.
+        template: Name of a file in `templates`.
+        interactive: Whether it has circuitsvis' components.
+        images: Whether it has pictures, as data addresses.
+        **context: The template's variables; every text is escaped and made printable.
 
     Returns:
         HTML that can be encoded in UTF-8.
@@ -97,7 +96,7 @@ def _environment() -> Environment:
 
 
 def _shown(value: Any) -> Any:
-    """What a template prints: markup of ours as it is, everything else printable; escaping follows."""
+    """A value as templates print it: our markup unchanged, everything else printable, then escaped."""
     return value if hasattr(value, "__html__") else printable(value)
 
 

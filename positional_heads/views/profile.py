@@ -1,4 +1,4 @@
-"""What each rotary pair adds to a head's attention at each distance, as a map."""
+"""Map of the mean contribution of each rotary pair at each distance."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,10 +19,10 @@ PANELS = 4
 def contribution_by_distance(
     profile: ContributionProfile, heads: Heads | None = None, *, bins: int = COLUMNS
 ) -> Figure:
-    """Mean contribution of every pair at every distance: pairs down to the slowest, distance to the right.
+    """Mean contribution of every pair at every distance: pairs from the fastest up, distance to the right.
 
-    Red adds to attention, blue takes from it. Columns hold single distances first and wider ranges further out. The
-    line is where each pair has made half a turn: beyond it, a pair alone no longer says how far away a key is.
+    Red raises attention, blue lowers it. Columns are single distances first, wider ranges further out. The dotted line
+    is half a turn of each pair; beyond it, one pair alone does not determine the distance.
 
     Args:
         profile: What `contribution_profile` returned.
@@ -36,16 +36,16 @@ def contribution_by_distance(
     if not heads:
         msg = "no heads asked for: give at least one, or None for the first four"
         raise ValueError(msg)
-    places = [profile.place(head) for head in heads]
+    indices = [profile.index(head) for head in heads]
     shown = profile.binned(bins)
     columns = min(2, len(heads))
     rows = -(-len(heads) // columns)
     figure = Picture(figsize=(5.6 * columns + 0.4, 3.1 * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, head, place in zip(panels, heads, places, strict=False):
-        _draw_map(panel, shown, place)
+    for panel, head, index in zip(panels, heads, indices, strict=False):
+        _draw_map(panel, shown, index)
         panel.set_title(str(head), fontsize=NORMAL)
-        wavelength_axis(panel, shown.frequencies[place])
+        wavelength_axis(panel, shown.frequencies[index])
     for panel in panels[len(heads) :]:
         panel.set_visible(False)
     name = readable(str(profile.provenance["model"]["name"]))
@@ -53,8 +53,8 @@ def contribution_by_distance(
     return figure
 
 
-def _draw_map(panel: Axes, profile: ContributionProfile, place: int) -> None:
-    values, edges = profile.mean[place].numpy(), profile.edges.numpy()
+def _draw_map(panel: Axes, profile: ContributionProfile, index: int) -> None:
+    values, edges = profile.mean[index].numpy(), profile.edges.numpy()
     panel.set_facecolor("0.85")
     largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     norm = CenteredNorm(0, halfrange=largest)
@@ -62,7 +62,7 @@ def _draw_map(panel: Axes, profile: ContributionProfile, place: int) -> None:
     bar = panel.figure.colorbar(image, ax=panel, pad=0.13)
     bar.set_label("attention score", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)
-    half_turn = wavelengths(profile.frequencies[place]).numpy() / 2
+    half_turn = wavelengths(profile.frequencies[index]).numpy() / 2
     inside = half_turn < edges[-1]
     at = np.interp(half_turn[inside], edges, np.arange(len(edges)) - 0.5)
     label = "half a turn of each pair"
@@ -74,7 +74,7 @@ def _draw_map(panel: Axes, profile: ContributionProfile, place: int) -> None:
 
 
 def _ticks(edges: np.ndarray) -> list[int]:
-    """Columns that begin a doubling of the distance, so that labels never touch."""
+    """Columns at which the distance has doubled, far enough apart for their labels."""
     chosen = [0]
     for column, first in enumerate(edges[:-1]):
         if column - chosen[-1] >= max(4, len(edges) // 12) and first >= 2 * edges[chosen[-1]]:

@@ -1,6 +1,6 @@
-"""Scores as plots: which heads score, against what null, and where along the distance their allocation moves.
+"""Plots of head scores: a heat map, their distribution against the null, and curves of D over distance.
 
-Colours: a blue-white-red scale centred on zero, and the Okabe-Ito palette, both safe for colour-blind readers.
+The blue-white-red scale is centred on zero; it and the Okabe-Ito palette are safe for colour-blind readers.
 """
 
 import numpy as np
@@ -9,15 +9,27 @@ from matplotlib.colors import CenteredNorm
 from matplotlib.figure import Figure
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.heads import Head, Heads
+from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.scores import HeadScores
-from positional_heads.views.figures import DIVERGING, NORMAL, PALETTE, Picture, readable, share_legend, wavelength_axis
+from positional_heads.views.figures import (
+    DIVERGING,
+    NORMAL,
+    PALETTE,
+    SMALL,
+    Picture,
+    readable,
+    share_legend,
+    wavelength_axis,
+)
 
 LABELLED_CELLS = 400
 WIDEST_LABELLED = 24
-"""Heads per layer up to which numbers fit their cells."""
+"""Heads per layer up to which numbers fit into the map."""
 FEWEST_PAIRS = 32
 """Query-key pairs below which a point of a curve is too noisy to set the scale by."""
+FEWEST_BINS, MOST_BINS = 8, 40
+NAMED = 12
+"""Most heads that the distribution names."""
 
 
 @checked
@@ -54,22 +66,46 @@ def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
 
 
 @checked
+def rho_distribution(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
+    """Distribution of rho over heads, with that of all shuffles, and each head's rho against its own null.
+
+    A high rho in the first panel may be geometry. In the second, heads above the diagonal have an excess over their
+    null; those whose excess is significant are named.
+
+    Args:
+        scores: What `score_heads` returned.
+        alpha: False discovery rate of the named heads.
+    """
+    figure = Picture(figsize=(9.4 if scores.null is not None else 5.4, 4.2), layout="constrained")
+    panels = figure.subplots(1, 1 if scores.null is None else 2, squeeze=False)[0]
+    _draw_histogram(panels[0], scores)
+    subtitle = "no null was computed: score again with null_repeats=20"
+    if scores.null is not None:
+        _draw_against_null(panels[1], scores, alpha)
+        subtitle = f"{int(scores.significant(alpha).sum())} of {scores.n_scored} heads beat their null (FDR {alpha:g})"
+    if not scores.n_scored:
+        subtitle = "no head has a score"
+    share_legend(figure, panels, f"rho of every head\n{_model(scores)}\n{subtitle}", columns=3)
+    return figure
+
+
+@checked
 def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, training_length: int | None = None) -> Figure:
     """Mean dominant dimension over distance, one panel per head, with the shuffled null's mean and 2 sd band.
 
-    The right-hand axis says what wavelength the pairs have. Where sequences go beyond the training length, a dashed
-    line says where that ends. The scale is set by distances with at least 32 pairs, where there are any.
+    The right-hand axis gives the wavelengths of the pairs. Where sequences go beyond the training length, a dashed line
+    marks it. Distances with at least 32 query-key pairs set the scale, where there are any.
 
     Args:
         scores: What `score_heads` returned.
         heads: Which heads; the four with the highest rho when None.
-        training_length: Tokens that the model was trained on; when None, what the scores say of it, or else the
+        training_length: Tokens that the model was trained on; when None, the one in the scores' provenance, or else the
             model's context.
 
     Raises:
         ValueError: If the model has no such head, or the head has no curve.
     """
-    heads = scores.top(min(4, int((~scores.rho.isnan()).sum()))) if heads is None else scores.known(heads)
+    heads = scores.top(min(4, scores.n_scored)) if heads is None else as_heads(heads, *scores.rho.shape)
     for head in heads:
         if scores.curve[head].isnan().all():
             reason = scores.reasons.get(head, "none of its pairs counts")
@@ -97,13 +133,13 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
 
 
 def _training_limit(scores: HeadScores, given: int | None) -> tuple[int, str] | None:
-    """Where training ended and how to call it, if sequences go beyond."""
+    """The training length and its label, if sequences go beyond it."""
     extension = scores.provenance.get("extension") or {}
-    known = given or extension.get("training_length")
-    limit = known or scores.provenance["model"].get("context")
+    training_length = given or extension.get("training_length")
+    limit = training_length or scores.provenance["model"].get("context")
     if limit is None or scores.curve.shape[-1] <= limit:
         return None
-    return int(limit), f"{'training length' if known else 'context of the model'}, {limit} tokens"
+    return int(limit), f"{'training length' if training_length else 'context of the model'}, {limit} tokens"
 
 
 def _draw_curve(panel: Axes, scores: HeadScores, head: Head) -> None:
@@ -121,6 +157,64 @@ def _draw_curve(panel: Axes, scores: HeadScores, head: Head) -> None:
     panel.set_ylim(np.nanmin(shown) - margin, np.nanmax(shown) + margin)
     rho, rho_curve = float(scores.rho[head]), float(scores.rho_curve[head])
     panel.set_title(f"{head}: rho {rho:.3f}, rho of the curve {rho_curve:.3f}", fontsize=NORMAL)
+    panel.grid(alpha=0.25)
+
+
+def _draw_histogram(panel: Axes, scores: HeadScores) -> None:
+    rho = scores.rho[~scores.rho.isnan()].numpy()
+    null = np.zeros(0) if scores.null is None else scores.null.rho[~scores.null.rho.isnan()].numpy()
+    everything = np.concatenate([rho, null, [0.0]])
+    bins = int(np.clip(2 * len(rho) ** 0.5, FEWEST_BINS, MOST_BINS))
+    edges = np.linspace(everything.min() - 0.01, everything.max() + 0.01, bins + 1).tolist()
+    if len(null) and scores.null is not None:
+        label = f"positions shuffled {scores.null.rho.shape[0]} times"
+        panel.hist(null, edges, weights=np.full(len(null), 1 / len(null)), color="0.75", label=label)
+    if len(rho):
+        weights = np.full(len(rho), 1 / len(rho))
+        panel.hist(rho, edges, weights=weights, histtype="step", color=PALETTE[0], linewidth=1.4, label="on this text")
+        top = panel.get_ylim()[1]
+        panel.plot(rho, np.full(len(rho), -0.05 * top), "|", color=PALETTE[0], markersize=7, label="each head")
+        panel.set_yticks([tick for tick in panel.get_yticks() if 0 <= tick <= top])
+        panel.set_ylim(-0.1 * top, top)
+    panel.axvline(0, color="black", linewidth=0.7)
+    panel.set_xlabel("Spearman's rho (-1 to 1)", fontsize=NORMAL)
+    panel.set_ylabel("share of heads", fontsize=NORMAL)
+    panel.grid(alpha=0.25)
+
+
+def _draw_against_null(panel: Axes, scores: HeadScores, alpha: float) -> None:
+    assert scores.null is not None
+    mean, spread, rho = (values.flatten().numpy() for values in (scores.null.mean, scores.null.sd, scores.rho))
+    significant = scores.significant(alpha).flatten().numpy()
+    scored = ~np.isnan(rho)
+    error = np.abs(scores.interval().flatten(0, 1).numpy() - rho[:, None]).T
+    ends = np.array([min(0, np.nanmin(mean, initial=0)), max(0, np.nanmax(mean, initial=0))])
+    panel.plot(ends, ends, color="0.4", linestyle="--", linewidth=0.9, label="rho equal to its null")
+    for group, colour, marker, label in (
+        (scored & ~significant, "0.55", "o", "not significant"),
+        (scored & significant, PALETTE[1], "D", "beats its null"),
+    ):
+        if group.any():
+            panel.errorbar(
+                mean[group],
+                rho[group],
+                xerr=2 * spread[group],
+                yerr=error[:, group],
+                fmt=marker,
+                markersize=4,
+                elinewidth=0.8,
+                color=colour,
+                label=label,
+            )
+    best = sorted(np.flatnonzero(significant), key=lambda index: mean[index] - rho[index])
+    for index in best[:NAMED]:
+        panel.annotate(
+            str(scores.heads[index]), (mean[index], rho[index]), (4, 4), textcoords="offset points", fontsize=7
+        )
+    if len(best) > NAMED:
+        panel.set_title(f"named: the {NAMED} with the largest excess of {len(best)}", fontsize=SMALL)
+    panel.set_xlabel("rho with positions shuffled, mean and 2 sd", fontsize=NORMAL)
+    panel.set_ylabel("rho on this text, and its 95 % interval", fontsize=NORMAL)
     panel.grid(alpha=0.25)
 
 

@@ -1,7 +1,6 @@
-"""Text coloured by what heads do with it, token by token.
+"""View of a text whose tokens are coloured by a measure of some heads.
 
-Convention that bites: circuitsvis keeps the scale of the first choice for all of them, so that everything offered in
-one view has one unit and one scale.
+circuitsvis keeps the scale of the first choice for all of them, so all choices of one view share a unit and a scale.
 """
 
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ ROUNDING = 1.001
 class _Meaning(NamedTuple):
     field: str
     title: str
-    said: str
+    caption: str
     unit: str
 
 
@@ -44,20 +43,20 @@ MEANINGS: dict[str, _Meaning] = {
     ),
     "dominant_plain": _Meaning(
         "plain_dominant",
-        "mean dominant dimension, all keys alike",
-        "Each token, as a query, is coloured by its dominant dimension: the plain mean over the keys that it sees.",
+        "mean dominant dimension, unweighted",
+        "Each token, as a query, is coloured by its dominant dimension, the unweighted mean over its visible keys.",
         "pair index, higher is slower",
     ),
     "distance": _Meaning(
         "mean_distance",
-        "distance reached",
+        "mean distance",
         f"Each token, as a query, is coloured by how far back it attends: {_OVER_KEYS}",
         "tokens",
     ),
     "contribution": _Meaning(
         "mean_contributions",
         "contribution of a pair",
-        f"Each token, as a query, is coloured by what a rotary pair adds to its scores: {_OVER_KEYS}",
+        f"Each token, as a query, is coloured by the contribution of a rotary pair to its scores: {_OVER_KEYS}",
         "attention score, before mask and soft-cap",
     ),
 }
@@ -73,14 +72,14 @@ def token_view(
 ) -> View:
     """The text with every token coloured by one measure, with a choice of heads, or of pairs of one head.
 
-    At most 2000 tokens, 8 heads and 16 pairs are shown; the page says what was cropped.
+    At most 2000 tokens, 8 heads and 16 pairs are shown; the page lists what was cropped.
 
     Args:
         examples: What `head_examples` or `examples_from_cache` returned.
-        measure: "dominant" (weighted by attention), "dominant_plain" (all keys alike), "distance" (weighted by
+        measure: "dominant" (weighted by attention), "dominant_plain" (unweighted), "distance" (weighted by
             attention, in tokens), or "contribution" (of one pair, in units of the attention score).
         heads: Which heads to choose from, all when None; "contribution" shows the first of them.
-        pairs: Which pairs to choose from; those that add most when None. For "contribution" only.
+        pairs: Which pairs to choose from; those with the largest contributions when None. For "contribution" only.
 
     Raises:
         ValueError: If there is no such measure, head or pair.
@@ -95,24 +94,25 @@ def token_view(
     tokens = examples.tokens[:MOST_TOKENS]
     if len(tokens) < len(examples.tokens):
         notes.append(f"The first {len(tokens)} of {len(examples.tokens):,} tokens are shown.")
-    places = examples.places(heads)
+    indices = examples.indices(heads)
     values: Tensor = getattr(examples, meaning.field)[:, : len(tokens)]
     title = meaning.title
-    said: tuple[str, ...] = (meaning.said,)
+    caption: tuple[str, ...] = (meaning.caption,)
     if measure == "contribution":
-        title = f"{title} of {examples.heads[places[0]]}"
-        said = (*said, "Pairs that add most, in size, come first; pair 0 turns fastest.") if pairs is None else said
-        chosen = _chosen_pairs(values[places[0]], pairs, notes)
-        columns, labels = values[places[0]][:, chosen], [f"pair {pair}" for pair in chosen]
+        title = f"{title} of {examples.heads[indices[0]]}"
+        if pairs is None:
+            caption = (*caption, "The pairs with the largest contributions come first; pair 0 is the fastest.")
+        chosen = _chosen_pairs(values[indices[0]], pairs, notes)
+        columns, labels = values[indices[0]][:, chosen], [f"pair {pair}" for pair in chosen]
     else:
-        if len(places) > MOST_HEADS:
-            notes.append(f"The first {MOST_HEADS} of {len(places):,} heads are shown.")
-        columns = values[places[:MOST_HEADS]].T
-        labels = [str(examples.heads[place]) for place in places[:MOST_HEADS]]
+        if len(indices) > MOST_HEADS:
+            notes.append(f"The first {MOST_HEADS} of {len(indices):,} heads are shown.")
+        columns = values[indices[:MOST_HEADS]].T
+        labels = [str(examples.heads[index]) for index in indices[:MOST_HEADS]]
     panel = coloured_tokens(tokens, columns, labels, title, _bound(measure, columns, examples), meaning.unit)
     return View(
         title=f"Tokens by {title}: {examples.model_name}",
-        caption=(*said, "Choose by pointing or clicking; point at a token for its numbers."),
+        caption=(*caption, "Choose by pointing or clicking; point at a token for its numbers."),
         groups=(Group((panel,)), Group((_numbers(tokens, columns, labels),))),
         notes=tuple(notes),
         height=520,
@@ -124,14 +124,14 @@ def coloured_tokens(
     tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: list[str], title: str, bound: float, unit: str
 ) -> Panel:
     """Tokens coloured by one of several columns of numbers, all on the scale from -bound (or 0) to bound."""
-    known = values.nan_to_num()
-    signed = bool((known < 0).any())
+    finite = values.nan_to_num()
+    signed = bool((finite < 0).any())
     shown = readable_tokens(tokens)
     return Panel(
         component="ColoredTokensMulti",
         props={
             "tokens": [escape(token) for token in shown],
-            "values": [[round(value, 4) for value in row] for row in known.tolist()],
+            "values": [[round(value, 4) for value in row] for row in finite.tolist()],
             "labels": labels,
             "positiveBounds": [bound] * len(labels),
             "negativeBounds": [-bound] * len(labels),
@@ -139,8 +139,8 @@ def coloured_tokens(
         heading=title[0].upper() + title[1:],
         label=f"{len(shown)} tokens coloured by {title}, with a choice of {', '.join(labels)}",
         scale=Scale(
-            f"-{bound:.3g}{' or less' if float(known.min()) < -bound * ROUNDING else ''}" if signed else "0",
-            f"{bound:.3g}{' or more' if float(known.max()) > bound * ROUNDING else ''}",
+            f"-{bound:.3g}{' or less' if float(finite.min()) < -bound * ROUNDING else ''}" if signed else "0",
+            f"{bound:.3g}{' or more' if float(finite.max()) > bound * ROUNDING else ''}",
             unit,
             RED_TO_BLUE if signed else WHITE_TO_BLUE,
         ),
@@ -148,7 +148,7 @@ def coloured_tokens(
 
 
 def _bound(measure: str, columns: Tensor, examples: HeadExamples) -> float:
-    """Where colour is full: the slowest pair, or what 95 % of the numbers stay within."""
+    """The value of full colour: the slowest pair, or the 95 % quantile of the sizes."""
     if measure.startswith("dominant"):
         return float(max(examples.n_pairs - 1, 1))
     return round(max(1e-3, float(columns.nan_to_num().abs().flatten().quantile(FULL_COLOUR))), 3)
@@ -159,14 +159,14 @@ def _chosen_pairs(values: Float[Tensor, "pos pair"], pairs: Sequence[int] | None
     if pairs is None:
         strongest = values.nan_to_num().abs().mean(0).argsort(descending=True)[:MOST_PAIRS]
         if n_pairs > MOST_PAIRS:
-            notes.append(f"The {MOST_PAIRS} of {n_pairs} pairs that add most, in size, are offered.")
+            notes.append(f"The {MOST_PAIRS} of {n_pairs} pairs with the largest contributions are offered.")
         return [int(pair) for pair in strongest]
     for pair in pairs:
         if not 0 <= pair < n_pairs:
             msg = f"pair {pair} does not exist: pairs go from 0 to {n_pairs - 1}"
             raise ValueError(msg)
     if not pairs:
-        msg = "no pairs asked for: give at least one, or None for those that add most"
+        msg = "no pairs asked for: give at least one, or None for those with the largest contributions"
         raise ValueError(msg)
     if len(pairs) > MOST_PAIRS:
         notes.append(f"The first {MOST_PAIRS} of {len(pairs)} pairs are offered.")
@@ -185,5 +185,5 @@ def _numbers(tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: 
 
 @checked
 def largest(values: Tensor) -> float:
-    """The largest size among numbers, at least a little."""
+    """The largest absolute value, at least 0.001."""
     return max(1e-3, float(torch.nan_to_num(values).abs().amax()))

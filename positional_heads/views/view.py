@@ -1,4 +1,4 @@
-"""What does a view return? A page that shows itself in Jupyter and saves itself, and says what it left out."""
+"""The value of a token view: a page that displays itself in Jupyter, saves itself, and lists what was cropped."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,11 +40,11 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell of a heat table: its class of colour, and what it holds."""
+class HeatCell:
+    """One cell of a heat table: its class of colour, and its tooltip."""
 
     shade: str
-    said: str
+    tooltip: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class HeatRow:
     """One row of a heat table."""
 
     name: str
-    cells: tuple[Cell, ...]
+    cells: tuple[HeatCell, ...]
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,14 @@ class Group:
 
 @dataclass(frozen=True)
 class View:
-    """Tokens or pairs to look at: shows itself in Jupyter, saves itself to a file, needs no network.
+    """A page of tokens or pairs that displays itself in Jupyter, saves itself to a file, and needs no network.
 
     Attributes:
-        title: What it shows.
+        title: Title of the page.
         caption: How to read it, in sentences.
         groups: Its parts.
-        notes: What was cropped, in sentences that also stand on the page.
-        height: Pixels that Jupyter gives it.
+        notes: What was cropped, in sentences that are on the page too.
+        height: Height in Jupyter, in pixels.
     """
 
     title: str
@@ -109,7 +109,7 @@ class View:
 
     @cached_property
     def html(self) -> str:
-        """The whole page: self-contained, and nothing in it runs but circuitsvis' bundle."""
+        """The whole page, self-contained; only circuitsvis' bundle and our few lines run in it."""
         interactive = any(part.kind == "panel" for group in self.groups for part in group.parts)
         return render("view.html", interactive=interactive, shown=self)
 
@@ -124,7 +124,7 @@ class View:
         return file
 
     def _repr_html_(self) -> str:
-        """A frame of its own for Jupyter: several views on one page do not meet, and none reaches the notebook."""
+        """A sandboxed frame for Jupyter, so that views interfere neither with each other nor with the notebook."""
         title = escape(printable(self.title, newlines=False), quote=True)
         return (
             f'<iframe title="{title}" sandbox="allow-scripts" srcdoc="{escape(self.html, quote=True)}" '

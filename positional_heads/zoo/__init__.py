@@ -1,1 +1,1 @@
-"""The bundled model: what it is, how it was trained, how to load it."""
+"""The bundled model and its text, with the code that trained it."""

@@ -1,4 +1,4 @@
-"""Each way to take a head away does what it says, on every family, with and without a key-value cache."""
+"""Each ablation mode does what its definition says, on every family, with and without a key-value cache."""
 
 import inspect
 
@@ -173,7 +173,7 @@ def test_impossible_ablations_are_refused(case, tiny):
 
 
 @pytest.mark.parametrize("distance", [4.0, 2.5, True, "4"])
-def test_distances_that_count_no_tokens_are_refused(distance, tiny):
+def test_distances_that_are_not_whole_numbers_are_refused(distance, tiny):
     with pytest.raises((TypeError, ValueError), match=f"distance must be a whole number or None, got {distance!r}"):
         Ablation(tiny("llama"), "far", distance=distance)  # which every way to ablate makes
 

@@ -1,4 +1,4 @@
-"""Dead hooks are made to fire, reach the logits, and are put back."""
+"""Hooks that never fire are made to fire, edits reach the logits, and the model is given back as it was."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_rotary_hooks_fire_and_edits_reach_the_logits(family, compatible, tiny):
 
 
 @pytest.mark.parametrize("family", DEAD_HOOKS)
-def test_hooks_are_put_back_after_an_exception(family, tiny):
+def test_the_model_is_as_before_after_an_exception(family, tiny):
     model = tiny(family)
     before = patched_attributes(model)
     inside = []
@@ -79,7 +79,7 @@ def spoil_and_return_half(x, hook):
 @pytest.mark.parametrize("family", DEAD_HOOKS)
 @torch.no_grad()
 def test_edits_in_place_by_return_value_and_by_both_do_the_same(family, tiny):
-    """Also behind a key-value cache, whose keys are no one's to write into."""
+    """Also with a key-value cache, whose keys must not be changed by an edit in place."""
     model, edits = tiny(family), (lambda x, hook: x * 0.5, halve, spoil_and_return_half)
     names = ("blocks.0.attn.hook_rot_q", "blocks.1.attn.hook_rot_k")
     found = []

@@ -1,4 +1,4 @@
-"""Checkpoints load as their authors meant them, or are refused in one sentence; and loading installs nothing."""
+"""Checkpoints load as their authors meant them or are refused in one sentence, and loading installs nothing."""
 
 import ast
 import json
@@ -46,7 +46,7 @@ def logits(folder, family, change):
 
 
 def amplitude(model):
-    """What cos and sin are multiplied by: cos at position 0."""
+    """The factor on cos and sin, which is cos at position 0."""
     _, cache = model.run_with_cache(TOKENS, names_filter="blocks.0.attn.hook_cos")
     return float(cache["blocks.0.attn.hook_cos"][0, 0, 0])
 
@@ -156,7 +156,7 @@ def test_the_attention_factor_of_deepseeks_distilled_qwen3_is_one(tmp_path):
         (["linear", 4.0], "rope_scaling is \\['linear', 4.0\\], and must be a table"),
     ],
 )
-def test_rotations_that_cannot_be_meant_are_refused_in_one_sentence(scaling, reason, tiny_folder, tmp_path):
+def test_impossible_rotations_are_refused_in_one_sentence(scaling, reason, tiny_folder, tmp_path):
     config = json.loads((tiny_folder("llama") / "config.json").read_text())
     del config["rope_parameters"]
     (tmp_path / "config.json").write_text(json.dumps(config | {"rope_scaling": scaling}))
@@ -174,7 +174,7 @@ def test_rotations_that_cannot_be_meant_are_refused_in_one_sentence(scaling, rea
         ({"head_dim": 0}, "head_dim is 0, and must be a positive number"),
     ],
 )
-def test_sizes_that_cannot_be_meant_are_refused_in_one_sentence(change, reason, tiny_folder, tmp_path):
+def test_impossible_sizes_are_refused_in_one_sentence(change, reason, tiny_folder, tmp_path):
     config = json.loads((tiny_folder("llama") / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=f"cannot be loaded: its {reason}"):
@@ -190,7 +190,7 @@ def test_every_layer_types_rotation_is_mended():
     assert raw["text_config"]["rope_parameters"]["full_attention"]["factor"] == "8"  # what was given is left alone
 
 
-def test_what_is_really_quantised_stays_so(tmp_path):
+def test_quantised_weights_stay_quantised(tmp_path):
     config, _ = mended_configuration({"quantization_config": FP8}, quantized=True)
     assert config["quantization_config"] == FP8
     plain = {"lm_head.weight": torch.ones(2, 2)}
@@ -243,8 +243,8 @@ def test_loading_installs_nothing(llava, monkeypatch, caplog):
     assert "torchvision" in started[0]  # what would have been run
 
 
-def test_nothing_else_boots_models():
-    """So the command line, Ray workers and studies are guarded, too."""
+def test_no_other_code_boots_models():
+    """So the command line, Ray workers and studies install nothing either."""
     root = Path(ph.__file__).parent
     calls = {
         file.name

@@ -1,4 +1,4 @@
-"""Ablated heads look where the text says, whatever columns caches and padding make: one plain run is the oracle."""
+"""Ablations go by positions in the text, not by columns of caches or padding: one plain run is the oracle."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_caches_and_padding_change_nothing(family, mode, tiny):
 
 
 def in_parts(model, cache):
-    """Logits of a prompt, of several tokens behind it, of one, and of more than a window holds."""
+    """Logits of a prompt, then of several tokens, of one, and of more than the window has."""
     parts = []
     for start, stop in ((0, 9), (9, 12), (12, 13), (13, LENGTH)):
         logits, cache = model(
@@ -86,7 +86,7 @@ def test_no_ablation_shows_a_masked_key(mode, tiny):
 @pytest.mark.parametrize("order", [("near", "far"), ("far", "near")])
 @torch.no_grad()
 def test_near_and_far_together_leave_a_band_of_distances(order, tiny):
-    """Also where every head of the layer is hidden from itself by the first of them."""
+    """Also where the first ablation masks all heads' own entries, so that scores no longer show the model's mask."""
     model, distances = tiny("llama"), {"near": 2, "far": 5}
     heads = [ph.Head(0, head) for head in range(4)]
     names = [f"blocks.0.attn.hook_{name}" for name in ("rot_q", "rot_k", "v")]
@@ -159,7 +159,7 @@ def test_one_reference_serves_any_row(tiny):
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 @torch.no_grad()
 def test_compatibility_mode_changes_no_ablation_but_that_of_a_value_bias(family, tiny):
-    """Its logits are centred; what a bias of the values adds is no longer in z, so that an output of 0 leaves it."""
+    """Logits are centred there, and a value bias is no longer part of z, so z = 0 leaves it."""
     plain, folded = tiny(family), tiny(family, compatible=True)
     for mode, settings in {"zero": {}, **SETTINGS}.items():
         found = []

@@ -1,4 +1,4 @@
-"""The retrieval score by hand, and by Hugging Face's own attention."""
+"""The retrieval score equals counts by hand, and one from Hugging Face's own attention."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ PROMPT = [5, 6, 7, 8, 9]
 
 
 class PlannedModel:
-    """One layer of three heads that says planned tokens, each head attending to a planned key at each step."""
+    """One layer of three heads that generates planned tokens, each head attending to a planned key at each step."""
 
     cfg = SimpleNamespace(n_layers=1, n_heads=3, device="cpu")
 
@@ -42,7 +42,7 @@ def score(says, attends, answer):
     return retrieval_scores(PlannedModel(says, attends), [torch.tensor(PROMPT)], [(1, 4)], [torch.tensor(answer)])
 
 
-def test_by_hand():
+def test_scores_equal_counts_by_hand():
     found = score(
         says=[6, 7, 8],
         attends=[
@@ -65,7 +65,7 @@ def test_trials_that_the_model_fails_do_not_count():
     assert score([9, 9, 8], [[1, 2, 3]] * 3, [6, 7, 8]).isnan().all()
 
 
-def test_a_model_that_shows_no_pattern_is_refused():
+def test_a_model_without_a_pattern_hook_is_refused():
     model = PlannedModel([6, 7, 8], [[1, 2, 3]] * 3, names=["blocks.0.attn.hook_attn_scores"])
     with pytest.raises(UnsupportedModelError, match="hook_pattern does not fire"):
         retrieval_scores(model, [torch.tensor(PROMPT)], [(1, 4)], [torch.tensor([6, 7, 8])])

@@ -1,4 +1,4 @@
-"""Texts and token ids come in many forms, all of which mean the same; what is no plain text is said aloud."""
+"""Texts and token ids come in many forms that mean the same; special tokens and invisible characters give warnings."""
 
 import copy
 import logging
@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, BatchEncoding, PreTrainedTokenizerFast
 
 import positional_heads as ph
-from positional_heads.bridge import tokenizing as texts
 from positional_heads.bridge.sequences import as_sequences
+from positional_heads.core.logs import warn_once
 
 TEXTS = ["In the beginning God created", "And the earth was void"]
 ROWS = [[256, *text.encode()] for text in TEXTS]
@@ -87,7 +87,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_no_text_and_no_tokens_is_refused(case, tiny):
+def test_input_that_is_neither_text_nor_tokens_is_refused(case, tiny):
     given, message = REFUSED[case]
     with pytest.raises((ValueError, TypeError), match=message):
         as_sequences(tiny("llama"), given)
@@ -112,7 +112,7 @@ def test_a_cache_needs_sequences_of_one_length(tiny):
         ph.dominant_dimension_cache(tiny("llama"), TEXTS)
 
 
-def test_a_hugging_face_model_is_told_what_to_call(tiny_folder):
+def test_a_hugging_face_model_is_refused_with_the_call_that_wraps_it(tiny_folder):
     theirs = AutoModelForCausalLM.from_pretrained(tiny_folder("llama"))
     calls = {
         "score_heads": (TEXTS,),
@@ -156,13 +156,13 @@ def bpe_tokenizer():
 
 @pytest.fixture(params=["bytes", "bpe"])
 def speaker(request, tiny):
-    """A model as far as `cut_text` needs one: tokenizer and configuration; and what it calls its start."""
+    """A stand-in with the tokenizer and configuration that `cut_text` needs, and its beginning-of-sequence token."""
     tokenizer = tiny("llama").tokenizer if request.param == "bytes" else bpe_tokenizer()
-    texts._warn_once.cache_clear()
+    warn_once.cache_clear()
     return SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=256, d_vocab=400)), tokenizer.bos_token
 
 
-def test_special_tokens_in_a_text_are_said_once_and_read_as_text_when_asked(speaker, caplog):
+def test_special_tokens_in_a_text_give_one_warning_and_plain_text_reads_them_as_text(speaker, caplog):
     model, start = speaker
     text = f"God {start} created"
     with caplog.at_level(logging.WARNING):
@@ -180,13 +180,13 @@ def test_special_tokens_in_a_text_are_said_once_and_read_as_text_when_asked(spea
     assert torch.equal(again, control[0])
 
 
-def test_a_second_start_a_byte_order_mark_and_returns_are_said(speaker, caplog):
+def test_a_second_start_a_byte_order_mark_and_carriage_returns_give_warnings(speaker, caplog):
     model, start = speaker
     with caplog.at_level(logging.WARNING):
         (twice,) = ph.cut_text(model, f"{start}In the beginning")
         assert f"begins with {start}" in caplog.text
         caplog.clear()
-        texts._warn_once.cache_clear()
+        warn_once.cache_clear()
         ph.cut_text(model, "\ufeffIn the\r\nbeginning")
     assert twice[:2].tolist() == [model.tokenizer.bos_token_id] * 2
     assert [said in caplog.text for said in ("byte-order mark", "carriage returns", "begins with")] == [

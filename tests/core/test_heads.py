@@ -73,11 +73,21 @@ def test_they_work_wherever_heads_are_asked_for(way, tiny):
     assert torch.equal(logits(asked, "linear"), logits(plain, "linear"))
     examples = ph.head_examples(model, TOKENS, asked)
     assert examples.heads == plain
-    assert examples.places(asked) == [0]
+    assert examples.indices(asked) == [0]
     assert ph.contribution_profile(model, TOKENS, asked).heads == plain
     scores = ph.score_heads(model, TOKENS)
-    assert scores.known(asked) == plain
     assert views.allocation_curves(scores, asked).axes[0].get_title().startswith("L1H2")
     task = {"length": 64, "depths": 1, "examples": 1}
     whole, less = (ph.evaluate(model, "passkey", heads=heads, **task).measures["log_prob"] for heads in ((), asked))
     assert not torch.equal(whole, less)
+
+
+def test_heads_are_written_as_the_field_writes_them():
+    assert str(Head(3, 7)) == "L3H7"
+    assert Head.parse(" L3H7") == (3, 7)
+
+
+@pytest.mark.parametrize("text", ["3.7", "L3H7x", "3H7", "xL3H7", "L3", "L-1H2", ""])
+def test_other_ways_to_write_a_head_are_refused(text):
+    with pytest.raises(ValueError, match=f"^{text!r} is not a head: write layer and head as in L3H7$"):
+        Head.parse(text)

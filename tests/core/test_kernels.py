@@ -1,4 +1,4 @@
-"""Every kernel says what the definition says, in every split of the work; the native one is built with care."""
+"""Every kernel computes D as defined, in every split of the work; the native one is built safely."""
 
 import logging
 import os
@@ -48,7 +48,7 @@ def a_cache_of_our_own(tmp_path_factory):
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """An empty cache, and nothing remembered."""
+    """An empty cache folder, and empty caches in memory."""
     monkeypatch.setenv("POSITIONAL_HEADS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("POSITIONAL_HEADS_KERNEL", raising=False)
     remembered = (building.load, building._compiler, building._version, warn_once)
@@ -80,10 +80,10 @@ def dominant_in_float64(query, key, temperature):
 
 
 def counted_positions(plan, length):
-    places = oracles.counted_pairs(
+    positions = oracles.counted_pairs(
         length, skip_keys=plan.skip_keys, min_distance=plan.min_distance, max_distance=plan.furthest
     )
-    return torch.tensor(places, dtype=torch.long).reshape(-1, 2).T
+    return torch.tensor(positions, dtype=torch.long).reshape(-1, 2).T
 
 
 def sums_of(dominant, distance, share, bins, ranks):
@@ -157,7 +157,7 @@ def test_native_sums_over_a_list_are_those_of_its_own_d_which_is_the_definitions
 
 
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
-def test_d_of_listed_pairs_is_the_definitions(name):
+def test_d_of_listed_entries_is_the_definitions(name):
     query, key, *_ = study(200, 2, 16)
     generator = torch.Generator().manual_seed(0)
     query_pos = torch.randint(0, 200, (5000,), generator=generator)
@@ -169,7 +169,7 @@ def test_d_of_listed_pairs_is_the_definitions(name):
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-20, 1e-3, 100.0, 1e10])
-def test_contributions_of_any_size_are_weighed_as_eager_weighs_them(size):
+def test_contributions_of_any_size_give_d_as_in_float64(size):
     query, key, plan, bins, ranks = study(40, 2, 16, size=size)
     dominant = torch.zeros(2, 40, 48)
     native.NativeKernel().every_entry(query, key, plan, 1.0, bins, ranks, dominant=dominant)
@@ -180,7 +180,7 @@ def test_contributions_of_any_size_are_weighed_as_eager_weighs_them(size):
     assert size < 100 or (error < 1e-3).double().mean() > 0.98  # no bound where contributions round by more than 1
 
 
-def test_the_exponential_errs_by_less_than_it_says():
+def test_the_exponential_errs_by_less_than_its_stated_error():
     """Two pairs, of which one weighs 1 and the other 2^-x: D is w / (1 + w)."""
     gap = torch.linspace(0, 30, 4096, dtype=torch.float64)
     query = torch.zeros(1, 4096, 2, 2)
@@ -202,19 +202,19 @@ def test_the_exponential_errs_by_less_than_it_says():
 
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
-def test_what_is_not_finite_is_refused_by_head(bad, name):
+def test_a_d_that_is_not_finite_is_refused_and_its_head_named(bad, name):
     query, key, plan, bins, ranks = study(40, 3, 16)
     query[1, 31, 5, 1] = bad  # a query that sees whole blocks of 16 keys only
     kernel = choosing.named_kernel(name)
     with pytest.raises(ValueError, match=r"dimension D of head 1 is not finite: .* load it in float32"):
         kernel.every_entry(query, key, plan, 1.0, bins, ranks)
-    places = torch.tensor([20] + 14 * [31]), torch.arange(15)  # of both signs
+    positions = torch.tensor([20] + 14 * [31]), torch.arange(15)  # of both signs
     with pytest.raises(ValueError, match=r"dimension D of head 1 is not finite: .* load it in float32"):
-        kernel.listed_entries(query, key, places, 1.0, bins, ranks)
+        kernel.listed_entries(query, key, positions, 1.0, bins, ranks)
 
 
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
-def test_what_is_not_finite_is_let_be_where_no_pair_counts_it(name):
+def test_values_that_are_not_finite_are_ignored_where_no_entry_counts_them(name):
     query, key, plan, bins, ranks = study(40, 2, 16, skip_keys=3, min_distance=1)
     key[:, 2] = key[:, 39] = query[:, :4] = torch.nan  # a sink, the last key, queries that see skipped keys alone
     assert (
@@ -236,12 +236,12 @@ def test_a_payload_does_not_turn_nan_into_a_number():
 @pytest.mark.parametrize("limits", [{}, {"window": 70, "skip_keys": 1}, {"min_distance": 4, "max_distance": 300}])
 def test_kernels_count_like_the_eager_one(name, limits):
     query, key, plan, bins, ranks = study(500, 2, 16, **limits)
-    places = tuple(counted_positions(plan, 500))
+    positions = tuple(counted_positions(plan, 500))
     reference = eager.EagerKernel().every_entry(query, key, plan, 2.0, bins, ranks)
     kernel = choosing.named_kernel(name)
     for found in (
         kernel.every_entry(query, key, plan, 2.0, bins, ranks),
-        kernel.listed_entries(query, key, places, 2.0, bins, ranks),
+        kernel.listed_entries(query, key, positions, 2.0, bins, ranks),
     ):
         assert torch.equal(found.distance_counts, reference.distance_counts)
         assert torch.equal(found.entries.sum(1), reference.entries.sum(1))
@@ -254,16 +254,16 @@ def test_kernels_count_like_the_eager_one(name, limits):
 
 
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
-def test_saturated_pairs_are_counted_by_every_kernel(name):
+def test_saturated_entries_are_counted_by_every_kernel(name):
     query, key, plan, bins, ranks = study(200, 2, 16, size=3.0)
-    places = tuple(counted_positions(plan, 200))
-    _, share = (values[:, places[0], places[1]] for values in in_float64(query, key, 1.0))
+    positions = tuple(counted_positions(plan, 200))
+    _, share = (values[:, positions[0], positions[1]] for values in in_float64(query, key, 1.0))
     expected, close = (share > 0.999).sum(1), ((share - 0.999).abs() < 1e-6).sum(1)
     assert ((expected > 1000) & (expected < 15000)).all()
     kernel = choosing.named_kernel(name)
     for found in (
         kernel.every_entry(query, key, plan, 1.0, bins, ranks),
-        kernel.listed_entries(query, key, places, 1.0, bins, ranks),
+        kernel.listed_entries(query, key, positions, 1.0, bins, ranks),
     ):
         assert ((found.saturated - expected).abs() <= close).all()
 
@@ -272,7 +272,7 @@ def test_saturated_pairs_are_counted_by_every_kernel(name):
 @pytest.mark.parametrize("heads", [1, 5])
 def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
     query, key, plan, bins, ranks = study(300, heads, 16, skip_keys=2, max_distance=250)
-    places = tuple(counted_positions(plan, 300))
+    positions = tuple(counted_positions(plan, 300))
     monkeypatch.setattr(native, "LEAST_LISTED", 1000)
     monkeypatch.setattr(native, "THREADS_PAY", 0)  # or so few pairs would be counted on one
     sums, used = [], []
@@ -284,7 +284,7 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
         sums.append(
             (
                 kernel.every_entry(query, key, plan, 1.0, bins, ranks),
-                kernel.listed_entries(query, key, places, 1.0, bins, ranks),
+                kernel.listed_entries(query, key, positions, 1.0, bins, ranks),
             )
         )
     assert len(list(native._shares(heads, 300, native.LEAST_QUERIES))) > heads
@@ -294,13 +294,13 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("places", "said"),
+    ("positions", "message"),
     [([[5], [6]], "<= query position < 40"), ([[40], [3]], "< 40"), ([[3], [-1]], "0 <= key position")],
 )
-def test_pairs_outside_the_sequence_are_refused(places, said):
+def test_entries_outside_the_sequence_are_refused(positions, message):
     query, key, _, bins, ranks = study(40)
-    with pytest.raises(IndexError, match=said):
-        native.NativeKernel().listed_entries(query, key, tuple(torch.tensor(places)), 1.0, bins, ranks)
+    with pytest.raises(IndexError, match=message):
+        native.NativeKernel().listed_entries(query, key, tuple(torch.tensor(positions)), 1.0, bins, ranks)
 
 
 def test_planes_that_do_not_fit_are_refused():
@@ -312,10 +312,10 @@ def test_planes_that_do_not_fit_are_refused():
         kernel.every_entry(query, key, plan, 1.0, BinLookup(bins.edges.double()), ranks)
 
 
-# How it is built
+# Building
 
 
-def test_without_a_compiler_eager_tiles_go_on_and_one_line_says_so(fresh, monkeypatch, caplog):
+def test_without_a_compiler_the_eager_kernel_is_used_and_one_warning_says_so(fresh, monkeypatch, caplog):
     monkeypatch.setenv("CXX", "/nonexistent")
     query, key, plan, bins, ranks = study()
     kernels = [choosing.choose_kernel(CPU, 2**40, name) for name in (None, "native")]
@@ -339,7 +339,7 @@ def test_a_compiler_that_fails_is_quoted(fresh, monkeypatch, tmp_path):
     assert not list(fresh.iterdir())
 
 
-def test_it_is_built_once_and_said(fresh, caplog):
+def test_the_library_is_built_once_and_the_log_says_so(fresh, caplog):
     caplog.set_level(logging.INFO)
     native.NativeKernel()
     building.load.cache_clear()
@@ -375,7 +375,7 @@ def test_a_library_that_others_could_have_written_is_not_loaded(what, fresh, tmp
         native.NativeKernel()
 
 
-def test_a_broken_library_is_told_from_a_missing_one(fresh):
+def test_a_broken_library_is_an_error_of_its_own(fresh):
     library, _ = building._library(native.SOURCE)
     library.parent.mkdir(parents=True, mode=0o700)
     library.write_bytes(b"")
@@ -394,7 +394,7 @@ def test_two_processes_can_build_at_once(fresh):
     assert len(list(fresh.iterdir())) == 1
 
 
-# Which one is chosen
+# Choosing
 
 
 def test_small_inputs_never_pay_for_compilation(fresh, monkeypatch):
@@ -402,7 +402,7 @@ def test_small_inputs_never_pay_for_compilation(fresh, monkeypatch):
     assert not fresh.exists()
     assert choosing._by_size(CPU, choosing.NATIVE_PAYS) == "native"
     native.NativeKernel()
-    assert choosing.choose_kernel("cpu", 1000).name == "eager"  # what lies about must not change a number
+    assert choosing.choose_kernel("cpu", 1000).name == "eager"  # a library that is built must not change a number
     monkeypatch.setenv("POSITIONAL_HEADS_KERNEL", "eager")
     assert choosing.choose_kernel(CPU, 2**50).name == "eager"
     assert choosing.choose_kernel(CPU, 1, "compiled").name == "compiled"
@@ -412,7 +412,7 @@ def test_small_inputs_never_pay_for_compilation(fresh, monkeypatch):
     ("device", "terms", "name"),
     [("cuda", 2**45, "compiled"), ("cuda", 2**30, "eager"), ("mps", 2**45, "eager")],
 )
-def test_other_devices_get_what_they_can_run(device, terms, name, monkeypatch):
+def test_each_device_gets_a_kernel_that_it_can_run(device, terms, name, monkeypatch):
     monkeypatch.delenv("POSITIONAL_HEADS_KERNEL", raising=False)
     assert choosing.choose_kernel(device, terms).name == name
     with pytest.raises(ValueError, match=f"runs on the CPU, not on {device}: choose eager or compiled"):
@@ -424,11 +424,11 @@ def test_unknown_kernels_are_refused_with_the_choices():
         choosing.choose_kernel(CPU, 1, "triton")
 
 
-# Memory, and a compiler in PyTorch that fails
+# Memory, and failures of torch.compile
 
 
 @pytest.mark.parametrize("name", ["eager", "compiled"])
-def test_out_of_memory_halves_the_tile_until_it_fits_and_says_so_once(name, fresh, monkeypatch, caplog):
+def test_out_of_memory_halves_the_tile_until_it_fits_and_warns_once(name, fresh, monkeypatch, caplog):
     query, key, plan, bins, ranks = study(200)
     reference = eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
     module, place = (eager, "dominant_tiles") if name == "eager" else (compiled, "_tiles")
@@ -448,12 +448,12 @@ def test_out_of_memory_halves_the_tile_until_it_fits_and_says_so_once(name, fres
     assert seen == [2**16, 2**15, 2**14, 2**14]  # the second time it begins where it ended
     assert torch.equal(found[0].distance_counts, reference.distance_counts)
     assert same(*found)
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert said == ["out of memory on cpu: using smaller tiles, which takes a little longer"]
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["out of memory on cpu: using smaller tiles, which takes a little longer"]
 
 
 @pytest.mark.parametrize("message", ["CUDA out of memory. Tried to allocate 1 GiB.", "CUDA error: device-side assert"])
-def test_what_smaller_tiles_do_not_help_is_not_hidden(message, fresh, monkeypatch):
+def test_errors_that_smaller_tiles_do_not_help_are_raised(message, fresh, monkeypatch):
     def fails(*_):
         raise RuntimeError(message)
 
@@ -466,11 +466,11 @@ def test_what_smaller_tiles_do_not_help_is_not_hidden(message, fresh, monkeypatc
 @pytest.mark.parametrize("kernel", [eager.EagerKernel, compiled.CompiledKernel])
 def test_a_tile_larger_than_memory_is_refused_before_anything_is_allocated(kernel, monkeypatch):
     query, key, plan, bins, ranks = study()
-    said = r"a tile of 1048576000 MiB does not fit in the \d+ MiB that are free on cpu: give a smaller one, or omit"
-    with pytest.raises(ValueError, match=said):
+    message = r"a tile of 1048576000 MiB does not fit in the \d+ MiB that are free on cpu: give a smaller one, or omit"
+    with pytest.raises(ValueError, match=message):
         kernel(tile_mb=1048576000).every_entry(query, key, plan, 1.0, bins, ranks)
     monkeypatch.setenv("POSITIONAL_HEADS_TILE_MB", "1048576000")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         kernel().every_entry(query, key, plan, 1.0, bins, ranks)
     for wrong in ("0", "-3", "many", "nan"):
         monkeypatch.setenv("POSITIONAL_HEADS_TILE_MB", wrong)
@@ -478,7 +478,7 @@ def test_a_tile_larger_than_memory_is_refused_before_anything_is_allocated(kerne
             kernel()
 
 
-def test_tiles_follow_what_is_free(monkeypatch):
+def test_tiles_follow_free_memory(monkeypatch):
     gpu = torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**30, 2**33))
     assert tiles.tile_for(CPU, 8) == CACHE_TILE
@@ -488,7 +488,7 @@ def test_tiles_follow_what_is_free(monkeypatch):
     assert tiles.tile_for(gpu, 8) == Tile(terms=2**28, entries=2**20)
 
 
-def test_where_torch_cannot_compile_eager_tiles_go_on_and_one_line_says_so(fresh, monkeypatch, caplog):
+def test_where_torch_cannot_compile_the_eager_kernel_is_used_and_one_warning_says_so(fresh, monkeypatch, caplog):
     def fails(*_, **__):
         def broken(*_):
             msg = "Cannot find a working triton installation.\nMore"

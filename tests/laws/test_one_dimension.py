@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from positional_heads.bridge.rope_scaling.names import METHODS as NAMES
 from scipy.stats import spearmanr
 
 import positional_heads as ph
+from positional_heads.bridge.rope_scaling.methods import METHODS as NAMES
 from tests.support.oracles import channels
 
 LENGTH, TRAINED, PAIRS, HEADS, BASE = 24, 16, 8, 4, 10000.0
@@ -38,8 +38,15 @@ def grouped(groups, window):
     return np.where((query - key < window) | (groups == 1), query - key, far)
 
 
+def rectified(window, leak):
+    """Relative positions, [query key 1]: beyond the window they grow by the leak only."""
+    distance = np.arange(LENGTH)[:, None, None] - np.arange(LENGTH)[None, :, None]
+    return np.where(distance < window, distance, window + leak * (distance - window))
+
+
 REGROUPING = {
     "self_extend": ({"group": 2, "window": 4}, grouped([2] * PAIRS, 4)),
+    "rerope": ({"window": 4, "leak": 0.25}, rectified(4, 0.25)),
     "dpe": ({"pair_groups": [1, 1, 2, 2, 4, 4, 4, 4], "window": 4}, grouped([1, 1, 2, 2, 4, 4, 4, 4], 4)),
 }
 """Settings of methods that change distances, and the distance of every query, key and pair, from their papers."""

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.resolve import RotaryModel
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
 from positional_heads.results.record import Record
 from positional_heads.results.tables import result_html, table_html, title
-from positional_heads.studies.tasks.evaluate import TaskResult
+from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
@@ -56,7 +55,7 @@ def study(name: str = "planted"):
 
 def task_result(name: str = "passkey") -> TaskResult:
     rows = [{"reach": "long"}, {"reach": "short"}, {"reach": "long"}]
-    return TaskResult(name, rows, {"log_prob": torch.tensor([-1.0, -0.5, -2.0]).double()}, {"log_prob": -2.0})
+    return TaskResult(name, rows, {"log_prob": torch.tensor([-1.0, -0.5, -2.0]).double()}, {"log_prob": -2.0}, {})
 
 
 def profile(name: str = "planted") -> ph.ContributionProfile:

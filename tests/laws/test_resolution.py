@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.results.tables import heads_rows
+from positional_heads.results.tables import heads_table
 from positional_heads.scoring import counter as counting
 from positional_heads.scoring.sums import ScoreSums
 from tests.support import oracles
@@ -131,7 +131,7 @@ def test_saturation_is_kept_in_files_and_shown(model, tmp_path):
     )
     assert scores.to_frame()["saturation"].tolist()[8] == float(scores.saturation[1, 0])
     assert "saturated" in scores._repr_html_()
-    rows_of_table = heads_rows([{"name": "L1H0", "rho": 0.5, "bound": 0.25, "saturation": 0.75}], 1)
+    rows_of_table = heads_table([{"name": "L1H0", "rho": 0.5, "bound": 0.25, "saturation": 0.75}], 1).cells
     assert dict(zip(*rows_of_table, strict=True))["saturated"] == "0.750"
 
 

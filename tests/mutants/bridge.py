@@ -29,7 +29,7 @@ MUTANTS = (
         "bridge/test_run_lengths -k put_back",
     ),
     Mutant(
-        "bridge/rope_scaling/extended_rope.py",
+        "bridge/rope_scaling/extension.py",
         "rotary, position, run_length)",
         "rotary, position, length)",
         "bridge/test_run_lengths -k whole_run_under",
@@ -127,7 +127,7 @@ MUTANTS = (
         "bridge/live_hooks.py",
         "object.__delattr__, module",
         "object.__dir__, module",
-        "bridge/test_live_hooks -k put_back",
+        "bridge/test_live_hooks -k after_an_exception",
     ),
     # Keys come from the cache that the run is given
     Mutant(
@@ -143,7 +143,7 @@ MUTANTS = (
         "bridge/rope_scaling/test_running_pass -k several_ways",
     ),
     Mutant(
-        "bridge/rope_scaling/extended_rope.py",
+        "bridge/rope_scaling/extension.py",
         '== "default":  # near',
         '!= "default":  # near',
         "bridge/rope_scaling/test_running_pass -k counted_alike",
@@ -174,7 +174,9 @@ MUTANTS = (
     Mutant("bridge/ablation.py", "(~hidden, 0)", "(hidden, 0)", "bridge/test_positions -k masked_key"),
     Mutant("bridge/ablation.py", "distance, 1)", "distance, -9)", "bridge/test_ablation -k impossible"),
     # What tokens, texts and heads are given
-    Mutant("bridge/sequences.py", "dtype == torch.bool", "dtype == torch.uint8", "bridge/test_sequences -k no_tokens"),
+    Mutant(
+        "bridge/sequences.py", "dtype == torch.bool", "dtype == torch.uint8", "bridge/test_sequences -k neither_text"
+    ),
     Mutant(
         "bridge/tokenizing.py",
         "split_special_tokens=True",

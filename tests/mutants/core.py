@@ -53,7 +53,7 @@ MUTANTS = (
         "positions, 1.0, one_bin",
         "core/test_kernels -k listed_",
     ),
-    Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_pairs"),
+    Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_entries"),
     # Which pairs count, and their correlation
     Mutant("core/plan.py", "self.window - 1]", "self.window]", "core/test_plan -k loop_over_all"),
     Mutant("core/plan.py", "key_pos >= self.skip_keys", "key_pos > self.skip_keys", "core/test_contributions -k tiles"),

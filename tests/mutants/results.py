@@ -20,9 +20,18 @@ MUTANTS = (
     ),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
-    Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_scores -k header"),
+    Mutant("results/record.py", "return tables[key].copy()", "return tables[key]", "results/test_record -k changed"),
+    Mutant("results/record.py", "if key not in tables:", "if True:", "results/test_record -k once"),
+    Mutant(
+        "results/profile.py",
+        "self.edges.numpy()[first + 1] - 1",
+        "self.edges.numpy()[first + 1]",
+        "results/test_record -k row_per_head_pair",
+    ),
+    Mutant("results/extrapolation.py", "width // 2", "width", "results/test_record -k running_means"),
+    Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_files -k header"),
     # Intervals, and units that share nothing
     Mutant("results/scores.py", "self.n_groups / (self.n_groups - 1)", "1", "results/test_scores -k students"),
-    Mutant("results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_intervals -k bounds"),
-    Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_link"),
+    Mutant("results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k bounds"),
+    Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
 )

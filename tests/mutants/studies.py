@@ -6,9 +6,7 @@ MUTANTS = (
     # Ablations go by position and number, and show nothing that is masked
     Mutant("studies/tasks/task.py", "(model, batch)", "(model, range(len(batch)))", "bridge/test_positions -k its_own"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant(
-        "studies/tasks/questions.py", "needle == pair", "needle is pair", "bridge/rope_scaling/test_methods -k far_th"
-    ),
+    Mutant("studies/tasks/questions.py", "needle == pair", "needle is pair", "studies/tasks/test_tasks -k far_that"),
     # Intervals, and units that share nothing
     Mutant("studies/tasks/perplexity.py", "number % units", "number", "studies/tasks/test_tasks -k perplexity"),
     Mutant(
@@ -22,9 +20,9 @@ MUTANTS = (
     ),
     # LongBench, the evaluation harness, Ray, shards
     Mutant(
-        "studies/ablation.py",
-        '"sha256": _examples_hash(task), **task.settings',
-        '**task.settings, "sha256": _examples_hash(task)',
+        "studies/tasks/evaluate.py",
+        '"sha256": sha256, **task.settings',
+        '**task.settings, "sha256": sha256',
         "studies/tasks/test_longbench -k documents",
     ),
     Mutant(
@@ -40,10 +38,10 @@ MUTANTS = (
         "studies/tasks/test_longbench -k judge",
     ),
     Mutant(
-        "studies/tasks/harness.py",
-        "with _seeded(seed):\n        loaded",
-        "if True:\n        loaded",
+        "studies/tasks/harness_tasks.py",
+        "with _seeded(request.seed):\n            loaded",
+        "if True:\n            loaded",
         "studies/tasks/test_harness -k seed",
     ),
-    Mutant("studies/tasks/harness.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
+    Mutant("studies/tasks/harness_tasks.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
 )

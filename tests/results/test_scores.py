@@ -1,16 +1,10 @@
-"""A result knows its labels, and a file of it is whole, ours and undamaged, or refused."""
+"""Scores rank heads, test them against their null, and tabulate every number under its name."""
 
-import json
-import struct
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from scipy import stats
 
 import positional_heads as ph
@@ -32,110 +26,12 @@ def test_what_is_saved_is_what_is_loaded(tmp_path, null, bootstrap):
     assert loaded.verdict == scores.verdict
 
 
-def test_a_path_without_a_suffix_is_a_folder(tmp_path):
-    assert synthetic_scores().save(tmp_path / "runs" / "first") == tmp_path / "runs" / "first" / "scores.safetensors"
-    assert ph.HeadScores.load(tmp_path / "runs" / "first").verdict == synthetic_scores().verdict
-
-
 def test_fields_that_share_memory_are_saved_apart(tmp_path):
     scores = synthetic_scores()
     shared = replace(scores, rho_curve=scores.rho, bound=scores.bound[:1].expand(3, 4), null=None)
     loaded = ph.HeadScores.load(replace(shared, bootstrap_rho=scores.rho[None].expand(2, 3, 4)).save(tmp_path))
     for found in (loaded.rho, loaded.rho_curve, *loaded.bootstrap_rho):
         assert torch.equal(found.nan_to_num(9), scores.rho.nan_to_num(9))
-
-
-def test_the_file_is_a_plain_safetensors_file(tmp_path):
-    scores = synthetic_scores()
-    assert torch.equal(load_file(scores.save(tmp_path / "my.safetensors"))["rho"].nan_to_num(), scores.rho.nan_to_num())
-
-
-def test_saving_twice_gives_the_same_bytes(tmp_path):
-    first, second = (synthetic_scores().save(tmp_path / name).read_bytes() for name in ("a.st", "b.st"))
-    assert first == second
-
-
-@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, step):
-    old = synthetic_scores().save(tmp_path)
-    before = old.read_bytes()
-
-    def full(*_args):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(step, full)
-        with pytest.raises(OSError, match="No space left"):
-            synthetic_scores(seed=1).save(tmp_path)
-    assert old.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [old]
-
-
-@pytest.mark.parametrize("kept", [0, 4, 8, 100, 3000, -1])
-def test_truncated_files_are_refused(tmp_path, kept):
-    file = synthetic_scores().save(tmp_path)
-    file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ph.ResultFileError, match="truncated"):
-        ph.HeadScores.load(file)
-
-
-def test_a_flipped_bit_is_noticed(tmp_path):
-    file = synthetic_scores().save(tmp_path)
-    raw = bytearray(file.read_bytes())
-    raw[-5] ^= 1
-    file.write_bytes(raw)
-    with pytest.raises(ph.ResultFileError, match="does not match its checksum"):
-        ph.HeadScores.load(file)
-
-
-@pytest.mark.parametrize("bit", [0, 4])
-def test_a_flipped_bit_anywhere_in_the_header_is_noticed(tmp_path, bit):
-    """Names, shapes, the table, the verdict and where things came from: none may change without a word."""
-    file = synthetic_scores().save(tmp_path)
-    whole = file.read_bytes()
-    (length,) = struct.unpack("<Q", whole[:8])
-    for place in range(0, 8 + length, 7):
-        raw = bytearray(whole)
-        raw[place] ^= 1 << bit
-        file.write_bytes(raw)
-        with pytest.raises(ph.ResultFileError):
-            ph.HeadScores.load(file)
-
-
-def test_foreign_files_are_refused(tmp_path):
-    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ph.ResultFileError, match=r"not a positional_heads\.HeadScores; positional-heads score writes"):
-        ph.HeadScores.load(tmp_path / "other.safetensors")
-    (tmp_path / "notes.txt").write_text("In the beginning God created the heaven and the earth.")
-    with pytest.raises(ph.ResultFileError, match="not a result file"):
-        ph.HeadScores.load(tmp_path / "notes.txt")
-
-
-def test_a_newer_format_is_refused(tmp_path):
-    file = synthetic_scores().save(tmp_path)
-    raw = file.read_bytes()
-    (length,) = struct.unpack("<Q", raw[:8])
-    header = raw[8 : 8 + length].replace(b'\\"version\\": 1', b'\\"version\\": 9')
-    assert json.loads(header)
-    file.write_bytes(raw[:8] + header + raw[8 + length :])
-    with pytest.raises(ph.ResultFileError, match="written in format 9, this version reads up to 1"):
-        ph.HeadScores.load(file)
-
-
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such result file"):
-        ph.HeadScores.load(tmp_path)
-
-
-def test_results_are_read_without_torch(tmp_path):
-    file = synthetic_scores().save(tmp_path)
-    code = (
-        "import sys; from positional_heads.results.files import SCORES, read_result; "
-        "content, _ = read_result(sys.argv[1], SCORES); "
-        "print(len(content['table']), 'torch' in sys.modules, 'transformer_lens' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["12", "False", "False"]
 
 
 def test_heads_are_ranked_by_signed_rho():
@@ -174,7 +70,7 @@ def test_more_heads_than_there_are_or_fewer_than_none_are_refused(k):
         synthetic_scores().top(k)
 
 
-def test_without_a_null_nothing_is_called_significant():
+def test_without_a_null_there_is_no_excess():
     scores = synthetic_scores(null=False)
     with pytest.raises(ValueError, match="no null was computed: score again with null_repeats=20"):
         scores.excess  # noqa: B018
@@ -218,7 +114,7 @@ def test_a_false_discovery_rate_that_cannot_be_is_refused(alpha):
             by_rate(alpha)
 
 
-def test_the_verdict_says_over_how_many_groups_it_judged():
+def test_the_verdict_names_the_number_of_groups():
     assert "over 5 groups of sequences" in synthetic_scores().verdict
     assert "over a single sequence" in synthetic_scores(bootstrap=False).verdict
 
@@ -269,23 +165,6 @@ def test_the_table_holds_each_number_under_its_own_name():
         assert row[name] == getattr(scores, name)[head], name
     assert (row["null_mean"], row["null_sd"]) == (scores.null.mean[head], scores.null.sd[head])
     assert (row["p_value"], row["q_value"]) == (scores.p_values[head], scores.q_values[head])
-
-
-def test_heads_are_written_as_the_field_writes_them():
-    assert str(Head(3, 7)) == "L3H7"
-    assert Head.parse(" L3H7") == (3, 7)
-
-
-@pytest.mark.parametrize("text", ["3.7", "L3H7x", "3H7", "xL3H7", "L3", "L-1H2", ""])
-def test_other_ways_to_write_a_head_are_refused(text):
-    with pytest.raises(ValueError, match=f"^{text!r} is not a head: write layer and head as in L3H7$"):
-        Head.parse(text)
-
-
-def test_a_result_in_a_folder_that_cannot_be_made_says_so(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        synthetic_scores().save(Path(tmp_path) / "file" / "scores.safetensors")
 
 
 def test_by_significance_heads_come_by_excess_and_never_with_negative_rho():

@@ -139,9 +139,9 @@ def test_heads_that_do_not_exist_have_no_profile(heads, message, tiny):
 
 def test_a_profile_finds_its_heads_and_prints_in_one_line(tiny):
     profile = ph.contribution_profile(tiny("llama"), TOKENS, HEADS)
-    assert profile.place(Head(0, 1)) == 1
+    assert profile.index(Head(0, 1)) == 1
     assert repr(profile) == "ContributionProfile(L1H2, L0H1: 8 pairs, 30 ranges of distance, 0 to 29 tokens)"
     with pytest.raises(ValueError, match="L0H0 is not in this profile: it has L1H2, L0H1"):
-        profile.place(Head(0, 0))
+        profile.index(Head(0, 0))
     with pytest.raises(ValueError, match="bins 0 must be at least 1"):
         profile.binned(0)

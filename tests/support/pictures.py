@@ -37,7 +37,7 @@ STEPS = (
     ("the same sums of all sequences, and of every shuffle", "scoring/sums.py", "ScoreSums.result"),
     ("sums of every layer", "core/correlation.py", "Correlation.rho"),
     ("HeadScores: rho of every head, and of every shuffle", "core/statistics.py", "excess_p_values"),
-    ("excess over the null, p-values", "core/statistics.py", "verdict"),
+    ("excess over the null, p-values", "results/verdicts.py", "scores_verdict"),
 )
 """Input and function of each step, in the order in which a run first enters them."""
 

@@ -91,7 +91,7 @@ def tokens_of(page, place=0):
     return [text.replace("\xa0", " ") for text in texts]  # circuitsvis' own spaces
 
 
-def test_attention_has_a_cell_for_every_query_and_key_in_the_colours_said(opened):
+def test_attention_has_a_cell_for_every_query_and_key_in_the_colours_of_its_legend(opened):
     record = synthetic_examples(heads=2, pairs=4)
     record.pattern[:] = 1.0
     page = opened(attention_view(record).html)
@@ -188,7 +188,7 @@ def test_two_views_in_one_notebook_keep_to_their_own_frames(opened):
 
 
 @pytest.mark.parametrize("shape", ["100,000 tokens", "1,000 heads"])
-def test_huge_records_show_a_part_and_say_so(opened, shape):
+def test_huge_records_are_cropped_with_a_note(opened, shape):
     long = shape.endswith("tokens")
     record = synthetic_examples(["t"] * 100_000, detailed=128) if long else synthetic_examples(heads=1000)
     page = opened(token_view(record).html)
@@ -265,7 +265,7 @@ def test_text_of_the_report_can_be_read_in_either_scheme(opened, report, scheme)
     assert dark == (scheme == "dark")
 
 
-def test_numbers_that_are_unknown_are_drawn_without_a_word(opened):
+def test_unknown_numbers_are_drawn_without_an_error(opened):
     record = synthetic_examples()
     record.weighted_dominant[:] = torch.nan
     page = opened(token_view(record).html)

@@ -15,9 +15,8 @@ from positional_heads import views
 from positional_heads.core.heads import Head
 from positional_heads.results.profile import ContributionProfile
 from positional_heads.results.scores import HeadScores, NullScores
-from positional_heads.views.distribution import NAMED
 from positional_heads.views.figures import Picture, interpolated, readable, token_count, wavelength_axis
-from positional_heads.views.scores import WIDEST_LABELLED
+from positional_heads.views.scores import NAMED, WIDEST_LABELLED
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
@@ -81,7 +80,7 @@ def right_axis(panel):
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-def test_every_plot_is_written_as_png_and_svg_whatever_the_model_is_called(kind):
+def test_every_plot_of_any_model_name_is_written_as_png_and_svg(kind):
     for name in ("plain", HOSTILE):
         for form, start in (("png", b"\x89PNG"), ("svg", b"<?xml")):
             FIGURES[kind](name).savefig(buffer := io.BytesIO(), format=form)
@@ -113,7 +112,7 @@ def test_notebooks_show_a_plot_as_one_picture(kind):
 
 
 @pytest.mark.parametrize("kind", FIGURES)
-def test_every_panel_says_what_its_axes_are(kind):
+def test_every_panel_labels_its_axes(kind):
     figure = FIGURES[kind]("plain")
     assert isinstance(figure, Picture)
     across, up = (
@@ -137,7 +136,7 @@ def test_null_names_and_long_names_become_one_readable_line():
 # heat map
 
 
-def test_large_maps_stay_within_a_page_and_say_what_is_grey():
+def test_large_maps_fit_a_page_and_explain_grey_cells():
     rho = torch.linspace(-0.5, 0.5, 80 * 64, dtype=torch.float64).reshape(80, 64)
     rho[40] = torch.nan
     big = scores_of(rho)
@@ -169,7 +168,7 @@ def test_maps_of_many_heads_in_few_layers_have_no_numbers_to_overlap():
         (12, None, 6, None),
     ],
 )
-def test_a_dashed_line_stands_where_training_ended_if_sequences_go_beyond(given, extension, context, expected):
+def test_a_dashed_line_marks_the_training_length_if_sequences_go_beyond(given, extension, context, expected):
     scores = synthetic_scores()
     model = scores.provenance["model"] | {"context": context}
     scores = replace(scores, provenance=scores.provenance | {"model": model, "extension": extension})
@@ -180,7 +179,7 @@ def test_a_dashed_line_stands_where_training_ended_if_sequences_go_beyond(given,
         assert list(dashed[0].get_xdata()) == [int(expected.split()[-2])] * 2
 
 
-def test_wavelengths_stand_beside_the_pairs_that_have_them():
+def test_the_wavelength_axis_is_aligned_with_the_pairs():
     base = replace(synthetic_scores(), frequencies=(10.0 ** -torch.arange(4, dtype=torch.float64)).repeat(3, 1))
     scores = replace(base, curve=base.curve - 3.5)  # about pairs 1 and 2
     panel = views.allocation_curves(scores, [Head(0, 3)]).axes[0]
@@ -258,10 +257,10 @@ def test_of_many_such_heads_those_with_the_largest_excess_are_named():
     assert panel.get_title() == f"named: the {NAMED} with the largest excess of 40"
 
 
-def test_without_a_null_or_a_score_the_distribution_says_so():
+def test_the_distribution_notes_a_missing_null_or_score():
     figure = views.rho_distribution(synthetic_scores(null=False))
     assert len(figure.axes) == 1
-    assert "no null was computed: score with null_repeats=20" in figure.legends[0].get_title().get_text()
+    assert "null_repeats=20" in figure.legends[0].get_title().get_text()
     unknown = torch.full((3, 4), torch.nan).double()
     for null in (True, False):
         scores = replace(synthetic_scores(null=null, bootstrap=False), rho=unknown)
@@ -345,10 +344,10 @@ def test_a_method_looks_the_same_in_every_panel_and_no_two_look_alike():
     assert len({look for (look,) in looks.values()}) == 9
 
 
-def test_a_single_point_has_no_correlation_and_says_so():
+def test_a_single_point_has_an_undefined_correlation():
     made = planted_extrapolation(methods=("linear",), lengths=(64,))
     figure = views.method_comparison(made)
-    assert [panel.get_title() for panel in figure.axes] == ["rank correlation not known"] * 3
+    assert [panel.get_title() for panel in figure.axes] == ["rank correlation undefined"] * 3
 
 
 def test_curves_have_wavelengths_beside_them_only_where_plain_ones_are_known():
@@ -358,7 +357,7 @@ def test_curves_have_wavelengths_beside_them_only_where_plain_ones_are_known():
     assert not any(panel.child_axes for panel in extended.axes)
 
 
-def test_random_sets_stand_at_their_number_of_heads_with_the_unit_on_the_axis():
+def test_random_sets_are_drawn_at_their_number_of_heads_with_the_unit_on_the_axis():
     made = study()
     figure = views.dose_response(made)
     each = made.by_set()

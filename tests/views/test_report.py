@@ -16,11 +16,10 @@ from positional_heads.cli import app
 from positional_heads.core.heads import Head
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import ResultFileError
-from positional_heads.views.report import citation
 from positional_heads.views.report import page as report_page
 from positional_heads.views.report import sections as report_sections
 from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
-from positional_heads.views.report.page import find_results, report_html, write_report_page
+from positional_heads.views.report.page import read_results, report_html, write_report_page
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
 from tests.support.synthetic_studies import all_heads, planted_study
@@ -135,7 +134,7 @@ def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
     assert all(own["tabindex"] == "0" and own["aria-label"] for own in scrolling)
 
 
-def test_it_is_one_small_page_with_one_bundle_and_asks_for_nothing(html):
+def test_it_is_one_small_page_with_one_bundle_and_no_requests(html):
     page = Page(html)
     assert len(html.encode()) < 6_000_000
     running = [text for own, text in page.scripts if own.get("type") != "application/json"]
@@ -155,7 +154,7 @@ def test_a_page_that_grows_too_large_gets_coarser_plots_and_then_a_refusal(tmp_p
     monkeypatch.setattr(report_page, "LARGEST_PAGE", fine)
     assert len(report_html(tmp_path)) < fine
     monkeypatch.setattr(report_page, "RESOLUTIONS", (60,))
-    with pytest.raises(ValueError, match="its page would have more than 0 MB; report on the folders in it"):
+    with pytest.raises(ValueError, match="exceed 0 MB; report on its subfolders"):
         report_html(tmp_path)
 
 
@@ -187,7 +186,7 @@ def test_a_folder_with_one_result_of_any_kind_has_a_page(tmp_path, kind):
     html = report_html(tmp_path)
     assert "How to cite" in html
     assert "Scores of the heads" not in html
-    assert "No ablation study is in this folder" in html or kind == "study"
+    assert "no ablation study" in html or kind == "study"
 
 
 def test_results_without_any_score_or_null_have_a_page(tmp_path):
@@ -196,10 +195,10 @@ def test_results_without_any_score_or_null_have_a_page(tmp_path):
     html = report_html(tmp_path)
     assert "no head has a score" in html
     assert "No null was computed" in html
-    assert "There is a single sequence" in html
+    assert "a single sequence" in html
 
 
-def test_what_is_left_out_is_said(tmp_path, monkeypatch):
+def test_results_left_out_are_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(report_sections, "_plot", lambda _draw, _dpi, alt, said: report_sections.Plot("", alt, said, 1))
     synthetic_scores().save(tmp_path / "a")
     synthetic_scores(name="another").save(tmp_path / "b")
@@ -207,43 +206,43 @@ def test_what_is_left_out_is_said(tmp_path, monkeypatch):
     replace(other, provenance={"model": {"name": "other", "weights": "other"}}).save(tmp_path / "b")
     for number in range(6):
         ablation_study().save(tmp_path / f"study{number}")
-    found = find_results(tmp_path)
+    found = read_results(tmp_path)
     assert found.examples is None
     assert len(found.ablations) == 4
     assert found.notes == [
-        f"Not shown, as there are more of the kind: {Path('b', 'scores.safetensors')}.",
-        "Not shown, as there are more of the kind: study4/study.safetensors, study5/study.safetensors.",
-        "examples.safetensors is left out: it is of other weights than the scores.",
+        f"Not shown, because a page has room for 1 of a kind: {Path('b', 'scores.safetensors')}.",
+        "Not shown, because a page has room for 4 of a kind: study4/study.safetensors, study5/study.safetensors.",
+        "examples.safetensors is left out: its model has other weights than that of the scores.",
     ]
     assert all(note in unescape(report_html(tmp_path)) for note in found.notes)
 
 
 def test_what_cannot_be_reported_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no such folder; give the one that positional-heads score"):
-        find_results(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match="no such folder; give the --out folder of positional-heads score"):
+        read_results(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match=r"holds no result \(scores.safetensors, "):
-        find_results(tmp_path)
+        read_results(tmp_path)
     (tmp_path / "study.safetensors").write_bytes(b"\x10\0\0\0")
     with pytest.raises(ResultFileError, match=r"study\.safetensors: not a result file, or a truncated one"):
-        find_results(tmp_path)
+        read_results(tmp_path)
 
 
 def test_caveats_are_those_of_the_results():
     few = " ".join(caveats(synthetic_scores(), [], []))
     assert "5 groups of sequences" in few
     assert "6 shuffles" in few
-    assert "No ablation study" in few
+    assert "no ablation study" in few
     scores = synthetic_scores()
     settings = {"null_repeats": 20, "skip_keys": 64}
     provenance = {**scores.provenance, "settings": settings, "data": {"groups": 16}, "extension": {"name": "yarn"}}
     enough = " ".join(caveats(replace(scores, provenance=provenance), [ablation_study()], [extrapolation_study()]))
-    for absent in ("groups of sequences", "shuffles", "skip_keys", "No ablation study", "permuted rankings"):
+    for absent in ("groups of sequences", "shuffles", "skip_keys", "no ablation study", "permuted rankings"):
         assert absent not in enough
-    assert "inside an extension" in enough
+    assert "context extended" in enough
     assert "share a model and a text" in enough
 
 
-def test_the_lines_shown_make_the_same_scores_again(bundled, monkeypatch):
+def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch):
     tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5)
     monkeypatch.setattr(ph, "load_bundled_model", lambda: bundled)
@@ -253,7 +252,7 @@ def test_the_lines_shown_make_the_same_scores_again(bundled, monkeypatch):
     torch.testing.assert_close(namespace["scores"].null.rho, scores.null.rho, rtol=0, atol=0)
 
 
-def test_the_command_shown_is_one_that_the_command_line_takes(bundled, tmp_path):
+def test_the_printed_command_runs(bundled, tmp_path):
     tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
     words = shlex.split(score_command(scores.provenance))
@@ -284,7 +283,7 @@ def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkey
     torch.testing.assert_close(namespace["scores"].rho, scores.rho, rtol=0, atol=0)
 
 
-def test_commands_quote_what_a_model_is_called():
+def test_commands_quote_the_name_of_a_model():
     provenance = synthetic_scores(name="a; rm -rf $HOME").provenance
     assert shlex.split(score_command(provenance))[2] == "a; rm -rf $HOME"
     hostile = replace(ablation_study(), task="a b")
@@ -300,7 +299,7 @@ def test_commands_quote_what_a_model_is_called():
 def test_the_citation_is_that_of_the_repository(html):
     file = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
     (paper,) = file["references"]
-    cited = citation.PAPER.replace("{RoPE}", "RoPE")
+    cited = report_page.PAPER.replace("{RoPE}", "RoPE")
     assert f"{{{paper['title']}}}" in cited
     assert " and ".join(f"{one['family-names']}, {one['given-names']}" for one in paper["authors"]) in cited
     assert paper["collection-title"] in cited
@@ -308,9 +307,9 @@ def test_the_citation_is_that_of_the_repository(html):
     assert paper["identifiers"][0]["value"] in cited
     assert paper["url"] in cited
     for value in (file["title"], file["version"], file["license"], file["authors"][0]["name"]):
-        assert value in citation.SOFTWARE
-    assert citation.PAPER in unescape(html)
-    assert citation.SOFTWARE in unescape(html)
+        assert value in report_page.SOFTWARE
+    assert report_page.PAPER in unescape(html)
+    assert report_page.SOFTWARE in unescape(html)
 
 
 def test_the_command_writes_the_page_and_replaces_nothing_unasked(tmp_path):

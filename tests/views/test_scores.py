@@ -9,7 +9,6 @@ import torch
 
 from positional_heads.core.heads import Head
 from positional_heads.results.scores import NullScores
-from positional_heads.results.tables import HEAD_COLUMNS, MEANINGS, heads_table, scores_line, title
 from positional_heads.views import allocation_curves, rho_heat_map
 from positional_heads.views.scores import LABELLED_CELLS
 from tests.support.synthetic import synthetic_scores
@@ -33,7 +32,7 @@ def test_each_cell_is_labelled_with_its_own_rho_in_a_colour_that_can_be_read():
     assert (labels[2, 0].get_color(), labels[3, 0].get_color()) == ("black", "white")  # 0.4 is the darkest cell
 
 
-def test_dots_stand_exactly_where_heads_are_significant():
+def test_dots_mark_exactly_the_significant_heads():
     scores = synthetic_scores()
     many = replace(
         scores,
@@ -112,49 +111,9 @@ def test_heads_without_a_curve_are_refused_with_their_reason():
 
 @pytest.mark.parametrize("null", [True, False])
 @pytest.mark.parametrize("name", ["a $broken^{$ name", "<script>alert(1)</script>"])
-def test_plots_draw_whatever_the_model_is_called(null, name):
+def test_plots_draw_any_model_name(null, name):
     scores = synthetic_scores(null=null, name=name)
     for figure in (rho_heat_map(scores), allocation_curves(scores)):
         figure.savefig(buffer := io.BytesIO(), format="png")
         assert buffer.getvalue().startswith(b"\x89PNG")
     assert name in rho_heat_map(scores).axes[0].get_title()
-
-
-def test_the_table_ranks_heads_and_leaves_out_those_without_a_score():
-    rows = synthetic_scores().to_frame().replace({np.nan: None}).to_dict("records")
-    lines = heads_table(rows, 20).splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["L0H3", "L0H2", "L1H3"]
-    assert lines.index("") == 9
-    assert heads_table(rows, 2, markdown=True).splitlines()[1] == "|" + " --- |" * 8
-
-
-def test_the_table_says_what_is_unknown_with_a_dash():
-    rows = [{"name": "L0H0", "rho": 0.25, "low": None, "high": None}, {"name": "L10H1", "rho": None, "low": None}]
-    assert heads_table(rows, 5).splitlines()[:2] == [
-        "head    rho  low 95 %  high 95 %",
-        "L0H0  0.250         -          -",
-    ]
-    assert heads_table(rows, 5, markdown=True).splitlines()[2] == "| L0H0 | 0.250 | - | - |"
-    assert heads_table([], 5) == ""
-
-
-def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
-    scores = synthetic_scores()
-    rows = replace(scores, saturation=scores.rho.abs()).to_frame().replace({np.nan: None}).to_dict("records")
-    lines = heads_table(rows, 2, markdown=True).splitlines()
-    assert lines[0] == "| " + " | ".join(title(name) for name in HEAD_COLUMNS) + " |"
-    assert lines.index("") == 4
-
-
-def test_a_text_table_ends_with_what_its_columns_mean():
-    rows = [{"name": "L0H0", "rho": 0.25, "excess": 0.1}]
-    table, _, meanings = heads_table(rows, 5).partition("\n\n")
-    assert table.splitlines()[0].split() == ["head", "rho", "excess"]
-    assert meanings.replace("\n", " ") == f"rho: {MEANINGS['rho']}; excess: {MEANINGS['excess']}."
-
-
-def test_the_summary_names_model_and_data():
-    line = scores_line(synthetic_scores().provenance)
-    assert (
-        line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, all query-key pairs, 6 shuffles, seed 0"
-    )

@@ -96,7 +96,7 @@ def test_bytes_that_make_no_character_alone_are_shown_as_bytes():
 
 @settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=[])), min_size=1, max_size=4))
-def test_whatever_a_token_holds_it_is_visible_and_can_be_written(tokens):
+def test_any_token_is_visible_and_can_be_written(tokens):
     for shown in readable_tokens(tokens):
         assert 1 <= len(shown) <= 10 * LONGEST
         assert shown.encode()
@@ -139,7 +139,7 @@ def test_contributions_are_offered_by_pair_the_strongest_first():
     assert pairs == sorted(range(20), key=lambda pair: -float(strength[pair]))[:16]
     np.testing.assert_allclose(props["values"], record.mean_contributions[1][:, pairs], atol=5e-5)
     assert props["negativeBounds"] == [-bound for bound in props["positiveBounds"]]
-    assert view.notes == ("The 16 of 20 pairs that add most, in size, are offered.",)
+    assert view.notes == ("The 16 of 20 pairs with the largest contributions are offered.",)
     (chosen,) = Page(token_view(record, "contribution", pairs=[3, 0]).html).props
     assert chosen["labels"] == ["pair 3", "pair 0"]
 
@@ -177,7 +177,7 @@ def test_what_is_not_in_a_record_is_refused():
             refused()
 
 
-def test_huge_records_are_cropped_and_say_so():
+def test_huge_records_are_cropped_with_a_note():
     long = synthetic_examples(["token"] * 100_000, detailed=128)
     for measure in MEANINGS:
         view = token_view(long, measure)
@@ -194,7 +194,7 @@ def test_huge_records_are_cropped_and_say_so():
     wide = contribution_view(synthetic_examples(["t"] * 200, detailed=200, pairs=100), Head(0, 0), 199)
     assert wide.notes == (
         "The last 128 of 200 keys are shown.",
-        "The 64 of 100 pairs that add most, in size, are shown.",
+        "The 64 of 100 pairs with the largest contributions are shown.",
     )
     assert wide.html.count("<td class=") == 128 * 64
 
@@ -223,7 +223,7 @@ def test_in_jupyter_a_view_is_a_sandboxed_frame_that_holds_its_page():
     assert attributes["title"].endswith('" onload="window.pwned=1')
 
 
-def test_a_view_is_saved_whole_or_not_at_all(tmp_path):
+def test_a_view_is_saved_completely_or_not_at_all(tmp_path):
     view = token_view(synthetic_examples(HOSTILE))
     assert view.save(tmp_path / "view.html").read_text(encoding="utf-8") == view.html
     (tmp_path / "file").write_text("in the way")
@@ -246,7 +246,7 @@ def test_views_neither_probe_a_network_nor_load_circuitsvis_own_python():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_a_missing_bundle_is_said_with_the_way_out(monkeypatch):
+def test_a_missing_bundle_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(RuntimeError, match=r"pip install 'circuitsvis>=1\.43,<2'"):
         safe_page.bundle.__wrapped__()

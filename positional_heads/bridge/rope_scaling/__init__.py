@@ -1,1 +1,1 @@
-"""Length extrapolation: what each method does to positions, on any supported model."""
+"""Methods of length extrapolation, on any supported model."""

@@ -75,14 +75,7 @@ class Clex(Method):
         }
 
     def table(self, rope: PlainRope, length: int) -> RopeTable:
-        """Frequencies at t = ceil(length / Lt), the same at all positions of a run.
-
-        Raises:
-            ValueError: If the checkpoint is for another number of pairs.
-        """
-        if 2 * len(self.inv_freq) != rope.rotary_dim:
-            msg = f"this CLEX checkpoint is for {len(self.inv_freq)} pairs, the model has {rope.rotary_dim // 2}"
-            raise ValueError(msg)
+        """Frequencies at t = ceil(length / Lt), the same at all positions of a run."""
         t = min(self.max_factor, math.ceil(length / rope.training_length))
         scale = math.log(max(length, 2)) / math.log(rope.training_length) if self.log_scale else 1.0
         return RopeTable(self.inv_freq if t <= 1 else self.solved[t - 1], score_factor=scale)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from positional_heads.bridge.configuration import ASCENDING
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable
 from positional_heads.core.arguments import is_number
@@ -17,12 +18,8 @@ HUGGING_FACE: dict[str, tuple[str, ...]] = {
     "ntk": (),
     "yarn": ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate"),
 }
-"""These methods, and the settings that each takes beside the factor."""
+"""These methods, and the settings of each apart from the factor."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-ASCENDING = {
-    "yarn": ("beta_slow", 1.0, "beta_fast", 32.0),
-    "llama3": ("low_freq_factor", 1.0, "high_freq_factor", 4.0),
-}
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """The interface of a length-extrapolation method: what it changes, how far it reaches, which layers it fits.
 
-A method is a frozen value that does not know the model; `extended_rope` applies it. One that only changes frequencies
-says so by `table`. One that rotates near and far keys differently sets `by_distance` and says how by `bands`.
+A method is a frozen value, independent of any model; `extended_rope` applies it. Override `table` in a method that only
+changes frequencies. Set `by_distance` and override `bands` in one that rotates near and far keys differently.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Int, Real
 from torch import Tensor
 
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable
@@ -16,8 +15,9 @@ from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.bands import Band
 
 
-class Method(ABC):
-    """A length-extrapolation method. Everything but `settings` has a default, which is plain RoPE.
+@dataclass(frozen=True)
+class Method:
+    """A length-extrapolation method; what a subclass does not override is plain RoPE. Its fields are its settings.
 
     Attributes:
         name: Its name in results.
@@ -29,9 +29,9 @@ class Method(ABC):
     by_distance: ClassVar[bool] = False
 
     @property
-    @abstractmethod
-    def settings(self) -> Mapping[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Its settings as JSON, for provenance."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "name"}
 
     def table(self, rope: PlainRope, length: int) -> RopeTable:  # noqa: ARG002
         """Frequencies in a run of `length` tokens, for a model that was trained with this rotation."""
@@ -50,10 +50,10 @@ class Method(ABC):
         return [Band(0, None, phase, phase)]
 
     def reach(self, training_length: int) -> int | None:  # noqa: ARG002
-        """Longest run in tokens that the method is made for; None for any."""
+        """Longest run that the method works for, in tokens; None for any length."""
         return None
 
-    def refuse_unfit(self, rotary: RotaryLayer) -> None:  # noqa: B027  most settings fit any layer
+    def refuse_unfit(self, rotary: RotaryLayer) -> None:
         """Refuse a layer that the settings do not fit.
 
         Raises:
@@ -65,8 +65,8 @@ def two_bands(
     table: RopeTable,
     window: int,
     position: Int[Tensor, " pos"],
-    query_pos: Float[Tensor, "#head pos #pair"] | Int[Tensor, "#head pos #pair"],
-    key_pos: Float[Tensor, "#head pos #pair"] | Int[Tensor, "#head pos #pair"],
+    query_pos: Real[Tensor, "#head pos #pair"],
+    key_pos: Real[Tensor, "#head pos #pair"],
 ) -> list[Band]:
     """Keys nearer than `window` tokens at their own distance, the others at `query_pos - key_pos`."""
     near = table.phases(position[:, None])[None]

@@ -65,7 +65,7 @@ def rope_method(
         ValueError: If the method is unknown, a setting is unknown, missing or impossible, or the factor is below 1.
         TypeError: If a setting is of the wrong kind.
     """
-    name = known_name(name)
+    name = canonical_name(name)
     in_range("factor", factor, 1, LARGEST_FACTOR)
     in_range("training_length", training_length, 1, 2**40)
     needed, accepted = _settings(name)
@@ -80,9 +80,9 @@ def rope_method(
     if factor is not None and not takes_factor(name):
         msg = f"method {name!r} takes no factor, only {', '.join(accepted)}: leave factor= out"
         raise ValueError(msg)
-    beside = {"factor": factor, "training_length": training_length}
+    given = {"factor": factor, "training_length": training_length}
     parameters = inspect.signature(OURS[name]).parameters
-    return checked(OURS[name])(**{key: value for key, value in beside.items() if key in parameters}, **settings)
+    return checked(OURS[name])(**{key: value for key, value in given.items() if key in parameters}, **settings)
 
 
 def takes_factor(name: str) -> bool:
@@ -91,11 +91,11 @@ def takes_factor(name: str) -> bool:
     Raises:
         ValueError: If the name is unknown.
     """
-    name = known_name(name)
+    name = canonical_name(name)
     return name in HUGGING_FACE or "factor" in inspect.signature(OURS[name]).parameters
 
 
-def known_name(name: str) -> str:
+def canonical_name(name: str) -> str:
     """This library's name of a method.
 
     Raises:

@@ -24,11 +24,6 @@ class ProportionalRope(Method):
             msg = f"keep {self.keep} must be above 0 and at most 1: the share of pairs that turn"
             raise ValueError(msg)
 
-    @property
-    def settings(self) -> dict[str, float]:
-        """The share."""
-        return {"keep": self.keep}
-
     def table(self, rope: PlainRope, length: int) -> RopeTable:  # noqa: ARG002
         """Plain frequencies, 0 for the slowest pairs."""
         inv_freq = rope.table().inv_freq.clone()

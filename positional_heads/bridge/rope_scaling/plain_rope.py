@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Real
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
@@ -38,9 +38,7 @@ class RopeTable:
         """What multiplies cos and sin: both factors, of the score's the root, for queries and keys bear it alike."""
         return float(self.attention_factor * self.score_factor**0.5)
 
-    def phases(
-        self, positions: Float[Tensor, "*lead #pair"] | Int[Tensor, "*lead #pair"]
-    ) -> Complex[Tensor, "*lead pair"]:
+    def phases(self, positions: Real[Tensor, "*lead #pair"]) -> Complex[Tensor, "*lead pair"]:
         """Cos + i sin at positions, which may differ by pair; computed in float32, as models do."""
         angles = positions.float() * self.inv_freq.to(positions.device).float()
         return torch.complex(angles.cos(), angles.sin()) * self.amplitude
@@ -102,10 +100,10 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
     Args:
         model: A TransformerBridge.
         layer: Which layer; some models have two kinds.
-        training_length: Tokens that the model was trained on; found in the configuration when None.
+        training_length: Tokens that the model was trained on; read from the configuration when None.
 
     Raises:
-        UnsupportedModelError: If the configuration does not say what the rotation is.
+        UnsupportedModelError: If the configuration has no base.
         ValueError: If the training length is not positive.
     """
     in_range("training_length", training_length, 1, 2**40)

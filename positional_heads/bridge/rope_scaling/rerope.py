@@ -36,11 +36,6 @@ class ReRope(Method):
         in_range("window", self.window, 1)
         in_range("leak", self.leak, 0, 1)
 
-    @property
-    def settings(self) -> dict[str, float]:
-        """Window and leak."""
-        return {"window": self.window, "leak": self.leak}
-
     def reach(self, training_length: int) -> int | None:
         """Longest run whose distances all stay below the training length; None for ReRoPE, which has no limit."""
         if self.window >= training_length:
@@ -54,7 +49,7 @@ class ReRope(Method):
         return two_bands(rope.table(), self.window, position, query_pos, key_pos)
 
 
-def rerope(training_length: int | None = None, *, window: int | None = None, leak: float = 0.0) -> ReRope:
+def rerope(training_length: int | None = None, window: int | None = None, leak: float = 0.0) -> ReRope:
     """ReRoPE, with a window of a quarter of the training length unless one is given.
 
     Raises:

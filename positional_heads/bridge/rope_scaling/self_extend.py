@@ -1,4 +1,4 @@
-"""SelfExtend and DPE: from a window on, distances are counted in groups of tokens."""
+"""SelfExtend and DPE: beyond a window, groups of tokens share a position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,11 +38,6 @@ class SelfExtend(Method):
     def __post_init__(self) -> None:
         check_fields(self)
         _refuse_indivisible(self.group, self.window)
-
-    @property
-    def settings(self) -> dict[str, int]:
-        """Group and window."""
-        return {"group": self.group, "window": self.window}
 
     def reach(self, training_length: int) -> int:
         """Longest run in which no distance exceeds the training length, in tokens."""
@@ -178,11 +173,7 @@ def self_extend_advice(training_length: int, target_length: int, window: int | N
 
 
 def self_extend(
-    factor: float | None = None,
-    training_length: int | None = None,
-    *,
-    group: int | None = None,
-    window: int | None = None,
+    factor: float | None = None, training_length: int | None = None, group: int | None = None, window: int | None = None
 ) -> SelfExtend:
     """SelfExtend by its settings, or with the advised group for a factor.
 

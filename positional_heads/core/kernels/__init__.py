@@ -1,1 +1,1 @@
-"""One sum over query x key x pair with an exponential in it, on several back ends."""
+"""The sum over query, key and pair with an exponential in it, on several back ends."""

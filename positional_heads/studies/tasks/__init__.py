@@ -1,1 +1,1 @@
-"""What the model is asked to do while heads are ablated."""
+"""Tasks to measure a model on, with heads ablated or beyond the training length."""

@@ -1,86 +1,23 @@
 """Measure a task on a model, with heads ablated or not; the result is a record of every answer."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from jaxtyping import Float64
-from torch import Tensor
+from collections.abc import Callable
+from typing import Any
 
 from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.core.heads import Heads, as_heads
-from positional_heads.results.tables import result_html
-from positional_heads.results.text import printable
+from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
 from positional_heads.studies.tasks.questions import Where
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 TASKS: dict[str, Callable[..., Task]] = {**RECALL, "perplexity": perplexity, "longbench": longbench}
 NEEDS_REFERENCE = ("mean", "resample")
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """The measures of every answer of a task.
-
-    Attributes:
-        task: Name of the task.
-        rows: Properties of each answer: unit, reach, and, by task, length, depth, distance, position.
-        measures: Every measure of each answer; higher is better.
-        chance: Expected value of each measure for a guess, if there is one.
-    """
-
-    task: str
-    rows: list[dict[str, Any]]
-    measures: dict[str, Float64[Tensor, " row"]]
-    chance: Mapping[str, float]
-
-    def __repr__(self) -> str:
-        reaches = self.mean().to_dict("index")
-        said = [
-            f"{reach} range: {', '.join(f'{name} {value:.3f}' for name, value in means.items())}"
-            for reach, means in reaches.items()
-        ]
-        return f"TaskResult({self._line}; {'; '.join(said)})"
-
-    def _repr_html_(self) -> str:
-        return result_html("TaskResult", self._line, None, self.mean().reset_index())
-
-    @property
-    def _line(self) -> str:
-        name = printable(self.task, newlines=False)
-        guess = ", ".join(f"{measure} {value:.3f}" for measure, value in self.chance.items())
-        return f"{name}: {len(self.rows)} answers" + (f", a guess gives {guess}" if guess else "")
-
-    def to_frame(self) -> "pd.DataFrame":
-        """One line per answer."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows).assign(**{name: values.numpy() for name, values in self.measures.items()})
-
-    def mean(self, by: str | Sequence[str] = "reach") -> "pd.DataFrame":
-        """Every measure, averaged by what is known of the answers.
-
-        Args:
-            by: One or more of the columns of `to_frame`, e.g. "reach", "depth", or "position" for loss by position.
-
-        Raises:
-            ValueError: If the task has no such column.
-        """
-        frame = self.to_frame()
-        for column in [by] if isinstance(by, str) else by:
-            if column not in frame:
-                msg = f"{self.task} has no column {column!r}: choose among {', '.join(frame.columns)}"
-                raise ValueError(msg)
-        return frame.groupby(by, dropna=False)[list(self.measures)].mean()
 
 
 @checked
@@ -116,10 +53,17 @@ def evaluate(
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
     with model.hooks(fwd_hooks=ablation.hooks(chosen)):
-        return TaskResult(task.name, task.rows, task.measure(model, batch_size), task.chance)
+        measures = task.measure(model, batch_size)
+    provenance = {
+        "versions": library_versions(),
+        "model": model_provenance(model),
+        **task_provenance(task, ablation),
+        "heads": [str(head) for head in chosen],
+    }
+    return TaskResult(task.name, task.rows, measures, dict(task.chance), provenance)
 
 
-def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: Any) -> Task:
+def make_task(model: TransformerLensModel, task: str | Task | Callable[[Any], Any], **settings: Any) -> Task:
     """The task with this name, or a task of this function of the model; a task is returned unchanged.
 
     Raises:
@@ -174,3 +118,13 @@ def prepared_ablation(
         longest = max(len(example.tokens) for example in task.held_out)
         reference = [example.tokens for example in task.held_out if len(example.tokens) == longest]
     return Ablation(model, mode, reference=reference, distance=distance)
+
+
+def task_provenance(task: Task, ablation: Ablation) -> dict[str, Any]:
+    """What identifies a task with its examples, and a way of ablation."""
+    examples = task.examples if isinstance(task, AnswerTask) else None
+    sha256 = None if examples is None else data_hash([(example.tokens, None) for example in examples])
+    return {
+        "task": {"name": task.name, "sha256": sha256, **task.settings},
+        "ablation": {"mode": ablation.mode, "distance": ablation.distance, "reference": ablation.reference_hash},
+    }

@@ -1,1 +1,1 @@
-"""A folder of results as one page, or as files."""
+"""Reports: a result as a folder of files, and a folder of results as one page."""

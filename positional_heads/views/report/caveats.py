@@ -1,4 +1,4 @@
-"""What must a reader of a result know before believing it, and how is it made again? From its provenance alone."""
+"""Caveats of results, and the commands that reproduce them, from their provenance alone."""
 
 import shlex
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from positional_heads.zoo.bundled import BUNDLED, bundled_text
 FEW_GROUPS = 16
 ENOUGH_REPEATS = 10
 ENOUGH_PERMUTATIONS = 19
-"""One in twenty: with fewer no p-value can be as low as 0.05."""
+"""With fewer, no p-value can reach 0.05."""
 OPTIONS = {
     "null_repeats": ("--null-repeats", 20),
     "skip_keys": ("--skip-keys", 0),
@@ -32,58 +32,62 @@ OPTIONS = {
 
 
 def caveats(scores: HeadScores | None, studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> list[str]:
-    """What these results do not show, in sentences."""
-    said = ["rho is correlation. That a head carries distance must be shown by taking it away."]
+    """The limits of these results, in sentences."""
+    notes = ["rho is a correlation. To show that a head matters for long range, ablate it."]
     if scores is not None:
-        said += _score_caveats(scores)
+        notes += _score_caveats(scores)
     if not studies:
-        said.append("No ablation study is in this folder: nothing here says what the model would lose without a head.")
+        notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:
         permutations = int(study.provenance.get("settings", {}).get("n_random", 0))
         if permutations < ENOUGH_PERMUTATIONS:
-            said.append(f"The ablation of {study.task} has {permutations} permuted rankings: too few for p = 0.05.")
+            notes.append(f"The ablation of {study.task} has {permutations} permuted rankings, too few for p = 0.05.")
     if extended:
-        said.append(
-            "Methods and lengths of an extrapolation study share a model and a text: the interval of its correlations "
-            "says how much they depend on which methods were tried, and no more."
+        notes.append(
+            "Methods and lengths of an extrapolation study share a model and a text, so the intervals of its "
+            "correlations measure only how much they depend on the methods tried."
         )
-    said.append("The paper's definitions are replicated; its numbers could not be compared, as no code was published.")
-    return said
+    notes.append(
+        "The definitions are the paper's; its numbers could not be compared, because its code is not published."
+    )
+    return notes
 
 
 def _score_caveats(scores: HeadScores) -> list[str]:
     settings, groups = scores.provenance.get("settings", {}), scores.n_groups
     repeats = int(settings.get("null_repeats", 0))
-    said = []
+    notes = []
     if scores.null is None:
-        said.append("No null was computed: geometry alone moves the dominant dimension with distance. Score with 20.")
+        notes.append(
+            "No null was computed. Even without content, D changes with distance. Score again with null_repeats=20."
+        )
     elif repeats < ENOUGH_REPEATS:
-        said.append(f"The null has {repeats} shuffles, so that its spread is poorly known; 20 are usual.")
+        notes.append(f"The null has only {repeats} shuffles, so its spread is poorly known; 20 are usual.")
     if scores.bootstrap_rho is None:
-        said.append("There is a single sequence, hence no interval: how much rho varies between texts is not known.")
+        notes.append("There is a single sequence and so no interval: the variation of rho between texts is unknown.")
     elif groups < FEW_GROUPS:
         enough = groups >= FEWEST_UNITS
         rest = "Intervals and p-values rest" if enough else f"No interval below {FEWEST_UNITS} groups; p-values rest"
-        said.append(
-            f"{rest} on {groups} groups of sequences. With few groups small p-values come out too small; score at "
-            f"least {FEW_GROUPS} sequences where many heads are tested."
+        notes.append(
+            f"{rest} on {groups} groups of sequences. With few groups, small p-values are too small; score at least "
+            f"{FEW_GROUPS} sequences to test many heads."
         )
     if not settings.get("skip_keys"):
-        said.append(
-            "The first keys count. An attention sink, and the content of first positions, can pass for distance: see "
-            "that what is found survives skip_keys=64."
+        notes.append(
+            "The first keys are counted. An attention sink, or the content of the first positions, can look like an "
+            "effect of distance: check that the scores hold with skip_keys=64."
         )
     if scores.provenance.get("extension"):
-        said.append("The model was scored inside an extension of its context, not as it was trained.")
-    said.append(
-        "Sequences cut from one document are not quite independent, and intervals are that much too narrow. A p-value "
-        "over millions of dependent pairs would mean nothing; none is given."
+        notes.append("The model was scored with its context extended, not as it was trained.")
+    notes.append(
+        "Sequences cut from one document are not fully independent, so intervals are slightly too narrow. "
+        "Query-key pairs are not independent at all, so no p-value is computed over them."
     )
-    return said
+    return notes
 
 
-def _on_our_text(provenance: Mapping[str, Any]) -> bool:
-    """Whether the bundled model scored the bundled text: its tokens are bytes, so their fingerprint is known."""
+def _on_bundled_text(provenance: Mapping[str, Any]) -> bool:
+    """Whether the bundled model scored the bundled text: its tokens are bytes, so their fingerprint can be computed."""
     data = provenance["data"]
     if provenance["model"]["name"] != BUNDLED:
         return False
@@ -94,10 +98,10 @@ def _on_our_text(provenance: Mapping[str, Any]) -> bool:
 
 
 def score_command(provenance: Mapping[str, Any]) -> str:
-    """The command that scores the same model with the same settings, on a text that the result does not hold."""
+    """The command that scores the same model with the same settings; the result does not contain the text."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
     name = str(model["name"])
-    words = ["positional-heads", "score", name, "--text", "bundled" if _on_our_text(provenance) else "TEXT.txt"]
+    words = ["positional-heads", "score", name, "--text", "bundled" if _on_bundled_text(provenance) else "TEXT.txt"]
     words += ["--sequences", str(data["sequences"]), "--length", str(data["longest"])]
     if model.get("dtype") not in {None, "float32"}:
         words += ["--dtype", str(model["dtype"])]
@@ -108,16 +112,16 @@ def score_command(provenance: Mapping[str, Any]) -> str:
 
 
 def score_lines(provenance: Mapping[str, Any]) -> str:
-    """The same in Python, every setting as it was."""
+    """The same in Python, with every setting."""
     model, data = provenance["model"], provenance["data"]
     name = printable(model["name"], newlines=False)
     dtype = printable(model.get("dtype") or "float32", newlines=False)
     precision = "" if dtype == "float32" else f", dtype={dtype!r}"
     load = "ph.load_bundled_model()" if name == BUNDLED else f"ph.load_model({name!r}{precision})"
-    ours = _on_our_text(provenance)
-    # as bytes, because ends of lines stay what they are, like in the command line
-    text = "ph.bundled_text()" if ours else 'Path("TEXT.txt").read_bytes().decode("utf-8")'
-    path = "" if ours else "from pathlib import Path\n\n"
+    bundled = _on_bundled_text(provenance)
+    # as bytes, because reading as text would change the ends of lines, which the command line does not
+    text = "ph.bundled_text()" if bundled else 'Path("TEXT.txt").read_bytes().decode("utf-8")'
+    path = "" if bundled else "from pathlib import Path\n\n"
     settings = "".join(f"    {key}={value!r},\n" for key, value in provenance["settings"].items())
     return (
         f"{path}import positional_heads as ph\n\nmodel = {load}\n"
@@ -128,7 +132,7 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
 
 
 def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> str:
-    """What the command line needs for the studies; what else they were given stands in their files."""
+    """The commands of the studies; their further arguments are in their files."""
     lines = []
     for study in studies:
         provenance = study.provenance

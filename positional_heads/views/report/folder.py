@@ -1,13 +1,13 @@
-"""A folder that says what was found: the result itself, a table, two plots and a page of text."""
+"""Report folders: a result with its tables as CSV, its plots as PNG, and a page of text."""
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
-from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, read_result, write_atomically
-from positional_heads.results.record import json_rows
+from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, write_atomically
+from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
     extrapolation_line,
@@ -17,95 +17,73 @@ from positional_heads.results.tables import (
     study_line,
     study_table,
 )
-from positional_heads.views import (
-    allocation_curves,
-    dose_response,
-    extrapolation_curves,
-    methods_told_apart,
-    rho_heat_map,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from positional_heads.views.ablation import dose_response
+from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
+from positional_heads.views.figures import png
+from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
+DPI = 110
 
 
-def write_report(scores: HeadScores, folder: Path) -> list[Path]:
-    """Write result, table, plots and text to a folder, each file whole or not at all.
+@checked
+def write_report(result: HeadScores | AblationStudy | ExtrapolationStudy, folder: str | Path) -> list[Path]:
+    """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        scores: What `score_heads` returned.
-        folder: Where to; made if missing.
+        result: What `score_heads`, `ablation_study` or `extrapolation_study` returned.
+        folder: The folder; made if missing.
 
     Returns:
         The files written, the result first.
     """
-    result = scores.save(folder / SCORES.file_name)
-    content = {
-        "heads.csv": scores.to_frame().to_csv(index=False).encode(),
-        "rho.png": _png(rho_heat_map(scores)),
-        "curves.png": _png(allocation_curves(scores)),
-        "report.md": _text(result).encode(),
-    }
-    return [result, *_written(folder, content)]
-
-
-def write_ablation_report(study: AblationStudy, folder: Path) -> list[Path]:
-    """Write an ablation study, its tables, plot and text to a folder, each file whole or not at all.
-
-    Args:
-        study: What `ablation_study` returned.
-        folder: Where to; made if missing.
-
-    Returns:
-        The files written, the study first.
-    """
-    result = study.save(folder / ABLATION.file_name)
-    answers = io.BytesIO()
-    study.to_frame().to_parquet(answers, index=False)
-    content = {
-        "effects.csv": study.effects().to_csv(index=False).encode(),
-        "contrasts.csv": study.contrasts().to_csv(index=False).encode(),
-        "single_heads.csv": study.by_head().to_csv(index=False).encode(),
-        "answers.parquet": answers.getvalue(),
-        "dose_response.png": _png(dose_response(study)),
-        "ablation.md": _ablation_text(study).encode(),
-    }
-    return [result, *_written(folder, content)]
-
-
-def write_extrapolation_report(study: ExtrapolationStudy, folder: Path) -> list[Path]:
-    """Write an extrapolation study, its tables, plot and text to a folder, each file whole or not at all.
-
-    Args:
-        study: What `extrapolation_study` returned.
-        folder: Where to; made if missing.
-
-    Returns:
-        The files written, the study first.
-    """
-    result = study.save(folder / EXTRAPOLATION.file_name)
-    content = {
-        "extrapolation.csv": study.to_frame().to_csv(index=False).encode(),
-        "link.csv": study.link().to_csv(index=False).encode(),
-        "told_apart.csv": study.told_apart().to_csv(index=False).encode(),
-        "told_apart.png": _png(methods_told_apart(study)),
-        "extrapolation.png": _png(extrapolation_curves(study)),
-        "extrapolation.md": _extrapolation_text(study).encode(),
-    }
-    return [result, *_written(folder, content)]
-
-
-def _written(folder: Path, content: dict[str, bytes]) -> list[Path]:
+    folder = Path(folder)
+    files = [result.save(folder / result.saved_as.file_name)]
+    if isinstance(result, HeadScores):
+        content = _scores_files(result)
+    else:
+        content = _ablation_files(result) if isinstance(result, AblationStudy) else _extrapolation_files(result)
     for name, data in content.items():
         write_atomically(folder / name, data)
-    return [folder / name for name in content]
+        files.append(folder / name)
+    return files
+
+
+def _scores_files(scores: HeadScores) -> dict[str, bytes | str]:
+    return {
+        "heads.csv": scores.to_frame().to_csv(index=False),
+        "rho.png": png(rho_heat_map(scores), DPI),
+        "curves.png": png(allocation_curves(scores), DPI),
+        "report.md": _scores_text(scores),
+    }
+
+
+def _ablation_files(study: AblationStudy) -> dict[str, bytes | str]:
+    answers = io.BytesIO()
+    study.to_frame().to_parquet(answers, index=False)
+    return {
+        "effects.csv": study.effects().to_csv(index=False),
+        "contrasts.csv": study.contrasts().to_csv(index=False),
+        "single_heads.csv": study.by_head().to_csv(index=False),
+        "answers.parquet": answers.getvalue(),
+        "dose_response.png": png(dose_response(study), DPI),
+        "ablation.md": _ablation_text(study),
+    }
+
+
+def _extrapolation_files(study: ExtrapolationStudy) -> dict[str, bytes | str]:
+    return {
+        "extrapolation.csv": study.to_frame().to_csv(index=False),
+        "link.csv": study.link().to_csv(index=False),
+        "told_apart.csv": study.told_apart().to_csv(index=False),
+        "told_apart.png": png(methods_told_apart(study), DPI),
+        "extrapolation.png": png(extrapolation_curves(study), DPI),
+        "extrapolation.md": _extrapolation_text(study),
+    }
 
 
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
     rows = json_rows(study.to_frame())
-    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
     plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
     return f"""# Length extrapolation
 
@@ -113,21 +91,15 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 **Verdict.** {study.verdict}
 
-{extrapolation_table(rows, markdown=True)}
-
-rho within and beyond: Spearman's rho over pairs nearer and farther than the training length, mean over heads. jump: of
-the mean dominant dimension across the training length, in standard deviations of its variation within. stretch: s* that
-best maps the plain curve onto this one, and the share of variance that it explains. efficiency: probability of the
-answer's tokens beyond the training length over that of the plain model within it. loss: of text beyond it, in nats per
-token.
+{extrapolation_table(rows).markdown}
 
 ![allocation beyond the training length](extrapolation.png)
 
-![what each pair tells apart under each method](told_apart.png)
+![distances that each pair tells apart under each method](told_apart.png)
 
 Within the training length, without extension: {plain}.
 
-Made with {versions}. Everything is in `{EXTRAPOLATION.file_name}`:
+Made with {_versions(study)}. Everything is in `{EXTRAPOLATION.file_name}`:
 `positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION.file_name}")`.
 """
 
@@ -138,7 +110,6 @@ def _ablation_text(study: AblationStudy) -> str:
     levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
     overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
     correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
-    versions = ", ".join(f"{name} {number}" for name, number in study.provenance["versions"].items())
     notes = "\n".join(f"- {note}" for note in study.notes)
     return f"""# Ablation of the top heads
 
@@ -148,51 +119,41 @@ def _ablation_text(study: AblationStudy) -> str:
 
 Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
 
-{study_table(effects, json_rows(study.contrasts()), markdown=True)}
-
-top: the heads with the highest score. random: the mean over sets of other heads with as many in every layer. lowest:
-the heads with the lowest score. retrieval: those with the highest retrieval score. Intervals: bootstrap over units. p:
-share of rankings permuted within layers whose effect is at least as low; the one to quote is that of "all", the mean
-over the numbers of heads.
+{study_table(effects, json_rows(study.contrasts())).markdown}
 
 ![effect by number of heads](dose_response.png)
 
-Overlap (Jaccard) of top and retrieval heads: {overlap or "not known"}. Rank correlations over heads:
-{correlations or "not known"}.
+Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank correlations over heads:
+{correlations or "unknown"}.
 {notes}
 
-Made with {versions}. Every answer's numbers are in `answers.parquet`, everything else in `{ABLATION.file_name}`:
+Made with {_versions(study)}. Every answer's numbers are in `answers.parquet`, everything else is in
+`{ABLATION.file_name}`:
 `positional_heads.AblationStudy.load("{ABLATION.file_name}")`.
 """
 
 
-def _text(result: Path) -> str:
-    content, _ = read_result(result, SCORES)
-    versions = ", ".join(f"{name} {number}" for name, number in content["provenance"]["versions"].items())
+def _scores_text(scores: HeadScores) -> str:
+    table = json_rows(scores.to_frame())
     return f"""# Positional Heads
 
-{scores_line(content["provenance"])}
+{scores_line(scores.provenance)}
 
-**Verdict.** {content["verdict"]}
+**Verdict.** {scores.verdict}
 
-{heads_table(content["table"], REPORTED_HEADS, markdown=True)}
-
-rho: Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its bootstrap
-interval over sequences. null: the same with positions shuffled. excess: rho less null. q: its p-value after
-Benjamini-Hochberg.
+{heads_table(table, REPORTED_HEADS).markdown}
 
 ![rho of every head](rho.png)
 
 ![mean dominant dimension over distance](curves.png)
 
-A high rho alone is not evidence that a head carries distance: geometry moves the dominant dimension too (see null), and
-only masking the head shows what the model loses without it.
+A high rho alone is not evidence that a head carries distance: geometry alone moves the dominant dimension too (see
+null). To show that a head matters for long range, ablate it.
 
-Made with {versions}. Everything is in `{SCORES.file_name}`: `positional_heads.HeadScores.load("{SCORES.file_name}")`.
+Made with {_versions(scores)}. Everything is in `{SCORES.file_name}`:
+`positional_heads.HeadScores.load("{SCORES.file_name}")`.
 """
 
 
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
-    return buffer.getvalue()
+def _versions(record: Record) -> str:
+    return ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())

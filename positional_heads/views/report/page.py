@@ -1,7 +1,7 @@
-"""One page of everything in a result folder: to open from disk, send to someone, read on a phone.
+"""The report: one self-contained page of all results in a folder, to open from disk, send, or read on a phone.
 
-It needs no network, runs nothing but circuitsvis' bundle, and escapes everything that a result, a model or a file is
-called (see `views.safe_page`).
+It needs no network, runs only circuitsvis' bundle, and escapes every name of a result, a model or a file (see
+`views.page`).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,6 @@ from positional_heads.results.scores import HeadScores
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
-from positional_heads.views.report.citation import PAPER, SENTENCE, SOFTWARE
 from positional_heads.views.report.sections import (
     Code,
     Section,
@@ -38,11 +37,29 @@ LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
 MOST_STUDIES = 4
+"""Studies of each kind on the page."""
+PAPER = """\
+@inproceedings{hong2024token,
+  title     = {On the token distance modeling ability of higher {RoPE} attention dimension},
+  author    = {Hong, Xiangyu and Jiang, Che and Qi, Biqing and Meng, Fandong and Yu, Mo and Zhou, Bowen and Zhou, Jie},
+  booktitle = {Findings of the Association for Computational Linguistics: EMNLP 2024},
+  year      = {2024},
+  note      = {arXiv:2410.08703},
+  url       = {https://arxiv.org/abs/2410.08703}
+}"""
+SOFTWARE = f"""\
+@software{{positional_heads,
+  title   = {{positional_heads}},
+  author  = {{{{The positional_heads developers}}}},
+  version = {{{version("positional_heads")}}},
+  license = {{MIT}}
+}}"""
+"""How to cite, as in CITATION.cff, which an installed package cannot read."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """Everything that a folder, and the folders in it, hold; what was left out, in sentences."""
+class Results:
+    """The results in a folder and its subfolders, and notes on what was left out."""
 
     folder: Path
     scores: HeadScores | None
@@ -54,13 +71,13 @@ class Found:
 
     @property
     def provenance(self) -> dict[str, object]:
-        """Where the scores come from, or else the first study."""
+        """The provenance of the scores, or else of the first study."""
         results = [self.scores, *self.ablations, *self.extrapolations, self.examples]
         return next(result.provenance for result in results if result is not None)
 
 
-def find_results(folder: str | Path) -> Found:
-    """Read every result in a folder and one level below it.
+def read_results(folder: str | Path) -> Results:
+    """Read every result in a folder and in its subfolders.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
@@ -68,28 +85,28 @@ def find_results(folder: str | Path) -> Found:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        msg = f"{folder}: no such folder; give the one that positional-heads score, ablate or extrapolate wrote"
+        msg = f"{folder}: no such folder; give the --out folder of positional-heads score, ablate or extrapolate"
         raise FileNotFoundError(msg)
-    places = [folder, *sorted(place for place in folder.iterdir() if place.is_dir())]
+    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
     named = {
-        name: [place / name for place in places if (place / name).is_file()]
+        name: [path / name for path in folders if (path / name).is_file()]
         for name in (SCORES.file_name, EXAMPLES.file_name, ABLATION.file_name, EXTRAPOLATION.file_name)
     }
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
         for name, files in named.items()
     }
-    left = [said for place in places if (said := unfinished(place)) is not None]
-    notes += left
-    if left and not any(chosen.values()):
-        raise FileNotFoundError(" ".join(left))
+    interrupted = [note for path in folders if (note := unfinished(path)) is not None]
+    notes += interrupted
+    if interrupted and not any(chosen.values()):
+        raise FileNotFoundError(" ".join(interrupted))
     if not any(chosen.values()):
         msg = f"{folder}: holds no result ({', '.join(chosen)}); run positional-heads score --out {folder} first"
         raise FileNotFoundError(msg)
     scores = [HeadScores.load(file) for file in chosen[SCORES.file_name]]
     examples = [HeadExamples.load(file) for file in chosen[EXAMPLES.file_name]]
-    return Found(
+    return Results(
         folder=folder,
         scores=scores[0] if scores else None,
         examples=_matching(examples, scores, notes),
@@ -104,28 +121,28 @@ def report_html(folder: str | Path) -> str:
     """The page of a result folder, below 6 MB.
 
     Args:
-        folder: What `positional-heads score`, `ablate` or `extrapolate` wrote, or a folder that holds such folders.
+        folder: An --out folder of `positional-heads score`, `ablate` or `extrapolate`, or a folder of such folders.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
         ResultFileError: If a result is damaged, foreign, or from a newer version.
         ValueError: If the page would be too large even with coarse plots.
     """
-    found = find_results(folder)
+    results = read_results(folder)
     for dpi in RESOLUTIONS:
-        page = _page(found, dpi)
+        page = _page(results, dpi)
         if len(page.encode()) < LARGEST_PAGE:
             return page
-    msg = f"{folder}: its page would have more than {LARGEST_PAGE // 10**6} MB; report on the folders in it one by one"
+    msg = f"{folder}: its page would exceed {LARGEST_PAGE // 10**6} MB; report on its subfolders one by one"
     raise ValueError(msg)
 
 
 def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Write the page of a result folder to a file, all of it or nothing.
+    """Write the page of a result folder to a file, complete or not at all.
 
     Args:
         folder: The result folder.
-        out: Where to; `report.html` in the folder when None, or in `out` where that is a folder.
+        out: The file; `report.html` in the folder when None, or in `out` if that is a folder.
 
     Returns:
         The file written.
@@ -141,74 +158,74 @@ def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path
 
 
 def page_file(folder: str | Path, out: str | Path | None = None) -> Path:
-    """Where the page of a folder goes."""
-    place = Path(folder) if out is None else Path(out)
-    return place / PAGE_NAME if out is None or place.is_dir() else place
+    """The file that `write_report_page` writes."""
+    path = Path(folder) if out is None else Path(out)
+    return path / PAGE_NAME if out is None or path.is_dir() else path
 
 
-def _page(found: Found, dpi: int) -> str:
-    sections = _sections(found, dpi)
-    model = found.provenance.get("model", {})
+def _page(results: Results, dpi: int) -> str:
+    sections = _sections(results, dpi)
+    model = results.provenance.get("model", {})
     return render(
         "report.html",
         interactive=any(section.views for section in sections),
         images=True,
         title=f"Positional Heads: {model.get('name', 'unknown model') if isinstance(model, dict) else model}",
-        folder=found.folder.resolve().name or str(found.folder),
+        folder=results.folder.resolve().name or str(results.folder),
         version=version("positional_heads"),
-        verdict=found.scores.verdict if found.scores is not None else "",
+        verdict=results.scores.verdict if results.scores is not None else "",
         sections=sections,
-        notes=found.notes,
+        notes=results.notes,
     )
 
 
-def _sections(found: Found, dpi: int) -> list[Section]:
-    sections = [run_section(found.provenance, found.files)]
-    if found.scores is not None:
-        sections.append(scores_section(found.scores, dpi))
-    if found.examples is not None:
-        sections.append(examples_section(found.examples))
-    sections += [ablation_section(study, number, dpi) for number, study in enumerate(found.ablations, 1)]
-    sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(found.extrapolations, 1)]
-    said = caveats(found.scores, found.ablations, found.extrapolations)
-    sections.append(Section("caveats", "What this does not show", points=said))
-    sections.append(_reproduction(found))
-    cited = [Code("The paper", PAPER), Code("This software", SOFTWARE)]
-    sections.append(Section("cite", "How to cite", paragraphs=[SENTENCE], codes=cited))
+def _sections(results: Results, dpi: int) -> list[Section]:
+    sections = [run_section(results.provenance, results.files)]
+    if results.scores is not None:
+        sections.append(scores_section(results.scores, dpi))
+    if results.examples is not None:
+        sections.append(examples_section(results.examples))
+    sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
+    sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
+    points = caveats(results.scores, results.ablations, results.extrapolations)
+    sections.append(Section("caveats", "What this does not show", points=points))
+    sections.append(_reproduction(results))
+    request = "Please cite the paper that defines the measure, and this software."
+    citations = [Code("The paper", PAPER), Code("This software", SOFTWARE)]
+    sections.append(Section("cite", "How to cite", paragraphs=[request], codes=citations))
     return sections
 
 
-def _reproduction(found: Found) -> Section:
+def _reproduction(results: Results) -> Section:
     codes = []
-    if found.scores is not None:
-        codes.append(Code("Scores, from the command line", score_command(found.scores.provenance)))
-        codes.append(Code("Scores, in Python", score_lines(found.scores.provenance)))
-    studies = study_commands(found.ablations, found.extrapolations)
+    if results.scores is not None:
+        codes.append(Code("Scores, from the command line", score_command(results.scores.provenance)))
+        codes.append(Code("Scores, in Python", score_lines(results.scores.provenance)))
+    studies = study_commands(results.ablations, results.extrapolations)
     if studies:
         codes.append(Code("Studies, from the command line", studies))
     codes.append(Code("This page", "positional-heads report report"))
     text = (
-        "From the settings that the results carry. They do not hold the text: where TEXT.txt stands, give the one that "
-        "was used; the fingerprint of the token ids tells whether it was the same. What a study was given besides "
-        "stands in its file."
+        "Made from the settings in the result files. These do not contain the text: replace TEXT.txt by the text that "
+        "was used, and compare the fingerprint of the token ids. Further arguments of a study are in its file."
     )
-    return Section("reproduce", "How to make it again", paragraphs=[text], codes=codes)
+    return Section("reproduce", "How to reproduce it", paragraphs=[text], codes=codes)
 
 
 def _at_most(files: list[Path], most: int, folder: Path, notes: list[str]) -> list[Path]:
     if len(files) > most:
         others = ", ".join(str(file.relative_to(folder)) for file in files[most:])
-        notes.append(f"Not shown, as there are more of the kind: {others}.")
+        notes.append(f"Not shown, because a page has room for {most} of a kind: {others}.")
     return files[:most]
 
 
 def _matching(examples: list[HeadExamples], scores: list[HeadScores], notes: list[str]) -> HeadExamples | None:
-    """Examples of the scored model; those of another one would mislead."""
+    """The examples, if they are of the scored model; those of another one would mislead."""
     if not examples:
         return None
     weights = {result.provenance.get("model", {}).get("weights") for result in examples}
     weights |= {result.provenance.get("model", {}).get("weights") for result in scores}
     if len(weights) > 1:
-        notes.append(f"{EXAMPLES.file_name} is left out: it is of other weights than the scores.")
+        notes.append(f"{EXAMPLES.file_name} is left out: its model has other weights than that of the scores.")
         return None
     return examples[0]

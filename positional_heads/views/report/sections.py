@@ -1,6 +1,5 @@
-"""What does each kind of result say on the report's page? Plain sections, which one template draws alike."""
+"""The sections of the report's page, one for each kind of result, as plain data for the template."""
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,39 +11,35 @@ from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
     extrapolation_line,
-    extrapolation_rows,
-    heads_rows,
+    extrapolation_table,
+    heads_table,
+    meanings,
     scores_line,
     study_line,
-    study_rows,
+    study_table,
 )
-from positional_heads.views import (
-    View,
-    allocation_curves,
-    attention_view,
-    contribution_view,
-    dose_response,
-    extrapolation_curves,
-    method_comparison,
-    methods_told_apart,
-    rho_distribution,
-    rho_heat_map,
-    token_view,
-)
+from positional_heads.results.verdicts import FEWEST_POINTS
+from positional_heads.views.ablation import dose_response
+from positional_heads.views.attention import attention_view
+from positional_heads.views.contributions import contribution_view
+from positional_heads.views.extrapolation import extrapolation_curves, method_comparison, methods_told_apart
+from positional_heads.views.figures import png
 from positional_heads.views.page import picture
+from positional_heads.views.scores import allocation_curves, rho_distribution, rho_heat_map
+from positional_heads.views.tokens import token_view
+from positional_heads.views.view import View
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLED_HEADS = 10
 ATTENTION_HEADS = 3
-FEWEST_POINTS = 4
 PIXELS_PER_INCH = 100
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture inside the page, with what it says for those who do not see it; `width` in pixels of the screen."""
+    """A picture inside the page, with a text alternative; `width` in pixels of the screen."""
 
     address: str
     alt: str
@@ -62,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Code:
-    """Lines to copy."""
+    """Code to copy."""
 
     heading: str
     lines: str
@@ -70,7 +65,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page, with an address of its own."""
+    """One part of the page; `name` is its anchor."""
 
     name: str
     title: str
@@ -88,7 +83,7 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
     """What was run: model, data, settings, versions."""
     model, data = provenance.get("model", {}), provenance.get("data", {})
     settings = {**provenance.get("settings", {}), **provenance.get("ablation", {})}
-    known = {
+    facts = {
         "Model": model.get("name"),
         "Architecture": model.get("architecture"),
         "Size": f"{model['layers']} layers of {model['heads']} heads" if "layers" in model else None,
@@ -102,19 +97,20 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
         "Versions": ", ".join(f"{name} {number}" for name, number in provenance.get("versions", {}).items()),
         "Result files": ", ".join(files),
     }
-    return Section("run", "What was run", facts=[(name, str(value)) for name, value in known.items() if value])
+    return Section("run", "What was run", facts=[(name, str(value)) for name, value in facts.items() if value])
 
 
 def scores_section(scores: HeadScores, dpi: int) -> Section:
     """Scores of all heads: the table of the top ones, and plots."""
     table = json_rows(scores.to_frame())
+    heads = heads_table(table, TABLED_HEADS)
     ranked = [row for row in table if row["rho"] is not None]
     plots = [
         _plot(
             lambda: rho_heat_map(scores),
             dpi,
             _rho_in_words(scores, ranked),
-            "Rho of every head. Red moves to slower pairs with distance, blue to faster ones.",
+            "Rho of every head. In red heads D shifts to slower pairs with distance, in blue ones to faster pairs.",
         )
     ]
     if ranked:
@@ -122,8 +118,8 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
             _plot(
                 lambda: rho_distribution(scores),
                 dpi,
-                f"Distribution of rho over {len(ranked)} heads beside that of its null.",
-                "How rho is spread over heads, and what geometry alone gives: the same with positions shuffled.",
+                f"Distribution of rho over {len(ranked)} heads, and of its null.",
+                "Distribution of rho over heads, and with positions shuffled (geometry alone).",
             )
         )
         top = ", ".join(str(head) for head in scores.top(min(4, len(ranked))))
@@ -138,15 +134,14 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     return Section(
         "scores",
         "Scores of the heads",
-        paragraphs=[
-            scores_line(scores.provenance),
-            "rho is Spearman's correlation of token distance and dominant dimension over all query-key pairs, with its "
-            "95 % bootstrap interval over sequences. null: the same with positions shuffled. excess: rho less null. q: "
-            "its p-value after Benjamini-Hochberg over all heads. saturated: share of pairs of tokens in which one "
-            "rotary pair holds more than 99.9 % of the softmax, so that the dominant dimension is the index of the "
-            "largest contribution. A dash is a number that is not known.",
+        paragraphs=[scores_line(scores.provenance)],
+        facts=meanings(heads.columns),
+        tables=[
+            Table(
+                f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number",
+                heads.cells,
+            )
         ],
-        tables=[Table(f"The {TABLED_HEADS} heads with the highest rho", heads_rows(table, TABLED_HEADS))],
         plots=plots,
     )
 
@@ -158,8 +153,8 @@ def examples_section(examples: HeadExamples) -> Section:
         "tokens",
         "Heads, token by token",
         paragraphs=[
-            f"{', '.join(map(str, examples.heads))} on the first {len(examples.tokens)} tokens of a text: to look at, "
-            "not as evidence. A space at either end of a token is shown as \u00b7, a newline as \u21b5.",
+            f"{', '.join(map(str, examples.heads))} on the first {len(examples.tokens)} tokens of a text: an "
+            "illustration, not evidence. A space at either end of a token is shown as \u00b7, a newline as \u21b5.",
         ],
         views=[
             attention_view(examples, examples.heads[:ATTENTION_HEADS]),
@@ -174,26 +169,24 @@ def examples_section(examples: HeadExamples) -> Section:
 def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
     """An ablation study: effects against controls."""
     measure, contrasts = study.measures[0], json_rows(study.contrasts())
-    rows = study_rows(json_rows(study.effects()), contrasts)
+    effects = study_table(json_rows(study.effects()), contrasts)
     harm = [row for row in contrasts if row["k"] == "all"]
-    said = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
+    means = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
     return Section(
         f"ablation-{number}",
         f"Ablation: {study.task}",
         verdict=study.verdict,
         paragraphs=[
             study_line(study.provenance, len(study.rows), len(study.sets)),
-            f"Change of {measure} when heads are ablated; negative is harm. top: the heads with the highest score. "
-            "random: the mean over sets of other heads with as many in every layer. lowest, retrieval: the heads with "
-            "the lowest score and with the highest retrieval score. Intervals: bootstrap over units. p: share of "
-            "rankings permuted within layers whose effect is at least as low; the one to quote is that of all.",
+            f"Effects are changes of {measure}.",
         ],
-        tables=[Table(f"Change of {measure} by range and number of ablated heads", rows)],
+        facts=meanings(effects.columns),
+        tables=[Table(f"Change of {measure} by range and number of ablated heads", effects.cells)],
         plots=[
             _plot(
                 lambda: dose_response(study),
                 dpi,
-                f"Change of {measure} by number of ablated heads. Mean of the top heads: {said or 'unknown'}.",
+                f"Change of {measure} by number of ablated heads. Mean of the top heads: {means or 'unknown'}.",
                 "Effect of ablating the top heads and the controls, with intervals; each grey point is a random set.",
             )
         ],
@@ -212,13 +205,13 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
             dpi,
             f"Mean dominant dimension over distance under {names}, across the training length of "
             f"{study.training_length} tokens.",
-            "Allocation of dimensions over distance under each method; dashed where training ended.",
+            "Mean dominant dimension over distance under each method; the dashed line is the training length.",
         ),
         _plot(
             lambda: methods_told_apart(study),
             dpi,
             f"Number of distances that each rotary pair tells apart in bfloat16 under {names}.",
-            "What each pair can still tell apart under each method.",
+            "Distances that each pair tells apart under each method.",
         ),
     ]
     if len(table) >= FEWEST_POINTS:
@@ -228,27 +221,22 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
                 lambda: method_comparison(study),
                 dpi,
                 f"Task efficiency against measures of allocation, {len(table)} methods and lengths.",
-                "Does extending the allocation go with doing the task?",
+                "Task efficiency against three measures of allocation.",
             ),
         )
     return Section(
         f"extrapolation-{number}",
         "Beyond the training length",
         verdict=study.verdict,
-        paragraphs=[
-            extrapolation_line(study.provenance, study.training_length, heads),
-            "rho within and beyond: over pairs nearer and farther than the training length. jump: of the mean dominant "
-            "dimension across it, in standard deviations of its variation within. stretch: what best maps the plain "
-            "curve onto this one, and the share of variance explained. efficiency: probability of the answer's tokens "
-            "beyond the training length over that of the plain model within it. loss: nats per token, beyond it.",
-        ],
-        tables=[Table("Allocation and task by method and length", extrapolation_rows(table))],
+        paragraphs=[extrapolation_line(study.provenance, study.training_length, heads)],
+        facts=meanings(table[0]),
+        tables=[Table("Allocation and task by method and length", extrapolation_table(table).cells)],
         plots=plots,
     )
 
 
 def _text_line(data: Mapping[str, Any]) -> str | None:
-    parts = [f"{data[key]:,} {said}" for key, said in (("sequences", "sequences"), ("tokens", "tokens")) if key in data]
+    parts = [f"{data[key]:,} {key}" for key in ("sequences", "tokens") if key in data]
     if "longest" in data:
         parts.append(f"at most {data['longest']:,} tokens each")
     return ", ".join(parts) or None
@@ -267,6 +255,5 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
 
 
 def _plot(draw: Callable[[], "Figure"], dpi: int, alt: str, caption: str) -> Plot:
-    buffer, figure = io.BytesIO(), draw()
-    figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return Plot(picture(buffer.getvalue()), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))
+    figure = draw()
+    return Plot(picture(png(figure, dpi)), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))

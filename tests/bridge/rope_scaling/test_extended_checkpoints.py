@@ -1,4 +1,4 @@
-"""Checkpoints that come extended are recognised, rotated as their authors did, and scored as they are."""
+"""Checkpoints with an extension of their own are recognised, and rotated and scored as their authors do."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ LLAMA3 = {
 }
 LONGROPE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8}
 FORMS = {
-    # family, what stands in config.json, what must be found
+    # family, change to config.json, its extension and training length
     "yarn-llama, old form": ("llama", {"rope_scaling": YARN}, "yarn", 64),
     "yarn-llama, new form": (
         "llama",
@@ -52,7 +52,7 @@ def extended_folder(tmp_path, family, change):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_they_are_recognised_and_scored_as_they_are(form, tmp_path, caplog):
+def test_extended_checkpoints_are_recognised_and_scored_as_they_are(form, tmp_path, caplog):
     family, change, extension, trained = FORMS[form]
     folder = extended_folder(tmp_path, family, change)
     with caplog.at_level(logging.WARNING, "positional_heads"):

@@ -145,7 +145,7 @@ def test_the_latest_value_is_stated_last_and_under_the_same_name_as_all_others(b
         assert (asked > 250) == (example.reach == "short")
 
 
-def test_own_haystack_and_needle(bundled):
+def test_haystack_and_needle_can_be_ones_own(bundled):
     settings = {"statement": "The vault opens to {answer} only.", "answer": "Ada", "question": "The vault opens to"}
     task = TASKS["needle"](bundled, **settings, haystack="grass is green. " * 40, length=200, depths=2, examples=1)
     text = bytes(task.examples[0].tokens[1:].tolist()).decode()
@@ -317,10 +317,45 @@ def test_units_of_perplexity_share_no_token(words, units, bundled, caplog):
         found.setdefault(example.unit, set()).update(range(first, first + len(example.tokens) - 1))
     assert sum(map(len, found.values())) == len(set().union(*found.values()))
     assert len(found) == task.settings["units"] == units
-    assert ("overlap, and are resampled as" in caplog.text) == (units < 12)
+    assert ("resampled as" in caplog.text) == (units < 12)
     assert len(task.examples) == len(TASKS["perplexity"](bundled, length=[100, 256], near=16, examples=12).examples)
+
+
+def test_a_result_comes_back_from_disk_with_what_was_run(bundled, tmp_path):
+    result = ph.evaluate(bundled, "latest", **SMALL, heads="L2H4", mode="far", distance=9)
+    assert type(result).load(result.save(tmp_path)).to_frame().equals(result.to_frame())
+    back = type(result).load(tmp_path)
+    assert repr(back) == repr(result)
+    assert back.provenance["heads"] == ["L2H4"]
+    assert back.provenance["task"].items() >= {"name": "latest", "lengths": [256], "examples": 2, "updates": 4}.items()
+    assert back.provenance["ablation"] == {"mode": "far", "distance": 9, "reference": None}
+    assert "\n" not in repr(result)
 
 
 def test_means_by_an_unknown_column_are_refused(bundled):
     with pytest.raises(ValueError, match="passkey has no column 'topic': choose among example, unit"):
         ph.evaluate(bundled, "passkey", **SMALL).mean("topic")
+
+
+def test_far_that_equals_near_is_refused(bundled):
+    """At depth 0.999 of a short context the far needle is where the near one is: nothing is compared."""
+    with pytest.raises(ValueError, match=r"depth 0.999 of 128 tokens is right before the question"):
+        TASKS["passkey"](bundled, length=128, depths=[0.999], examples=1)
+    far, near = TASKS["passkey"](bundled, length=128, depths=[0.5], examples=1).examples
+    assert far.needle != near.needle
+    assert not torch.equal(far.tokens, near.tokens)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"digits": 0}, "digits 0 must be at least 1"),
+        ({"batch_size": -1}, "batch_size -1 must be at least 1"),
+        ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+        ({"seed": -1}, "seed -1 must be at least 0"),
+        ({"lenght": 64}, "task passkey has no setting lenght; it has length, depths"),
+    ],
+)
+def test_impossible_settings_of_passkey_are_refused(settings, message, bundled):
+    with pytest.raises((ValueError, TypeError), match=message):
+        ph.evaluate(bundled, "passkey", **{"length": 128, "depths": 2, "examples": 1, **settings})

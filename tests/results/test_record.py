@@ -1,0 +1,117 @@
+"""Records keep their numbers on disk, become tables of their own numbers, and compute each table once."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.core.heads import Head
+from positional_heads.results import effects, extrapolation
+from positional_heads.results.profile import ContributionProfile
+from positional_heads.views.report.folder import write_report
+from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_examples import synthetic_examples
+from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
+
+
+def study():
+    return planted_study(np.full((LAYERS, 8), -0.1), np.zeros((LAYERS, 8)), all_heads(), n_random=3, units=6)
+
+
+def profile():
+    """Two heads, three pairs, ranges of 1, 1, 2 and 4 tokens."""
+    mean = torch.arange(24, dtype=torch.float64).reshape(2, 3, 4)
+    return ContributionProfile(
+        heads=[Head(0, 1), Head(2, 0)],
+        mean=mean,
+        unrotated=100 + torch.arange(8, dtype=torch.float64).reshape(2, 4),
+        pair_counts=torch.tensor([[8, 7, 11, 10], [4, 3, 2, 1]]),
+        edges=torch.tensor([0, 1, 2, 4, 8]),
+        frequencies=torch.ones(2, 3, dtype=torch.float64),
+        provenance={"model": {"name": "made up"}},
+    )
+
+
+RECORDS = {
+    "scores.safetensors": synthetic_scores,
+    "study.safetensors": study,
+    "extrapolation.safetensors": planted_extrapolation,
+    "examples.safetensors": synthetic_examples,
+    "profile.safetensors": profile,
+}
+
+
+@pytest.mark.parametrize("file_name", RECORDS)
+def test_a_record_comes_back_from_its_folder(tmp_path, file_name):
+    record = RECORDS[file_name]()
+    assert record.save(tmp_path / "folder") == tmp_path / "folder" / file_name
+    loaded = type(record).load(tmp_path / "folder")
+    assert loaded._content() == record._content()
+    assert loaded._tensors().keys() == record._tensors().keys()
+    for name, tensor in record._tensors().items():
+        torch.testing.assert_close(loaded._tensors()[name], tensor, rtol=0, atol=0, equal_nan=True)
+    pd.testing.assert_frame_equal(loaded.to_frame(), record.to_frame())
+
+
+def test_a_file_of_one_kind_is_not_read_as_another(tmp_path):
+    file = profile().save(tmp_path / "any.safetensors")
+    with pytest.raises(ph.ResultFileError, match=r"not a positional_heads\.HeadScores"):
+        ph.HeadScores.load(file)
+
+
+def test_a_profile_has_one_row_per_head_pair_and_range():
+    table, made = profile().to_frame(), profile()
+    assert len(table) == 2 * (3 + 1) * 4
+    row = table[(table["name"] == "L2H0") & (table["pair"] == 1) & (table["first_distance"] == 2)]
+    assert row[["last_distance", "pair_count"]].to_numpy().tolist() == [[3, 2]]
+    assert row["contribution"].tolist() == [made.mean[1, 1, 2]]
+    rest = table[(table["name"] == "L0H1") & (table["pair"] == "unrotated")]
+    assert rest["contribution"].tolist() == made.unrotated[0].tolist()
+
+
+def test_examples_have_one_row_per_head_and_token():
+    examples = synthetic_examples()
+    table = examples.to_frame().set_index(["name", "position"])
+    assert len(table) == len(examples.heads) * len(examples.tokens)
+    row = table.loc[(str(examples.heads[1]), 3)]
+    assert row["token"] == examples.tokens[3]
+    for name in ("weighted_dominant", "plain_dominant", "mean_distance"):
+        assert row[name] == pytest.approx(float(getattr(examples, name)[1, 3]))
+
+
+def counted(monkeypatch, module, name):
+    """The arguments of every call of a function from now on."""
+    calls, function = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *args: calls.append(args) or function(*args))
+    return calls
+
+
+def test_a_report_computes_each_table_of_a_study_once(tmp_path, monkeypatch):
+    calls = counted(monkeypatch, effects, "unit_means")
+    write_report(study(), tmp_path)
+    assert len(calls) == 4 * 2  # effects, contrasts, by_head and by_set, at long and at short range
+
+
+def test_a_report_fits_the_stretch_of_each_method_once(tmp_path, monkeypatch):
+    calls = counted(monkeypatch, extrapolation, "stretch_between")
+    made = planted_extrapolation()
+    write_report(made, tmp_path)
+    assert len(calls) == len(made.labels)
+
+
+def test_a_table_that_was_changed_is_right_again_on_the_next_call():
+    made = study()
+    before = made.effects()
+    changed = made.effects()
+    changed["effect"] = 0
+    pd.testing.assert_frame_equal(made.effects(), before)
+    assert not made.effects(level=0.5)["low"].equals(before["low"])
+
+
+def test_running_means_average_a_sixteenth_of_the_training_length():
+    made = planted_extrapolation(trained=48, lengths=(64, 128))
+    distance, means = made.running_means(0)
+    curve = made.curves[0, :, :64]
+    np.testing.assert_allclose(means, curve.unfold(1, 3, 1).mean(-1))
+    assert distance.tolist() == list(range(1, 63))

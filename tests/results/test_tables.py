@@ -1,0 +1,48 @@
+"""Tables rank heads, show every column with its meaning, and mark unknown numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from positional_heads.results.tables import HEAD_COLUMNS, MEANINGS, heads_table, scores_line, title
+from tests.support.synthetic import synthetic_scores
+
+
+def test_the_table_ranks_heads_and_leaves_out_those_without_a_score():
+    rows = synthetic_scores().to_frame().replace({np.nan: None}).to_dict("records")
+    lines = str(heads_table(rows, 20)).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["L0H3", "L0H2", "L1H3"]
+    assert lines.index("") == 9
+    assert heads_table(rows, 2).markdown.splitlines()[1] == "|" + " --- |" * 8
+
+
+def test_an_unknown_number_is_a_dash():
+    rows = [{"name": "L0H0", "rho": 0.25, "low": None, "high": None}, {"name": "L10H1", "rho": None, "low": None}]
+    assert str(heads_table(rows, 5)).splitlines()[:2] == [
+        "head    rho  low 95 %  high 95 %",
+        "L0H0  0.250         -          -",
+    ]
+    assert heads_table(rows, 5).markdown.splitlines()[2] == "| L0H0 | 0.250 | - | - |"
+    assert heads_table([], 5).cells == [[]]
+
+
+def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
+    scores = synthetic_scores()
+    rows = replace(scores, saturation=scores.rho.abs()).to_frame().replace({np.nan: None}).to_dict("records")
+    lines = heads_table(rows, 2).markdown.splitlines()
+    assert lines[0] == "| " + " | ".join(title(name) for name in HEAD_COLUMNS) + " |"
+    assert lines.index("") == 4
+
+
+def test_a_text_table_ends_with_what_its_columns_mean():
+    rows = [{"name": "L0H0", "rho": 0.25, "excess": 0.1}]
+    table, _, meanings = str(heads_table(rows, 5)).partition("\n\n")
+    assert table.splitlines()[0].split() == ["head", "rho", "excess"]
+    assert meanings.replace("\n", " ") == f"rho: {MEANINGS['rho']}; excess: {MEANINGS['excess']}."
+
+
+def test_the_line_of_a_run_names_model_and_data():
+    line = scores_line(synthetic_scores().provenance)
+    assert (
+        line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, all query-key pairs, 6 shuffles, seed 0"
+    )
