@@ -298,13 +298,13 @@ def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
     command = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
     command += ["--sequences", "60", "--out"]
     said = interrupted([*command, tmp_path / "r"], r"scoring heads: +\d+%\|[^|]*\| [1-9]")
-    assert re.fullmatch(r"interrupted: \d+ of 60 batches are counted and kept in .*sums.safetensors; the same.*", said)
+    assert re.fullmatch(r"interrupted: \d+ of 60 batches are counted and saved in .*sums.safetensors.*", said)
     assert [file.name for file in (tmp_path / "r").iterdir()] == ["sums.safetensors"]
     for reader in ("show", "report"):
         shown = run(reader, tmp_path / "r")
         assert shown.returncode == 1
         assert re.search(
-            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; give the same", shown.stderr
+            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; to resume", shown.stderr
         )
     assert run(*command, tmp_path / "r").returncode == 0
     assert not (tmp_path / "r" / "sums.safetensors").exists()
@@ -338,7 +338,7 @@ def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
     (tmp_path / "r" / "finished.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     shown = run("show", tmp_path / "r")
     assert shown.stdout == done.stdout
-    said = b"finished.jsonl: unfinished study, 1 of its parts done; give the same positional-heads ablate"
+    said = b"finished.jsonl: unfinished study, 1 of its parts done; to resume, repeat the same positional-heads ablate"
     assert said in shown.stderr
     (tmp_path / "alone").mkdir()
     shutil.move(tmp_path / "r" / "finished.jsonl", tmp_path / "alone")

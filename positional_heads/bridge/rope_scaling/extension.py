@@ -18,11 +18,10 @@ from torch import Tensor
 
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import Record, recording_hooks
-from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rope
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.bands import Band, banded_scores, unrotated
 from positional_heads.core.contributions import expand_key_heads
