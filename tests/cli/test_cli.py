@@ -298,14 +298,13 @@ def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
     command = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
     command += ["--sequences", "60", "--out"]
     said = interrupted([*command, tmp_path / "r"], r"scoring heads: +\d+%\|[^|]*\| [1-9]")
-    assert re.fullmatch(r"interrupted: \d+ of 60 batches are .* saved in .*sums.safetensors; .*", said)
+    assert re.fullmatch(r"interrupted: \d+ of 60 batches are .*saved in .*sums.safetensors.*", said)
     assert [file.name for file in (tmp_path / "r").iterdir()] == ["sums.safetensors"]
     for reader in ("show", "report"):
         shown = run(reader, tmp_path / "r")
         assert shown.returncode == 1
         assert re.search(
-            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; to resume, repeat the same",
-            shown.stderr,
+            rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; to resume", shown.stderr
         )
     assert run(*command, tmp_path / "r").returncode == 0
     assert not (tmp_path / "r" / "sums.safetensors").exists()
