@@ -9,6 +9,7 @@ from collections.abc import Container
 from typing import Any, Protocol, runtime_checkable
 
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.core.bands import Band
 
 
@@ -21,8 +22,8 @@ class ActiveExtension(Protocol):
         """Name of its method."""
 
     @property
-    def resolved(self) -> Any:
-        """How the model rotates without it, a `RotaryModel`."""
+    def resolved(self) -> RotaryModel:
+        """How the model rotates without it."""
 
     @property
     def chosen(self) -> Container[int]:

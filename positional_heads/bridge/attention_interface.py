@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.recording import Record
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 
 NAME = "positional_heads_reading"

@@ -15,9 +15,9 @@ from positional_heads.bridge.active import active_extension
 from positional_heads.bridge.attention_interface import reading_attention
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import proven_chunk_window, proven_window
-from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.prefill import run_in_chunks
-from positional_heads.bridge.recording import Record, recording_hooks
+from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer, refuse_non_finite
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import real_spans

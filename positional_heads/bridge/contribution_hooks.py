@@ -16,8 +16,8 @@ from transformer_lens.hook_points import HookPoint
 
 from positional_heads.bridge.active import active_extension
 from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
-from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
-from positional_heads.bridge.recording import RECORDED, Record
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.recording import RECORDED
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.arguments import check_temperature, checked

@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
 
@@ -38,6 +39,8 @@ else:
     TransformerLensModel = Any
 
 SCORES = "hook_attn_scores"
+Record = dict[str, Tensor]
+"""Activations of one layer's attention by hook name; hooks that did not fire are missing."""
 REFUSED = {
     "HrmText": "HRM runs its layers several times in one pass, so a head has several sets of queries and keys",
     "DeepSeekV4": "DeepSeek-V4 attends to keys that each represent several tokens, so they have no single distance",

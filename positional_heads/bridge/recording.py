@@ -10,11 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.model import SCORES, TransformerLensModel, hook_name
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, hook_name
 from positional_heads.bridge.run_lengths import run_lengths
-
-Record = dict[str, Tensor]
-"""Activations of one layer by hook name; hooks that did not fire are missing."""
 
 RECORDED = (
     "hook_q",

@@ -5,8 +5,8 @@ probe run shows, per layer, where rotated queries and keys come from; rotating t
 and q . k must equal the model's own attention scores. A layer that fails raises `UnsupportedModelError`.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,15 +18,17 @@ from positional_heads.bridge.attention_interface import ROTATED, attention_modul
 from positional_heads.bridge.frequencies import proven_frequencies
 from positional_heads.bridge.model import (
     SCORES,
+    Record,
     TransformerLensModel,
     UnsupportedModelError,
     layers_with_attention,
     refuse_unsupported,
 )
-from positional_heads.bridge.recording import Record, record_layers
+from positional_heads.bridge.recording import record_layers
 from positional_heads.bridge.rotary_layer import (
     TOLERANCE,
     RotaryLayer,
+    RotaryModel,
     embedded_positions,
     refuse_non_finite,
     table_layout,
@@ -41,55 +43,6 @@ NO_ATTENTION = "it has no attention"
 NO_ROTATION = "it has no rotary embedding (NoPE): no dimension has a wavelength there"
 SHIFT = 7
 """Tokens by which positions are moved to see which layers rotate: a few radians for the fastest pairs."""
-
-
-@dataclass(frozen=True)
-class RotaryModel:
-    """Every layer of a model: those that rotate, and why the others are not scored."""
-
-    layers: dict[int, RotaryLayer]
-    unscored: dict[int, str]
-
-    def __repr__(self) -> str:
-        alike: dict[str, list[int]] = {}
-        for layer, rotary in self.layers.items():
-            kind = f"{rotary.n_pairs} {rotary.layout} pairs in {rotary.n_heads} heads of {rotary.d_head} channels"
-            alike.setdefault(kind, []).append(layer)
-        for layer, reason in self.unscored.items():
-            alike.setdefault(f"not scored, {reason}", []).append(layer)
-        return f"RotaryModel({'; '.join(f'layers {_ranges(layers)}: {kind}' for kind, layers in alike.items())})"
-
-    def select(self, layers: Sequence[int] | None) -> list[RotaryLayer]:
-        """The rotary layers with these indices, in order; all when None.
-
-        Raises:
-            ValueError: If a layer does not exist or does not rotate.
-        """
-        if layers is None:
-            return list(self.layers.values())
-        last = len(self.layers) + len(self.unscored) - 1
-        if not layers:
-            msg = f"no layer given: name some of 0 to {last}, or leave layers= out for all that rotate"
-            raise ValueError(msg)
-        for layer in layers:
-            if not 0 <= layer <= last:
-                msg = f"layer {layer} does not exist: the model has layers 0 to {last}"
-                raise ValueError(msg)
-            if layer in self.unscored:
-                msg = f"layer {layer} cannot be scored: {self.unscored[layer]}"
-                raise ValueError(msg)
-        return [self.layers[layer] for layer in sorted(set(layers))]
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers, abbreviated: 0-3, 5."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 @checked

@@ -9,8 +9,7 @@ from einops import einsum
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.recording import Record
+from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError
 from positional_heads.core.contributions import expand_key_heads, head_planes
 from positional_heads.core.rotary import Layout, rotate
 
@@ -129,6 +128,55 @@ class RotaryLayer:
         own = own.float()
         difference, size = ((x.masked_fill(hidden, 0)).abs().max() for x in (rebuilt - own, own))
         return float(difference / size.clamp(min=1e-3))
+
+
+@dataclass(frozen=True)
+class RotaryModel:
+    """Every layer of a model: those that rotate, and why the others are not scored."""
+
+    layers: dict[int, RotaryLayer]
+    unscored: dict[int, str]
+
+    def __repr__(self) -> str:
+        alike: dict[str, list[int]] = {}
+        for layer, rotary in self.layers.items():
+            kind = f"{rotary.n_pairs} {rotary.layout} pairs in {rotary.n_heads} heads of {rotary.d_head} channels"
+            alike.setdefault(kind, []).append(layer)
+        for layer, reason in self.unscored.items():
+            alike.setdefault(f"not scored, {reason}", []).append(layer)
+        return f"RotaryModel({'; '.join(f'layers {_ranges(layers)}: {kind}' for kind, layers in alike.items())})"
+
+    def select(self, layers: Sequence[int] | None) -> list[RotaryLayer]:
+        """The rotary layers with these indices, in order; all when None.
+
+        Raises:
+            ValueError: If a layer does not exist or does not rotate.
+        """
+        if layers is None:
+            return list(self.layers.values())
+        last = len(self.layers) + len(self.unscored) - 1
+        if not layers:
+            msg = f"no layer given: name some of 0 to {last}, or leave layers= out for all that rotate"
+            raise ValueError(msg)
+        for layer in layers:
+            if not 0 <= layer <= last:
+                msg = f"layer {layer} does not exist: the model has layers 0 to {last}"
+                raise ValueError(msg)
+            if layer in self.unscored:
+                msg = f"layer {layer} cannot be scored: {self.unscored[layer]}"
+                raise ValueError(msg)
+        return [self.layers[layer] for layer in sorted(set(layers))]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers, abbreviated: 0-3, 5."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def mask_limit(scores: Float[Tensor, "*shape"]) -> float:

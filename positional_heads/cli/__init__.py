@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from positional_heads.cli import ablate, extrapolate, report, score
-from positional_heads.cli.common import AsJson, Top, one_line_errors, say
+from positional_heads.cli import ablate, extrapolate, options, report, score
+from positional_heads.cli.common import one_line_errors, say
 
 app = typer.Typer(
     add_completion=False,
@@ -36,7 +36,7 @@ def _print_version(asked: bool) -> bool:
 
 
 @app.callback()
-def options(
+def program(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
@@ -47,8 +47,8 @@ def options(
 @app.command()
 def show(
     result: Annotated[Path, typer.Argument(help="A report folder, or a result file in it.")],
-    top: Top = 10,
-    as_json: AsJson = False,
+    top: options.Top = 10,
+    as_json: options.AsJson = False,
 ) -> None:
     """Print a result from disk, scores or a study, after checking the file for damage; loads no model."""
     with one_line_errors():

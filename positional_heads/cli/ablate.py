@@ -6,18 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from positional_heads.cli import options
 from positional_heads.cli.common import (
     BUNDLED,
-    AsJson,
-    BatchSize,
-    Depths,
-    Device,
-    Dtype,
-    Model,
-    Out,
-    Overwrite,
-    Texts,
-    TrustRemoteCode,
     choice,
     load_named,
     numbers,
@@ -32,17 +23,17 @@ SCORED_SEQUENCES = 12
 
 
 def ablate(  # noqa: PLR0917  one parameter is one option of the command
-    model: Model,
+    model: options.Model,
     task: Annotated[str, typer.Option(help="passkey, needle, kv, copy, latest, perplexity or longbench.")] = "passkey",
     scores: Annotated[
         Path | None, typer.Option(help="Result of `score` for this model; the model is scored first if not given.")
     ] = None,
-    text: Texts = None,
-    out: Out = Path("ablation"),
+    text: options.Texts = None,
+    out: options.Out = Path("ablation"),
     length: Annotated[
         list[int] | None, typer.Option(min=2, help="Tokens of a sequence, repeatable; the context if not given.")
     ] = None,
-    depths: Depths = None,
+    depths: options.Depths = None,
     examples: Annotated[int | None, typer.Option(min=1, help="Examples for every length and depth.")] = None,
     haystack: Annotated[
         str | None, typer.Option(help="Text file to hide the answer in; the bundled text if not given.")
@@ -62,13 +53,13 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     n_random: Annotated[int, typer.Option(min=1, help="Number of random sets and of permuted rankings.")] = 20,
     rank_by: Annotated[str, typer.Option(help="rho, or excess over the null.")] = "rho",
     singles: Annotated[str | None, typer.Option(help="Heads to ablate one by one: all, top or none.")] = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task, random sets and permutations.")] = 0,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    trust_remote_code: TrustRemoteCode = False,
+    as_json: options.AsJson = False,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Ablate the top heads and compare with random heads: does the model need the top heads more?
 

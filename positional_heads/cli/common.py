@@ -1,4 +1,4 @@
-"""Shared by all commands: options, reading text, one-line errors, and the check that results can be written."""
+"""Shared by all commands: reading text, one-line errors, and the check that results can be written."""
 
 import math
 import os
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 DEBUG = "POSITIONAL_HEADS_DEBUG"
 """Environment variable that shows tracebacks of failures."""
-
-Model = Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")]
-Texts = Annotated[
-    list[str] | None,
-    typer.Option(help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the bundled text."),
-]
-Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
-Device = Annotated[str | None, typer.Option(help="Device to run on, e.g. cpu or cuda.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
-Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
-Overwrite = Annotated[bool, typer.Option(help="Replace results that are already in the folder.")]
-TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model's repository contains.")]
-Depths = Annotated[int | None, typer.Option(min=1, help="Number of depths to hide the answer at.")]
 
 
 @contextmanager

@@ -6,28 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from positional_heads.cli.common import (
-    BUNDLED,
-    AsJson,
-    Depths,
-    Device,
-    Dtype,
-    Model,
-    Out,
-    Overwrite,
-    Texts,
-    TrustRemoteCode,
-    load_named,
-    numbers,
-    one_line_errors,
-    prepare_folder,
-    read_texts,
-    say,
-)
+from positional_heads.cli import options
+from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts, say
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
-    model: Model,
+    model: options.Model,
     methods: Annotated[
         str,
         typer.Option(
@@ -37,22 +21,22 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     factors: Annotated[
         str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")
     ] = "2,4",
-    text: Texts = None,
-    out: Out = Path("extrapolation"),
+    text: options.Texts = None,
+    out: options.Out = Path("extrapolation"),
     task: Annotated[str, typer.Option(help="passkey, needle, kv, copy or latest.")] = "passkey",
-    depths: Depths = 5,
+    depths: options.Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
     training_length: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens the model was trained on; read from its configuration if not given."),
     ] = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task.")] = 0,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    trust_remote_code: TrustRemoteCode = False,
+    as_json: options.AsJson = False,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Score heads and measure a task beyond the training length, under each method of extending the context.
 

@@ -8,32 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from positional_heads.cli.common import (
-    AsJson,
-    BatchSize,
-    Device,
-    Dtype,
-    Model,
-    Out,
-    Overwrite,
-    Texts,
-    Top,
-    TrustRemoteCode,
-    load_named,
-    one_line_errors,
-    prepare_folder,
-    read_texts,
-    say,
-)
+from positional_heads.cli import options
+from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say
 
 if TYPE_CHECKING:
     from positional_heads.results.scores import HeadScores
 
 
 def score(  # noqa: PLR0917  one parameter is one option of the command
-    model: Model,
-    text: Texts = None,
-    out: Out = Path("report"),
+    model: options.Model,
+    text: options.Texts = None,
+    out: options.Out = Path("report"),
     length: Annotated[
         int | None, typer.Option(min=2, help="Tokens per sequence; the model's context if not given.")
     ] = None,
@@ -60,9 +45,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         str | None,
         typer.Option(help="Query-key pairs per sequence: 'all', or a number to sample; chosen by length if not given."),
     ] = None,
-    batch_size: BatchSize = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    batch_size: options.BatchSize = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of shuffles, samples and resamples.")] = 0,
     shard: Annotated[
         str | None, typer.Option(help="Count only one shard of the run, e.g. 3/8; `merge` adds the shards.")
@@ -75,10 +60,10 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     worker_cpus: Annotated[int, typer.Option(min=1, help="CPU cores per Ray worker.")] = 1,
     worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker; may be a fraction.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between two saves of the progress.")] = 60,
-    top: Top = 10,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
-    trust_remote_code: TrustRemoteCode = False,
+    top: options.Top = 10,
+    as_json: options.AsJson = False,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Score every head by how its dominant rotary dimension changes with token distance.
 
@@ -126,9 +111,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 def merge(
     folder: Annotated[Path, typer.Argument(help="Folder that `score --shard` wrote shards to.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the report; that of the shards if not given.")] = None,
-    top: Top = 10,
-    as_json: AsJson = False,
-    overwrite: Overwrite = False,
+    top: options.Top = 10,
+    as_json: options.AsJson = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Add the shards of a run, and write its report; needs no model.
 

@@ -214,9 +214,8 @@ class AblationStudy(Record):
             frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
         for units in self._unit_means(measure) if heads else ():
             changes, reach = units.changes(singles), units.reach
-            low, high = units.intervals(changes, level).unbind(-1)
-            columns = {reach: changes.mean(-1), f"{reach} low": low, f"{reach} high": high}
-            frame = frame.assign(**{name: values.numpy() for name, values in columns.items()})
+            low, high = units.intervals(changes, level).numpy().T
+            frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
     def overlap(self) -> "pd.DataFrame":

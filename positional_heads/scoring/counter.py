@@ -19,8 +19,7 @@ from torch import Tensor
 
 from positional_heads.bridge.layer_vectors import LayerVectors, Planes
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.resolve import RotaryModel
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
 from positional_heads.bridge.sequences import Batch
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel

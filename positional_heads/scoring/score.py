@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.resolve import RotaryModel, resolve_layers
+from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked
 from positional_heads.core.logs import warn_once

@@ -1,1 +1,1 @@
-"""Studies of a claim about heads against controls, and the tasks that they measure."""
+"""Whole studies, which test claims about heads against controls."""

@@ -38,15 +38,15 @@ def grouped(groups, window):
     return np.where((query - key < window) | (groups == 1), query - key, far)
 
 
-def rectified(window, leak):
-    """Relative positions, [query key 1]: beyond the window they grow by the leak only."""
-    distance = np.arange(LENGTH)[:, None, None] - np.arange(LENGTH)[None, :, None]
-    return np.where(distance < window, distance, window + leak * (distance - window))
+def leaking(window, leak):
+    """The same of ReRoPE: from the window on, distances grow by `leak` only."""
+    back = np.arange(LENGTH)[:, None, None] - np.arange(LENGTH)[None, :, None]
+    return np.where(back < window, back, window + leak * (back - window)).repeat(PAIRS, axis=2)
 
 
 REGROUPING = {
+    "rerope": ({"window": 4, "leak": 0.25}, leaking(4, 0.25)),
     "self_extend": ({"group": 2, "window": 4}, grouped([2] * PAIRS, 4)),
-    "rerope": ({"window": 4, "leak": 0.25}, rectified(4, 0.25)),
     "dpe": ({"pair_groups": [1, 1, 2, 2, 4, 4, 4, 4], "window": 4}, grouped([1, 1, 2, 2, 4, 4, 4, 4], 4)),
 }
 """Settings of methods that change distances, and the distance of every query, key and pair, from their papers."""
@@ -119,7 +119,7 @@ READINGS = {"hook": hook, "cache": cache, "examples": examples}
 CASES = [
     *((method, 1.0, {}) for method in (*ROTATING, *REGROUPING)),
     *((method, "attention", {}) for method in ("none", "yarn", "self_extend")),
-    *((method, 1.0, SOME) for method in ("yarn", "llama3", "self_extend", "dpe")),
+    *((method, 1.0, SOME) for method in ("yarn", "llama3", "self_extend", "dpe", "rerope")),
 ]
 
 

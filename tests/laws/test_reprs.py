@@ -12,8 +12,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.resolve import RotaryModel
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
 from positional_heads.results.record import Record
 from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.results.task import TaskResult

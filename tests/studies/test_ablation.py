@@ -1,4 +1,4 @@
-"""A study says what was planted, runs nothing twice, goes on where it was killed, and refuses what is not its own."""
+"""A study finds what was planted, runs no set twice, resumes after a kill, and refuses scores of another model."""
 
 import json
 import os
@@ -134,7 +134,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bundled, scores, tmp_path):
+def test_an_interrupted_study_is_resumed_with_the_same_result(bundled, scores, tmp_path):
     settings = {"counts": [1, 2], "n_random": 3, "singles": "none"}
     whole = CountingTask()
     expected = ablation_study(bundled, scores, whole, **settings)
@@ -152,31 +152,11 @@ def test_a_study_that_was_stopped_goes_on_and_ends_the_same(bundled, scores, tmp
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process with SIGKILL")
-def test_a_killed_command_goes_on(tmp_path, scores):
+def test_a_killed_command_is_resumed(tmp_path, scores):
     scores.save(tmp_path / "scores.safetensors")
-    command = [
-        sys.executable,
-        "-m",
-        "positional_heads",
-        "ablate",
-        "bundled",
-        "--scores",
-        str(tmp_path / "scores.safetensors"),
-    ]
-    command += [
-        "--length",
-        "400",
-        "--depths",
-        "2",
-        "--examples",
-        "1",
-        "--n-random",
-        "2",
-        "--singles",
-        "top",
-        "--out",
-        str(tmp_path / "out"),
-    ]
+    command = [sys.executable, "-m", "positional_heads", "ablate", "bundled"]
+    command += ["--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
+    command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
     cells = tmp_path / "out" / FINISHED_FILE_NAME
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not cells.exists() or cells.read_text().count("\n") < 4):
@@ -187,7 +167,7 @@ def test_a_killed_command_goes_on(tmp_path, scores):
     before = cells.read_text().splitlines()[:done]
     assert done >= 3
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{done}/" in finished.stderr  # the bar begins behind what is done
+    assert f"{done}/" in finished.stderr  # the bar starts at the finished parts
     assert not cells.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
     first = json.loads(before[1])["result"]["log_prob"]
@@ -246,10 +226,10 @@ def test_heads_can_be_ranked_by_excess(bundled, scores):
         ablation_study(bundled, without, CountingTask(), rank_by="excess")
 
 
-def test_too_few_other_heads_are_said(study):
-    assert any(note.startswith("1 heads: only 4") or "were asked for" in note for note in study.notes) == any(
-        len(by_kind(study.cells, "random")[k]) < 4 for k in study.sizes
-    )
+def test_a_note_says_how_many_random_sets_exist_if_fewer_than_asked_for(bundled, scores):
+    found = ablation_study(bundled, scores, CountingTask(), counts=[1], n_random=9, singles="none")
+    assert len(by_kind(found.cells, "random")[1]) == 7  # the other heads of the top head's layer
+    assert [note for note in found.notes if note.startswith("1 heads: only 7 random sets")]
 
 
 def planted(effect, share_nearby, **settings):
@@ -262,13 +242,13 @@ def planted(effect, share_nearby, **settings):
     )
 
 
-def test_verdicts():
+def test_the_verdict_follows_from_the_planted_effects():
     assert "these heads carry distance" in planted(-0.5, 0.0).verdict
     assert "not specific to distance" in planted(-0.5, 1.0).verdict
     assert planted(0.0, 0.0).verdict.startswith("No effect: ablating these heads hurts planted no more")
     assert "identification of Positional Heads may be flawed" in planted(0.0, 0.0).verdict
     assert "ranking reflects geometry" in planted(0.0, 0.0, significant=0).verdict
-    assert planted(0.5, 0.5).verdict.startswith("No effect")  # the wrong sign
+    assert planted(0.5, 0.5).verdict.startswith("No effect")  # ablation helps
     assert planted(-0.5, 0.0, n_random=10).verdict.startswith("Undecided: 10 permutations cannot give")
     assert planted(-0.5, 0.0, baseline=-2.5).verdict.startswith("The model cannot do planted even with all heads")
 

@@ -1,4 +1,4 @@
-"""The study's numbers are what its parts say, it comes back from disk, and it refuses what makes no sense."""
+"""The study's numbers are those of its parts, it saves and loads, and it refuses impossible settings."""
 
 import json
 
@@ -27,7 +27,7 @@ def study(bundled):
 
 
 @torch.no_grad()
-def test_every_number_is_what_its_part_says(study, bundled):
+def test_every_number_is_that_of_its_part_run_alone(study, bundled):
     assert study.labels == ["none", "none", "linear", "linear", "self_extend", "self_extend"]
     assert study.lengths == [128, 256] * 3
     tokens = torch.cat(
@@ -105,6 +105,14 @@ def test_impossible_studies_are_refused(case, bundled):
     arguments = {"methods": ["none"], "factors": [2], **SMALL, **settings}
     with pytest.raises(ValueError, match=message):
         extrapolation_study(bundled, ph.bundled_text(), **arguments)
+
+
+def test_latest_can_be_followed_beyond_the_training_length(bundled):
+    found = extrapolation_study(
+        bundled, ph.bundled_text(), ["none"], [2], task="latest", heads="L0H1", updates=2, **SMALL
+    )
+    assert found.provenance["task"]["name"] == "latest"
+    assert found.performance["log_prob"].isfinite().all()
 
 
 def test_too_short_a_text_is_refused(bundled):
@@ -185,7 +193,7 @@ def test_a_sweep_takes_the_best_group_of_each_range(bundled, monkeypatch):
         dpe.dpe_sweep(bundled, 1024, ranges=5)
 
 
-def test_a_study_that_was_stopped_goes_on_and_ends_the_same(study, bundled, tmp_path, monkeypatch):
+def test_an_interrupted_study_is_resumed_with_the_same_result(study, bundled, tmp_path, monkeypatch):
     from positional_heads.studies import extrapolation
 
     arguments = {"methods": ["none", "linear", "self_extend"], "factors": [2, 4], "heads": study.heads, **SMALL}

@@ -6,11 +6,12 @@ from typing import Any
 
 from positional_heads.bridge.active import active_extension, clear_active, set_active
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.resolve import RotaryModel, resolve_layers
+from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Heads, as_heads

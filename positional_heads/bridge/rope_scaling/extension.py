@@ -18,7 +18,7 @@ from torch import Tensor
 
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import Record, recording_hooks
-from positional_heads.bridge.resolve import RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rope
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass

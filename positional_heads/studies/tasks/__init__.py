@@ -1,1 +1,1 @@
-"""The tasks that a model does while heads are ablated."""
+"""Tasks to measure a model on, with heads ablated or beyond the training length."""

@@ -63,7 +63,7 @@ def evaluate(
     return TaskResult(task.name, task.rows, measures, dict(task.chance), provenance)
 
 
-def make_task(model: Any, task: str | Task | Callable[[Any], Any], **settings: Any) -> Task:
+def make_task(model: TransformerLensModel, task: str | Task | Callable[[Any], Any], **settings: Any) -> Task:
     """The task with this name, or a task of this function of the model; a task is returned unchanged.
 
     Raises:

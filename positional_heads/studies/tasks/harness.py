@@ -93,7 +93,7 @@ class HarnessTask:
         """One entry per document, each a unit of its own."""
         return [{"example": index, "unit": index, "reach": "long"} for index in range(self.documents)]
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
         """The metric of every document.
 
         Args:

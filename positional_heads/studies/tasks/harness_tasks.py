@@ -200,7 +200,7 @@ def _folders(names: set[str]) -> list[str]:
     return sorted(set(found.values())) if set(found) == names else []
 
 
-def _harness_model(model: Any, max_length: int | None, batch_size: int) -> Any:
+def _harness_model(model: TransformerLensModel, max_length: int | None, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     if model.tokenizer is None:
@@ -217,7 +217,7 @@ def _harness_model(model: Any, max_length: int | None, batch_size: int) -> Any:
     return kind(pretrained=model.original_model, tokenizer=model.tokenizer, batch_size=batch_size, max_length=length)
 
 
-def _numbered(model: Any, harness_model: Any) -> Any:
+def _numbered(model: TransformerLensModel, harness_model: Any) -> Any:
     """The harness's model, with each request answered under its document's number, which `resample` needs.
 
     The harness sorts requests by length, so their order does not give the number.

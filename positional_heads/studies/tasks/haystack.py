@@ -1,17 +1,17 @@
-"""What do questions lie in? A long text as tokens, cut into windows, and sentences put together token by token.
+"""The filler of a task's contexts: a long text as tokens, its windows, and pieces inserted at given depths.
 
-Convention that bites: pieces are tokenised one by one and joined as tokens, never as text. So a context has exactly the
-length asked for, an answer is the same tokens where it is hidden and where it is asked for, and its span is known.
+Convention: pieces are tokenised one by one and joined as tokens, never as text. So a context has exactly the requested
+length, an answer has the same tokens where it is hidden and where it is asked for, and its span is known.
 """
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import in_range
@@ -27,7 +27,7 @@ class Haystack:
         text: The text; the bundled one when None.
     """
 
-    def __init__(self, model: Any, text: str | None = None) -> None:
+    def __init__(self, model: TransformerLensModel, text: str | None = None) -> None:
         if text is None:
             from positional_heads.zoo.bundled import bundled_text
 
@@ -38,7 +38,7 @@ class Haystack:
         self.taken = torch.zeros(self.end, dtype=torch.bool)
 
     def window(self, size: int, rng: random.Random) -> Tokens:
-        """Some `size` tokens in a row, from a random place.
+        """A window of `size` tokens at a random position.
 
         Raises:
             ValueError: If the text is shorter.
@@ -49,18 +49,18 @@ class Haystack:
         return self.take(rng.randint(0, self.end - size), size)
 
     def untouched(self, size: int, rng: random.Random) -> Tokens | None:
-        """Some `size` tokens in a row that no window has, from a random place; None if there are none."""
-        places = self._untouched_places(size)
-        if not len(places):
+        """`size` consecutive tokens outside all windows, at a random position; None if there are none."""
+        starts = self._untouched_starts(size)
+        if not len(starts):
             return None
-        first = int(places[rng.randrange(len(places))])
+        first = int(starts[rng.randrange(len(starts))])
         return self.tokens[first : first + size]
 
     def keep_end(self, size: int) -> bool:
-        """Keep the last `size` tokens from windows, if the text has room for another; windows so far are forgotten.
+        """Reserve the last `size` tokens for held-out windows, and forget all windows taken so far.
 
         Returns:
-            Whether they are kept.
+            Whether the text is long enough for that; if not, nothing changes.
         """
         if len(self.tokens) < 2 * size:
             return False
@@ -69,37 +69,41 @@ class Haystack:
         return True
 
     def has_untouched(self, size: int) -> bool:
-        """Whether a stretch of `size` tokens is left that no window has."""
-        return len(self._untouched_places(size)) > 0
+        """Whether `size` consecutive tokens are outside all windows."""
+        return len(self._untouched_starts(size)) > 0
 
     def take(self, first: int, size: int) -> Tokens:
-        """The `size` tokens from a place on."""
+        """The window of `size` tokens that starts at `first`."""
         self.taken[first : first + size] = True
         return self.tokens[first : first + size]
 
-    def _untouched_places(self, size: int) -> Int[Tensor, " place"]:
+    def _untouched_starts(self, size: int) -> Int[Tensor, " start"]:
         before = torch.cat([torch.zeros(1, dtype=torch.long), self.taken.cumsum(0)])
         return (before[size:] == before[: len(before) - size]).nonzero().flatten()
 
     def sample(self, size: int, rng: random.Random) -> Tokens:
-        """Some `size` tokens drawn one by one: no text, but made of what the text is made of."""
+        """`size` tokens drawn one by one, with the frequencies that they have in the text."""
         return self.tokens[[rng.randrange(len(self.tokens)) for _ in range(size)]]
 
 
-def piece_tokens(model: Any, text: str) -> Tokens:
-    """Tokens of a piece of a sentence, blanks included; none for an empty piece."""
+def piece_tokens(model: TransformerLensModel, text: str) -> Tokens:
+    """Tokens of a piece of a sentence with its spaces; none for an empty piece."""
     return text_tokens(model, text, 0) if text.strip() else torch.zeros(0, dtype=torch.long)
 
 
 def grid(
-    model: Any, length: int | Sequence[int] | None, depths: int | Sequence[float], *, beyond_context: bool = False
+    model: TransformerLensModel,
+    length: int | Sequence[int] | None,
+    depths: int | Sequence[float],
+    *,
+    beyond_context: bool = False,
 ) -> list[tuple[int, float]]:
-    """Every length with every depth, checked against the model.
+    """Every length with every depth, after checking that the model can run them.
 
     Args:
         model: A TransformerBridge, for its context.
         length: Tokens of a whole sequence, one or several; the model's context when None.
-        depths: How many depths from 0 on, evenly spaced and all below 1, or the depths themselves.
+        depths: Number of depths, evenly spaced from 0 to below 1, or the depths.
         beyond_context: Allow lengths beyond the model's context.
 
     Raises:
@@ -120,7 +124,7 @@ def grid(
         depths = [index / depths for index in range(depths)]
     for depth in depths:
         if not 0 <= depth < 1:
-            msg = f"depth {depth} must be at least 0 (start of the context) and below 1 (its end, the nearby control)"
+            msg = f"depth {depth} must be at least 0 (start of the context) and below 1 (its end, where the control is)"
             raise ValueError(msg)
     if not len(lengths) or not depths:
         msg = "no length or no depth given: there is nothing to measure"
@@ -129,14 +133,14 @@ def grid(
 
 
 def placed(filler: Tokens, inserts: Sequence[tuple[float, Tokens]]) -> tuple[Tokens, list[int]]:
-    """Put pieces into a filler, each at its depth, in order of depth.
+    """Insert pieces into a filler, each at its depth; pieces at the same depth keep their order.
 
     Args:
-        filler: The text around.
-        inserts: Depth from 0 (before the filler) to 1 (behind it), and what to put there.
+        filler: Tokens of the filler.
+        inserts: Depth from 0 (before the filler) to 1 (after it), and tokens of each piece.
 
     Returns:
-        All tokens, and where each insert starts, in the order given.
+        All tokens, and the position at which each piece starts, in the order given.
     """
     order = sorted(range(len(inserts)), key=lambda index: inserts[index][0])
     parts, starts, used, length = [], [0] * len(inserts), 0, 0

@@ -1,10 +1,10 @@
 """LongBench (arXiv 2308.14508) from files in its own schema: its prompts, metrics and middle truncation.
 
-Prompts, answer lengths and metrics are the benchmark's own, to the character (`longbench.json`, with its licence). The
-lm-evaluation-harness departs from them: six of its prompts end in other blanks and newlines, its code similarity skips
-blank lines, and it strips answers before most metrics. A prompt that is too long loses its middle: half of the room for
-its beginning, half for its end; how much was dropped stands in each row. What we do otherwise than the benchmark: the
-halves are joined as tokens, the room is the model's context less the answer, and no chat template is put around.
+Prompts, answer lengths and metrics are exactly those of the benchmark (`longbench.json`, with its licence). The
+lm-evaluation-harness differs: six of its prompts end in other whitespace, its code similarity skips blank lines, and it
+strips answers before most metrics. A prompt that is too long loses its middle, and each row says how many tokens were
+dropped. Differences from the benchmark: the two halves are joined as tokens, the room for a prompt is the model's
+context minus the answer, and there is no chat template.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -28,18 +29,20 @@ from positional_heads.studies.tasks.longbench_metrics import judged, refuse_miss
 
 SCHEMA = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 HUB = "Xnhyacinth/LongBench"
-"""A copy of the documents that needs no loading script, which the benchmark's own `THUDM/LongBench` does."""
+"""A copy of the documents without a loading script; the benchmark's own `THUDM/LongBench` needs one."""
 
 
 @dataclass(frozen=True)
 class LongBenchTask:
-    """Questions on long texts, answered by greedy decoding and judged by each dataset's own metric.
+    """Questions about long texts, answered by greedy decoding and scored by each dataset's own metric.
 
     Attributes:
-        documents: What is asked, in LongBench's schema.
+        documents: The documents, in LongBench's schema.
         prompts: Token ids of each prompt.
-        dropped: Tokens that each prompt lost from its middle.
-        settings: Everything needed to make it again.
+        dropped: Tokens dropped from the middle of each prompt.
+        answers: Token ids of the first answer of each document.
+        tokenizer: The model's tokenizer.
+        settings: Everything needed to reproduce it.
     """
 
     documents: tuple[Mapping[str, Any], ...]
@@ -54,7 +57,7 @@ class LongBenchTask:
 
     def __repr__(self) -> str:
         longest = max((len(prompt) for prompt in self.prompts), default=0)
-        settings = reprlib.repr(self.settings)  # cuts what is long
+        settings = reprlib.repr(self.settings)  # shortened
         return f"LongBenchTask({len(self.documents)} documents, prompts of up to {longest} tokens, {settings})"
 
     @property
@@ -75,12 +78,12 @@ class LongBenchTask:
             )
         ]
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
-        """Mean log-probability of the first answer's tokens, and the metric of what the model says, for each document.
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
+        """Mean log-probability of the first answer's tokens, and the metric of the generated answer, for each document.
 
         Args:
-            model: A TransformerBridge, as it is inside the block that ablates.
-            batch_size: Not used: documents go one by one.
+            model: A TransformerBridge, with or without ablated heads.
+            batch_size: Not used: documents are run one by one.
         """
         log_probs, scores = [], []
         for number, (document, prompt, answer) in enumerate(
@@ -89,8 +92,8 @@ class LongBenchTask:
             name, settings = known_dataset(document["dataset"])
             with numbered_rows(model, [number]):
                 log_probs.append(_log_prob(model, prompt, answer))
-                said = _said(model, self.tokenizer, prompt, name)
-            scores.append(judged(name, settings["metric"], said, document["answers"], document["all_classes"]))
+                generated = _generated_answer(model, self.tokenizer, prompt, name)
+            scores.append(judged(name, settings["metric"], generated, document["answers"], document["all_classes"]))
         return {
             "log_prob": torch.tensor(log_probs, dtype=torch.float64),
             "score": torch.tensor(scores, dtype=torch.float64),
@@ -99,7 +102,7 @@ class LongBenchTask:
 
 @checked
 def longbench(
-    model: Any,
+    model: TransformerLensModel,
     *,
     file: str | Path | None = None,
     dataset: str | None = None,
@@ -112,15 +115,15 @@ def longbench(
         model: A TransformerBridge, for its tokenizer and context.
         file: JSON-lines file with LongBench's fields input, context, answers, length, dataset, language, all_classes
             and _id.
-        dataset: Name of one of its datasets, e.g. hotpotqa: read from the hub, or, with a file, the only one kept.
+        dataset: Name of one of its datasets, e.g. hotpotqa: the one to read from the hub, or to keep of a file.
         length: Most tokens of prompt and answer together; the model's context when None.
-        examples: How many documents, the first ones; all when None.
+        examples: Number of documents, from the first on; all when None.
 
     Raises:
         ImportError: If a library that the datasets' metrics need is not installed.
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is not a document of the schema, its dataset is unknown, it cannot be judged by its
-            dataset's metric, or the length has no room.
+        ValueError: If a line is not a document of the schema, its dataset is unknown, its dataset's metric cannot
+            score it, or the length leaves no room for a prompt.
     """
     if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
         msg = f"examples {examples!r} must be a whole number of at least 1, or None for all documents"
@@ -139,11 +142,11 @@ def longbench(
         msg = f"no document of LongBench's dataset {dataset!r} in {file}" if dataset else f"{file}: no document in it"
         raise ValueError(msg)
     refuse_missing_library({known_dataset(document["dataset"])[1]["metric"] for document in documents})
-    made = [_prompt(model, document, length) for document in documents]
+    prepared = [_prompt(model, document, length) for document in documents]
     digest = hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
     names = sorted({str(document["dataset"]) for document in documents})
     settings = {"datasets": names, "documents": len(documents), "length": length, "sha256": digest}
-    prompts, dropped, answers = zip(*made, strict=True)
+    prompts, dropped, answers = zip(*prepared, strict=True)
     return LongBenchTask(tuple(documents), prompts, dropped, answers, model.tokenizer, settings)
 
 
@@ -157,7 +160,7 @@ def _from_file(file: Path, dataset: str | None) -> list[dict[str, Any]]:
         msg = f"{file}: not UTF-8 text (byte {error.start}); give a JSON-lines file in LongBench's schema"
         raise ValueError(msg) from error
     documents = []
-    # lines end with a newline alone: JSON strings may hold other separators, such as U+2028, as they are
+    # split at newlines only: JSON strings may contain other line separators, such as U+2028
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -212,14 +215,14 @@ def _refuse_unfit(document: Any, where: str) -> None:
 
 
 def _prompt(
-    model: Any, document: Mapping[str, Any], length: int
+    model: TransformerLensModel, document: Mapping[str, Any], length: int
 ) -> tuple[Int[Tensor, " pos"], int, Int[Tensor, " answer_pos"]]:
-    """Prompt, what it lost from its middle, and the first answer, with room for it and for what is generated."""
+    """The prompt, cut to leave room for the answer; the number of dropped tokens; the first answer."""
     settings = known_dataset(document["dataset"])[1]
     most = int(settings["most_tokens"])
     text = settings["prompt"].format(context=document["context"], input=document["input"])
     start, tokens = start_token(model), text_tokens(model, text, 0)
-    answer = text_tokens(model, _between(text) + document["answers"][0], 0)
+    answer = text_tokens(model, _separator(text) + document["answers"][0], 0)
     room = length - len(start) - max(len(answer), most)
     if room < 2:  # noqa: PLR2004
         msg = (
@@ -235,27 +238,27 @@ def _prompt(
     return torch.cat([start, tokens]), dropped, answer
 
 
-def _between(prompt: str) -> str:
-    """What stands between a prompt and its answer, which is ours: LongBench takes no log-probabilities."""
+def _separator(prompt: str) -> str:
+    """Between prompt and answer, for log-probabilities, which LongBench does not measure."""
     return "" if prompt[-1].isspace() or prompt.endswith("：") else " "  # noqa: RUF001
 
 
 @torch.no_grad()
-def _log_prob(model: Any, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]) -> float:
+def _log_prob(model: TransformerLensModel, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]) -> float:
     tokens = torch.cat([prompt, answer])[None].to(model.cfg.device)
     logits = prefilled_logits(model, tokens)[0, len(prompt) - 1 : -1].float()
     return -float(torch.nn.functional.cross_entropy(logits, tokens[0, len(prompt) :]))
 
 
 @torch.no_grad()
-def _said(model: Any, tokenizer: Any, prompt: Int[Tensor, " pos"], dataset: str) -> str:
-    """What greedy decoding says."""
+def _generated_answer(model: TransformerLensModel, tokenizer: Any, prompt: Int[Tensor, " pos"], dataset: str) -> str:
+    """The answer by greedy decoding, ended as the benchmark ends it."""
     most, ends = int(known_dataset(dataset)[1]["most_tokens"]), [getattr(tokenizer, "eos_token_id", None)]
-    if dataset == "samsum":  # the benchmark ends it with its line
+    if dataset == "samsum":  # the benchmark ends it at the end of the line
         ends.append(tokenizer.encode("\n", add_special_tokens=False)[-1])
     ends = [end for end in ends if end is not None and end < int(model.cfg.d_vocab)]
     tokens = prompt[None].to(model.cfg.device)
-    if dataset == "samsum":  # and does not let it begin with that end
+    if dataset == "samsum":  # and does not let it begin with the end of a line
         logits = prefilled_logits(model, tokens)[0, -1]
         logits[ends] = -torch.inf
         tokens, most = torch.cat([tokens, logits.argmax()[None, None]], dim=1), most - 1

@@ -1,6 +1,6 @@
-"""How does LongBench judge an answer? The metrics of its own `metrics.py` and `eval.py`, to the same number.
+"""LongBench's metrics, which give the same numbers as its own `metrics.py` and `eval.py`.
 
-Oddities of the original are kept where they change a score, and each is said. The best of a document's answers counts.
+Oddities of the original that change a score are kept, with a comment. The best of a document's answers counts.
 """
 
 import re
@@ -12,9 +12,9 @@ from typing import Any
 
 INSTALL = "pip install 'positional-heads[eval]'"
 LIBRARIES = {"rouge": ("rouge",), "rouge_zh": ("rouge", "jieba"), "words_zh": ("jieba",)}
-"""What a metric needs of the extra `eval`; the others need nothing."""
+"""Libraries of the extra `eval` that a metric needs."""
 FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")
-"""Datasets with examples in the prompt: after its answer a model goes on with another example."""
+"""Datasets with examples in the prompt: after its answer, a model continues with another example."""
 CHINESE = (
     "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「"  # noqa: RUF001
     "」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿–—‘’‛“”„‟…‧﹏."  # noqa: RUF001
@@ -22,14 +22,14 @@ CHINESE = (
 
 
 def judged(dataset: str, metric: str, said: str, answers: Sequence[str], classes: Sequence[str] | None) -> float:
-    """The score of what a model said, from 0 to 1.
+    """The score of a generated answer, from 0 to 1.
 
     Args:
         dataset: Name of the dataset, without `_e`.
         metric: Name of its metric.
-        said: All that the model said.
-        answers: Right answers.
-        classes: All classes, where the metric is `classes`.
+        said: The generated answer.
+        answers: Correct answers.
+        classes: All classes, if the metric is `classes`.
     """
     if dataset in FIRST_LINE:
         said = said.lstrip("\n").split("\n")[0]
@@ -53,7 +53,7 @@ def refuse_missing_library(metrics: set[str]) -> None:
 
 
 def unfit_answer(metric: str, answers: Sequence[str], classes: Any) -> str | None:
-    """Why a document cannot be judged by a metric, or None if it can."""
+    """Why a metric cannot score a document, or None if it can."""
     if metric == "classes" and not (isinstance(classes, list) and classes and all(isinstance(c, str) for c in classes)):
         return f"all_classes must list the classes that its metric looks for, it is {classes!r}"
     pattern = _PARAGRAPH.get(metric)
@@ -106,7 +106,7 @@ def _rouge(said: str, answer: str) -> float:
 
     try:
         return float(Rouge().get_scores([said], [answer], avg=True)["rouge-l"]["f"])
-    except (ValueError, RecursionError):  # nothing said, or too much for the library; the original gives 0, too
+    except (ValueError, RecursionError):  # an empty answer, or one too long for the library: 0 as in the original
         return 0.0
 
 
@@ -116,7 +116,7 @@ def _rouge_zh(said: str, answer: str) -> float:
 
 def _classes(said: str, answer: str, classes: Sequence[str]) -> float:
     found = [name for name in classes if name in said]
-    # the original removes while it iterates, so that the class behind a removed one is not looked at
+    # as in the original, which removes while it iterates, so the class after a removed one is skipped
     for name in found:
         if name in answer and name != answer:
             found.remove(name)
@@ -137,12 +137,12 @@ def _paragraph_zh(said: str, answer: str) -> float:
 
 
 def _code(said: str, answer: str) -> float:
-    """Likeness of the first line that is no comment; blank lines in the middle count as lines."""
+    """Similarity of the first line that is not a comment; blank lines in the middle count as lines."""
     lines = said.lstrip("\n").split("\n")
     line = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
     if line == answer:
         return 1.0
-    # `fuzz.ratio` of fuzzywuzzy, whatever other library would make it faster and a little different
+    # fuzzywuzzy's `fuzz.ratio`; faster libraries give slightly different numbers
     return round(100 * SequenceMatcher(None, line, answer).ratio()) / 100 if line and answer else 0.0
 
 

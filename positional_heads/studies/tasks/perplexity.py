@@ -1,19 +1,19 @@
-"""How much does the model gain from text far back? Loss by position, and the same tokens with a truncated context.
+"""Log-probability of text by position, with the full context and with a truncated one.
 
-Each unit is one stretch of the text, and no two share a token: as many as there are windows, or as the text has room
-for. Where it has room for fewer, windows of one stretch overlap and count as one unit. Tokens are measured in blocks:
-once in the whole window, where a block at position p has p tokens before it, and once each block alone behind the last
-few tokens before it. The difference is what the model gains from everything farther back.
+Tokens are measured in blocks: once in the whole window, and once with only the last few tokens before the block as
+context. The difference is what the model gains from the tokens farther back. A unit is a section of the text, and no
+two units share a token. If the text is too short for one section per window, windows in one section overlap and count
+as one unit.
 """
 
 import logging
 import math
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import checked
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid
 from positional_heads.studies.tasks.task import AnswerTask, Example
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @checked
 def perplexity(
-    model: Any,
+    model: TransformerLensModel,
     *,
     length: int | Sequence[int] | None = None,
     near: int = 32,
@@ -38,14 +38,14 @@ def perplexity(
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         length: Tokens of a window, one or several; the model's context when None.
-        near: Tokens of a block, and how many before it the truncated context keeps.
+        near: Tokens of a block, and of the truncated context before it.
         examples: Windows for every length.
         haystack: The text; the bundled one when None.
         beyond_context: Allow lengths beyond the model's context.
-        seed: Seed of places in the text.
+        seed: Seed of the windows' positions in the text.
 
     Raises:
-        ValueError: If a length does not fit the model or the text, or has no room for a block and its context.
+        ValueError: If a length does not fit the model or the text, or is too short for a block and its context.
     """
     cells = grid(model, length, (0.0,), beyond_context=beyond_context)
     source = Haystack(model, haystack)
@@ -73,14 +73,14 @@ def perplexity(
 
 
 def _units(source: Haystack, longest: int, examples: int) -> int:
-    """How many stretches of the text to measure; its end is kept back for held-out windows."""
+    """Number of sections of the text to measure; its end is reserved for held-out windows if it is long enough."""
     source.keep_end(longest)
     if source.end < longest:
-        source.window(longest, random.Random(0))  # which says what is missing
+        source.window(longest, random.Random(0))  # raises with the missing length
     units = min(examples, source.end // longest)
     if units < examples:
         logger.warning(
-            "the text has room for %d windows of %d tokens that share nothing: %d overlap, and are resampled as %d "
+            "the text has room for %d separate windows of %d tokens: %d windows overlap, and are resampled as %d "
             "units; give a longer text as haystack=",
             *(units, longest, examples, units),
         )
@@ -90,28 +90,28 @@ def _units(source: Haystack, longest: int, examples: int) -> int:
 def _measured(
     source: Haystack, lengths: Sequence[int], near: int, examples: int, units: int, seed: int
 ) -> tuple[Example, ...]:
-    made: list[Example] = []
+    examples_so_far: list[Example] = []
     for number, tokens in ((number, tokens) for number in range(examples) for tokens in lengths):
         unit, size = number % units, tokens - len(source.start)
         rng = random.Random(f"perplexity-{seed}-measured-{number}-{tokens}")
         first = rng.randint(unit * source.end // units, (unit + 1) * source.end // units - size)
-        made += _window(source, source.take(first, size), near, unit)
-    return tuple(made)
+        examples_so_far += _window(source, source.take(first, size), near, unit)
+    return tuple(examples_so_far)
 
 
 def _held_out(source: Haystack, lengths: Sequence[int], near: int, seed: int) -> tuple[Example, ...]:
-    made: list[Example] = []
+    held_out: list[Example] = []
     for unit, tokens in enumerate(tokens for _ in range(HELD_OUT) for tokens in lengths):
         rng = random.Random(f"perplexity-{seed}-held out-{unit}")
         window = source.untouched(tokens - len(source.start), rng)
-        made += [] if window is None else _window(source, window, near, unit)
-    return tuple(made)
+        held_out += [] if window is None else _window(source, window, near, unit)
+    return tuple(held_out)
 
 
 def _window(source: Haystack, window: Tokens, near: int, unit: int) -> list[Example]:
     offset = len(source.start)
     tokens = torch.cat([source.start, window])
-    # the first blocks have nothing farther back than the truncated context keeps
+    # no earlier: the truncated context of the first blocks is all of their context
     starts = range(offset + 2 * near, len(tokens) - near + 1, near)
     whole = Example(tokens, tuple((start, start + near) for start in starts), unit, "long")
     alone = [

@@ -1,8 +1,8 @@
-"""What is a task? Sequences whose answers are known, each measured far from what it depends on, and near it.
+"""Tasks: sequences with known answers, measured at long range and, as a control, at short range.
 
-Conventions: an answer is a span of the sequence itself, first and one past the last token, and is predicted from
-everything before it. Every measure is better when higher. Examples of one `unit` share their content, so that units are
-what is independent, not examples.
+Conventions: an answer is a span of the sequence itself, from its first token to one past its last, and is predicted
+from all tokens before it. Higher measures are better. Examples of one `unit` share content, so statistics treat units,
+not examples, as independent.
 """
 
 import reprlib
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.run_lengths import fresh_runs
@@ -21,21 +22,21 @@ from positional_heads.core.arguments import checked, in_range
 
 Reach = Literal["long", "short"]
 LOGITS_PER_BATCH = 2**26
-"""Logits held at once where no batch size is given: 256 MiB of float32."""
+"""Most logits per batch if no batch size is given: 256 MiB of float32."""
 SCORES_PER_BATCH = {"cpu": 2**21}
-"""Attention scores per layer held at once: what still fits a processor's cache; elsewhere `LOGITS_PER_BATCH`."""
+"""Most attention scores per layer and batch: those that fit the cache of a CPU; `LOGITS_PER_BATCH` elsewhere."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sequence through the model, with the answers to measure in it.
+    """One sequence to run, and the answers to measure in it.
 
     Attributes:
         tokens: The whole sequence, answers included.
         answers: Span of each answer.
         unit: Number of the independent unit it belongs to.
-        reach: Whether the answers depend on tokens far away, or, as a control, on tokens nearby.
-        depth: Where in the context the tokens lie that the answer depends on: 0 its start, 1 its end.
+        reach: "long" if the answers depend on distant tokens, "short" if, as a control, on tokens nearby.
+        depth: Position in the context of the tokens that the answer depends on: 0 is its start, 1 its end.
         needle: Span of the tokens in the context that the answer repeats.
     """
 
@@ -54,40 +55,40 @@ class Example:
 
     @property
     def distance(self) -> int | None:
-        """From the first answer back to what it repeats, in tokens."""
+        """Tokens from the needle to the first answer."""
         return None if self.needle is None else self.answers[0][0] - self.needle[0]
 
 
 @runtime_checkable
 class Task(Protocol):
-    """Anything that can be measured again and again on the same examples, heads ablated or not."""
+    """Anything that can be measured repeatedly on the same examples, with heads ablated or not."""
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """Its name in results."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Everything needed to make it again, for provenance; must be JSON."""
+        """Everything needed to reproduce it, for provenance; must be JSON."""
         ...
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One entry per measured answer: unit, reach, and whatever else is known (length, depth, distance, ...)."""
+        """One entry per measured answer: unit, reach, and other properties (length, depth, distance, ...)."""
         ...
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """Names of what is measured, the most sensitive first; higher is better."""
+        """Names of the measures, the most sensitive first; higher is better."""
         ...
 
     @property
     def chance(self) -> Mapping[str, float]:
-        """What each measure is for a model that knows nothing of the context, where that is known."""
+        """Expected value of each measure for a model that ignores the context, if there is one."""
         ...
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
         """Every measure of every row, in the order of `rows`."""
         ...
 
@@ -96,17 +97,17 @@ class Task(Protocol):
 class AnswerTask:
     """A task whose answers are tokens: measured in one forward pass, by exact match and by log-probability.
 
-    Exact match is whether greedy decoding would give every token of the answer; that is read off the same pass, because
-    greedy decoding reaches an answer's n-th token only behind its first n - 1. `log_prob` is the mean over the answer's
+    Exact match is whether greedy decoding would give every token of the answer. The same pass shows it, because greedy
+    decoding can reach the answer's n-th token only after its first n - 1. `log_prob` is the mean over the answer's
     tokens, in nats per token.
 
     Attributes:
-        name: What it is called in results.
+        name: Its name in results.
         examples: The sequences to measure.
-        held_out: More of the same kind with other content: reference for `mean` and `resample`, and what retrieval
-            scores are found on.
-        chance: What a guess gives, per measure.
-        settings: Everything needed to make it again.
+        held_out: Sequences of the same kind with other content: the reference for `mean` and `resample`, and the
+            examples that retrieval scores are measured on.
+        chance: Expected value of each measure for a guess.
+        settings: Everything needed to reproduce it.
     """
 
     name: str
@@ -118,7 +119,7 @@ class AnswerTask:
 
     def __repr__(self) -> str:
         longest = max((len(example.tokens) for example in self.examples), default=0)
-        settings = reprlib.repr(self.settings)  # cuts what is long
+        settings = reprlib.repr(self.settings)  # shortened
         return f"AnswerTask({self.name!r}: {len(self.examples)} examples of up to {longest} tokens, {settings})"
 
     @property
@@ -140,25 +141,25 @@ class AnswerTask:
         ]
 
     @checked
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:
         """Log-probability and exact match of every answer.
 
         Args:
-            model: A TransformerBridge, as it is inside the block that ablates.
+            model: A TransformerBridge, with or without ablated heads.
             batch_size: Sequences per forward pass; chosen by length when None.
         """
         in_range("batch_size", batch_size, 1)
-        found: dict[int, list[tuple[float, float]]] = {}
+        measured: dict[int, list[tuple[float, float]]] = {}
         for batch in _batched(self.examples, model, batch_size):
             tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)
             with torch.inference_mode(), numbered_rows(model, batch):
                 logits = prefilled_logits(model, tokens)
                 for row, index in enumerate(batch):
                     spans = self.examples[index].answers
-                    found[index] = [_judged(logits[row], tokens[row], *span) for span in spans]
-        flat = torch.tensor([pair for index in sorted(found) for pair in found[index]], dtype=torch.float64)
-        _refuse_not_finite(self.name, flat)
-        return {"log_prob": flat[:, 0].contiguous(), "exact": flat[:, 1].contiguous()}
+                    measured[index] = [_judged(logits[row], tokens[row], *span) for span in spans]
+        rows = torch.tensor([row for index in sorted(measured) for row in measured[index]], dtype=torch.float64)
+        _refuse_not_finite(self.name, rows)
+        return {"log_prob": rows[:, 0].contiguous(), "exact": rows[:, 1].contiguous()}
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,10 @@ class FunctionTask:
     """A user's own function from the model to one number per example, higher being better.
 
     Attributes:
-        function: Called with the model, heads ablated or not; must treat the same examples in the same order each time.
-        name: What it is called in results.
-        reach: Whether it needs long range.
+        function: Called with the model; must score the same examples in the same order each time.
+        name: Its name in results.
+        examples: Number of scores that it returns.
+        reach: "long" if it needs long range.
     """
 
     function: Callable[[Any], Sequence[float] | Float[Tensor, " example"]]
@@ -184,8 +186,8 @@ class FunctionTask:
         """One entry per example, each a unit of its own."""
         return [{"example": index, "unit": index, "reach": self.reach} for index in range(self.examples)]
 
-    def measure(self, model: Any, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
-        """What the function returns.
+    def measure(self, model: TransformerLensModel, batch_size: int | None = None) -> dict[str, Float64[Tensor, " row"]]:  # noqa: ARG002
+        """The function's scores.
 
         Raises:
             ValueError: If it returns another number of scores than before, or one that is not finite.
@@ -193,18 +195,20 @@ class FunctionTask:
         with fresh_runs(model):
             scores = _numbers(self.name, self.function(model))
         if len(scores) != self.examples:
-            msg = f"{self.name} returned {len(scores)} scores, {self.examples} the first time: it must not vary"
+            msg = (
+                f"{self.name} returned {len(scores)} scores, {self.examples} the first time: their number must not vary"
+            )
             raise ValueError(msg)
         _refuse_not_finite(self.name, scores)
         return {"score": scores}
 
 
-def function_task(model: Any, function: Callable[[Any], Any], name: str | None = None) -> FunctionTask:
-    """A task from a function of the model; it is called once to see how many scores it returns.
+def function_task(model: TransformerLensModel, function: Callable[[Any], Any], name: str | None = None) -> FunctionTask:
+    """A task from a function of the model, which is called once to count its scores.
 
     Raises:
-        ValueError: If that is none.
-        TypeError: If they are no numbers.
+        ValueError: If it returns no score.
+        TypeError: If it does not return numbers.
     """
     name = name or str(getattr(function, "__name__", "function"))
     scores = _numbers(name, function(model))
@@ -222,8 +226,8 @@ def _numbers(name: str, returned: Any) -> Float64[Tensor, " example"]:
         raise TypeError(msg) from error
 
 
-def _batched(examples: Sequence[Example], model: Any, batch_size: int | None) -> Iterator[list[int]]:
-    """Indices of examples of one length, the longest first, so that running out of memory shows at once."""
+def _batched(examples: Sequence[Example], model: TransformerLensModel, batch_size: int | None) -> Iterator[list[int]]:
+    """Indices of examples of one length, the longest first, so a lack of memory shows immediately."""
     by_length: dict[int, list[int]] = {}
     for index, example in enumerate(examples):
         by_length.setdefault(len(example.tokens), []).append(index)
@@ -233,7 +237,7 @@ def _batched(examples: Sequence[Example], model: Any, batch_size: int | None) ->
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
-def _chosen_batch_size(model: Any, length: int) -> int:
+def _chosen_batch_size(model: TransformerLensModel, length: int) -> int:
     scores = SCORES_PER_BATCH.get(torch.device(model.cfg.device or "cpu").type, LOGITS_PER_BATCH)
     by_scores = scores // (int(model.cfg.n_heads) * length**2)
     return max(1, min(by_scores, LOGITS_PER_BATCH // (int(model.cfg.d_vocab) * length)))

@@ -128,7 +128,7 @@ def test_what_is_said_and_how_likely_the_answer_is_as_by_hugging_face(bundled, t
         pad_token_id=0,
     )[0, len(prompt) :]
     expected = bundled.tokenizer.decode(said.tolist(), skip_special_tokens=True)
-    assert module._said(bundled, bundled.tokenizer, prompt, "passage_count") == expected
+    assert module._generated_answer(bundled, bundled.tokenizer, prompt, "passage_count") == expected
     logits = reference(torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1]
     log_prob = float(logits.log_softmax(-1)[range(len(answer)), answer].mean())
     found = task.measure(bundled)
@@ -162,7 +162,7 @@ def test_a_summary_ends_with_its_line_and_does_not_begin_with_it(bundled, tmp_pa
         return logits
 
     with bundled.hooks(fwd_hooks=[("unembed.hook_out", more_ends)]):
-        found = module._said(bundled, bundled.tokenizer, prompt, "samsum")
+        found = module._generated_answer(bundled, bundled.tokenizer, prompt, "samsum")
     assert found == expected
     assert found[0] != "\n"
     assert found.endswith("\n")

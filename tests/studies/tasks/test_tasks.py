@@ -145,7 +145,7 @@ def test_the_latest_value_is_stated_last_and_under_the_same_name_as_all_others(b
         assert (asked > 250) == (example.reach == "short")
 
 
-def test_own_haystack_and_needle(bundled):
+def test_haystack_and_needle_can_be_ones_own(bundled):
     settings = {"statement": "The vault opens to {answer} only.", "answer": "Ada", "question": "The vault opens to"}
     task = TASKS["needle"](bundled, **settings, haystack="grass is green. " * 40, length=200, depths=2, examples=1)
     text = bytes(task.examples[0].tokens[1:].tolist()).decode()
@@ -317,7 +317,7 @@ def test_units_of_perplexity_share_no_token(words, units, bundled, caplog):
         found.setdefault(example.unit, set()).update(range(first, first + len(example.tokens) - 1))
     assert sum(map(len, found.values())) == len(set().union(*found.values()))
     assert len(found) == task.settings["units"] == units
-    assert ("overlap, and are resampled as" in caplog.text) == (units < 12)
+    assert ("resampled as" in caplog.text) == (units < 12)
     assert len(task.examples) == len(TASKS["perplexity"](bundled, length=[100, 256], near=16, examples=12).examples)
 
 

@@ -1,0 +1,21 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option(help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the bundled text."),
+]
+Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
+Device = Annotated[str | None, typer.Option(help="Device to run on, e.g. cpu or cuda.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
+Overwrite = Annotated[bool, typer.Option(help="Replace results that are already in the folder.")]
+TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model's repository contains.")]
+Depths = Annotated[int | None, typer.Option(min=1, help="Number of depths to hide the answer at.")]
