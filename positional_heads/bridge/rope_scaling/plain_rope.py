@@ -35,7 +35,7 @@ class RopeTable:
 
     @property
     def amplitude(self) -> float:
-        """What multiplies cos and sin: both factors, of the score's the root, for queries and keys bear it alike."""
+        """Factor on cos and sin: the attention factor times the root of the score factor, which q and k share."""
         return float(self.attention_factor * self.score_factor**0.5)
 
     def phases(self, positions: Real[Tensor, "*lead #pair"]) -> Complex[Tensor, "*lead pair"]:
