@@ -205,7 +205,7 @@ def _trials(method: str | Method, factors: Sequence[float], trained: int) -> lis
 
 
 def _abbreviated(value: Any) -> Any:
-    """A long text by its sha256, anything else as it is."""
+    """The sha256 of a long text; anything else unchanged."""
     if isinstance(value, str) and len(value) > LONG_TEXT:
         return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
     return value
@@ -272,13 +272,13 @@ def _performance(
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
-    assert isinstance(task, AnswerTask)  # as all of RECALL
+    assert isinstance(task, AnswerTask)  # true of every task in RECALL
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"
         raise ValueError(msg)
-    far = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
-    return {measure: float(values.mean()) for measure, values in far.measure(model).items()}
+    distant = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
+    return {measure: float(values.mean()) for measure, values in distant.measure(model).items()}
 
 
 def _loss_beyond(model: TransformerLensModel, rows: Int[Tensor, "batch pos"], trained: int) -> float:

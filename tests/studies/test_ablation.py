@@ -72,24 +72,24 @@ class CountingTask:
         return {"score": logits[0, :3].amax(-1).double().detach()}
 
 
-def test_every_cell_is_what_evaluate_says(study, bundled):
-    assert {cell.kind for cell in study.cells} == {
+def test_every_set_has_the_measures_that_evaluate_returns(study, bundled):
+    assert {one.kind for one in study.study_sets} == {
         *("none", "top", "random", "permuted"),
         *("lowest", "retrieval", "single"),
     }
     frame = study.to_frame()
     for kind in ("none", "top", "random", "permuted", "lowest", "retrieval", "single"):
-        cell = [cell for cell in study.cells if cell.kind == kind][-1]
-        expected = ph.evaluate(bundled, "passkey", heads=cell.heads, **TASK).measures["log_prob"]
-        rows = frame[(frame["kind"] == kind) & (frame["k"] == cell.k) & (frame["number"] == cell.number)]
+        one = [one for one in study.study_sets if one.kind == kind][-1]
+        expected = ph.evaluate(bundled, "passkey", heads=one.heads, **TASK).measures["log_prob"]
+        rows = frame[(frame["kind"] == kind) & (frame["k"] == one.k) & (frame["number"] == one.number)]
         np.testing.assert_array_equal(rows["log_prob"], expected)
-        assert list(rows["heads"].unique()) == [" ".join(map(str, cell.heads))]
+        assert list(rows["heads"].unique()) == [" ".join(map(str, one.heads))]
 
 
 def test_the_top_heads_are_those_with_the_highest_score(study, scores):
-    top = by_kind(study.cells, "top")
+    top = by_kind(study.study_sets, "top")
     assert {k: set(cells[0].heads) for k, cells in top.items()} == {k: set(scores.top(k)) for k in (1, 3)}
-    fetching = by_kind(study.cells, "retrieval")[1][0].heads[0]
+    fetching = by_kind(study.study_sets, "retrieval")[1][0].heads[0]
     assert float(study.retrieval[fetching]) == float(study.retrieval.max())
 
 
@@ -180,7 +180,7 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
         *("dose_response.png", "ablation.md"),
     }
     saved = pd.read_parquet(tmp_path / "out" / "answers.parquet")
-    assert len(saved) == len(study.rows) * len(study.cells)
+    assert len(saved) == len(study.rows) * len(study.study_sets)
 
 
 def test_finished_parts_of_another_study_are_refused(bundled, scores, tmp_path):
@@ -228,7 +228,7 @@ def test_heads_can_be_ranked_by_excess(bundled, scores):
 
 def test_a_note_says_how_many_random_sets_exist_if_fewer_than_asked_for(bundled, scores):
     found = ablation_study(bundled, scores, CountingTask(), counts=[1], n_random=9, singles="none")
-    assert len(by_kind(found.cells, "random")[1]) == 7  # the other heads of the top head's layer
+    assert len(by_kind(found.study_sets, "random")[1]) == 7  # the other heads of the top head's layer
     assert [note for note in found.notes if note.startswith("1 heads: only 7 random sets")]
 
 
@@ -271,7 +271,7 @@ def test_effects_split_by_what_is_known_of_the_answers(study):
     assert set(table["depth"]) == {0.0, 0.5, 1.0}
     with pytest.raises(ValueError, match="the answers of passkey have no 'topic'"):
         study.effects(by="topic")
-    with pytest.raises(ValueError, match="measure 'f1' was not taken: choose one of log_prob, exact"):
+    with pytest.raises(ValueError, match="measure 'f1' is not in this study: choose one of log_prob"):
         study.contrasts("f1")
 
 
@@ -281,5 +281,5 @@ def test_the_plot_shows_the_effects(study):
         lines = {line.get_label(): line.get_ydata() for line in panel.lines}
         rows = effects[(effects["kind"] == "top") & (effects["reach"] == reach)]
         np.testing.assert_array_equal(lines["top heads"], rows["effect"])
-        assert len(panel.collections[0].get_offsets()) == sum(map(len, by_kind(study.cells, "random").values()))
+        assert len(panel.collections[0].get_offsets()) == sum(map(len, by_kind(study.study_sets, "random").values()))
         assert reach in panel.get_title()

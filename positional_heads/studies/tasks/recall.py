@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, piece_tokens
-from positional_heads.studies.tasks.questions import Question, Where, question_task
+from positional_heads.studies.tasks.questions import Question, QuestionOptions, question_task
 from positional_heads.studies.tasks.task import AnswerTask
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -21,13 +21,13 @@ MOST_FACTS = 5000
 
 
 @checked
-def passkey(model: TransformerLensModel, *, digits: int = 5, **where: Unpack[Where]) -> AnswerTask:
+def passkey(model: TransformerLensModel, *, digits: int = 5, **options: Unpack[QuestionOptions]) -> AnswerTask:
     """A random number hidden in a text, asked for at its end.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         digits: Digits of the number.
-        **where: Lengths, depths, number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths, number of examples, haystack and seed, see `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit.
@@ -39,7 +39,7 @@ def passkey(model: TransformerLensModel, *, digits: int = 5, **where: Unpack[Whe
         key = piece_tokens(model, " " + _drawn(rng, DIGITS, digits))
         return _stated(cue, key, end)
 
-    return question_task(model, "passkey", draw, 10.0**-digits, {"digits": digits}, **where)
+    return question_task(model, "passkey", draw, 10.0**-digits, {"digits": digits}, **options)
 
 
 @checked
@@ -49,7 +49,7 @@ def needle(
     statement: str = "The best thing to do in San Francisco is {answer}.",
     answer: str = "eat a sandwich and sit in Dolores Park on a sunny day",
     question: str = "The best thing to do in San Francisco is",
-    **where: Unpack[Where],
+    **options: Unpack[QuestionOptions],
 ) -> AnswerTask:
     """A sentence of your own hidden in a text, asked for at its end.
 
@@ -58,7 +58,7 @@ def needle(
         statement: The sentence to hide, with `{answer}` in place of the answer.
         answer: The answer.
         question: The end of the sequence, right before the answer.
-        **where: Lengths, depths, number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths, number of examples, haystack and seed, see `QuestionOptions`.
 
     Raises:
         ValueError: If the statement has no place for the answer, the answer is empty, or the needle is longer than the
@@ -78,17 +78,18 @@ def needle(
         return None if other is None else replace(_stated(opening, other, closing), question=asked)
 
     settings = {"statement": statement, "answer": answer, "question": question}
-    return question_task(model, "needle", lambda *_: own, 0.0, settings, draw_held_out=draw_held_out, **where)
+    return question_task(model, "needle", lambda *_: own, 0.0, settings, draw_held_out=draw_held_out, **options)
 
 
 @checked
-def kv(model: TransformerLensModel, *, keys: int = 8, **where: Unpack[Where]) -> AnswerTask:
+def kv(model: TransformerLensModel, *, keys: int = 8, **options: Unpack[QuestionOptions]) -> AnswerTask:
     """Many facts `name = number;` spread over a text, one of them asked for at its end.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         keys: Number of facts; those that are not asked for lie at random depths.
-        **where: Lengths, depths (of the fact that is asked for), number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths (of the fact that is asked for), number of examples, haystack and seed, see
+            `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or there is no key.
@@ -105,11 +106,11 @@ def kv(model: TransformerLensModel, *, keys: int = 8, **where: Unpack[Where]) ->
         ]
         return replace(asked, others=tuple((rng.random(), other.hidden) for other in others))
 
-    return question_task(model, "kv", draw, 1 / keys, {"keys": keys}, **where)
+    return question_task(model, "kv", draw, 1 / keys, {"keys": keys}, **options)
 
 
 @checked
-def latest(model: TransformerLensModel, *, updates: int = 4, **where: Unpack[Where]) -> AnswerTask:
+def latest(model: TransformerLensModel, *, updates: int = 4, **options: Unpack[QuestionOptions]) -> AnswerTask:
     """One fact `name = number;` stated several times with other numbers; the last number is asked for at the end.
 
     The name is the same each time, so only the order of the statements tells the right number from the outdated ones.
@@ -118,7 +119,8 @@ def latest(model: TransformerLensModel, *, updates: int = 4, **where: Unpack[Whe
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         updates: Number of statements; the outdated ones lie at random depths before the last.
-        **where: Lengths, depths (of the last statement), number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths (of the last statement), number of examples, haystack and seed, see
+            `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or there is no statement.
@@ -132,18 +134,21 @@ def latest(model: TransformerLensModel, *, updates: int = 4, **where: Unpack[Whe
         *outdated, asked = [_stated(name, piece_tokens(model, f" {value}"), end) for value in values]
         return replace(asked, others=tuple((rng.random(), one.hidden) for one in outdated), others_before=True)
 
-    return question_task(model, "latest", draw, 1 / updates, {"updates": updates}, **where)
+    return question_task(model, "latest", draw, 1 / updates, {"updates": updates}, **options)
 
 
 @checked
-def copy(model: TransformerLensModel, *, passage: int = 24, cue: int = 8, **where: Unpack[Where]) -> AnswerTask:
+def copy(
+    model: TransformerLensModel, *, passage: int = 24, cue: int = 8, **options: Unpack[QuestionOptions]
+) -> AnswerTask:
     """A passage of random tokens, and at the end again: its beginning is the cue, the rest is the answer.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         passage: Tokens of the passage, drawn one by one from the haystack.
         cue: Leading tokens of its second occurrence that are given.
-        **where: Lengths, depths (of the first occurrence), number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths (of the first occurrence), number of examples, haystack and seed, see
+            `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or nothing of the passage is left to answer.
@@ -156,7 +161,7 @@ def copy(model: TransformerLensModel, *, passage: int = 24, cue: int = 8, **wher
         tokens = source.sample(passage, rng)
         return Question(tokens, (cue, passage), tokens[:cue], tokens[cue:])
 
-    return question_task(model, "copy", draw, 0.0, {"passage": passage, "cue": cue}, **where)
+    return question_task(model, "copy", draw, 0.0, {"passage": passage, "cue": cue}, **options)
 
 
 RECALL: dict[str, Callable[..., AnswerTask]] = {

@@ -69,7 +69,7 @@ JUDGED = [
 @pytest.mark.parametrize("case", range(len(JUDGED)))
 def test_answers_are_judged_as_by_hand(case):
     dataset, changes, said, score = JUDGED[case]
-    name, settings = module.known_dataset(dataset + "_e")
+    name, settings = module.benchmark_dataset(dataset + "_e")
     made = document(dataset, **changes)
     found = longbench_metrics.judged(name, settings["metric"], said, made["answers"], made["all_classes"])
     assert found == pytest.approx(score, abs=0.01)
@@ -193,7 +193,7 @@ def test_a_long_prompt_loses_its_middle(bundled, tmp_path):
 
 
 def longbench_prompt_text(made):
-    return module.known_dataset(made["dataset"])[1]["prompt"].format(context=made["context"], input=made["input"])
+    return module.benchmark_dataset(made["dataset"])[1]["prompt"].format(context=made["context"], input=made["input"])
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0c", "\x1d"])
