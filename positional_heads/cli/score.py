@@ -179,7 +179,7 @@ def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | N
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
-    """The first sequences; the user is told how the texts were cut."""
+    """The first sequences; reports how the texts were cut."""
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
     say(

@@ -1,4 +1,4 @@
-"""Examples of what some heads do on one text: attention, dominant dimensions and contributions, for `views` to draw."""
+"""Record the attention, dominant dimensions and contributions of some heads on one text, for `views` to draw."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def head_examples(
     detailed: int = 48,
     temperature: float | Literal["attention"] = 1.0,
 ) -> HeadExamples:
-    """Run a text and keep what some heads do on it: attention, dominant dimensions, contributions.
+    """Attention, dominant dimensions and contributions of some heads on one text.
 
     Args:
         model: A TransformerBridge.
@@ -102,9 +102,9 @@ def examples_from_cache(
         if len(tokens) != len(pattern):
             msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
             raise ValueError(msg)
-        kept = min(_checked_detailed(detailed), len(tokens))
+        first = min(_checked_detailed(detailed), len(tokens))
         detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
-        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()}
+        parts[head] = {name: part[:first, :first].clone() for name, part in detail.items()}
         parts[head] |= key_means(pattern, dominant, contributions, 0)
     provenance = {"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}}
     return _record(readable_tokens(tokens), chosen, parts, notes, provenance)
@@ -158,7 +158,7 @@ def _first_heads(heads: list[Head], notes: list[str]) -> list[Head]:
 
 def _checked_detailed(detailed: int) -> int:
     if not 1 <= detailed <= MOST_DETAILED:
-        msg = f"detailed {detailed} must be between 1 and {MOST_DETAILED} tokens: matrices are for looking at"
+        msg = f"detailed {detailed} must be between 1 and {MOST_DETAILED} tokens: longer matrices are unreadable"
         raise ValueError(msg)
     return detailed
 
@@ -212,12 +212,12 @@ def _record(
 
 
 def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
-    def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+    def store(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
         for head in heads:
             if head.layer == layer:
                 patterns[head] = tensor[0, head.head].float().clone()
 
-    return hook_name(layer, PATTERN), keep
+    return hook_name(layer, PATTERN), store
 
 
 def _cached(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:

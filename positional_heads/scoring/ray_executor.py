@@ -114,7 +114,7 @@ class RayExecutor:
         size = self.batches_per_task or max(1, len(numbers) // (workers * TASKS_PER_WORKER))
         tasks = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
         data = [(_array(batch.tokens), _array(batch.attention_mask), batch.first) for batch in counter.data]
-        # Ray deletes what nobody refers to, and a restarted worker reads the run again: `run` must live to the end.
+        # A restarted worker reads the run again, so `run` must live to the end: Ray deletes objects without references.
         run = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
         replicas = self._replicas(workers, [run], empty.run["provenance"]["model"])
         try:
@@ -198,7 +198,7 @@ class Replica:
         rotary = resolved.select(sorted(self.empty.layers))
         self.counter = EntryCounter(model, data, rotary, settings)
         self.counter.use_kernel(kernel)
-        # Kept for `sums` to raise: a worker that fails while it starts dies without its reason.
+        # `sums` raises if there are any: a worker that fails in its constructor dies without reporting the reason.
         self.changed = differences(self.empty.run, self.counter.description(resolved, self.empty.windows))
 
     def ready(self) -> None:

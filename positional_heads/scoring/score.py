@@ -23,7 +23,7 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import sized_batches
-from positional_heads.scoring.checkpoint import Checkpoint, whole_step
+from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
@@ -169,7 +169,7 @@ def _prepared(
     settings: ScoringSettings | None = None,
     **options: Unpack[ScoringOptions],
 ) -> tuple[EntryCounter, RotaryModel]:
-    """Everything checked, nothing counted."""
+    """The counter of a run, after every check of its arguments, model and text; nothing is counted."""
     chosen = updated_settings(owner, settings, options, list(RunOptions.__annotations__))
     resolved = resolve_layers(model)
     rotary = resolved.select(layers)
@@ -206,20 +206,20 @@ def _count(
             sums = counter.begin(resolved, count_longest=counter.longest in numbers)
             bar.update(sum(rows[number] for number in sums.done))
         elif sums.kernels:
-            counter.use_kernel(min(sums.kernels))  # the same numbers as without an interruption
+            counter.use_kernel(min(sums.kernels))  # as before the interruption, so all D are rounded alike
         if progress and saved.file is not None:
             bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
             if ray is None:
                 for number in left:
-                    with whole_step():
+                    with interrupt_delayed():
                         counter.count(number, sums)
                     saved.save_if_due(sums)
                     bar.update(rows[number])
             else:
                 for part in ray.sums(counter, sums.empty(), left):
-                    with whole_step():
+                    with interrupt_delayed():
                         sums.absorb(part)
                     saved.save_if_due(sums)
                     bar.update(sum(rows[number] for number in part.done))

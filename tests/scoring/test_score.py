@@ -181,7 +181,7 @@ def test_a_head_with_constant_dominant_dimension_has_no_score(tiny_folder):
         model.original_model.model.layers[0].self_attn.q_proj.original_component.weight[16:32] = 0
     scores = ph.score_heads(model, torch.from_numpy(token_rows()[0]))
     assert scores.rho.isnan().nonzero().tolist() == [[0, 1]]
-    assert "the same for every pair" in scores.reasons[ph.Head(0, 1)]
+    assert "the same for every query-key pair" in scores.reasons[ph.Head(0, 1)]
 
 
 def test_provenance_identifies_model_and_text(tiny, tiny_folder):

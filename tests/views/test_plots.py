@@ -199,7 +199,7 @@ def test_wavelengths_between_pairs_are_interpolated_geometrically_and_never_inve
         [10, 100, 1000, 10, 1000, np.inf, np.inf]
     )
     labels = [token_count(number) for number in (6.283, 62.83, 1000, 35_400, 2.5e6, 3e9, math.inf)]
-    assert labels == ["6.28", "62.8", "1k", "35.4k", "2.5M", "3G", "never turns"]
+    assert labels == ["6.28", "62.8", "1k", "35.4k", "2.5M", "3G", "no rotation"]
     for frequencies, axes_drawn in (([torch.nan, 1.0], 0), ([torch.nan, torch.nan], 0), ([1.0, 0.1, torch.nan], 1)):
         axes = Picture().subplots()  # NaN behind the last pair: a layer with fewer of them
         wavelength_axis(axes, torch.tensor(frequencies))
