@@ -145,7 +145,7 @@ def test_saturation_is_kept_in_files_and_shown(model, tmp_path):
         (rows((2,)), 0),
     ],
 )
-def test_text_of_one_repeated_token_is_told_aloud(tokens, said, model, caplog):
+def test_text_of_one_repeated_token_gives_a_warning(tokens, said, model, caplog):
     counting._say_monotonous.cache_clear()
     scores = ph.score_heads(model, tokens, layers=[1], null_repeats=2)
     assert scores.provenance["data"]["monotonous"] == said

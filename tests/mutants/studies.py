@@ -7,7 +7,10 @@ MUTANTS = (
     Mutant("studies/tasks/task.py", "(model, batch)", "(model, range(len(batch)))", "bridge/test_positions -k its_own"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
-        "studies/tasks/questions.py", "needle == examples", "needle is examples", "studies/tasks/test_tasks -k far_that"
+        "studies/tasks/questions.py",
+        "needle == examples",
+        "needle is examples",
+        "studies/tasks/test_tasks -k position_of_its_control",
     ),
     # Intervals, and units that share nothing
     Mutant("studies/tasks/perplexity.py", "number % units", "number", "studies/tasks/test_tasks -k perplexity"),

@@ -88,7 +88,7 @@ def test_every_set_has_the_measures_that_evaluate_returns(study, bundled):
 
 def test_the_top_heads_are_those_with_the_highest_score(study, scores):
     top = by_kind(study.study_sets, "top")
-    assert {k: set(cells[0].heads) for k, cells in top.items()} == {k: set(scores.top(k)) for k in (1, 3)}
+    assert {k: set(progress[0].heads) for k, progress in top.items()} == {k: set(scores.top(k)) for k in (1, 3)}
     fetching = by_kind(study.study_sets, "retrieval")[1][0].heads[0]
     assert float(study.retrieval[fetching]) == float(study.retrieval.max())
 
@@ -113,7 +113,7 @@ def test_effects_and_contrasts_are_plain_means_of_the_saved_answers(study):
     assert contrasts.loc[("all", "long"), "p_value"] == pytest.approx(expected_p)
 
 
-def test_a_saved_study_comes_back(study, tmp_path):
+def test_a_saved_study_is_read_back(study, tmp_path):
     study.save(tmp_path)
     back = ph.AblationStudy.load(tmp_path)
     pd.testing.assert_frame_equal(back.to_frame(), study.to_frame())
@@ -157,18 +157,18 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     command = [sys.executable, "-m", "positional_heads", "ablate", "bundled"]
     command += ["--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
     command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
-    cells = tmp_path / "out" / FINISHED_FILE_NAME
+    progress = tmp_path / "out" / FINISHED_FILE_NAME
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not cells.exists() or cells.read_text().count("\n") < 4):
+    while process.poll() is None and (not progress.exists() or progress.read_text().count("\n") < 4):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = cells.read_text().count("\n") - 1
-    before = cells.read_text().splitlines()[:done]
+    done = progress.read_text().count("\n") - 1
+    before = progress.read_text().splitlines()[:done]
     assert done >= 3
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{done}/" in finished.stderr  # the bar starts at the finished parts
-    assert not cells.exists()
+    assert not progress.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
     first = json.loads(before[1])["result"]["log_prob"]
     assert study.values["log_prob"][0].tolist() == first

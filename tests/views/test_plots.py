@@ -350,7 +350,7 @@ def test_a_single_point_has_an_undefined_correlation():
     assert [panel.get_title() for panel in figure.axes] == ["rank correlation undefined"] * 3
 
 
-def test_curves_have_wavelengths_beside_them_only_where_plain_ones_are_known():
+def test_curves_have_a_wavelength_axis_only_if_plain_wavelengths_exist():
     plain = views.extrapolation_curves(planted_extrapolation())
     assert [bool(panel.child_axes) for panel in plain.axes] == [False, True, False, True]
     extended = views.extrapolation_curves(planted_extrapolation(methods=("yarn",)))
