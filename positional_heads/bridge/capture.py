@@ -188,6 +188,6 @@ def _prove_scores(
             msg = (
                 f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
                 f"{error:.2g} of the largest score, more than the {TOLERANCE[own.dtype]:.0e} that rounding explains. "
-                "Is a hook on hook_attn_scores changing them? Nothing was scored"
+                "A hook on hook_attn_scores may be changing them: remove it"
             )
             raise UnsupportedModelError(msg)

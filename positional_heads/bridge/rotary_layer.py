@@ -63,7 +63,7 @@ class RotaryLayer:
 
     @property
     def records(self) -> Literal["scores", "pattern"]:
-        """What a record of the layer has as its scores; the interface has scores where the hook has the pattern."""
+        """Whether records of the layer hold scores or the pattern; those from the interface always hold scores."""
         return "scores" if self.source == "interface" else self.holds
 
     def phase(

@@ -125,7 +125,7 @@ class RayExecutor:
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except ray.exceptions.RayActorError as error:
-            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): has it enough memory?"
+            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): check its memory"
             raise RuntimeError(msg) from error
 
     def _replicas(self, workers: int, run: list[Any], model: dict[str, Any]) -> list[Any]:

@@ -231,7 +231,7 @@ def _warn_of_wide_bounds(scores: HeadScores) -> None:
     wide = scores.bound.nan_to_num() > WIDE
     if bool(wide.any()):
         logger.warning(
-            "rho of %d heads has a bound of up to %.2g (scores.bound): their D fall into few bins, or differ between "
+            "rho of %d heads has a bound of up to %.2g (scores.bound): their D is in few bins, or differs between "
             "sequences more than the pilot shows; compare with batch_size=1 or another temperature",
             int(wide.sum()),
             float(scores.bound[wide].max()),
