@@ -38,6 +38,8 @@ MUTANTS = (
     Mutant("results/files.py", "json.dumps(header).encode() + data", "data", "results/test_files -k header"),
     # Intervals, and units that share nothing
     Mutant("results/scores.py", "self.n_groups / (self.n_groups - 1)", "1", "results/test_scores -k students"),
-    Mutant("results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k their_bounds"),
+    Mutant(
+        "results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k their_bounds"
+    ),
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
 )
