@@ -113,7 +113,10 @@ class RayExecutor:
         workers = min(self._workers(ray.nodes()), len(numbers))
         size = self.batches_per_task or max(1, len(numbers) // (workers * TASKS_PER_WORKER))
         tasks = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
-        replicas = self._replicas(workers, counter, empty)
+        data = [(_array(batch.tokens), _array(batch.attention_mask), batch.first) for batch in counter.data]
+        # Ray deletes what nobody refers to, and a restarted worker reads the run again: `run` must live to the end.
+        run = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
+        replicas = self._replicas(workers, [run], empty.run["provenance"]["model"])
         try:
             self._wait_for(replicas)
             pool = ActorPool(replicas)
@@ -125,17 +128,13 @@ class RayExecutor:
             msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): has it enough memory?"
             raise RuntimeError(msg) from error
 
-    def _replicas(self, workers: int, counter: EntryCounter, empty: ScoreSums) -> list[Any]:
-        ray = _ray()
-        model = empty.run["provenance"]["model"]
+    def _replicas(self, workers: int, run: list[Any], model: dict[str, Any]) -> list[Any]:
+        """Start the workers. The run's reference is in a list, in which Ray passes it on instead of its content."""
         device = "cuda" if self.num_gpus else "cpu"
         load = self.load or partial(load_model, model["name"], device=device, dtype=model["dtype"])
-        data = [(_array(batch.tokens), _array(batch.attention_mask), batch.first) for batch in counter.data]
-        run = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
         restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
-        kind = ray.remote(Replica).options(num_cpus=self.num_cpus, num_gpus=self.num_gpus, **restarts)
-        # Ray passes a reference that is in a list on as it is: the replica reads the run itself.
-        return [kind.remote(load, [run], self.num_cpus) for _ in range(workers)]
+        kind = _ray().remote(Replica).options(num_cpus=self.num_cpus, num_gpus=self.num_gpus, **restarts)
+        return [kind.remote(load, run, self.num_cpus) for _ in range(workers)]
 
     def _workers(self, nodes: list[dict[str, Any]]) -> int:
         """How many workers to start: those asked for, or as many as the cluster has room for.
