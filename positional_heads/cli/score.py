@@ -170,10 +170,10 @@ def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | N
     """Refuse settings that make no sense before the model is loaded."""
     from positional_heads.bridge.loading import check_dtype
     from positional_heads.scoring.settings import ScoringSettings
-    from positional_heads.scoring.shards import shard_of
+    from positional_heads.scoring.shards import parsed_shard
 
     if shard is not None:
-        shard_of(shard)
+        parsed_shard(shard)
     check_dtype(dtype)
     ScoringSettings(**settings)
 

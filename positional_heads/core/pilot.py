@@ -37,7 +37,7 @@ class PilotSample:
     exact: Float64[Tensor, "head checked"]
 
     @classmethod
-    def of(
+    def measured(
         cls, kernel: Kernel, planes: tuple[Planes, Planes], positions: Positions, temperature: float, checked: int
     ) -> "PilotSample":
         """Compute D of listed entries of one sequence.

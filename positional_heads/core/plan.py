@@ -152,6 +152,7 @@ class EntryPlan:
 
     @cached_property
     def _counts(self) -> tuple[Int[Tensor, "group distance"], Int[Tensor, "replicate distance"]]:
+        """Entries of each group and of each replicate by distance; a sample is drawn to be counted."""
         in_group = torch.zeros(self.n_groups, self.distances, dtype=torch.long)
         groups_and_lengths = [(self.group(sequence), length) for sequence, length in enumerate(self.lengths)]
         if self.step is None:

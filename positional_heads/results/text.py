@@ -27,7 +27,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def readable_tokens(pieces: Sequence[str], *, byte_level: bool | None = None) -> list[str]:
-    """Pieces of a tokenizer as readable text; readable ones stay as they are.
+    """Pieces of a tokenizer as readable text; readable ones are unchanged.
 
     Args:
         pieces: As `tokenizer.convert_ids_to_tokens` gives them, or decoded.

@@ -213,7 +213,7 @@ class EntryCounter:
             query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
             for part, planes in self._planes(vectors, plan, row):
                 entries = _counted_entries((query_pos, key_pos), part, planes[0].device)
-                parts.append(PilotSample.of(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
+                parts.append(PilotSample.measured(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
         return PilotSample.joined(parts)
 
     def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:

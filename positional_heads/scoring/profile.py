@@ -88,6 +88,7 @@ class _Sums:
         counts = EntryPlan((length,), vectors.window, self.skip_keys).entry_counts
         visible = counts > 0
         frequencies = pair_frequencies(vectors.phase(row.number)[span]).abs().cpu()
+        # sums exist at every distance; those that a window hides from the model are left out
         for number, head in enumerate(self.heads):
             if head.layer != rotary.layer:
                 continue

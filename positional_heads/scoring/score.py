@@ -27,7 +27,7 @@ from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
-from positional_heads.scoring.shards import shard_file, shard_of
+from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
 
 MOST_EXACT = 2**25
@@ -142,7 +142,7 @@ def score_shard(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If the shard, input or settings make no sense, or the folder holds another run.
     """
-    number, total = shard_of(shard)
+    number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
     counter, resolved = _prepared("score_shard", model, tokens, **options)

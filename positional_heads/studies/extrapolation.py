@@ -128,7 +128,7 @@ def extrapolation_study(
             name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
         },
         plain=plain,
-        plain_curves=_values_of(plain_scores.curve, followed),
+        plain_curves=_head_values(plain_scores.curve, followed),
         training_length=trained,
         provenance=provenance,
     )
@@ -242,15 +242,15 @@ def _allocation(
     layers = sorted({head.layer for head in followed})
     within = score_heads(model, rows, layers=layers, beyond_context=True, max_distance=trained - 1)
     beyond = score_heads(model, rows, layers=layers, beyond_context=True, min_distance=trained)
-    curves = [_values_of(within.curve, followed)[:, :trained], _values_of(beyond.curve, followed)[:, trained:]]
+    curves = [_head_values(within.curve, followed)[:, :trained], _head_values(beyond.curve, followed)[:, trained:]]
     table = extension.table(min(extension.chosen), rows.shape[1])
     factors = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
     return {
         "method": {**extension.provenance, **factors},
         "curves": torch.cat(curves, dim=1).tolist(),
         "frequencies": table.inv_freq.double().tolist(),
-        "rho_within": _values_of(within.rho, followed).tolist(),
-        "rho_beyond": _values_of(beyond.rho, followed).tolist(),
+        "rho_within": _head_values(within.rho, followed).tolist(),
+        "rho_beyond": _head_values(beyond.rho, followed).tolist(),
     }
 
 
@@ -263,7 +263,7 @@ def _float64(values: Any) -> Float64[Tensor, "..."]:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _values_of(values: Tensor, heads: Sequence[Head]) -> Tensor:
+def _head_values(values: Tensor, heads: Sequence[Head]) -> Tensor:
     return torch.stack([values[head] for head in heads])
 
 

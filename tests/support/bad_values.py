@@ -259,7 +259,7 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = extrapolation.run_parts = first_part_only
-    harness._drawn = reached
+    harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:

@@ -110,7 +110,7 @@ def question_task(
     source = Haystack(model, haystack)
     measured = _measured(name, draw, source, grid_points * examples, seed)
     longest = max(tokens for tokens, _ in grid_points)
-    if not source.has_untouched(longest) and source.keep_end(longest):
+    if not source.has_untouched(longest) and source.reserve_end(longest):
         # no text is left for held-out examples: reserve its end for them, and draw again from the rest
         measured = _measured(name, draw, source, grid_points * examples, seed)
     answers = {tuple(example.tokens[slice(*example.answers[0])].tolist()) for example in measured}
