@@ -13,17 +13,14 @@ from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_e
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     model: options.Model,
     methods: Annotated[
-        str,
-        typer.Option(
-            help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope."
-        ),
+        str, typer.Option(help=f"Methods, separated by commas: {options.METHODS}.")
     ] = "none,linear,ntk,yarn,self_extend",
     factors: Annotated[
         str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")
     ] = "2,4",
     text: options.Texts = None,
     out: options.Out = Path("extrapolation"),
-    task: Annotated[str, typer.Option(help="passkey, needle, kv, copy or latest.")] = "passkey",
+    task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}.")] = "passkey",
     depths: options.Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
