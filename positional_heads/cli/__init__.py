@@ -17,7 +17,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Score attention heads of a RoPE language model by how their dominant frequency changes with token distance.",
+    help="Score attention heads of a RoPE language model by how their dominant dimension changes with token distance.",
 )
 
 
@@ -50,7 +50,10 @@ def show(
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print a result from disk, scores or a study, after checking the file for damage; loads no model."""
+    """Print a result from disk.
+
+    Scores or a study, after checking the file for damage; loads no model.
+    """
     with one_line_errors():
         from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES
         from positional_heads.results.unfinished import unfinished

@@ -71,10 +71,10 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Ablate the top heads and compare with random heads: does the model need the top heads more?
+    """Ablate the top heads and random heads.
 
-    Prints effects, contrasts and a verdict, and writes a report folder. To resume an interrupted run, run the same
-    command again.
+    Shows whether the model needs the top heads more. Prints effects, contrasts and a verdict, and writes a report
+    folder. To resume an interrupted run, run the same command again.
 
     Example: positional-heads ablate bundled --scores report --task passkey --out ablation
     """

@@ -35,7 +35,9 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score heads and measure a task beyond the training length, under each method of extending the context.
+    """Compare methods of extending the context.
+
+    Scores heads and measures a task beyond the training length, under each method.
 
     To resume an interrupted run, run the same command again.
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,7 +65,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score every head by how its dominant rotary dimension changes with token distance.
+    """Score every head by rho.
+
+    rho is the correlation between token distance and the dominant rotary dimension.
 
     Prints the top heads and a verdict against shuffled positions, and writes a report folder. To resume an interrupted
     run, run the same command again.
@@ -103,8 +105,8 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
             return
         scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
-        write_examples(bridge, pieces[0], scores, out)
-        _write(scores, out, top, as_json)
+        examples = write_examples(bridge, pieces[0], scores, out)
+        _write(scores, out, top, as_json, [] if examples is None else [examples])
         (out / PARTIAL.file_name).unlink(missing_ok=True)
 
 
@@ -115,7 +117,9 @@ def merge(
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Add the shards of a run, and write its report; needs no model.
+    """Add the shards of a run.
+
+    Writes its report; needs no model.
 
     Example: positional-heads merge shards --out report
     """
@@ -144,10 +148,10 @@ def show_scores(result: Path, top: int, as_json: bool) -> None:
     typer.echo(f"\nVerdict: {content['verdict']}")
 
 
-def _write(scores: "HeadScores", out: Path, top: int, as_json: bool) -> None:
+def _write(scores: "HeadScores", out: Path, top: int, as_json: bool, others: Sequence[Path] = ()) -> None:
     from positional_heads.views.report.folder import write_report
 
-    written = write_report(scores, out)
+    written = [*write_report(scores, out), *others]
     show_scores(written[0], top, as_json)
     say("written: " + ", ".join(str(file) for file in written))
 

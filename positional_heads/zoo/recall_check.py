@@ -35,6 +35,7 @@ def passkey_recall(
     rng = random.Random(f"passkey-{seed}")
     right = 0
     for batch in _batches([_passkey_at(text, length, index / examples, rng) for index in range(examples)], batch_size):
+        # a sequence ends with five digits and a full stop: digits are the tokens -6 to -2, each predicted one before
         predicted = logits(batch)[:, -7:-2].argmax(-1)
         right += int((predicted == batch[:, -6:-1]).sum())
     return right / (5 * examples)
@@ -50,6 +51,7 @@ def repeat_gain(
         parts = [curriculum.random_passage(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
         tokens = _tokens(parts[0] + parts[1] + parts[2] + parts[1])[None]
         losses = torch.nn.functional.cross_entropy(logits(tokens)[0, :-1].float(), tokens[0, 1:], reduction="none")
+        # the first 8 bytes of the second occurrence do not yet tell what is repeated
         first.append(losses[8:passage].mean().item())
         second.append(losses[-passage + 8 :].mean().item())
     return float(np.mean(first)), float(np.mean(second))

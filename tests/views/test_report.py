@@ -299,7 +299,8 @@ def test_commands_quote_the_name_of_a_model():
     assert "--n-random=20" in line
     other, _ = study_commands([], [extrapolation_study()]).splitlines()
     assert shlex.split(other)[2:] == shlex.split(
-        "planted --methods none,yarn --factors 2 --training-length=16 --task passkey --out extrapolation"
+        "planted --methods none,yarn --factors 2 --training-length=16 "
+        "--text TEXT.txt --sequences=1 --task passkey --out extrapolation"
     )
 
 
