@@ -113,7 +113,7 @@ def ablation_study(
     return AblationStudy(
         task=task.name,
         rows=task.rows,
-        study_sets=chosen,
+        cells=chosen,
         values={name: torch.tensor([one[name] for one in results], dtype=torch.float64) for name in task.measures},
         ranking=ranking,
         ranked_by=ranked_by,
