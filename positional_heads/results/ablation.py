@@ -38,7 +38,7 @@ class AblationStudy(Record):
     Attributes:
         task: Name of the task.
         rows: Properties of each answer: unit, reach, and, by task, length, depth, distance, position.
-        study_sets: Every set of heads and its role in the study, the un-ablated run first.
+        cells: Every set of heads and its role in the study, the un-ablated run first.
         values: Every measure of each answer under each distinct set, in the order of `sets`.
         ranking: The scored heads, the most positional first.
         ranked_by: The score that ranks them; NaN where there is none.
@@ -50,7 +50,7 @@ class AblationStudy(Record):
 
     task: str
     rows: list[dict[str, Any]]
-    study_sets: list[StudySet]
+    cells: list[StudySet]
     values: dict[str, Float64[Tensor, "set row"]]
     ranking: list[Head]
     ranked_by: Float64[Tensor, "layer head"]
@@ -78,7 +78,7 @@ class AblationStudy(Record):
     @cached_property
     def sets(self) -> list[HeadSet]:
         """Every distinct set of heads that was ablated, the empty one first."""
-        return distinct_sets(self.study_sets)
+        return distinct_sets(self.cells)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -88,7 +88,7 @@ class AblationStudy(Record):
     @property
     def sizes(self) -> list[int]:
         """Sizes of the top sets."""
-        return sorted(by_kind(self.study_sets, "top"))
+        return sorted(by_kind(self.cells, "top"))
 
     @property
     def reaches(self) -> list[str]:
@@ -102,9 +102,9 @@ class AblationStudy(Record):
 
         rows = pd.DataFrame(self.rows)
         parts = []
-        for one in self.study_sets:
-            measured = {name: values[self._index[one.heads]].numpy() for name, values in self.values.items()}
-            parts.append(rows.assign(**_labels(one), **measured))
+        for cell in self.cells:
+            measured = {name: values[self._index[cell.heads]].numpy() for name, values in self.values.items()}
+            parts.append(rows.assign(**_labels(cell), **measured))
         return pd.concat(parts, ignore_index=True)
 
     @computed_once
@@ -130,9 +130,9 @@ class AblationStudy(Record):
             own = {} if by is None else {by: units.group}
             lines.append({**own, "kind": "none", "k": 0, "reach": units.reach, **units.intact(level), "sets": 1})
             for kind in COMPARED:
-                for k, sets in by_kind(self.study_sets, kind).items():
-                    effect = units.change(units.changes(sets).mean(0), level)
-                    lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(sets)})
+                for k, cells in by_kind(self.cells, kind).items():
+                    effect = units.change(units.changes(cells).mean(0), level)
+                    lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(cells)})
         return pd.DataFrame(lines)
 
     @computed_once
@@ -157,7 +157,7 @@ class AblationStudy(Record):
         lines = []
         for units in self._unit_means(measure):
             top, random, permuted = (
-                {k: units.changes(sets) for k, sets in by_kind(self.study_sets, kind).items()}
+                {k: units.changes(cells) for k, cells in by_kind(self.cells, kind).items()}
                 for kind in ("top", "random", "permuted")
             )
             for k, sizes in groups:
@@ -186,9 +186,9 @@ class AblationStudy(Record):
         import pandas as pd
 
         lines = [
-            {**_labels(one), "reach": units.reach, "effect": effect}
+            {**_labels(cell), "reach": units.reach, "effect": effect}
             for units in self._unit_means(self._existing(measure))
-            for one, effect in zip(self.study_sets, units.changes(self.study_sets).mean(-1).tolist(), strict=True)
+            for cell, effect in zip(self.cells, units.changes(self.cells).mean(-1).tolist(), strict=True)
         ]
         return pd.DataFrame(lines)
 
@@ -206,8 +206,8 @@ class AblationStudy(Record):
         import pandas as pd
 
         measure = self._existing(measure)
-        singles = [one for sets in by_kind(self.study_sets, "single").values() for one in sets]
-        heads = [one.heads[0] for one in singles]
+        singles = [cell for cells in by_kind(self.cells, "single").values() for cell in cells]
+        heads = [cell.heads[0] for cell in singles]
         frame = pd.DataFrame({"name": [str(head) for head in heads]})
         frame["score"] = [float(self.ranked_by[head]) for head in heads]
         if self.retrieval is not None:
@@ -222,7 +222,7 @@ class AblationStudy(Record):
         """Jaccard overlap of the heads with the highest score and those with the highest retrieval score, by size."""
         import pandas as pd
 
-        top, retrieval = by_kind(self.study_sets, "top"), by_kind(self.study_sets, "retrieval")
+        top, retrieval = by_kind(self.cells, "top"), by_kind(self.cells, "retrieval")
         lines = [{"k": k, "jaccard": jaccard(top[k][0].heads, retrieval[k][0].heads)} for k in retrieval]
         return pd.DataFrame(lines, columns=["k", "jaccard"])
 
@@ -259,7 +259,7 @@ class AblationStudy(Record):
             "verdict": self.verdict,
             "task": self.task,
             "rows": self.rows,
-            "cells": [[one.kind, one.k, one.number, [str(head) for head in one.heads]] for one in self.study_sets],
+            "cells": [[cell.kind, cell.k, cell.number, [str(head) for head in cell.heads]] for cell in self.cells],
             "measures": list(self.values),
             "ranking": [str(head) for head in self.ranking],
             "chance": dict(self.chance),
@@ -275,7 +275,7 @@ class AblationStudy(Record):
         return cls(
             task=content["task"],
             rows=content["rows"],
-            study_sets=[
+            cells=[
                 StudySet(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
@@ -306,5 +306,5 @@ class AblationStudy(Record):
         return unit_means_by_reach(self.rows, self.values[measure], self._index, by)
 
 
-def _labels(one: StudySet) -> dict[str, Any]:
-    return {"kind": one.kind, "k": one.k, "number": one.number, "heads": " ".join(str(head) for head in one.heads)}
+def _labels(cell: StudySet) -> dict[str, Any]:
+    return {"kind": cell.kind, "k": cell.k, "number": cell.number, "heads": " ".join(str(head) for head in cell.heads)}

@@ -109,7 +109,7 @@ class IncompleteBatch(KeyboardInterrupt):
 
 @contextmanager
 def interrupt_delayed() -> Iterator[None]:
-    """A block whose end the first Ctrl-C waits for, so sums hold whole batches; a second one stops it at once.
+    """A block that the first Ctrl-C lets finish, so sums hold whole batches; a second one stops it at once.
 
     Raises:
         KeyboardInterrupt: At the end of the block, if Ctrl-C was pressed once.

@@ -91,8 +91,8 @@ def ablation_study(
     sizes = set_sizes(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
     retrieval, notes = _retrieval(model, task)
     by_retrieval = None if retrieval is None else _sorted_by_retrieval(retrieval, ranking)
-    single_heads = _single_heads(ranking, sizes[-1], singles)
-    chosen = study_sets(ranking, sizes, n_random, by_retrieval, single_heads, seed)
+    alone = _single_heads(ranking, sizes[-1], singles)
+    cells = study_sets(ranking, sizes, n_random, by_retrieval, alone, seed)
     # 4. the task under each distinct set, always on the same examples
     identity = {"model": scored_model, **task_provenance(task, ablation)}
 
@@ -101,7 +101,7 @@ def ablation_study(
             return {name: values.tolist() for name, values in task.measure(model, batch_size).items()}
 
     results = run_parts(
-        {" ".join(map(str, heads)): heads for heads in distinct_sets(chosen)},
+        {" ".join(map(str, heads)): heads for heads in distinct_sets(cells)},
         measure,
         study=identity,
         folder=checkpoint,
@@ -113,18 +113,18 @@ def ablation_study(
     return AblationStudy(
         task=task.name,
         rows=task.rows,
-        study_sets=chosen,
+        cells=cells,
         values={name: torch.tensor([one[name] for one in results], dtype=torch.float64) for name in task.measures},
         ranking=ranking,
         ranked_by=ranked_by,
         retrieval=retrieval,
         chance=dict(task.chance),
-        notes=[*notes, *_unit_notes(task), *_control_notes(by_kind(chosen, "random"), sizes, n_random)],
+        notes=[*notes, *_unit_notes(task), *_control_notes(by_kind(cells, "random"), sizes, n_random)],
         provenance={
             "versions": library_versions(),
             **identity,
             "scores": _scores_provenance(scores, rank_by),
-            "settings": {"sizes": sizes, "n_random": n_random, "singles": len(single_heads), "seed": seed},
+            "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
         },
     )
 
@@ -172,13 +172,13 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Float64[Tensor,
         if not _has_needles(task):
             return None, ["No retrieval scores: the text is too short for held-out examples; give a longer haystack."]
     assert isinstance(task, AnswerTask)
-    examples = [example for example in task.held_out if example.reach == "long"]
-    starts = [example.answers[0][0] for example in examples]
+    far = [example for example in task.held_out if example.reach == "long"]
+    starts = [example.answers[0][0] for example in far]
     retrieval = retrieval_scores(
         model,
-        [example.tokens[:start] for example, start in zip(examples, starts, strict=True)],
-        [example.needle for example in examples if example.needle is not None],
-        [example.tokens[start:] for example, start in zip(examples, starts, strict=True)],
+        [example.tokens[:start] for example, start in zip(far, starts, strict=True)],
+        [example.needle for example in far if example.needle is not None],
+        [example.tokens[start:] for example, start in zip(far, starts, strict=True)],
     )
     if bool(retrieval.isnan().all()):
         return None, [f"No retrieval scores: the model answers no held-out example of `{task.name}` correctly."]

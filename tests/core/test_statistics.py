@@ -202,7 +202,7 @@ def test_intervals_of_right_answers_stay_within_their_bounds():
     ranking = all_heads()
     zeros = np.zeros((LAYERS, HEADS))
     study = planted_study(zeros, zeros, ranking, sizes=(2,), units=10, n_random=1)
-    top = study.sets.index(next(cell.heads for cell in study.study_sets if cell.kind == "top"))
+    top = study.sets.index(next(cell.heads for cell in study.cells if cell.kind == "top"))
     values = torch.ones_like(study.values["log_prob"])
     values[top, ::2] = 0  # the rows of reach long
     study = replace(study, values={"exact": values})

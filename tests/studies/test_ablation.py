@@ -73,13 +73,13 @@ class CountingTask:
 
 
 def test_every_set_has_the_measures_that_evaluate_returns(study, bundled):
-    assert {one.kind for one in study.study_sets} == {
+    assert {one.kind for one in study.cells} == {
         *("none", "top", "random", "permuted"),
         *("lowest", "retrieval", "single"),
     }
     frame = study.to_frame()
     for kind in ("none", "top", "random", "permuted", "lowest", "retrieval", "single"):
-        one = [one for one in study.study_sets if one.kind == kind][-1]
+        one = [one for one in study.cells if one.kind == kind][-1]
         expected = ph.evaluate(bundled, "passkey", heads=one.heads, **TASK).measures["log_prob"]
         rows = frame[(frame["kind"] == kind) & (frame["k"] == one.k) & (frame["number"] == one.number)]
         np.testing.assert_array_equal(rows["log_prob"], expected)
@@ -87,9 +87,9 @@ def test_every_set_has_the_measures_that_evaluate_returns(study, bundled):
 
 
 def test_the_top_heads_are_those_with_the_highest_score(study, scores):
-    top = by_kind(study.study_sets, "top")
+    top = by_kind(study.cells, "top")
     assert {k: set(progress[0].heads) for k, progress in top.items()} == {k: set(scores.top(k)) for k in (1, 3)}
-    fetching = by_kind(study.study_sets, "retrieval")[1][0].heads[0]
+    fetching = by_kind(study.cells, "retrieval")[1][0].heads[0]
     assert float(study.retrieval[fetching]) == float(study.retrieval.max())
 
 
@@ -180,7 +180,7 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
         *("dose_response.png", "ablation.md"),
     }
     saved = pd.read_parquet(tmp_path / "out" / "answers.parquet")
-    assert len(saved) == len(study.rows) * len(study.study_sets)
+    assert len(saved) == len(study.rows) * len(study.cells)
 
 
 def test_finished_parts_of_another_study_are_refused(bundled, scores, tmp_path):
@@ -228,7 +228,7 @@ def test_heads_can_be_ranked_by_excess(bundled, scores):
 
 def test_a_note_says_how_many_random_sets_exist_if_fewer_than_asked_for(bundled, scores):
     found = ablation_study(bundled, scores, CountingTask(), counts=[1], n_random=9, singles="none")
-    assert len(by_kind(found.study_sets, "random")[1]) == 7  # the other heads of the top head's layer
+    assert len(by_kind(found.cells, "random")[1]) == 7  # the other heads of the top head's layer
     assert [note for note in found.notes if note.startswith("1 heads: only 7 random sets")]
 
 
@@ -281,5 +281,5 @@ def test_the_plot_shows_the_effects(study):
         lines = {line.get_label(): line.get_ydata() for line in panel.lines}
         rows = effects[(effects["kind"] == "top") & (effects["reach"] == reach)]
         np.testing.assert_array_equal(lines["top heads"], rows["effect"])
-        assert len(panel.collections[0].get_offsets()) == sum(map(len, by_kind(study.study_sets, "random").values()))
+        assert len(panel.collections[0].get_offsets()) == sum(map(len, by_kind(study.cells, "random").values()))
         assert reach in panel.get_title()

@@ -44,7 +44,7 @@ def planted_study(
     return AblationStudy(
         task="planted",
         rows=rows,
-        study_sets=chosen,
+        cells=chosen,
         values={"log_prob": torch.tensor(np.array(values))},
         ranking=list(ranking),
         ranked_by=score,
