@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -15,7 +15,7 @@ from positional_heads.bridge.provenance import library_versions, model_provenanc
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches, real_tokens
-from positional_heads.core.arguments import check_temperature, checked
+from positional_heads.core.arguments import Temperature, check_temperature, checked
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
@@ -42,7 +42,7 @@ def head_examples(
     heads: Heads,
     *,
     detailed: int = 48,
-    temperature: float | Literal["attention"] = 1.0,
+    temperature: Temperature = 1.0,
 ) -> HeadExamples:
     """Run a text and keep what some heads do on it: attention, dominant dimensions, contributions.
 
