@@ -5,7 +5,7 @@ probe run shows, per layer, where rotated queries and keys come from; rotating t
 and q . k must equal the model's own attention scores. A layer that fails raises `UnsupportedModelError`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from positional_heads.bridge.rotary_layer import (
     unrotated_vectors,
 )
 from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 
 PROBE_TOKENS = 16
@@ -88,6 +89,20 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
             if layer not in layers
         },
     )
+
+
+def layers_of_heads(model: TransformerLensModel, heads: Sequence[Head]) -> list[RotaryLayer]:
+    """The layers that these heads are in, which must have the same number of pairs.
+
+    Raises:
+        ValueError: If a layer does not rotate, or the numbers of pairs differ.
+    """
+    layers = resolve_layers(model).select(sorted({head.layer for head in heads}))
+    n_pairs = {rotary.n_pairs for rotary in layers}
+    if len(n_pairs) > 1:
+        msg = f"the heads' layers have {sorted(n_pairs)} pairs: give heads of one kind of layer at a time"
+        raise ValueError(msg)
+    return layers
 
 
 def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> RotaryLayer | None:

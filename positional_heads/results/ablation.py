@@ -21,13 +21,13 @@ from positional_heads.core.statistics import jaccard, permutation_p, rank_correl
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.tables import KINDS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ablation_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COMPARED = ("top", "random", "lowest", "retrieval")
 ALL_SIZES = "all"
 
 
@@ -129,7 +129,7 @@ class AblationStudy(Record):
         for units in self._unit_means(measure, by):
             own = {} if by is None else {by: units.group}
             lines.append({**own, "kind": "none", "k": 0, "reach": units.reach, **units.intact(level), "sets": 1})
-            for kind in COMPARED:
+            for kind in KINDS:
                 for k, cells in by_kind(self.cells, kind).items():
                     effect = units.change(units.changes(cells).mean(0), level)
                     lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(cells)})

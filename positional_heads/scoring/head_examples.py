@@ -9,10 +9,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.capture import capture
+from positional_heads.bridge.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import (
+    PATTERN,
+    TransformerLensModel,
+    UnsupportedModelError,
+    heads_of_model,
+    hook_name,
+)
 from positional_heads.bridge.provenance import library_versions, model_provenance
-from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.resolve import layers_of_heads
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches, real_tokens
 from positional_heads.core.arguments import Temperature, check_temperature, checked
@@ -31,7 +38,6 @@ MOST_DETAILED = 128
 MOST_HEADS = 8
 REPORTED_TOKENS = 48
 REPORTED_HEADS = 5
-PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
 
 
 @checked
@@ -59,11 +65,11 @@ def head_examples(
     """
     notes: list[str] = []
     check_temperature(temperature)
-    chosen = _first_heads(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
+    chosen = _first_heads(heads_of_model(model, heads), notes)
     batch = _first_tokens(model, tokens, notes)
     ids = batch.tokens[0]
     detailed = min(_checked_detailed(detailed), len(ids))
-    rotary = _rotary_layers(model, chosen)
+    rotary = layers_of_heads(model, chosen)
     vectors, patterns = _run(model, ids, chosen, rotary)
     parts: dict[Head, dict[str, Tensor]] = {}
     for one in vectors:
@@ -124,11 +130,10 @@ def write_examples(
     Returns:
         The file; None if no head has a score, or the attention of the model cannot be read.
     """
-    scored = int((~scores.rho.isnan()).sum())
-    if not scored:
+    if not scores.n_scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
-    top = scores.top(min(REPORTED_HEADS, scored))
+    top = scores.top(min(REPORTED_HEADS, scores.n_scored))
     try:
         examples = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
     except UnsupportedModelError:
@@ -174,15 +179,6 @@ def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -
         notes.append(f"The first {most} of {len(ids)} tokens were run.")
     (batch,) = batches(model, ids[:most], None, 1)
     return batch
-
-
-def _rotary_layers(model: TransformerLensModel, heads: list[Head]) -> list[RotaryLayer]:
-    rotary = resolve_layers(model).select(sorted({head.layer for head in heads}))
-    widths = {one.n_pairs for one in rotary}
-    if len(widths) > 1:
-        msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
-        raise ValueError(msg)
-    return rotary
 
 
 def _run(
