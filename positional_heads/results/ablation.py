@@ -64,7 +64,7 @@ class AblationStudy(Record):
     @property
     def description(self) -> str:
         """Model, task and sets of heads, in one line; parts of the provenance may be missing."""
-        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
+        name = printable(self.model_name, newlines=False)
         mode = self.provenance.get("ablation", {}).get("mode", "?")
         return (
             f"{name}: {printable(self.task, newlines=False)}, {len(self.rows)} answers under each of {len(self.sets)} "
@@ -124,7 +124,6 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._existing(measure)
         lines = []
         for units in self._unit_means(measure, by):
             own = {} if by is None else {by: units.group}
@@ -152,7 +151,6 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._existing(measure)
         groups: list[tuple[int | str, list[int]]] = [*((k, [k]) for k in self.sizes), (ALL_SIZES, self.sizes)]
         lines = []
         for units in self._unit_means(measure):
@@ -187,7 +185,7 @@ class AblationStudy(Record):
 
         lines = [
             {**_labels(cell), "reach": units.reach, "effect": effect}
-            for units in self._unit_means(self._existing(measure))
+            for units in self._unit_means(measure)
             for cell, effect in zip(self.cells, units.changes(self.cells).mean(-1).tolist(), strict=True)
         ]
         return pd.DataFrame(lines)
@@ -205,14 +203,14 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._existing(measure)
+        by_reach = self._unit_means(measure)
         singles = [cell for cells in by_kind(self.cells, "single").values() for cell in cells]
         heads = [cell.heads[0] for cell in singles]
         frame = pd.DataFrame({"name": [str(head) for head in heads]})
         frame["score"] = [float(self.ranked_by[head]) for head in heads]
         if self.retrieval is not None:
             frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
-        for units in self._unit_means(measure) if heads else ():
+        for units in by_reach if heads else ():
             changes, reach = units.changes(singles), units.reach
             low, high = units.intervals(changes, level).numpy().T
             frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
@@ -292,14 +290,11 @@ class AblationStudy(Record):
     def _index(self) -> dict[HeadSet, int]:
         return {heads: index for index, heads in enumerate(self.sets)}
 
-    def _existing(self, measure: str | None) -> str:
+    def _unit_means(self, measure: str | None, by: str | None = None) -> Iterator[UnitMeans]:
         measure = self.measures[0] if measure is None else measure
         if measure not in self.values:
             msg = f"measure {measure!r} was not taken: choose one of {', '.join(self.measures)}"
             raise ValueError(msg)
-        return measure
-
-    def _unit_means(self, measure: str, by: str | None = None) -> Iterator[UnitMeans]:
         if by is not None and by not in self.rows[0]:
             msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"
             raise ValueError(msg)
