@@ -102,7 +102,8 @@ def test_half_precision_is_proven_too(family, dtype, tiny_folder):
     model = boot(tiny_folder(family), dtype=dtype)
     resolved = ph.resolve_layers(model)
     assert {rotary.layout for rotary in resolved.layers.values()} == {"adjacent" if family == "gptj" else "half"}
-    assert ph.score_heads(model, torch.arange(60)[None]).rho.isfinite().all()
+    whole = ph.score_heads(boot(tiny_folder(family)), torch.arange(60)[None]).rho  # rounding in half moves rho a little
+    torch.testing.assert_close(ph.score_heads(model, torch.arange(60)[None]).rho, whole, atol=0.05, rtol=0)
 
 
 def test_the_layout_is_found_where_tables_would_mislead(tiny):

@@ -55,13 +55,8 @@ def study(name: str = "planted"):
 
 def task_result(name: str = "passkey") -> TaskResult:
     rows = [{"reach": "long"}, {"reach": "short"}, {"reach": "long"}]
-    return TaskResult(
-        name,
-        rows,
-        {"log_prob": torch.tensor([-1.0, -0.5, -2.0]).double()},
-        {"log_prob": -2.0},
-        {"model": {"name": name}},
-    )
+    measures = {"log_prob": torch.tensor([-1.0, -0.5, -2.0]).double()}
+    return TaskResult(name, rows, measures, {"log_prob": -2.0}, {"model": {"name": name}})
 
 
 def profile(name: str = "planted") -> ph.ContributionProfile:

@@ -353,7 +353,7 @@ def test_far_that_equals_near_is_refused(bundled):
         ({"batch_size": -1}, "batch_size -1 must be at least 1"),
         ({"batch_size": 0}, "batch_size 0 must be at least 1"),
         ({"seed": -1}, "seed -1 must be at least 0"),
-        ({"lenght": 64}, "task passkey has no setting lenght; .*did you mean length"),
+        ({"lenght": 64}, "no setting lenght.*did you mean length"),
     ],
 )
 def test_impossible_settings_of_passkey_are_refused(settings, message, bundled):
