@@ -108,7 +108,8 @@ def layers_of_heads(model: TransformerLensModel, heads: Sequence[Head]) -> list[
 def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> RotaryLayer | None:
     """A layer that fires its hooks; None if it does not rotate."""
     own = record[SCORES]
-    query, key = _unrotated(record, own.shape[1])
+    width = record["hook_q"].shape[-1]
+    query, key = unrotated_vectors(record, width if record["hook_q"].ndim == 4 else width // own.shape[1])  # noqa: PLR2004
     refuse_non_finite(layer, query, key, [(0, query.shape[1])])
     table = record.get("hook_cos", embedded_positions(model, layer))
     if table is None:
@@ -256,13 +257,6 @@ def _with_layout(
         rot_q, rot_k = own
     hidden = rotary.masked_entries(record[SCORES])
     return replace(rotary, error=max(error, rotary.score_error(rotary.scores(rot_q, rot_k), record[SCORES], hidden)))
-
-
-def _unrotated(
-    record: Record, n_heads: int
-) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
-    width = record["hook_q"].shape[-1] if record["hook_q"].ndim == 4 else record["hook_q"].shape[-1] // n_heads  # noqa: PLR2004
-    return unrotated_vectors(record, width)
 
 
 def _projected(

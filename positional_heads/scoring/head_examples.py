@@ -22,7 +22,7 @@ from positional_heads.bridge.provenance import library_versions, model_provenanc
 from positional_heads.bridge.resolve import layers_of_heads
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches, real_tokens
-from positional_heads.core.arguments import Temperature, check_temperature, checked
+from positional_heads.core.arguments import Temperature, check_temperature, checked, in_range
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
@@ -65,10 +65,11 @@ def head_examples(
     """
     notes: list[str] = []
     check_temperature(temperature)
+    in_range("detailed", detailed, 1, MOST_DETAILED)
     chosen = _first_heads(heads_of_model(model, heads), notes)
     batch = _first_tokens(model, tokens, notes)
     ids = batch.tokens[0]
-    detailed = min(_checked_detailed(detailed), len(ids))
+    detailed = min(detailed, len(ids))
     rotary = layers_of_heads(model, chosen)
     vectors, patterns = _run(model, ids, chosen, rotary)
     parts: dict[Head, dict[str, Tensor]] = {}
@@ -96,6 +97,7 @@ def examples_from_cache(
         ValueError: If the cache lacks an entry or a head, or tokens do not fit.
     """
     notes: list[str] = []
+    in_range("detailed", detailed, 1, MOST_DETAILED)
     chosen = _first_heads(as_heads(heads), notes)
     if not hasattr(cache, "cache_dict"):
         msg = f"cache must be an ActivationCache, got a {type(cache).__name__}: take it from model.run_with_cache"
@@ -108,9 +110,8 @@ def examples_from_cache(
         if len(tokens) != len(pattern):
             msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
             raise ValueError(msg)
-        kept = min(_checked_detailed(detailed), len(tokens))
         detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
-        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()}
+        parts[head] = {name: part[:detailed, :detailed].clone() for name, part in detail.items()}
         parts[head] |= key_means(pattern, dominant, contributions, 0)
     provenance = {"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}}
     return _record(readable_tokens(tokens), chosen, parts, notes, provenance)
@@ -159,13 +160,6 @@ def _first_heads(heads: list[Head], notes: list[str]) -> list[Head]:
     if len(heads) > MOST_HEADS:
         notes.append(f"The first {MOST_HEADS} of {len(heads)} heads are kept.")
     return heads[:MOST_HEADS]
-
-
-def _checked_detailed(detailed: int) -> int:
-    if not 1 <= detailed <= MOST_DETAILED:
-        msg = f"detailed {detailed} must be between 1 and {MOST_DETAILED} tokens: matrices are for looking at"
-        raise ValueError(msg)
-    return detailed
 
 
 def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -> Batch:

@@ -148,8 +148,8 @@ def test_temperature_attention_is_the_layers_scale(bundled, text_tokens):
         ([Head(0, -1)], {}, "L0H-1 does not exist"),
         ([], {}, "0 heads asked for"),
         ([Head(0, 0), Head(0, 0)], {}, "2 heads asked for, 1 different ones"),
-        ([Head(0, 0)], {"detailed": 129}, "detailed 129 must be between 1 and 128"),
-        ([Head(0, 0)], {"detailed": 0}, "detailed 0 must be between 1 and 128"),
+        ([Head(0, 0)], {"detailed": 129}, "detailed 129 must be at most 128"),
+        ([Head(0, 0)], {"detailed": 0}, "detailed 0 must be at least 1"),
     ],
 )
 def test_heads_and_lengths_that_do_not_exist_are_refused(bundled, text_tokens, heads, settings, message):
