@@ -34,7 +34,8 @@ def passkey_recall(
     """
     rng = random.Random(f"passkey-{seed}")
     right = 0
-    for batch in _batches([_passkey_at(text, length, index / examples, rng) for index in range(examples)], batch_size):
+    rows = torch.stack([_passkey_at(text, length, index / examples, rng) for index in range(examples)])
+    for batch in rows.split(batch_size):
         # a sequence ends with five digits and a full stop: digits are the tokens -6 to -2, each predicted one before
         predicted = logits(batch)[:, -7:-2].argmax(-1)
         right += int((predicted == batch[:, -6:-1]).sum())
@@ -68,7 +69,3 @@ def _passkey_at(text: bytes, length: int, depth: float, rng: random.Random) -> I
 
 def _tokens(body: bytes) -> Int[Tensor, " pos"]:
     return torch.tensor([BOS_ID, *body])
-
-
-def _batches(rows: list[Int[Tensor, " pos"]], size: int) -> list[Int[Tensor, "batch pos"]]:
-    return [torch.stack(rows[start : start + size]) for start in range(0, len(rows), size)]
