@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import attention_read
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import proven_chunk_window, proven_window

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import RECORDED

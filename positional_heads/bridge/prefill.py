@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, layers_with_attention
 from positional_heads.bridge.run_lengths import run_lengths
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import (
     ROTATED,
     attention_module,
@@ -21,7 +21,7 @@ from positional_heads.bridge.attention_interface import (
     relative_error,
     rotation_errors,
 )
-from positional_heads.bridge.frequencies import proven_frequencies
+from positional_heads.bridge.frequency_check import proven_frequencies
 from positional_heads.bridge.model import (
     SCORES,
     Record,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel
 
 Tables = tuple[Tensor, ...]

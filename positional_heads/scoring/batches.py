@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel

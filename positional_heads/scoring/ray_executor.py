@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Batch

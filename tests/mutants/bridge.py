@@ -187,12 +187,24 @@ MUTANTS = (
     Mutant("bridge/tokenizing.py", "text.removeprefix(BYTE_ORDER_MARK)", "text", "bridge/test_sequences -k byte_order"),
     # Frequencies are the configuration's
     Mutant(
-        "bridge/frequencies.py", "differs & ~constant", "differs & constant", "bridge/test_frequencies -k wrong_table"
+        "bridge/frequency_check.py",
+        "differs & ~constant",
+        "differs & constant",
+        "bridge/test_frequency_check -k wrong_table",
     ),
-    Mutant("bridge/frequencies.py", "rotating.diff() < 0", "rotating.diff() < 1", "bridge/test_frequencies -k descend"),
-    Mutant("bridge/frequencies.py", "/ right - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
-    Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),
-    Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequencies -k cast"),
+    Mutant(
+        "bridge/frequency_check.py",
+        "rotating.diff() < 0",
+        "rotating.diff() < 1",
+        "bridge/test_frequency_check -k descend",
+    ),
+    Mutant(
+        "bridge/frequency_check.py", "/ right - 1", "/ factor - 1", "bridge/test_frequency_check -k attention_factor"
+    ),
+    Mutant(
+        "bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequency_check -k two_kinds"
+    ),
+    Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequency_check -k cast"),
     # Loads, or says why not
     Mutant(
         "bridge/loading.py",

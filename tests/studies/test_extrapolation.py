@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 import positional_heads as ph
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.cli import app
 from positional_heads.studies.dpe import dpe_key_pairs
 from positional_heads.studies.extrapolation import base_sweep, extrapolation_study

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from positional_heads.bridge.active import active_extension, clear_active, set_active
+from positional_heads.bridge.active_extension import active_extension, clear_active, set_active
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, heads_of_model
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.bridge.frequencies import frequency_hash
+from positional_heads.bridge.frequency_check import frequency_hash
 from tests.support.tiny_models import boot, save_tiny_model
 
 TOKENS = torch.randint(256, (1, 40), generator=torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Complex, Float64
 from torch import Tensor
 
-from positional_heads.bridge.active import active_extension
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, built_in_table, long_table_from
 from positional_heads.bridge.run_lengths import rotary_modules
