@@ -124,7 +124,7 @@ def test_keys_outside_a_window_are_masked(tiny):
     assert float(found.mean_distance[0].max()) < window
     page = contribution_view(found, Head(0, 0), last).html
     assert page.count('class="masked"') == (length - window) * found.n_pairs
-    assert "Keys that a window hides" in attention_view(found).html
+    assert "Keys that a sliding window hides" in attention_view(found).html
 
 
 def test_long_texts_and_many_heads_are_cut_with_a_note(bundled):
