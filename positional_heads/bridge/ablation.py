@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, heads_of_model, hook_name
 from positional_heads.bridge.positions import LayerInputs, row_numbers
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.bridge.resolve import resolve_layers
@@ -30,7 +30,7 @@ from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import Batch, Text, batches
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.heads import Heads, as_heads
+from positional_heads.core.heads import Heads
 
 AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
 MODES: tuple[AblationMode, ...] = get_args(AblationMode)
@@ -190,7 +190,7 @@ def ablation_mode(name: str, distance: int | None) -> AblationMode:
 
 def _heads_by_layer(model: TransformerLensModel, heads: Heads) -> dict[int, list[int]]:
     chosen: dict[int, list[int]] = {}
-    for layer, head in sorted(set(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)))):
+    for layer, head in sorted(set(heads_of_model(model, heads))):
         chosen.setdefault(layer, []).append(head)
     return chosen
 

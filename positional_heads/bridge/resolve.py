@@ -5,7 +5,7 @@ probe run shows, per layer, where rotated queries and keys come from; rotating t
 and q . k must equal the model's own attention scores. A layer that fails raises `UnsupportedModelError`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from positional_heads.bridge.rotary_layer import (
     unrotated_vectors,
 )
 from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 
 PROBE_TOKENS = 16
@@ -90,10 +91,25 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     )
 
 
+def layers_of_heads(model: TransformerLensModel, heads: Sequence[Head]) -> list[RotaryLayer]:
+    """The layers that these heads are in, which must have the same number of pairs.
+
+    Raises:
+        ValueError: If a layer does not rotate, or the numbers of pairs differ.
+    """
+    layers = resolve_layers(model).select(sorted({head.layer for head in heads}))
+    n_pairs = {rotary.n_pairs for rotary in layers}
+    if len(n_pairs) > 1:
+        msg = f"the heads' layers have {sorted(n_pairs)} pairs: give heads of one kind of layer at a time"
+        raise ValueError(msg)
+    return layers
+
+
 def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> RotaryLayer | None:
     """A layer that fires its hooks; None if it does not rotate."""
     own = record[SCORES]
-    query, key = _unrotated(record, own.shape[1])
+    width = record["hook_q"].shape[-1]
+    query, key = unrotated_vectors(record, width if record["hook_q"].ndim == 4 else width // own.shape[1])  # noqa: PLR2004
     refuse_non_finite(layer, query, key, [(0, query.shape[1])])
     table = record.get("hook_cos", embedded_positions(model, layer))
     if table is None:
@@ -241,13 +257,6 @@ def _with_layout(
         rot_q, rot_k = own
     hidden = rotary.masked_entries(record[SCORES])
     return replace(rotary, error=max(error, rotary.score_error(rotary.scores(rot_q, rot_k), record[SCORES], hidden)))
-
-
-def _unrotated(
-    record: Record, n_heads: int
-) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
-    width = record["hook_q"].shape[-1] if record["hook_q"].ndim == 4 else record["hook_q"].shape[-1] // n_heads  # noqa: PLR2004
-    return unrotated_vectors(record, width)
 
 
 def _projected(

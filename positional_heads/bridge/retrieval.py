@@ -10,11 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name, layers_with_attention
+from positional_heads.bridge.model import (
+    PATTERN,
+    TransformerLensModel,
+    UnsupportedModelError,
+    hook_name,
+    layers_with_attention,
+)
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.run_lengths import run_lengths
 
-PATTERN = "hook_pattern"
 LEAST_CORRECT = 0.5
 
 

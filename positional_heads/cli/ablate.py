@@ -1,8 +1,7 @@
 """`positional-heads ablate`: the ablation study from the command line."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +17,11 @@ from positional_heads.cli.common import (
     read_texts,
     say,
 )
+from positional_heads.cli.show import finish
+
+if TYPE_CHECKING:
+    from positional_heads.bridge.model import TransformerLensModel
+    from positional_heads.results.scores import HeadScores
 
 SCORED_SEQUENCES = 12
 
@@ -109,38 +113,13 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
-        from positional_heads.views.report.folder import write_report
-
         asked = make_task(bridge, task, **task_settings)
         ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out)
         study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
-        written = write_report(study, out)
-        (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
-        show_study(written[0], as_json)
-        say("written: " + ", ".join(str(name) for name in written))
+        finish(study, out, as_json, progress=FINISHED_FILE_NAME)
 
 
-def show_study(result: Path, as_json: bool) -> None:
-    """Print the table and verdict of a study on disk."""
-    from positional_heads.results.files import ABLATION, read_result
-
-    content, _ = read_result(result, ABLATION)
-    if as_json:
-        wanted = ("verdict", "contrasts", "effects", "notes", "provenance")
-        typer.echo(json.dumps({key: content[key] for key in wanted}, indent=1))
-        return
-    from positional_heads.results.tables import study_line, study_table
-
-    sets = {tuple(heads) for _, _, _, heads in content["cells"]}
-    typer.echo(study_line(content["provenance"], len(content["rows"]), len(sets)))
-    typer.echo(f"Change of {content['measures'][0]}; negative is harm.")
-    typer.echo(study_table(content["effects"], content["contrasts"]))
-    for note in content["notes"]:
-        typer.echo(note)
-    typer.echo(f"\nVerdict: {content['verdict']}")
-
-
-def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
+def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path) -> "HeadScores":
     """Scores of the first few sequences of a text; saved with the study, so that a resumed run need not score again."""
     from positional_heads.results.files import SCORES
     from positional_heads.results.scores import HeadScores

@@ -1,18 +1,15 @@
 """`positional-heads score` and `merge`: a whole run, one shard of it, or the sum of all shards."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
 from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say
-
-if TYPE_CHECKING:
-    from positional_heads.results.scores import HeadScores
+from positional_heads.cli.show import finish
 
 
 def score(  # noqa: PLR0917  one parameter is one option of the command
@@ -104,8 +101,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             return
         scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
         write_examples(bridge, pieces[0], scores, out)
-        _write(scores, out, top, as_json)
-        (out / PARTIAL.file_name).unlink(missing_ok=True)
+        finish(scores, out, as_json, top=top, progress=PARTIAL.file_name)
 
 
 def merge(
@@ -126,30 +122,7 @@ def merge(
         target = folder if out is None else out
         scores = merge_shards(folder)
         prepare_folder(target, SCORES.file_name, overwrite)
-        _write(scores, target, top, as_json)
-
-
-def show_scores(result: Path, top: int, as_json: bool) -> None:
-    """Print the table and verdict of scores on disk."""
-    from positional_heads.results.files import SCORES, read_result
-
-    content, _ = read_result(result, SCORES)
-    if as_json:
-        typer.echo(json.dumps({key: content[key] for key in ("verdict", "table", "provenance")}, indent=1))
-        return
-    from positional_heads.results.tables import heads_table, scores_line
-
-    typer.echo(scores_line(content["provenance"]))
-    typer.echo(heads_table(content["table"], top))
-    typer.echo(f"\nVerdict: {content['verdict']}")
-
-
-def _write(scores: "HeadScores", out: Path, top: int, as_json: bool) -> None:
-    from positional_heads.views.report.folder import write_report
-
-    written = write_report(scores, out)
-    show_scores(written[0], top, as_json)
-    say("written: " + ", ".join(str(file) for file in written))
+        finish(scores, target, as_json, top=top)
 
 
 def _ray_executor(name: str | None, address: str | None, workers: int | None, cpus: int, gpus: float) -> Any:

@@ -24,6 +24,8 @@ LIMIT = 2**63
 """Numbers must be smaller in size, to fit into 64 bits."""
 P = ParamSpec("P")
 R = TypeVar("R")
+Temperature = float | Literal["attention"]
+"""Softmax temperature of D as a number, or that of the model's attention scale."""
 NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
@@ -91,7 +93,7 @@ def in_range(name: str, value: float | None, least: float, most: float | None = 
         raise ValueError(msg)
 
 
-def check_temperature(temperature: float | Literal["attention"]) -> None:
+def check_temperature(temperature: Temperature) -> None:
     """Refuse a softmax temperature that is not positive.
 
     Raises:

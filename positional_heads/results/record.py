@@ -35,6 +35,11 @@ class Record(ABC):
     provenance: dict[str, Any]
 
     @property
+    def model_name(self) -> str:
+        """Name of the model; parts of the provenance may be missing."""
+        return str(self.provenance.get("model", {}).get("name", "a model"))
+
+    @property
     @abstractmethod
     def description(self) -> str:
         """The record in one line, in which every name is printable."""

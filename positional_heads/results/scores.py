@@ -91,10 +91,10 @@ class HeadScores(Record):
     def description(self) -> str:
         """What was scored and the best heads, in one line; parts of the provenance may be missing."""
         layers, heads = self.rho.shape
-        model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
+        data = self.provenance.get("data", {})
         best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self.n_scored)))
         return (
-            f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
+            f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads, "
             f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
             f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
         )

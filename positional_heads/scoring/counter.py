@@ -6,7 +6,7 @@ three more. All shards use the same pilot, and so get the same bins.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.layer_vectors import LayerVectors, Planes
+from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.sequences import Batch
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
@@ -28,7 +28,7 @@ from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.logs import warn_once
 from positional_heads.core.pilot import PilotSample
 from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
-from positional_heads.core.rotary import pair_frequencies
+from positional_heads.core.rotary import Planes, pair_frequencies
 from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
@@ -49,19 +49,29 @@ class EntryCounter:
     """Counts the entries of numbered batches of one run with one model."""
 
     def __init__(
-        self, model: TransformerLensModel, data: list[Batch], rotary: list[RotaryLayer], settings: ScoringSettings
+        self,
+        model: TransformerLensModel,
+        data: list[Batch],
+        resolved: RotaryModel,
+        layers: Sequence[int] | None,
+        settings: ScoringSettings,
     ) -> None:
         """Count nothing yet.
 
         Args:
             model: A TransformerBridge.
             data: Every batch of the run, in order.
-            rotary: The layers to score.
+            resolved: All layers of the model.
+            layers: Layers to score; all that rotate when None.
             settings: Settings of the score.
+
+        Raises:
+            ValueError: If a layer does not exist or does not rotate.
         """
         self.model = model
         self.data = data
-        self.rotary = rotary
+        self.unscored = resolved.unscored
+        self.rotary = resolved.select(layers)
         self.settings = settings
         self._plans: dict[EntryPlan, EntryPlan] = {}
         self._samples: dict[tuple[int, int | None], list[Positions]] = {}
@@ -92,11 +102,10 @@ class EntryCounter:
         """Count with this kernel, e.g. the one that an interrupted run began with."""
         self.kernel = self._kernel(0, name)
 
-    def begin(self, resolved: RotaryModel, *, count_longest: bool) -> ScoreSums:
+    def begin(self, *, count_longest: bool) -> ScoreSums:
         """Place the bins of every layer on the pilot, and start the sums.
 
         Args:
-            resolved: All layers of the model, for the reasons why some are not scored.
             count_longest: Count the batch with the longest sequence as well.
 
         Raises:
@@ -122,7 +131,7 @@ class EntryCounter:
         for number in others:
             self._capture(number, look)
         self._capture(longest, place_bins)
-        sums.run = self.description(resolved, sums.windows)
+        sums.run = self.description(sums.windows)
         return sums
 
     def count(self, number: int, sums: ScoreSums) -> None:
@@ -136,29 +145,27 @@ class EntryCounter:
         sums.done.add(number)
         sums.kernels.add(self.kernel.name)
 
-    def refuse_other_run(self, sums: ScoreSums, resolved: RotaryModel, file: Path | None) -> None:
+    def refuse_other_run(self, sums: ScoreSums, file: Path | None) -> None:
         """Refuse sums that are not of this run.
 
         Args:
             sums: Sums from a file.
-            resolved: All layers of the model.
             file: Where they come from.
 
         Raises:
             ValueError: If model, data or settings differ; the message says which.
         """
-        if changed := differences(self.description(resolved, sums.windows), sums.run):
+        if changed := differences(self.description(sums.windows), sums.run):
             msg = (
                 f"{file}: holds sums of another run (different: {', '.join(changed)}); finish that run with its own "
                 "settings, choose another folder, or delete the file"
             )
             raise ValueError(msg)
 
-    def description(self, resolved: RotaryModel, windows: dict[int, int | None]) -> dict[str, Any]:
+    def description(self, windows: dict[int, int | None]) -> dict[str, Any]:
         """What identifies this run: sums of runs with the same description can be added.
 
         Args:
-            resolved: All layers of the model.
             windows: Sliding window of each scored layer's mask, in tokens.
         """
         real = [tokens if mask is None else tokens[mask.bool()] for tokens, mask in token_rows(self.data)]
@@ -175,7 +182,7 @@ class EntryCounter:
         return {
             "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
             "batches": len(self.data),
-            "unscored": {str(layer): reason for layer, reason in resolved.unscored.items()},
+            "unscored": {str(layer): reason for layer, reason in self.unscored.items()},
             "provenance": provenance,
         }
 
@@ -243,7 +250,7 @@ class EntryCounter:
 
     def _planes(
         self, vectors: LayerVectors, plan: EntryPlan, row: Row, order: Int[Tensor, " pos"] | None = None
-    ) -> Iterator[tuple[EntryPlan, Planes]]:
+    ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
         """The part of a plan that each range of distances is for, and the row's planes there, ready to count."""
         divide, dtype = self.settings.divide_attention_factor, self.settings.dtype
         for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), order, divide=divide):
@@ -258,7 +265,7 @@ class EntryCounter:
     def _count_part(
         self,
         statistics: CorrelationSums,
-        planes: Planes,
+        planes: tuple[Planes, Planes],
         part: EntryPlan,
         sample: list[Positions] | None,
         temperature: float,

@@ -1,19 +1,17 @@
 """Profile the contributions of some heads by distance, in one pass over a text, without a T x T tensor."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model
+from positional_heads.bridge.resolve import layers_of_heads
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.contributions import contribution_sums, expand_key_heads, remainder_sums
-from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.heads import Head, Heads
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import pair_frequencies
 from positional_heads.results.profile import ContributionProfile
@@ -49,9 +47,12 @@ def contribution_profile(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
-    chosen = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
+    chosen = list(dict.fromkeys(heads_of_model(model, heads)))
+    if not chosen:
+        msg = "no head given: ask for at least one, e.g. scores.top(4)"
+        raise ValueError(msg)
     in_range("skip_keys", skip_keys, 0, 2**31)
-    rotary = _rotary_layers(model, chosen)
+    rotary = layers_of_heads(model, chosen)
     data = sized_batches(model, tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(length for batch in data for length in batch.lengths)  # less than the width, if all are padded
     sums = _Sums(chosen, rotary[0].n_pairs, longest, skip_keys)
@@ -116,15 +117,3 @@ class _Sums:
             frequencies=self.frequencies,
             provenance=provenance,
         )
-
-
-def _rotary_layers(model: TransformerLensModel, heads: Sequence[Head]) -> list[RotaryLayer]:
-    if not heads:
-        msg = "no head given: ask for at least one, e.g. scores.top(4)"
-        raise ValueError(msg)
-    rotary = resolve_layers(model).select([head.layer for head in heads])
-    widths = {one.n_pairs for one in rotary}
-    if len(widths) > 1:
-        msg = f"the heads' layers have {sorted(widths)} pairs: make a profile of each kind of layer on its own"
-        raise ValueError(msg)
-    return rotary

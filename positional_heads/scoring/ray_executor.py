@@ -194,12 +194,10 @@ class Replica:
         model = load()
         data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
         self.empty = ScoreSums.from_bytes(empty, model.cfg.device)
-        resolved = resolve_layers(model)
-        rotary = resolved.select(sorted(self.empty.layers))
-        self.counter = EntryCounter(model, data, rotary, settings)
+        self.counter = EntryCounter(model, data, resolve_layers(model), sorted(self.empty.layers), settings)
         self.counter.use_kernel(kernel)
         # Kept for `sums` to raise: a worker that fails while it starts dies without its reason.
-        self.changed = differences(self.empty.run, self.counter.description(resolved, self.empty.windows))
+        self.changed = differences(self.empty.run, self.counter.description(self.empty.windows))
 
     def ready(self) -> None:
         """Return once the replica is loaded."""

@@ -17,7 +17,6 @@ from typing_extensions import Unpack
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked
 from positional_heads.core.logs import warn_once
@@ -103,9 +102,9 @@ def score_heads(
     ray = RayExecutor() if executor == "ray" else executor
     run: RunOptions = {"attention_mask": attention_mask, "layers": layers, "batch_size": batch_size}
     run |= {"beyond_context": beyond_context, "plain_text": plain_text, "settings": settings, **options}
-    counter, resolved = _prepared("score_heads", model, tokens, **run)
+    counter = _prepared("score_heads", model, tokens, **run)
     with nullcontext() if ray is None else ray.started(model):
-        scores = _count(counter, resolved, range(len(counter.data)), saved, ray, progress).result()
+        scores = _count(counter, range(len(counter.data)), saved, ray, progress).result()
     _warn_of_wide_bounds(scores)
     return scores
 
@@ -145,12 +144,12 @@ def score_shard(
     number, total = shard_of(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
-    counter, resolved = _prepared("score_shard", model, tokens, **options)
+    counter = _prepared("score_shard", model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)
     if file.exists():
-        counter.refuse_other_run(ScoreSums.load(file), resolved, file)
+        counter.refuse_other_run(ScoreSums.load(file), file)
         return file
-    _count(counter, resolved, numbers, saved, None, progress).save(file)
+    _count(counter, numbers, saved, None, progress).save(file)
     saved.remove()
     return file
 
@@ -168,11 +167,10 @@ def _prepared(
     plain_text: bool = False,
     settings: ScoringSettings | None = None,
     **options: Unpack[ScoringOptions],
-) -> tuple[EntryCounter, RotaryModel]:
+) -> EntryCounter:
     """Everything checked, nothing counted."""
     chosen = updated_settings(owner, settings, options, list(RunOptions.__annotations__))
     resolved = resolve_layers(model)
-    rotary = resolved.select(layers)
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
     data = sized_batches(model, tokens, attention_mask, batch_size, **allowed)
     if chosen.pairs is None:
@@ -185,12 +183,11 @@ def _prepared(
                 "(pairs='all' counts all)"
             )
             warn_once(__name__, warning)
-    return EntryCounter(model, data, rotary, chosen), resolved
+    return EntryCounter(model, data, resolved, layers, chosen)
 
 
 def _count(
     counter: EntryCounter,
-    resolved: RotaryModel,
     numbers: Sequence[int],
     saved: Checkpoint,
     ray: RayExecutor | None,
@@ -198,12 +195,12 @@ def _count(
 ) -> ScoreSums:
     """The sums over numbered batches, resumed from a checkpoint if there is one."""
     rows = [len(batch.tokens) for batch in counter.data]
-    sums = saved.load(lambda sums: counter.refuse_other_run(sums, resolved, saved.file))
+    sums = saved.load(lambda sums: counter.refuse_other_run(sums, saved.file))
     done = set() if sums is None else sums.done
     total, initial = (sum(rows[number] for number in some) for some in (numbers, done))
     with tqdm(total=total, initial=initial, unit="sequence", desc="scoring heads", disable=not progress) as bar:
         if sums is None:
-            sums = counter.begin(resolved, count_longest=counter.longest in numbers)
+            sums = counter.begin(count_longest=counter.longest in numbers)
             bar.update(sum(rows[number] for number in sums.done))
         elif sums.kernels:
             counter.use_kernel(min(sums.kernels))  # the same numbers as without an interruption

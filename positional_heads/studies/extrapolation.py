@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
@@ -23,7 +23,7 @@ from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import check_settings, checked, in_range, is_number
-from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.heads import Head, Heads
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.scoring.score import score_heads
 from positional_heads.studies.resume import run_parts
@@ -76,7 +76,7 @@ def extrapolation_study(
     check_choices(methods, factors, task)
     in_range("sequences", sequences, 1)
     check_settings(f"task {task}", task_settings, [*task_setting_names(task)])
-    asked = None if heads is None else as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    asked = None if heads is None else heads_of_model(model, heads)
     if asked == []:
         msg = "no head given: name at least one to follow, or None for those with the highest rho"
         raise ValueError(msg)

@@ -34,7 +34,8 @@ def passkey_recall(
     """
     rng = random.Random(f"passkey-{seed}")
     right = 0
-    for batch in _batches([_passkey_at(text, length, index / examples, rng) for index in range(examples)], batch_size):
+    rows = torch.stack([_passkey_at(text, length, index / examples, rng) for index in range(examples)])
+    for batch in rows.split(batch_size):
         predicted = logits(batch)[:, -7:-2].argmax(-1)
         right += int((predicted == batch[:, -6:-1]).sum())
     return right / (5 * examples)
@@ -66,7 +67,3 @@ def _passkey_at(text: bytes, length: int, depth: float, rng: random.Random) -> I
 
 def _tokens(body: bytes) -> Int[Tensor, " pos"]:
     return torch.tensor([BOS_ID, *body])
-
-
-def _batches(rows: list[Int[Tensor, " pos"]], size: int) -> list[Int[Tensor, "batch pos"]]:
-    return [torch.stack(rows[start : start + size]) for start in range(0, len(rows), size)]

@@ -113,10 +113,10 @@ def test_a_record_is_read_back_as_it_was_written(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_a_record_is_a_table_and_names_its_model(kind):
-    record = RECORDS[kind]("a model")
+    record = RECORDS[kind]("some model")
     assert len(record.to_frame()) > 0
     pd.testing.assert_frame_equal(record.to_frame(), record.to_frame())
-    assert record.provenance["model"]["name"] == "a model"
+    assert record.model_name == "some model"
 
 
 @pytest.mark.parametrize("kind", RECORDS)

@@ -202,7 +202,6 @@ def test_the_pilot_includes_batches_beside_the_longest(tiny):
     rows = [torch.full((30,), token) for token in range(60, 66)] + [torch.arange(50) * 5 % 256, torch.arange(29)]
     data = batches(tiny("llama"), rows, None, 6)
     assert [len(batch.tokens) for batch in data] == [6, 1, 1]
-    rotary = ph.resolve_layers(tiny("llama")).select(None)
-    counter = EntryCounter(tiny("llama"), data, rotary, ScoringSettings())
+    counter = EntryCounter(tiny("llama"), data, ph.resolve_layers(tiny("llama")), None, ScoringSettings())
     assert sorted(counter.pilot_batches) == [0, 1, 2]
     assert counter.pilot_batches[-1] == 1

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.core.arguments import check_settings, checked, in_range
-from positional_heads.core.heads import Heads, as_heads
+from positional_heads.core.heads import Heads
 from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
@@ -49,7 +49,7 @@ def evaluate(
         ValueError: If the task, its settings, the mode or a head make no sense; the message says what to do.
     """
     in_range("batch_size", batch_size, 1)
-    chosen = as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    chosen = heads_of_model(model, heads)
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
     with model.hooks(fwd_hooks=ablation.hooks(chosen)):

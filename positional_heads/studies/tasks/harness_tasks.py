@@ -24,8 +24,8 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.run_lengths import follows_length, fresh_runs
 from positional_heads.core.arguments import in_range
+from positional_heads.studies.tasks.longbench_metrics import INSTALL
 
-INSTALL = "pip install 'positional-heads[eval]'"
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy takes from the harness."""
 

@@ -24,7 +24,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.tokenizing import start_token, text_tokens
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.longbench_metrics import judged, refuse_missing_library, unfit_answer
 
 SCHEMA = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
@@ -125,9 +125,7 @@ def longbench(
         ValueError: If a line is not a document of the schema, its dataset is unknown, its dataset's metric cannot
             score it, or the length leaves no room for a prompt.
     """
-    if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
-        msg = f"examples {examples!r} must be a whole number of at least 1, or None for all documents"
-        raise ValueError(msg)
+    in_range("examples", examples, 1)
     if file is None and dataset is None:
         msg = "longbench needs file=, a JSON-lines file in its schema, or dataset=, the name of a dataset on the hub"
         raise ValueError(msg)

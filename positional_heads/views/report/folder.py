@@ -6,7 +6,7 @@ from pathlib import Path
 from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
-from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, write_atomically
+from positional_heads.results.files import write_atomically
 from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
@@ -99,8 +99,7 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 Within the training length, without extension: {plain}.
 
-Made with {_versions(study)}. Everything is in `{EXTRAPOLATION.file_name}`:
-`positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION.file_name}")`.
+{_last_line(study)}
 """
 
 
@@ -127,9 +126,7 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank corre
 {correlations or "unknown"}.
 {notes}
 
-Made with {_versions(study)}. Every answer's numbers are in `answers.parquet`, everything else is in
-`{ABLATION.file_name}`:
-`positional_heads.AblationStudy.load("{ABLATION.file_name}")`.
+{_last_line(study)} `answers.parquet` has every answer's numbers as a table.
 """
 
 
@@ -150,10 +147,11 @@ def _scores_text(scores: HeadScores) -> str:
 A high rho alone is not evidence that a head carries distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.
 
-Made with {_versions(scores)}. Everything is in `{SCORES.file_name}`:
-`positional_heads.HeadScores.load("{SCORES.file_name}")`.
+{_last_line(scores)}
 """
 
 
-def _versions(record: Record) -> str:
-    return ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())
+def _last_line(record: Record) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())
+    kind, file = type(record).__name__, record.saved_as.file_name
+    return f'Made with {versions}. Everything is in `{file}`: `positional_heads.{kind}.load("{file}")`.'
