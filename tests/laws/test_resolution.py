@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.core.logs import warn_once
 from positional_heads.results.tables import heads_table
-from positional_heads.scoring import counter as counting
 from positional_heads.scoring.sums import ScoreSums
 from tests.support import oracles
 
@@ -146,7 +146,7 @@ def test_saturation_is_kept_in_files_and_shown(model, tmp_path):
     ],
 )
 def test_text_of_one_repeated_token_gives_a_warning(tokens, said, model, caplog):
-    counting._say_monotonous.cache_clear()
+    warn_once.cache_clear()
     scores = ph.score_heads(model, tokens, layers=[1], null_repeats=2)
     assert scores.provenance["data"]["monotonous"] == said
     warning = f"in {said} of {len(tokens)} sequences one token fills half or more: content hardly varies there"
