@@ -1,4 +1,4 @@
-"""The extension that is active on a model. `extended_rope` sets it; whatever reads or proves scores asks for it.
+"""The extension that is active on a model. `extended_rope` sets it; code that reads or proves scores asks for it.
 
 `ActiveExtension` is all that the rest of `bridge/` needs of an extension, so that it need not import
 `extended_rope`, which is built on all of it.

@@ -163,7 +163,7 @@ class LayerVectors:
             limits = [limit for limit in (plan.max_distance, furthest) if limit is not None]
             high = min(limits, default=None)
             if nearest < span[1] - span[0] and (high is None or low <= high):
-                # a plan is shared by its identity where all of it counts: replacing it would draw its sample anew
+                # the plan itself, not an equal copy: a copy would have to count its sample again
                 same = (low, high) == (plan.min_distance, plan.max_distance)
                 part = plan if same else replace(plan, min_distance=low, max_distance=high)
                 yield part, (self.divided(query) if divide else query, key)

@@ -76,7 +76,7 @@ def heads_of_model(model: TransformerLensModel, heads: Heads) -> list[Head]:
 
 def layers_with_attention(model: TransformerLensModel) -> list[int]:
     """Layers that have a `hook_attn_scores`; hybrid models have layers without one."""
-    hooks = model.hook_dict  # TransformerLens builds it anew at each look
+    hooks = model.hook_dict  # once: TransformerLens builds it at each access
     return [layer for layer in range(int(model.cfg.n_layers)) if hook_name(layer, SCORES) in hooks]
 
 

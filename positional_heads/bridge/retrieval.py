@@ -78,8 +78,8 @@ def _most_attended(
     model: TransformerLensModel, tokens: Int[Tensor, " pos"], start: int
 ) -> Int[Tensor, "layer head step"]:
     """The key that each head attends to most, at the steps that generate the tokens from `start` on."""
-    unseen = torch.full((int(model.cfg.n_heads), len(tokens) - start), -1)
-    attended = dict.fromkeys(range(int(model.cfg.n_layers)), unseen)
+    missing = torch.full((int(model.cfg.n_heads), len(tokens) - start), -1)  # until the layer's hook fires
+    attended = dict.fromkeys(range(int(model.cfg.n_layers)), missing)
 
     def reader(layer: int) -> Callable[[Tensor, Any], None]:
         def read(pattern: Float[Tensor, "batch head query_pos key_pos"], hook: Any) -> None:  # noqa: ARG001

@@ -143,16 +143,16 @@ def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | N
     """Refuse settings that make no sense before the model is loaded."""
     from positional_heads.bridge.loading import check_dtype
     from positional_heads.scoring.settings import ScoringSettings
-    from positional_heads.scoring.shards import shard_of
+    from positional_heads.scoring.shards import parsed_shard
 
     if shard is not None:
-        shard_of(shard)
+        parsed_shard(shard)
     check_dtype(dtype)
     ScoringSettings(**settings)
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
-    """The first sequences; the user is told how the texts were cut."""
+    """The first sequences; reports how the texts were cut."""
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
     say(

@@ -82,7 +82,7 @@ class AblationStudy(Record):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What was measured, the most sensitive first; higher is better."""
+        """Names of the measures, the most sensitive first; higher is better."""
         return tuple(self.values)
 
     @property
@@ -240,7 +240,7 @@ class AblationStudy(Record):
 
     @property
     def verdict(self) -> str:
-        """What the study shows, in words; that may be that the heads do not matter."""
+        """Whether the task needs the top heads more than others, in words; the answer may be no."""
         measure = self.measures[0]
         return ablation_verdict(
             self.task,
@@ -293,7 +293,7 @@ class AblationStudy(Record):
     def _unit_means(self, measure: str | None, by: str | None = None) -> Iterator[UnitMeans]:
         measure = self.measures[0] if measure is None else measure
         if measure not in self.values:
-            msg = f"measure {measure!r} was not taken: choose one of {', '.join(self.measures)}"
+            msg = f"measure {measure!r} is not in this study: choose one of {', '.join(self.measures)}"
             raise ValueError(msg)
         if by is not None and by not in self.rows[0]:
             msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"

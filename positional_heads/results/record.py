@@ -134,7 +134,7 @@ def computed_once(method: Table) -> Table:
     def kept(self: Any, *args: Any, **kwargs: Any) -> "pd.DataFrame":
         tables = self.__dict__.setdefault("_tables", {})
         bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()  # a default that is given is the same table
+        bound.apply_defaults()  # so that a default given explicitly finds the same table
         key = method.__name__, *list(bound.arguments.values())[1:]
         if key not in tables:
             tables[key] = method(self, *args, **kwargs)

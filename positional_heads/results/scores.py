@@ -126,7 +126,7 @@ class HeadScores(Record):
         Raises:
             ValueError: If no null was computed.
         """
-        return self.rho - self._known_null().mean
+        return self.rho - self._required_null().mean
 
     @cached_property
     def p_values(self) -> Float[Tensor, "layer head"]:
@@ -134,7 +134,7 @@ class HeadScores(Record):
         variance = None
         if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
             variance = self.bootstrap_rho.var(0) * self.n_groups / max(self.n_groups - 1, 1)
-        return excess_p_values(self.rho, self._known_null().rho, variance, self.n_groups)
+        return excess_p_values(self.rho, self._required_null().rho, variance, self.n_groups)
 
     @cached_property
     def q_values(self) -> Float[Tensor, "layer head"]:
@@ -144,7 +144,7 @@ class HeadScores(Record):
     @property
     def z(self) -> Float[Tensor, "layer head"]:
         """Excess in standard deviations of the null."""
-        return self.excess / self._known_null().sd
+        return self.excess / self._required_null().sd
 
     @checked
     def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
@@ -281,7 +281,7 @@ class HeadScores(Record):
             provenance=content["provenance"],
         )
 
-    def _known_null(self) -> NullScores:
+    def _required_null(self) -> NullScores:
         if self.null is None:
             msg = "no null was computed: score again with null_repeats=20"
             raise ValueError(msg)

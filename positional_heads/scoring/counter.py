@@ -34,10 +34,10 @@ from positional_heads.scoring.batches import Row, capture_batch, run_provenance,
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 from positional_heads.scoring.sums import LayerSums, ScoreSums, differences, empty_statistics
 
-LISTED_DEARER = 4
+LISTED_COST = 4
 """Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
-PILOT_BATCHES = 4
-BATCHES_PER_PILOT = 16
+PILOT_BATCHES, BATCHES_PER_PILOT = 4, 16
+"""Most batches of the pilot; it takes one more for every so many batches of the run."""
 PILOT_ROWS = 4
 PILOT_ENTRIES = 2**15
 """Entries that place the bins of a head: 16 for each of 2048 bins."""
@@ -56,7 +56,7 @@ class EntryCounter:
         layers: Sequence[int] | None,
         settings: ScoringSettings,
     ) -> None:
-        """Count nothing yet.
+        """Choose the kernel; nothing is counted yet.
 
         Args:
             model: A TransformerBridge.
@@ -115,21 +115,21 @@ class EntryCounter:
         pilot: dict[int, list[PilotSample]] = defaultdict(list)
         sums = ScoreSums({}, {self.longest} if count_longest else set(), {}, {self.kernel.name})
 
-        def look(vectors: LayerVectors, rows: list[Row]) -> None:
+        def sample(vectors: LayerVectors, rows: list[Row]) -> None:
             pilot[vectors.rotary.layer].append(self._pilot_sample(vectors, rows))
 
         def place_bins(vectors: LayerVectors, rows: list[Row]) -> None:
-            look(vectors, rows)
+            sample(vectors, rows)
             layer = vectors.rotary.layer
             sums.layers[layer] = self._empty_sums(vectors, rows, PilotSample.joined(pilot.pop(layer)))
-            # The longest batch is the dearest, and the vectors of all its layers do not fit in memory together: count a
-            # layer here, while its vectors exist, instead of running the batch again.
+            # The longest batch costs the most to run, and the vectors of all its layers do not fit in memory together.
+            # So it is not run a second time: each layer is counted here, while its vectors exist.
             if count_longest:
                 self._count_rows(sums.layers[layer], vectors, rows)
 
         *others, longest = self.pilot_batches
         for number in others:
-            self._capture(number, look)
+            self._capture(number, sample)
         self._capture(longest, place_bins)
         sums.run = self.description(sums.windows)
         return sums
@@ -198,10 +198,10 @@ class EntryCounter:
         return EagerKernel()
 
     def _terms(self) -> int:
-        """Entries times rotary pairs of the whole run, or what costs as much."""
+        """Cost of the whole run, in entries times rotary pairs."""
         plan = self._plan(None)
         every = int(plan.all_entry_counts.sum())
-        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_DEARER
+        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_COST
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
         return counted * width * (1 + self.settings.null_repeats)
 
@@ -220,7 +220,7 @@ class EntryCounter:
             query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
             for part, planes in self._planes(vectors, plan, row):
                 entries = _counted_entries((query_pos, key_pos), part, planes[0].device)
-                parts.append(PilotSample.of(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
+                parts.append(PilotSample.measured(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
         return PilotSample.joined(parts)
 
     def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:
@@ -251,7 +251,7 @@ class EntryCounter:
     def _planes(
         self, vectors: LayerVectors, plan: EntryPlan, row: Row, order: Int[Tensor, " pos"] | None = None
     ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
-        """The part of a plan that each range of distances is for, and the row's planes there, ready to count."""
+        """Each range of distances: its part of the plan, and the row's planes there in the precision of D."""
         divide, dtype = self.settings.divide_attention_factor, self.settings.dtype
         for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), order, divide=divide):
             yield part, (query.to(dtype), key.to(dtype))

@@ -1,4 +1,4 @@
-"""Examples of what some heads do on one text: attention, dominant dimensions and contributions, for `views` to draw."""
+"""Record the attention, dominant dimensions and contributions of some heads on one text, for `views` to draw."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,7 +50,7 @@ def head_examples(
     detailed: int = 48,
     temperature: Temperature = 1.0,
 ) -> HeadExamples:
-    """Run a text and keep what some heads do on it: attention, dominant dimensions, contributions.
+    """Attention, dominant dimensions and contributions of some heads on one text.
 
     Args:
         model: A TransformerBridge.
@@ -202,12 +202,12 @@ def _record(
 
 
 def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
-    def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+    def store(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
         for head in heads:
             if head.layer == layer:
                 patterns[head] = tensor[0, head.head].float().clone()
 
-    return hook_name(layer, PATTERN), keep
+    return hook_name(layer, PATTERN), store
 
 
 def _cached(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Means over the keys of each query, and every query-key pair of the first tokens, in blocks of queries.
+"""Compute means over the keys of each query, and every query-key pair of the first tokens, in blocks of queries.
 
 Only the attention pattern of the heads asked for is of size T x T.
 """

@@ -62,14 +62,14 @@ def contribution_profile(
 
 
 class _Sums:
-    """Sums and counts by head and distance."""
+    """Sums of contributions, and numbers of entries, by head and distance."""
 
     def __init__(self, heads: list[Head], n_pairs: int, longest: int, skip_keys: int) -> None:
         self.heads, self.skip_keys = heads, skip_keys
-        self.pairs = torch.zeros(len(heads), n_pairs, longest, dtype=torch.float64)
+        self.contributions = torch.zeros(len(heads), n_pairs, longest, dtype=torch.float64)
         self.rest = torch.zeros(len(heads), longest, dtype=torch.float64)
         self.counts = torch.zeros(len(heads), longest, dtype=torch.long)
-        self.frequencies = torch.zeros(self.pairs.shape[:2], dtype=torch.float64)
+        self.frequencies = torch.zeros(self.contributions.shape[:2], dtype=torch.float64)
 
     def add(self, vectors: LayerVectors, rows: list[Row]) -> None:
         """Fold in one layer of one batch, for the heads that are in it."""
@@ -89,28 +89,29 @@ class _Sums:
         counts = EntryPlan((length,), vectors.window, self.skip_keys).entry_counts
         visible = counts > 0
         frequencies = pair_frequencies(vectors.phase(row.number)[span]).abs().cpu()
+        # sums exist at every distance; those that a window hides from the model are left out
         for number, head in enumerate(self.heads):
             if head.layer != rotary.layer:
                 continue
             for distances, query, key in ranges:
                 added = contribution_sums(query[head.head], self._without_skipped(key[head.head]))[:, distances]
-                self.pairs[number, :, :length][:, distances] += added * rotary.scale * visible[distances]
+                self.contributions[number, :, :length][:, distances] += added * rotary.scale * visible[distances]
             rest = remainder_sums(rest_q[:, head.head], self._without_skipped(rest_k[:, head.head]))
             self.rest[number, :length] += rest * rotary.scale * visible
             self.counts[number, :length] += counts
             self.frequencies[number] = frequencies
 
     def _without_skipped(self, key: Tensor) -> Tensor:
-        """The keys of one head, with those that do not count set to zero: they then add nothing to any sum."""
-        kept = key.clone()
-        kept[: self.skip_keys] = 0
-        return kept
+        """The keys of one head; those that do not count are zero, and so add nothing to any sum."""
+        key = key.clone()
+        key[: self.skip_keys] = 0
+        return key
 
     def result(self, provenance: dict[str, Any]) -> ContributionProfile:
         counts = self.counts.double()
         return ContributionProfile(
             heads=self.heads,
-            mean=self.pairs / counts[:, None],  # NaN at distances where no query-key pair counts
+            mean=self.contributions / counts[:, None],  # NaN at distances where no query-key pair counts
             unrotated=self.rest / counts,
             pair_counts=self.counts,
             edges=torch.arange(counts.shape[1] + 1),

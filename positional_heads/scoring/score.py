@@ -22,11 +22,11 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import sized_batches
-from positional_heads.scoring.checkpoint import Checkpoint, whole_step
+from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
-from positional_heads.scoring.shards import shard_file, shard_of
+from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
 
 MOST_EXACT = 2**25
@@ -141,7 +141,7 @@ def score_shard(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If the shard, input or settings make no sense, or the folder holds another run.
     """
-    number, total = shard_of(shard)
+    number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
     counter = _prepared("score_shard", model, tokens, **options)
@@ -168,7 +168,7 @@ def _prepared(
     settings: ScoringSettings | None = None,
     **options: Unpack[ScoringOptions],
 ) -> EntryCounter:
-    """Everything checked, nothing counted."""
+    """The counter of a run, after every check of its arguments, model and text; nothing is counted."""
     chosen = updated_settings(owner, settings, options, list(RunOptions.__annotations__))
     resolved = resolve_layers(model)
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
@@ -203,20 +203,20 @@ def _count(
             sums = counter.begin(count_longest=counter.longest in numbers)
             bar.update(sum(rows[number] for number in sums.done))
         elif sums.kernels:
-            counter.use_kernel(min(sums.kernels))  # the same numbers as without an interruption
+            counter.use_kernel(min(sums.kernels))  # as before the interruption, so all D are rounded alike
         if progress and saved.file is not None:
             bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
             if ray is None:
                 for number in left:
-                    with whole_step():
+                    with interrupt_delayed():
                         counter.count(number, sums)
                     saved.save_if_due(sums)
                     bar.update(rows[number])
             else:
                 for part in ray.sums(counter, sums.empty(), left):
-                    with whole_step():
+                    with interrupt_delayed():
                         sums.absorb(part)
                     saved.save_if_due(sums)
                     bar.update(sum(rows[number] for number in part.done))
@@ -228,7 +228,7 @@ def _warn_of_wide_bounds(scores: HeadScores) -> None:
     wide = scores.bound.nan_to_num() > WIDE
     if bool(wide.any()):
         logger.warning(
-            "rho of %d heads has a bound of up to %.2g (scores.bound): their D fall into few bins, or differ between "
+            "rho of %d heads has a bound of up to %.2g (scores.bound): their D is in few bins, or differs between "
             "sequences more than the pilot shows; compare with batch_size=1 or another temperature",
             int(wide.sum()),
             float(scores.bound[wide].max()),

@@ -1,4 +1,4 @@
-"""Settings of a score: one record, checked when it is made, and the same as keywords for the functions that score."""
+"""Settings of a score: one record, checked when it is created, and the same fields as keywords."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

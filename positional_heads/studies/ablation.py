@@ -165,7 +165,7 @@ def _single_heads(ranking: list[Head], largest: int, singles: Singles | None) ->
 
 
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
-    """Retrieval scores on held-out examples of the task, or of passkey if the task has no needle; or a note why not."""
+    """Retrieval scores on held-out examples of the task, or of passkey if it has no needle; None with a note why."""
     if not _has_needles(task):
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model has no tokenizer to make one."]

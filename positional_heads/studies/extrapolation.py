@@ -128,7 +128,7 @@ def extrapolation_study(
             name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
         },
         plain=plain,
-        plain_curves=_values_of(plain_scores.curve, followed),
+        plain_curves=_head_values(plain_scores.curve, followed),
         training_length=trained,
         provenance=provenance,
     )
@@ -205,7 +205,7 @@ def _trials(method: str | Method, factors: Sequence[float], trained: int) -> lis
 
 
 def _abbreviated(value: Any) -> Any:
-    """A long text by its sha256, anything else as it is."""
+    """The sha256 of a long text; anything else unchanged."""
     if isinstance(value, str) and len(value) > LONG_TEXT:
         return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
     return value
@@ -242,15 +242,15 @@ def _allocation(
     layers = sorted({head.layer for head in followed})
     within = score_heads(model, rows, layers=layers, beyond_context=True, max_distance=trained - 1)
     beyond = score_heads(model, rows, layers=layers, beyond_context=True, min_distance=trained)
-    curves = [_values_of(within.curve, followed)[:, :trained], _values_of(beyond.curve, followed)[:, trained:]]
+    curves = [_head_values(within.curve, followed)[:, :trained], _head_values(beyond.curve, followed)[:, trained:]]
     table = extension.table(min(extension.chosen), rows.shape[1])
     factors = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
     return {
         "method": {**extension.provenance, **factors},
         "curves": torch.cat(curves, dim=1).tolist(),
         "frequencies": table.inv_freq.double().tolist(),
-        "rho_within": _values_of(within.rho, followed).tolist(),
-        "rho_beyond": _values_of(beyond.rho, followed).tolist(),
+        "rho_within": _head_values(within.rho, followed).tolist(),
+        "rho_beyond": _head_values(beyond.rho, followed).tolist(),
     }
 
 
@@ -263,7 +263,7 @@ def _float64(values: Any) -> Float64[Tensor, "..."]:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _values_of(values: Tensor, heads: Sequence[Head]) -> Tensor:
+def _head_values(values: Tensor, heads: Sequence[Head]) -> Tensor:
     return torch.stack([values[head] for head in heads])
 
 
@@ -272,13 +272,13 @@ def _performance(
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
-    assert isinstance(task, AnswerTask)  # as all of RECALL
+    assert isinstance(task, AnswerTask)  # true of every task in RECALL
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"
         raise ValueError(msg)
-    far = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
-    return {measure: float(values.mean()) for measure, values in far.measure(model).items()}
+    distant = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
+    return {measure: float(values.mean()) for measure, values in distant.measure(model).items()}
 
 
 def _loss_beyond(model: TransformerLensModel, rows: Int[Tensor, "batch pos"], trained: int) -> float:

@@ -108,7 +108,7 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
     heads = scores.top(min(4, scores.n_scored)) if heads is None else as_heads(heads, *scores.rho.shape)
     for head in heads:
         if scores.curve[head].isnan().all():
-            reason = scores.reasons.get(head, "none of its pairs counts")
+            reason = scores.reasons.get(head, "none of its query-key pairs counts")
             msg = f"{head} has no curve to draw ({reason}): leave it out"
             raise ValueError(msg)
     columns = min(2, max(1, len(heads)))

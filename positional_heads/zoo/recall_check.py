@@ -48,7 +48,7 @@ def repeat_gain(
     rng = random.Random(f"repeat-{seed}")
     first, second = [], []
     for _ in range(examples):
-        parts = [curriculum.passage_of(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
+        parts = [curriculum.random_passage(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
         tokens = _tokens(parts[0] + parts[1] + parts[2] + parts[1])[None]
         losses = torch.nn.functional.cross_entropy(logits(tokens)[0, :-1].float(), tokens[0, 1:], reduction="none")
         first.append(losses[8:passage].mean().item())
@@ -61,7 +61,7 @@ def _passkey_at(text: bytes, length: int, depth: float, rng: random.Random) -> I
     hidden, answer = curriculum.passkey_statement(key), curriculum.passkey_question() + key + b"."
     filler = length - 1 - len(hidden) - len(answer)
     before = int(depth * filler)
-    head, tail = curriculum.passage_of(text, before, rng), curriculum.passage_of(text, filler - before, rng)
+    head, tail = curriculum.random_passage(text, before, rng), curriculum.random_passage(text, filler - before, rng)
     return _tokens(head + hidden + tail + answer)
 
 

@@ -26,7 +26,7 @@ from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import ablation, extrapolation
-from positional_heads.studies.tasks import harness_tasks
+from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
@@ -259,7 +259,7 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = extrapolation.run_parts = first_part_only
-    harness_tasks._loaded = reached
+    harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:

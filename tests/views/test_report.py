@@ -111,7 +111,7 @@ def test_tables_hold_the_results_own_numbers(folder, html):
         assert f'<th scope="row">{row.method}</th><td>32</td><td>{row.rho_within:.3f}</td>' in html
 
 
-def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
+def test_the_page_has_every_landmark_and_every_anchor_it_refers_to(html):
     page = Page(html)
     tags = [tag for tag, _ in page.elements]
     assert [tags.count(tag) for tag in ("h1", "header", "main", "nav", "footer")] == [1] * 5
@@ -123,13 +123,20 @@ def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
             assert own.get(key) in {None, *named}
         if own.get("href"):
             assert own["href"].removeprefix("#") in named
-    images = [own for tag, own in page.elements if tag == "img"]
+
+
+def test_every_picture_has_a_text_alternative(html):
+    images = [own for tag, own in Page(html).elements if tag == "img"]
     assert len(images) == 3 + 1 + 2 + 3  # scores, ablation, and methods compared only where there are enough
     assert all(len(own["alt"]) > 20 and own["src"].startswith("data:image/png;base64,") for own in images)
     assert "2 beat" not in images[0]["alt"]
     assert "from -0.100 (L0H0) to 0.400 (L0H3); 1 beat their null" in images[0]["alt"]
+
+
+def test_tables_name_their_rows_and_columns_and_scroll_from_the_keyboard(html):
+    page = Page(html)
     assert all(own.get("scope") in {"row", "col"} for tag, own in page.elements if tag == "th")
-    scrolling = [own for own in attributes if own.get("class") == "scroll" and own.get("role") == "region"]
+    scrolling = [own for _, own in page.elements if own.get("class") == "scroll" and own.get("role") == "region"]
     assert scrolling
     assert all(own["tabindex"] == "0" and own["aria-label"] for own in scrolling)
 

@@ -122,7 +122,7 @@ class Extension:
         self.running_pass.run_lengths = lengths
 
     def enter(self, undo: ExitStack) -> None:
-        """Install hooks; what removes them goes onto the stack."""
+        """Install hooks until the stack is closed."""
         self.running_pass.watch(undo)
         for module in rotary_modules(self.model):
             undo.callback(module.register_forward_pre_hook(self._refuse_too_long).remove)

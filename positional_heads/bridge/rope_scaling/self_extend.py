@@ -79,7 +79,7 @@ class Dpe(Method):
         return {"pair_groups": list(self.pair_groups), "window": self.window, "all_pairs": self.key_pairs is None}
 
     def bands(self, rope: PlainRope, rotary: RotaryLayer, position: Int[Tensor, " pos"], length: int) -> list[Band]:  # noqa: ARG002
-        """SelfExtend's, each pair with its own group; a group of 1 leaves a pair as it is."""
+        """SelfExtend's, each pair with its own group; a group of 1 leaves a pair unchanged."""
         groups = torch.tensor([self.pair_groups])
         if self.key_pairs is not None:
             groups = torch.where(self.key_pairs[rotary.layer].cpu(), groups, 1)

@@ -132,16 +132,16 @@ def _block(
     query: Float[Tensor, "head pair query_pos 2"], key: Float[Tensor, "head pair 2 key_pos"]
 ) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
     contributions = query[..., 0, None] * key[:, :, None, 0] + query[..., 1, None] * key[:, :, None, 1]
-    return _weighed(contributions, 1)
+    return _dominant(contributions, 1)
 
 
 def _listed(
     query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"]
 ) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"]]:
-    return _weighed(query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1], -1)
+    return _dominant(query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1], -1)
 
 
-def _weighed(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _dominant(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """D over an axis of rotary pairs, computed as in `contributions.dominance`, and whether it is saturated."""
     n_pairs = contributions.shape[dim]
     index = torch.arange(n_pairs, device=contributions.device).view(-1, *[1] * (-1 - dim % -contributions.ndim))

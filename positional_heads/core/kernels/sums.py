@@ -1,4 +1,4 @@
-"""What every kernel returns: five sums over query-key pairs, all integers, which add up in any order."""
+"""The five sums over entries (query-key pairs) that every kernel returns: integers, which add up in any order."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ DIMENSION_SCALE = 2.0**24
 
 @dataclass(frozen=True)
 class EntrySums:
-    """Sums over some query-key pairs of one layer.
+    """Sums over some entries of one layer.
 
     Attributes:
         entries: Entries in each bin of D.

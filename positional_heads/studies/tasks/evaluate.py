@@ -12,7 +12,7 @@ from positional_heads.core.heads import Heads
 from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
-from positional_heads.studies.tasks.questions import Where
+from positional_heads.studies.tasks.questions import QuestionOptions
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
 
@@ -100,7 +100,7 @@ def task_setting_names(task: str) -> list[str]:
     """Settings that the task with this name takes."""
     parameters = inspect.signature(TASKS[task]).parameters.values()
     own = [one.name for one in parameters if one.name != "model" and one.kind is not one.VAR_KEYWORD]
-    return [*own, *Where.__annotations__] if task in RECALL else own
+    return [*own, *QuestionOptions.__annotations__] if task in RECALL else own
 
 
 def prepared_ablation(
@@ -121,7 +121,7 @@ def prepared_ablation(
 
 
 def task_provenance(task: Task, ablation: Ablation) -> dict[str, Any]:
-    """What identifies a task with its examples, and a way of ablation."""
+    """Provenance of a task, with a hash of its examples, and of how heads are ablated."""
     examples = task.examples if isinstance(task, AnswerTask) else None
     sha256 = None if examples is None else data_hash([(example.tokens, None) for example in examples])
     return {

@@ -70,7 +70,7 @@ def perplexity(
 
 def _units(source: Haystack, longest: int, examples: int) -> int:
     """Number of sections of the text to measure; its end is reserved for held-out windows if it is long enough."""
-    source.keep_end(longest)
+    source.reserve_end(longest)
     if source.end < longest:
         source.window(longest, random.Random(0))  # raises with the missing length
     units = min(examples, source.end // longest)

@@ -62,7 +62,7 @@ def _score_caveats(scores: HeadScores) -> list[str]:
             "No null was computed. Even without content, D changes with distance. Score again with null_repeats=20."
         )
     elif repeats < ENOUGH_REPEATS:
-        notes.append(f"The null has only {repeats} shuffles, so its spread is poorly known; 20 are usual.")
+        notes.append(f"The null has only {repeats} shuffles, so its spread is a rough estimate; 20 are usual.")
     if scores.bootstrap_rho is None:
         notes.append("There is a single sequence and so no interval: the variation of rho between texts is unknown.")
     elif groups < FEW_GROUPS:
