@@ -1,4 +1,4 @@
-"""Ablate heads, in six modes (method section 5).
+"""Ablate heads, in six modes (docs/equations.md, section 5).
 
 Every mode acts on query heads, also where they share key heads, and on the prompt as on generated tokens.
 

@@ -26,11 +26,11 @@ LEAST_CORRECT = 0.5
 @torch.no_grad()
 def retrieval_scores(
     model: TransformerLensModel,
-    prompts: Sequence[Int[Tensor, " pos"]],
+    prompts: Sequence[Int[Tensor, " _pos"]],
     needles: Sequence[tuple[int, int]],
-    answers: Sequence[Int[Tensor, " answer_pos"]],
+    answers: Sequence[Int[Tensor, " _answer_pos"]],
 ) -> Float[Tensor, "layer head"]:
-    """The share of the needle that each head copies while the model generates it (method section 8).
+    """The share of the needle that each head copies while the model generates it (docs/equations.md, section 8).
 
     The model decodes greedily. At each step where the key that a head attends to most is in the needle, and holds the
     token that is generated, the head gets 1 / needle length; the score is the mean over trials. Trials count where more

@@ -15,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Score attention heads of a RoPE language model by how their dominant frequency changes with token distance.",
+    help="Score attention heads of a RoPE language model by how their dominant dimension changes with token distance.",
 )
 
 

@@ -13,17 +13,14 @@ from positional_heads.cli.show import finish
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     model: options.Model,
     methods: Annotated[
-        str,
-        typer.Option(
-            help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope."
-        ),
+        str, typer.Option(help=f"Methods, separated by commas: {options.METHODS}.")
     ] = "none,linear,ntk,yarn,self_extend",
     factors: Annotated[
         str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")
     ] = "2,4",
     text: options.Texts = None,
     out: options.Out = Path("extrapolation"),
-    task: Annotated[str, typer.Option(help="passkey, needle, kv, copy or latest.")] = "passkey",
+    task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}.")] = "passkey",
     depths: options.Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
@@ -38,7 +35,9 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score heads and measure a task beyond the training length, under each method of extending the context.
+    """Compare methods of extending the context.
+
+    Scores heads and measures a task beyond the training length, under each method.
 
     To resume an interrupted run, run the same command again.
 

@@ -62,7 +62,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score every head by how its dominant rotary dimension changes with token distance.
+    """Score every head by rho.
+
+    rho is the correlation between token distance and the dominant rotary dimension.
 
     Prints the top heads and a verdict against shuffled positions, and writes a report folder. To resume an interrupted
     run, run the same command again.
@@ -100,8 +102,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
             return
         scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
-        write_examples(bridge, pieces[0], scores, out)
-        finish(scores, out, as_json, top=top, progress=PARTIAL.file_name)
+        examples = write_examples(bridge, pieces[0], scores, out)
+        more = [] if examples is None else [examples]
+        finish(scores, out, as_json, top=top, progress=PARTIAL.file_name, more=more)
 
 
 def merge(
@@ -111,7 +114,9 @@ def merge(
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Add the shards of a run, and write its report; needs no model.
+    """Add the shards of a run.
+
+    Writes its report; needs no model.
 
     Example: positional-heads merge shards --out report
     """

@@ -1,6 +1,7 @@
 """`positional-heads show`, and what every command prints of its result: a line, a table and the verdict."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +24,10 @@ def show(
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print a result from disk, scores or a study, after checking the file for damage; loads no model."""
+    """Print a result from disk.
+
+    Scores or a study, after checking the file for damage; loads no model.
+    """
     with one_line_errors():
         from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES
         from positional_heads.results.unfinished import unfinished
@@ -46,6 +50,7 @@ def finish(
     *,
     top: int = 10,
     progress: str | None = None,
+    more: Sequence[Path] = (),
 ) -> None:
     """Write a result's report folder, and print the result.
 
@@ -55,10 +60,11 @@ def finish(
         as_json: Print JSON.
         top: Heads to print of scores.
         progress: File in the folder that the run could have been resumed from, removed now.
+        more: Other files that the command wrote, to be listed.
     """
     from positional_heads.views.report.folder import write_report
 
-    written = write_report(result, out)
+    written = [*write_report(result, out), *more]
     if progress is not None:
         (out / progress).unlink(missing_ok=True)
     print_result(written[0], result.saved_as, as_json, top)

@@ -1,4 +1,6 @@
-"""Spearman's rho between distance and D over all query-key pairs, streamed and merged exactly (method section 4).
+"""Spearman's rho between distance and D over all query-key pairs, streamed and merged exactly.
+
+See docs/equations.md, section 4.
 
 The ranks of all distances are known in closed form before an entry is computed, because a sequence of n tokens has
 n - t entries at distance t. So two sums per head and bin of D suffice: how many entries fell into the bin, and the sum
@@ -198,7 +200,10 @@ class Correlation:
 
     @property
     def rho_curve(self) -> Float64[Tensor, " head"]:
-        """Spearman's rho between distance and the mean D at that distance: no noise left, so far larger than rho."""
+        """Spearman's rho between distance and the mean D at that distance.
+
+        Averaging removes variation by content, so it is often far larger in size than rho.
+        """
         return curve_correlation(self.curve)
 
     def resampled_rho(self, weights: Float[Tensor, "resample group"]) -> Float64[Tensor, "resample head"]:

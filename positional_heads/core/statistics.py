@@ -1,9 +1,9 @@
 """Statistics of scores and of ablations: p-values, intervals and rank correlations.
 
 Query-key pairs of one sequence are not independent, so a p-value over a million of them means nothing. For scores the
-independent units are sequences, and the null is the same content at shuffled positions (method section 4). For
-ablations each set of heads is ablated on the same units, so a unit's difficulty drops out of every paired difference;
-answers within a unit are averaged first.
+independent units are sequences, and the null is the same content at shuffled positions (docs/equations.md, section 4).
+For ablations each set of heads is ablated on the same units, so a unit's difficulty drops out of every paired
+difference; answers within a unit are averaged first.
 """
 
 from collections.abc import Collection

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NullScores:
-    """Scores of the same model and text with positions shuffled, which measure geometry alone (method section 4).
+    """Scores of the same model and text with positions shuffled, which measure geometry alone.
+
+    See docs/equations.md, section 4.
 
     Attributes:
         rho: Score of each head in each shuffle.

@@ -47,8 +47,8 @@ MEANINGS = {
     "retrieval": "effect of the heads with the highest retrieval score",
     "difference": "effect of the top heads minus that of random heads",
     "p_value": (
-        "share of rankings permuted within layers whose effect is at least as low; quote that of 'all', the mean over "
-        "the numbers of heads"
+        "permutation p-value: share of shuffled rankings that hurt at least as much. In a paper, quote the row 'all', "
+        "the mean over all sizes"
     ),
     "random_sets": "number of random sets",
     "permutations": "number of permuted rankings",

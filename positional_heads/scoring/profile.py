@@ -32,7 +32,8 @@ def contribution_profile(
     """Mean contribution of every pair at every distance, for some heads, over all query-key pairs of a text.
 
     At each distance the contributions and the unrotated remainder add up to the mean attention score before soft-cap
-    and mask (method section 2). As in scoring, every layer must first reproduce the model's own attention scores.
+    and mask (docs/equations.md, section 2). As in scoring, every layer must first reproduce the model's own attention
+    scores.
 
     Args:
         model: A TransformerBridge.

@@ -71,7 +71,8 @@ def score_heads(
     """Score every head by how its dominant rotary dimension changes with token distance.
 
     Spearman's rho between distance and dominant dimension over all causal query-key pairs of all sequences (Hong et
-    al., arXiv 2410.08703; method sections 2 to 4). Every layer must first reproduce the model's own attention scores.
+    al., arXiv 2410.08703; docs/equations.md, sections 2 to 4). Every layer must first reproduce the model's own
+    attention scores.
 
     Args:
         model: A TransformerBridge.

@@ -50,7 +50,7 @@ def ablation_study(
     progress: bool = False,
     **task_settings: Any,
 ) -> AblationStudy:
-    """Ablate the top heads and every control on the same examples (method section 5).
+    """Ablate the top heads and every control on the same examples (docs/equations.md, section 5).
 
     Controls: random sets with as many heads in every layer that exclude the top heads, rankings permuted within layers
     (for the p-value), the lowest-scoring heads, the heads with the highest retrieval score, and single heads.
@@ -182,7 +182,7 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Float64[Tensor,
         [example.tokens[start:] for example, start in zip(far, starts, strict=True)],
     )
     if bool(retrieval.isnan().all()):
-        return None, [f"No retrieval scores: the model gets no held-out example of {task.name} right."]
+        return None, [f"No retrieval scores: the model answers no held-out example of `{task.name}` correctly."]
     return retrieval, []
 
 

@@ -76,6 +76,7 @@ def key_value_facts(text: bytes, length: int, rng: random.Random) -> tuple[bytes
     statements = [_fact(*fact) for fact in facts] + [_fact(*fact) for fact in asked]
     body, starts = _interleave(text, length, statements, rng)
     last = len(statements) - len(asked)
+    # in ` abc = 1234; ` the number is bytes 7 to 10
     return body, [(start + 7, start + 11) for start in starts[last:]]
 
 
@@ -88,7 +89,7 @@ def passkey(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]
         return plain(text, length, rng)
     depth = rng.randint(0, filler)
     body = random_passage(text, depth, rng) + hidden + random_passage(text, filler - depth, rng) + answer
-    return body, [(length - 6, length - 1)]
+    return body, [(length - 6, length - 1)]  # five digits before the full stop
 
 
 def passkey_statement(key: bytes) -> bytes:

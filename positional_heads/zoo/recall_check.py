@@ -36,6 +36,7 @@ def passkey_recall(
     right = 0
     rows = torch.stack([_passkey_at(text, length, index / examples, rng) for index in range(examples)])
     for batch in rows.split(batch_size):
+        # a sequence ends with five digits and a full stop: digits are the tokens -6 to -2, each predicted one before
         predicted = logits(batch)[:, -7:-2].argmax(-1)
         right += int((predicted == batch[:, -6:-1]).sum())
     return right / (5 * examples)
@@ -51,6 +52,7 @@ def repeat_gain(
         parts = [curriculum.random_passage(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
         tokens = _tokens(parts[0] + parts[1] + parts[2] + parts[1])[None]
         losses = torch.nn.functional.cross_entropy(logits(tokens)[0, :-1].float(), tokens[0, 1:], reduction="none")
+        # the first 8 bytes of the second occurrence do not yet tell what is repeated
         first.append(losses[8:passage].mean().item())
         second.append(losses[-passage + 8 :].mean().item())
     return float(np.mean(first)), float(np.mean(second))

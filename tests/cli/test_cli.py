@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads import cli
+from positional_heads.bridge.rope_scaling.methods import METHODS
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
-from positional_heads.studies.tasks.evaluate import TASKS
+from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
@@ -187,6 +188,17 @@ def test_help_names_every_task():
         assert not set(tasks) - set(words)
 
 
+def test_every_setting_of_a_task_has_an_option():
+    words = re.findall(r"--([\w-]+)", CliRunner().invoke(app, ["ablate", "--help"]).stdout)
+    settings = {setting for task in TASKS for setting in task_setting_names(task)}
+    assert settings - {name.replace("-", "_") for name in words} == {"beyond_context"}
+
+
+def test_help_names_every_method_that_needs_no_settings_of_its_own():
+    words = re.findall(r"\w+", CliRunner().invoke(app, ["extrapolate", "--help"]).stdout)
+    assert set(METHODS) - set(words) == {"longrope", "dpe", "clex"}
+
+
 BEFORE_THE_MODEL = {
     "score": {
         "--temperature 0": "temperature 0.0 must be positive",
@@ -203,6 +215,7 @@ BEFORE_THE_MODEL = {
         "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
         "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess",
         "--scores nope": "no such result file",
+        "--scores nope --text bundled": "leave one of them out",
         "--task paskey": "task 'paskey' is unknown",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },

@@ -243,7 +243,7 @@ def planted(effect, share_nearby, **settings):
 
 
 def test_the_verdict_follows_from_the_planted_effects():
-    assert "these heads carry distance" in planted(-0.5, 0.0).verdict
+    assert "the effect of these heads depends on distance" in planted(-0.5, 0.0).verdict
     assert "not specific to distance" in planted(-0.5, 1.0).verdict
     assert planted(0.0, 0.0).verdict.startswith("No effect: ablating these heads hurts planted no more")
     assert "identification of Positional Heads may be flawed" in planted(0.0, 0.0).verdict

@@ -33,8 +33,7 @@ def extended_rope(
 
     Args:
         model: A TransformerBridge.
-        method: none, linear, ntk, dynamic, yarn, llama3, longrope, p_rope, self_extend, dpe, rerope or clex, or
-            a method from `rope_method`.
+        method: The name of a method, or a method; `rope_method` lists the names.
         factor: Context length over training length, at least 1.
         layers: Layers to extend; all that rotate when None.
         heads: Query heads to extend, instead of whole layers: one or several, as Head(3, 7), (3, 7) or "L3H7".

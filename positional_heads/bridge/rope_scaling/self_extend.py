@@ -33,7 +33,7 @@ class SelfExtend(Method):
     group: int
     window: int
     name: str = field(default="self_extend", init=False)
-    by_distance: ClassVar[bool] = True
+    rewrites_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,7 +62,7 @@ class Dpe(Method):
     window: int
     key_pairs: dict[int, Tensor] | None = None
     name: str = field(default="dpe", init=False)
-    by_distance: ClassVar[bool] = True
+    rewrites_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -98,7 +98,7 @@ def tile_sums(
     ranks: Int[Tensor, " distance"],
     saturated: Bool[Tensor, "head n"],
 ) -> EntrySums:
-    """The sums over a tile of entries.
+    """Count entries and add their distance ranks, per bin of D.
 
     `torch.bincount` adds weights in float64. At most 2^20 entries with ranks and D below 2^32 in fixed point keep every
     sum below 2^53, where float64 is exact.

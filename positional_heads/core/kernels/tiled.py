@@ -82,7 +82,9 @@ def dominant_block(
     temperature: float,
     terms: int = CACHE_TILE.terms,
 ) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
-    """Dominant dimension of every query with every key (method sections 2 and 3), and whether it is saturated.
+    """Dominant dimension of every query with every key, and whether it is saturated.
+
+    See docs/equations.md, sections 2 and 3.
 
     The same as `dominant_dimension(plane_contributions(query, key))`, with keys innermost and pairs outside them: a
     contribution is then a product of two channels by two, and the weighted mean a product of two rows by all pairs,

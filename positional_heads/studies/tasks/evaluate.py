@@ -36,8 +36,8 @@ def evaluate(
 
     Args:
         model: A TransformerBridge.
-        task: Name of a task (passkey, needle, kv, copy, latest, perplexity, longbench), a task, or a function from the
-            model to one score per example, higher being better.
+        task: Name of a task, one of `TASKS`; a task; or a function from the model to one score per example, higher
+            being better.
         heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several.
         mode: How they are ablated, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.

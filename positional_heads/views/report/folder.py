@@ -61,10 +61,11 @@ def _scores_files(scores: HeadScores) -> dict[str, bytes | str]:
 def _ablation_files(study: AblationStudy) -> dict[str, bytes | str]:
     answers = io.BytesIO()
     study.to_frame().to_parquet(answers, index=False)
+    singles = study.by_head()
     return {
         "effects.csv": study.effects().to_csv(index=False),
         "contrasts.csv": study.contrasts().to_csv(index=False),
-        "single_heads.csv": study.by_head().to_csv(index=False),
+        **({} if singles.empty else {"single_heads.csv": singles.to_csv(index=False)}),
         "answers.parquet": answers.getvalue(),
         "dose_response.png": png(dose_response(study), DPI),
         "ablation.md": _ablation_text(study),
@@ -144,7 +145,7 @@ def _scores_text(scores: HeadScores) -> str:
 
 ![mean dominant dimension over distance](curves.png)
 
-A high rho alone is not evidence that a head carries distance: geometry alone moves the dominant dimension too (see
+A high rho alone is not evidence that a head uses distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.
 
 {_last_line(scores)}

@@ -293,7 +293,7 @@ def test_held_out_examples_share_no_text_and_no_answer_with_measured_ones(name, 
     task = TASKS[name](
         bundled, length=256, examples=30, haystack=text, **({} if name == "perplexity" else {"depths": 2})
     )
-    assert task.held_out
+    assert task.held_out, "no new answer was drawn: answers need far more possible values than examples"
     plain = runs([Example(torch.tensor([0, *text.encode()]), (), 0)], 20)
     assert not runs(task.examples, 20) & runs(task.held_out, 20) & plain
     answers = {
