@@ -34,7 +34,7 @@ from positional_heads.scoring.batches import Row, capture_batch, run_provenance,
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 from positional_heads.scoring.sums import LayerSums, ScoreSums, differences, empty_statistics
 
-LISTED_COST = 4
+SAMPLED_COST = 4
 """Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
 PILOT_BATCHES, BATCHES_PER_PILOT = 4, 16
 """Most batches of the pilot; it takes one more for every so many batches of the run."""
@@ -201,7 +201,7 @@ class EntryCounter:
         """Cost of the whole run, in entries times rotary pairs."""
         plan = self._plan(None)
         every = int(plan.all_entry_counts.sum())
-        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_COST
+        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * SAMPLED_COST
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
         return counted * width * (1 + self.settings.null_repeats)
 
