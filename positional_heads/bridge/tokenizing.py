@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, with_article
 from positional_heads.core.logs import warn_once
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -72,7 +72,7 @@ def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_tex
         msg = "the model has no tokenizer: give token ids instead of text"
         raise ValueError(msg)
     if not isinstance(text, str):
-        msg = f"text {index} is {text!r:.40}, a {type(text).__name__}: give a text"
+        msg = f"text {index} is {text!r:.40}, {with_article(type(text).__name__)}: give a text"
         raise TypeError(msg)
     if not text.strip():
         msg = f"text {index} is empty: there is nothing to score"

@@ -42,7 +42,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     answer: Annotated[str | None, typer.Option(help="needle: the answer.")] = None,
     question: Annotated[str | None, typer.Option(help="needle: the end of the text, before the answer.")] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="kv: number of facts.")] = None,
-    updates: Annotated[int | None, typer.Option(min=1, help="latest: number of values of the one name.")] = None,
+    updates: Annotated[int | None, typer.Option(min=2, help="latest: number of values of the one name.")] = None,
     file: Annotated[Path | None, typer.Option(help="longbench: JSON-lines file in LongBench's schema.")] = None,
     mode: Annotated[str, typer.Option(help="zero, mean, resample, uniform, far or near.")] = "zero",
     distance: Annotated[int | None, typer.Option(min=1, help="far and near: the cut-off in tokens.")] = None,
