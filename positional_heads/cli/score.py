@@ -183,7 +183,7 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
     say(
-        f"{n_texts} text(s) cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
+        f"{n_texts} {'text' if n_texts == 1 else 'texts'} cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
         f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
     )
     return chosen

@@ -19,6 +19,7 @@ from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.bridge.rope_scaling.extension import Extension
 from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
 from positional_heads.bridge.rope_scaling.method import Method
+from positional_heads.bridge.rope_scaling.methods import METHODS as EVERY_METHOD
 from positional_heads.bridge.rope_scaling.methods import canonical_name, needed_settings, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
@@ -158,10 +159,10 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
         raise ValueError(msg)
     for name in (method for method in methods if isinstance(method, str)):
         if needed := needed_settings(name):
-            msg = f"method {name!r} needs {' and '.join(needed)}, which a name does not give: in Python, give methods="
-            raise ValueError(
-                f"{msg}[rope_method({name!r}, {needed[0]}=...)]; without them none, linear, ntk, yarn, ... can be tried"
-            )
+            named = ", ".join(one for one in EVERY_METHOD if not needed_settings(one))
+            msg = f"method {name!r} needs {' and '.join(needed)}, which its name does not give: choose of {named}; in "
+            msg += "Python, methods= takes those of ph.rope_method too"
+            raise ValueError(msg)
     _refuse_twice("methods", [_label(method) for method in methods])
     _refuse_twice("factors", [f"{factor:.12g}" for factor in factors])
 
