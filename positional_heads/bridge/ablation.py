@@ -1,11 +1,11 @@
-"""Ablate heads, in six modes (method section 5).
+"""Ablate heads, in six modes (docs/equations.md, section 5).
 
-All act on query heads, also where key heads are shared, on the prompt and on generated tokens alike.
+Every mode acts on query heads, also where they share key heads, and on the prompt as on generated tokens.
 
 - `zero`: the head's output z is 0.
 - `mean`: z is its mean over a reference corpus.
 - `resample`: z is that of a reference sequence at the same positions, of sequence i for example i.
-- `uniform`: its scores are 0 at all visible keys, so that it attends evenly.
+- `uniform`: its scores are 0 at all visible keys, so it attends to them evenly.
 - `far`: keys more than `distance` tokens back are masked; the softmax renormalises the others.
 - `near`: keys less than `distance` tokens back are masked; where no key is left, z is 0.
 
@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, heads_of_model, hook_name
 from positional_heads.bridge.positions import LayerInputs, row_numbers
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.bridge.resolve import resolve_layers
@@ -30,7 +30,7 @@ from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import Batch, Text, batches
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.heads import Heads, as_heads
+from positional_heads.core.heads import Heads
 
 AblationMode = Literal["zero", "mean", "resample", "uniform", "far", "near"]
 MODES: tuple[AblationMode, ...] = get_args(AblationMode)
@@ -170,7 +170,7 @@ class Ablation:
             if self.mode == "mean":
                 self._reference_z[layer] = (torch.stack(z_parts).sum(0) / n_positions).float()
             else:
-                self._reference_z[layer] = _of_one_length(z_parts)
+                self._reference_z[layer] = _joined_reference(z_parts)
 
 
 def ablation_mode(name: str, distance: int | None) -> AblationMode:
@@ -190,7 +190,7 @@ def ablation_mode(name: str, distance: int | None) -> AblationMode:
 
 def _heads_by_layer(model: TransformerLensModel, heads: Heads) -> dict[int, list[int]]:
     chosen: dict[int, list[int]] = {}
-    for layer, head in sorted(set(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)))):
+    for layer, head in sorted(set(heads_of_model(model, heads))):
         chosen.setdefault(layer, []).append(head)
     return chosen
 
@@ -216,7 +216,7 @@ def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> 
 def _resampling(
     model: TransformerLensModel, layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]
 ) -> list[Hook]:
-    """Replace z by the source's at the same positions, which padding and caches shift against the columns."""
+    """Replace z by the source's at the same positions; with padding or a cache these are not the columns."""
     inputs = LayerInputs(model, layer)
 
     def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
@@ -233,7 +233,7 @@ def _resampling(
     return [inputs.hook, (hook_name(layer, OUTPUT), replace)]
 
 
-def _of_one_length(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
+def _joined_reference(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
     lengths = {z.shape[1] for z in outputs}
     if len(lengths) > 1:
         msg = (
@@ -259,7 +259,7 @@ def _masking(
         back = inputs.distances(rotary, scores)
         hidden = hidden | ((back > distance) if mode == "far" else (back < distance))
         scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
-        # softmax of a row without any visible key would attend to all of them evenly: `silence` sets its z to 0
+        # Softmax over a row whose keys are all masked is even attention, not none: `silence` sets z of that query to 0.
         blind[:] = [hidden.all(dim=-1)]
         return scores
 

@@ -1,4 +1,4 @@
-"""The extension that is active on a model. `extended_rope` sets it; whatever reads or proves scores asks for it.
+"""The extension that is active on a model. `extended_rope` sets it; code that reads or proves scores asks for it.
 
 `ActiveExtension` is all that the rest of `bridge/` needs of an extension, so that it need not import
 `extended_rope`, which is built on all of it.
@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Container
 from typing import Any, Protocol, runtime_checkable
 
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
 from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.core.bands import Band
@@ -51,19 +52,19 @@ class ActiveExtension(Protocol):
         """Rotate each row as part of a run of so many tokens; None: as the passes imply."""
 
 
-_ACTIVE: "weakref.WeakKeyDictionary[Any, ActiveExtension]" = weakref.WeakKeyDictionary()
+_ACTIVE: "weakref.WeakKeyDictionary[TransformerLensModel, ActiveExtension]" = weakref.WeakKeyDictionary()
 
 
-def active_extension(model: Any) -> ActiveExtension | None:
+def active_extension(model: TransformerLensModel) -> ActiveExtension | None:
     """The extension that is active on this model, or None."""
     return _ACTIVE.get(model)
 
 
-def set_active(model: Any, extension: ActiveExtension) -> None:
+def set_active(model: TransformerLensModel, extension: ActiveExtension) -> None:
     """Make an extension the active one."""
     _ACTIVE[model] = extension
 
 
-def clear_active(model: Any) -> None:
+def clear_active(model: TransformerLensModel) -> None:
     """Leave the model without an active extension."""
     _ACTIVE.pop(model, None)

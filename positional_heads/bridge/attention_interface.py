@@ -37,7 +37,7 @@ def attention_module(model: TransformerLensModel, layer: int) -> Any:
 
 
 @contextmanager
-def reading_attention(
+def attention_read(
     model: TransformerLensModel, layers: Sequence[int], visit: Callable[[int, Record], Any]
 ) -> Iterator[None]:
     """A block inside which every run passes on these layers' records: rot_q, rot_k, cos, sin and masked scores.
@@ -62,36 +62,36 @@ def reading_attention(
         yield
 
 
-def turns(
-    here: Record,
+def rotation_errors(
+    first: Record,
     moved: Record,
     phase: Complex[Tensor, "#batch pos pair"],
     moved_phase: Complex[Tensor, "#batch pos pair"],
 ) -> list[tuple[Layout, int, float]]:
     """The error of each pair layout and sense of rotation, from two runs of the same tokens at shifted positions.
 
-    Scores depend on distances only, so moving all positions alike changes queries and keys by a rotation only, in every
-    layer. The right layout and sense predict it.
+    Scores depend on distances only, so adding the same number to all positions only rotates queries and keys, in every
+    layer. The right layout and sense predict that rotation.
 
     Args:
-        here: Record of a layer in the first run.
+        first: Record of a layer in the first run.
         moved: Its record in the run at moved positions.
         phase: cos + i sin of each position and pair in the first run.
         moved_phase: The same in the other run.
 
     Returns:
-        Layout, sense and error of each candidate, see `distance`.
+        Layout, sense and error of each candidate, see `relative_error`.
     """
     errors = []
     for layout in LAYOUTS:
         for sense in (1, -1):
             turn = moved_phase / phase if sense == 1 else (moved_phase / phase).conj().resolve_conj()
-            error = max(distance(rotate(here[name], turn, layout), moved[name]) for name in ROTATED)
+            error = max(relative_error(rotate(first[name], turn, layout), moved[name]) for name in ROTATED)
             errors.append((layout, sense, error))
     return errors
 
 
-def distance(expected: Float[Tensor, "batch pos head d"], own: Float[Tensor, "batch pos head d"]) -> float:
+def relative_error(expected: Float[Tensor, "batch pos head d"], own: Float[Tensor, "batch pos head d"]) -> float:
     """Median over tokens of the largest difference, relative to the largest channel.
 
     The median, because in a mixture of experts rounding may route single tokens to other experts.

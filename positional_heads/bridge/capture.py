@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.attention_interface import reading_attention
+from positional_heads.bridge.attention_interface import attention_read
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import proven_chunk_window, proven_window
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError
@@ -60,7 +60,7 @@ def capture(
     positions = padded_positions(tokens, attention_mask)
     spans = real_spans(tokens, attention_mask)
 
-    def check(layer: int, record: Record) -> None:
+    def prove_and_visit(layer: int, record: Record) -> None:
         rotary, own = by_layer[layer], record[SCORES]
         parts = _proven_parts(model, rotary, record, positions, spans)
         vectors = _vectors(model, rotary, parts, proven_window(rotary, own, spans), tokens.shape[1])
@@ -69,7 +69,7 @@ def capture(
 
     arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
     lengths = [stop - start for start, stop in spans]
-    with run_lengths(model, lengths, attention_mask), _recorded(model, by_layer, check):
+    with run_lengths(model, lengths, attention_mask), _recorded(model, by_layer, prove_and_visit):
         model(tokens, return_type=None, **arguments)
 
 
@@ -81,17 +81,18 @@ def _capture_chunks(
     visit: Callable[[LayerVectors], None],
     size: int,
 ) -> None:
-    """Capture with the tokens a chunk at a time: scores exist for one chunk only, and the vectors of all are kept.
+    """Capture a long run a chunk of tokens at a time, because scores of the whole run would not fit in memory.
 
-    Every layer is visited after the last chunk, since its contributions need all keys. Each chunk is proven when it has
-    run, because the model's scores of it exist only then: its queries against the keys of all chunks so far.
+    A layer is visited after the last chunk, since its contributions need all keys; until then the vectors of all layers
+    are stored. Each chunk is proven as it runs, because its scores exist only then: its queries against the keys of all
+    chunks so far.
     """
     length = tokens.shape[1]
     parts: dict[int, list[Tensor]] = {}
     windows: dict[int, int | None] = {}
     start = 0
 
-    def check(layer: int, record: Record) -> None:
+    def prove_and_store(layer: int, record: Record) -> None:
         rotary, own = by_layer[layer], record[SCORES]
         stop = start + own.shape[-2]
         positions = torch.arange(start, stop, device=tokens.device)[None]
@@ -101,7 +102,7 @@ def _capture_chunks(
             parts[layer] = [part.new_empty(len(part), length, *part.shape[2:]) for part in chunk]
         for whole, part in zip(parts[layer], chunk, strict=True):
             whole[:, start:stop] = part
-        windows[layer] = proven_chunk_window(rotary, own, start, stop)
+        windows[layer] = proven_chunk_window(rotary, own, start, stop)  # the last chunk's, which sees the most keys
         vectors = _vectors(model, rotary, [whole[:, :stop] for whole in parts[layer]], None, length)
         _prove_scores(vectors, own, spans, start)
 
@@ -109,7 +110,7 @@ def _capture_chunks(
         nonlocal start
         start += logits.shape[1]
 
-    with _recorded(model, by_layer, check):
+    with _recorded(model, by_layer, prove_and_store):
         run_in_chunks(model, tokens, size, advance)
     for layer, rotary in sorted(by_layer.items()):
         visit(_vectors(model, rotary, parts.pop(layer), windows[layer], length))
@@ -127,13 +128,13 @@ def padded_positions(
 
 @contextmanager
 def _recorded(
-    model: TransformerLensModel, by_layer: dict[int, RotaryLayer], check: Callable[[int, Record], None]
+    model: TransformerLensModel, by_layer: dict[int, RotaryLayer], visit: Callable[[int, Record], None]
 ) -> Iterator[None]:
     """A block inside which every run passes on these layers' records, from hooks or through the interface."""
     hooked = [layer for layer, rotary in sorted(by_layer.items()) if rotary.source != "interface"]
     with (
-        model.hooks(fwd_hooks=recording_hooks(model, hooked, check)),
-        reading_attention(model, sorted(by_layer.keys() - hooked), check),
+        model.hooks(fwd_hooks=recording_hooks(model, hooked, visit)),
+        attention_read(model, sorted(by_layer.keys() - hooked), visit),
     ):
         yield
 
@@ -179,6 +180,7 @@ def _prove_scores(
     rotary, keys = vectors.rotary, own.shape[-1]
     for sequence, (start, stop) in enumerate(spans):
         rows = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=own.device).round().long()
+        # the cache of a sliding window drops early keys, so the model's scores may be for the last ones only
         rebuilt = vectors.scores(sequence, first + rows)[..., -keys:]
         checked = own[sequence, :, rows][None]
         error = rotary.score_error(rebuilt, checked, rotary.masked_entries(checked))
@@ -186,6 +188,6 @@ def _prove_scores(
             msg = (
                 f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
                 f"{error:.2g} of the largest score, more than the {TOLERANCE[own.dtype]:.0e} that rounding explains. "
-                "Is a hook on hook_attn_scores changing them? Nothing was scored"
+                "A hook on hook_attn_scores may be changing them: remove it"
             )
             raise UnsupportedModelError(msg)

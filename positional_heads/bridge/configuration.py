@@ -1,7 +1,7 @@
 """Translate the rotary settings of a checkpoint's config.json to what `transformers` reads, or refuse them.
 
 Checkpoints have settings with old names, settings that only their authors' code reads, and settings about kernels and
-storage that do not apply here. Each is mended and reported before the model is built; none is dropped silently.
+storage that do not apply here. Each is translated and reported before the model is built; none is dropped silently.
 """
 
 import copy
@@ -32,8 +32,8 @@ READ = {"rope_type", "type", *NUMBERS, "short_factor", "long_factor", "short_msc
 KERNELS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 
 
-def mended_configuration(raw: Mapping[str, Any], *, quantized: bool) -> tuple[dict[str, Any], list[str]]:
-    """The mended configuration, and a sentence for each change that users must know.
+def translated_configuration(raw: Mapping[str, Any], *, quantized: bool) -> tuple[dict[str, Any], list[str]]:
+    """The translated configuration, and a sentence for each change that users must know.
 
     Args:
         raw: The contents of config.json.
@@ -50,7 +50,7 @@ def mended_configuration(raw: Mapping[str, Any], *, quantized: bool) -> tuple[di
                 section.pop(name, None)  # a bridge uses eager attention, whatever the model was saved with
             if "head_dim" in section and section["head_dim"] is None and _width(section):
                 section["head_dim"] = _width(section)
-            _mend_rope(section, changes)
+            _translate_rope(section, changes)
     stored = config.get("quantization_config")
     if stored is not None and not quantized:
         del config["quantization_config"]
@@ -59,8 +59,8 @@ def mended_configuration(raw: Mapping[str, Any], *, quantized: bool) -> tuple[di
     return config, changes
 
 
-def _mend_rope(section: dict[str, Any], changes: list[str]) -> None:
-    """Mend every layer type's rotation in one section of a configuration."""
+def _translate_rope(section: dict[str, Any], changes: list[str]) -> None:
+    """Translate every layer type's rotation in one section of a configuration."""
     for key in ("num_attention_heads", "hidden_size", "head_dim"):
         if isinstance(section.get(key), int | float | str) and not _number(section[key]) > 0:
             msg = f"its {key} is {section[key]!r}, and must be a positive number: correct its config.json"
@@ -83,13 +83,13 @@ def _mend_rope(section: dict[str, Any], changes: list[str]) -> None:
         )
         raise ValueError(msg)
     if any(isinstance(value, dict) for value in given.values()):
-        kinds = {kind: _mended_rope(rope, section, changes) if rope else rope for kind, rope in given.items()}
+        kinds = {kind: _translated_rope(rope, section, changes) if rope else rope for kind, rope in given.items()}
         section[name] = kinds
     else:
-        section[name] = _mended_rope(given, section, changes)
+        section[name] = _translated_rope(given, section, changes)
 
 
-def _mended_rope(given: dict[str, Any], section: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
+def _translated_rope(given: dict[str, Any], section: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     rope = given | _numbers(given, changes)
@@ -111,13 +111,13 @@ def _mended_rope(given: dict[str, Any], section: Mapping[str, Any], changes: lis
         msg = f"its rope type {kind!r} is not known to transformers ({', '.join(ROPE_INIT_FUNCTIONS)})"
         raise ValueError(msg)
     if kind == "yarn":
-        _mend_yarn(rope, section, changes)
+        _translate_yarn(rope, section, changes)
     missing = [key for key in NEEDED.get(kind, ()) if rope.get(key) is None]
     if missing:
         msg = f"its rotation is of type {kind!r} and lacks {' and '.join(missing)}: correct its config.json"
         raise ValueError(msg)
     if kind == "longrope":
-        _mend_lists(rope, section, changes)
+        _translate_longrope(rope, section, changes)
     _refuse_impossible(kind, rope)
     ignored = sorted(set(rope) - READ)
     if ignored:
@@ -127,7 +127,7 @@ def _mended_rope(given: dict[str, Any], section: Mapping[str, Any], changes: lis
 
 
 def _numbers(given: Mapping[str, Any], changes: list[str]) -> dict[str, Any]:
-    """Every number among the settings; numbers written as text are read."""
+    """Every number among the settings, also if written as text."""
     numbers = {}
     for name in (key for key in NUMBERS if given.get(key) is not None):
         value = _number(given[name])
@@ -151,7 +151,7 @@ def _number(value: Any) -> float:
     return math.nan if isinstance(value, bool) or not isinstance(value, int | float) else value
 
 
-def _mend_yarn(rope: dict[str, Any], section: Mapping[str, Any], changes: list[str]) -> None:
+def _translate_yarn(rope: dict[str, Any], section: Mapping[str, Any], changes: list[str]) -> None:
     """Add the factor and betas that only YaRN's own code has, and translate `attn_factor`, which only it reads."""
     longest, trained = section.get("max_position_embeddings"), rope.get("original_max_position_embeddings")
     trained = trained or section.get("original_max_position_embeddings")
@@ -171,14 +171,14 @@ def _mend_yarn(rope: dict[str, Any], section: Mapping[str, Any], changes: list[s
         changes.append(f"YaRN's attn_factor {share:g} gives an attention factor of {share * own:.6g}")
 
 
-def _mend_lists(rope: dict[str, Any], section: Mapping[str, Any], changes: list[str]) -> None:
+def _translate_longrope(rope: dict[str, Any], section: Mapping[str, Any], changes: list[str]) -> None:
     share = rope.get("partial_rotary_factor") or section.get("partial_rotary_factor") or 1.0
-    pairs = int(_width(section) * share) // 2
+    n_pairs = int(_width(section) * share) // 2
     for name in ("short_factor", "long_factor"):
         value = rope[name]
-        if not isinstance(value, list) or (pairs and len(value) != pairs):
+        if not isinstance(value, list) or (n_pairs and len(value) != n_pairs):
             given = f"a list of {len(value)}" if isinstance(value, list) else repr(value)
-            msg = f"its longrope {name} is {given}, and must be one number for each of the {pairs} pairs of a head"
+            msg = f"its longrope {name} is {given}, and must be one number for each of the {n_pairs} pairs of a head"
             raise ValueError(msg)
         rope[name] = [_number(one) for one in value]
         wrong = [one for one, read in zip(value, rope[name], strict=True) if not 0 < read < math.inf]
@@ -190,7 +190,7 @@ def _mend_lists(rope: dict[str, Any], section: Mapping[str, Any], changes: list[
 
 
 def _refuse_impossible(kind: str, rope: Mapping[str, Any]) -> None:
-    """Refuse values that `transformers` accepts although no rotation can be meant by them."""
+    """Refuse values that `transformers` accepts although they describe no rotation."""
     if kind in ASCENDING:
         low, low_default, high, high_default = ASCENDING[kind]
         least, most = rope.get(low) or low_default, rope.get(high) or high_default

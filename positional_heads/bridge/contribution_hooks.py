@@ -15,12 +15,12 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
+from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import RECORDED
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
-from positional_heads.core.arguments import check_temperature, checked
+from positional_heads.core.arguments import Temperature, check_temperature, checked
 
 CONTRIBUTIONS = "hook_contributions"
 DOMINANT = "hook_dominant_dim"

@@ -8,12 +8,12 @@ from transformer_lens import ActivationCache
 
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.contribution_hooks import CONTRIBUTIONS, DOMINANT
-from positional_heads.bridge.layer_vectors import LayerVectors, Temperature
+from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import visible_entries
 from positional_heads.bridge.model import TransformerLensModel, hook_name
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Mask, Text, as_sequences, batches, real_spans
-from positional_heads.core.arguments import check_temperature, checked
+from positional_heads.core.arguments import Temperature, check_temperature, checked
 
 
 @checked

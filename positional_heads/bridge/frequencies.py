@@ -1,6 +1,6 @@
 """Prove that each layer rotates its pairs at the frequencies of its configuration.
 
-Frequencies are not weights: a model computes them when it is made and keeps them in buffers that no checkpoint fills.
+Frequencies are not weights: a model computes them when it is built and keeps them in buffers that no checkpoint fills.
 With a fault there (uninitialised memory, a shuffled table) the model still runs and its scores look plausible. So the
 frequencies read off a layer's cos and sin are compared with those computed here from its configuration, and each must
 be lower than the one before it, because D counts pairs from fast to slow.
@@ -146,14 +146,14 @@ def _refuse_difference(
 ) -> None:
     error = (own - expected + math.pi).remainder(2 * math.pi) - math.pi  # phases are known modulo one turn
     differs = ~(error.abs() <= ROUNDING[dtype] * expected.abs() + RESOLUTION.get(dtype, 0.0))  # NaN differs too
-    still = own.flip(0).abs().cumsum(0).flip(0) == 0  # the slowest pairs, if they do not rotate
-    if still.all():
-        still = torch.zeros_like(still)
-    if bool((differs & still).any()) and model not in _WARNED:
+    constant = own.flip(0).abs().cumsum(0).flip(0) == 0  # the slowest pairs, if they do not rotate
+    if constant.all():
+        constant = torch.zeros_like(constant)
+    if bool((differs & constant).any()) and model not in _WARNED:
         _WARNED.add(model)
-        first = int(still.nonzero()[0])
-        logger.warning("pairs from %d on have frequency 0 in this model, which its configuration does not say", first)
-    wrong = differs & ~still
+        first = int(constant.nonzero()[0])
+        logger.warning("pairs from %d on have frequency 0 in this model, but not in its configuration", first)
+    wrong = differs & ~constant
     if bool(wrong.any()):
         pair = int(wrong.nonzero()[0])
         msg = (

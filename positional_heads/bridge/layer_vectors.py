@@ -7,23 +7,21 @@ out of them, so that methods are compared by their angles. Contributions keep th
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.core.arguments import Temperature
 from positional_heads.core.bands import Band, banded_scores, rotated_in, unrotated
 from positional_heads.core.contributions import dominant_dimension, plane_contributions, unrotated_remainder
 from positional_heads.core.plan import EntryPlan
-from positional_heads.core.rotary import move
+from positional_heads.core.rotary import Planes, move
 
 PLAIN_FACTOR = 1e-2
 """Attention factors closer to 1 than this are rounding, in bfloat16 too."""
-
-Temperature = float | Literal["attention"]
-Planes = tuple[Float[Tensor, "head pos pair 2"], Float[Tensor, "head pos pair 2"]]
 
 
 class DistanceRange(NamedTuple):
@@ -37,7 +35,7 @@ class DistanceRange(NamedTuple):
 
     nearest: int
     furthest: int | None
-    planes: Planes
+    planes: tuple[Planes, Planes]
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,7 @@ class LayerVectors:
         order: Int[Tensor, " pos"] | None = None,
         *,
         divide: bool = True,
-    ) -> Iterator[tuple[EntryPlan, Planes]]:
+    ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
         """The part of a plan's entries at each range of distances, and the planes to count their D from.
 
         Args:
@@ -165,7 +163,7 @@ class LayerVectors:
             limits = [limit for limit in (plan.max_distance, furthest) if limit is not None]
             high = min(limits, default=None)
             if nearest < span[1] - span[0] and (high is None or low <= high):
-                # a plan is shared by its identity where all of it counts: replacing it would draw its sample anew
+                # the plan itself, not an equal copy: a copy would have to count its sample again
                 same = (low, high) == (plan.min_distance, plan.max_distance)
                 part = plan if same else replace(plan, min_distance=low, max_distance=high)
                 yield part, (self.divided(query) if divide else query, key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from positional_heads.bridge.configuration import mended_configuration
+from positional_heads.bridge.configuration import translated_configuration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,7 @@ def load_model(
         logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", source)
         settings["tokenizer"] = _stand_in_tokenizer()
     try:
-        with _BOOTING, _configuration_mended(source), _installing_refused(source), _missing_tensors_refused(source):
+        with _BOOTING, _configuration_translated(source), _installing_refused(source), _missing_tensors_refused(source):
             bridge = TransformerBridge.boot_transformers(
                 source, device=device, dtype=getattr(torch, dtype or "float32"), **settings
             )
@@ -96,13 +96,13 @@ def load_model(
 
 
 @contextmanager
-def _configuration_mended(source: str) -> Iterator[None]:
-    """A block in which `transformers` reads the mended configuration of this model; others are read as they are."""
+def _configuration_translated(source: str) -> Iterator[None]:
+    """A block in which `transformers` reads the translated configuration of this model, and others unchanged."""
     from transformers import PretrainedConfig
 
     original = PretrainedConfig.get_config_dict
     raw, _ = original(source)
-    config, changes = mended_configuration(raw, quantized="quantization_config" in raw and _is_quantized(source))
+    config, changes = translated_configuration(raw, quantized="quantization_config" in raw and _is_quantized(source))
     for change in changes:
         logger.warning("%s: %s", source, change)
 
@@ -121,7 +121,7 @@ def _installing_refused(source: str) -> Iterator[None]:
     """A block in which no process may install packages.
 
     TransformerLens would install the image processor of a vision-language checkpoint, and torchvision with another
-    torch. Refused, it boots the model without, which is enough for text.
+    torch. If that is refused, it boots the model without, which is enough for text.
     """
     original = subprocess.Popen.__init__
 

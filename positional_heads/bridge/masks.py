@@ -33,6 +33,8 @@ def proven_window(
     Raises:
         UnsupportedModelError: If causality, padding and one window do not explain the mask.
     """
+    # The last query of a row sees as many keys as the window lets through. That number is only a candidate: every entry
+    # is then compared with it. A pattern has zeros by rounding too, so it is compared with no window.
     window = longest = max(stop - start for start, stop in spans)
     if rotary.records == "scores":
         window = max(
@@ -44,7 +46,7 @@ def proven_window(
     )
     for row, (start, stop) in zip(own, spans, strict=True):
         _refuse_unexplained(rotary, row[:, start:stop, start:stop], 0, window, unexplained)
-        _refuse_unexplained(rotary, row[:, start:stop, :start], start, 0, unexplained)
+        _refuse_unexplained(rotary, row[:, start:stop, :start], start, 0, unexplained)  # left padding: all masked
     return window if window < longest else None
 
 
@@ -88,6 +90,7 @@ def _refuse_unexplained(
         unexplained: End of the message.
     """
     queries, keys = own.shape[1:]
+    # an entry's distance is its row less its column, plus the offset
     visible = torch.ones(queries, keys, dtype=torch.bool, device=own.device).tril_(offset).triu_(offset - window + 1)
     smallest, largest = own.amin(0), own.amax(0)  # over heads first: a third of the time of testing each head
     if rotary.records == "scores":

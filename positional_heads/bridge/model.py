@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from positional_heads.core.heads import Head, Heads, as_heads
+
 if TYPE_CHECKING:
 
     class TransformerLensModel(Protocol):
@@ -38,7 +40,7 @@ else:
     # At run time `refuse_unsupported` checks the class, with a message that says what to do.
     TransformerLensModel = Any
 
-SCORES = "hook_attn_scores"
+SCORES, PATTERN = "hook_attn_scores", "hook_pattern"
 Record = dict[str, Tensor]
 """Activations of one layer's attention by hook name; hooks that did not fire are missing."""
 REFUSED = {
@@ -62,9 +64,19 @@ def hook_name(layer: int, name: str) -> str:
     return f"blocks.{layer}.attn.{name}"
 
 
+def heads_of_model(model: TransformerLensModel, heads: Heads) -> list[Head]:
+    """One or several heads, in the order given.
+
+    Raises:
+        TypeError: If this is neither a head nor a list of heads.
+        ValueError: If a head has another notation, or does not exist in the model.
+    """
+    return as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+
+
 def layers_with_attention(model: TransformerLensModel) -> list[int]:
     """Layers that have a `hook_attn_scores`; hybrid models have layers without one."""
-    hooks = model.hook_dict  # TransformerLens builds it anew at each look
+    hooks = model.hook_dict  # once: TransformerLens builds it at each access
     return [layer for layer in range(int(model.cfg.n_layers)) if hook_name(layer, SCORES) in hooks]
 
 

@@ -5,7 +5,7 @@ probe run shows, per layer, where rotated queries and keys come from; rotating t
 and q . k must equal the model's own attention scores. A layer that fails raises `UnsupportedModelError`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.active import active_extension
-from positional_heads.bridge.attention_interface import ROTATED, attention_module, distance, reading_attention, turns
+from positional_heads.bridge.attention_interface import (
+    ROTATED,
+    attention_module,
+    attention_read,
+    relative_error,
+    rotation_errors,
+)
 from positional_heads.bridge.frequencies import proven_frequencies
 from positional_heads.bridge.model import (
     SCORES,
@@ -36,6 +42,7 @@ from positional_heads.bridge.rotary_layer import (
     unrotated_vectors,
 )
 from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 
 PROBE_TOKENS = 16
@@ -90,10 +97,25 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     )
 
 
+def layers_of_heads(model: TransformerLensModel, heads: Sequence[Head]) -> list[RotaryLayer]:
+    """The layers that these heads are in, which must have the same number of pairs.
+
+    Raises:
+        ValueError: If a layer does not rotate, or the numbers of pairs differ.
+    """
+    layers = resolve_layers(model).select(sorted({head.layer for head in heads}))
+    n_pairs = {rotary.n_pairs for rotary in layers}
+    if len(n_pairs) > 1:
+        msg = f"the heads' layers have {sorted(n_pairs)} pairs: give heads of one kind of layer at a time"
+        raise ValueError(msg)
+    return layers
+
+
 def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> RotaryLayer | None:
     """A layer that fires its hooks; None if it does not rotate."""
     own = record[SCORES]
-    query, key = _unrotated(record, own.shape[1])
+    width = record["hook_q"].shape[-1]
+    query, key = unrotated_vectors(record, width if record["hook_q"].ndim == 4 else width // own.shape[1])  # noqa: PLR2004
     refuse_non_finite(layer, query, key, [(0, query.shape[1])])
     table = record.get("hook_cos", embedded_positions(model, layer))
     if table is None:
@@ -123,7 +145,7 @@ def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> 
         msg = (
             f"layer {layer}: rotated queries and keys do not give the model's own attention scores "
             f"(relative error by pair layout: {errors}); this architecture is not understood, or an "
-            "active hook edits its rotated queries or keys, or its scores (ablated_heads in modes uniform, far and near: "
+            "active hook edits its rotated queries or keys, or its scores (ablated_heads in modes uniform, far, near: "
             "open extended_rope or score first, and ablate inside); nothing was scored"
         )
         raise UnsupportedModelError(msg)
@@ -136,45 +158,45 @@ def _resolve_delegated(
     """Layers whose attention has no hooks, read twice: with positions from zero, and with all positions moved."""
     if not layers:
         return
-    here: dict[int, Record] = {}
+    first: dict[int, Record] = {}
     moved: dict[int, Record] = {}
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
     with torch.no_grad():
         plain = model(tokens)
-        with reading_attention(model, layers, here.__setitem__):
+        with attention_read(model, layers, first.__setitem__):
             read = model(tokens, position_ids=positions)
-        with reading_attention(model, layers, moved.__setitem__):
+        with attention_read(model, layers, moved.__setitem__):
             model(tokens, position_ids=positions + SHIFT)
     if not float((plain - read).abs().amax(-1).median() / plain.abs().max()) <= TOLERANCE[plain.dtype]:
         msg = "reading queries and keys through transformers' attention interface changes this model's output"
         raise UnsupportedModelError(msg)
     for layer in layers:
-        if layer not in here or layer not in moved:
+        if layer not in first or layer not in moved:
             msg = f"layer {layer}: its attention does not call the attention interface that its configuration names"
             raise UnsupportedModelError(msg)
-        yield layer, _resolve_moved(model, layer, here[layer], moved[layer])
+        yield layer, _resolve_moved(model, layer, first[layer], moved[layer])
 
 
-def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved: Record) -> RotaryLayer | None:
-    query, key = here["hook_rot_q"], here["hook_rot_k"]
+def _resolve_moved(model: TransformerLensModel, layer: int, first: Record, moved: Record) -> RotaryLayer | None:
+    query, key = first["hook_rot_q"], first["hook_rot_k"]
     refuse_non_finite(layer, query, key, [(0, query.shape[1])])
-    rotates = max(distance(here[name], moved[name]) for name in ROTATED) > TOLERANCE[query.dtype]
-    if "hook_cos" not in here and rotates:
+    rotates = max(relative_error(first[name], moved[name]) for name in ROTATED) > TOLERANCE[query.dtype]
+    if "hook_cos" not in first and rotates:
         msg = f"layer {layer}: its attention is not given cos and sin, so the angles of its rotation are unknown"
         raise UnsupportedModelError(msg)
-    if "hook_cos" not in here:
+    if "hook_cos" not in first:
         return None
-    table = table_layout(here["hook_cos"], here["hook_sin"])
-    phases = [table_phase(record["hook_cos"], record["hook_sin"], table) for record in (here, moved)]
+    table = table_layout(first["hook_cos"], first["hook_sin"])
+    phases = [table_phase(record["hook_cos"], record["hook_sin"], table) for record in (first, moved)]
     # NoPE layers get a valid table too: prove it first, because a table of zero frequencies would look like NoPE
-    frequencies = proven_frequencies(model, layer, phases[0][0], query.shape[-1], here["hook_cos"].dtype)
+    frequencies = proven_frequencies(model, layer, phases[0][0], query.shape[-1], first["hook_cos"].dtype)
     if not rotates:
         return None
     module = attention_module(model, layer)
     draft = replace(_draft(layer, module, query), source="interface", table=table, holds="pattern")
-    layout, sense, error = min(turns(here, moved, phases[0], phases[1]), key=lambda turn: turn[2])
-    hidden = draft.masked_entries(here[SCORES])
-    score = draft.score_error(draft.scores(query, key), here[SCORES], hidden)
+    layout, sense, error = min(rotation_errors(first, moved, phases[0], phases[1]), key=lambda candidate: candidate[2])
+    hidden = draft.masked_entries(first[SCORES])
+    score = draft.score_error(draft.scores(query, key), first[SCORES], hidden)
     if not max(error, score) <= TOLERANCE[query.dtype]:
         msg = (
             f"layer {layer}: moving all positions does not rotate queries and keys by the model's own angles (relative "
@@ -191,9 +213,9 @@ def _resolve_moved(model: TransformerLensModel, layer: int, here: Record, moved:
     )
 
 
-def _refuse_other_heads(found: dict[int, RotaryLayer], n_heads: int) -> None:
+def _refuse_other_heads(layers: dict[int, RotaryLayer], n_heads: int) -> None:
     """Refuse layers of different numbers of heads: results are [layer head]."""
-    for layer, rotary in found.items():
+    for layer, rotary in layers.items():
         if rotary.n_heads != n_heads:
             msg = (
                 f"layer {layer} has {rotary.n_heads} heads and the model's configuration {n_heads}: models whose "
@@ -203,7 +225,7 @@ def _refuse_other_heads(found: dict[int, RotaryLayer], n_heads: int) -> None:
 
 
 def _draft(layer: int, module: Any, query: Float[Tensor, "batch pos head d_head"]) -> RotaryLayer:
-    """What queries and the attention module show; the rest is to be found."""
+    """A layer as its queries and attention module describe it; layout, table and source are filled in by the probe."""
     d_head = query.shape[-1]
     return RotaryLayer(
         layer=layer,
@@ -228,7 +250,7 @@ def _with_layout(
     query: Float[Tensor, "batch pos head d_head"],
     key: Float[Tensor, "batch pos kv_head d_head"],
 ) -> RotaryLayer:
-    """The layer under one pair layout, with the error of rotated vectors and scores that it makes."""
+    """The layer under one pair layout, with the error of its rotated vectors and scores."""
     positions = torch.arange(query.shape[1], device=query.device)[None]
     phase = draft.phase(model, record, positions)
     rotary = replace(draft, layout=layout, rotary_dim=2 * phase.shape[-1])
@@ -242,13 +264,6 @@ def _with_layout(
         rot_q, rot_k = own
     hidden = rotary.masked_entries(record[SCORES])
     return replace(rotary, error=max(error, rotary.score_error(rotary.scores(rot_q, rot_k), record[SCORES], hidden)))
-
-
-def _unrotated(
-    record: Record, n_heads: int
-) -> tuple[Float[Tensor, "batch pos head d_head"], Float[Tensor, "batch pos kv_head d_head"]]:
-    width = record["hook_q"].shape[-1] if record["hook_q"].ndim == 4 else record["hook_q"].shape[-1] // n_heads  # noqa: PLR2004
-    return unrotated_vectors(record, width)
 
 
 def _projected(

@@ -10,22 +10,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name, layers_with_attention
+from positional_heads.bridge.model import (
+    PATTERN,
+    TransformerLensModel,
+    UnsupportedModelError,
+    hook_name,
+    layers_with_attention,
+)
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.run_lengths import run_lengths
 
-PATTERN = "hook_pattern"
 LEAST_CORRECT = 0.5
 
 
 @torch.no_grad()
 def retrieval_scores(
     model: TransformerLensModel,
-    prompts: Sequence[Int[Tensor, " pos"]],
+    prompts: Sequence[Int[Tensor, " _pos"]],
     needles: Sequence[tuple[int, int]],
-    answers: Sequence[Int[Tensor, " answer_pos"]],
+    answers: Sequence[Int[Tensor, " _answer_pos"]],
 ) -> Float[Tensor, "layer head"]:
-    """The share of the needle that each head copies while the model generates it (method section 8).
+    """The share of the needle that each head copies while the model generates it (docs/equations.md, section 8).
 
     The model decodes greedily. At each step where the key that a head attends to most is in the needle, and holds the
     token that is generated, the head gets 1 / needle length; the score is the mean over trials. Trials count where more
@@ -73,8 +78,8 @@ def _most_attended(
     model: TransformerLensModel, tokens: Int[Tensor, " pos"], start: int
 ) -> Int[Tensor, "layer head step"]:
     """The key that each head attends to most, at the steps that generate the tokens from `start` on."""
-    unseen = torch.full((int(model.cfg.n_heads), len(tokens) - start), -1)
-    attended = dict.fromkeys(range(int(model.cfg.n_layers)), unseen)
+    missing = torch.full((int(model.cfg.n_heads), len(tokens) - start), -1)  # until the layer's hook fires
+    attended = dict.fromkeys(range(int(model.cfg.n_layers)), missing)
 
     def reader(layer: int) -> Callable[[Tensor, Any], None]:
         def read(pattern: Float[Tensor, "batch head query_pos key_pos"], hook: Any) -> None:  # noqa: ARG001

@@ -63,7 +63,7 @@ class RotaryLayer:
 
     @property
     def records(self) -> Literal["scores", "pattern"]:
-        """What a record of the layer has as its scores; the interface has scores where the hook has the pattern."""
+        """Whether records of the layer hold scores or the pattern; those from the interface always hold scores."""
         return "scores" if self.source == "interface" else self.holds
 
     def phase(
@@ -138,13 +138,13 @@ class RotaryModel:
     unscored: dict[int, str]
 
     def __repr__(self) -> str:
-        alike: dict[str, list[int]] = {}
+        by_kind: dict[str, list[int]] = {}
         for layer, rotary in self.layers.items():
             kind = f"{rotary.n_pairs} {rotary.layout} pairs in {rotary.n_heads} heads of {rotary.d_head} channels"
-            alike.setdefault(kind, []).append(layer)
+            by_kind.setdefault(kind, []).append(layer)
         for layer, reason in self.unscored.items():
-            alike.setdefault(f"not scored, {reason}", []).append(layer)
-        return f"RotaryModel({'; '.join(f'layers {_ranges(layers)}: {kind}' for kind, layers in alike.items())})"
+            by_kind.setdefault(f"not scored, {reason}", []).append(layer)
+        return f"RotaryModel({'; '.join(f'layers {_ranges(layers)}: {kind}' for kind, layers in by_kind.items())})"
 
     def select(self, layers: Sequence[int] | None) -> list[RotaryLayer]:
         """The rotary layers with these indices, in order; all when None.

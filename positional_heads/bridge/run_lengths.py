@@ -133,16 +133,18 @@ def _whole_run_hook(rows: list[int], attention_mask: Tensor | None) -> Callable[
             return None
         tables = [table(module, args, kwargs, length) for length in rows]
         width = int(positions.max()) + 1
+        # Padded rows, or padding counted among the positions, need the tables only if they differ by length: otherwise
+        # the module's own output is right for any mixture.
         if len(rows) > 1 or width > rows[0]:
             if _equal([*tables, table(module, args, kwargs, max(width, *rows))]):
-                return None  # frequencies do not depend on length, so the module's own output is right
-            _refuse_shifted(positions, rows, attention_mask)
+                return None
+            _refuse_counted_padding(positions, rows, attention_mask)
         if len(rows) == 1:
             own = tuple(part[..., 0, :, :][..., positions.clamp(max=rows[0] - 1), :] for part in tables[0])
         else:
             by_row = [
-                tuple(part[..., 0, place.clamp(max=length - 1), :] for part in whole)  # any entry will do for padding
-                for whole, place, length in zip(tables, positions.expand(len(rows), -1), rows, strict=True)
+                tuple(part[..., 0, row.clamp(max=length - 1), :] for part in whole)  # the entry of padding is arbitrary
+                for whole, row, length in zip(tables, positions.expand(len(rows), -1), rows, strict=True)
             ]
             own = tuple(torch.stack(parts, dim=-3) for parts in zip(*by_row, strict=True))
         return own if isinstance(output, tuple) else own[0]
@@ -160,7 +162,7 @@ def _equal(tables: list[Tables]) -> bool:
     )
 
 
-def _refuse_shifted(positions: Tensor, rows: list[int], attention_mask: Tensor | None) -> None:
+def _refuse_counted_padding(positions: Tensor, rows: list[int], attention_mask: Tensor | None) -> None:
     beyond = positions >= torch.tensor(rows, device=positions.device)[:, None]
     if attention_mask is not None and bool((beyond & attention_mask.bool()).any()):
         msg = (

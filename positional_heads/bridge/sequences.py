@@ -228,7 +228,7 @@ def _refuse_unmarked_padding(model: TransformerLensModel, tokens: Int[Tensor, "b
     if pad is None:
         return
     special = {getattr(tokenizer, "bos_token_id", None), getattr(tokenizer, "eos_token_id", None)}
-    least = 2 if pad in special else 1
+    least = 2 if pad in special else 1  # a single one may be the sequence's own first or last token
     is_pad = tokens == pad
     runs = torch.maximum(is_pad.long().cumprod(-1).sum(-1), is_pad.flip(-1).long().cumprod(-1).sum(-1))
     if bool((runs >= least).any()):

@@ -1,8 +1,7 @@
 """`positional-heads ablate`: the ablation study from the command line."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,13 +17,18 @@ from positional_heads.cli.common import (
     read_texts,
     say,
 )
+from positional_heads.cli.show import finish
+
+if TYPE_CHECKING:
+    from positional_heads.bridge.model import TransformerLensModel
+    from positional_heads.results.scores import HeadScores
 
 SCORED_SEQUENCES = 12
 
 
 def ablate(  # noqa: PLR0917  one parameter is one option of the command
     model: options.Model,
-    task: Annotated[str, typer.Option(help="passkey, needle, kv, copy, latest, perplexity or longbench.")] = "passkey",
+    task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}, perplexity or longbench.")] = "passkey",
     scores: Annotated[
         Path | None, typer.Option(help="Result of `score` for this model; the model is scored first if not given.")
     ] = None,
@@ -41,13 +45,23 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     statement: Annotated[str | None, typer.Option(help="needle: the sentence to hide, with {answer} in it.")] = None,
     answer: Annotated[str | None, typer.Option(help="needle: the answer.")] = None,
     question: Annotated[str | None, typer.Option(help="needle: the end of the text, before the answer.")] = None,
+    digits: Annotated[int | None, typer.Option(min=1, help="passkey: digits of the number.")] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="kv: number of facts.")] = None,
-    updates: Annotated[int | None, typer.Option(min=2, help="latest: number of values of the one name.")] = None,
+    updates: Annotated[int | None, typer.Option(min=2, help="latest: number of values stated for the name.")] = None,
+    passage: Annotated[int | None, typer.Option(min=2, help="copy: tokens of the passage.")] = None,
+    cue: Annotated[
+        int | None, typer.Option(min=1, help="copy: tokens of its second occurrence that are given.")
+    ] = None,
+    near: Annotated[int | None, typer.Option(min=1, help="perplexity: tokens of the truncated context.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="longbench: name of one of its datasets.")] = None,
     file: Annotated[Path | None, typer.Option(help="longbench: JSON-lines file in LongBench's schema.")] = None,
     mode: Annotated[str, typer.Option(help="zero, mean, resample, uniform, far or near.")] = "zero",
     distance: Annotated[int | None, typer.Option(min=1, help="far and near: the cut-off in tokens.")] = None,
     reference: Annotated[
-        str | None, typer.Option(help="mean: text file to average over; held-out examples if not given.")
+        str | None,
+        typer.Option(
+            help="mean and resample: text file to take other activations from; held-out examples if not given."
+        ),
     ] = None,
     fractions: Annotated[str, typer.Option(help="Shares of the heads to ablate.")] = "0.01,0.02,0.05,0.1,0.2",
     n_random: Annotated[int, typer.Option(min=1, help="Number of random sets and of permuted rankings.")] = 20,
@@ -61,35 +75,35 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Ablate the top heads and compare with random heads: does the model need the top heads more?
+    """Ablate the top heads and random heads.
 
-    Prints effects, contrasts and a verdict, and writes a report folder. To resume an interrupted run, run the same
-    command again.
+    Shows whether the model needs the top heads more. Prints effects, contrasts and a verdict, and writes a report
+    folder. To resume an interrupted run, run the same command again.
 
     Example: positional-heads ablate bundled --scores report --task passkey --out ablation
     """
+    options_given = {name: value for name, value in locals().items() if value is not None and value != []}
     with one_line_errors():
-        given: dict[str, Any] = {
-            "length": length or None,
-            "depths": depths,
-            "examples": examples,
-            "haystack": None if haystack is None else read_text(haystack),
-            "statement": statement,
-            "answer": answer,
-            "question": question,
-            "keys": keys,
-            "updates": updates,
-            "file": file,
-        }
-        task_settings = {name: value for name, value in given.items() if value is not None}
+        if scores is not None and text:
+            msg = "--scores and --text: a text is only scored where no scores are given; leave one of them out"
+            raise ValueError(msg)
         shares = numbers("--fractions", fractions, "0.05,0.1")
         averaged = None if reference is None else read_text(reference)
+        if haystack is not None:
+            options_given["haystack"] = read_text(haystack)
+        if length is not None and len(length) == 1:  # LongBench takes a single one
+            options_given["length"] = length[0]
         from positional_heads.bridge.ablation import ablation_mode
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.results.files import ABLATION, FINISHED_FILE_NAME
         from positional_heads.results.scores import HeadScores
         from positional_heads.studies.ablation import RankBy, Singles, ablation_study
-        from positional_heads.studies.tasks.evaluate import check_task_name, make_task, task_setting_names
+        from positional_heads.studies.tasks.evaluate import (
+            TASKS,
+            check_task_name,
+            make_task,
+            task_setting_names,
+        )
 
         check_dtype(dtype)
         check_task_name(task)
@@ -104,43 +118,20 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             "batch_size": batch_size,
             "seed": seed,
         }
-        if "seed" in task_setting_names(task):
-            task_settings["seed"] = seed
+        known_settings = {setting for name in TASKS for setting in task_setting_names(name)}
+        task_settings = {name: value for name, value in options_given.items() if name in known_settings}
+        if "seed" not in task_setting_names(task):
+            del task_settings["seed"]
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
-        from positional_heads.views.report.folder import write_report
-
         asked = make_task(bridge, task, **task_settings)
         ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out)
         study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
-        written = write_report(study, out)
-        (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
-        show_study(written[0], as_json)
-        say("written: " + ", ".join(str(name) for name in written))
+        finish(study, out, as_json, progress=FINISHED_FILE_NAME)
 
 
-def show_study(result: Path, as_json: bool) -> None:
-    """Print the table and verdict of a study on disk."""
-    from positional_heads.results.files import ABLATION, read_result
-
-    content, _ = read_result(result, ABLATION)
-    if as_json:
-        wanted = ("verdict", "contrasts", "effects", "notes", "provenance")
-        typer.echo(json.dumps({key: content[key] for key in wanted}, indent=1))
-        return
-    from positional_heads.results.tables import study_line, study_table
-
-    sets = {tuple(heads) for _, _, _, heads in content["cells"]}
-    typer.echo(study_line(content["provenance"], len(content["rows"]), len(sets)))
-    typer.echo(f"Change of {content['measures'][0]}; negative is harm.")
-    typer.echo(study_table(content["effects"], content["contrasts"]))
-    for note in content["notes"]:
-        typer.echo(note)
-    typer.echo(f"\nVerdict: {content['verdict']}")
-
-
-def _scores(bridge: Any, text: list[str] | None, out: Path) -> Any:
+def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path) -> "HeadScores":
     """Scores of the first few sequences of a text; saved with the study, so that a resumed run need not score again."""
     from positional_heads.results.files import SCORES
     from positional_heads.results.scores import HeadScores

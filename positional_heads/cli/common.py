@@ -21,7 +21,7 @@ DEBUG = "POSITIONAL_HEADS_DEBUG"
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn any failure into one line and an exit status; with DEBUG set, show the traceback."""
+    """Report any failure in one line, with an exit status; with DEBUG set, show the traceback."""
     try:
         yield
     except (typer.Exit, typer.Abort, BrokenPipeError):

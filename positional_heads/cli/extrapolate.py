@@ -1,29 +1,26 @@
 """`positional-heads extrapolate`: the extrapolation study from the command line."""
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts, say
+from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts
+from positional_heads.cli.show import finish
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     model: options.Model,
     methods: Annotated[
-        str,
-        typer.Option(
-            help="Methods, separated by commas: none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope."
-        ),
+        str, typer.Option(help=f"Methods, separated by commas: {options.METHODS}.")
     ] = "none,linear,ntk,yarn,self_extend",
     factors: Annotated[
         str, typer.Option(help="Lengths as multiples of the training length, separated by commas.")
     ] = "2,4",
     text: options.Texts = None,
     out: options.Out = Path("extrapolation"),
-    task: Annotated[str, typer.Option(help="passkey, needle, kv, copy or latest.")] = "passkey",
+    task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}.")] = "passkey",
     depths: options.Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
     sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
@@ -38,14 +35,16 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score heads and measure a task beyond the training length, under each method of extending the context.
+    """Compare methods of extending the context.
+
+    Scores heads and measures a task beyond the training length, under each method.
 
     To resume an interrupted run, run the same command again.
 
     Example: positional-heads extrapolate bundled --methods none,linear,yarn --factors 2 --out extrapolation
     """
     with one_line_errors():
-        from positional_heads.results.files import EXTRAPOLATION
+        from positional_heads.results.files import EXTRAPOLATION, FINISHED_FILE_NAME
 
         texts = read_texts([BUNDLED] if model == BUNDLED and not text else text)
         times = numbers("--factors", factors, "2,4")
@@ -57,9 +56,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         check_choices(names, times, task)
         prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
-        from positional_heads.results.files import FINISHED_FILE_NAME
         from positional_heads.studies.extrapolation import extrapolation_study
-        from positional_heads.views.report.folder import write_report
 
         study = extrapolation_study(
             bridge,
@@ -75,23 +72,4 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             examples=examples,
             seed=seed,
         )
-        written = write_report(study, out)
-        (out / FINISHED_FILE_NAME).unlink(missing_ok=True)
-        show_extrapolation(written[0], as_json)
-        say("written: " + ", ".join(str(name) for name in written))
-
-
-def show_extrapolation(result: Path, as_json: bool) -> None:
-    """Print the table and verdict of a study on disk."""
-    from positional_heads.results.files import EXTRAPOLATION, read_result
-
-    content, _ = read_result(result, EXTRAPOLATION)
-    if as_json:
-        wanted: tuple[Any, ...] = ("verdict", "table", "link", "provenance")
-        typer.echo(json.dumps({key: content[key] for key in wanted}, indent=1))
-        return
-    from positional_heads.results.tables import extrapolation_line, extrapolation_table
-
-    typer.echo(extrapolation_line(content["provenance"], content["training_length"], content["heads"]))
-    typer.echo(extrapolation_table(content["table"]))
-    typer.echo(f"\nVerdict: {content['verdict']}")
+        finish(study, out, as_json, progress=FINISHED_FILE_NAME)

@@ -5,6 +5,10 @@ from typing import Annotated
 
 import typer
 
+RECALL_TASKS = "passkey, needle, kv, copy, latest"
+METHODS = "none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope"
+"""Names for help, which must not load torch; a test compares both with the lists in the library."""
+
 Model = Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")]
 Texts = Annotated[
     list[str] | None,

@@ -9,13 +9,16 @@ from positional_heads.cli.common import one_line_errors, say
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder written by score, ablate or extrapolate, or one above it.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder written by score, ablate or extrapolate, or a folder of such folders.")
+    ],
     out: Annotated[Path | None, typer.Option(help="File to write; report.html in the folder if not given.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing page.")] = False,
 ) -> None:
-    """Write one page of everything in a result folder: verdict, plots, tokens, caveats, commands to reproduce it.
+    """Write one page of a result folder.
 
-    The page is self-contained: it opens from disk without a network. Needs no model.
+    It has verdict, plots, tokens, caveats, and commands to reproduce the results. It opens from disk without a network.
+    Needs no model.
 
     Example: positional-heads report report
     """

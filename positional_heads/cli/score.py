@@ -1,18 +1,15 @@
 """`positional-heads score` and `merge`: a whole run, one shard of it, or the sum of all shards."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
 from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say
-
-if TYPE_CHECKING:
-    from positional_heads.results.scores import HeadScores
+from positional_heads.cli.show import finish
 
 
 def score(  # noqa: PLR0917  one parameter is one option of the command
@@ -65,7 +62,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Score every head by how its dominant rotary dimension changes with token distance.
+    """Score every head by rho.
+
+    rho is the correlation between token distance and the dominant rotary dimension.
 
     Prints the top heads and a verdict against shuffled positions, and writes a report folder. To resume an interrupted
     run, run the same command again.
@@ -103,9 +102,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
             return
         scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
-        write_examples(bridge, pieces[0], scores, out)
-        _write(scores, out, top, as_json)
-        (out / PARTIAL.file_name).unlink(missing_ok=True)
+        examples = write_examples(bridge, pieces[0], scores, out)
+        more = [] if examples is None else [examples]
+        finish(scores, out, as_json, top=top, progress=PARTIAL.file_name, more=more)
 
 
 def merge(
@@ -115,7 +114,9 @@ def merge(
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Add the shards of a run, and write its report; needs no model.
+    """Add the shards of a run.
+
+    Writes its report; needs no model.
 
     Example: positional-heads merge shards --out report
     """
@@ -126,30 +127,7 @@ def merge(
         target = folder if out is None else out
         scores = merge_shards(folder)
         prepare_folder(target, SCORES.file_name, overwrite)
-        _write(scores, target, top, as_json)
-
-
-def show_scores(result: Path, top: int, as_json: bool) -> None:
-    """Print the table and verdict of scores on disk."""
-    from positional_heads.results.files import SCORES, read_result
-
-    content, _ = read_result(result, SCORES)
-    if as_json:
-        typer.echo(json.dumps({key: content[key] for key in ("verdict", "table", "provenance")}, indent=1))
-        return
-    from positional_heads.results.tables import heads_table, scores_line
-
-    typer.echo(scores_line(content["provenance"]))
-    typer.echo(heads_table(content["table"], top))
-    typer.echo(f"\nVerdict: {content['verdict']}")
-
-
-def _write(scores: "HeadScores", out: Path, top: int, as_json: bool) -> None:
-    from positional_heads.views.report.folder import write_report
-
-    written = write_report(scores, out)
-    show_scores(written[0], top, as_json)
-    say("written: " + ", ".join(str(file) for file in written))
+        finish(scores, target, as_json, top=top)
 
 
 def _ray_executor(name: str | None, address: str | None, workers: int | None, cpus: int, gpus: float) -> Any:
@@ -170,16 +148,16 @@ def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | N
     """Refuse settings that make no sense before the model is loaded."""
     from positional_heads.bridge.loading import check_dtype
     from positional_heads.scoring.settings import ScoringSettings
-    from positional_heads.scoring.shards import shard_of
+    from positional_heads.scoring.shards import parsed_shard
 
     if shard is not None:
-        shard_of(shard)
+        parsed_shard(shard)
     check_dtype(dtype)
     ScoringSettings(**settings)
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
-    """The first sequences; the user is told how the texts were cut."""
+    """The first sequences; reports how the texts were cut."""
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
     texts = "text" if n_texts == 1 else "texts"

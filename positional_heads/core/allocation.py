@@ -1,4 +1,4 @@
-"""How an extension changes D(t), the mean dominant dimension at distance t (method section 6).
+"""How an extension changes D(t), the mean dominant dimension at distance t (docs/equations.md, section 6).
 
 The *jump* is the change of D across the training length; the *stretch* maps the plain curve onto the extended one.
 """

@@ -1,7 +1,7 @@
 """Checks of arguments against the annotations of public functions, before anything runs.
 
-An annotation can say whole number, finite number, text, path, list of these, tensor or class. Ranges, and what depends
-on the model, are checked by the functions themselves.
+Annotations name whole numbers, finite numbers, texts, paths, lists of these, tensors or classes. Functions check ranges
+themselves, and everything that depends on the model.
 """
 
 import functools
@@ -19,11 +19,13 @@ from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 
-_MANY = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+_VARIADIC = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
 LIMIT = 2**63
-"""Numbers must be smaller in size, to fit into 64 bits."""
+"""Bound on the size of numbers: they must fit into 64 bits."""
 P = ParamSpec("P")
 R = TypeVar("R")
+Temperature = float | Literal["attention"]
+"""Softmax temperature of D as a number, or that of the model's attention scale."""
 NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
@@ -41,8 +43,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
             parameter = signature.parameters[name]
             if name == "model":
                 _refuse_other_model(value)
-            elif parameter.kind not in _MANY and parameter.annotation is not parameter.empty:
-                bound.arguments[name] = _fitting(name, value, parameter.annotation)
+            elif parameter.kind not in _VARIADIC and parameter.annotation is not parameter.empty:
+                bound.arguments[name] = _converted(name, value, parameter.annotation)
         return function(*bound.args, **bound.kwargs)
 
     return checking
@@ -56,14 +58,14 @@ def check_fields(record: Any) -> None:
         ValueError: If it is a number that is not finite, or a word that is not a choice.
     """
     for field in fields(record):
-        _fitting(field.name, getattr(record, field.name), field.type)
+        _converted(field.name, getattr(record, field.name), field.type)
 
 
 def check_settings(owner: str, settings: Mapping[str, Any], names: Sequence[str]) -> None:
     """Refuse keyword settings with other names than these.
 
     Args:
-        owner: What the settings are of, for the message.
+        owner: The task or function that takes the settings, for the message.
         settings: The settings given.
         names: All names that exist.
 
@@ -98,7 +100,7 @@ def in_range(name: str, value: float | None, least: float, most: float | None = 
         raise ValueError(msg)
 
 
-def check_temperature(temperature: float | Literal["attention"]) -> None:
+def check_temperature(temperature: Temperature) -> None:
     """Refuse a softmax temperature that is not positive.
 
     Raises:
@@ -119,8 +121,8 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _fitting(name: str, value: Any, annotation: Any) -> Any:
-    """The value, as Python's own number if it is NumPy's, refused if it fits no part of the annotation."""
+def _converted(name: str, value: Any, annotation: Any) -> Any:
+    """The value, with NumPy's numbers as Python's own; refused if it fits no part of the annotation."""
     kinds = get_args(annotation) if get_origin(annotation) in {Union, UnionType} else (annotation,)
     value = value.item() if isinstance(value, np.generic) else value
     blank_path = Path in kinds and isinstance(value, str) and not value.strip()
@@ -129,7 +131,7 @@ def _fitting(name: str, value: Any, annotation: Any) -> Any:
     if is_integer(value) and abs(value) >= LIMIT:
         msg = f"{name} {_brief(value)} must have fewer than 64 bits"
     else:
-        allowed = " or ".join(dict.fromkeys(_named(kind) for kind in kinds))
+        allowed = " or ".join(dict.fromkeys(_in_words(kind) for kind in kinds))
         msg = f"{name} must be {allowed}, got {_brief(value)}"
         if any(get_origin(kind) is Sequence and _fits(value, *get_args(kind)) for kind in kinds):
             items = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
@@ -158,14 +160,14 @@ def _fits(value: Any, kind: Any) -> bool:
         return True
 
 
-def _named(kind: Any) -> str:
+def _in_words(kind: Any) -> str:
     if kind in NAMES:
         return NAMES[kind]
     if get_origin(kind) is Literal:
         return " or ".join(repr(choice) for choice in get_args(kind))
     if get_origin(kind) is Sequence:
         (item,) = get_args(kind)
-        return f"a list of {_named(item).removeprefix('a ')}s"
+        return f"a list of {_in_words(item).removeprefix('a ')}s"
     if get_origin(kind) is Callable:
         return "a function"
     if hasattr(kind, "dim_str"):  # jaxtyping's

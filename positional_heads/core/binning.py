@@ -37,6 +37,8 @@ def equal_mass_edges(
     positions = (torch.arange(1, bins, device=sample.device) * sample.shape[-1]) // bins
     value = ordered[:, positions]
     following = ordered[:, (positions + 1).clamp(max=sample.shape[-1] - 1)]
+    # A run of equal values that reaches the next quantile fills a bin: its first edge goes just below the run, later
+    # ones to its end. A shorter run stays in the bin in which it ends.
     starts_run = value == following
     starts_run[:, :-1] &= value[:, :-1] == value[:, 1:]
     starts_run[:, 1:] &= value[:, 1:] != value[:, :-1]
@@ -45,6 +47,7 @@ def equal_mass_edges(
         return ((last + 0.5) * resolution).to(sample.dtype).contiguous()
     middle = (value + following) / 2
     below = torch.nextafter(value, torch.full_like(value, -torch.inf))
+    # between neighbouring floats, the middle is rounded to one of them: it must not be the value above
     return torch.where(starts_run, below, torch.where(middle < following, middle, value)).contiguous()
 
 

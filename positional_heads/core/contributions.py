@@ -1,8 +1,8 @@
 """The contribution of each rotary pair to an attention score, and the dominant dimension D.
 
-Method section 2 of Hong et al. (arXiv 2410.08703): the Hadamard product of rotated query and key, summed over the two
-channels of a pair. Contributions and the unrotated remainder add up to q . k exactly; times the attention scale, they
-add up to the model's attention score before soft-cap and mask.
+After Hong et al. (arXiv 2410.08703): the Hadamard product of rotated query and key, summed over the two channels of a
+pair (docs/equations.md, section 2). Contributions and the unrotated remainder add up to q . k exactly; times the
+attention scale, they add up to the model's attention score before soft-cap and mask.
 """
 
 from typing import Literal
@@ -43,7 +43,7 @@ def head_planes(
 def plane_contributions(
     query: Float[Tensor, "*lead query_pos pair 2"], key: Float[Tensor, "*lead key_pos pair 2"]
 ) -> Float[Tensor, "*lead query_pos key_pos pair"]:
-    """`g_i(m, n) = q_m[a_i] k_n[a_i] + q_m[b_i] k_n[b_i]`, for every query m, key n and pair i (method section 2)."""
+    """`g_i(m, n) = q_m[a_i] k_n[a_i] + q_m[b_i] k_n[b_i]`, of pair i (docs/equations.md, section 2)."""
     query, key = query.unsqueeze(-3), key.unsqueeze(-4)
     return torch.addcmul(query[..., 0] * key[..., 0], query[..., 1], key[..., 1])
 
@@ -55,7 +55,7 @@ def pair_contributions(
     layout: Layout,
     rotary_dim: int | None = None,
 ) -> Float[Tensor, "batch head query_pos key_pos pair"]:
-    """The contribution of each rotary pair to q . k, unscaled, for every query and key (method section 2).
+    """The contribution of each rotary pair to q . k, unscaled, for every query and key (docs/equations.md, section 2).
 
     Args:
         rot_q: Rotated queries, as in `hook_rot_q`.
@@ -92,7 +92,9 @@ def unrotated_remainder(
 def dominant_dimension(
     contributions: Float[Tensor, "*lead pair"], temperature: float | Literal["attention"] = 1.0
 ) -> Float[Tensor, "*lead"]:
-    """Softmax-weighted mean pair index, `D = sum_i i softmax_i(g / temperature)`, in [0, pairs - 1] (method section 3).
+    """Softmax-weighted mean pair index, `D = sum_i i softmax_i(g / temperature)`, in [0, pairs - 1].
+
+    See docs/equations.md, section 3.
 
     Computed as the index of the largest contribution plus the mean deviation from it: where one pair holds nearly all
     of the softmax, the weights of the others would be lost in a sum with its index.

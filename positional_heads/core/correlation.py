@@ -1,4 +1,6 @@
-"""Spearman's rho between distance and D over all query-key pairs, streamed and merged exactly (method section 4).
+"""Spearman's rho between distance and D over all query-key pairs, streamed and merged exactly.
+
+See docs/equations.md, section 4.
 
 The ranks of all distances are known in closed form before an entry is computed, because a sequence of n tokens has
 n - t entries at distance t. So two sums per head and bin of D suffice: how many entries fell into the bin, and the sum
@@ -24,7 +26,7 @@ COARSE_BINS = 64
 
 
 class CorrelationSums:
-    """Sums over the entries of one layer; `Correlation` has the statistics of them.
+    """Sums over the entries of one layer, from which `correlation` computes the statistics.
 
     Attributes:
         plan: Which entries are counted.
@@ -91,7 +93,7 @@ class CorrelationSums:
         """
         same_bins = torch.equal(self.bins.edges, other.bins.edges) and self.bins.resolution == other.bins.resolution
         if self.plan != other.plan or not same_bins:
-            msg = "statistics of different plans or bins cannot be added: score both with one plan"
+            msg = "sums of different plans or bins cannot be added: score both with one plan"
             raise ValueError(msg)
         for name, ours in self.tensors.items():
             ours.add_(other.tensors[name])
@@ -164,13 +166,14 @@ class Correlation:
         ranks = _centred_ranks(entries)
         between = (entries * ranks**2).sum(-1)
         ties_only = single_valued(self.bins.edges.cpu(), self.bins.resolution)
+        # (n^3 - n) / 12 is the sum of squares of n consecutive ranks about their mean: a bin's residual without ties
         within = ((entries**3 - entries) / 12).masked_fill(ties_only, 0).sum(-1)
         share = within / (between + within)
         rho = self.rho.abs().clamp(max=1)
         binned = rho * (1 - (1 - share).sqrt()) + share.sqrt() * (1 - rho**2).sqrt()
-        return (binned + self._rounded(ranks, between)).clamp(max=2)
+        return (binned + self._rounding_error(ranks, between)).clamp(max=2)
 
-    def _rounded(
+    def _rounding_error(
         self, ranks: Float64[Tensor, "head bin"], squares: Float64[Tensor, " head"]
     ) -> Float64[Tensor, " head"]:
         """How far rounding of D can move rho: the displacement of ranks times the largest residual of an entry."""
@@ -181,7 +184,8 @@ class Correlation:
         distances = (self.plan.rank_grid - mean).abs().masked_fill(counts == 0, 0)
         furthest_distance = distances.max() / (rank_squares / total).sqrt()
         residual = furthest_distance + self.rho.abs() * furthest_rank
-        moved = 2 * self.bins.displaced.cpu() * total  # entries that round, and those whose mid-rank they shift
+        # twice, because each entry that moves also shifts the mid-ranks of the bins that it passes
+        moved = 2 * self.bins.displaced.cpu() * total
         return moved * residual / (squares / total).sqrt()
 
     @property
@@ -196,7 +200,10 @@ class Correlation:
 
     @property
     def rho_curve(self) -> Float64[Tensor, " head"]:
-        """Spearman's rho between distance and the mean D at that distance: no noise left, so far larger than rho."""
+        """Spearman's rho between distance and the mean D at that distance.
+
+        Averaging removes variation by content, so it is often far larger in size than rho.
+        """
         return curve_correlation(self.curve)
 
     def resampled_rho(self, weights: Float[Tensor, "resample group"]) -> Float64[Tensor, "resample head"]:
@@ -222,7 +229,7 @@ class Correlation:
         return rho.std(0) / math.sqrt(REPLICATES)
 
     def _rank_moments(self, counts: Float[Tensor, "*lead distance"]) -> tuple[Tensor, Tensor]:
-        """Mean and sum of squares about it of the distances' ranks, in grid steps."""
+        """Mean and sum of squares about it of the distances' ranks, in steps of `rank_grid`."""
         ranks = self.plan.rank_grid.double()
         total = counts.sum(-1)
         mean = (counts * ranks).sum(-1) / total
@@ -234,12 +241,12 @@ def curve_correlation(curve: Float[Tensor, "*lead distance"]) -> Float64[Tensor,
     rows = curve.reshape(-1, curve.shape[-1]).double()
     rho = torch.full((rows.shape[0],), torch.nan, dtype=torch.float64)
     defined = ~rows.isnan()
-    for mask in torch.unique(defined, dim=0):  # heads of one layer share theirs
-        alike = (defined == mask).all(1)
-        ranks = torch.from_numpy(rankdata(rows[alike][:, mask].numpy(), axis=1)).double()
+    for mask in torch.unique(defined, dim=0):  # all heads of a layer have values at the same distances
+        members = (defined == mask).all(1)
+        ranks = torch.from_numpy(rankdata(rows[members][:, mask].numpy(), axis=1)).double()
         distance = torch.arange(ranks.shape[1], dtype=torch.float64)
         ranks, distance = ranks - ranks.mean(1, keepdim=True), distance - distance.mean()
-        rho[alike] = (ranks @ distance) / (ranks.square().sum(1) * distance.square().sum()).sqrt()
+        rho[members] = (ranks @ distance) / (ranks.square().sum(1) * distance.square().sum()).sqrt()
     return rho.reshape(curve.shape[:-1])
 
 

@@ -1,8 +1,9 @@
-"""Bins of D placed on a sample, and a measurement of how far rounding moves values between them.
+"""Place the bins of D on a pilot sample, and measure how often rounding moves a value to another bin.
 
-The bins must be known before the first entry is counted, so D is computed twice for a few entries of a few batches: by
-the kernel, whose quantiles become the edges, and in float64, which shows how often the kernel's D falls into the bin of
-another value. That displacement of ranks is part of the bound on rho.
+Entries are counted into bins as they are computed, so the bins must be fixed before the first one. D of a few entries
+of a few batches is therefore computed in advance, and twice: by the kernel, whose quantiles become the edges, and in
+float64, which shows how often the kernel's D falls into another bin than the exact one. The mean displacement of ranks
+that this causes is part of the bound on rho.
 """
 
 from dataclasses import dataclass, fields
@@ -17,8 +18,8 @@ from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.plan import Positions
 from positional_heads.core.rotary import Planes
 
-SEEN = 256
-"""Entries of a run up to which all of them are in the pilot, so its displacement has no sampling error."""
+COMPLETE = 256
+"""Largest number of entries of a run of which the pilot has all, so that their displacement is measured exactly."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class PilotSample:
     exact: Float64[Tensor, "head checked"]
 
     @classmethod
-    def of(
+    def measured(
         cls, kernel: Kernel, planes: tuple[Planes, Planes], positions: Positions, temperature: float, checked: int
     ) -> "PilotSample":
         """Compute D of listed entries of one sequence.
@@ -68,14 +69,14 @@ class PilotSample:
         if self.sample.dtype == torch.float64:
             return BinLookup(edges, resolution)
         moved, unknown = mean_displacement(self.exact, self.rounded, edges)
-        # where the pilot has every entry there is nothing left to estimate; otherwise an unseen entry may be rounded
-        # differently, as by another tile shape
-        complete = entries <= SEEN and self.exact.shape[1] == entries
+        # A pilot with every entry of a short run measures the displacement itself. In a longer run it estimates it,
+        # and the kernel may round an entry differently there, in a tile of another shape: add the sampling error.
+        complete = entries <= COMPLETE and self.exact.shape[1] == entries
         return BinLookup(edges, resolution, moved if complete else moved + unknown)
 
     @classmethod
     def joined(cls, parts: list["PilotSample"]) -> "PilotSample":
-        """One sample of all parts."""
+        """The samples of several batches or rows as one."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts], dim=1) for field in fields(cls)))
 
 
@@ -89,10 +90,14 @@ def mean_displacement(
         rounded: The same values as a kernel computes them.
         edges: Bin edges.
     """
-    right, counted = (torch.searchsorted(edges.double(), values.double().contiguous()) for values in (exact, rounded))
+    exact_bin, counted_bin = (
+        torch.searchsorted(edges.double(), values.double().contiguous()) for values in (exact, rounded)
+    )
     n = exact.shape[1]
-    share = torch.stack([torch.bincount(row, minlength=edges.shape[1] + 1) for row in right]).double() / n
+    share = torch.stack([torch.bincount(row, minlength=edges.shape[1] + 1) for row in exact_bin]).double() / n
     mid_rank = share.cumsum(1) - share / 2
-    moved = (mid_rank.gather(1, right) - mid_rank.gather(1, counted)).abs()
-    unseen = 3 / n * share.amax(1)  # the rule of three: what no one of n entries did, at most 3 in n do (95 %)
+    moved = (mid_rank.gather(1, exact_bin) - mid_rank.gather(1, counted_bin)).abs()
+    # The rule of three: an event that none of n entries shows has a probability of at most 3 / n (at 95 %). Here it is
+    # a move to the next bin, which displaces a rank by no more than the largest bin's share.
+    unseen = 3 / n * share.amax(1)
     return moved.mean(1), 2 * moved.std(1, correction=0) / n**0.5 + unseen

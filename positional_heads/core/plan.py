@@ -64,7 +64,9 @@ class EntryPlan:
             msg = f"skip_keys {self.skip_keys} and min_distance {self.min_distance} must not be negative: 0 counts all"
             raise ValueError(msg)
         if self.most_entries is not None and self.most_entries < FEWEST_SAMPLED:
-            msg = f"{self.most_entries} pairs are too few to sample: {FEWEST_SAMPLED} at least, 65536 is usual"
+            msg = (
+                f"{self.most_entries} query-key pairs are too few to sample: {FEWEST_SAMPLED} at least, 65536 is usual"
+            )
             raise ValueError(msg)
         if self.max_distance is not None and self.max_distance < self.min_distance:
             msg = f"max_distance {self.max_distance} must be at least min_distance {self.min_distance}"
@@ -150,6 +152,7 @@ class EntryPlan:
 
     @cached_property
     def _counts(self) -> tuple[Int[Tensor, "group distance"], Int[Tensor, "replicate distance"]]:
+        """Entries of each group and of each replicate by distance; a sample is drawn to be counted."""
         in_group = torch.zeros(self.n_groups, self.distances, dtype=torch.long)
         groups_and_lengths = [(self.group(sequence), length) for sequence, length in enumerate(self.lengths)]
         if self.step is None:

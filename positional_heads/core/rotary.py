@@ -1,6 +1,6 @@
 """Rotary pairs: the channels of each, their rotation by position, their frequency and wavelength.
 
-Convention that bites: pair i is channels (i, i + P) under the "half" layout (Llama, NeoX, Qwen, ...) and (2i, 2i + 1)
+Convention: pair i is channels (i, i + P) under the "half" layout (Llama, NeoX, Qwen, ...) and (2i, 2i + 1)
 under the "adjacent" one (GPT-J, Cohere, GLM, ...). The wrong one keeps every total and spoils every per-pair number.
 Rotary channels lead; channels from `rotary_dim` on are not rotated. A *phase* is cos + i sin of a position's angle
 (radians), one per pair; its modulus is the method's attention factor, 1 for plain RoPE.
@@ -59,7 +59,7 @@ def rotate(
         layout: Which channels make a pair.
 
     Returns:
-        Rotated vectors in float32, the unrotated channels as they were.
+        Rotated vectors in float32, the unrotated channels unchanged.
     """
     rotary_dim = 2 * phase.shape[-1]
     planes = torch.view_as_complex(rotary_planes(x, layout, rotary_dim).contiguous())
@@ -83,16 +83,17 @@ def pair_frequencies(phase: Complex[Tensor, "pos pair"]) -> Float[Tensor, " pair
 
     One lag cannot serve all pairs. At lag 1 a slow pair turns by less than the rounding of its phase; at lag L the
     rounding is divided by L, but the angle of a fast pair is known only modulo 2 pi / L. So lags double from 1, and
-    each corrects the estimate of the last: the turn that is left over after removing the current estimate is small
-    enough to be unambiguous. At each lag the first `COMPARED` positions are averaged, as a sum of complex phases.
+    each corrects the estimate of the last: the rotation that remains after undoing the current estimate is less than
+    half a turn, so its angle is unambiguous. At each lag the phases of the first `COMPARED` positions are summed, which
+    averages out their rounding.
     """
     phase = (phase / phase.abs()).to(torch.complex128)
     frequency = torch.zeros(phase.shape[1], dtype=torch.float64, device=phase.device)
     lag = 1
     while lag < phase.shape[0]:
         turned = (phase[lag:][:COMPARED] * phase[:-lag][:COMPARED].conj()).sum(0)
-        left_over = torch.angle(turned * torch.polar(torch.ones_like(frequency), -lag * frequency))
-        frequency = frequency + left_over / lag
+        remaining = torch.angle(turned * torch.polar(torch.ones_like(frequency), -lag * frequency))
+        frequency = frequency + remaining / lag
         lag *= 2
     return frequency
 

@@ -1,9 +1,9 @@
 """Statistics of scores and of ablations: p-values, intervals and rank correlations.
 
 Query-key pairs of one sequence are not independent, so a p-value over a million of them means nothing. For scores the
-independent units are sequences, and the null is the same content at shuffled positions (method section 4). For
-ablations each set of heads is ablated on the same units, so a unit's difficulty drops out of every paired difference;
-answers within a unit are averaged first.
+independent units are sequences, and the null is the same content at shuffled positions (docs/equations.md, section 4).
+For ablations each set of heads is ablated on the same units, so a unit's difficulty drops out of every paired
+difference; answers within a unit are averaged first.
 """
 
 from collections.abc import Collection
@@ -123,7 +123,7 @@ def _studentized(
     weights = bootstrap_weights(differences.shape[-1], resamples, seed).T / differences.shape[-1]
     moved, spread = away @ weights, away.std(-1, correction=0)
     own = ((away**2) @ weights - moved**2).clamp(min=0).sqrt()
-    same = own <= 1e-7 * spread[..., None]  # all units of the resample agree, up to rounding
+    same = own <= 1e-7 * spread[..., None]  # up to rounding, the resample drew units of one value
     t = torch.where(same, torch.where(moved == 0, 0.0, moved.sign() * torch.inf), moved / own)
     low, high = (_quantile(t, tail, method) for tail, method in zip(tails, ("lower", "higher"), strict=True))
     constant = spread <= 1e-12 * mean.abs()
@@ -139,7 +139,7 @@ def _bounded(
 ) -> tuple[Float64[Tensor, "*batch"], Float64[Tensor, "*batch"]]:
     """Gaffke's interval: the mean under Dirichlet weights, with one more unit at the bound."""
     units = differences.shape[-1]
-    # averages of zeros and ones may exceed a bound by rounding
+    # the tolerance is for means of zeros and ones, which rounding may put past a bound
     if float(differences.min()) < bounds[0] - 1e-9 or float(differences.max()) > bounds[1] + 1e-9:
         msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: omit bounds if there are none"
         raise ValueError(msg)

@@ -21,13 +21,13 @@ from positional_heads.core.statistics import jaccard, permutation_p, rank_correl
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.tables import KINDS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ablation_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-COMPARED = ("top", "random", "lowest", "retrieval")
 ALL_SIZES = "all"
 
 
@@ -64,7 +64,7 @@ class AblationStudy(Record):
     @property
     def description(self) -> str:
         """Model, task and sets of heads, in one line; parts of the provenance may be missing."""
-        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
+        name = printable(self.model_name, newlines=False)
         mode = self.provenance.get("ablation", {}).get("mode", "?")
         return (
             f"{name}: {printable(self.task, newlines=False)}, {len(self.rows)} answers under each of {len(self.sets)} "
@@ -82,7 +82,7 @@ class AblationStudy(Record):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What was measured, the most sensitive first; higher is better."""
+        """Names of the measures, the most sensitive first; higher is better."""
         return tuple(self.values)
 
     @property
@@ -124,12 +124,11 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._existing(measure)
         lines = []
         for units in self._unit_means(measure, by):
             own = {} if by is None else {by: units.group}
             lines.append({**own, "kind": "none", "k": 0, "reach": units.reach, **units.intact(level), "sets": 1})
-            for kind in COMPARED:
+            for kind in KINDS:
                 for k, cells in by_kind(self.cells, kind).items():
                     effect = units.change(units.changes(cells).mean(0), level)
                     lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(cells)})
@@ -152,7 +151,6 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._existing(measure)
         groups: list[tuple[int | str, list[int]]] = [*((k, [k]) for k in self.sizes), (ALL_SIZES, self.sizes)]
         lines = []
         for units in self._unit_means(measure):
@@ -187,7 +185,7 @@ class AblationStudy(Record):
 
         lines = [
             {**_labels(cell), "reach": units.reach, "effect": effect}
-            for units in self._unit_means(self._existing(measure))
+            for units in self._unit_means(measure)
             for cell, effect in zip(self.cells, units.changes(self.cells).mean(-1).tolist(), strict=True)
         ]
         return pd.DataFrame(lines)
@@ -205,14 +203,14 @@ class AblationStudy(Record):
         """
         import pandas as pd
 
-        measure = self._existing(measure)
+        by_reach = self._unit_means(measure)
         singles = [cell for cells in by_kind(self.cells, "single").values() for cell in cells]
         heads = [cell.heads[0] for cell in singles]
         frame = pd.DataFrame({"name": [str(head) for head in heads]})
         frame["score"] = [float(self.ranked_by[head]) for head in heads]
         if self.retrieval is not None:
             frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
-        for units in self._unit_means(measure) if heads else ():
+        for units in by_reach if heads else ():
             changes, reach = units.changes(singles), units.reach
             low, high = units.intervals(changes, level).numpy().T
             frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
@@ -242,7 +240,7 @@ class AblationStudy(Record):
 
     @property
     def verdict(self) -> str:
-        """What the study shows, in words; that may be that the heads do not matter."""
+        """Whether the task needs the top heads more than others, in words; the answer may be no."""
         measure = self.measures[0]
         return ablation_verdict(
             self.task,
@@ -292,14 +290,11 @@ class AblationStudy(Record):
     def _index(self) -> dict[HeadSet, int]:
         return {heads: index for index, heads in enumerate(self.sets)}
 
-    def _existing(self, measure: str | None) -> str:
+    def _unit_means(self, measure: str | None, by: str | None = None) -> Iterator[UnitMeans]:
         measure = self.measures[0] if measure is None else measure
         if measure not in self.values:
-            msg = f"measure {measure!r} was not taken: choose one of {', '.join(self.measures)}"
+            msg = f"measure {measure!r} is not in this study: choose one of {', '.join(self.measures)}"
             raise ValueError(msg)
-        return measure
-
-    def _unit_means(self, measure: str, by: str | None = None) -> Iterator[UnitMeans]:
         if by is not None and by not in self.rows[0]:
             msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"
             raise ValueError(msg)

@@ -22,7 +22,7 @@ class UnitMeans:
         group: The answers averaged, where they are split by a column.
         reach: long, short, or their difference.
         means: The means; the first set is the empty one.
-        index: Where each set of heads is.
+        index: Index of each set of heads in `means`.
         bounded: Whether every answer's measure lies from 0 to 1, as right and wrong answers do.
     """
 
@@ -32,9 +32,9 @@ class UnitMeans:
     index: Mapping[HeadSet, int]
     bounded: bool
 
-    def changes(self, cells: Sequence[StudySet]) -> Float64[Tensor, "chosen unit"]:
+    def changes(self, sets: Sequence[StudySet]) -> Float64[Tensor, "chosen unit"]:
         """Each unit's mean with these sets ablated minus its mean with none."""
-        return (self.means - self.means[0])[[self.index[cell.heads] for cell in cells]]
+        return (self.means - self.means[0])[[self.index[one.heads] for one in sets]]
 
     def intact(self, level: float) -> dict[str, float]:
         """Mean measure with no head ablated, and its interval."""
@@ -68,7 +68,7 @@ def unit_means_by_reach(
     Args:
         rows: Properties of each answer.
         values: One measure of each answer under every set of heads.
-        index: Where each set of heads is.
+        index: Index of each set of heads in `values`.
         by: A column of the rows to split by.
     """
     bounded = not bool(((values < 0) | (values > 1)).any())
@@ -76,10 +76,10 @@ def unit_means_by_reach(
         means = {}
         for reach in ("long", "short"):
             chosen = [
-                place for place, row in enumerate(rows) if row["reach"] == reach and (by is None or row[by] == group)
+                answer for answer, row in enumerate(rows) if row["reach"] == reach and (by is None or row[by] == group)
             ]
             if chosen:
-                means[reach] = unit_means(values[:, chosen], [rows[place]["unit"] for place in chosen])
+                means[reach] = unit_means(values[:, chosen], [rows[answer]["unit"] for answer in chosen])
                 yield UnitMeans(group, reach, means[reach], index, bounded)
         if by is None and len(means) > 1 and means["long"].shape == means["short"].shape:
             yield UnitMeans(group, INTERACTION, means["long"] - means["short"], index, bounded)

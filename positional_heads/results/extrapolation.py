@@ -62,7 +62,7 @@ class ExtrapolationStudy(Record):
     @property
     def description(self) -> str:
         """Model, heads, methods and lengths, in one line; parts of the provenance may be missing."""
-        name = printable(self.provenance.get("model", {}).get("name", "a model"), newlines=False)
+        name = printable(self.model_name, newlines=False)
         heads = ", ".join(str(head) for head in self.heads)
         runs = ", ".join(f"{label} at {length}" for label, length in zip(self.labels, self.lengths, strict=True))
         return f"{name}, trained on {self.training_length} tokens: allocation of {heads}; {runs}"

@@ -70,11 +70,6 @@ class HeadExamples(Record):
         """Number of leading tokens of which every query-key pair is kept."""
         return int(self.pattern.shape[-1])
 
-    @property
-    def model_name(self) -> str:
-        """Name of the model."""
-        return str(self.provenance.get("model", {}).get("name", "unknown model"))
-
     def indices(self, heads: Heads | None) -> list[int]:
         """Indices of these heads in the tensors; of all when None.
 

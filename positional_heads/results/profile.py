@@ -46,9 +46,9 @@ class ContributionProfile(Record):
     def description(self) -> str:
         """Heads, pairs and distances, in one line."""
         names = ", ".join(str(head) for head in self.heads[:8]) + (", ..." if len(self.heads) > 8 else "")  # noqa: PLR2004
-        _, pairs, ranges = self.mean.shape
+        _, n_pairs, n_ranges = self.mean.shape
         reach = int(self.edges[-1]) - 1
-        return f"{names}: {pairs} pairs, {ranges} ranges of distance, 0 to {reach} tokens"
+        return f"{names}: {n_pairs} pairs, {n_ranges} ranges of distance, 0 to {reach} tokens"
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per head, pair and range of distances; the pair "unrotated" is the channels without rotation."""
@@ -105,7 +105,7 @@ class ContributionProfile(Record):
         for values in (self.mean, self.unrotated[:, None]):
             sums = values.new_zeros(*values.shape[:2], len(edges) - 1)
             sums.index_add_(2, column, values.nan_to_num() * self.pair_counts[:, None])
-            means.append(sums / counts[:, None])  # 0 / 0 is NaN: no pair counts
+            means.append(sums / counts[:, None])  # 0 / 0 is NaN: no entry counts
         return replace(self, mean=means[0], unrotated=means[1][:, 0], pair_counts=counts, edges=edges)
 
 

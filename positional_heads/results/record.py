@@ -36,6 +36,11 @@ class Record(ABC):
     provenance: dict[str, Any]
 
     @property
+    def model_name(self) -> str:
+        """Name of the model; parts of the provenance may be missing."""
+        return str(self.provenance.get("model", {}).get("name", "a model"))
+
+    @property
     @abstractmethod
     def description(self) -> str:
         """The record in one line, in which every name is printable."""
@@ -134,7 +139,7 @@ def computed_once(method: Table) -> Table:
     def kept(self: Any, *args: Any, **kwargs: Any) -> "pd.DataFrame":
         tables = self.__dict__.setdefault("_tables", {})
         bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()  # a default that is given is the same table
+        bound.apply_defaults()  # so that a default given explicitly finds the same table
         key = method.__name__, *list(bound.arguments.values())[1:]
         if key not in tables:
             tables[key] = method(self, *args, **kwargs)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NullScores:
-    """Scores of the same model and text with positions shuffled, which measure geometry alone (method section 4).
+    """Scores of the same model and text with positions shuffled, which measure geometry alone.
+
+    See docs/equations.md, section 4.
 
     Attributes:
         rho: Score of each head in each shuffle.
@@ -91,10 +93,10 @@ class HeadScores(Record):
     def description(self) -> str:
         """What was scored and the best heads, in one line; parts of the provenance may be missing."""
         layers, heads = self.rho.shape
-        model, data = self.provenance.get("model", {}), self.provenance.get("data", {})
+        data = self.provenance.get("data", {})
         best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self.n_scored)))
         return (
-            f"{printable(model.get('name', 'a model'), newlines=False)}: {layers} layers of {heads} heads, "
+            f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads, "
             f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
             f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
         )
@@ -126,7 +128,7 @@ class HeadScores(Record):
         Raises:
             ValueError: If no null was computed.
         """
-        return self.rho - self._known_null().mean
+        return self.rho - self._required_null().mean
 
     @cached_property
     def p_values(self) -> Float[Tensor, "layer head"]:
@@ -134,7 +136,7 @@ class HeadScores(Record):
         variance = None
         if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
             variance = self.bootstrap_rho.var(0) * self.n_groups / max(self.n_groups - 1, 1)
-        return excess_p_values(self.rho, self._known_null().rho, variance, self.n_groups)
+        return excess_p_values(self.rho, self._required_null().rho, variance, self.n_groups)
 
     @cached_property
     def q_values(self) -> Float[Tensor, "layer head"]:
@@ -144,7 +146,7 @@ class HeadScores(Record):
     @property
     def z(self) -> Float[Tensor, "layer head"]:
         """Excess in standard deviations of the null."""
-        return self.excess / self._known_null().sd
+        return self.excess / self._required_null().sd
 
     @checked
     def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
@@ -281,7 +283,7 @@ class HeadScores(Record):
             provenance=content["provenance"],
         )
 
-    def _known_null(self) -> NullScores:
+    def _required_null(self) -> NullScores:
         if self.null is None:
             msg = "no null was computed: score again with null_repeats=20"
             raise ValueError(msg)

@@ -38,7 +38,7 @@ MEANINGS = {
     "q_value": "p-value of the excess after Benjamini-Hochberg over all heads",
     "rho_curve": "Spearman's correlation of distance and the mean dominant dimension at each distance",
     "saturation": (
-        "share of query-key pairs in which one rotary pair holds over 99.9 % of the softmax, so that the dominant "
+        "share of query-key pairs in which one rotary pair holds over 99.9 % of the softmax: there the dominant "
         "dimension is the index of the largest contribution"
     ),
     "top": "effect of ablating the heads with the highest score; negative is harm",
@@ -47,8 +47,8 @@ MEANINGS = {
     "retrieval": "effect of the heads with the highest retrieval score",
     "difference": "effect of the top heads minus that of random heads",
     "p_value": (
-        "share of rankings permuted within layers whose effect is at least as low; quote that of 'all', the mean over "
-        "the numbers of heads"
+        "permutation p-value: share of shuffled rankings that hurt at least as much. In a paper, quote the row 'all', "
+        "the mean over all sizes"
     ),
     "random_sets": "number of random sets",
     "permutations": "number of permuted rankings",
@@ -159,10 +159,10 @@ def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
 def scores_line(provenance: Mapping[str, Any]) -> str:
     """What was scored on what, in one line."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
-    pairs = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
+    counted = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
     return (
         f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {pairs} query-key pairs, {settings['null_repeats']} shuffles, seed "
+        f"{data['longest']} tokens, {counted} query-key pairs, {settings['null_repeats']} shuffles, seed "
         f"{settings['seed']}"
     )
 
@@ -200,7 +200,7 @@ def result_html(
         description: What was done, in one line.
         verdict: What it shows, in words.
         frame: A table; its first rows are shown under the titles of their columns.
-        provenance: How it was made, in full; folded.
+        provenance: Provenance in full; folded.
         rows: Rows of the table to show.
     """
     parts = [f"<p><b>{text(kind)}</b> {text(description)}</p>"]

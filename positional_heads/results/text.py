@@ -1,4 +1,4 @@
-r"""Tokens and names as text that is safe to show: every character visible, none of them acting.
+r"""Tokens and names as text that is safe to show: every character is visible, and none has an effect.
 
 A tokenizer's pieces are not text: byte-level ones write a space as `Ġ` and a newline as `Ċ`, others write `▁` and
 `<0x0A>`, and one character may be spread over several tokens. Here each becomes readable: `·` for a
@@ -27,7 +27,7 @@ def byte_alphabet() -> dict[str, int]:
 
 
 def readable_tokens(pieces: Sequence[str], *, byte_level: bool | None = None) -> list[str]:
-    """Pieces of a tokenizer as readable text; readable ones stay as they are.
+    """Pieces of a tokenizer as readable text; readable ones are unchanged.
 
     Args:
         pieces: As `tokenizer.convert_ids_to_tokens` gives them, or decoded.

@@ -134,10 +134,11 @@ def ablation_verdict(
     basis = (
         f"{measure} {long['top']:+.3f}, {long['difference']:+.3f} against random sets of as many heads in the same "
         f"layers ({_interval(long)}; p = {long['p_value']:.3f} over {long['permutations']} permuted rankings; mean "
-        f"over {len(sizes)} sizes)"
+        f"over {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'})"
     )
     if 1 / (1 + int(long["permutations"])) > ALPHA:
-        return f"Undecided: {long['permutations']} permutations cannot give a p-value of {ALPHA:g}. {basis}."
+        too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}, 20 can (n_random=20)"
+        return f"Undecided: {too_few}. {basis}."
     if not _harmful(long):
         others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant, harm)
         return (
@@ -150,7 +151,8 @@ def ablation_verdict(
     apart = over_sizes.loc["long - short"]
     numbers = f"{apart['difference']:+.3f}, {_interval(apart)}, p = {apart['p_value']:.3f}"
     if _harmful(apart):
-        return f"{claim}. It hurts more at long range than at short ({numbers}): these heads carry distance."
+        meaning = "the effect of these heads depends on distance"
+        return f"{claim}. It hurts more at long range than at short ({numbers}): {meaning}."
     return f"{claim}. But it hurts as much at short range ({numbers}): these heads are not specific to distance."
 
 

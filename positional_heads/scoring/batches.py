@@ -1,4 +1,4 @@
-"""Batches of sequences, and one forward pass over each that hands out its layers one at a time."""
+"""Batch the sequences of a run, and run each batch through the model, one layer's vectors at a time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -20,7 +20,7 @@ class Checkpoint:
     """A file with the sums so far of a run, always whole, replaced at intervals."""
 
     def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL.file_name) -> None:
-        """Write nothing yet.
+        """Choose file and interval; nothing is written before `save`.
 
         Args:
             folder: Where the file goes; nothing is ever saved when None.
@@ -48,7 +48,7 @@ class Checkpoint:
         """
         if self.file is None:
             return None
-        for unfinished in self.file.parent.glob(f".{self.file.name}.*.partial"):  # of a process that was killed
+        for unfinished in self.file.parent.glob(f".{self.file.name}.*.partial"):  # left by a killed process
             unfinished.unlink(missing_ok=True)
         if not self.file.exists():
             return None
@@ -83,11 +83,11 @@ class Checkpoint:
         """A block in which Ctrl-C saves the sums, and is raised again with a message on how to resume.
 
         Args:
-            sums: Whole batches only, unless a step was torn.
+            sums: Whole batches only.
         """
         try:
             yield
-        except TornStep:
+        except IncompleteBatch:
             raise
         except KeyboardInterrupt as interrupt:
             if self.file is None:
@@ -103,25 +103,25 @@ class Checkpoint:
             self.file.unlink(missing_ok=True)
 
 
-class TornStep(KeyboardInterrupt):
-    """Ctrl-C came twice in one step: the sums hold half a batch and must not be saved."""
+class IncompleteBatch(KeyboardInterrupt):
+    """Ctrl-C was pressed twice during one batch: the sums hold a part of it and must not be saved."""
 
 
 @contextmanager
-def whole_step() -> Iterator[None]:
-    """A step that the first Ctrl-C does not tear, so that sums hold whole batches; a second one stops it at once.
+def interrupt_delayed() -> Iterator[None]:
+    """A block that the first Ctrl-C lets finish, so sums hold whole batches; a second one stops it at once.
 
     Raises:
-        KeyboardInterrupt: At the end of the step, if Ctrl-C was pressed once.
-        TornStep: At once, if it was pressed again.
+        KeyboardInterrupt: At the end of the block, if Ctrl-C was pressed once.
+        IncompleteBatch: At once, if it was pressed again.
     """
     pressed: list[int] = []
 
-    def note(number: int, frame: Any) -> None:  # noqa: ARG001
+    def handler(number: int, frame: Any) -> None:  # noqa: ARG001
         if pressed:
-            raise TornStep
+            raise IncompleteBatch
         pressed.append(number)
-        # not print: the signal may come while sys.stderr is writing, which cannot be entered twice
+        # os.write, because the signal may come during a write to sys.stderr, which is not reentrant
         os.write(2, b"\nfinishing this batch; press again to stop at once\n")
 
     before = signal.getsignal(signal.SIGINT)
@@ -129,10 +129,10 @@ def whole_step() -> Iterator[None]:
     ours = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
     try:
         if ours:
-            signal.signal(signal.SIGINT, note)
+            signal.signal(signal.SIGINT, handler)
         yield
     except KeyboardInterrupt as interrupt:
-        raise TornStep from interrupt
+        raise IncompleteBatch from interrupt
     finally:
         if ours:
             signal.signal(signal.SIGINT, before)

@@ -6,7 +6,7 @@ three more. All shards use the same pilot, and so get the same bins.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.layer_vectors import LayerVectors, Planes
+from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.sequences import Batch
 from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
@@ -28,16 +28,16 @@ from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.logs import warn_once
 from positional_heads.core.pilot import PilotSample
 from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
-from positional_heads.core.rotary import pair_frequencies
+from positional_heads.core.rotary import Planes, pair_frequencies
 from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 from positional_heads.scoring.sums import LayerSums, ScoreSums, differences, empty_statistics
 
-LISTED_DEARER = 4
+LISTED_COST = 4
 """Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
-PILOT_BATCHES = 4
-BATCHES_PER_PILOT = 16
+PILOT_BATCHES, BATCHES_PER_PILOT = 4, 16
+"""Most batches of the pilot; it takes one more for every so many batches of the run."""
 PILOT_ROWS = 4
 PILOT_ENTRIES = 2**15
 """Entries that place the bins of a head: 16 for each of 2048 bins."""
@@ -49,19 +49,29 @@ class EntryCounter:
     """Counts the entries of numbered batches of one run with one model."""
 
     def __init__(
-        self, model: TransformerLensModel, data: list[Batch], rotary: list[RotaryLayer], settings: ScoringSettings
+        self,
+        model: TransformerLensModel,
+        data: list[Batch],
+        resolved: RotaryModel,
+        layers: Sequence[int] | None,
+        settings: ScoringSettings,
     ) -> None:
-        """Count nothing yet.
+        """Choose the kernel; nothing is counted yet.
 
         Args:
             model: A TransformerBridge.
             data: Every batch of the run, in order.
-            rotary: The layers to score.
+            resolved: All layers of the model.
+            layers: Layers to score; all that rotate when None.
             settings: Settings of the score.
+
+        Raises:
+            ValueError: If a layer does not exist or does not rotate.
         """
         self.model = model
         self.data = data
-        self.rotary = rotary
+        self.unscored = resolved.unscored
+        self.rotary = resolved.select(layers)
         self.settings = settings
         self._plans: dict[EntryPlan, EntryPlan] = {}
         self._samples: dict[tuple[int, int | None], list[Positions]] = {}
@@ -92,11 +102,10 @@ class EntryCounter:
         """Count with this kernel, e.g. the one that an interrupted run began with."""
         self.kernel = self._kernel(0, name)
 
-    def begin(self, resolved: RotaryModel, *, count_longest: bool) -> ScoreSums:
+    def begin(self, *, count_longest: bool) -> ScoreSums:
         """Place the bins of every layer on the pilot, and start the sums.
 
         Args:
-            resolved: All layers of the model, for the reasons why some are not scored.
             count_longest: Count the batch with the longest sequence as well.
 
         Raises:
@@ -106,23 +115,23 @@ class EntryCounter:
         pilot: dict[int, list[PilotSample]] = defaultdict(list)
         sums = ScoreSums({}, {self.longest} if count_longest else set(), {}, {self.kernel.name})
 
-        def look(vectors: LayerVectors, rows: list[Row]) -> None:
+        def sample(vectors: LayerVectors, rows: list[Row]) -> None:
             pilot[vectors.rotary.layer].append(self._pilot_sample(vectors, rows))
 
         def place_bins(vectors: LayerVectors, rows: list[Row]) -> None:
-            look(vectors, rows)
+            sample(vectors, rows)
             layer = vectors.rotary.layer
             sums.layers[layer] = self._empty_sums(vectors, rows, PilotSample.joined(pilot.pop(layer)))
-            # The longest batch is the dearest, and the vectors of all its layers do not fit in memory together: count a
-            # layer here, while its vectors exist, instead of running the batch again.
+            # The longest batch costs the most to run, and the vectors of all its layers do not fit in memory together.
+            # So it is not run a second time: each layer is counted here, while its vectors exist.
             if count_longest:
                 self._count_rows(sums.layers[layer], vectors, rows)
 
         *others, longest = self.pilot_batches
         for number in others:
-            self._capture(number, look)
+            self._capture(number, sample)
         self._capture(longest, place_bins)
-        sums.run = self.description(resolved, sums.windows)
+        sums.run = self.description(sums.windows)
         return sums
 
     def count(self, number: int, sums: ScoreSums) -> None:
@@ -136,29 +145,27 @@ class EntryCounter:
         sums.done.add(number)
         sums.kernels.add(self.kernel.name)
 
-    def refuse_other_run(self, sums: ScoreSums, resolved: RotaryModel, file: Path | None) -> None:
+    def refuse_other_run(self, sums: ScoreSums, file: Path | None) -> None:
         """Refuse sums that are not of this run.
 
         Args:
             sums: Sums from a file.
-            resolved: All layers of the model.
             file: Where they come from.
 
         Raises:
             ValueError: If model, data or settings differ; the message says which.
         """
-        if changed := differences(self.description(resolved, sums.windows), sums.run):
+        if changed := differences(self.description(sums.windows), sums.run):
             msg = (
                 f"{file}: holds sums of another run (different: {', '.join(changed)}); finish that run with its own "
                 "settings, choose another folder, or delete the file"
             )
             raise ValueError(msg)
 
-    def description(self, resolved: RotaryModel, windows: dict[int, int | None]) -> dict[str, Any]:
+    def description(self, windows: dict[int, int | None]) -> dict[str, Any]:
         """What identifies this run: sums of runs with the same description can be added.
 
         Args:
-            resolved: All layers of the model.
             windows: Sliding window of each scored layer's mask, in tokens.
         """
         real = [tokens if mask is None else tokens[mask.bool()] for tokens, mask in token_rows(self.data)]
@@ -175,7 +182,7 @@ class EntryCounter:
         return {
             "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
             "batches": len(self.data),
-            "unscored": {str(layer): reason for layer, reason in resolved.unscored.items()},
+            "unscored": {str(layer): reason for layer, reason in self.unscored.items()},
             "provenance": provenance,
         }
 
@@ -191,10 +198,10 @@ class EntryCounter:
         return EagerKernel()
 
     def _terms(self) -> int:
-        """Entries times rotary pairs of the whole run, or what costs as much."""
+        """Cost of the whole run, in entries times rotary pairs."""
         plan = self._plan(None)
         every = int(plan.all_entry_counts.sum())
-        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_DEARER
+        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * LISTED_COST
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
         return counted * width * (1 + self.settings.null_repeats)
 
@@ -213,7 +220,7 @@ class EntryCounter:
             query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
             for part, planes in self._planes(vectors, plan, row):
                 entries = _counted_entries((query_pos, key_pos), part, planes[0].device)
-                parts.append(PilotSample.of(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
+                parts.append(PilotSample.measured(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
         return PilotSample.joined(parts)
 
     def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:
@@ -243,8 +250,8 @@ class EntryCounter:
 
     def _planes(
         self, vectors: LayerVectors, plan: EntryPlan, row: Row, order: Int[Tensor, " pos"] | None = None
-    ) -> Iterator[tuple[EntryPlan, Planes]]:
-        """The part of a plan that each range of distances is for, and the row's planes there, ready to count."""
+    ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
+        """Each range of distances: its part of the plan, and the row's planes there in the precision of D."""
         divide, dtype = self.settings.divide_attention_factor, self.settings.dtype
         for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), order, divide=divide):
             yield part, (query.to(dtype), key.to(dtype))
@@ -258,7 +265,7 @@ class EntryCounter:
     def _count_part(
         self,
         statistics: CorrelationSums,
-        planes: Planes,
+        planes: tuple[Planes, Planes],
         part: EntryPlan,
         sample: list[Positions] | None,
         temperature: float,

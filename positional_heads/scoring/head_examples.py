@@ -1,21 +1,28 @@
-"""Examples of what some heads do on one text: attention, dominant dimensions and contributions, for `views` to draw."""
+"""Record the attention, dominant dimensions and contributions of some heads on one text, for `views` to draw."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.capture import capture
+from positional_heads.bridge.contribution_hooks import CONTRIBUTIONS, DOMINANT
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import (
+    PATTERN,
+    TransformerLensModel,
+    UnsupportedModelError,
+    heads_of_model,
+    hook_name,
+)
 from positional_heads.bridge.provenance import library_versions, model_provenance
-from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.resolve import layers_of_heads
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches, real_tokens
-from positional_heads.core.arguments import check_temperature, checked
+from positional_heads.core.arguments import Temperature, check_temperature, checked, in_range
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
@@ -31,7 +38,6 @@ MOST_DETAILED = 128
 MOST_HEADS = 8
 REPORTED_TOKENS = 48
 REPORTED_HEADS = 5
-PATTERN, DOMINANT, CONTRIBUTIONS = "hook_pattern", "hook_dominant_dim", "hook_contributions"
 
 
 @checked
@@ -42,9 +48,9 @@ def head_examples(
     heads: Heads,
     *,
     detailed: int = 48,
-    temperature: float | Literal["attention"] = 1.0,
+    temperature: Temperature = 1.0,
 ) -> HeadExamples:
-    """Run a text and keep what some heads do on it: attention, dominant dimensions, contributions.
+    """Attention, dominant dimensions and contributions of some heads on one text.
 
     Args:
         model: A TransformerBridge.
@@ -59,11 +65,12 @@ def head_examples(
     """
     notes: list[str] = []
     check_temperature(temperature)
-    chosen = _first_heads(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads)), notes)
+    in_range("detailed", detailed, 1, MOST_DETAILED)
+    chosen = _first_heads(heads_of_model(model, heads), notes)
     batch = _first_tokens(model, tokens, notes)
     ids = batch.tokens[0]
-    detailed = min(_checked_detailed(detailed), len(ids))
-    rotary = _rotary_layers(model, chosen)
+    detailed = min(detailed, len(ids))
+    rotary = layers_of_heads(model, chosen)
     vectors, patterns = _run(model, ids, chosen, rotary)
     parts: dict[Head, dict[str, Tensor]] = {}
     for one in vectors:
@@ -90,6 +97,7 @@ def examples_from_cache(
         ValueError: If the cache lacks an entry or a head, or tokens do not fit.
     """
     notes: list[str] = []
+    in_range("detailed", detailed, 1, MOST_DETAILED)
     chosen = _first_heads(as_heads(heads), notes)
     if not hasattr(cache, "cache_dict"):
         msg = f"cache must be an ActivationCache, got a {type(cache).__name__}: take it from model.run_with_cache"
@@ -102,9 +110,8 @@ def examples_from_cache(
         if len(tokens) != len(pattern):
             msg = f"{len(tokens)} tokens, but the cache is of a run over {len(pattern)}: give that run's tokens"
             raise ValueError(msg)
-        kept = min(_checked_detailed(detailed), len(tokens))
         detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
-        parts[head] = {name: part[:kept, :kept].clone() for name, part in detail.items()}
+        parts[head] = {name: part[:detailed, :detailed].clone() for name, part in detail.items()}
         parts[head] |= key_means(pattern, dominant, contributions, 0)
     provenance = {"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}}
     return _record(readable_tokens(tokens), chosen, parts, notes, provenance)
@@ -124,11 +131,10 @@ def write_examples(
     Returns:
         The file; None if no head has a score, or the attention of the model cannot be read.
     """
-    scored = int((~scores.rho.isnan()).sum())
-    if not scored:
+    if not scores.n_scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
-    top = scores.top(min(REPORTED_HEADS, scored))
+    top = scores.top(min(REPORTED_HEADS, scores.n_scored))
     try:
         examples = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
     except UnsupportedModelError:
@@ -157,13 +163,6 @@ def _first_heads(heads: list[Head], notes: list[str]) -> list[Head]:
     return heads[:MOST_HEADS]
 
 
-def _checked_detailed(detailed: int) -> int:
-    if not 1 <= detailed <= MOST_DETAILED:
-        msg = f"detailed {detailed} must be between 1 and {MOST_DETAILED} tokens: matrices are for looking at"
-        raise ValueError(msg)
-    return detailed
-
-
 def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -> Batch:
     sequences = as_sequences(model, tokens)
     if len(sequences) > 1:
@@ -175,15 +174,6 @@ def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -
         notes.append(f"The first {most} of {len(ids)} tokens were run.")
     (batch,) = batches(model, ids[:most], None, 1)
     return batch
-
-
-def _rotary_layers(model: TransformerLensModel, heads: list[Head]) -> list[RotaryLayer]:
-    rotary = resolve_layers(model).select(sorted({head.layer for head in heads}))
-    widths = {one.n_pairs for one in rotary}
-    if len(widths) > 1:
-        msg = f"the heads' layers have {sorted(widths)} pairs: make examples of each kind of layer on their own"
-        raise ValueError(msg)
-    return rotary
 
 
 def _run(
@@ -213,12 +203,12 @@ def _record(
 
 
 def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
-    def keep(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
+    def store(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
         for head in heads:
             if head.layer == layer:
                 patterns[head] = tensor[0, head.head].float().clone()
 
-    return hook_name(layer, PATTERN), keep
+    return hook_name(layer, PATTERN), store
 
 
 def _cached(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:

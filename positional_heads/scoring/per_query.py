@@ -1,4 +1,4 @@
-"""Means over the keys of each query, and every query-key pair of the first tokens, in blocks of queries.
+"""Compute means over the keys of each query, and every query-key pair of the first tokens, in blocks of queries.
 
 Only the attention pattern of the heads asked for is of size T x T.
 """
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from positional_heads.bridge.layer_vectors import LayerVectors, Temperature, contributions_by_distance
+from positional_heads.bridge.layer_vectors import LayerVectors, contributions_by_distance
 from positional_heads.bridge.masks import visible_entries
+from positional_heads.core.arguments import Temperature
 from positional_heads.core.heads import Head
 
 BLOCK_TERMS = 2**22

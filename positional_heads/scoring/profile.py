@@ -1,19 +1,17 @@
 """Profile the contributions of some heads by distance, in one pass over a text, without a T x T tensor."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model
+from positional_heads.bridge.resolve import layers_of_heads
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.contributions import contribution_sums, expand_key_heads, remainder_sums
-from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.heads import Head, Heads
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import pair_frequencies
 from positional_heads.results.profile import ContributionProfile
@@ -34,7 +32,8 @@ def contribution_profile(
     """Mean contribution of every pair at every distance, for some heads, over all query-key pairs of a text.
 
     At each distance the contributions and the unrotated remainder add up to the mean attention score before soft-cap
-    and mask (method section 2). As in scoring, every layer must first reproduce the model's own attention scores.
+    and mask (docs/equations.md, section 2). As in scoring, every layer must first reproduce the model's own attention
+    scores.
 
     Args:
         model: A TransformerBridge.
@@ -49,9 +48,12 @@ def contribution_profile(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If a head does not exist or its layer does not rotate, or the input makes no sense.
     """
-    chosen = list(dict.fromkeys(as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))))
+    chosen = list(dict.fromkeys(heads_of_model(model, heads)))
+    if not chosen:
+        msg = "no head given: ask for at least one, e.g. scores.top(4)"
+        raise ValueError(msg)
     in_range("skip_keys", skip_keys, 0, 2**31)
-    rotary = _rotary_layers(model, chosen)
+    rotary = layers_of_heads(model, chosen)
     data = sized_batches(model, tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(length for batch in data for length in batch.lengths)  # less than the width, if all are padded
     if skip_keys >= longest:
@@ -64,14 +66,14 @@ def contribution_profile(
 
 
 class _Sums:
-    """Sums and counts by head and distance."""
+    """Sums of contributions, and numbers of entries, by head and distance."""
 
     def __init__(self, heads: list[Head], n_pairs: int, longest: int, skip_keys: int) -> None:
         self.heads, self.skip_keys = heads, skip_keys
-        self.pairs = torch.zeros(len(heads), n_pairs, longest, dtype=torch.float64)
+        self.contributions = torch.zeros(len(heads), n_pairs, longest, dtype=torch.float64)
         self.rest = torch.zeros(len(heads), longest, dtype=torch.float64)
         self.counts = torch.zeros(len(heads), longest, dtype=torch.long)
-        self.frequencies = torch.zeros(self.pairs.shape[:2], dtype=torch.float64)
+        self.frequencies = torch.zeros(self.contributions.shape[:2], dtype=torch.float64)
 
     def add(self, vectors: LayerVectors, rows: list[Row]) -> None:
         """Fold in one layer of one batch, for the heads that are in it."""
@@ -91,43 +93,32 @@ class _Sums:
         counts = EntryPlan((length,), vectors.window, self.skip_keys).entry_counts
         visible = counts > 0
         frequencies = pair_frequencies(vectors.phase(row.number)[span]).abs().cpu()
+        # sums exist at every distance; those that a window hides from the model are left out
         for number, head in enumerate(self.heads):
             if head.layer != rotary.layer:
                 continue
             for distances, query, key in ranges:
                 added = contribution_sums(query[head.head], self._without_skipped(key[head.head]))[:, distances]
-                self.pairs[number, :, :length][:, distances] += added * rotary.scale * visible[distances]
+                self.contributions[number, :, :length][:, distances] += added * rotary.scale * visible[distances]
             rest = remainder_sums(rest_q[:, head.head], self._without_skipped(rest_k[:, head.head]))
             self.rest[number, :length] += rest * rotary.scale * visible
             self.counts[number, :length] += counts
             self.frequencies[number] = frequencies
 
     def _without_skipped(self, key: Tensor) -> Tensor:
-        """The keys of one head, with those that do not count set to zero: they then add nothing to any sum."""
-        kept = key.clone()
-        kept[: self.skip_keys] = 0
-        return kept
+        """The keys of one head; those that do not count are zero, and so add nothing to any sum."""
+        key = key.clone()
+        key[: self.skip_keys] = 0
+        return key
 
     def result(self, provenance: dict[str, Any]) -> ContributionProfile:
         counts = self.counts.double()
         return ContributionProfile(
             heads=self.heads,
-            mean=self.pairs / counts[:, None],  # NaN at distances where no query-key pair counts
+            mean=self.contributions / counts[:, None],  # NaN at distances where no query-key pair counts
             unrotated=self.rest / counts,
             pair_counts=self.counts,
             edges=torch.arange(counts.shape[1] + 1),
             frequencies=self.frequencies,
             provenance=provenance,
         )
-
-
-def _rotary_layers(model: TransformerLensModel, heads: Sequence[Head]) -> list[RotaryLayer]:
-    if not heads:
-        msg = "no head given: ask for at least one, e.g. scores.top(4)"
-        raise ValueError(msg)
-    rotary = resolve_layers(model).select([head.layer for head in heads])
-    widths = {one.n_pairs for one in rotary}
-    if len(widths) > 1:
-        msg = f"the heads' layers have {sorted(widths)} pairs: make a profile of each kind of layer on its own"
-        raise ValueError(msg)
-    return rotary

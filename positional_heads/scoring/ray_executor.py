@@ -114,7 +114,7 @@ class RayExecutor:
         size = self.batches_per_task or max(1, len(numbers) // (workers * TASKS_PER_WORKER))
         tasks = [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
         data = [(_array(batch.tokens), _array(batch.attention_mask), batch.first) for batch in counter.data]
-        # Ray deletes what nobody refers to, and a restarted worker reads the run again: `run` must live to the end.
+        # A restarted worker reads the run again, so `run` must live to the end: Ray deletes objects without references.
         run = ray.put((data, counter.settings, empty.to_bytes(), counter.kernel.name))
         replicas = self._replicas(workers, [run], empty.run["provenance"]["model"])
         try:
@@ -125,7 +125,7 @@ class RayExecutor:
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except ray.exceptions.RayActorError as error:
-            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): has it enough memory?"
+            msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): check its memory"
             raise RuntimeError(msg) from error
 
     def _replicas(self, workers: int, run: list[Any], model: dict[str, Any]) -> list[Any]:
@@ -194,12 +194,10 @@ class Replica:
         model = load()
         data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
         self.empty = ScoreSums.from_bytes(empty, model.cfg.device)
-        resolved = resolve_layers(model)
-        rotary = resolved.select(sorted(self.empty.layers))
-        self.counter = EntryCounter(model, data, rotary, settings)
+        self.counter = EntryCounter(model, data, resolve_layers(model), sorted(self.empty.layers), settings)
         self.counter.use_kernel(kernel)
-        # Kept for `sums` to raise: a worker that fails while it starts dies without its reason.
-        self.changed = differences(self.empty.run, self.counter.description(resolved, self.empty.windows))
+        # `sums` raises if there are any: a worker that fails in its constructor dies without reporting the reason.
+        self.changed = differences(self.empty.run, self.counter.description(self.empty.windows))
 
     def ready(self) -> None:
         """Return once the replica is loaded."""

@@ -17,17 +17,16 @@ from typing_extensions import Unpack
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, keyword_names
 from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import sized_batches
-from positional_heads.scoring.checkpoint import Checkpoint, whole_step
+from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
-from positional_heads.scoring.shards import shard_file, shard_of
+from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
 
 MOST_EXACT = 2**25
@@ -72,7 +71,8 @@ def score_heads(
     """Score every head by how its dominant rotary dimension changes with token distance.
 
     Spearman's rho between distance and dominant dimension over all causal query-key pairs of all sequences (Hong et
-    al., arXiv 2410.08703; method sections 2 to 4). Every layer must first reproduce the model's own attention scores.
+    al., arXiv 2410.08703; docs/equations.md, sections 2 to 4). Every layer must first reproduce the model's own
+    attention scores.
 
     Args:
         model: A TransformerBridge.
@@ -103,9 +103,9 @@ def score_heads(
     ray = RayExecutor() if executor == "ray" else executor
     run: RunOptions = {"attention_mask": attention_mask, "layers": layers, "batch_size": batch_size}
     run |= {"beyond_context": beyond_context, "plain_text": plain_text, "settings": settings, **options}
-    counter, resolved = _prepared(score_heads, model, tokens, **run)
+    counter = _prepared(score_heads, model, tokens, **run)
     with nullcontext() if ray is None else ray.started(model):
-        scores = _count(counter, resolved, range(len(counter.data)), saved, ray, progress).result()
+        scores = _count(counter, range(len(counter.data)), saved, ray, progress).result()
     _warn_of_wide_bounds(scores)
     return scores
 
@@ -142,15 +142,15 @@ def score_shard(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If the shard, input or settings make no sense, or the folder holds another run.
     """
-    number, total = shard_of(shard)
+    number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
-    counter, resolved = _prepared(score_shard, model, tokens, **options)
+    counter = _prepared(score_shard, model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)
     if file.exists():
-        counter.refuse_other_run(ScoreSums.load(file), resolved, file)
+        counter.refuse_other_run(ScoreSums.load(file), file)
         return file
-    _count(counter, resolved, numbers, saved, None, progress).save(file)
+    _count(counter, numbers, saved, None, progress).save(file)
     saved.remove()
     return file
 
@@ -168,11 +168,10 @@ def _prepared(
     plain_text: bool = False,
     settings: ScoringSettings | None = None,
     **options: Unpack[ScoringOptions],
-) -> tuple[EntryCounter, RotaryModel]:
-    """Everything checked, nothing counted."""
+) -> EntryCounter:
+    """The counter of a run, after every check of its arguments, model and text; nothing is counted."""
     chosen = updated_settings(owner.__name__, settings, options, [*keyword_names(owner), *RunOptions.__annotations__])
     resolved = resolve_layers(model)
-    rotary = resolved.select(layers)
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
     data = sized_batches(model, tokens, attention_mask, batch_size, **allowed)
     if chosen.pairs is None:
@@ -185,12 +184,11 @@ def _prepared(
                 "(pairs='all' counts all)"
             )
             warn_once(__name__, warning)
-    return EntryCounter(model, data, rotary, chosen), resolved
+    return EntryCounter(model, data, resolved, layers, chosen)
 
 
 def _count(
     counter: EntryCounter,
-    resolved: RotaryModel,
     numbers: Sequence[int],
     saved: Checkpoint,
     ray: RayExecutor | None,
@@ -198,28 +196,28 @@ def _count(
 ) -> ScoreSums:
     """The sums over numbered batches, resumed from a checkpoint if there is one."""
     rows = [len(batch.tokens) for batch in counter.data]
-    sums = saved.load(lambda sums: counter.refuse_other_run(sums, resolved, saved.file))
+    sums = saved.load(lambda sums: counter.refuse_other_run(sums, saved.file))
     done = set() if sums is None else sums.done
     total, initial = (sum(rows[number] for number in some) for some in (numbers, done))
     with tqdm(total=total, initial=initial, unit="sequence", desc="scoring heads", disable=not progress) as bar:
         if sums is None:
-            sums = counter.begin(resolved, count_longest=counter.longest in numbers)
+            sums = counter.begin(count_longest=counter.longest in numbers)
             bar.update(sum(rows[number] for number in sums.done))
         elif sums.kernels:
-            counter.use_kernel(min(sums.kernels))  # the same numbers as without an interruption
+            counter.use_kernel(min(sums.kernels))  # as before the interruption, so all D are rounded alike
         if progress and saved.file is not None:
             bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
             if ray is None:
                 for number in left:
-                    with whole_step():
+                    with interrupt_delayed():
                         counter.count(number, sums)
                     saved.save_if_due(sums)
                     bar.update(rows[number])
             else:
                 for part in ray.sums(counter, sums.empty(), left):
-                    with whole_step():
+                    with interrupt_delayed():
                         sums.absorb(part)
                     saved.save_if_due(sums)
                     bar.update(sum(rows[number] for number in part.done))
@@ -231,7 +229,7 @@ def _warn_of_wide_bounds(scores: HeadScores) -> None:
     wide = scores.bound.nan_to_num() > WIDE
     if bool(wide.any()):
         logger.warning(
-            "rho of %d heads has a bound of up to %.2g (scores.bound): their D fall into few bins, or differ between "
+            "rho of %d heads has a bound of up to %.2g (scores.bound): their D is in few bins, or differs between "
             "sequences more than the pilot shows; compare with batch_size=1 or another temperature",
             int(wide.sum()),
             float(scores.bound[wide].max()),

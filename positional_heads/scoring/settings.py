@@ -1,4 +1,4 @@
-"""Settings of a score: one record, checked when it is made, and the same as keywords for the functions that score."""
+"""Settings of a score: one record, checked when it is created, and the same fields as keywords."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import torch
 
-from positional_heads.core.arguments import check_fields, check_settings, check_temperature, in_range
+from positional_heads.core.arguments import Temperature, check_fields, check_settings, check_temperature, in_range
 from positional_heads.core.plan import EntryPlan
 
 MOST_GROUPS = 64
@@ -21,7 +21,7 @@ MOST_REPEATS = 100_000
 class ScoringOptions(TypedDict, total=False):
     """The fields of `ScoringSettings`, as keywords of `score_heads` and `score_shard`."""
 
-    temperature: float | Literal["attention"]
+    temperature: Temperature
     skip_keys: int
     min_distance: int
     max_distance: int | None
@@ -58,7 +58,7 @@ class ScoringSettings:
         seed: Seed of shuffles, samples and resamples.
     """
 
-    temperature: float | Literal["attention"] = 1.0
+    temperature: Temperature = 1.0
     skip_keys: int = 0
     min_distance: int = 0
     max_distance: int | None = None

@@ -18,7 +18,7 @@ def shard_file(number: int, total: int) -> str:
     return f"shard-{number:04d}-of-{total:04d}.safetensors"
 
 
-def shard_of(shard: str | tuple[int, int]) -> tuple[int, int]:
+def parsed_shard(shard: str | tuple[int, int]) -> tuple[int, int]:
     """Number of a shard, counted from 1, and how many there are.
 
     Args:

@@ -1,6 +1,6 @@
 """Sums of a run that add up over batches, processes and machines, and the scores that they give.
 
-Nothing here needs the model: shards are merged, and scores made of them, where only the files are.
+Nothing here needs the model: shards are merged and scored from their files alone.
 """
 
 import json
@@ -197,7 +197,7 @@ class ScoreSums:
         return cls(layers, set(content["done"]), content["run"], set(content["kernels"]))
 
     def _reasons(self, rho: Float[Tensor, "layer head"]) -> dict[Head, str]:
-        constant = "its dominant dimension, at this resolution, or the distance, is the same for every pair"
+        constant = "its dominant dimension, at this resolution, or the distance, is the same for every query-key pair"
         reasons = {}
         for layer, head in rho.isnan().nonzero().tolist():
             unscored = self.run["unscored"].get(str(layer), "its layer was not asked for")
@@ -224,7 +224,7 @@ def empty_statistics(
 ) -> list[CorrelationSums]:
     """Sums of one layer, nothing counted: at own positions, then one for each shuffle.
 
-    Shuffles are not resampled, so that the sequences of theirs are all in one group.
+    Only the sums at own positions are resampled, so those of shuffles need a single group of sequences.
 
     Args:
         plan: Which entries of the layer count.
@@ -265,7 +265,7 @@ def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: di
         return None
     weights = bootstrap_weights(n_groups, settings["resamples"], settings["seed"])
     all_once = torch.ones(1, n_groups, dtype=torch.float64)
-    # Resamples have coarser bins than rho: shift them so that the sample itself has its own rho.
+    # Coarse bins bias a resample's rho: subtract the bias that the sample itself has on them.
     resampled = {
         layer: (one.resampled_rho(weights) + one.rho - one.resampled_rho(all_once)[0]).T for layer, one in own.items()
     }

@@ -50,7 +50,7 @@ def ablation_study(
     progress: bool = False,
     **task_settings: Any,
 ) -> AblationStudy:
-    """Ablate the top heads and every control on the same examples (method section 5).
+    """Ablate the top heads and every control on the same examples (docs/equations.md, section 5).
 
     Controls: random sets with as many heads in every layer that exclude the top heads, rankings permuted within layers
     (for the p-value), the lowest-scoring heads, the heads with the highest retrieval score, and single heads.
@@ -86,12 +86,12 @@ def ablation_study(
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
     # 2. the ranking of the heads
-    ranked_by = _ranking_score(scores, rank_by)
-    ranking = sorted((head for head in scores.heads if not ranked_by[head].isnan()), key=lambda head: -ranked_by[head])
+    ranked_by = (scores.rho if rank_by == "rho" else scores.excess).double()
+    ranking = _ranked(scores.heads, ranked_by)
     # 3. the sets of heads: the top ones and every control
     sizes = set_sizes(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
     retrieval, notes = _retrieval(model, task)
-    by_retrieval = None if retrieval is None else _sorted_by_retrieval(retrieval, ranking)
+    by_retrieval = None if retrieval is None else _ranked(ranking, retrieval)
     alone = _single_heads(ranking, sizes[-1], singles)
     cells = study_sets(ranking, sizes, n_random, by_retrieval, alone, seed)
     # 4. the task under each distinct set, always on the same examples
@@ -148,8 +148,9 @@ def _scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, 
     return ours
 
 
-def _ranking_score(scores: HeadScores, rank_by: RankBy) -> Float64[Tensor, "layer head"]:
-    return (scores.rho if rank_by == "rho" else scores.excess).double()
+def _ranked(heads: Sequence[Head], by: Float64[Tensor, "layer head"]) -> list[Head]:
+    """The heads that have a value, the highest first."""
+    return sorted((head for head in heads if not by[head].isnan()), key=lambda head: (-by[head], head))
 
 
 def _scores_provenance(scores: HeadScores, rank_by: RankBy) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _single_heads(ranking: list[Head], largest: int, singles: Singles | None) ->
 
 
 def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
-    """Retrieval scores on held-out examples of the task, or of passkey if the task has no needle; or a note why not."""
+    """Retrieval scores on held-out examples of the task, or of passkey if it has no needle; None with a note why."""
     if not _has_needles(task):
         if getattr(model, "tokenizer", None) is None:
             return None, ["No retrieval scores: the task has no needle, and the model has no tokenizer to make one."]
@@ -182,7 +183,7 @@ def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Float64[Tensor,
         [example.tokens[start:] for example, start in zip(far, starts, strict=True)],
     )
     if bool(retrieval.isnan().all()):
-        return None, [f"No retrieval scores: the model gets no held-out example of {task.name} right."]
+        return None, [f"No retrieval scores: the model answers no held-out example of `{task.name}` correctly."]
     return retrieval, []
 
 
@@ -190,10 +191,6 @@ def _has_needles(task: Task) -> bool:
     """Whether it has held-out examples, and each repeats tokens of its context."""
     held_out = task.held_out if isinstance(task, AnswerTask) else ()
     return bool(held_out) and all(example.needle is not None for example in held_out)
-
-
-def _sorted_by_retrieval(retrieval: Float64[Tensor, "layer head"], ranking: Sequence[Head]) -> list[Head]:
-    return sorted((head for head in ranking if not retrieval[head].isnan()), key=lambda head: (-retrieval[head], head))
 
 
 def _unit_notes(task: Task) -> list[str]:

@@ -1,7 +1,10 @@
-"""The two choices of DPE: the key pairs of each head, and the group size of each range of pairs (method section 6).
+"""The two choices of DPE: the key pairs of each head, and the group size of each range of pairs.
+
+See docs/equations.md, section 6.
 
 Key pairs have the largest products of query and key norms. The group size of a range is the one with which the model
-does a task best at the target length, while all other ranges have a group size of twice the factor.
+does a task best at the target length, while all other ranges have the largest power of two that divides the window and
+is at most twice the factor.
 """
 
 from collections.abc import Sequence
@@ -91,13 +94,13 @@ def dpe_sweep(
     twice_the_factor = 2 * -(-target_length // rope.training_length)
     powers = [2**power for power in range(twice_the_factor.bit_length()) if window % 2**power == 0]
     sizes = powers if groups is None else list(groups)
-    others = max(group for group in powers if group <= twice_the_factor)
+    other_size = max(group for group in powers if group <= twice_the_factor)
     measured_task = make_task(model, task, length=target_length, beyond_context=True, **task_settings)
     best = []
     for index in range(ranges):
         results = []
         for size in sizes:
-            by_range = [others] * ranges
+            by_range = [other_size] * ranges
             by_range[index] = size
             method = Dpe(_group_of_each_pair(by_range, n_pairs), window, key_pairs)
             with extended_rope(model, method):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
@@ -25,7 +25,7 @@ from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import check_settings, checked, in_range, is_number
-from positional_heads.core.heads import Head, Heads, as_heads
+from positional_heads.core.heads import Head, Heads
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.scoring.score import score_heads
 from positional_heads.studies.resume import run_parts
@@ -82,7 +82,7 @@ def extrapolation_study(
     in_range("batch_size", batch_size, 1)
     refuse_misspelled(extrapolation_study, task, task_settings)
     check_settings(f"task {task}", task_settings, [*task_setting_names(task)])
-    asked = None if heads is None else as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    asked = None if heads is None else heads_of_model(model, heads)
     if asked == []:
         msg = "no head given: name at least one to follow, or None for those with the highest rho"
         raise ValueError(msg)
@@ -135,7 +135,7 @@ def extrapolation_study(
             name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
         },
         plain=plain,
-        plain_curves=_values_of(plain_scores.curve, followed),
+        plain_curves=_head_values(plain_scores.curve, followed),
         training_length=trained,
         provenance=provenance,
     )
@@ -232,7 +232,7 @@ def _label(method: str | Method) -> str:
 
 
 def _abbreviated(value: Any) -> Any:
-    """A long text by its sha256, anything else as it is."""
+    """The sha256 of a long text; anything else unchanged."""
     if isinstance(value, str) and len(value) > LONG_TEXT:
         return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
     return value
@@ -269,15 +269,15 @@ def _allocation(
     layers = sorted({head.layer for head in followed})
     within = score_heads(model, rows, layers=layers, beyond_context=True, max_distance=trained - 1)
     beyond = score_heads(model, rows, layers=layers, beyond_context=True, min_distance=trained)
-    curves = [_values_of(within.curve, followed)[:, :trained], _values_of(beyond.curve, followed)[:, trained:]]
+    curves = [_head_values(within.curve, followed)[:, :trained], _head_values(beyond.curve, followed)[:, trained:]]
     table = extension.table(min(extension.chosen), rows.shape[1])
     factors = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
     return {
         "method": {**extension.provenance, **factors},
         "curves": torch.cat(curves, dim=1).tolist(),
         "frequencies": table.inv_freq.double().tolist(),
-        "rho_within": _values_of(within.rho, followed).tolist(),
-        "rho_beyond": _values_of(beyond.rho, followed).tolist(),
+        "rho_within": _head_values(within.rho, followed).tolist(),
+        "rho_beyond": _head_values(beyond.rho, followed).tolist(),
     }
 
 
@@ -290,7 +290,7 @@ def _float64(values: Any) -> Float64[Tensor, "..."]:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def _values_of(values: Tensor, heads: Sequence[Head]) -> Tensor:
+def _head_values(values: Tensor, heads: Sequence[Head]) -> Tensor:
     return torch.stack([values[head] for head in heads])
 
 
@@ -304,13 +304,13 @@ def _performance(
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
-    assert isinstance(task, AnswerTask)  # as all of RECALL
+    assert isinstance(task, AnswerTask)  # true of every task in RECALL
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"
         raise ValueError(msg)
-    far = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
-    return {measure: float(values.mean()) for measure, values in far.measure(model, batch_size).items()}
+    distant = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
+    return {measure: float(values.mean()) for measure, values in distant.measure(model, batch_size).items()}
 
 
 def _loss_beyond(model: TransformerLensModel, rows: Int[Tensor, "batch pos"], trained: int) -> float:

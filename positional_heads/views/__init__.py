@@ -1,4 +1,4 @@
-"""Pictures of results: each function takes a record and returns a figure or a page; the numbers are the record's.
+"""Pictures of results: each function takes a record and returns a figure or a page; nothing is computed here.
 
 Plots are static matplotlib figures. Views of tokens are pages of their own, drawn by circuitsvis' bundle. The report
 puts a folder of results on one page. None of them needs a network.

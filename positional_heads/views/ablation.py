@@ -53,8 +53,8 @@ def dose_response(study: AblationStudy, measure: str | None = None) -> Figure:
         panel.set_xlabel("number of ablated heads", fontsize=NORMAL)
         panel.grid(alpha=0.25)
     ablation = study.provenance["ablation"]
-    name, task = readable(str(study.provenance["model"]["name"])), readable(study.task)
-    share_legend(figure, panels, f"{name}\n{task}: heads ablated by {ablation['mode']}", columns=2)
+    title = f"{readable(study.model_name)}\n{readable(study.task)}: heads ablated by {ablation['mode']}"
+    share_legend(figure, panels, title, columns=2)
     unit = UNITS.get(measure, "")
     figure.supylabel(f"change of {measure}{unit}\nnegative is harm", fontsize=NORMAL, parse_math=False)
     return figure

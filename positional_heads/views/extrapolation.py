@@ -151,7 +151,7 @@ def methods_told_apart(study: ExtrapolationStudy) -> Figure:
 
 
 def _title(study: ExtrapolationStudy, title: str) -> str:
-    return f"{title}\n{readable(str(study.provenance['model']['name']))}"
+    return f"{title}\n{readable(study.model_name)}"
 
 
 def _correlation_line(link: Any) -> str:

@@ -94,7 +94,7 @@ def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: b
     Args:
         axes: A panel whose vertical axis is the pair index.
         frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn if one is unknown.
-        label: Say what the axis is.
+        label: Label the axis.
     """
     frequencies = frequencies[: int((~frequencies.isnan()).sum())]
     if not len(frequencies) or bool(frequencies.isnan().any()):
@@ -112,18 +112,18 @@ def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: b
 
 
 def interpolated(tokens: np.ndarray, pair: float) -> float:
-    """Wavelength at a place between two pairs, or at the nearest pair beyond the ends."""
-    place = min(max(pair, 0.0), len(tokens) - 1.0)
-    low, high = tokens[math.floor(place)], tokens[math.ceil(place)]
-    if not np.isfinite([low, high]).all():  # a pair that does not turn
-        return float(low if place % 1 < 0.5 else high)  # noqa: PLR2004
-    return float(low ** (1 - place % 1) * high ** (place % 1))
+    """Wavelength at a fractional pair index, or at the nearest pair beyond the ends."""
+    pair = min(max(pair, 0.0), len(tokens) - 1.0)
+    low, high = tokens[math.floor(pair)], tokens[math.ceil(pair)]
+    if not np.isfinite([low, high]).all():  # a pair that does not rotate has no finite wavelength
+        return float(low if pair % 1 < 0.5 else high)  # noqa: PLR2004
+    return float(low ** (1 - pair % 1) * high ** (pair % 1))
 
 
 def token_count(tokens: float) -> str:
     """A number of tokens as a short label."""
     if math.isinf(tokens):
-        return "never turns"
+        return "no rotation"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if tokens >= size:
             return f"{tokens / size:.3g}{unit}"

@@ -56,7 +56,7 @@ def render(template: str, *, interactive: bool = True, images: bool = False, **c
     Returns:
         HTML that can be encoded in UTF-8.
     """
-    scripts = [bundle(), _mount_script()] if interactive else []
+    scripts = [bundle(), _resource("mount.js").strip()] if interactive else []
     policy = POLICY.format(
         scripts=" ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'",
         images="data:" if images else "'none'",
@@ -98,10 +98,6 @@ def _environment() -> Environment:
 def _shown(value: Any) -> Any:
     """A value as templates print it: our markup unchanged, everything else printable, then escaped."""
     return value if hasattr(value, "__html__") else printable(value)
-
-
-def _mount_script() -> str:
-    return _resource("mount.js").strip()
 
 
 def _resource(name: str) -> str:

@@ -48,8 +48,8 @@ def contribution_by_distance(
         wavelength_axis(panel, shown.frequencies[index])
     for panel in panels[len(heads) :]:
         panel.set_visible(False)
-    name = readable(str(profile.provenance["model"]["name"]))
-    share_legend(figure, panels[: len(heads)], f"Mean contribution of each rotary pair\n{name}", columns=1)
+    title = f"Mean contribution of each rotary pair\n{readable(profile.model_name)}"
+    share_legend(figure, panels[: len(heads)], title, columns=1)
     return figure
 
 

@@ -60,7 +60,7 @@ def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
         subtitle = f"dot: beats its shuffled null (FDR {alpha:g}); {len(rows)} heads do"
     subtitle += "; grey: no score" if np.isnan(rho).any() else ""
     axes.set(xlabel="head", ylabel="layer", xticks=_ticks(heads), yticks=_ticks(layers))
-    title = f"Spearman's rho of token distance and dominant dimension\n{_model(scores)}"
+    title = f"Spearman's rho of token distance and dominant dimension\n{readable(scores.model_name)}"
     axes.set_title(f"{title}\n{subtitle}", fontsize=NORMAL, parse_math=False)
     return figure
 
@@ -85,7 +85,7 @@ def rho_distribution(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
         subtitle = f"{int(scores.significant(alpha).sum())} of {scores.n_scored} heads beat their null (FDR {alpha:g})"
     if not scores.n_scored:
         subtitle = "no head has a score"
-    share_legend(figure, panels, f"rho of every head\n{_model(scores)}\n{subtitle}", columns=3)
+    share_legend(figure, panels, f"rho of every head\n{readable(scores.model_name)}\n{subtitle}", columns=3)
     return figure
 
 
@@ -108,7 +108,7 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
     heads = scores.top(min(4, scores.n_scored)) if heads is None else as_heads(heads, *scores.rho.shape)
     for head in heads:
         if scores.curve[head].isnan().all():
-            reason = scores.reasons.get(head, "none of its pairs counts")
+            reason = scores.reasons.get(head, "none of its query-key pairs counts")
             msg = f"{head} has no curve to draw ({reason}): leave it out"
             raise ValueError(msg)
     columns = min(2, max(1, len(heads)))
@@ -124,7 +124,7 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
         wavelength_axis(panel, scores.frequencies[head.layer], label=last_column)
     for panel in panels[len(heads) :]:
         panel.set_visible(False)
-    title = f"Allocation of rotary dimensions by distance\n{_model(scores)}"
+    title = f"Allocation of rotary dimensions by distance\n{readable(scores.model_name)}"
     title += "" if heads else ": no head has a score"
     share_legend(figure, panels[: len(heads)], title, columns=3 if columns > 1 else 1)
     figure.supxlabel("distance from query back to key (tokens)", fontsize=NORMAL)
@@ -216,10 +216,6 @@ def _draw_against_null(panel: Axes, scores: HeadScores, alpha: float) -> None:
     panel.set_xlabel("rho with positions shuffled, mean and 2 sd", fontsize=NORMAL)
     panel.set_ylabel("rho on this text, and its 95 % interval", fontsize=NORMAL)
     panel.grid(alpha=0.25)
-
-
-def _model(scores: HeadScores) -> str:
-    return readable(str(scores.provenance["model"]["name"]))
 
 
 def _label_cells(axes: Axes, rho: np.ndarray, largest: float) -> None:

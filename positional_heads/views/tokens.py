@@ -27,6 +27,8 @@ ROUNDING = 1.001
 
 
 class _Meaning(NamedTuple):
+    """A measure of tokens: its field in `HeadExamples`, and how a page describes it."""
+
     field: str
     title: str
     caption: str

@@ -48,22 +48,22 @@ Spans = list[tuple[int, int]]
 
 def plain(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
     """A passage of the text."""
-    return passage_of(text, length, rng), []
+    return random_passage(text, length, rng), []
 
 
 def repeated_passage(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]:
     """A passage (half of the time random letters), other text, and the passage again."""
     size = rng.randint(8, length // 3)
-    passage = passage_of(text, size, rng) if rng.random() < _TEXT_SHARE else draw(_LETTERS, size, rng)
+    passage = random_passage(text, size, rng) if rng.random() < _TEXT_SHARE else draw(_LETTERS, size, rng)
     before = rng.randint(0, length - 2 * size)
     between = rng.randint(0, length - 2 * size - before)
     after = length - 2 * size - before - between
     parts = [
-        passage_of(text, before, rng),
+        random_passage(text, before, rng),
         passage,
-        passage_of(text, between, rng),
+        random_passage(text, between, rng),
         passage,
-        passage_of(text, after, rng),
+        random_passage(text, after, rng),
     ]
     return b"".join(parts), []
 
@@ -76,6 +76,7 @@ def key_value_facts(text: bytes, length: int, rng: random.Random) -> tuple[bytes
     statements = [_fact(*fact) for fact in facts] + [_fact(*fact) for fact in asked]
     body, starts = _interleave(text, length, statements, rng)
     last = len(statements) - len(asked)
+    # in ` abc = 1234; ` the number is bytes 7 to 10
     return body, [(start + 7, start + 11) for start in starts[last:]]
 
 
@@ -87,8 +88,8 @@ def passkey(text: bytes, length: int, rng: random.Random) -> tuple[bytes, Spans]
     if filler < 0:
         return plain(text, length, rng)
     depth = rng.randint(0, filler)
-    body = passage_of(text, depth, rng) + hidden + passage_of(text, filler - depth, rng) + answer
-    return body, [(length - 6, length - 1)]
+    body = random_passage(text, depth, rng) + hidden + random_passage(text, filler - depth, rng) + answer
+    return body, [(length - 6, length - 1)]  # five digits before the full stop
 
 
 def passkey_statement(key: bytes) -> bytes:
@@ -120,13 +121,13 @@ def _interleave(text: bytes, length: int, statements: list[bytes], rng: random.R
     cuts = sorted(rng.randint(0, filler) for _ in statements)
     body, starts, used = b"", [], 0
     for cut, statement in zip(cuts, statements, strict=True):
-        body += passage_of(text, cut - used, rng)
+        body += random_passage(text, cut - used, rng)
         starts.append(len(body))
         body, used = body + statement, cut
-    return body + passage_of(text, filler - used, rng), starts
+    return body + random_passage(text, filler - used, rng), starts
 
 
-def passage_of(text: bytes, size: int, rng: random.Random) -> bytes:
+def random_passage(text: bytes, size: int, rng: random.Random) -> bytes:
     """`size` bytes of the text from a random position."""
     start = rng.randint(0, len(text) - size)
     return text[start : start + size]

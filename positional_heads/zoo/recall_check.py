@@ -34,7 +34,9 @@ def passkey_recall(
     """
     rng = random.Random(f"passkey-{seed}")
     right = 0
-    for batch in _batches([_passkey_at(text, length, index / examples, rng) for index in range(examples)], batch_size):
+    rows = torch.stack([_passkey_at(text, length, index / examples, rng) for index in range(examples)])
+    for batch in rows.split(batch_size):
+        # a sequence ends with five digits and a full stop: digits are the tokens -6 to -2, each predicted one before
         predicted = logits(batch)[:, -7:-2].argmax(-1)
         right += int((predicted == batch[:, -6:-1]).sum())
     return right / (5 * examples)
@@ -47,9 +49,10 @@ def repeat_gain(
     rng = random.Random(f"repeat-{seed}")
     first, second = [], []
     for _ in range(examples):
-        parts = [curriculum.passage_of(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
+        parts = [curriculum.random_passage(text, size, rng) for size in (0, passage, length - 1 - 2 * passage)]
         tokens = _tokens(parts[0] + parts[1] + parts[2] + parts[1])[None]
         losses = torch.nn.functional.cross_entropy(logits(tokens)[0, :-1].float(), tokens[0, 1:], reduction="none")
+        # the first 8 bytes of the second occurrence do not yet tell what is repeated
         first.append(losses[8:passage].mean().item())
         second.append(losses[-passage + 8 :].mean().item())
     return float(np.mean(first)), float(np.mean(second))
@@ -60,13 +63,9 @@ def _passkey_at(text: bytes, length: int, depth: float, rng: random.Random) -> I
     hidden, answer = curriculum.passkey_statement(key), curriculum.passkey_question() + key + b"."
     filler = length - 1 - len(hidden) - len(answer)
     before = int(depth * filler)
-    head, tail = curriculum.passage_of(text, before, rng), curriculum.passage_of(text, filler - before, rng)
+    head, tail = curriculum.random_passage(text, before, rng), curriculum.random_passage(text, filler - before, rng)
     return _tokens(head + hidden + tail + answer)
 
 
 def _tokens(body: bytes) -> Int[Tensor, " pos"]:
     return torch.tensor([BOS_ID, *body])
-
-
-def _batches(rows: list[Int[Tensor, " pos"]], size: int) -> list[Int[Tensor, "batch pos"]]:
-    return [torch.stack(rows[start : start + size]) for start in range(0, len(rows), size)]

@@ -81,7 +81,7 @@ def test_zeroing_a_pair_moves_the_scores_by_its_contribution(family, tiny):
 
 @pytest.mark.parametrize("family", ["llama", "neox", "codegen", "mistral"])
 @pytest.mark.filterwarnings("ignore:.*")  # compatibility mode warns about what it cannot fold; not ours to judge
-def test_contributions_live_in_compatibility_mode(family, tiny):
+def test_contributions_are_live_in_compatibility_mode(family, tiny):
     model = tiny(family, compatible=True)
     rotary, plain = ph.resolve_layers(model).layers[0], model(TOKENS)
     with ph.live_rotary_hooks(model), ph.contribution_hooks(model, layers=[0]):
@@ -154,7 +154,7 @@ def test_patching_from_another_run(tiny):
     assert torch.allclose(seen["pattern"], clean[SCORES].softmax(-1), atol=1e-5)
 
 
-def test_the_hosts_own_patching_finds_the_pairs(tiny):
+def test_patching_by_transformer_lens_finds_the_pairs(tiny):
     """`generic_activation_patch` takes a layer at a time, by the name `contributions0attn`: it can guess no other."""
     from transformer_lens.patching import generic_activation_patch
 
@@ -227,7 +227,7 @@ def test_edits_in_place_by_return_value_and_by_both_do_the_same(family, mode, ti
 
 
 @torch.no_grad()
-def test_the_hosts_own_setters_which_write_in_place_patch_contributions(tiny):
+def test_setters_of_transformer_lens_which_write_in_place_patch_contributions(tiny):
     """`layer_pos_patch_setter` writes into the activation; here the position is a head, the axis behind the batch."""
     from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 

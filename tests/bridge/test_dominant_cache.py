@@ -19,7 +19,7 @@ def test_entries_are_found_by_short_and_by_full_name(tiny):
     assert cache["dominant_dim", 1, "attn"].shape == (2, 4, 14, 14)
 
 
-def test_it_stacks_slices_and_drops_the_batch(tiny):
+def test_the_cache_stacks_slices_and_drops_the_batch(tiny):
     cache = ph.dominant_dimension_cache(tiny("llama"), TOKENS, contributions=True)
     assert cache.stack_activation("dominant_dim", sublayer_type="attn").shape == (2, 2, 4, 14, 14)
     assert cache.stack_activation("contributions", sublayer_type="attn").shape == (2, 2, 4, 14, 14, 8)
@@ -32,14 +32,14 @@ def test_it_stacks_slices_and_drops_the_batch(tiny):
     )
 
 
-def test_it_merges_into_a_runs_own_cache(tiny):
+def test_the_cache_merges_into_a_runs_own(tiny):
     _, run = tiny("llama").run_with_cache(TOKENS)
     run.cache_dict.update(ph.dominant_dimension_cache(tiny("llama"), TOKENS, layers=[0]).cache_dict)
     assert run["dominant_dim", 0, "attn"].shape == run["attn_scores", 0, "attn"].shape
 
 
 @pytest.mark.parametrize("family", ["llama", "neox", "gptj"])
-def test_it_holds_what_a_brute_force_finds(family, tiny, tiny_folder):
+def test_the_cache_equals_a_brute_force(family, tiny, tiny_folder):
     cache = ph.dominant_dimension_cache(tiny(family), TOKENS[:1])
     queries, keys, layout, n_pairs = hugging_face.rotated(family, tiny_folder(family), TOKENS[0].numpy())
     for layer, head in np.ndindex(2, 4):

@@ -160,7 +160,7 @@ def test_frequencies_of_attention_that_is_only_read_are_checked_too(tiny_folder)
 
 @pytest.mark.parametrize("value", [7e-18, 1e-5])
 @pytest.mark.parametrize(("family", "buffer"), [("gemma4", "full"), ("gemma4", "sliding"), ("modernbert_decoder", "")])
-def test_layers_whose_table_stands_still_are_not_taken_for_nope(family, buffer, value, tiny_folder):
+def test_layers_whose_table_does_not_rotate_are_not_taken_for_nope(family, buffer, value, tiny_folder):
     model = boot(tiny_folder(family))
     tables = [table for name, table in model.original_model.named_buffers() if name.endswith("inv_freq")]
     if buffer:
@@ -172,7 +172,7 @@ def test_layers_whose_table_stands_still_are_not_taken_for_nope(family, buffer, 
         ph.resolve_layers(model)
 
 
-def test_angles_that_are_not_handed_over_are_refused(tiny_folder):
+def test_attention_without_cos_and_sin_is_refused(tiny_folder):
     model = boot(tiny_folder("nanochat"))
     module = model.blocks[0].attn.original_component
     forward = module.forward

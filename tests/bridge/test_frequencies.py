@@ -165,7 +165,7 @@ def test_a_table_without_a_base_must_descend(tiny_folder):
         ph.resolve_layers(model)
 
 
-def test_slowest_pairs_that_stand_still_are_accepted_and_told_once(tiny_folder, caplog):
+def test_slowest_pairs_that_do_not_rotate_are_accepted_with_one_warning(tiny_folder, caplog):
     """p-RoPE: what a user makes of a model by hand, or a checkpoint was trained with."""
     model = boot(tiny_folder("llama"))
     plain = ph.resolve_layers(model).layers[0].frequencies

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration, PretrainedConfig
 
 import positional_heads as ph
-from positional_heads.bridge.configuration import mended_configuration
+from positional_heads.bridge.configuration import translated_configuration
 from positional_heads.bridge.loading import _is_quantized
 from positional_heads.bridge.provenance import weights_fingerprint
 from positional_heads.views.report.caveats import score_lines
@@ -181,17 +181,17 @@ def test_impossible_sizes_are_refused_in_one_sentence(change, reason, tiny_folde
         ph.load_model(str(tmp_path))
 
 
-def test_every_layer_types_rotation_is_mended():
+def test_every_layer_types_rotation_is_translated():
     kinds = {"full_attention": {"type": "linear", "factor": "8"}, "sliding_attention": {"rope_type": "default"}}
     raw = {"model_type": "gemma3", "text_config": {"rope_parameters": kinds, "rope_theta": 1e6}}
-    config, told = mended_configuration(raw, quantized=False)
+    config, told = translated_configuration(raw, quantized=False)
     assert config["text_config"]["rope_parameters"]["full_attention"] == {"rope_type": "linear", "factor": 8}
     assert len(told) == 1
     assert raw["text_config"]["rope_parameters"]["full_attention"]["factor"] == "8"  # what was given is left alone
 
 
 def test_quantised_weights_stay_quantised(tmp_path):
-    config, _ = mended_configuration({"quantization_config": FP8}, quantized=True)
+    config, _ = translated_configuration({"quantization_config": FP8}, quantized=True)
     assert config["quantization_config"] == FP8
     plain = {"lm_head.weight": torch.ones(2, 2)}
     for name, tensors, expected in (

@@ -206,7 +206,7 @@ def test_references_and_functions_of_users_are_run_as_if_first(tmp_path):
     assert torch.allclose(task.measure(used)["score"].float(), right, atol=1e-5)
 
 
-def test_it_is_known_what_follows_the_length_of_a_run(tiny, tmp_path):
+def test_models_whose_frequencies_follow_the_length_are_recognised(tiny, tmp_path):
     for own, (family, change) in OWN.items():
         assert follows_length(load_model(str(extended_folder(tmp_path / own, family, change))))
     model = tiny("llama")

@@ -16,11 +16,12 @@ from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads import cli
+from positional_heads.bridge.rope_scaling.methods import METHODS
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
-from positional_heads.studies.tasks.evaluate import TASKS
+from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
@@ -98,7 +99,7 @@ def test_the_same_command_gives_the_same_bytes(report, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_standard_input_several_files_and_half_precision(tmp_path):
+def test_text_is_read_from_standard_input_and_from_several_files(tmp_path):
     text = ph.bundled_text()
     (tmp_path / "a.txt").write_text(text[:300])
     texts = ("--text", "-", "--text", tmp_path / "a.txt")
@@ -187,6 +188,17 @@ def test_help_names_every_task():
         assert not set(tasks) - set(words)
 
 
+def test_every_setting_of_a_task_has_an_option():
+    words = re.findall(r"--([\w-]+)", CliRunner().invoke(app, ["ablate", "--help"]).stdout)
+    settings = {setting for task in TASKS for setting in task_setting_names(task)}
+    assert settings - {name.replace("-", "_") for name in words} == {"beyond_context"}
+
+
+def test_help_names_every_method_that_needs_no_settings_of_its_own():
+    words = re.findall(r"\w+", CliRunner().invoke(app, ["extrapolate", "--help"]).stdout)
+    assert set(METHODS) - set(words) == {"longrope", "dpe", "clex"}
+
+
 BEFORE_THE_MODEL = {
     "score": {
         "--temperature 0": "temperature 0.0 must be positive",
@@ -203,6 +215,7 @@ BEFORE_THE_MODEL = {
         "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
         "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess",
         "--scores nope": "no such result file",
+        "--scores nope --text bundled": "leave one of them out",
         "--task paskey": "task 'paskey' is unknown",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },
@@ -230,7 +243,7 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, 
     assert not loaded
 
 
-def test_where_sums_are_kept_is_said_once_counting_starts(report, tmp_path):
+def test_a_run_reports_where_progress_is_saved(report, tmp_path):
     assert f"progress is saved in {report[0]}/sums.safetensors" in report[1].stderr.decode()
     (tmp_path / "sums.safetensors").write_bytes(b"damaged")
     done = run(*SCORE, "--text", "bundled", "--out", tmp_path)
@@ -313,7 +326,7 @@ def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
         assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_show_says_what_a_folder_without_a_result_holds(report, tmp_path):
+def test_show_names_the_folders_below_that_have_a_result(report, tmp_path):
     show = functools.partial(CliRunner().invoke, app)
     assert f"error: {tmp_path} is empty: " in show(["show", str(tmp_path)]).stderr
     (tmp_path / "text.txt").write_text("In the beginning")
@@ -331,7 +344,7 @@ def test_show_says_what_a_folder_without_a_result_holds(report, tmp_path):
     assert f"; {tmp_path / 'first'}, {tmp_path / 'second'} have one\n" in show(["show", str(tmp_path)]).stderr
 
 
-def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
+def test_show_reports_an_unfinished_study_next_to_scores(report, tmp_path):
     folder, done = report
     shutil.copytree(folder, tmp_path / "r")
     lines = [{"ablation": {}, "model": {}}, {"part": "L0H1", "result": {}}]
@@ -348,7 +361,7 @@ def test_an_unfinished_study_beside_scores_is_said(report, tmp_path):
         assert said in shown.stderr
 
 
-def test_faults_of_ours_are_one_line_and_their_traceback_is_for_who_asks(tmp_path):
+def test_bugs_are_reported_in_one_line_and_with_a_traceback_on_request(tmp_path):
     code = (
         "from positional_heads.cli import score as cli_score; from positional_heads import cli\n"
         "def broken(*_): return {}['gone']\n"

@@ -75,7 +75,7 @@ def test_a_temperature_that_is_not_positive_is_refused():
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 30.0])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_fast_block_says_what_the_definition_says(size, temperature):
+def test_the_fast_block_equals_the_definition(size, temperature):
     torch.manual_seed(0)
     query, key = size * torch.randn(3, 11, 8, 2), size * torch.randn(3, 17, 8, 2)
     expected = dominant_dimension(plane_contributions(query.double(), key.double()), temperature)

@@ -54,13 +54,13 @@ def test_several_keep_their_order():
         ({"L0H1": 1}, "heads must be like"),
     ],
 )
-def test_what_is_no_head_is_refused(heads, message):
+def test_values_that_are_not_heads_are_refused(heads, message):
     with pytest.raises((ValueError, TypeError), match=message):
         as_heads(heads, 2, 4)
 
 
 @pytest.mark.parametrize("way", ["text", "pair", "texts"])
-def test_they_work_wherever_heads_are_asked_for(way, tiny):
+def test_every_form_of_a_head_works_in_every_public_function(way, tiny):
     model, asked, plain = tiny("llama"), WAYS[way], [Head(1, 2)]
 
     def logits(heads, method=None):

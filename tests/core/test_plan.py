@@ -85,5 +85,5 @@ def test_entry_counts_of_a_sample_are_those_of_its_positions():
 
 def test_a_sample_as_large_as_all_entries_is_all_of_them():
     assert EntryPlan((LENGTH,), most_entries=LENGTH * (LENGTH + 1) // 2).step is None
-    with pytest.raises(ValueError, match="1000 pairs are too few to sample"):
+    with pytest.raises(ValueError, match="1000 query-key pairs are too few"):
         EntryPlan((LENGTH,), most_entries=1000)

@@ -197,7 +197,7 @@ def test_levels_and_bounds_are_checked():
         mean_interval(torch.full((4,), 1.5, dtype=torch.float64), bounds=(0, 1))
 
 
-def test_a_study_of_right_answers_is_told_their_bounds():
+def test_intervals_of_right_answers_stay_within_their_bounds():
     """Ten units, all right without the heads and wrong far away with them ablated: closed forms of all ends."""
     ranking = all_heads()
     zeros = np.zeros((LAYERS, HEADS))
@@ -222,7 +222,7 @@ def test_a_study_of_right_answers_is_told_their_bounds():
     assert study.by_head()["long high"].tolist() == pytest.approx([1 - most] * len(ranking), abs=0.03)
 
 
-def test_a_study_of_too_few_units_gives_no_interval_and_says_so():
+def test_a_study_of_too_few_units_has_a_note_instead_of_intervals():
     effects = np.full((LAYERS, HEADS), -1.0)
     table = planted_study(effects, effects / 9, all_heads(), units=FEWEST_UNITS - 1)
     assert table.effects()[["low", "high"]].isna().all(axis=None)

@@ -13,7 +13,7 @@ PAGES = {page.name: re.findall(r"```python\n(.*?)```", page.read_text(), flags=r
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
-def test_its_code_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_on_every_page_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     if any("positional_heads.studies.tasks.harness" in block for block in PAGES[page]):
         pytest.importorskip("lm_eval", reason="the extra 'eval' is not installed")
     namespace: dict[str, object] = {}
@@ -23,7 +23,7 @@ def test_its_code_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_its_links_lead_somewhere(page: str) -> None:
+def test_links_on_every_page_exist(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text()):
         assert target.startswith("https://") or (DOCS / target).exists(), target
 

@@ -27,7 +27,7 @@ BAD = {
     "all padding": ((TOKENS,), {"attention_mask": HOLE * 0}, "sequence 0 has 0 real token"),
     "mask with text": (("In the beginning",), {"attention_mask": HOLE}, "attention_mask goes with a tensor"),
     "layer": ((TOKENS,), {"layers": [2]}, "layer 2 does not exist: the model has layers 0 to 1"),
-    "repeats": ((TOKENS,), {"null_repeats": 1}, "null_repeats 1 .*at least 2"),
+    "repeats": ((TOKENS,), {"null_repeats": 1}, "null_repeats 1.*at least 2"),
     "temperature": ((TOKENS,), {"temperature": -1.0}, "temperature -1.0 must be positive"),
     "resamples": ((TOKENS,), {"resamples": 1}, "resamples 1: an interval needs at least 2"),
     "bins": ((TOKENS,), {"bins": 100}, "100 bins must be a multiple of 64"),

@@ -89,7 +89,7 @@ def faults(notebook):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_its_outputs_are_clean(name):
+def test_outputs_of_every_notebook_are_clean(name):
     assert faults(load(name)) == []
     assert (FOLDER / name).stat().st_size < MOST_BYTES
 
@@ -143,7 +143,7 @@ def test_another_kernel_is_found():
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_any_model_can_be_put_in(name):
+def test_every_notebook_takes_any_model(name):
     code = "\n".join(source(cell) for cell in code_cells(load(name)))
     assert "ph.load_model(MODEL)" in code
     assert "load_bundled_model" not in code
@@ -151,7 +151,7 @@ def test_any_model_can_be_put_in(name):
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_its_links_lead_somewhere(name):
+def test_links_in_every_notebook_exist(name):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", markdown(load(name)))
     assert targets
     for target in targets:

@@ -24,7 +24,7 @@ def planted(tmp_path_factory):
     return boot(save_planted_model(tmp_path_factory.mktemp("planted")))
 
 
-def test_a_planted_head_is_told_from_others(planted):
+def test_a_planted_head_is_distinguished_from_others(planted):
     # half of its D lies within 1e-7 of the slowest pair's index: what follows distance is below any coarser resolution
     scores = ph.score_heads(planted, increasing_tokens(), null_repeats=10, resolution=0.0)
     assert scores.rho[POSITIONAL] > 0.9

@@ -129,7 +129,7 @@ def test_a_temperature_is_a_positive_number_or_the_word_attention(verb, value, t
 
 @pytest.mark.parametrize("verb", WITH_TEMPERATURE)
 @pytest.mark.parametrize("value", [0, -1.0, math.nan, math.inf, True, "attn", None])
-def test_what_is_no_temperature_is_refused_before_anything_runs(verb, value, tiny, monkeypatch):
+def test_values_that_are_not_temperatures_are_refused_before_anything_runs(verb, value, tiny, monkeypatch):
     model = tiny("llama")
     monkeypatch.setattr(model, "forward", None)
     with pytest.raises((TypeError, ValueError), match="temperature"):

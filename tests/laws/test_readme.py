@@ -8,7 +8,7 @@ import pytest
 README = Path(__file__).parents[2] / "README.md"
 
 
-def test_its_code_blocks_run_and_say_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_code_blocks_run_and_print_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     namespace: dict[str, object] = {}
     for block in blocks:
@@ -18,7 +18,7 @@ def test_its_code_blocks_run_and_say_what_it_says(capsys: pytest.CaptureFixture[
     assert namespace["run"]["blocks.2.attn.hook_contributions"].shape == (1, 8, 512, 512, 16)
 
 
-def test_it_stays_short_and_its_links_lead_somewhere() -> None:
+def test_the_readme_is_short_and_its_links_exist() -> None:
     text = README.read_text()
     assert len(text.splitlines()) <= 120
     assert text.splitlines().index("```python") < 25

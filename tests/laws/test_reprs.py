@@ -113,10 +113,10 @@ def test_a_record_is_read_back_as_it_was_written(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_a_record_is_a_table_and_names_its_model(kind):
-    record = RECORDS[kind]("a model")
+    record = RECORDS[kind]("some model")
     assert len(record.to_frame()) > 0
     pd.testing.assert_frame_equal(record.to_frame(), record.to_frame())
-    assert record.provenance["model"]["name"] == "a model"
+    assert record.model_name == "some model"
 
 
 @pytest.mark.parametrize("kind", RECORDS)
@@ -179,13 +179,13 @@ def test_studies_show_their_own_tables():
     assert extrapolation.verdict in page.text
 
 
-def test_a_task_result_says_means_by_range_and_what_a_guess_gives():
+def test_a_task_result_prints_means_by_range_and_the_score_of_a_guess():
     expected = "TaskResult(passkey: 3 answers, a guess gives log_prob -2.000; long range: log_prob -1.500; "
     assert repr(task_result()) == expected + "short range: log_prob -0.500)"
     assert Page(task_result()._repr_html_()).cells[1:] == [["long", "-1.500"], ["short", "-0.500"]]
 
 
-def test_long_tables_say_how_much_of_them_is_shown():
+def test_long_tables_report_how_many_rows_are_shown():
     frame = pd.DataFrame({"value": [1.0, np.nan, 3.0]})
     page = Page(result_html("Kind", "line", None, frame, rows=2))
     assert page.cells == [["value"], ["1.000"], ["-"]]
@@ -213,7 +213,7 @@ def test_tasks_and_examples_print_no_tokens():
     assert re.fullmatch(r"AnswerTask\('kv': 2 examples of up to 500 tokens, \{.{20,100}\}\)", repr(task))
 
 
-def test_an_extension_says_its_method(tiny):
+def test_an_extension_prints_its_method(tiny):
     with ph.extended_rope(tiny("llama"), "linear", factor=2) as extension:
         assert repr(extension) == "Extension(linear, {'factor': 2}; 2 layers trained on 256 tokens)"
 

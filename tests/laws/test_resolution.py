@@ -58,7 +58,7 @@ def refuse_unlike_the_oracle(scores, pairs, temperature, resolution):
         expected, found = oracles.rho(distance, dominant, resolution), float(scores.rho[layer, head])
         assert np.isnan(found) == np.isnan(expected), (layer, head, found, expected)
         if np.isnan(found):
-            assert "the same for every pair" in scores.reasons[ph.Head(layer, head)]
+            assert "the same for every query-key pair" in scores.reasons[ph.Head(layer, head)]
         else:
             error, bound = abs(found - expected), float(scores.bound[layer, head])
             assert error <= bound + 1e-9, (layer, head, error, bound)  # ranks of distances are in steps of 2^-31
@@ -145,7 +145,7 @@ def test_saturation_is_kept_in_files_and_shown(model, tmp_path):
         (rows((2,)), 0),
     ],
 )
-def test_text_of_one_repeated_token_is_told_aloud(tokens, said, model, caplog):
+def test_text_of_one_repeated_token_gives_a_warning(tokens, said, model, caplog):
     warn_once.cache_clear()
     scores = ph.score_heads(model, tokens, layers=[1], null_repeats=2)
     assert scores.provenance["data"]["monotonous"] == said

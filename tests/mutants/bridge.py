@@ -186,7 +186,9 @@ MUTANTS = (
     Mutant("bridge/tokenizing.py", "if bos and text", "if bos and not text", "bridge/test_sequences -k second_start"),
     Mutant("bridge/tokenizing.py", "text.removeprefix(BYTE_ORDER_MARK)", "text", "bridge/test_sequences -k byte_order"),
     # Frequencies are the configuration's
-    Mutant("bridge/frequencies.py", "differs & ~still", "differs & still", "bridge/test_frequencies -k wrong_table"),
+    Mutant(
+        "bridge/frequencies.py", "differs & ~constant", "differs & constant", "bridge/test_frequencies -k wrong_table"
+    ),
     Mutant("bridge/frequencies.py", "rotating.diff() < 0", "rotating.diff() < 1", "bridge/test_frequencies -k descend"),
     Mutant("bridge/frequencies.py", "/ right - 1", "/ factor - 1", "bridge/test_frequencies -k attention_factor"),
     Mutant("bridge/rope_scaling/plain_rope.py", "(kinds[layer])", "(kinds[0])", "bridge/test_frequencies -k two_kinds"),

@@ -36,7 +36,9 @@ MUTANTS = (
     Mutant("core/binning.py", "following, middle, value", "following, value, value", "core/test_binning -k no_ties"),
     Mutant("core/binning.py", "starts_run[:, 1:] &=", "starts_run[:, 1:] |=", "core/test_binning"),
     Mutant("core/binning.py", "held > 0, -1, below", "held > 1, -1, below", "core/test_binning -k search_finds"),
-    Mutant("core/pilot.py", "right, counted = (", "counted, right = (", "core/test_pilot -k displacement"),
+    Mutant(
+        "core/pilot.py", "exact_bin, counted_bin = (", "counted_bin, exact_bin = (", "core/test_pilot -k displacement"
+    ),
     Mutant("core/correlation.py", "moved = 2 * self", "moved = 0 * self", "core/test_correlation -k rounding"),
     Mutant(
         "core/correlation.py",

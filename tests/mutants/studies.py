@@ -6,7 +6,12 @@ MUTANTS = (
     # Ablations go by position and number, and show nothing that is masked
     Mutant("studies/tasks/task.py", "(model, batch)", "(model, range(len(batch)))", "bridge/test_positions -k its_own"),
     # Values that make no sense, names of methods, runs that were stopped
-    Mutant("studies/tasks/questions.py", "needle == pair", "needle is pair", "studies/tasks/test_tasks -k far_that"),
+    Mutant(
+        "studies/tasks/questions.py",
+        "needle == examples",
+        "needle is examples",
+        "studies/tasks/test_tasks -k position_of_its_control",
+    ),
     # Intervals, and units that share nothing
     Mutant("studies/tasks/perplexity.py", "number % units", "number", "studies/tasks/test_tasks -k perplexity"),
     Mutant(
@@ -33,8 +38,8 @@ MUTANTS = (
     ),
     Mutant(
         "studies/tasks/longbench_metrics.py",
-        'said.lstrip("\\n").split("\\n")\n    line',
-        'said.split("\\n")\n    line',
+        'generated.lstrip("\\n").split("\\n")\n    line',
+        'generated.split("\\n")\n    line',
         "studies/tasks/test_longbench -k judge",
     ),
     Mutant(

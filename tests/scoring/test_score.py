@@ -181,7 +181,7 @@ def test_a_head_with_constant_dominant_dimension_has_no_score(tiny_folder):
         model.original_model.model.layers[0].self_attn.q_proj.original_component.weight[16:32] = 0
     scores = ph.score_heads(model, torch.from_numpy(token_rows()[0]))
     assert scores.rho.isnan().nonzero().tolist() == [[0, 1]]
-    assert "the same for every pair" in scores.reasons[ph.Head(0, 1)]
+    assert "the same for every query-key pair" in scores.reasons[ph.Head(0, 1)]
 
 
 def test_provenance_identifies_model_and_text(tiny, tiny_folder):
@@ -197,12 +197,11 @@ def test_provenance_identifies_model_and_text(tiny, tiny_folder):
     assert tiny_folder("llama") != tiny_folder("llama", rms_norm_eps=1e-3)
 
 
-def test_the_pilot_includes_batches_beside_the_longest(tiny):
+def test_the_pilot_includes_more_batches_than_the_longest(tiny):
     """Eight sequences in three batches, the longest in the middle: bins must not be placed on that one alone."""
     rows = [torch.full((30,), token) for token in range(60, 66)] + [torch.arange(50) * 5 % 256, torch.arange(29)]
     data = batches(tiny("llama"), rows, None, 6)
     assert [len(batch.tokens) for batch in data] == [6, 1, 1]
-    rotary = ph.resolve_layers(tiny("llama")).select(None)
-    counter = EntryCounter(tiny("llama"), data, rotary, ScoringSettings())
+    counter = EntryCounter(tiny("llama"), data, ph.resolve_layers(tiny("llama")), None, ScoringSettings())
     assert sorted(counter.pilot_batches) == [0, 1, 2]
     assert counter.pilot_batches[-1] == 1

@@ -14,7 +14,7 @@ import positional_heads as ph
 from positional_heads.core.kernels import choosing
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.results.files import PARTIAL
-from positional_heads.scoring.checkpoint import whole_step
+from positional_heads.scoring.checkpoint import interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
@@ -143,7 +143,7 @@ def test_the_first_ctrl_c_reports_at_once_that_the_batch_is_finished(capfd):
     printed = []
 
     def pressed():
-        with whole_step():
+        with interrupt_delayed():
             signal.raise_signal(signal.SIGINT)
             printed.append(capfd.readouterr().err)  # what comes behind the signal still runs
 

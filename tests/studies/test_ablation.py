@@ -72,23 +72,23 @@ class CountingTask:
         return {"score": logits[0, :3].amax(-1).double().detach()}
 
 
-def test_every_cell_is_what_evaluate_says(study, bundled):
-    assert {cell.kind for cell in study.cells} == {
+def test_every_set_has_the_measures_that_evaluate_returns(study, bundled):
+    assert {one.kind for one in study.cells} == {
         *("none", "top", "random", "permuted"),
         *("lowest", "retrieval", "single"),
     }
     frame = study.to_frame()
     for kind in ("none", "top", "random", "permuted", "lowest", "retrieval", "single"):
-        cell = [cell for cell in study.cells if cell.kind == kind][-1]
-        expected = ph.evaluate(bundled, "passkey", heads=cell.heads, **TASK).measures["log_prob"]
-        rows = frame[(frame["kind"] == kind) & (frame["k"] == cell.k) & (frame["number"] == cell.number)]
+        one = [one for one in study.cells if one.kind == kind][-1]
+        expected = ph.evaluate(bundled, "passkey", heads=one.heads, **TASK).measures["log_prob"]
+        rows = frame[(frame["kind"] == kind) & (frame["k"] == one.k) & (frame["number"] == one.number)]
         np.testing.assert_array_equal(rows["log_prob"], expected)
-        assert list(rows["heads"].unique()) == [" ".join(map(str, cell.heads))]
+        assert list(rows["heads"].unique()) == [" ".join(map(str, one.heads))]
 
 
 def test_the_top_heads_are_those_with_the_highest_score(study, scores):
     top = by_kind(study.cells, "top")
-    assert {k: set(cells[0].heads) for k, cells in top.items()} == {k: set(scores.top(k)) for k in (1, 3)}
+    assert {k: set(progress[0].heads) for k, progress in top.items()} == {k: set(scores.top(k)) for k in (1, 3)}
     fetching = by_kind(study.cells, "retrieval")[1][0].heads[0]
     assert float(study.retrieval[fetching]) == float(study.retrieval.max())
 
@@ -113,7 +113,7 @@ def test_effects_and_contrasts_are_plain_means_of_the_saved_answers(study):
     assert contrasts.loc[("all", "long"), "p_value"] == pytest.approx(expected_p)
 
 
-def test_a_saved_study_comes_back(study, tmp_path):
+def test_a_saved_study_is_read_back(study, tmp_path):
     study.save(tmp_path)
     back = ph.AblationStudy.load(tmp_path)
     pd.testing.assert_frame_equal(back.to_frame(), study.to_frame())
@@ -157,18 +157,18 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     command = [sys.executable, "-m", "positional_heads", "ablate", "bundled"]
     command += ["--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
     command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
-    cells = tmp_path / "out" / FINISHED_FILE_NAME
+    progress = tmp_path / "out" / FINISHED_FILE_NAME
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not cells.exists() or cells.read_text().count("\n") < 4):
+    while process.poll() is None and (not progress.exists() or progress.read_text().count("\n") < 4):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = cells.read_text().count("\n") - 1
-    before = cells.read_text().splitlines()[:done]
+    done = progress.read_text().count("\n") - 1
+    before = progress.read_text().splitlines()[:done]
     assert done >= 3
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{done}/" in finished.stderr  # the bar starts at the finished parts
-    assert not cells.exists()
+    assert not progress.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
     first = json.loads(before[1])["result"]["log_prob"]
     assert study.values["log_prob"][0].tolist() == first
@@ -243,7 +243,7 @@ def planted(effect, share_nearby, **settings):
 
 
 def test_the_verdict_follows_from_the_planted_effects():
-    assert "these heads carry distance" in planted(-0.5, 0.0).verdict
+    assert "the effect of these heads depends on distance" in planted(-0.5, 0.0).verdict
     assert "not specific to distance" in planted(-0.5, 1.0).verdict
     assert planted(0.0, 0.0).verdict.startswith("No effect: ablating these heads hurts planted no more")
     assert "identification of Positional Heads may be flawed" in planted(0.0, 0.0).verdict
@@ -271,7 +271,7 @@ def test_effects_split_by_what_is_known_of_the_answers(study):
     assert set(table["depth"]) == {0.0, 0.5, 1.0}
     with pytest.raises(ValueError, match="the answers of passkey have no 'topic'"):
         study.effects(by="topic")
-    with pytest.raises(ValueError, match="measure 'f1' was not taken: choose one of log_prob, exact"):
+    with pytest.raises(ValueError, match="measure 'f1' is not in this study: choose one of log_prob"):
         study.contrasts("f1")
 
 

@@ -61,7 +61,7 @@ def test_the_table_and_the_link(study):
     assert "Rank correlation of allocation with efficiency" in study.verdict
 
 
-def test_it_comes_back_from_disk(study, tmp_path):
+def test_a_saved_study_is_read_back(study, tmp_path):
     study.save(tmp_path)
     back = ph.ExtrapolationStudy.load(tmp_path)
     assert torch.equal(back.curves.nan_to_num(-1), study.curves.nan_to_num(-1))

@@ -159,8 +159,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         yield name, getattr(ph, name), arguments
     yield "ScoringSettings", ph.ScoringSettings, {}
     yield "Head.parse", ph.Head.parse, {"text": "L0H1"}
-    methods: dict[str, dict[str, Any]] = {"top": {"k": 1}, "known": {"heads": []}}
-    for name in ("top", "known", "interval", "positional_heads", "significant"):
+    methods: dict[str, dict[str, Any]] = {"top": {"k": 1}}
+    for name in ("top", "interval", "positional_heads", "significant"):
         yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
     yield "HeadScores.load", HeadScores.load, {"path": folder}
     yield "HeadExamples.places", examples.places, {"heads": [head]}
@@ -259,7 +259,7 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = extrapolation.run_parts = first_part_only
-    harness._drawn = reached
+    harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:

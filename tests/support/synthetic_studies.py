@@ -29,14 +29,14 @@ def planted_study(
 ) -> AblationStudy:
     """A study with effects `long[layer, head]` and `short[layer, head]` of each head, summed over a set."""
     rng = np.random.default_rng(seed)
-    cells = study_sets(ranking, sizes, n_random, retrieval, ranking, seed)
+    chosen = study_sets(ranking, sizes, n_random, retrieval, ranking, seed)
     rows = [{"unit": unit, "reach": reach} for unit in range(units) for reach in ("long", "short")]
     difficulty = rng.normal(baseline, 0.02, len(rows))
     values = [
         difficulty
         + sum(np.where(np.arange(len(rows)) % 2 == 0, long[head], short[head]) for head in heads)
         + (rng.normal(0, noise, len(rows)) if heads else 0)
-        for heads in distinct_sets(cells)
+        for heads in distinct_sets(chosen)
     ]
     score = torch.full((LAYERS, HEADS), torch.nan, dtype=torch.float64)
     for place, head in enumerate(ranking):
@@ -44,7 +44,7 @@ def planted_study(
     return AblationStudy(
         task="planted",
         rows=rows,
-        cells=cells,
+        cells=chosen,
         values={"log_prob": torch.tensor(np.array(values))},
         ranking=list(ranking),
         ranked_by=score,

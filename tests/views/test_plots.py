@@ -199,7 +199,7 @@ def test_wavelengths_between_pairs_are_interpolated_geometrically_and_never_inve
         [10, 100, 1000, 10, 1000, np.inf, np.inf]
     )
     labels = [token_count(number) for number in (6.283, 62.83, 1000, 35_400, 2.5e6, 3e9, math.inf)]
-    assert labels == ["6.28", "62.8", "1k", "35.4k", "2.5M", "3G", "never turns"]
+    assert labels == ["6.28", "62.8", "1k", "35.4k", "2.5M", "3G", "no rotation"]
     for frequencies, axes_drawn in (([torch.nan, 1.0], 0), ([torch.nan, torch.nan], 0), ([1.0, 0.1, torch.nan], 1)):
         axes = Picture().subplots()  # NaN behind the last pair: a layer with fewer of them
         wavelength_axis(axes, torch.tensor(frequencies))
@@ -350,7 +350,7 @@ def test_a_single_point_has_an_undefined_correlation():
     assert [panel.get_title() for panel in figure.axes] == ["rank correlation undefined"] * 3
 
 
-def test_curves_have_wavelengths_beside_them_only_where_plain_ones_are_known():
+def test_curves_have_a_wavelength_axis_only_if_plain_wavelengths_exist():
     plain = views.extrapolation_curves(planted_extrapolation())
     assert [bool(panel.child_axes) for panel in plain.axes] == [False, True, False, True]
     extended = views.extrapolation_curves(planted_extrapolation(methods=("yarn",)))

@@ -111,7 +111,7 @@ def test_tables_hold_the_results_own_numbers(folder, html):
         assert f'<th scope="row">{row.method}</th><td>32</td><td>{row.rho_within:.3f}</td>' in html
 
 
-def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
+def test_the_page_has_every_landmark_and_every_anchor_it_refers_to(html):
     page = Page(html)
     tags = [tag for tag, _ in page.elements]
     assert [tags.count(tag) for tag in ("h1", "header", "main", "nav", "footer")] == [1] * 5
@@ -123,13 +123,20 @@ def test_it_can_be_read_without_seeing_and_without_a_mouse(html):
             assert own.get(key) in {None, *named}
         if own.get("href"):
             assert own["href"].removeprefix("#") in named
-    images = [own for tag, own in page.elements if tag == "img"]
+
+
+def test_every_picture_has_a_text_alternative(html):
+    images = [own for tag, own in Page(html).elements if tag == "img"]
     assert len(images) == 3 + 1 + 2 + 3  # scores, ablation, and methods compared only where there are enough
     assert all(len(own["alt"]) > 20 and own["src"].startswith("data:image/png;base64,") for own in images)
     assert "2 beat" not in images[0]["alt"]
     assert "from -0.100 (L0H0) to 0.400 (L0H3); 1 beat their null" in images[0]["alt"]
+
+
+def test_tables_name_their_rows_and_columns_and_scroll_from_the_keyboard(html):
+    page = Page(html)
     assert all(own.get("scope") in {"row", "col"} for tag, own in page.elements if tag == "th")
-    scrolling = [own for own in attributes if own.get("class") == "scroll" and own.get("role") == "region"]
+    scrolling = [own for _, own in page.elements if own.get("class") == "scroll" and own.get("role") == "region"]
     assert scrolling
     assert all(own["tabindex"] == "0" and own["aria-label"] for own in scrolling)
 
@@ -290,10 +297,71 @@ def test_commands_quote_the_name_of_a_model():
     (line,) = study_commands([hostile], []).splitlines()
     assert shlex.split(line)[6] == "a b"
     assert "--n-random=20" in line
-    other = study_commands([], [extrapolation_study()])
+    other, _ = study_commands([], [extrapolation_study()]).splitlines()
     assert shlex.split(other)[2:] == shlex.split(
-        "planted --methods none,yarn --factors 2 --task passkey --out extrapolation"
+        "planted --methods none,yarn --factors 2 --training-length=16 "
+        "--text TEXT.txt --sequences=1 --task passkey --out extrapolation"
     )
+
+
+REPEATED = {
+    "copy": "--passage 30 --cue 12 --length 200 --length 300 --depths 2 --examples 1 --mode far --distance 20 --seed 4",
+    "perplexity": "--near 16 --length 100 --examples 2 --mode near --distance 3 --rank-by excess",
+    "needle": "--answer seven --statement 'It is {answer}.' --question 'It is' --length 200 --haystack HAYSTACK.txt",
+}
+
+
+@pytest.mark.parametrize("task", REPEATED)
+def test_the_printed_command_of_a_study_makes_the_same_study(bundled, task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("HAYSTACK.txt").write_bytes(ph.bundled_text()[5000:9000].encode())
+    ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 64)[:3], null_repeats=2).save("report")
+    options = ["--fractions", "0.03,0.1", "--n-random", "1", "--singles", "none", "--scores", "report"]
+    first = ["ablate", "bundled", "--task", task, *shlex.split(REPEATED[task]), *options, "--out", "first"]
+    done = CliRunner().invoke(app, first)
+    assert done.exit_code == 0, done.output
+    study = ph.AblationStudy.load("first")
+    (command,) = study_commands([study], []).splitlines()
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0, done.output
+    assert ph.AblationStudy.load("ablation").provenance == study.provenance
+
+
+def test_the_printed_command_of_an_extrapolation_makes_the_same_study(bundled, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = "--methods none,yarn --factors 1.5 --training-length 100 --depths 2 --examples 1 --sequences 1 --seed 2"
+    done = CliRunner().invoke(app, ["extrapolate", "bundled", *options.split(), "--out", "first"])
+    assert done.exit_code == 0, done.output
+    study = ph.ExtrapolationStudy.load("first")
+    command, comment = study_commands([], [study]).splitlines()
+    assert comment.startswith("# ")
+    assert str(study.heads[0]) in comment
+    done = CliRunner().invoke(app, shlex.split(command)[1:])
+    assert done.exit_code == 0, done.output
+    again = ph.ExtrapolationStudy.load("extrapolation")
+    assert again.provenance == study.provenance
+    assert again.lengths == study.lengths
+
+
+def test_settings_without_an_option_are_listed_below_the_command():
+    study = ablation_study()
+    task = {"name": "kv", "keys": 3, "depths": [0.1, 0.5], "seed": 7}
+    ablation = {"mode": "mean", "distance": None, "reference": "abc"}
+    printed = study_commands([replace(study, provenance={**study.provenance, "task": task, "ablation": ablation})], [])
+    command, *comments = printed.splitlines()
+    assert "--keys=3" in shlex.split(command)
+    assert "--depths" not in command
+    depths, seed, reference = comments
+    assert "no option for depths [0.1, 0.5]" in depths
+    assert "was 7" in seed
+    assert "--reference FILE" in reference
+    other = extrapolation_study(("none", "yarn (factor 4)"))
+    provenance = {**other.provenance, "task": {"name": "kv", "keys": 3, "depths": 2}}
+    command, keys, method, heads = study_commands([], [replace(other, provenance=provenance)]).splitlines()
+    assert "--depths=2" in shlex.split(command)
+    assert "no option for keys 3" in keys
+    assert "yarn (factor 4)" in method
+    assert "L0H1" in heads
 
 
 def test_the_citation_is_that_of_the_repository(html):

@@ -24,13 +24,13 @@ def measured(model, examples=24):
     return recall, *repeat_gain(model, text, examples=examples)
 
 
-def test_it_recalls_a_planted_key_and_a_repeated_passage(bundled):
+def test_the_bundled_model_recalls_a_planted_key_and_a_repeated_passage(bundled):
     recall, first, second = measured(bundled)
     assert recall >= 0.9
     assert second < first - 0.03
 
 
-def test_untrained_it_recalls_nothing():
+def test_the_untrained_model_recalls_nothing():
     recall, first, second = measured(ph.load_bundled_model(step=0), examples=8)
     assert recall <= 0.3  # 40 digits at a chance of 0.1
     assert second > first - 0.03
@@ -46,7 +46,7 @@ def test_checkpoints_learn_to_recall():
         ph.load_bundled_model(step=7)
 
 
-def test_it_is_small_and_holds_tensors_only():
+def test_the_bundled_model_is_small_and_holds_tensors_only():
     assert (zoo.MODEL_FOLDER / "model.safetensors").stat().st_size < 8e6
     assert sum(file.stat().st_size for file in zoo.CHECKPOINT_FOLDER.iterdir()) <= 5e6
     assert {file.suffix for file in zoo.MODEL_FOLDER.iterdir()} == {".json", ".safetensors"}

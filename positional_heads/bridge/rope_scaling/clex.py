@@ -165,13 +165,13 @@ def _tensors(files: list[Path]) -> dict[str, Tensor]:
 
 
 def _refuse_misshapen(tensors: dict[str, Tensor], param_factor: float) -> None:
-    pairs = tensors["inv_freq"].numel()
-    hidden = round(2 * pairs * param_factor)
-    expected = {"inv_freq": (pairs,), "up": (pairs, hidden), "down": (hidden, pairs)}
+    n_pairs = tensors["inv_freq"].numel()
+    hidden = round(2 * n_pairs * param_factor)
+    expected = {"inv_freq": (n_pairs,), "up": (n_pairs, hidden), "down": (hidden, n_pairs)}
     for key, shape in expected.items():
         if tuple(tensors[key].shape) != shape:
             msg = (
-                f"{TENSORS[key]} has shape {tuple(tensors[key].shape)}, the format prescribes {shape} for {pairs} "
+                f"{TENSORS[key]} has shape {tuple(tensors[key].shape)}, the format prescribes {shape} for {n_pairs} "
                 f"pairs and a param_factor of {param_factor:g}"
             )
             raise ValueError(msg)

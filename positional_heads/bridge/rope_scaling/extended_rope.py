@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from positional_heads.bridge.active import active_extension, clear_active, set_active
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, heads_of_model
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension
 from positional_heads.bridge.rope_scaling.method import Method
@@ -14,7 +14,7 @@ from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.run_lengths import rotary_modules
 from positional_heads.core.arguments import checked
-from positional_heads.core.heads import Heads, as_heads
+from positional_heads.core.heads import Heads
 
 
 @checked
@@ -33,8 +33,7 @@ def extended_rope(
 
     Args:
         model: A TransformerBridge.
-        method: none, linear, ntk, dynamic, yarn, llama3, longrope, p_rope, self_extend, dpe, rerope or clex, or
-            a method from `rope_method`.
+        method: The name of a method, or a method; `rope_method` lists the names.
         factor: Context length over training length, at least 1.
         layers: Layers to extend; all that rotate when None.
         heads: Query heads to extend, instead of whole layers: one or several, as Head(3, 7), (3, 7) or "L3H7".
@@ -74,11 +73,10 @@ def extended_rope(
 def _chosen_heads(
     resolved: RotaryModel, layers: Sequence[int] | None, heads: Heads | None, model: TransformerLensModel
 ) -> ChosenHeads:
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if heads is None:
         return {rotary.layer: None for rotary in resolved.select(layers)}
     chosen: ChosenHeads = {}
-    for layer, head in sorted(set(as_heads(heads, n_layers, n_heads))):
+    for layer, head in sorted(set(heads_of_model(model, heads))):
         resolved.select([layer])
         chosen[layer] = [*(chosen.get(layer) or []), head]
     if not chosen:

@@ -66,7 +66,7 @@ class Extension:
     @property
     def rewrites_scores(self) -> bool:
         """Whether attention scores are rewritten, rather than cos and sin, which a layer's heads share."""
-        return self.method.by_distance or any(heads is not None for heads in self.chosen.values())
+        return self.method.rewrites_scores or any(heads is not None for heads in self.chosen.values())
 
     @property
     def follows_length(self) -> bool:
@@ -122,7 +122,7 @@ class Extension:
         self.running_pass.run_lengths = lengths
 
     def enter(self, undo: ExitStack) -> None:
-        """Install hooks; what removes them goes onto the stack."""
+        """Install hooks until the stack is closed."""
         self.running_pass.watch(undo)
         for module in rotary_modules(self.model):
             undo.callback(module.register_forward_pre_hook(self._refuse_too_long).remove)
@@ -199,7 +199,7 @@ class Extension:
             rot_k, key_phase = running.all_keys(rotary, rot_k, phase, scores.shape[-1])
         n_keys = rot_k.shape[1]
         running.refuse_padding(n_keys)
-        if len(running.lengths) > 1 and not self.method.by_distance:
+        if len(running.lengths) > 1 and not self.method.rewrites_scores:
             msg = f"rows of {running.lengths} tokens cannot be extended by heads: give sequences of one length"
             raise ValueError(msg)
         query, rest_q = _unrotated_parts(rotary, rot_q, phase)

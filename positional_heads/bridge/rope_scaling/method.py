@@ -1,7 +1,8 @@
 """The interface of a length-extrapolation method: what it changes, how far it reaches, which layers it fits.
 
 A method is a frozen value, independent of any model; `extended_rope` applies it. Override `table` in a method that only
-changes frequencies. Set `by_distance` and override `bands` in one that rotates near and far keys differently.
+changes frequencies. Set `rewrites_scores` and override `bands` in one that moves positions, or
+rotates near and far keys differently.
 """
 
 from dataclasses import dataclass, fields
@@ -21,12 +22,12 @@ class Method:
 
     Attributes:
         name: Its name in results.
-        by_distance: Whether it rotates near and far keys differently. Cos and sin cannot express that, so attention
-            scores are rewritten instead.
+        rewrites_scores: Whether it moves positions or rotates near and far keys differently. Cos and sin of one
+            position per token cannot express that, so attention scores are rewritten instead.
     """
 
     name: str
-    by_distance: ClassVar[bool] = False
+    rewrites_scores: ClassVar[bool] = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -25,8 +25,8 @@ class RopeTable:
 
     Attributes:
         inv_freq: Frequencies in radians per token.
-        attention_factor: Multiplies cos and sin, so that q . k of the rotary channels grows by its square.
-        score_factor: Multiplies attention scores (CLEX's log scale).
+        attention_factor: Factor on cos and sin; q . k of the rotary channels grows by its square.
+        score_factor: Factor on attention scores (CLEX's log scale).
     """
 
     inv_freq: Float[Tensor, " pair"]
@@ -35,7 +35,7 @@ class RopeTable:
 
     @property
     def amplitude(self) -> float:
-        """What multiplies cos and sin: both factors, of the score's the root, for queries and keys bear it alike."""
+        """Factor on cos and sin: the attention factor times the root of the score factor, which q and k share."""
         return float(self.attention_factor * self.score_factor**0.5)
 
     def phases(self, positions: Real[Tensor, "*lead #pair"]) -> Complex[Tensor, "*lead pair"]:
@@ -52,7 +52,7 @@ class PlainRope:
         base: Base of the frequencies, `base ** (-2 i / rotary_dim)` radians per token.
         rotary_dim: Number of rotated channels.
         training_length: Tokens that the model was trained on before any extension.
-        built_in: The checkpoint's own rope settings in Hugging Face's words, its extension among them.
+        built_in: The checkpoint's own rope settings by Hugging Face's names, including any extension.
         config: Hugging Face's configuration, flat for this kind of layer.
     """
 
@@ -86,7 +86,7 @@ class PlainRope:
         config.max_position_embeddings = self.training_length
         if hasattr(config, "original_max_position_embeddings"):
             del config.original_max_position_embeddings
-        if getattr(config, "head_dim", 0) is None:  # Mixtral's, which transformers would multiply
+        if getattr(config, "head_dim", 0) is None:  # in Mixtral; transformers computes with it
             config.head_dim = config.hidden_size // config.num_attention_heads
         config.rope_parameters = plain | {"rope_type": kind, "factor": 1.0} | settings
         if kind == "longrope":
@@ -154,7 +154,7 @@ def built_in_table(
         kind, given = "linear", {**given, "factor": 1.0}
     if base is None or kind not in ROPE_INIT_FUNCTIONS:
         return None
-    # the measured width, since families name theirs in many ways; "proportional" alone counts shares of a head
+    # The width as measured, because families name the setting in many ways. Only "proportional" needs a head's share.
     share = given.get("partial_rotary_factor", 1.0) if kind == "proportional" else 1.0
     bare = PretrainedConfig()
     bare.head_dim = d_head if kind == "proportional" else rotary_dim

@@ -29,7 +29,7 @@ class ReRope(Method):
     window: int
     leak: float = 0.0
     name: str = field(default="rerope", init=False)
-    by_distance: ClassVar[bool] = True
+    rewrites_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -1,7 +1,8 @@
 """The forward pass that a model is in: positions, lengths of its rows' runs, and earlier keys from its cache.
 
-Earlier keys are read from the cache of that very pass, as the model rotated them, and rotated back. So anything done to
-a cache between passes is followed: reordering by beam search, cropping, runs with other caches in between.
+Rewriting scores needs all keys before rotation, and a pass that continues a cache computes the new ones only. Earlier
+keys are read from the cache of that very pass, as the model rotated them, and rotated back. No copy is held between
+passes, so a cache may be reordered (beam search), cropped, or replaced by another one.
 """
 
 from contextlib import ExitStack
@@ -35,7 +36,7 @@ class RunningPass:
         self._rotary_calls: dict[Any, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {}
 
     def watch(self, undo: ExitStack) -> None:
-        """Follow every pass from now on; what removes the hooks goes onto the stack."""
+        """Follow every pass until the stack is closed."""
         original = self.model.original_model
         undo.callback(original.register_forward_pre_hook(self._begin, with_kwargs=True).remove)
         undo.callback(original.register_forward_hook(self._end, always_call=True).remove)
@@ -53,7 +54,9 @@ class RunningPass:
         call = call or self._rotary_calls.get(None)
         table = () if call is None else whole_table(*call, run_length)
         if len(table) != 2:  # noqa: PLR2004
-            msg = f"layer {rotary.layer}: the model's rotation of earlier positions is unknown; run it once before"
+            msg = (
+                f"layer {rotary.layer}: the model's rotation of earlier positions is unknown: run the model once first"
+            )
             raise UnsupportedModelError(msg)
         cos, sin = (part.reshape(-1, *part.shape[-2:])[:1, :length] for part in table)
         positions = torch.arange(length, device=cos.device)[None]
@@ -86,6 +89,7 @@ class RunningPass:
             )
             raise RuntimeError(msg)
         self.refuse_padding(filled)
+        # the cache of a sliding window counts all keys that it was given, and holds fewer
         if filled > cached.shape[2] or int(self.positions.max()) >= filled:
             msg = (
                 f"layer {rotary.layer}: its cache has {cached.shape[2]} keys at position {int(self.positions.max())}: "
@@ -94,13 +98,14 @@ class RunningPass:
             raise RuntimeError(msg)
         key = cached[:, :, :filled].transpose(1, 2).to(rot_k.device)
         own = self.own_phase(rotary, filled, self.run_lengths[0] if self.run_lengths else filled)
+        # two positions are enough to compare frequencies: those of this run with those of a short one
         if not self.run_lengths and not torch.equal(own[:2], self.own_phase(rotary, 2, 2)):
             msg = (
                 f"layer {rotary.layer}: this model's own frequencies follow the length of the run, so cached keys were "
                 "rotated in several ways and scores cannot be rewritten: run without a cache"
             )
             raise UnsupportedModelError(msg)
-        # this pass' own keys are known in two ways: if they differ, a hook or another model filled the cache
+        # The keys of this pass are in `rot_k` too: if those in the cache differ, a hook or another model filled it.
         positions, limit = self.positions[0].to(own.device), TOLERANCE[rot_k.dtype]
         error = float((key[:, positions] - rot_k).abs().max() / rot_k.abs().max())
         if not (error <= limit and torch.allclose(own[positions].expand_as(phase), phase, atol=limit)):

@@ -33,7 +33,7 @@ class SelfExtend(Method):
     group: int
     window: int
     name: str = field(default="self_extend", init=False)
-    by_distance: ClassVar[bool] = True
+    rewrites_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -62,7 +62,7 @@ class Dpe(Method):
     window: int
     key_pairs: dict[int, Tensor] | None = None
     name: str = field(default="dpe", init=False)
-    by_distance: ClassVar[bool] = True
+    rewrites_scores: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,7 +79,7 @@ class Dpe(Method):
         return {"pair_groups": list(self.pair_groups), "window": self.window, "all_pairs": self.key_pairs is None}
 
     def bands(self, rope: PlainRope, rotary: RotaryLayer, position: Int[Tensor, " pos"], length: int) -> list[Band]:  # noqa: ARG002
-        """SelfExtend's, each pair with its own group; a group of 1 leaves a pair as it is."""
+        """SelfExtend's, each pair with its own group; a group of 1 leaves a pair unchanged."""
         groups = torch.tensor([self.pair_groups])
         if self.key_pairs is not None:
             groups = torch.where(self.key_pairs[rotary.layer].cpu(), groups, 1)

@@ -1,1 +1,1 @@
-"""The sum over query, key and pair with an exponential in it, on several back ends."""
+"""Kernels that compute D for all query-key pairs and add it up: C++, compiled GPU, plain PyTorch."""

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, TileValues, summed
 from positional_heads.core.kernels.tiled import SATURATED, Tile
 from positional_heads.core.kernels.tiles import Tiles, out_of_memory
 from positional_heads.core.logs import warn_once
@@ -53,10 +53,7 @@ class CompiledKernel:
         """Sums over all entries of the sequence that the plan counts; see `sums.Kernel`."""
 
         def work(tile: Tile) -> EntrySums:
-            total = no_sums(bins, ranks)
-            for dominant, saturated, distance in _tiles(query, key, plan, temperature, tile.entries):
-                total = total + tile_sums(dominant, distance, bins, ranks, saturated)
-            return total
+            return summed(_tiles(query, key, plan, temperature, tile.entries), bins, ranks)
 
         return self._or_eager(
             lambda: self._tiles.run(work, query.device, len(query)),
@@ -74,17 +71,18 @@ class CompiledKernel:
     ) -> EntrySums:
         """Sums over the entries at these query and key positions; see `sums.Kernel`."""
 
-        def work(tile: Tile) -> EntrySums:
-            total = no_sums(bins, ranks)
-            size = _power_below(max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED))
+        def tiles(size: int) -> Iterator[TileValues]:
             for query_pos, key_pos in zip(*(torch.split(part, size) for part in positions), strict=True):
                 n = len(query_pos)
                 if n:
                     rows, columns = (pad(pos, (0, size - n)) for pos in (query_pos, key_pos))
                     padded = _fused(_listed)(query[:, rows], key[:, columns] / temperature)
                     dominant, saturated = (values[:, :n] for values in padded)
-                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
-            return total
+                    yield dominant, saturated, query_pos - key_pos
+
+        def work(tile: Tile) -> EntrySums:
+            size = max(tile.terms // (4 * query[:, 0, :, 0].numel()), FEWEST_LISTED)
+            return summed(tiles(_power_below(size)), bins, ranks)
 
         return self._or_eager(
             lambda: self._tiles.run(work, query.device, len(query)),
@@ -111,9 +109,7 @@ class CompiledKernel:
         return eager()
 
 
-def _tiles(
-    query: Planes, key: Planes, plan: EntryPlan, temperature: float, entries: int
-) -> Iterator[tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]]:
+def _tiles(query: Planes, key: Planes, plan: EntryPlan, temperature: float, entries: int) -> Iterator[TileValues]:
     """D, whether it is saturated, and the distance of every entry that counts, a square block at a time."""
     length, side = query.shape[1], _power_below(math.isqrt(entries))
     queries, keys = (pad(planes, (0, 0, 0, 0, 0, -length % side)) for planes in (query, key / temperature))
@@ -136,16 +132,16 @@ def _block(
     query: Float[Tensor, "head pair query_pos 2"], key: Float[Tensor, "head pair 2 key_pos"]
 ) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
     contributions = query[..., 0, None] * key[:, :, None, 0] + query[..., 1, None] * key[:, :, None, 1]
-    return _weighed(contributions, 1)
+    return _dominant(contributions, 1)
 
 
 def _listed(
     query: Float[Tensor, "head n pair 2"], key: Float[Tensor, "head n pair 2"]
 ) -> tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"]]:
-    return _weighed(query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1], -1)
+    return _dominant(query[..., 0] * key[..., 0] + query[..., 1] * key[..., 1], -1)
 
 
-def _weighed(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _dominant(contributions: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """D over an axis of rotary pairs, computed as in `contributions.dominance`, and whether it is saturated."""
     n_pairs = contributions.shape[dim]
     index = torch.arange(n_pairs, device=contributions.device).view(-1, *[1] * (-1 - dim % -contributions.ndim))

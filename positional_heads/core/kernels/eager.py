@@ -1,11 +1,13 @@
 """The reference kernel: plain PyTorch in tiles, on any device."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, TileValues, summed
 from positional_heads.core.kernels.tiled import Tile, dominant_tiles, listed_dominant
 from positional_heads.core.kernels.tiles import Tiles
 from positional_heads.core.plan import EntryPlan, Positions
@@ -34,10 +36,7 @@ class EagerKernel:
         """Sums over all entries of the sequence that the plan counts; see `sums.Kernel`."""
 
         def work(tile: Tile) -> EntrySums:
-            total = no_sums(bins, ranks)
-            for dominant, saturated, distance in dominant_tiles(query, key, plan, temperature, tile):
-                total = total + tile_sums(dominant, distance, bins, ranks, saturated)
-            return total
+            return summed(dominant_tiles(query, key, plan, temperature, tile), bins, ranks)
 
         return self._tiles.run(work, query.device, len(query))
 
@@ -53,14 +52,13 @@ class EagerKernel:
         """Sums over the entries at these query and key positions; see `sums.Kernel`."""
         heads, _, n_pairs, _ = query.shape
 
-        def work(tile: Tile) -> EntrySums:
-            total = no_sums(bins, ranks)
-            size = max(1, min(tile.entries, tile.terms // (heads * n_pairs)))
+        def tiles(size: int) -> Iterator[TileValues]:
             for query_pos, key_pos in zip(*(torch.split(part, size) for part in positions), strict=True):
                 if query_pos.numel():
-                    dominant, saturated = listed_dominant(query[:, query_pos], key[:, key_pos], temperature)
-                    total = total + tile_sums(dominant, query_pos - key_pos, bins, ranks, saturated)
-            return total
+                    yield *listed_dominant(query[:, query_pos], key[:, key_pos], temperature), query_pos - key_pos
+
+        def work(tile: Tile) -> EntrySums:
+            return summed(tiles(max(1, min(tile.entries, tile.terms // (heads * n_pairs)))), bins, ranks)
 
         return self._tiles.run(work, query.device, len(query))
 

@@ -5,10 +5,10 @@
 //   1. contributions g_i = q[2i] k[2i] + q[2i+1] k[2i+1] of all pairs, with their maximum;
 //   2. weights relative to the maximum, their sum and index-weighted sum, and so D;
 //   3. the bin of D, and integer sums over entries; D itself is discarded.
-// Contributions stay in a buffer of a few KiB between steps 1 and 2, so that memory is read once: the keys.
+// Between steps 1 and 2 contributions stay in a buffer of a few KiB; only keys are read from memory.
 //
 // Why it is fast, in the order of the code:
-// - Queries arrive multiplied by log2(e) / T, so that a weight is 2^x: an exponent shift and a short polynomial.
+// - Queries arrive multiplied by log2(e) / T. A weight is then 2^x: an exponent shift and a short polynomial.
 // - Vectors run along keys, laid out [block][pair][2][16]: neighbours in memory, one load per channel, no shuffles.
 //   A list of entries has no such neighbours, so listed_entries multiplies along channels and transposes.
 // - A few queries share each load of keys (QUERIES), as many as the registers hold.
@@ -73,7 +73,7 @@ struct Dominant {
 // The largest contributions so far, and the indices of their rotary pairs.
 struct Largest {
     Vector value, index;
-    inline void look_at(const Vector& contribution, float pair) {
+    inline void update(const Vector& contribution, float pair) {
         index = value < contribution ? Vector{} + pair : index;
         value = value < contribution ? contribution : value;
     }
@@ -86,7 +86,7 @@ template <int N>
 inline void weigh(const Vector* contributions, int64_t pairs, const Largest* largest, Dominant* dominant) {
     Vector total[N], weighted[N];
     for (int n = 0; n < N; n++) total[n] = weighted[n] = Vector{};
-    const Vector least = Vector{} - 126.0f;  // lost beside a weight of 1, and power_of_two cannot go below
+    const Vector least = Vector{} - 126.0f;  // the limit of power_of_two; negligible next to the largest weight, 1
     float index = 0;
     for (int64_t pair = 0; pair < pairs; pair++, index += 1) {
         for (int n = 0; n < N; n++) {
@@ -131,14 +131,14 @@ struct Folded {
 };
 
 // Bins, and D in steps of 2^-24. Cells of values and edges come from the same monotone float32 arithmetic as in
-// PyTorch (a difference, then a product: nothing that a compiler could contract), so that only edges in the value's
-// own cell are compared. All lanes halve their own range of edges together: no branch depends on a value.
+// PyTorch (a difference, then a product: nothing that a compiler could contract), so only the edges in the value's own
+// cell need comparing. All lanes halve their ranges of edges in step: a branch on a value would be mispredicted often.
 inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
     int32_t cell[KEYS], count[KEYS], any = 0;
     for (int lane = 0; lane < KEYS; lane++) {
-        float place = (dominant[lane] - head.low) * head.scale;
-        place = place > 0 ? place : 0;
-        cell[lane] = (int32_t)(place < CELLS - 1 ? place : CELLS - 1);
+        float at = (dominant[lane] - head.low) * head.scale;
+        at = at > 0 ? at : 0;
+        cell[lane] = (int32_t)(at < CELLS - 1 ? at : CELLS - 1);
     }
     for (int lane = 0; lane < KEYS; lane++) {
         folded.bin[lane] = head.starts[cell[lane]];
@@ -163,10 +163,10 @@ inline void fold_values(const Head& head, const float* dominant, Folded& folded)
     }
 }
 
-// Adds one lane at its distance; returns whether D is not finite.
-inline bool add_lane(const Head& head, const float* dominant, const Folded& folded, int lane, int64_t place) {
-    head.dimension_sums[place] += folded.fixed[lane];
-    ((Tally*)head.histogram)[folded.bin[lane]] += ((const Tally*)head.ranks)[place];
+// Adds one lane at its index in the sums by distance; returns whether D is not finite.
+inline bool add_lane(const Head& head, const float* dominant, const Folded& folded, int lane, int64_t index) {
+    head.dimension_sums[index] += folded.fixed[lane];
+    ((Tally*)head.histogram)[folded.bin[lane]] += ((const Tally*)head.ranks)[index];
     return !(dominant[lane] - dominant[lane] == 0);
 }
 
@@ -187,22 +187,22 @@ struct Lanes {
     }
 };
 
-// Adds the lanes from `from` to `to` of one query and one block of keys; `place` is that of lane 0 in the sums by
+// Adds the lanes from `from` to `to` of one query and one block of keys; `index` is that of lane 0 in the sums by
 // distance. A whole block takes loops of fixed length, which the compiler unrolls.
-inline bool add_block(const Head& head, const Lanes& lanes, int64_t place, int from, int to) {
+inline bool add_block(const Head& head, const Lanes& lanes, int64_t index, int from, int to) {
     const float* dominant = lanes.d;
     Folded folded;
     fold_values(head, dominant, folded);
     *head.saturated += to - from < KEYS ? lanes.count(from, to) : lanes.count(0, KEYS);
     int bad = 0;
     if (to - from < KEYS) {
-        for (int lane = from; lane < to; lane++) bad |= add_lane(head, dominant, folded, lane, place + lane);
+        for (int lane = from; lane < to; lane++) bad |= add_lane(head, dominant, folded, lane, index + lane);
         return bad;
     }
-    for (int lane = 0; lane < KEYS; lane++) head.dimension_sums[place + lane] += folded.fixed[lane];
+    for (int lane = 0; lane < KEYS; lane++) head.dimension_sums[index + lane] += folded.fixed[lane];
     for (int lane = 0; lane < KEYS; lane++) bad |= !(dominant[lane] - dominant[lane] == 0);
     Tally* histogram = (Tally*)head.histogram;
-    const Tally* ranks = (const Tally*)head.ranks + place;
+    const Tally* ranks = (const Tally*)head.ranks + index;
     for (int lane = 0; lane < KEYS; lane++) histogram[folded.bin[lane]] += ranks[lane];
     return bad;
 }
@@ -244,10 +244,10 @@ inline void block_dominant(const Head& head, int64_t query, const float* key, Ve
             const Vector b = load(key + pair * 2 * KEYS + KEYS + vector * LANES);
             for (int n = 0; n < N; n++) {
                 const float* q = queries + (n * head.pairs + pair) * 2;
-                const int place = n * VECTORS + vector;
+                const int slot = n * VECTORS + vector;
                 const Vector contribution = q[0] * a + q[1] * b;
-                largest[place].look_at(contribution, pair);
-                buffer[pair * N * VECTORS + place] = contribution;
+                largest[slot].update(contribution, pair);
+                buffer[pair * N * VECTORS + slot] = contribution;
             }
         }
     }
@@ -268,10 +268,10 @@ inline void bounded_dominant(const Head& head, int64_t query, const float* key, 
             for (int n = 0; n < N; n++) {
                 const float* q = queries + (n * head.pairs + pair) * 2;
                 const Vector weight = power_of_two(q[0] * a + q[1] * b);
-                const int place = n * VECTORS + vector;
-                total[place] += weight;
-                weighted[place] += weight * index;
-                largest[place] = largest[place] < weight ? weight : largest[place];
+                const int slot = n * VECTORS + vector;
+                total[slot] += weight;
+                weighted[slot] += weight * index;
+                largest[slot] = largest[slot] < weight ? weight : largest[slot];
             }
         }
     }
@@ -342,7 +342,7 @@ int every_entry(const Head* head, int64_t from, int64_t to, int64_t nearest, int
     return bad ? NOT_FINITE : FINITE;
 }
 
-// Adds n listed entries: contributions along channels, transposed four by four so that vectors run along the list.
+// Adds n listed entries: contributions along channels, transposed four by four, since sums over pairs need vectors along the list.
 int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* key_pos, int64_t n) {
     const int64_t pairs = head->pairs, padded = (pairs + 3) / 4 * 4;
     float* buffer = (float*)std::aligned_alloc(64, sizeof(float) * KEYS * padded);
@@ -374,7 +374,7 @@ int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* ke
         for (int vector = 0; vector < VECTORS; vector++) largest[vector] = NONE;
         for (int64_t pair = 0; pair < pairs; pair++) {
             for (int vector = 0; vector < VECTORS; vector++) {
-                largest[vector].look_at(contributions[pair * VECTORS + vector], pair);
+                largest[vector].update(contributions[pair * VECTORS + vector], pair);
             }
         }
         weigh<VECTORS>(contributions, pairs, largest, dominant);
@@ -383,8 +383,8 @@ int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* ke
         fold_values(*head, lanes.d, folded);
         *head->saturated += lanes.count(0, taken);
         for (int lane = 0; lane < taken; lane++) {
-            const int64_t place = head->distances - 1 - query_pos[start + lane] + key_pos[start + lane];
-            bad |= add_lane(*head, lanes.d, folded, lane, place);
+            const int64_t index = head->distances - 1 - query_pos[start + lane] + key_pos[start + lane];
+            bad |= add_lane(*head, lanes.d, folded, lane, index);
         }
         if (head->dominant) std::memcpy(head->dominant + start, lanes.d, sizeof(float) * taken);
     }

@@ -27,10 +27,10 @@ from positional_heads.core.rotary import Planes
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KEYS = 16
-LEAST_QUERIES = 64
-LEAST_LISTED = 2**13
+LEAST_QUERIES, LEAST_LISTED = 64, 2**13
+"""Queries, and listed entries, of a share: fewer would cost more to start than they save."""
 SHARES = 4
-"""Shares of work per thread: late queries have more keys than early ones, and a thread that is done takes the next."""
+"""Shares of work per thread: late queries have more keys than early ones, so equal shares take different times."""
 THREADS_PAY = 2**23
 """Terms whose computation takes longer than starting threads."""
 NOT_FINITE, NO_MEMORY = 1, 2
@@ -102,7 +102,7 @@ class NativeKernel:
         _refuse_misfits(query, key, bins, len(ranks))
         limits = [ctypes.c_int64(limit) for limit in (plan.min_distance, plan.furthest, plan.skip_keys)]
         keys = pad(key.float(), (0, 0, 0, 0, 0, -length % KEYS))
-        work = _Work(
+        work = _Layer(
             _scaled(query, temperature).contiguous(),
             rearrange(keys, "head (block n) pair two -> head block pair two n", n=KEYS).contiguous(),
             (key[..., 0].float() ** 2 + key[..., 1].float() ** 2).amax(1),
@@ -149,7 +149,7 @@ class NativeKernel:
         _refuse_misfits(query, key, bins, len(ranks))
         query_pos, key_pos = (part.contiguous() for part in positions)
         _refuse_outside(length, query_pos, key_pos)
-        work = _Work(
+        work = _Layer(
             _in_fours(_scaled(query, temperature)),
             _in_fours(key),
             None,
@@ -179,7 +179,7 @@ class NativeKernel:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _Layer:
     """One layer in the memory layout of native.cpp; keeps the tensors alive while C++ reads them."""
 
     query: Float[Tensor, "head ..."]
@@ -221,7 +221,7 @@ class _Work:
             return number, count(self._head(number, *own), first, last), *own
 
         bad = set()
-        for number, status, histogram, sums, held in _on_threads(run, shares, threads):
+        for number, status, histogram, sums, n_saturated in _on_threads(run, shares, threads):
             if status == NO_MEMORY:
                 raise MemoryError
             if status == NOT_FINITE:
@@ -229,7 +229,7 @@ class _Work:
             if threads > 1:
                 histograms[number] += histogram
                 dimensions[number] += sums
-                saturated[number] += held
+                saturated[number] += n_saturated
         refuse_heads(bad)
         entries, rank_sums = histograms[..., 0].contiguous(), histograms[..., 1].contiguous()
         return EntrySums(entries, rank_sums, distance_counts, dimensions.flip(1), saturated[:, 0])
@@ -287,7 +287,7 @@ def _in_fours(planes: Planes) -> Float[Tensor, "head pos padded 2"]:
 
 
 def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"]:
-    """What an entry at each distance adds to its bin, 1 and the rank; largest distance first, the order of keys."""
+    """The counts (1) and rank that an entry at each distance adds to its bin; largest distance first, as keys are."""
     return torch.stack([torch.ones_like(ranks), ranks], dim=1).flip(0).contiguous()
 
 

@@ -1,5 +1,6 @@
-"""What every kernel returns: five sums over query-key pairs, all integers, which add up in any order."""
+"""The five sums over entries (query-key pairs) that every kernel returns: integers, which add up in any order."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -11,13 +12,15 @@ from positional_heads.core.binning import BinLookup, refuse_not_finite
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
 
+TileValues = tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]
+"""D of every entry of a tile, whether one rotary pair holds its softmax, and its distance in tokens."""
 DIMENSION_SCALE = 2.0**24
 """D is summed in steps of 2^-24, a float32's own precision at 1."""
 
 
 @dataclass(frozen=True)
 class EntrySums:
-    """Sums over some query-key pairs of one layer.
+    """Sums over some entries of one layer.
 
     Attributes:
         entries: Entries in each bin of D.
@@ -80,6 +83,14 @@ def no_sums(bins: BinLookup, ranks: Int[Tensor, " distance"]) -> EntrySums:
     return EntrySums(zeros, zeros, torch.zeros_like(ranks), torch.zeros_like(ranks).repeat(heads, 1), zeros[:, 0])
 
 
+def summed(tiles: Iterable[TileValues], bins: BinLookup, ranks: Int[Tensor, " distance"]) -> EntrySums:
+    """The sums over all entries of these tiles."""
+    total = no_sums(bins, ranks)
+    for dominant, saturated, distance in tiles:
+        total = total + tile_sums(dominant, distance, bins, ranks, saturated)
+    return total
+
+
 def tile_sums(
     dominant: Float[Tensor, "head n"],
     distance: Int[Tensor, " n"],
@@ -87,7 +98,7 @@ def tile_sums(
     ranks: Int[Tensor, " distance"],
     saturated: Bool[Tensor, "head n"],
 ) -> EntrySums:
-    """The sums over a tile of entries.
+    """Count entries and add their distance ranks, per bin of D.
 
     `torch.bincount` adds weights in float64. At most 2^20 entries with ranks and D below 2^32 in fixed point keep every
     sum below 2^53, where float64 is exact.

@@ -22,7 +22,7 @@ class Tile:
 
     Attributes:
         terms: Head x pair x query x key terms computed at a time, 4 bytes each.
-        entries: Query-key pairs yielded at a time, for all heads.
+        entries: Entries (query-key pairs) yielded at a time, for all heads.
     """
 
     terms: int
@@ -38,7 +38,7 @@ MOST_ENTRIES = 2**20
 SATURATED = 0.999
 """Share of the softmax from which on one rotary pair counts as holding all of it."""
 CACHE_TILE = Tile(terms=2**19, entries=2**16)
-"""2 MiB of float32 terms, so that a tile stays in a processor's cache."""
+"""2 MiB of float32 terms, which fit in a processor's cache."""
 
 
 def dominant_tiles(
@@ -82,7 +82,9 @@ def dominant_block(
     temperature: float,
     terms: int = CACHE_TILE.terms,
 ) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
-    """Dominant dimension of every query with every key (method sections 2 and 3), and whether it is saturated.
+    """Dominant dimension of every query with every key, and whether it is saturated.
+
+    See docs/equations.md, sections 2 and 3.
 
     The same as `dominant_dimension(plane_contributions(query, key))`, with keys innermost and pairs outside them: a
     contribution is then a product of two channels by two, and the weighted mean a product of two rows by all pairs,
@@ -106,7 +108,7 @@ def _tile(
 ) -> tuple[Float[Tensor, "head query_pos key_pos"], Bool[Tensor, "head query_pos key_pos"]]:
     n_pairs = len(keys) // heads
     index = torch.arange(n_pairs, dtype=keys.dtype, device=keys.device)
-    readout = torch.stack([index, torch.ones_like(index)])
+    readout = torch.stack([index, torch.ones_like(index)])  # one product gives the sum by index, and the plain sum
     contributions = torch.bmm(queries, keys).view(heads, n_pairs, -1)
     weights = contributions.sub_(contributions.amax(1, keepdim=True)).exp_()
     largest = weights.floor()  # 1 for the largest and those that round to it, else 0; NaN stays NaN

@@ -41,7 +41,7 @@ class Tiles:
         Raises:
             ValueError: If it is not a positive number.
         """
-        self._asked = _bytes_of(os.environ.get("POSITIONAL_HEADS_TILE_MB") or None if tile_mb is None else tile_mb)
+        self._asked = _size_in_bytes(os.environ.get("POSITIONAL_HEADS_TILE_MB") or None if tile_mb is None else tile_mb)
         self._tiles: dict[tuple[torch.device, int], Tile] = {}
 
     def run(self, work: Callable[[Tile], EntrySums], device: torch.device, heads: int) -> EntrySums:
@@ -114,7 +114,7 @@ def out_of_memory(error: RuntimeError) -> bool:
     return any(fragment in str(error) for fragment in OUT_OF_MEMORY)
 
 
-def _bytes_of(tile_mb: float | str | None) -> int | None:
+def _size_in_bytes(tile_mb: float | str | None) -> int | None:
     if tile_mb is None:
         return None
     try:

@@ -1,1 +1,1 @@
-"""Tasks to measure a model on, with heads ablated or beyond the training length."""
+"""Tasks that are measured with heads ablated. A new task goes into recall.py; the list of all is evaluate.TASKS."""

@@ -6,14 +6,14 @@ from difflib import get_close_matches
 from typing import Any
 
 from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.core.arguments import check_settings, checked, in_range, keyword_names
-from positional_heads.core.heads import Heads, as_heads
+from positional_heads.core.heads import Heads
 from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
-from positional_heads.studies.tasks.questions import Where
+from positional_heads.studies.tasks.questions import QuestionOptions
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
 
@@ -37,8 +37,8 @@ def evaluate(
 
     Args:
         model: A TransformerBridge.
-        task: Name of a task (passkey, needle, kv, copy, latest, perplexity, longbench), a task, or a function from the
-            model to one score per example, higher being better.
+        task: Name of a task, one of `TASKS`; a task; or a function from the model to one score per example, higher
+            being better.
         heads: Heads to ablate, as Head(3, 7), (3, 7) or "L3H7", one or several.
         mode: How they are ablated, see `ablated_heads`.
         reference: Text or tokens for `mean` and `resample`; held-out examples of the task when None.
@@ -51,7 +51,7 @@ def evaluate(
     """
     in_range("batch_size", batch_size, 1)
     refuse_misspelled(evaluate, task, task_settings)
-    chosen = as_heads(heads, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    chosen = heads_of_model(model, heads)
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
     with model.hooks(fwd_hooks=ablation.hooks(chosen)):
@@ -120,7 +120,7 @@ def task_setting_names(task: str) -> list[str]:
     """Settings that the task with this name takes."""
     parameters = inspect.signature(TASKS[task]).parameters.values()
     own = [one.name for one in parameters if one.name != "model" and one.kind is not one.VAR_KEYWORD]
-    return [*own, *Where.__annotations__] if task in RECALL else own
+    return [*own, *QuestionOptions.__annotations__] if task in RECALL else own
 
 
 def prepared_ablation(
@@ -141,7 +141,7 @@ def prepared_ablation(
 
 
 def task_provenance(task: Task, ablation: Ablation) -> dict[str, Any]:
-    """What identifies a task with its examples, and a way of ablation."""
+    """Provenance of a task, with a hash of its examples, and of how heads are ablated."""
     examples = task.examples if isinstance(task, AnswerTask) else None
     sha256 = None if examples is None else data_hash([(example.tokens, None) for example in examples])
     return {

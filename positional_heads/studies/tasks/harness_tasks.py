@@ -24,8 +24,8 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.run_lengths import follows_length, fresh_runs
 from positional_heads.core.arguments import in_range
+from positional_heads.studies.tasks.longbench_metrics import INSTALL
 
-INSTALL = "pip install 'positional-heads[eval]'"
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy takes from the harness."""
 
@@ -187,17 +187,17 @@ def _loaded(request: HarnessRequest, metadata: dict[str, Any]) -> dict[str, Any]
 
 
 def _folders(names: set[str]) -> list[str]:
-    """Folders of the harness's own files for these tasks; none if a task is not found by its file, e.g. a group.
+    """Folders of the harness's own files for these tasks; none if a task has no file of its own, e.g. a group.
 
     The harness itself would read all of its tasks, which takes most of a minute.
     """
     root = Path(str(_harness().__file__)).parent / "tasks"
-    found = {}
+    folders = {}
     for file in sorted(root.rglob("*.yaml")):
         match = re.search(r"""^task: *["']?([\w.-]+)["']? *$""", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
         if match and match[1] in names:
-            found[match[1]] = str(file.parent)
-    return sorted(set(found.values())) if set(found) == names else []
+            folders[match[1]] = str(file.parent)
+    return sorted(set(folders.values())) if set(folders) == names else []
 
 
 def _harness_model(model: TransformerLensModel, max_length: int | None, batch_size: int) -> Any:

@@ -56,7 +56,7 @@ class Haystack:
         first = int(starts[rng.randrange(len(starts))])
         return self.tokens[first : first + size]
 
-    def keep_end(self, size: int) -> bool:
+    def reserve_end(self, size: int) -> bool:
         """Reserve the last `size` tokens for held-out windows, and forget all windows taken so far.
 
         Returns:

@@ -24,7 +24,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.tokenizing import start_token, text_tokens
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.longbench_metrics import judged, refuse_missing_library, unfit_answer
 
 SCHEMA = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
@@ -89,7 +89,7 @@ class LongBenchTask:
         for number, (document, prompt, answer) in enumerate(
             zip(self.documents, self.prompts, self.answers, strict=True)
         ):
-            name, settings = known_dataset(document["dataset"])
+            name, settings = benchmark_dataset(document["dataset"])
             with numbered_rows(model, [number]):
                 log_probs.append(_log_prob(model, prompt, answer))
                 generated = _generated_answer(model, self.tokenizer, prompt, name)
@@ -125,9 +125,7 @@ def longbench(
         ValueError: If a line is not a document of the schema, its dataset is unknown, its dataset's metric cannot
             score it, or the length leaves no room for a prompt.
     """
-    if examples is not None and (isinstance(examples, bool) or not isinstance(examples, int) or examples < 1):
-        msg = f"examples {examples!r} must be a whole number of at least 1, or None for all documents"
-        raise ValueError(msg)
+    in_range("examples", examples, 1)
     if file is None and dataset is None:
         msg = "longbench needs file=, a JSON-lines file in its schema, or dataset=, the name of a dataset on the hub"
         raise ValueError(msg)
@@ -141,7 +139,7 @@ def longbench(
     if not documents:
         msg = f"no document of LongBench's dataset {dataset!r} in {file}" if dataset else f"{file}: no document in it"
         raise ValueError(msg)
-    refuse_missing_library({known_dataset(document["dataset"])[1]["metric"] for document in documents})
+    refuse_missing_library({benchmark_dataset(document["dataset"])[1]["metric"] for document in documents})
     prepared = [_prompt(model, document, length) for document in documents]
     digest = hashlib.sha256(json.dumps(documents, sort_keys=True, default=str).encode()).hexdigest()
     names = sorted({str(document["dataset"]) for document in documents})
@@ -176,7 +174,7 @@ def _from_file(file: Path, dataset: str | None) -> list[dict[str, Any]]:
 
 
 def _from_hub(dataset: str) -> list[dict[str, Any]]:
-    known_dataset(dataset)
+    benchmark_dataset(dataset)
     try:
         from datasets import load_dataset
 
@@ -208,7 +206,7 @@ def _refuse_unfit(document: Any, where: str) -> None:
     if not isinstance(answers, list) or not answers or not all(isinstance(one, str) and one.strip() for one in answers):
         msg = f"{where}: answers must be a list with at least one answer, each a text, it is {answers!r}"
         raise ValueError(msg)
-    dataset, settings = known_dataset(document["dataset"], where)
+    dataset, settings = benchmark_dataset(document["dataset"], where)
     if reason := unfit_answer(settings["metric"], answers, document["all_classes"]):
         msg = f"{where}: a document of {dataset} cannot be judged: {reason}"
         raise ValueError(msg)
@@ -218,7 +216,7 @@ def _prompt(
     model: TransformerLensModel, document: Mapping[str, Any], length: int
 ) -> tuple[Int[Tensor, " pos"], int, Int[Tensor, " answer_pos"]]:
     """The prompt, cut to leave room for the answer; the number of dropped tokens; the first answer."""
-    settings = known_dataset(document["dataset"])[1]
+    settings = benchmark_dataset(document["dataset"])[1]
     most = int(settings["most_tokens"])
     text = settings["prompt"].format(context=document["context"], input=document["input"])
     start, tokens = start_token(model), text_tokens(model, text, 0)
@@ -253,7 +251,7 @@ def _log_prob(model: TransformerLensModel, prompt: Int[Tensor, " pos"], answer: 
 @torch.no_grad()
 def _generated_answer(model: TransformerLensModel, tokenizer: Any, prompt: Int[Tensor, " pos"], dataset: str) -> str:
     """The answer by greedy decoding, ended as the benchmark ends it."""
-    most, ends = int(known_dataset(dataset)[1]["most_tokens"]), [getattr(tokenizer, "eos_token_id", None)]
+    most, ends = int(benchmark_dataset(dataset)[1]["most_tokens"]), [getattr(tokenizer, "eos_token_id", None)]
     if dataset == "samsum":  # the benchmark ends it at the end of the line
         ends.append(tokenizer.encode("\n", add_special_tokens=False)[-1])
     ends = [end for end in ends if end is not None and end < int(model.cfg.d_vocab)]
@@ -274,17 +272,17 @@ def _generated_answer(model: TransformerLensModel, tokenizer: Any, prompt: Int[T
     return str(tokenizer.decode(output[0, len(prompt) :].tolist(), skip_special_tokens=True))
 
 
-def known_dataset(name: str, where: str | None = None) -> tuple[str, dict[str, Any]]:
+def benchmark_dataset(name: str, where: str | None = None) -> tuple[str, dict[str, Any]]:
     """Name of a dataset without `_e`, and its prompt, metric and most tokens of an answer.
 
     Raises:
         ValueError: If LongBench has no such dataset.
     """
-    plain, known = name.removesuffix("_e"), _datasets()
-    if plain not in known:
-        msg = f"{where + ': ' if where else ''}LongBench has no dataset {name!r}; it has {', '.join(sorted(known))}"
+    plain, datasets = name.removesuffix("_e"), _datasets()
+    if plain not in datasets:
+        msg = f"{where + ': ' if where else ''}LongBench has no dataset {name!r}; it has {', '.join(sorted(datasets))}"
         raise ValueError(msg)
-    return plain, known[plain]
+    return plain, datasets[plain]
 
 
 @cache

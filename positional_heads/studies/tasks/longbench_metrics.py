@@ -21,21 +21,21 @@ CHINESE = (
 )
 
 
-def judged(dataset: str, metric: str, said: str, answers: Sequence[str], classes: Sequence[str] | None) -> float:
+def judged(dataset: str, metric: str, generated: str, answers: Sequence[str], classes: Sequence[str] | None) -> float:
     """The score of a generated answer, from 0 to 1.
 
     Args:
         dataset: Name of the dataset, without `_e`.
         metric: Name of its metric.
-        said: The generated answer.
+        generated: The generated answer.
         answers: Correct answers.
         classes: All classes, if the metric is `classes`.
     """
     if dataset in FIRST_LINE:
-        said = said.lstrip("\n").split("\n")[0]
+        generated = generated.lstrip("\n").split("\n")[0]
     if metric == "classes":
-        return max(_classes(said, answer, classes or ()) for answer in answers)
-    return max(METRICS[metric](said, answer) for answer in answers)
+        return max(_classes(generated, answer, classes or ()) for answer in answers)
+    return max(METRICS[metric](generated, answer) for answer in answers)
 
 
 def refuse_missing_library(metrics: set[str]) -> None:
@@ -67,17 +67,17 @@ _NUMBER = r"(\d+)"
 _PARAGRAPH = {"paragraph": rf"Paragraph {_NUMBER}", "paragraph_zh": rf"段落{_NUMBER}"}
 
 
-def _words(said: str, answer: str) -> float:
-    return _f1(_plain_words(said), _plain_words(answer))
+def _words(generated: str, answer: str) -> float:
+    return _f1(_plain_words(generated), _plain_words(answer))
 
 
-def _words_zh(said: str, answer: str) -> float:
+def _words_zh(generated: str, answer: str) -> float:
     def words(text: str) -> list[str]:
         left_out = set(string.punctuation + CHINESE)
         plain = ("".join(c for c in word.lower() if c not in left_out) for word in _cut(text))
         return [word for word in ("".join(one.split()) for one in plain) if word]
 
-    return _f1(words(said), words(answer))
+    return _f1(words(generated), words(answer))
 
 
 def _cut(text: str) -> list[str]:
@@ -93,52 +93,52 @@ def _plain_words(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", letters).split()
 
 
-def _f1(said: list[str], answer: list[str]) -> float:
-    same = sum((Counter(said) & Counter(answer)).values())
+def _f1(generated: list[str], answer: list[str]) -> float:
+    same = sum((Counter(generated) & Counter(answer)).values())
     if same == 0:
         return 0.0
-    precision, recall = same / len(said), same / len(answer)
+    precision, recall = same / len(generated), same / len(answer)
     return 2 * precision * recall / (precision + recall)
 
 
-def _rouge(said: str, answer: str) -> float:
+def _rouge(generated: str, answer: str) -> float:
     from rouge import Rouge  # type: ignore[import-untyped]
 
     try:
-        return float(Rouge().get_scores([said], [answer], avg=True)["rouge-l"]["f"])
-    except (ValueError, RecursionError):  # an empty answer, or one too long for the library: 0 as in the original
+        return float(Rouge().get_scores([generated], [answer], avg=True)["rouge-l"]["f"])
+    except (ValueError, RecursionError):  # the library fails on empty and on very long answers; 0, as in the original
         return 0.0
 
 
-def _rouge_zh(said: str, answer: str) -> float:
-    return _rouge(*(" ".join(_cut(text)) for text in (said, answer)))
+def _rouge_zh(generated: str, answer: str) -> float:
+    return _rouge(*(" ".join(_cut(text)) for text in (generated, answer)))
 
 
-def _classes(said: str, answer: str, classes: Sequence[str]) -> float:
-    found = [name for name in classes if name in said]
+def _classes(generated: str, answer: str, classes: Sequence[str]) -> float:
+    matches = [name for name in classes if name in generated]
     # as in the original, which removes while it iterates, so the class after a removed one is skipped
-    for name in found:
+    for name in matches:
         if name in answer and name != answer:
-            found.remove(name)
-    return 1 / len(found) if answer in found else 0.0
+            matches.remove(name)
+    return 1 / len(matches) if answer in matches else 0.0
 
 
-def _share_of_numbers(said: str, right: str) -> float:
-    numbers = re.findall(r"\d+", said)
+def _share_of_numbers(generated: str, right: str) -> float:
+    numbers = re.findall(r"\d+", generated)
     return numbers.count(right) / len(numbers) if numbers else 0.0
 
 
-def _paragraph(said: str, answer: str) -> float:
-    return _share_of_numbers(said, re.findall(_PARAGRAPH["paragraph"], answer)[0])
+def _paragraph(generated: str, answer: str) -> float:
+    return _share_of_numbers(generated, re.findall(_PARAGRAPH["paragraph"], answer)[0])
 
 
-def _paragraph_zh(said: str, answer: str) -> float:
-    return _share_of_numbers(said, re.findall(_PARAGRAPH["paragraph_zh"], answer)[0])
+def _paragraph_zh(generated: str, answer: str) -> float:
+    return _share_of_numbers(generated, re.findall(_PARAGRAPH["paragraph_zh"], answer)[0])
 
 
-def _code(said: str, answer: str) -> float:
+def _code(generated: str, answer: str) -> float:
     """Similarity of the first line that is not a comment; blank lines in the middle count as lines."""
-    lines = said.lstrip("\n").split("\n")
+    lines = generated.lstrip("\n").split("\n")
     line = next((line for line in lines if not any(mark in line for mark in ("`", "#", "//"))), "")
     if line == answer:
         return 1.0

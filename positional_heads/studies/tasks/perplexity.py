@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid
 from positional_heads.studies.tasks.task import AnswerTask, Example
 
@@ -47,21 +47,17 @@ def perplexity(
     Raises:
         ValueError: If a length does not fit the model or the text, or is too short for a block and its context.
     """
-    cells = grid(model, length, (0.0,), beyond_context=beyond_context)
+    lengths = [tokens for tokens, _ in grid(model, length, (0.0,), beyond_context=beyond_context)]
     source = Haystack(model, haystack)
-    for tokens, _ in cells:
+    for tokens in lengths:
         if near < 1 or tokens < 3 * near + len(source.start):
             msg = f"near {near}: must be at least 1, and a window of {tokens} tokens must hold three times as many"
             raise ValueError(msg)
-    if examples < 1:
-        msg = f"examples {examples}: give at least 1 for every length"
-        raise ValueError(msg)
-
-    lengths = [tokens for tokens, _ in cells]
+    in_range("examples", examples, 1)
     units = _units(source, max(lengths) - len(source.start), examples)
     measured, held_out = _measured(source, lengths, near, examples, units, seed), _held_out(source, lengths, near, seed)
     settings = {
-        "lengths": sorted({tokens for tokens, _ in cells}),
+        "lengths": sorted(set(lengths)),
         "near": near,
         "examples": examples,
         "units": units,
@@ -74,7 +70,7 @@ def perplexity(
 
 def _units(source: Haystack, longest: int, examples: int) -> int:
     """Number of sections of the text to measure; its end is reserved for held-out windows if it is long enough."""
-    source.keep_end(longest)
+    source.reserve_end(longest)
     if source.end < longest:
         source.window(longest, random.Random(0))  # raises with the missing length
     units = min(examples, source.end // longest)

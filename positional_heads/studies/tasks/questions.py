@@ -1,7 +1,7 @@
-"""Turn questions into tasks: each is asked at long range and, of the same filler, at short range as a control.
+"""Build tasks from questions: each is asked at long range and, in the same filler, at short range as a control.
 
-The two sequences of a unit hold the same pieces and have the same length; only the position of the needle differs: at
-some depth of the context, or right before the question. Held-out examples share no filler and no answer with those that
+The two sequences of a unit have the same pieces and the same length. Only the needle's position differs: at some depth
+of the context, or right before the question. Held-out examples share no filler and no answer with those that
 are measured.
 """
 
@@ -27,7 +27,7 @@ MOST_DRAWS = 100
 
 @dataclass(frozen=True)
 class Question:
-    """What is hidden, and what is asked.
+    """Tokens to hide in a context, and tokens that ask for them.
 
     Attributes:
         hidden: Tokens to hide, the needle among them.
@@ -49,8 +49,8 @@ class Question:
 Draw = Callable[[random.Random, Haystack], Question]
 
 
-class Where(TypedDict, total=False):
-    """Settings that all tasks made of questions share.
+class QuestionOptions(TypedDict, total=False):
+    """Keywords that all tasks of questions share.
 
     Attributes:
         length: Tokens of a sequence, answer included, one or several; the model's context when None.
@@ -85,43 +85,43 @@ def question_task(
     beyond_context: bool = False,
     seed: int = 0,
 ) -> AnswerTask:
-    """A task that asks questions; the keywords after `draw_held_out` are those of `Where`.
+    """A task that asks questions; the keywords after `draw_held_out` are those of `QuestionOptions`.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         name: Name of the task.
         draw: A question, drawn with a random generator and, if needed, from the haystack.
-        guess: Probability that a guess among the possible answers is right; 0 for no meaningful guess.
+        guess: Probability that a guess among the possible answers is right; 0 for free text.
         settings: The task's own settings, for provenance.
-        draw_held_out: A held-out question if it is drawn differently; None from it skips the example.
-        length: See `Where`.
-        depths: See `Where`.
-        examples: See `Where`.
-        haystack: See `Where`.
-        beyond_context: See `Where`.
-        seed: See `Where`.
+        draw_held_out: Draws held-out questions if `draw` must not; it returns None to skip an example.
+        length: See `QuestionOptions`.
+        depths: See `QuestionOptions`.
+        examples: See `QuestionOptions`.
+        haystack: See `QuestionOptions`.
+        beyond_context: See `QuestionOptions`.
+        seed: See `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths, examples or the haystack do not fit.
     """
     in_range("examples", examples, 1, MOST_EXAMPLES)
     in_range("seed", seed, 0)
-    cells = grid(model, length, depths, beyond_context=beyond_context)
+    grid_points = grid(model, length, depths, beyond_context=beyond_context)
     source = Haystack(model, haystack)
-    measured = _measured(name, draw, source, cells * examples, seed)
-    longest = max(tokens for tokens, _ in cells)
-    if not source.has_untouched(longest) and source.keep_end(longest):
-        # nothing is left for held-out examples: draw again from the beginning of the text only
-        measured = _measured(name, draw, source, cells * examples, seed)
+    measured = _measured(name, draw, source, grid_points * examples, seed)
+    longest = max(tokens for tokens, _ in grid_points)
+    if not source.has_untouched(longest) and source.reserve_end(longest):
+        # no text is left for held-out examples: reserve its end for them, and draw again from the rest
+        measured = _measured(name, draw, source, grid_points * examples, seed)
     answers = {tuple(example.tokens[slice(*example.answers[0])].tolist()) for example in measured}
-    held_out = _held_out(name, draw_held_out or draw, source, cells * HELD_OUT_ROUNDS, answers, seed)
+    held_out = _held_out(name, draw_held_out or draw, source, grid_points * HELD_OUT_ROUNDS, answers, seed)
     chance = {"exact": guess}
     if guess > 0:
         answer_tokens = [stop - start for example in measured for start, stop in example.answers]
         chance["log_prob"] = math.log(guess) * sum(1 / n for n in answer_tokens) / len(answer_tokens)
     shared = {
-        "lengths": sorted({tokens for tokens, _ in cells}),
-        "depths": sorted({depth for _, depth in cells}),
+        "lengths": sorted({tokens for tokens, _ in grid_points}),
+        "depths": sorted({depth for _, depth in grid_points}),
         "examples": examples,
         "haystack": "bundled" if haystack is None else "own",
         "seed": seed,
@@ -130,13 +130,13 @@ def question_task(
 
 
 def _measured(
-    name: str, draw: Draw, source: Haystack, cells: Sequence[tuple[int, float]], seed: int
+    name: str, draw: Draw, source: Haystack, grid_points: Sequence[tuple[int, float]], seed: int
 ) -> tuple[Example, ...]:
     examples: list[Example] = []
-    for unit, (tokens, depth) in enumerate(cells):
+    for unit, (tokens, depth) in enumerate(grid_points):
         rng = random.Random(f"{name}-{seed}-measured-{unit}")
         asked = draw(rng, source)
-        examples += _far_and_near(asked, source, source.window(_room(asked, source, tokens), rng), depth, unit)
+        examples += _long_and_short(asked, source, source.window(_room(asked, source, tokens), rng), depth, unit)
     return tuple(examples)
 
 
@@ -144,19 +144,19 @@ def _held_out(
     name: str,
     draw: Callable[[random.Random, Haystack], Question | None],
     source: Haystack,
-    cells: Sequence[tuple[int, float]],
+    grid_points: Sequence[tuple[int, float]],
     answers: set[tuple[int, ...]],
     seed: int,
 ) -> tuple[Example, ...]:
     """Examples with new filler and new answers; fewer where the text or the answers run out."""
     examples: list[Example] = []
-    for unit, (tokens, depth) in enumerate(cells):
+    for unit, (tokens, depth) in enumerate(grid_points):
         rng = random.Random(f"{name}-{seed}-held out-{unit}")
         draws = (draw(rng, source) for _ in range(MOST_DRAWS))
         asked = next((one for one in draws if one is None or tuple(one.answer.tolist()) not in answers), None)
         window = None if asked is None else source.untouched(_room(asked, source, tokens), rng)
         if asked is not None and window is not None:
-            examples += _far_and_near(asked, source, window, depth, unit)
+            examples += _long_and_short(asked, source, window, depth, unit)
     return tuple(examples)
 
 
@@ -177,17 +177,17 @@ def _room(asked: Question, source: Haystack, length: int) -> int:
     return length - taken
 
 
-def _far_and_near(asked: Question, source: Haystack, filler: Tokens, depth: float, unit: int) -> list[Example]:
-    """The same filler and question, with the needle at its depth, and right before the question."""
+def _long_and_short(asked: Question, source: Haystack, filler: Tokens, depth: float, unit: int) -> list[Example]:
+    """The long-range and the short-range example: the needle at its depth, and right before the question."""
     scale = depth if asked.others_before else 1.0
     others = [(share * scale, tokens) for share, tokens in asked.others]
-    pair = []
+    examples = []
     reaches: tuple[tuple[Reach, float], ...] = (("long", depth), ("short", 1.0))
     for reach, needle_depth in reaches:
         context, starts = placed(filler, [*others, (needle_depth, asked.hidden)])
         first = len(source.start) + starts[-1]
         tokens = torch.cat([source.start, context, asked.question, asked.answer])
-        pair.append(
+        examples.append(
             Example(
                 tokens=tokens,
                 answers=((len(tokens) - len(asked.answer), len(tokens)),),
@@ -197,10 +197,10 @@ def _far_and_near(asked: Question, source: Haystack, filler: Tokens, depth: floa
                 needle=(first + asked.needle[0], first + asked.needle[1]),
             )
         )
-    if pair[0].needle == pair[1].needle:
+    if examples[0].needle == examples[1].needle:
         msg = (
-            f"depth {depth} of {len(pair[0].tokens)} tokens is right before the question, as in the near control: give "
-            "a smaller depth or a longer length"
+            f"depth {depth} of {len(examples[0].tokens)} tokens is right before the question, as in the short-range "
+            "control: give a smaller depth or a longer length"
         )
         raise ValueError(msg)
-    return pair
+    return examples

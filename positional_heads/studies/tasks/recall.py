@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.haystack import Haystack, Tokens, piece_tokens
-from positional_heads.studies.tasks.questions import Question, Where, question_task
+from positional_heads.studies.tasks.questions import Question, QuestionOptions, question_task
 from positional_heads.studies.tasks.task import AnswerTask
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -21,13 +21,13 @@ MOST_FACTS = 5000
 
 
 @checked
-def passkey(model: TransformerLensModel, *, digits: int = 5, **where: Unpack[Where]) -> AnswerTask:
+def passkey(model: TransformerLensModel, *, digits: int = 5, **options: Unpack[QuestionOptions]) -> AnswerTask:
     """A random number hidden in a text, asked for at its end.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         digits: Digits of the number.
-        **where: Lengths, depths, number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths, number of examples, haystack and seed, see `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit.
@@ -36,10 +36,10 @@ def passkey(model: TransformerLensModel, *, digits: int = 5, **where: Unpack[Whe
     cue, end = piece_tokens(model, " The pass key is"), piece_tokens(model, ". ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:
-        key = piece_tokens(model, " " + _drawn(rng, DIGITS, digits))
-        return _stated(cue, key, end)
+        key = piece_tokens(model, " " + _random_text(rng, DIGITS, digits))
+        return _statement(cue, key, end)
 
-    return question_task(model, "passkey", draw, 10.0**-digits, {"digits": digits}, **where)
+    return question_task(model, "passkey", draw, 10.0**-digits, {"digits": digits}, **options)
 
 
 @checked
@@ -49,7 +49,7 @@ def needle(
     statement: str = "The best thing to do in San Francisco is {answer}.",
     answer: str = "eat a sandwich and sit in Dolores Park on a sunny day",
     question: str = "The best thing to do in San Francisco is",
-    **where: Unpack[Where],
+    **options: Unpack[QuestionOptions],
 ) -> AnswerTask:
     """A sentence of your own hidden in a text, asked for at its end.
 
@@ -58,7 +58,7 @@ def needle(
         statement: The sentence to hide, with `{answer}` in place of the answer.
         answer: The answer.
         question: The end of the sequence, right before the answer.
-        **where: Lengths, depths, number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths, number of examples, haystack and seed, see `QuestionOptions`.
 
     Raises:
         ValueError: If the statement has no place for the answer, the answer is empty, or the needle is longer than the
@@ -70,25 +70,26 @@ def needle(
     before, after = statement.split("{answer}")
     opening, closing = piece_tokens(model, " " + before.strip()), piece_tokens(model, after.rstrip() + " ")
     asked = piece_tokens(model, " " + question.strip())
-    own = replace(_stated(opening, piece_tokens(model, " " + answer.strip()), closing), question=asked)
+    own = replace(_statement(opening, piece_tokens(model, " " + answer.strip()), closing), question=asked)
 
     def draw_held_out(rng: random.Random, source: Haystack) -> Question | None:
         """Another answer of as many tokens, from the haystack: the statement itself is what is measured."""
         other = source.untouched(len(own.answer), rng)
-        return None if other is None else replace(_stated(opening, other, closing), question=asked)
+        return None if other is None else replace(_statement(opening, other, closing), question=asked)
 
     settings = {"statement": statement, "answer": answer, "question": question}
-    return question_task(model, "needle", lambda *_: own, 0.0, settings, draw_held_out=draw_held_out, **where)
+    return question_task(model, "needle", lambda *_: own, 0.0, settings, draw_held_out=draw_held_out, **options)
 
 
 @checked
-def kv(model: TransformerLensModel, *, keys: int = 8, **where: Unpack[Where]) -> AnswerTask:
+def kv(model: TransformerLensModel, *, keys: int = 8, **options: Unpack[QuestionOptions]) -> AnswerTask:
     """Many facts `name = number;` spread over a text, one of them asked for at its end.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         keys: Number of facts; those that are not asked for lie at random depths.
-        **where: Lengths, depths (of the fact that is asked for), number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths (of the fact that is asked for), number of examples, haystack and seed, see
+            `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or there is no key.
@@ -97,19 +98,19 @@ def kv(model: TransformerLensModel, *, keys: int = 8, **where: Unpack[Where]) ->
     end = piece_tokens(model, "; ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:
-        names = _distinct(lambda: _drawn(rng, LETTERS, 3), keys)
-        values = _distinct(lambda: _drawn(rng, DIGITS, 4), keys)
+        names = _distinct(lambda: _random_text(rng, LETTERS, 3), keys)
+        values = _distinct(lambda: _random_text(rng, DIGITS, 4), keys)
         asked, *others = [
-            _stated(piece_tokens(model, f" {name} ="), piece_tokens(model, f" {value}"), end)
+            _statement(piece_tokens(model, f" {name} ="), piece_tokens(model, f" {value}"), end)
             for name, value in zip(names, values, strict=True)
         ]
         return replace(asked, others=tuple((rng.random(), other.hidden) for other in others))
 
-    return question_task(model, "kv", draw, 1 / keys, {"keys": keys}, **where)
+    return question_task(model, "kv", draw, 1 / keys, {"keys": keys}, **options)
 
 
 @checked
-def latest(model: TransformerLensModel, *, updates: int = 4, **where: Unpack[Where]) -> AnswerTask:
+def latest(model: TransformerLensModel, *, updates: int = 4, **options: Unpack[QuestionOptions]) -> AnswerTask:
     """One fact `name = number;` stated several times with other numbers; the last number is asked for at the end.
 
     The name is the same each time, so only the order of the statements tells the right number from the outdated ones.
@@ -118,7 +119,8 @@ def latest(model: TransformerLensModel, *, updates: int = 4, **where: Unpack[Whe
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         updates: Number of statements, at least 2; the outdated ones lie at random depths before the last.
-        **where: Lengths, depths (of the last statement), number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths (of the last statement), number of examples, haystack and seed, see
+            `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or there are fewer than two statements.
@@ -127,23 +129,26 @@ def latest(model: TransformerLensModel, *, updates: int = 4, **where: Unpack[Whe
     end = piece_tokens(model, "; ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:
-        name = piece_tokens(model, f" {_drawn(rng, LETTERS, 3)} =")
-        values = _distinct(lambda: _drawn(rng, DIGITS, 4), updates)
-        *outdated, asked = [_stated(name, piece_tokens(model, f" {value}"), end) for value in values]
+        name = piece_tokens(model, f" {_random_text(rng, LETTERS, 3)} =")
+        values = _distinct(lambda: _random_text(rng, DIGITS, 4), updates)
+        *outdated, asked = [_statement(name, piece_tokens(model, f" {value}"), end) for value in values]
         return replace(asked, others=tuple((rng.random(), one.hidden) for one in outdated), others_before=True)
 
-    return question_task(model, "latest", draw, 1 / updates, {"updates": updates}, **where)
+    return question_task(model, "latest", draw, 1 / updates, {"updates": updates}, **options)
 
 
 @checked
-def copy(model: TransformerLensModel, *, passage: int = 24, cue: int = 8, **where: Unpack[Where]) -> AnswerTask:
+def copy(
+    model: TransformerLensModel, *, passage: int = 24, cue: int = 8, **options: Unpack[QuestionOptions]
+) -> AnswerTask:
     """A passage of random tokens, and at the end again: its beginning is the cue, the rest is the answer.
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
         passage: Tokens of the passage, drawn one by one from the haystack.
         cue: Leading tokens of its second occurrence that are given.
-        **where: Lengths, depths (of the first occurrence), number of examples, haystack and seed, see `Where`.
+        **options: Lengths, depths (of the first occurrence), number of examples, haystack and seed, see
+            `QuestionOptions`.
 
     Raises:
         ValueError: If lengths, depths or the haystack do not fit, or nothing of the passage is left to answer.
@@ -156,7 +161,7 @@ def copy(model: TransformerLensModel, *, passage: int = 24, cue: int = 8, **wher
         tokens = source.sample(passage, rng)
         return Question(tokens, (cue, passage), tokens[:cue], tokens[cue:])
 
-    return question_task(model, "copy", draw, 0.0, {"passage": passage, "cue": cue}, **where)
+    return question_task(model, "copy", draw, 0.0, {"passage": passage, "cue": cue}, **options)
 
 
 RECALL: dict[str, Callable[..., AnswerTask]] = {
@@ -169,12 +174,12 @@ RECALL: dict[str, Callable[..., AnswerTask]] = {
 """Tasks whose answers lie at known distances, by name."""
 
 
-def _stated(cue: Tokens, answer: Tokens, end: Tokens) -> Question:
+def _statement(cue: Tokens, answer: Tokens, end: Tokens) -> Question:
     """A statement `cue answer end`, asked for by its cue."""
     return Question(torch.cat([cue, answer, end]), (len(cue), len(cue) + len(answer)), cue, answer)
 
 
-def _drawn(rng: random.Random, alphabet: str, size: int) -> str:
+def _random_text(rng: random.Random, alphabet: str, size: int) -> str:
     return "".join(rng.choice(alphabet) for _ in range(size))
 
 

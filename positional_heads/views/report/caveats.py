@@ -1,12 +1,13 @@
 """Caveats of results, and the commands that reproduce them, from their provenance alone."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from positional_heads.bridge.provenance import data_hash
+from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
@@ -29,6 +30,20 @@ OPTIONS = {
     "pairs": ("--pairs", None),
     "seed": ("--seed", 0),
 }
+TASK_OPTIONS = [
+    "length",
+    "examples",
+    "digits",
+    "statement",
+    "answer",
+    "question",
+    "keys",
+    "updates",
+    "passage",
+    "cue",
+    "near",
+]
+"""Settings of tasks that are options of `ablate` by the same name."""
 
 
 def caveats(scores: HeadScores | None, studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> list[str]:
@@ -62,7 +77,7 @@ def _score_caveats(scores: HeadScores) -> list[str]:
             "No null was computed. Even without content, D changes with distance. Score again with null_repeats=20."
         )
     elif repeats < ENOUGH_REPEATS:
-        notes.append(f"The null has only {repeats} shuffles, so its spread is poorly known; 20 are usual.")
+        notes.append(f"The null has only {repeats} shuffles, so its spread is a rough estimate; 20 are usual.")
     if scores.bootstrap_rho is None:
         notes.append("There is a single sequence and so no interval: the variation of rho between texts is unknown.")
     elif groups < FEW_GROUPS:
@@ -103,8 +118,7 @@ def score_command(provenance: Mapping[str, Any]) -> str:
     name = str(model["name"])
     words = ["positional-heads", "score", name, "--text", "bundled" if _on_bundled_text(provenance) else "TEXT.txt"]
     words += ["--sequences", str(data["sequences"]), "--length", str(data["longest"])]
-    if model.get("dtype") not in {None, "float32"}:
-        words += ["--dtype", str(model["dtype"])]
+    words += _precision(provenance)
     for setting, (option, default) in OPTIONS.items():
         if setting in settings and settings[setting] != default:
             words += [option, str(settings[setting])]
@@ -132,19 +146,88 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
 
 
 def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> str:
-    """The commands of the studies; their further arguments are in their files."""
+    """The commands of the studies; comments below a command list the settings that it does not have."""
+    commands = [*map(_ablate_command, studies), *map(_extrapolate_command, extended)]
     lines = []
-    for study in studies:
-        provenance = study.provenance
-        name, mode = provenance["model"]["name"], provenance["ablation"]["mode"]
-        words = ["positional-heads", "ablate", name, "--scores", "report", "--task", study.task, "--mode", mode]
-        settings = provenance.get("settings", {})
-        words += [f"--{key.replace('_', '-')}={settings[key]}" for key in ("n_random", "seed") if key in settings]
-        lines.append([*words, "--out", "ablation"])
-    for other in extended:
-        provenance = other.provenance
-        methods = ",".join(dict.fromkeys(other.labels))
-        factors = ",".join(f"{length / other.training_length:g}" for length in sorted(set(other.lengths)))
-        words = ["positional-heads", "extrapolate", provenance["model"]["name"], "--methods", methods]
-        lines.append([*words, "--factors", factors, "--task", provenance["task"]["name"], "--out", "extrapolation"])
-    return "\n".join(" ".join(shlex.quote(printable(word, newlines=False)) for word in words) for words in lines)
+    for words, missing in commands:
+        lines.append(" ".join(shlex.quote(printable(word, newlines=False)) for word in words))
+        lines += [f"# {printable(sentence, newlines=False)}" for sentence in missing]
+    return "\n".join(lines)
+
+
+def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
+    provenance = study.provenance
+    ablation, settings = provenance["ablation"], provenance.get("settings", {})
+    words = ["positional-heads", "ablate", provenance["model"]["name"], "--scores", "report", "--task", study.task]
+    words += ["--mode", ablation["mode"], *_precision(provenance)]
+    if ablation.get("distance") is not None:
+        words.append(f"--distance={ablation['distance']}")
+    task_words, missing = _task_options(provenance["task"])
+    words += task_words
+    if "sizes" in settings:
+        # the file has numbers of heads; their shares round to these numbers again
+        words.append("--fractions=" + ",".join(f"{size / len(study.ranking):.6g}" for size in settings["sizes"]))
+    if (rank_by := provenance["scores"].get("rank_by", "rho")) != "rho":
+        words.append(f"--rank-by={rank_by}")
+    if "singles" in settings:
+        words.append("--singles=" + {len(study.ranking): "all", 0: "none"}.get(settings["singles"], "top"))
+    words += [f"--{key.replace('_', '-')}={settings[key]}" for key in ("n_random", "seed") if key in settings]
+    if provenance["task"].get("seed", settings.get("seed")) != settings.get("seed"):
+        missing.append(f"--seed is also the seed of the task, which was {provenance['task']['seed']} in this study")
+    if ablation.get("reference") is not None:
+        missing.append("if the reference was a text, add --reference FILE; without it, held-out examples are used")
+    return [*words, "--out", "ablation"], missing
+
+
+def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str]]:
+    provenance = study.provenance
+    methods = list(dict.fromkeys(study.labels))
+    factors = ",".join(f"{length / study.training_length:.9g}" for length in sorted(set(study.lengths)))
+    words = ["positional-heads", "extrapolate", provenance["model"]["name"], "--methods", ",".join(methods)]
+    words += ["--factors", factors, f"--training-length={study.training_length}", *_precision(provenance)]
+    if data := provenance.get("data"):
+        text = "bundled" if _on_bundled_text(provenance) else "TEXT.txt"
+        words += ["--text", text, f"--sequences={data['sequences']}"]
+    task = provenance["task"]
+    known = {"name", "depths", "examples", "seed"}
+    task_words, missing = _task_options({key: value for key, value in task.items() if key in known})
+    words += ["--task", task["name"], *task_words]
+    words += [f"--seed={task['seed']}"] if "seed" in task else []
+    missing += [_no_option(key, value) for key, value in task.items() if key not in known]
+    missing += [_no_option("the settings of method", label) for label in methods if "(" in label]
+    missing.append(f"the command follows the heads with the highest rho; this study followed {_names(study.heads)}")
+    return [*words, "--out", "extrapolation"], missing
+
+
+def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Options for the settings of a task, and sentences on those that have none."""
+    words = [f"--length={length}" for length in task.get("lengths", ())]
+    missing = []
+    depths = task.get("depths")
+    if isinstance(depths, list):
+        even = [index / len(depths) for index in range(len(depths))]
+        if depths == even:
+            words.append(f"--depths={len(depths)}")
+        else:
+            missing.append(_no_option("depths", depths))
+    elif depths is not None:
+        words.append(f"--depths={depths}")
+    if task.get("haystack") == "own":
+        words.append("--haystack=HAYSTACK.txt")
+    if "documents" in task:  # LongBench
+        words += ["--file=FILE.jsonl", f"--examples={task['documents']}"]
+    words += [f"--{key}={task[key]}" for key in TASK_OPTIONS if task.get(key) is not None]
+    return words, missing
+
+
+def _precision(provenance: Mapping[str, Any]) -> list[str]:
+    dtype = provenance["model"].get("dtype") or "float32"
+    return [] if dtype == "float32" else ["--dtype", str(dtype)]
+
+
+def _no_option(setting: str, value: Any) -> str:
+    return f"the command has no option for {setting} {value}"
+
+
+def _names(heads: Iterable[Head]) -> str:
+    return ", ".join(map(str, heads))

@@ -6,7 +6,7 @@ from pathlib import Path
 from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
-from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES, write_atomically
+from positional_heads.results.files import write_atomically
 from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
@@ -61,10 +61,11 @@ def _scores_files(scores: HeadScores) -> dict[str, bytes | str]:
 def _ablation_files(study: AblationStudy) -> dict[str, bytes | str]:
     answers = io.BytesIO()
     study.to_frame().to_parquet(answers, index=False)
+    singles = study.by_head()
     return {
         "effects.csv": study.effects().to_csv(index=False),
         "contrasts.csv": study.contrasts().to_csv(index=False),
-        "single_heads.csv": study.by_head().to_csv(index=False),
+        **({} if singles.empty else {"single_heads.csv": singles.to_csv(index=False)}),
         "answers.parquet": answers.getvalue(),
         "dose_response.png": png(dose_response(study), DPI),
         "ablation.md": _ablation_text(study),
@@ -99,8 +100,7 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 Within the training length, without extension: {plain}.
 
-Made with {_versions(study)}. Everything is in `{EXTRAPOLATION.file_name}`:
-`positional_heads.ExtrapolationStudy.load("{EXTRAPOLATION.file_name}")`.
+{_last_line(study)}
 """
 
 
@@ -127,9 +127,7 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank corre
 {correlations or "unknown"}.
 {notes}
 
-Made with {_versions(study)}. Every answer's numbers are in `answers.parquet`, everything else is in
-`{ABLATION.file_name}`:
-`positional_heads.AblationStudy.load("{ABLATION.file_name}")`.
+{_last_line(study)} `answers.parquet` has every answer's numbers as a table.
 """
 
 
@@ -147,13 +145,14 @@ def _scores_text(scores: HeadScores) -> str:
 
 ![mean dominant dimension over distance](curves.png)
 
-A high rho alone is not evidence that a head carries distance: geometry alone moves the dominant dimension too (see
+A high rho alone is not evidence that a head uses distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.
 
-Made with {_versions(scores)}. Everything is in `{SCORES.file_name}`:
-`positional_heads.HeadScores.load("{SCORES.file_name}")`.
+{_last_line(scores)}
 """
 
 
-def _versions(record: Record) -> str:
-    return ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())
+def _last_line(record: Record) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())
+    kind, file = type(record).__name__, record.saved_as.file_name
+    return f'Made with {versions}. Everything is in `{file}`: `positional_heads.{kind}.load("{file}")`.'

@@ -207,7 +207,7 @@ def _reproduction(results: Results) -> Section:
     codes.append(Code("This page", "positional-heads report report"))
     text = (
         "Made from the settings in the result files. These do not contain the text: replace TEXT.txt by the text that "
-        "was used, and compare the fingerprint of the token ids. Further arguments of a study are in its file."
+        "was used, and compare the fingerprint of the token ids."
     )
     return Section("reproduce", "How to reproduce it", paragraphs=[text], codes=codes)
 

@@ -1,8 +1,10 @@
 """The sections of the report's page, one for each kind of result, as plain data for the template."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.figure import Figure
 
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
@@ -28,9 +30,6 @@ from positional_heads.views.page import picture
 from positional_heads.views.scores import allocation_curves, rho_distribution, rho_heat_map
 from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TABLED_HEADS = 10
 ATTENTION_HEADS = 3
@@ -107,7 +106,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     ranked = [row for row in table if row["rho"] is not None]
     plots = [
         _plot(
-            lambda: rho_heat_map(scores),
+            rho_heat_map(scores),
             dpi,
             _rho_in_words(scores, ranked),
             "Rho of every head. In red heads D shifts to slower pairs with distance, in blue ones to faster pairs.",
@@ -116,7 +115,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     if ranked:
         plots.append(
             _plot(
-                lambda: rho_distribution(scores),
+                rho_distribution(scores),
                 dpi,
                 f"Distribution of rho over {len(ranked)} heads, and of its null.",
                 "Distribution of rho over heads, and with positions shuffled (geometry alone).",
@@ -125,7 +124,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
         top = ", ".join(str(head) for head in scores.top(min(4, len(ranked))))
         plots.append(
             _plot(
-                lambda: allocation_curves(scores),
+                allocation_curves(scores),
                 dpi,
                 f"Mean dominant dimension over distance in tokens, for {top}, with the band of the shuffled null.",
                 f"Mean dominant dimension over distance, for the heads with the highest rho ({top}).",
@@ -136,12 +135,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
         "Scores of the heads",
         paragraphs=[scores_line(scores.provenance)],
         facts=meanings(heads.columns),
-        tables=[
-            Table(
-                f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number",
-                heads.cells,
-            )
-        ],
+        tables=[Table(f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number", heads.cells)],
         plots=plots,
     )
 
@@ -184,7 +178,7 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
         tables=[Table(f"Change of {measure} by range and number of ablated heads", effects.cells)],
         plots=[
             _plot(
-                lambda: dose_response(study),
+                dose_response(study),
                 dpi,
                 f"Change of {measure} by number of ablated heads. Mean of the top heads: {means or 'unknown'}.",
                 "Effect of ablating the top heads and the controls, with intervals; each grey point is a random set.",
@@ -201,14 +195,14 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
     names = ", ".join(dict.fromkeys(study.labels))
     plots = [
         _plot(
-            lambda: extrapolation_curves(study),
+            extrapolation_curves(study),
             dpi,
             f"Mean dominant dimension over distance under {names}, across the training length of "
             f"{study.training_length} tokens.",
             "Mean dominant dimension over distance under each method; the dashed line is the training length.",
         ),
         _plot(
-            lambda: methods_told_apart(study),
+            methods_told_apart(study),
             dpi,
             f"Number of distances that each rotary pair tells apart in bfloat16 under {names}.",
             "Distances that each pair tells apart under each method.",
@@ -218,7 +212,7 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
         plots.insert(
             1,
             _plot(
-                lambda: method_comparison(study),
+                method_comparison(study),
                 dpi,
                 f"Task efficiency against measures of allocation, {len(table)} methods and lengths.",
                 "Task efficiency against three measures of allocation.",
@@ -254,6 +248,5 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
     )
 
 
-def _plot(draw: Callable[[], "Figure"], dpi: int, alt: str, caption: str) -> Plot:
-    figure = draw()
+def _plot(figure: Figure, dpi: int, alt: str, caption: str) -> Plot:
     return Plot(picture(png(figure, dpi)), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))

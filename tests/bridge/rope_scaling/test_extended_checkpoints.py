@@ -89,7 +89,7 @@ def test_an_extended_checkpoint_can_be_put_back_and_extended_otherwise(tmp_path)
     assert torch.allclose(scores.frequencies[0].float(), plain, rtol=1e-4)
 
 
-def test_a_clex_checkpoint_loads_plain_and_says_so(tmp_path, caplog):
+def test_a_clex_checkpoint_loads_plain_with_a_warning(tmp_path, caplog):
     scaling = {"type": "clex", "max_factor": 16, "param_factor": 1, "act": "silu", "factor": 1, "time_dt": 0.01}
     folder = extended_folder(tmp_path, "llama", {"rope_scaling": scaling})
     with caplog.at_level(logging.WARNING, "positional_heads"):

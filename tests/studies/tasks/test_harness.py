@@ -299,7 +299,7 @@ def test_a_configuration_is_a_task_of_ours_under_its_name(folder, bundled):
     assert len(ph.evaluate(bundled, task).measures["acc"]) == 4
 
 
-def test_it_says_how_to_install_the_harness(bundled, monkeypatch):
+def test_a_missing_harness_is_refused_with_the_command_that_installs_it(bundled, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     with pytest.raises(ImportError, match=r"pip install 'positional-heads\[eval\]'"):
         evaluate_harness(bundled, ["anything"])

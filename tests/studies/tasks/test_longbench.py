@@ -69,7 +69,7 @@ JUDGED = [
 @pytest.mark.parametrize("case", range(len(JUDGED)))
 def test_answers_are_judged_as_by_hand(case):
     dataset, changes, said, score = JUDGED[case]
-    name, settings = module.known_dataset(dataset + "_e")
+    name, settings = module.benchmark_dataset(dataset + "_e")
     made = document(dataset, **changes)
     found = longbench_metrics.judged(name, settings["metric"], said, made["answers"], made["all_classes"])
     assert found == pytest.approx(score, abs=0.01)
@@ -115,7 +115,7 @@ def test_the_harness_departs_in_the_ends_of_six_prompts():
 
 
 @torch.no_grad()
-def test_what_is_said_and_how_likely_the_answer_is_as_by_hugging_face(bundled, tmp_path):
+def test_generated_answers_and_log_probabilities_are_hugging_faces(bundled, tmp_path):
     task = longbench(bundled, file=written(tmp_path, document("passage_count", answers=["48213"])))
     reference = AutoModelForCausalLM.from_pretrained(MODEL_FOLDER, attn_implementation="eager").eval()
     (prompt,), (answer,) = task.prompts, task.answers
@@ -168,7 +168,7 @@ def test_a_summary_ends_with_its_line_and_does_not_begin_with_it(bundled, tmp_pa
     assert found.endswith("\n")
 
 
-def test_heads_are_ablated_in_what_is_said(bundled, tmp_path):
+def test_heads_are_ablated_while_an_answer_is_generated(bundled, tmp_path):
     file = written(tmp_path, document("passage_count"), document("trec", all_classes=["a"], answers=["a"]))
     plain = ph.evaluate(bundled, "longbench", file=file)
     without = ph.evaluate(bundled, "longbench", file=file, heads=[ph.Head(0, 2), ph.Head(1, 3), ph.Head(2, 4)])
@@ -193,7 +193,7 @@ def test_a_long_prompt_loses_its_middle(bundled, tmp_path):
 
 
 def longbench_prompt_text(made):
-    return module.known_dataset(made["dataset"])[1]["prompt"].format(context=made["context"], input=made["input"])
+    return module.benchmark_dataset(made["dataset"])[1]["prompt"].format(context=made["context"], input=made["input"])
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0c", "\x1d"])

@@ -23,26 +23,35 @@ def reference():
 
 
 @pytest.mark.parametrize("name", RECALL)
-def test_questions_have_the_length_asked_for_and_the_answer_in_their_needle(name, bundled):
-    task = TASKS[name](bundled, **SMALL)
-    assert len(task.examples) == 2 * 3 * 2
-    for far, near in zip(task.examples[::2], task.examples[1::2], strict=True):
-        assert (far.reach, near.reach) == ("long", "short")
-        assert far.unit == near.unit
-        assert len(far.tokens) == len(near.tokens) == 256
-        assert sorted(far.tokens.tolist()) == sorted(near.tokens.tolist())  # the same pieces, in another order
-        for example in (far, near):
-            ((start, stop),) = example.answers
-            assert stop == 256
-            assert torch.equal(example.tokens[slice(*example.needle)], example.tokens[start:stop])
-        assert far.distance > near.distance
-    assert {row["depth"] for row in task.rows} == {0, 1 / 3, 2 / 3, 1.0}
-    near_distance = [row["distance"] for row in task.rows if row["reach"] == "short"]
-    assert max(near_distance) < 110  # the needle itself, and the question
+def test_a_unit_is_a_long_range_example_and_a_short_range_one_of_the_same_pieces(name, bundled):
+    examples = TASKS[name](bundled, **SMALL).examples
+    assert len(examples) == 2 * 3 * 2
+    for long, short in zip(examples[::2], examples[1::2], strict=True):
+        assert (long.reach, short.reach) == ("long", "short")
+        assert long.unit == short.unit
+        assert len(long.tokens) == len(short.tokens) == 256
+        assert sorted(long.tokens.tolist()) == sorted(short.tokens.tolist())
+        assert long.distance > short.distance
 
 
 @pytest.mark.parametrize("name", RECALL)
-def test_depth_says_where_the_needle_lies(name, bundled):
+def test_the_answer_ends_the_sequence_and_is_in_the_needle(name, bundled):
+    for example in TASKS[name](bundled, **SMALL).examples:
+        ((start, stop),) = example.answers
+        assert stop == 256
+        assert torch.equal(example.tokens[slice(*example.needle)], example.tokens[start:stop])
+
+
+@pytest.mark.parametrize("name", RECALL)
+def test_needles_lie_at_every_depth_and_in_the_control_next_to_the_question(name, bundled):
+    rows = TASKS[name](bundled, **SMALL).rows
+    assert {row["depth"] for row in rows} == {0, 1 / 3, 2 / 3, 1.0}
+    distances = [row["distance"] for row in rows if row["reach"] == "short"]
+    assert max(distances) < 110  # the needle itself, and the question
+
+
+@pytest.mark.parametrize("name", RECALL)
+def test_depth_is_the_position_of_the_needle(name, bundled):
     task = TASKS[name](bundled, length=400, depths=[0.0, 0.5], examples=3)
     for row, example in zip(task.rows, task.examples, strict=True):
         hidden_at = example.needle[0] / 400
@@ -145,7 +154,7 @@ def test_the_latest_value_is_stated_last_and_under_the_same_name_as_all_others(b
         assert (asked > 250) == (example.reach == "short")
 
 
-def test_haystack_and_needle_can_be_ones_own(bundled):
+def test_haystack_and_needle_can_be_given(bundled):
     settings = {"statement": "The vault opens to {answer} only.", "answer": "Ada", "question": "The vault opens to"}
     task = TASKS["needle"](bundled, **settings, haystack="grass is green. " * 40, length=200, depths=2, examples=1)
     text = bytes(task.examples[0].tokens[1:].tolist()).decode()
@@ -222,7 +231,7 @@ def function_named(name):
         ({"mode": "far"}, "mode 'far' needs distance="),
     ],
 )
-def test_a_mode_that_cannot_be_is_refused_without_heads_too(given, said, bundled):
+def test_an_impossible_mode_is_refused_without_heads_too(given, said, bundled):
     with pytest.raises(ValueError, match=said):
         ph.evaluate(bundled, "passkey", length=64, depths=1, examples=1, **given)
 
@@ -284,7 +293,7 @@ def test_held_out_examples_share_no_text_and_no_answer_with_measured_ones(name, 
     task = TASKS[name](
         bundled, length=256, examples=30, haystack=text, **({} if name == "perplexity" else {"depths": 2})
     )
-    assert task.held_out
+    assert task.held_out, "no new answer was drawn: answers need far more possible values than examples"
     plain = runs([Example(torch.tensor([0, *text.encode()]), (), 0)], 20)
     assert not runs(task.examples, 20) & runs(task.held_out, 20) & plain
     answers = {
@@ -337,7 +346,7 @@ def test_means_by_an_unknown_column_are_refused(bundled):
         ph.evaluate(bundled, "passkey", **SMALL).mean("topic")
 
 
-def test_far_that_equals_near_is_refused(bundled):
+def test_a_needle_at_the_position_of_its_control_is_refused(bundled):
     """At depth 0.999 of a short context the far needle is where the near one is: nothing is compared."""
     with pytest.raises(ValueError, match=r"depth 0.999 of 128 tokens is right before the question"):
         TASKS["passkey"](bundled, length=128, depths=[0.999], examples=1)

@@ -1,0 +1,116 @@
+"""`positional-heads show`, and what every command prints of its result: a line, a table and the verdict."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from positional_heads.cli import options
+from positional_heads.cli.common import one_line_errors, say
+
+if TYPE_CHECKING:
+    from positional_heads.results.ablation import AblationStudy
+    from positional_heads.results.extrapolation import ExtrapolationStudy
+    from positional_heads.results.files import ResultKind
+    from positional_heads.results.scores import HeadScores
+
+JSON_KEYS = ("verdict", "table", "link", "contrasts", "effects", "notes", "provenance")
+
+
+def show(
+    result: Annotated[Path, typer.Argument(help="A report folder, or a result file in it.")],
+    top: options.Top = 10,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print a result from disk.
+
+    Scores or a study, after checking the file for damage; loads no model.
+    """
+    with one_line_errors():
+        from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES
+        from positional_heads.results.unfinished import unfinished
+
+        kinds = (ABLATION, EXTRAPOLATION, SCORES)
+        held = [one for one in kinds if result.name == one.file_name or (result / one.file_name).is_file()]
+        interrupted = unfinished(result)
+        if result.is_dir() and not held:
+            names = [SCORES.file_name, ABLATION.file_name, EXTRAPOLATION.file_name]
+            raise FileNotFoundError(interrupted or _missing_result(result, names))
+        print_result(result, held[0] if held else SCORES, as_json, top)
+        if interrupted is not None:
+            say(interrupted)
+
+
+def finish(
+    result: "HeadScores | AblationStudy | ExtrapolationStudy",
+    out: Path,
+    as_json: bool,
+    *,
+    top: int = 10,
+    progress: str | None = None,
+    more: Sequence[Path] = (),
+) -> None:
+    """Write a result's report folder, and print the result.
+
+    Args:
+        result: What the command computed.
+        out: The folder.
+        as_json: Print JSON.
+        top: Heads to print of scores.
+        progress: File in the folder that the run could have been resumed from, removed now.
+        more: Other files that the command wrote, to be listed.
+    """
+    from positional_heads.views.report.folder import write_report
+
+    written = [*write_report(result, out), *more]
+    if progress is not None:
+        (out / progress).unlink(missing_ok=True)
+    print_result(written[0], result.saved_as, as_json, top)
+    say("written: " + ", ".join(str(file) for file in written))
+
+
+def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> None:
+    """Print a result on disk.
+
+    Args:
+        path: The file, or its folder.
+        kind: The kind of result it must be.
+        as_json: Print JSON instead of a table.
+        top: Heads to print of scores.
+    """
+    from positional_heads.results import tables
+    from positional_heads.results.files import ABLATION, SCORES, read_result
+
+    content, _ = read_result(path, kind)
+    if as_json:
+        typer.echo(json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1))
+        return
+    provenance = content["provenance"]
+    lines: list[object]
+    if kind == SCORES:
+        lines = [tables.scores_line(provenance), tables.heads_table(content["table"], top)]
+    elif kind == ABLATION:
+        sets = {tuple(heads) for _, _, _, heads in content["cells"]}
+        lines = [
+            tables.study_line(provenance, len(content["rows"]), len(sets)),
+            f"Change of {content['measures'][0]}; negative is harm.",
+            tables.study_table(content["effects"], content["contrasts"]),
+            *content["notes"],
+        ]
+    else:
+        heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
+        lines = [heading, tables.extrapolation_table(content["table"])]
+    for line in (*lines, f"\nVerdict: {content['verdict']}"):
+        typer.echo(line)
+
+
+def _missing_result(folder: Path, names: list[str]) -> str:
+    """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
+    if not any(folder.iterdir()):
+        return f"{folder} is empty: give the --out folder of positional-heads score, ablate or extrapolate"
+    below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
+    if below:
+        return f"no result file in {folder}; {', '.join(below)} {'has' if len(below) == 1 else 'have'} one"
+    return f"no result file in {folder}: neither it nor a folder in it has {', '.join(names[:-1])} or {names[-1]}"
