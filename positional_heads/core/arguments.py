@@ -83,7 +83,7 @@ def check_settings(owner: str, settings: Mapping[str, Any], names: Sequence[str]
 def keyword_names(function: Callable[..., Any]) -> list[str]:
     """Names of a function's own arguments, besides the model."""
     parameters = inspect.signature(function).parameters.values()
-    return [one.name for one in parameters if one.name != "model" and one.kind not in _MANY]
+    return [one.name for one in parameters if one.name != "model" and one.kind not in _VARIADIC]
 
 
 def in_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
