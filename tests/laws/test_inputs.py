@@ -15,7 +15,7 @@ BAD = {
     "empty text": (("",), {}, "text 0 is empty: there is nothing to score"),
     "blank text": ((["In the beginning", " \n"],), {}, "text 1 is empty"),
     "no text": (([],), {}, "the list is empty"),
-    "one token": ((torch.tensor([[5]]),), {}, "sequence 0 has 1 real token.s.: a query and a key"),
+    "one token": ((torch.tensor([[5]]),), {}, "sequence 0 has 1 real token: a query and a key"),
     "no token": ((torch.zeros(2, 0, dtype=torch.long),), {}, "tokens must be integers of shape"),
     "vocabulary": ((torch.tensor([[5, 258]]),), {}, "sequence 0 holds token id 258, the vocabulary is 0 to 257"),
     "negative": ((torch.tensor([[5, -1]]),), {}, "token id -1"),

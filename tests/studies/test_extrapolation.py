@@ -104,7 +104,6 @@ BAD = {
     "length twice": ({"factors": [2, 2.001]}, "factors names the length 128 twice"),
     "batch size": ({"batch_size": 0}, "batch_size 0 must be at least 1"),
     "method with settings": ({"methods": ["dpe"]}, "method 'dpe' needs .*window.*: choose of none, .*rope_method"),
-    "methods in one text": ({"methods": "none,yarn"}, r"write \['none', 'yarn'\]"),
     "task": ({"task": "perplexity"}, "no answers at known distances: choose one of passkey"),
     "near": ({"depths": [0.9], "factors": [1.5]}, "lies 64 tokens back or more"),
     "head": ({"heads": [ph.Head(9, 0)]}, "L9H0 does not exist"),
@@ -117,6 +116,11 @@ def test_impossible_studies_are_refused(case, bundled):
     arguments = {"methods": ["none"], "factors": [2], **SMALL, **settings}
     with pytest.raises(ValueError, match=message):
         extrapolation_study(bundled, ph.bundled_text(), **arguments)
+
+
+def test_methods_in_one_text_are_refused_with_the_list_to_write(bundled):
+    with pytest.raises(TypeError, match=r"write \['none', 'yarn'\]$"):
+        extrapolation_study(bundled, ph.bundled_text(), "none,yarn", [2], **SMALL)
 
 
 def test_repeated_bases_are_refused(bundled):
