@@ -103,7 +103,7 @@ BAD = {
     "factor twice": ({"factors": [2, 2.0]}, "factors names 2 twice: give each once"),
     "length twice": ({"factors": [2, 2.001]}, "factors names the length 128 twice"),
     "batch size": ({"batch_size": 0}, "batch_size 0 must be at least 1"),
-    "method with settings": ({"methods": ["dpe"]}, "method 'dpe' needs .*window.*: choose of none, .*rope_method"),
+    "method with settings": ({"methods": ["dpe"]}, "method 'dpe' needs .*window.*: choose of .*none, .*rope_method"),
     "task": ({"task": "perplexity"}, "no answers at known distances: choose one of passkey"),
     "near": ({"depths": [0.9], "factors": [1.5]}, "lies 64 tokens back or more"),
     "head": ({"heads": [ph.Head(9, 0)]}, "L9H0 does not exist"),
