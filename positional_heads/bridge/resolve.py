@@ -145,7 +145,8 @@ def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> 
         msg = (
             f"layer {layer}: rotated queries and keys do not give the model's own attention scores "
             f"(relative error by pair layout: {errors}); this architecture is not understood, or an "
-            "active hook edits its rotated queries or keys; nothing was scored"
+            "active hook edits its rotated queries or keys, or its scores (ablated_heads in modes uniform, far, near: "
+            "open extended_rope or score first, and ablate inside); nothing was scored"
         )
         raise UnsupportedModelError(msg)
     return replace(best, frequencies=frequencies)

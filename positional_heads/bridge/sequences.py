@@ -12,7 +12,7 @@ from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.tokenizing import as_list, start_token, text_tokens
-from positional_heads.core.arguments import in_range
+from positional_heads.core.arguments import in_range, with_article
 
 Text = Any
 """One text, several, or token ids, in any of the forms that `as_sequences` reads."""
@@ -175,7 +175,8 @@ def _refuse_masked(attention_mask: Any) -> None:
 def _ids(item: Any, index: int) -> Tensor:
     """Token ids as a tensor of whole numbers."""
     if not isinstance(item, (Tensor, list, tuple, np.ndarray)):
-        msg = f"sequence {index} is {item!r:.40}, a {type(item).__name__}: give a text, or a list of token ids"
+        kind = with_article(type(item).__name__)
+        msg = f"sequence {index} is {item!r:.40}, {kind}: give a text, or a list of token ids"
         raise TypeError(msg)
     try:
         tensor = item if isinstance(item, Tensor) else torch.from_numpy(np.asarray(item))
@@ -242,7 +243,10 @@ def _refuse_unmarked_padding(model: TransformerLensModel, tokens: Int[Tensor, "b
 def _check_sequence(model: TransformerLensModel, index: int, tokens: Tensor, mask: Tensor | None) -> None:
     real = len(tokens) if mask is None else int(mask.sum())
     if real < 2:  # noqa: PLR2004
-        msg = f"sequence {index} has {real} real token(s): a query and a key at different positions need at least 2"
+        tokens_name = "token" if real == 1 else "tokens"
+        msg = (
+            f"sequence {index} has {real} real {tokens_name}: a query and a key at different positions need at least 2"
+        )
         raise ValueError(msg)
     vocabulary = int(model.cfg.d_vocab)
     lowest, highest = int(tokens.min()), int(tokens.max())

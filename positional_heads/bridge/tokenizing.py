@@ -13,10 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, with_article
 from positional_heads.core.logs import warn_once
 
 BYTE_ORDER_MARK = "\ufeff"
+WAYS = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
 
 
 @checked
@@ -44,7 +45,7 @@ def cut_text(
         msg = f"length {length} must be between 2 and the model's context of {limit} tokens"
         raise ValueError(msg)
     pieces = []
-    for index, text in enumerate(as_list(texts)):
+    for index, text in enumerate(as_list(texts, "a text, or a list or column of texts")):
         tokens, start = text_tokens(model, text, index, plain_text=plain_text), start_token(model)
         room = length - start.numel()
         pieces += [torch.cat([start, piece]) for piece in tokens.split(room) if start.numel() + piece.numel() > 1]
@@ -72,7 +73,7 @@ def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_tex
         msg = "the model has no tokenizer: give token ids instead of text"
         raise ValueError(msg)
     if not isinstance(text, str):
-        msg = f"text {index} is {text!r:.40}, a {type(text).__name__}: give a text"
+        msg = f"text {index} is {text!r:.40}, {with_article(type(text).__name__)}: give a text"
         raise TypeError(msg)
     if not text.strip():
         msg = f"text {index} is empty: there is nothing to score"
@@ -112,7 +113,7 @@ def start_token(model: TransformerLensModel) -> Int[Tensor, " start"]:
     return torch.tensor([bos] if bos is not None and prepends else [], dtype=torch.long)
 
 
-def as_list(many: Any) -> list[Any]:
+def as_list(many: Any, ways: str = WAYS) -> list[Any]:
     """One text, or several texts or rows of token ids in a list, a column or an array, as a list.
 
     Raises:
@@ -123,8 +124,7 @@ def as_list(many: Any) -> list[Any]:
         return [many]
     kind = type(many).__name__
     if isinstance(many, (Mapping, bytes, set, PurePath, Iterator)) or hasattr(many, "columns") or not _has_items(many):
-        ways = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
-        msg = f"cannot read {'None' if many is None else f'a {kind}'} as text or tokens: give {ways}"
+        msg = f"cannot read {'None' if many is None else with_article(kind)} as text or tokens: give {ways}"
         raise TypeError(msg)
     items = list(many)
     if not items:

@@ -47,7 +47,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     question: Annotated[str | None, typer.Option(help="needle: the end of the text, before the answer.")] = None,
     digits: Annotated[int | None, typer.Option(min=1, help="passkey: digits of the number.")] = None,
     keys: Annotated[int | None, typer.Option(min=1, help="kv: number of facts.")] = None,
-    updates: Annotated[int | None, typer.Option(min=1, help="latest: number of values stated for the name.")] = None,
+    updates: Annotated[int | None, typer.Option(min=2, help="latest: number of values stated for the name.")] = None,
     passage: Annotated[int | None, typer.Option(min=2, help="copy: tokens of the passage.")] = None,
     cue: Annotated[
         int | None, typer.Option(min=1, help="copy: tokens of its second occurrence that are given.")

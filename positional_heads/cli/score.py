@@ -160,8 +160,9 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
     """The first sequences; reports how the texts were cut."""
     chosen = pieces[:sequences]
     tokens = sum(len(piece) for piece in chosen)
+    texts = "text" if n_texts == 1 else "texts"
     say(
-        f"{n_texts} text(s) cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
+        f"{n_texts} {texts} cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
         f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
     )
     return chosen

@@ -72,11 +72,18 @@ def check_settings(owner: str, settings: Mapping[str, Any], names: Sequence[str]
     Raises:
         TypeError: If another name is given.
     """
+    names = list(dict.fromkeys(names))
     if unknown := sorted(settings.keys() - set(names)):
         near = [name for wrong in unknown for name in get_close_matches(wrong, names, n=1)]
         msg = f"{owner} has no setting {', '.join(unknown)}; it has {', '.join(names) or 'none'}"
         msg += f"; did you mean {', '.join(near)}?" if near else ""
         raise TypeError(msg)
+
+
+def keyword_names(function: Callable[..., Any]) -> list[str]:
+    """Names of a function's own arguments, besides the model."""
+    parameters = inspect.signature(function).parameters.values()
+    return [one.name for one in parameters if one.name != "model" and one.kind not in _VARIADIC]
 
 
 def in_range(name: str, value: float | None, least: float, most: float | None = None) -> None:
@@ -127,7 +134,8 @@ def _converted(name: str, value: Any, annotation: Any) -> Any:
         allowed = " or ".join(dict.fromkeys(_in_words(kind) for kind in kinds))
         msg = f"{name} must be {allowed}, got {_brief(value)}"
         if any(get_origin(kind) is Sequence and _fits(value, *get_args(kind)) for kind in kinds):
-            msg += f": write [{value!r}]"  # an item without its list
+            items = [part.strip() for part in value.split(",")] if isinstance(value, str) else [value]
+            msg += f": write {items!r}"  # an item, or several in a text, without a list
     # as in Python itself: a wrong value of the right type is a ValueError
     number = isinstance(value, Real) and not isinstance(value, bool) and bool({int, float} & set(kinds))
     word = isinstance(value, str) and any(kind is Path or get_origin(kind) is Literal for kind in kinds)
@@ -164,12 +172,17 @@ def _in_words(kind: Any) -> str:
         return "a function"
     if hasattr(kind, "dim_str"):  # jaxtyping's
         return f"a tensor {kind.__name__}"
-    return "a path" if kind is Path or get_origin(kind) is PathLike else f"a {getattr(kind, '__name__', kind)}"
+    return "a path" if kind is Path or get_origin(kind) is PathLike else with_article(getattr(kind, "__name__", kind))
+
+
+def with_article(noun: Any) -> str:
+    """A noun as one of its kind: a tensor, an int."""
+    return f"an {noun}" if str(noun)[0] in "aeiouAEIO" else f"a {noun}"
 
 
 def _brief(value: Any) -> str:
     simple = isinstance(value, (str, int, float, list, tuple, dict, NoneType))
-    return reprlib.repr(value) if simple else f"a {type(value).__name__}"
+    return reprlib.repr(value) if simple else with_article(type(value).__name__)
 
 
 def _refuse_other_model(model: Any) -> None:

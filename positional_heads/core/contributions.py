@@ -5,12 +5,14 @@ pair (docs/equations.md, section 2). Contributions and the unrotated remainder a
 attention scale, they add up to the model's attention score before soft-cap and mask.
 """
 
+from typing import Literal
+
 import einops
 import torch
 from jaxtyping import Complex, Float, Float64
 from torch import Tensor
 
-from positional_heads.core.arguments import check_temperature, checked
+from positional_heads.core.arguments import checked
 from positional_heads.core.rotary import Layout, rotary_planes
 
 
@@ -87,7 +89,9 @@ def unrotated_remainder(
 
 
 @checked
-def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: float = 1.0) -> Float[Tensor, "*lead"]:
+def dominant_dimension(
+    contributions: Float[Tensor, "*lead pair"], temperature: float | Literal["attention"] = 1.0
+) -> Float[Tensor, "*lead"]:
     """Softmax-weighted mean pair index, `D = sum_i i softmax_i(g / temperature)`, in [0, pairs - 1].
 
     See docs/equations.md, section 3.
@@ -102,7 +106,14 @@ def dominant_dimension(contributions: Float[Tensor, "*lead pair"], temperature: 
     Raises:
         ValueError: If the temperature is not positive.
     """
-    check_temperature(temperature)
+    if temperature == "attention":
+        msg = (
+            "temperature 'attention' needs a model: tensors have no attention scale, give a number, e.g. d_head ** 0.5"
+        )
+        raise ValueError(msg)
+    if not temperature > 0:
+        msg = f"temperature {temperature} must be positive"
+        raise ValueError(msg)
     return dominance(contributions / temperature)[0]
 
 

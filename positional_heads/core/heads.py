@@ -79,6 +79,7 @@ def as_head(head: Any) -> Head:
     numbers = head.tolist() if hasattr(head, "tolist") else head  # rows of arrays and tensors
     numbers = tuple(numbers) if isinstance(numbers, list) else numbers
     if not _is_layer_and_head(numbers):
-        msg = f"{head!r} is not a head: write 'L3H7' or (3, 7), layer and head counted from zero"
+        msg = f'heads must be "L3H7", (3, 7) or Head(3, 7), one or several, and {head!r} is not a head'
+        msg += "; layer and head are counted from zero"
         raise ValueError(msg)
     return Head(int(numbers[0]), int(numbers[1]))

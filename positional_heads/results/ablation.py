@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ALL_SIZES = "all"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class AblationStudy(Record):
     """An ablation study: the sets of heads that were ablated, and every answer's measures under each.
 

@@ -23,7 +23,7 @@ RESAMPLES = 2000
 ALLOCATION = ("rho_beyond", "jump", "stretch")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ExtrapolationStudy(Record):
     """Curves and task performance of each method at each length.
 

@@ -76,6 +76,31 @@ def result_file(path: str | Path, file_name: str) -> Path:
     return path / file_name if path.is_dir() or not path.suffix else path
 
 
+def kind_of(file: Path) -> str | None:
+    """The format label of a result file; None if this is none."""
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > file.stat().st_size:
+                return None
+            metadata = json.loads(stream.read(length)).get("__metadata__", {})
+        label: str | None = json.loads(metadata.get(_KEY, "{}")).get("format")
+    except (OSError, ValueError, AttributeError, struct.error):
+        return None
+    return label
+
+
+def refuse_foreign(file: Path) -> None:
+    """Refuse to replace a file that is not a result.
+
+    Raises:
+        ResultFileError: If there is one.
+    """
+    if file.is_file() and file.stat().st_size and kind_of(file) is None:
+        msg = f"{file}: exists already and is not a result file; choose another name, or delete it first"
+        raise ResultFileError(msg)
+
+
 def write_result(file: Path, tensors: bytes, content: dict[str, Any], kind: ResultKind) -> None:
     """Write serialised tensors with this content in their header, complete or not at all.
 
@@ -138,6 +163,9 @@ def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
         raise ResultFileError(msg) from error
     if content.get("format") != kind.label:
         msg = f"{source}: a safetensors file, but not a {kind.label}; {kind.written_by} writes those"
+        if name := content.get("format", "").removeprefix("positional_heads."):
+            msg += f"; this is a {name}"
+            msg += f": read it by {name}.load in Python" if content["format"] in {PROFILE.label, TASK.label} else ""
         raise ResultFileError(msg)
     version = content.get("version", FORMAT_VERSION)
     if version > FORMAT_VERSION:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class ContributionProfile(Record):
     """Mean contribution of each rotary pair to the attention score of some heads, by distance.
 

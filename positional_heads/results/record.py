@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.results.files import ResultKind, read_result, result_file, write_result
+from positional_heads.results.files import ResultKind, read_result, refuse_foreign, result_file, write_result
 from positional_heads.results.tables import result_html
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ class Record(ABC):
     """A frozen dataclass of tensors and JSON that knows where it comes from.
 
     A subclass sets `saved_as`, has a field `provenance`, and defines the abstract members. It needs
-    `@dataclass(frozen=True, repr=False)`, because a dataclass would print its tensors.
+    `@dataclass(frozen=True, repr=False, eq=False)`, because a dataclass would print its tensors, and
+    compare them by `==`, which has no single truth value: records are equal where they are the same object.
     """
 
     saved_as: ClassVar[ResultKind]
@@ -81,8 +82,12 @@ class Record(ABC):
 
         Returns:
             The file written.
+
+        Raises:
+            ResultFileError: If a file there is not a result.
         """
         file = result_file(path, self.saved_as.file_name)
+        refuse_foreign(file)
         copied = torch.contiguous_format  # a copy of each, because safetensors refuses tensors that share memory
         tensors = {name: tensor.clone(memory_format=copied) for name, tensor in self._tensors().items()}
         write_result(file, safetensors.torch.save(tensors), self._content(), self.saved_as)

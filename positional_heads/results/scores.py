@@ -53,7 +53,7 @@ class NullScores:
         return self.rho.std(0)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class HeadScores(Record):
     """How strongly each head moves its dominant dimension with token distance.
 

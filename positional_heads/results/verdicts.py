@@ -198,8 +198,9 @@ def extrapolation_verdict(table: "pd.DataFrame", link: "pd.DataFrame", training_
         visible = "is visible" if plain.max() > VISIBLE_JUMP else "is not visible"
         jump = f"without extension the jump at {training_length} tokens {visible} ({plain.max():.1f} sd at most)"
     best = table.loc[table["efficiency"].idxmax()]
+    tried = f"Of {len(table)} methods and lengths, " if len(table) > 1 else ""
     verdict = (
-        f"Of {len(table)} methods and lengths, {best['method']} at {best['length']} tokens does the task best "
+        f"{tried}{best['method']} at {best['length']} tokens does the task best "
         f"beyond the training length (efficiency {best['efficiency']:.2f}); {jump}."
     )
     if len(table) < FEWEST_POINTS:

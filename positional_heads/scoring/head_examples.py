@@ -154,8 +154,9 @@ def token_strings(model: TransformerLensModel, tokens: Int[Tensor, " pos"]) -> l
 
 
 def _first_heads(heads: list[Head], notes: list[str]) -> list[Head]:
-    if not heads or len(set(heads)) < len(heads):
-        msg = f"{len(heads)} heads asked for, {len(set(heads))} different ones: give at least one, and each once"
+    heads = list(dict.fromkeys(heads))
+    if not heads:
+        msg = "no head given: name at least one, e.g. scores.top(4)"
         raise ValueError(msg)
     if len(heads) > MOST_HEADS:
         notes.append(f"The first {MOST_HEADS} of {len(heads)} heads are kept.")

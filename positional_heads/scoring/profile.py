@@ -56,6 +56,9 @@ def contribution_profile(
     rotary = layers_of_heads(model, chosen)
     data = sized_batches(model, tokens, attention_mask, batch_size, beyond_context=beyond_context)
     longest = max(length for batch in data for length in batch.lengths)  # less than the width, if all are padded
+    if skip_keys >= longest:
+        msg = f"no query-key pair counts: skip_keys {skip_keys} leaves none in sequences of at most {longest} tokens"
+        raise ValueError(msg)
     sums = _Sums(chosen, rotary[0].n_pairs, longest, skip_keys)
     for batch in data:
         capture_batch(model, batch, rotary, sums.add)

@@ -6,11 +6,11 @@ sum over all batches, a shard is the sum over some, and a checkpoint is the sum 
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tqdm.auto import tqdm
 from typing_extensions import Unpack
@@ -18,7 +18,7 @@ from typing_extensions import Unpack
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Mask, Text
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, keyword_names
 from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import sized_batches
@@ -103,7 +103,7 @@ def score_heads(
     ray = RayExecutor() if executor == "ray" else executor
     run: RunOptions = {"attention_mask": attention_mask, "layers": layers, "batch_size": batch_size}
     run |= {"beyond_context": beyond_context, "plain_text": plain_text, "settings": settings, **options}
-    counter = _prepared("score_heads", model, tokens, **run)
+    counter = _prepared(score_heads, model, tokens, **run)
     with nullcontext() if ray is None else ray.started(model):
         scores = _count(counter, range(len(counter.data)), saved, ray, progress).result()
     _warn_of_wide_bounds(scores)
@@ -145,7 +145,7 @@ def score_shard(
     number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
-    counter = _prepared("score_shard", model, tokens, **options)
+    counter = _prepared(score_shard, model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)
     if file.exists():
         counter.refuse_other_run(ScoreSums.load(file), file)
@@ -157,7 +157,7 @@ def score_shard(
 
 @checked
 def _prepared(
-    owner: str,
+    owner: Callable[..., Any],
     model: TransformerLensModel,
     tokens: Text,
     *,
@@ -170,7 +170,7 @@ def _prepared(
     **options: Unpack[ScoringOptions],
 ) -> EntryCounter:
     """The counter of a run, after every check of its arguments, model and text; nothing is counted."""
-    chosen = updated_settings(owner, settings, options, list(RunOptions.__annotations__))
+    chosen = updated_settings(owner.__name__, settings, options, [*keyword_names(owner), *RunOptions.__annotations__])
     resolved = resolve_layers(model)
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
     data = sized_batches(model, tokens, attention_mask, batch_size, **allowed)

@@ -19,7 +19,7 @@ from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.scores import HeadScores
 from positional_heads.studies.resume import run_parts
-from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, task_provenance
+from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, refuse_misspelled, task_provenance
 from positional_heads.studies.tasks.task import AnswerTask, Task
 
 RankBy = Literal["rho", "excess"]
@@ -80,6 +80,7 @@ def ablation_study(
     in_range("n_random", n_random, 1, MOST_RANDOM)
     in_range("batch_size", batch_size, 1)
     in_range("seed", seed, 0)
+    refuse_misspelled(ablation_study, task, task_settings)
     scored_model = _scored_model(model, scores)
     # 1. the task, and how heads are ablated in it
     task = make_task(model, task, **task_settings)

@@ -1,6 +1,7 @@
 """The extrapolation study in one call: scores and task performance beyond the training length, under each method."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.bridge.rope_scaling.extension import Extension
 from positional_heads.bridge.rope_scaling.hugging_face import HuggingFaceMethod
 from positional_heads.bridge.rope_scaling.method import Method
-from positional_heads.bridge.rope_scaling.methods import canonical_name, rope_method, takes_factor
+from positional_heads.bridge.rope_scaling.methods import METHODS as EVERY_METHOD
+from positional_heads.bridge.rope_scaling.methods import canonical_name, needed_settings, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
@@ -27,7 +29,7 @@ from positional_heads.core.heads import Head, Heads
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.scoring.score import score_heads
 from positional_heads.studies.resume import run_parts
-from positional_heads.studies.tasks.evaluate import make_task, task_setting_names
+from positional_heads.studies.tasks.evaluate import make_task, refuse_misspelled, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Example
 
@@ -48,6 +50,7 @@ def extrapolation_study(
     heads: Heads | None = None,
     training_length: int | None = None,
     sequences: int = 2,
+    batch_size: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
     **task_settings: Any,
@@ -65,6 +68,7 @@ def extrapolation_study(
             the training length when None.
         training_length: Tokens that the model was trained on; read from its configuration when None.
         sequences: Number of sequences to cut from a text and score.
+        batch_size: Sequences of the task per forward pass; chosen by length when None.
         checkpoint: Folder to save finished methods in; the same call resumes from it.
         progress: Show a progress bar.
         **task_settings: Settings of the task, e.g. depths, examples, haystack.
@@ -75,6 +79,8 @@ def extrapolation_study(
     """
     check_choices(methods, factors, task)
     in_range("sequences", sequences, 1)
+    in_range("batch_size", batch_size, 1)
+    refuse_misspelled(extrapolation_study, task, task_settings)
     check_settings(f"task {task}", task_settings, [*task_setting_names(task)])
     asked = None if heads is None else heads_of_model(model, heads)
     if asked == []:
@@ -84,13 +90,14 @@ def extrapolation_study(
     trained = plain_rope(model, min(resolve_layers(model).layers), training_length).training_length
     longest = round(max(factors) * trained)
     refuse_fixed_tables(model, longest)
+    _refuse_twice("factors", [f"the length {round(factor * trained)}" for factor in factors])
     rows = _long_rows(model, tokens, longest, sequences)
     trials = [trial for method in methods for trial in _trials(method, factors, trained)]
     # 2. the model as it is, within the training length; the heads to follow
     settings = {"depths": 5, "examples": 2, **task_settings}
     plain_scores = score_heads(model, rows[:, :trained], beyond_context=True, null_repeats=0)
     followed = plain_scores.top(FOLLOWED_HEADS) if asked is None else asked
-    plain = _performance(model, task, trained, 0, settings)
+    plain = _performance(model, task, trained, 0, settings, batch_size)
     # 3. the same heads and the same task under each method
     provenance = {
         "versions": library_versions(),
@@ -103,7 +110,7 @@ def extrapolation_study(
     def measure(trial: _Trial) -> dict[str, Any]:
         text = rows[:, : trial.length]
         with extended_rope(model, trial.method, training_length=training_length) as extension:
-            performance = _performance(model, task, trial.length, trained, settings)
+            performance = _performance(model, task, trial.length, trained, settings, batch_size)
             performance["loss"] = _loss_beyond(model, text, trained)
             return {**_allocation(model, extension, text, followed, trained), "performance": performance}
 
@@ -138,7 +145,7 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
     """Refuse methods, factors and tasks that no model can be studied with.
 
     Raises:
-        ValueError: If none is given, a name is unknown, or a factor is not above 1.
+        ValueError: If none is given, a name is unknown, one is given twice, or a factor is not above 1.
     """
     for factor in factors:
         if not factor > 1:
@@ -150,9 +157,21 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
     if not len(factors) or not len(methods):
         msg = "no method or no factor given: there is nothing to study"
         raise ValueError(msg)
-    for method in methods:
-        if isinstance(method, str):
-            canonical_name(method)
+    for name in (method for method in methods if isinstance(method, str)):
+        if needed := needed_settings(name):
+            named = ", ".join(one for one in EVERY_METHOD if not needed_settings(one))
+            msg = f"method {name!r} needs {' and '.join(needed)}, which its name does not give: choose of {named}; in "
+            msg += "Python, methods= takes those of ph.rope_method too"
+            raise ValueError(msg)
+    _refuse_twice("methods", [_label(method) for method in methods])
+    _refuse_twice("factors", [f"{factor:.12g}" for factor in factors])
+
+
+def _refuse_twice(name: str, labels: Sequence[str]) -> None:
+    """Refuse a repeated label: the parts of a study are kept by label."""
+    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
+        msg = f"{name} names {', '.join(repeated)} twice: give each once"
+        raise ValueError(msg)
 
 
 @checked
@@ -194,14 +213,22 @@ class _Trial:
 
 def _trials(method: str | Method, factors: Sequence[float], trained: int) -> list[_Trial]:
     lengths = [round(factor * trained) for factor in factors]
+    label = _label(method)
     if not isinstance(method, str):
-        values = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if is_number(value))
-        return [_Trial(f"{method.name} ({values})", method, length) for length in lengths]
+        return [_Trial(label, method, length) for length in lengths]
     takes = takes_factor(method)
     return [
-        _Trial(method, rope_method(method, factor if takes else None, training_length=trained), length)
+        _Trial(label, rope_method(method, factor if takes else None, training_length=trained), length)
         for factor, length in zip(factors, lengths, strict=True)
     ]
+
+
+def _label(method: str | Method) -> str:
+    """What the record calls a method: its canonical name, or its name with its own settings."""
+    if isinstance(method, str):
+        return canonical_name(method)
+    values = ", ".join(f"{key} {value:g}" for key, value in method.settings.items() if is_number(value))
+    return f"{method.name} ({values})"
 
 
 def _abbreviated(value: Any) -> Any:
@@ -268,7 +295,12 @@ def _head_values(values: Tensor, heads: Sequence[Head]) -> Tensor:
 
 
 def _performance(
-    model: TransformerLensModel, name: str, length: int, beyond: int, settings: dict[str, Any]
+    model: TransformerLensModel,
+    name: str,
+    length: int,
+    beyond: int,
+    settings: dict[str, Any],
+    batch_size: int | None,
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
     task = make_task(model, name, length=length, beyond_context=True, **settings)
@@ -278,7 +310,7 @@ def _performance(
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"
         raise ValueError(msg)
     distant = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
-    return {measure: float(values.mean()) for measure, values in distant.measure(model).items()}
+    return {measure: float(values.mean()) for measure, values in distant.measure(model, batch_size).items()}
 
 
 def _loss_beyond(model: TransformerLensModel, rows: Int[Tensor, "batch pos"], trained: int) -> float:

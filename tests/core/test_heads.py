@@ -46,7 +46,7 @@ def test_several_keep_their_order():
         ("L2H0", "L2H0 does not exist: layers go from 0 to 1, heads to 3"),
         ([(0, 4)], "L0H4 does not exist"),
         ([(0, -1)], "L0H-1 does not exist: layers go from 0 to 1, heads to 3"),
-        ([(0, 1, 2)], r"\(0, 1, 2\) is not a head: write 'L3H7' or \(3, 7\)"),
+        ([(0, 1, 2)], r"heads must be .*Head\(3, 7\), one or several, and \(0, 1, 2\) is not a head"),
         ([(0, True)], "is not a head"),
         ([3, 7], "3 is not a head"),
         ("3.7", "'3.7' is not a head: write layer and head as in L3H7"),

@@ -15,7 +15,7 @@ BAD = {
     "empty text": (("",), {}, "text 0 is empty: there is nothing to score"),
     "blank text": ((["In the beginning", " \n"],), {}, "text 1 is empty"),
     "no text": (([],), {}, "the list is empty"),
-    "one token": ((torch.tensor([[5]]),), {}, "sequence 0 has 1 real token.s.: a query and a key"),
+    "one token": ((torch.tensor([[5]]),), {}, "sequence 0 has 1 real token: a query and a key"),
     "no token": ((torch.zeros(2, 0, dtype=torch.long),), {}, "tokens must be integers of shape"),
     "vocabulary": ((torch.tensor([[5, 258]]),), {}, "sequence 0 holds token id 258, the vocabulary is 0 to 257"),
     "negative": ((torch.tensor([[5, -1]]),), {}, "token id -1"),
@@ -105,3 +105,17 @@ def test_a_length_that_does_not_fit_the_model_is_refused(tiny):
         ph.cut_text(tiny("llama"), "text", 300)
     with pytest.raises(ValueError, match="text 0 is empty"):
         ph.cut_text(tiny("llama"), "")
+
+
+def test_a_misspelled_keyword_is_compared_with_the_functions_own(bundled):
+    with pytest.raises(
+        TypeError, match=r"^score_heads has no setting chekpoint; .*did you mean checkpoint\?$"
+    ) as error:
+        ph.score_heads(bundled, "a text", chekpoint="folder")
+    listed = str(error.value).split("it has ")[1].split("; ")[0].split(", ")
+    assert len(listed) == len(set(listed))
+    assert {"checkpoint", "executor", "progress", "skip_keys"} <= set(listed)
+    with pytest.raises(TypeError, match=r"^evaluate has no hedas; did you mean heads\?$"):
+        ph.evaluate(bundled, "passkey", hedas="L0H1")
+    with pytest.raises(TypeError, match=r"^extrapolation_study has no factor; did you mean factors\?$"):
+        ph.extrapolation_study(bundled, "a text", factor=[2])

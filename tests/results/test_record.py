@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.cli import app
 from positional_heads.core.heads import Head
 from positional_heads.results import effects, extrapolation
+from positional_heads.results.files import ResultFileError
 from positional_heads.results.profile import ContributionProfile
 from positional_heads.results.task import TaskResult
 from positional_heads.views.report.folder import write_report
@@ -123,3 +125,30 @@ def test_running_means_average_a_sixteenth_of_the_training_length():
     curve = made.curves[0, :, :64]
     np.testing.assert_allclose(means, curve.unfold(1, 3, 1).mean(-1))
     assert distance.tolist() == list(range(1, 63))
+
+
+@pytest.mark.parametrize("file_name", RECORDS)
+def test_records_are_equal_where_they_are_the_same(file_name):
+    record, other = RECORDS[file_name](), RECORDS[file_name]()
+    assert record == record  # noqa: PLR0124
+    assert record != other
+    assert len({record, other}) == 2
+
+
+def test_a_file_that_is_no_result_is_not_replaced(tmp_path):
+    file = tmp_path / "notes.md"
+    file.write_text("my own")
+    with pytest.raises(ResultFileError, match=r"notes.md: exists already and is not a result file; choose another"):
+        profile().save(file)
+    assert file.read_text() == "my own"
+    assert profile().save(profile().save(tmp_path)) == tmp_path / "profile.safetensors"
+
+
+def test_the_command_line_names_the_kind_of_a_record_that_it_does_not_show(tmp_path):
+    from typer.testing import CliRunner
+
+    for record in (profile(), task_result()):
+        file = record.save(tmp_path)
+        shown = CliRunner().invoke(app, ["show", str(file)])
+        assert shown.exit_code == 1
+        assert f"this is a {type(record).__name__}: read it by {type(record).__name__}.load" in shown.output

@@ -146,8 +146,7 @@ def test_temperature_attention_is_the_layers_scale(bundled, text_tokens):
     [
         ([Head(4, 0)], {}, "L4H0 does not exist: layers go from 0 to 3, heads to 7"),
         ([Head(0, -1)], {}, "L0H-1 does not exist"),
-        ([], {}, "0 heads asked for"),
-        ([Head(0, 0), Head(0, 0)], {}, "2 heads asked for, 1 different ones"),
+        ([], {}, "no head given: name at least one"),
         ([Head(0, 0)], {"detailed": 129}, "detailed 129 must be at most 128"),
         ([Head(0, 0)], {"detailed": 0}, "detailed 0 must be at least 1"),
     ],

@@ -145,3 +145,12 @@ def test_a_profile_finds_its_heads_and_prints_in_one_line(tiny):
         profile.index(Head(0, 0))
     with pytest.raises(ValueError, match="bins 0 must be at least 1"):
         profile.binned(0)
+
+
+def test_skipping_every_key_is_refused(tiny):
+    with pytest.raises(ValueError, match=r"no query-key pair counts: skip_keys 30 leaves none .* 30 tokens"):
+        ph.contribution_profile(tiny("llama"), TOKENS, HEADS, skip_keys=30)
+
+
+def test_the_plain_rotation_prints_in_one_line(tiny):
+    assert "\n" not in repr(ph.plain_rope(tiny("llama")))

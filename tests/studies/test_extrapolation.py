@@ -13,6 +13,7 @@ from positional_heads.cli import app
 from positional_heads.studies.dpe import dpe_key_pairs
 from positional_heads.studies.extrapolation import base_sweep, extrapolation_study
 from positional_heads.studies.tasks.recall import passkey
+from positional_heads.studies.tasks.task import AnswerTask
 from positional_heads.views import distinguishability, extrapolation_curves
 
 SMALL = {"training_length": 64, "depths": 2, "examples": 1, "sequences": 1}
@@ -93,6 +94,16 @@ BAD = {
     "factor": ({"factors": [1]}, "factor 1 must be above 1"),
     "no factor": ({"factors": []}, "nothing to study"),
     "method": ({"methods": ["ntkk"]}, "method 'ntkk' is unknown: did you mean ntk"),
+    "method twice": ({"methods": ["yarn", "none", "yarn"]}, "methods names yarn twice: give each once"),
+    "method under two names": ({"methods": ["ReRoPE", "rerope", "PI", "linear"]}, "names rerope, linear twice"),
+    "method object twice": (
+        {"methods": [ph.rope_method("p_rope", keep=0.5)] * 2},
+        r"names p_rope \(keep 0.5.*\) twice",
+    ),
+    "factor twice": ({"factors": [2, 2.0]}, "factors names 2 twice: give each once"),
+    "length twice": ({"factors": [2, 2.001]}, "factors names the length 128 twice"),
+    "batch size": ({"batch_size": 0}, "batch_size 0 must be at least 1"),
+    "method with settings": ({"methods": ["dpe"]}, "method 'dpe' needs .*window.*: choose of .*none, .*rope_method"),
     "task": ({"task": "perplexity"}, "no answers at known distances: choose one of passkey"),
     "near": ({"depths": [0.9], "factors": [1.5]}, "lies 64 tokens back or more"),
     "head": ({"heads": [ph.Head(9, 0)]}, "L9H0 does not exist"),
@@ -105,6 +116,36 @@ def test_impossible_studies_are_refused(case, bundled):
     arguments = {"methods": ["none"], "factors": [2], **SMALL, **settings}
     with pytest.raises(ValueError, match=message):
         extrapolation_study(bundled, ph.bundled_text(), **arguments)
+
+
+def test_methods_in_one_text_are_refused_with_the_list_to_write(bundled):
+    with pytest.raises(TypeError, match=r"write \['none', 'yarn'\]$"):
+        extrapolation_study(bundled, ph.bundled_text(), "none,yarn", [2], **SMALL)
+
+
+def test_repeated_bases_are_refused(bundled):
+    with pytest.raises(ValueError, match=r"base 10000\) twice: give each once"):
+        base_sweep(bundled, ph.bundled_text(), [10_000, 10_000.0], [2], **SMALL)
+
+
+def test_the_record_keeps_the_canonical_name_of_a_method(bundled):
+    found = extrapolation_study(bundled, ph.bundled_text(), ["NONE"], [2], heads="L0H1", batch_size=1, **SMALL)
+    assert found.labels == ["none"]
+    assert "the plain model was not tried" not in found.verdict
+
+
+def test_the_batch_size_reaches_the_task(bundled, monkeypatch):
+    sizes = set()
+    measure = AnswerTask.measure
+
+    def measured(self, model, batch_size=None):
+        sizes.add((self.name, batch_size))
+        return measure(self, model, batch_size)
+
+    monkeypatch.setattr(AnswerTask, "measure", measured)
+    extrapolation_study(bundled, ph.bundled_text(), ["none"], [2], heads="L0H1", batch_size=1, **SMALL)
+    assert ("passkey", 1) in sizes
+    assert ("passkey", None) not in sizes
 
 
 def test_latest_can_be_followed_beyond_the_training_length(bundled):

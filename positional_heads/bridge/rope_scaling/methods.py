@@ -95,6 +95,15 @@ def takes_factor(name: str) -> bool:
     return name in HUGGING_FACE or "factor" in inspect.signature(OURS[name]).parameters
 
 
+def needed_settings(name: str) -> list[str]:
+    """Settings that a method cannot do without.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    return _settings(canonical_name(name))[0]
+
+
 def canonical_name(name: str) -> str:
     """This library's name of a method.
 

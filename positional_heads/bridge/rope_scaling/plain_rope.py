@@ -62,6 +62,10 @@ class PlainRope:
     built_in: Mapping[str, Any]
     config: Any
 
+    def __repr__(self) -> str:
+        width = f"rotary_dim={self.rotary_dim}, training_length={self.training_length}"
+        return f"PlainRope(base={self.base:g}, {width}, extension={self.extension!r})"
+
     @property
     def extension(self) -> str:
         """Name of the checkpoint's own extension, "default" for none."""

@@ -1,13 +1,14 @@
 """Measure a task on a model, with heads ablated or not; the result is a record of every answer."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
-from positional_heads.core.arguments import check_settings, checked, in_range
+from positional_heads.core.arguments import check_settings, checked, in_range, keyword_names
 from positional_heads.core.heads import Heads
 from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.longbench import longbench
@@ -49,6 +50,7 @@ def evaluate(
         ValueError: If the task, its settings, the mode or a head make no sense; the message says what to do.
     """
     in_range("batch_size", batch_size, 1)
+    refuse_misspelled(evaluate, task, task_settings)
     chosen = heads_of_model(model, heads)
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
@@ -94,6 +96,24 @@ def check_task_name(task: str) -> None:
     if task not in TASKS:
         msg = f"task {task!r} is unknown: choose one of {', '.join(TASKS)}, or give a task or function of your own"
         raise ValueError(msg)
+
+
+def refuse_misspelled(function: Callable[..., Any], task: Any, settings: Mapping[str, Any]) -> None:
+    """Refuse a keyword that misspells one of the function's own, instead of calling it a setting of the task.
+
+    Raises:
+        TypeError: If a keyword is no setting of the task, and most like an argument of the function.
+        ValueError: If no task has this name.
+    """
+    if isinstance(task, str):
+        check_task_name(task)
+    of_task = task_setting_names(task) if isinstance(task, str) else []
+    own = keyword_names(function)
+    for wrong in sorted(settings.keys() - set(of_task)):
+        near = get_close_matches(wrong, [*of_task, *own], n=1)
+        if near and near[0] in own:
+            msg = f"{function.__name__} has no {wrong}; did you mean {near[0]}?"
+            raise TypeError(msg)
 
 
 def task_setting_names(task: str) -> list[str]:

@@ -171,7 +171,7 @@ def _room(asked: Question, source: Haystack, length: int) -> int:
     if taken > length:
         msg = (
             f"needle, question and answer take {taken} tokens, more than the context of {length}: give a longer "
-            "length, a shorter needle, or fewer keys"
+            "length, a shorter needle, or fewer keys or updates"
         )
         raise ValueError(msg)
     return length - taken

@@ -118,14 +118,14 @@ def latest(model: TransformerLensModel, *, updates: int = 4, **options: Unpack[Q
 
     Args:
         model: A TransformerBridge, for its tokenizer and context.
-        updates: Number of statements; the outdated ones lie at random depths before the last.
+        updates: Number of statements, at least 2; the outdated ones lie at random depths before the last.
         **options: Lengths, depths (of the last statement), number of examples, haystack and seed, see
             `QuestionOptions`.
 
     Raises:
-        ValueError: If lengths, depths or the haystack do not fit, or there is no statement.
+        ValueError: If lengths, depths or the haystack do not fit, or there are fewer than two statements.
     """
-    in_range("updates", updates, 1, MOST_FACTS)
+    in_range("updates", updates, 2, MOST_FACTS)  # a single value is right by chance: that case is passkey
     end = piece_tokens(model, "; ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:

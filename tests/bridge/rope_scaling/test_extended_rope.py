@@ -159,3 +159,15 @@ def test_contribution_hooks_are_refused_where_scores_are_rewritten(tiny):
     refused = pytest.raises(ph.UnsupportedModelError, match="self_extend rewrites scores")
     with extended_rope(model, "self_extend", group=4, window=8), refused, ph.contribution_hooks(model, [0]):
         pass
+
+
+def test_an_extension_inside_an_ablation_of_scores_is_refused_with_the_order_that_works(bundled):
+    tokens = torch.arange(20)[None]
+    with (
+        ph.ablated_heads(bundled, "L0H1", "uniform"),
+        pytest.raises(ph.UnsupportedModelError, match="open extended_rope or score first, and ablate inside"),
+        ph.extended_rope(bundled, "linear", 2.0),
+    ):
+        pass
+    with ph.extended_rope(bundled, "linear", 2.0), ph.ablated_heads(bundled, "L0H1", "uniform"):
+        assert bundled(tokens).isfinite().all()

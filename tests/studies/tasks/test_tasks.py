@@ -171,7 +171,7 @@ BAD = {
     "depths": ("kv", {"depths": 0}, "depths 0 must be at least 1"),
     "no examples": ("copy", {"examples": 0}, "examples 0 must be at least 1"),
     "no key": ("kv", {"keys": 0}, "keys 0 must be at least 1"),
-    "no update": ("latest", {"updates": 0}, "updates 0 must be at least 1"),
+    "no update": ("latest", {"updates": 1}, "updates 1 must be at least 2"),
     "cue": ("copy", {"cue": 24}, "cue 24 must be at least 1 and less than the passage of 24"),
     "no place": ("needle", {"statement": "no place"}, r"must hold \{answer\} once"),
     "no answer": ("needle", {"answer": " "}, "must not be empty"),
