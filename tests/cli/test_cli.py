@@ -203,7 +203,7 @@ BEFORE_THE_MODEL = {
     "score": {
         "--temperature 0": "temperature 0.0 must be positive",
         "--resolution 5": "resolution 5.0: give pair indices from 0",
-        "--pairs 0": "0 pairs are too few to sample",
+        "--pairs 0": "0 query-key pairs are too few",
         "--null-repeats 1": "null_repeats 1: give 0 for none, or at least 2",
         "--min-distance 100 --max-distance 50": "max_distance 50 must be at least min_distance 100",
         "--dtype fp32": "dtype 'fp32' is unknown: choose one of float32",
@@ -214,8 +214,7 @@ BEFORE_THE_MODEL = {
         "--mode far": "mode 'far' needs distance=",
         "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
         "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess",
-        "--scores nope": "no such result file",
-        "--scores nope --text bundled": "leave one of them out",
+        "--scores nope": "leave one of them out",  # --text is given as well
         "--task paskey": "task 'paskey' is unknown",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },
