@@ -202,13 +202,13 @@ def _count(
     with tqdm(total=total, initial=initial, unit="sequence", desc="scoring heads", disable=not progress) as bar:
         if sums is None:
             sums = counter.begin(count_longest=counter.longest in numbers)
-            bar.update(sum(rows[number] for number in sums.done))
         elif sums.kernels:
             counter.use_kernel(min(sums.kernels))  # as before the interruption, so all D are rounded alike
-        if progress and saved.file is not None:
-            bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
+            bar.update(sum(rows[number] for number in sums.done) - bar.n)
+            if progress and saved.file is not None:
+                bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
             if ray is None:
                 for number in left:
                     with interrupt_delayed():

@@ -163,8 +163,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     for name in ("top", "interval", "positional_heads", "significant"):
         yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
     yield "HeadScores.load", HeadScores.load, {"path": folder}
-    yield "HeadExamples.places", examples.places, {"heads": [head]}
-    yield "ContributionProfile.place", profile.place, {"head": head}
+    yield "HeadExamples.indices", examples.indices, {"heads": [head]}
+    yield "ContributionProfile.index", profile.index, {"head": head}
     yield "ContributionProfile.binned", profile.binned, {}
     yield "AnswerTask.measure", task.measure, {"model": model}
     seen: dict[str, dict[str, Any]] = {
