@@ -180,6 +180,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "extrapolation_curves": {"study": None},
         "method_comparison": {"study": None},
         "methods_told_apart": {"study": None},
+        "write_report": {"result": scores, "folder": folder / "report"},
+        "write_report_page": {"folder": folder / "report"},
     }
     assert seen.keys() | {"View"} == set(views.__all__), set(views.__all__) ^ seen.keys()
     for name, arguments in seen.items():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
@@ -137,6 +138,7 @@ def report_html(folder: str | Path) -> str:
     raise ValueError(msg)
 
 
+@checked
 def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write the page of a result folder to a file, complete or not at all.
 
