@@ -106,9 +106,7 @@ def test_text_is_read_from_standard_input_and_from_several_files(tmp_path):
     done = run(*SCORE, *texts, "--dtype", "bfloat16", "--out", tmp_path / "r", stdin=text[:200].encode())
     assert done.returncode == 0, done.stderr.decode()
     assert ph.HeadScores.load(tmp_path / "r").provenance["model"]["dtype"] == "bfloat16"
-    assert (
-        "2 text(s) cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
-    )
+    assert "2 texts cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
