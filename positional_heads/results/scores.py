@@ -55,8 +55,7 @@ class NullScores:
         """Standard deviation of the null rho over shuffles, without what sampling adds to it; never below 0."""
         if self.sampling_sd is None:
             return self.rho.std(0)
-        own: Tensor = (self.rho.var(0) - self.sampling_sd.square()).clamp(min=0)
-        return own.sqrt()
+        return torch.sqrt((self.rho.var(0) - self.sampling_sd**2).clamp(min=0))
 
     @property
     def mean_error(self) -> Float[Tensor, "layer head"]:
