@@ -130,29 +130,35 @@ struct Folded {
     int64_t fixed[KEYS];
 };
 
-// Bins, and D in steps of 2^-24. Cells of values and edges come from the same monotone float32 arithmetic as in
-// PyTorch (a difference, then a product: nothing that a compiler could contract), so only the edges in the value's own
-// cell need comparing. All lanes halve their ranges of edges in step: a branch on a value would be mispredicted often.
+// Cells of values and edges come from the same monotone float32 arithmetic as in PyTorch (a difference, then a product:
+// nothing that a compiler could contract), so only the edges in the value's own cell need comparing. Few cells hold an
+// edge and hardly any more than one: the first is compared without a branch, the others are searched.
+inline int32_t bin_of(const Head& head, int32_t cell, float dominant) {
+    int32_t bin = head.starts[cell];
+    bin += head.edges[bin] < dominant;
+    if (__builtin_expect(head.edges[bin] < dominant, 0)) {
+        int32_t last = head.starts[cell + 1];
+        while (bin < last) {
+            const int32_t middle = (bin + last) / 2;
+            if (head.edges[middle] < dominant) {
+                bin = middle + 1;
+            } else {
+                last = middle;
+            }
+        }
+    }
+    return bin;
+}
+
+// Bins, and D in steps of 2^-24.
 inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
-    int32_t cell[KEYS], count[KEYS], any = 0;
+    int32_t cell[KEYS];
     for (int lane = 0; lane < KEYS; lane++) {
         float at = (dominant[lane] - head.low) * head.scale;
         at = at > 0 ? at : 0;
         cell[lane] = (int32_t)(at < CELLS - 1 ? at : CELLS - 1);
     }
-    for (int lane = 0; lane < KEYS; lane++) {
-        folded.bin[lane] = head.starts[cell[lane]];
-        count[lane] = head.starts[cell[lane] + 1] - folded.bin[lane];
-        any |= count[lane];
-    }
-    for (; any; any >>= 1) {
-        for (int lane = 0; lane < KEYS; lane++) {
-            const int32_t half = count[lane] >> 1;
-            const bool above = (count[lane] > 0) & (head.edges[folded.bin[lane] + half] < dominant[lane]);
-            folded.bin[lane] += above ? half + 1 : 0;
-            count[lane] = above ? count[lane] - half - 1 : half;
-        }
-    }
+    for (int lane = 0; lane < KEYS; lane++) folded.bin[lane] = bin_of(head, cell[lane], dominant[lane]);
     const double shifter = 6755399441055744.0;  // 1.5 * 2^52 rounds halves to even, as torch.round does
     int64_t bits;
     std::memcpy(&bits, &shifter, sizeof(bits));
