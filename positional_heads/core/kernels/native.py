@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Int, UInt16
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -35,6 +36,8 @@ SHARES = 4
 """Shares of work per thread: late queries have more keys than early ones, so equal shares take different times."""
 THREADS_PAY = 2**23
 """Terms whose computation takes longer than starting threads."""
+MOST_CELLS = 2**15
+"""Cells of D whose counts fit in a processor's cache."""
 NOT_FINITE, NO_MEMORY = 1, 2
 
 Done = TypeVar("Done")
@@ -63,6 +66,9 @@ class _Head(ctypes.Structure):
         ("saturated", ctypes.c_void_p),
         ("dominant", ctypes.c_void_p),
         ("row", ctypes.c_int64),
+        ("bins", ctypes.c_void_p),
+        ("cells", ctypes.c_int64),
+        ("per_index", ctypes.c_float),
     )
 
 
@@ -75,10 +81,11 @@ class _Shuffled(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("query_phases", "key_phases")),
         *((name, ctypes.c_void_p) for name in ("order", "runs", "first")),
         *((name, ctypes.c_int64) for name in ("halves", "skip_keys")),
-        *((name, ctypes.c_void_p) for name in ("edges", "starts", "low", "scale")),
-        *((name, ctypes.c_int64) for name in ("bins", "coarse", "distances")),
+        *((name, ctypes.c_void_p) for name in ("edges", "starts", "low", "scale", "cell_bins")),
+        *((name, ctypes.c_int64) for name in ("cells", "bins", "coarse", "distances")),
         *((name, ctypes.c_void_p) for name in ("ranks", "entries", "rank_sums", "dimension_sums")),
         *((name, ctypes.c_void_p) for name in ("half_entries", "half_rank_sums")),
+        ("per_index", ctypes.c_float),
     )
 
 
@@ -127,7 +134,7 @@ class NativeKernel:
             (key[..., 0].float() ** 2 + key[..., 1].float() ** 2).amax(1),
             n_pairs,
             bins,
-            _reversed_ranks(ranks),
+            _packed(ranks.flip(0)),
             dominant,
         )
 
@@ -174,7 +181,7 @@ class NativeKernel:
             None,
             n_pairs,
             bins,
-            _reversed_ranks(ranks),
+            _packed(ranks.flip(0)),
             dominant,
         )
 
@@ -199,6 +206,7 @@ class NativeKernel:
         """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
         (content, orders, runs), length = shuffled, shuffled.orders.shape[1]
         heads, pairs = len(content.query), content.query.shape[2]
+        cells = _cells(bins, pairs)
         key = (
             content.key if len(content.key_phase) == 1 else content.key.repeat_interleave(heads // len(content.key), 0)
         )
@@ -214,12 +222,13 @@ class NativeKernel:
             "starts": bins.starts,
             "low": bins.low.contiguous(),
             "scale": bins.scale.contiguous(),
-            "ranks": ranks.contiguous(),
+            "cell_bins": cells.bins,
+            "ranks": _packed(ranks),
         }
         own = {name: getattr(sums, name) for name in ("entries", "rank_sums", "dimension_sums")}
         own |= {name: getattr(sums, name) for name in ("half_entries", "half_rank_sums")}
         layer = _Shuffled(
-            **{name: _pointer(tensor) for name, tensor in (given | own).items()},
+            **{name: None if tensor is None else _pointer(tensor) for name, tensor in (given | own).items()},
             pairs=pairs,
             padded=given["query"].shape[2],
             length=length,
@@ -229,6 +238,8 @@ class NativeKernel:
             key_phases=len(content.key_phase),
             halves=runs.sizes.shape[1],
             skip_keys=plan.skip_keys,
+            cells=cells.number,
+            per_index=cells.per_index,
             bins=bins.edges.shape[1] + 1,
             coarse=sums.half_entries.shape[-1],
             distances=len(ranks),
@@ -266,7 +277,7 @@ class _Layer:
     longest: Float[Tensor, "head pair"] | None
     n_pairs: int
     bins: BinLookup
-    ranks: Int[Tensor, "distance 2"]
+    ranks: Int[Tensor, " distance"]
     dominant: Float[Tensor, "head ..."] | None
 
     @cached_property
@@ -314,6 +325,7 @@ class _Layer:
         return EntrySums(entries, rank_sums, distance_counts, dimensions.flip(1), saturated[:, 0])
 
     def _head(self, number: int, histogram: Tensor, sums: Tensor, saturated: Tensor) -> _Head:
+        cells = _cells(self.bins, self.n_pairs)
         return _Head(
             _pointer(self.query[number]),
             _pointer(self.key[number]),
@@ -330,6 +342,9 @@ class _Layer:
             _pointer(saturated),
             None if self.dominant is None else _pointer(self.dominant[number]),
             0 if self.dominant is None else self.dominant.shape[-1],
+            None if cells.bins is None else _pointer(cells.bins[number]),
+            cells.number,
+            cells.per_index,
         )
 
 
@@ -377,9 +392,41 @@ def _in_blocks(phase: Complex[Tensor, "head pos pair"]) -> Float[Tensor, "head b
     return rearrange(planes, "head (block n) pair two -> head block pair two n", n=KEYS).contiguous()
 
 
-def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"]:
-    """The counts (1) and rank that an entry at each distance adds to its bin; largest distance first, as keys are."""
-    return torch.stack([torch.ones_like(ranks), ranks], dim=1).flip(0).contiguous()
+def _packed(ranks: Int[Tensor, " distance"]) -> Int[Tensor, " distance"]:
+    """What an entry at each distance adds to its cell: its rank, above 16 bits that count entries."""
+    return (ranks << 16) + 1
+
+
+class _Cells(NamedTuple):
+    """Cells of D that entries are counted in.
+
+    Attributes:
+        bins: Bin of each cell of the resolution, per head; None where each bin is a cell.
+        number: How many there are.
+        per_index: Cells from one pair's index to the next.
+    """
+
+    bins: UInt16[Tensor, "head cell"] | None
+    number: int
+    per_index: float
+
+
+_KNOWN_CELLS: WeakKeyDictionary[BinLookup, dict[int, _Cells]] = WeakKeyDictionary()
+
+
+def _cells(bins: BinLookup, n_pairs: int) -> _Cells:
+    """Cells of the resolution, where they are exact in float32 (a power of two to an index) and edges lie between them."""
+    known = _KNOWN_CELLS.setdefault(bins, {})
+    if n_pairs not in known:
+        known[n_pairs] = _Cells(None, bins.edges.shape[1] + 1, 0.0)
+        per_index = 1 / bins.resolution if bins.resolution else math.inf
+        if math.frexp(per_index)[0] == 0.5 and n_pairs * per_index <= MOST_CELLS:  # noqa: PLR2004
+            last = bins.edges.double() * per_index - 0.5
+            if torch.equal(last, last.round()):
+                cells = torch.arange(int(n_pairs * per_index), dtype=torch.float64).expand(len(last), -1)
+                found = torch.searchsorted(last, cells.contiguous())
+                known[n_pairs] = _Cells(found.to(torch.uint16), found.shape[1], per_index)
+    return known[n_pairs]
 
 
 def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
