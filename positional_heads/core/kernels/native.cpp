@@ -620,14 +620,15 @@ inline bool add_runs(const Shuffled& layer, Counts& counts, const InHalf& sums, 
 
 extern "C" {
 
-// Adds the runs of one shuffle to the sums of query heads `from` to `to`, which share one key head.
+// Adds the runs of one shuffle to the sums of query heads `from` to `to`, which share one key head. Returns 0, -1 if there
+// is no memory, or one more than the number of a head whose D is not finite.
 int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t to) {
     const Shuffled& layer = *given;
     const int64_t blocks = (layer.length + KEYS - 1) / KEYS, side = blocks * KEYS * 2 * layer.padded;
     const int64_t row = 4 * KEYS * layer.padded;  // floats of a block of keys
     const int64_t* order = layer.order + shuffle * layer.length;
     const Workspace space = allocated(side, (blocks + 1) * row, layer.cells);
-    if (!space.query) return NO_MEMORY;
+    if (!space.query) return -1;
 
     const int64_t key_head = from * layer.key_heads / layer.heads;
     const float* keys = layer.key + key_head * layer.length * 2 * layer.padded;
@@ -643,7 +644,7 @@ int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t 
         }
     }
 
-    bool bad = false;
+    int64_t bad = 0;
     for (int64_t number = from; number < to; number++) {
         const float* queries = layer.query + number * layer.length * 2 * layer.padded;
         phases = layer.query_phase + (layer.query_phases == 1 ? 0 : number) * side;
@@ -664,11 +665,11 @@ int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t 
             const int64_t at = shuffle * layer.halves + half, part = (at * layer.heads + number) * layer.coarse;
             const InHalf sums = {layer.entries + own * layer.bins, layer.rank_sums + own * layer.bins,
                                  layer.half_entries + part, layer.half_rank_sums + part, layer.bins / layer.coarse};
-            bad |= add_runs(layer, counts, sums, space, layer.first[at], layer.first[at + 1]);
+            if (add_runs(layer, counts, sums, space, layer.first[at], layer.first[at + 1])) bad = number + 1;
         }
     }
     std::free(space.query);
-    return bad ? NOT_FINITE : FINITE;
+    return (int)bad;
 }
 
 }  // extern "C"

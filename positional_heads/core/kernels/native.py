@@ -204,59 +204,25 @@ class NativeKernel:
         sums: ShuffleSums,
     ) -> None:
         """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
-        (content, orders, runs), length = shuffled, shuffled.orders.shape[1]
-        heads, pairs = len(content.query), content.query.shape[2]
-        cells = _cells(bins, pairs)
-        key = (
-            content.key if len(content.key_phase) == 1 else content.key.repeat_interleave(heads // len(content.key), 0)
-        )
-        given = {
-            "query": _in_twos(content.query) * (math.log2(math.e) / temperature),
-            "key": _in_twos(key),
-            "query_phase": _in_blocks(content.query_phase),
-            "key_phase": _in_blocks(content.key_phase),
-            "order": orders.contiguous(),
-            "runs": torch.stack([runs.query_pos, runs.key_pos], dim=1),
-            "first": pad(runs.sizes.flatten().cumsum(0), (1, 0)),
-            "edges": pad(bins.edges, (0, 1), value=math.inf),
-            "starts": bins.starts,
-            "low": bins.low.contiguous(),
-            "scale": bins.scale.contiguous(),
-            "cell_bins": cells.bins,
-            "ranks": _packed(ranks),
-        }
-        own = {name: getattr(sums, name) for name in ("entries", "rank_sums", "dimension_sums")}
-        own |= {name: getattr(sums, name) for name in ("half_entries", "half_rank_sums")}
-        layer = _Shuffled(
-            **{name: None if tensor is None else _pointer(tensor) for name, tensor in (given | own).items()},
-            pairs=pairs,
-            padded=given["query"].shape[2],
-            length=length,
-            heads=heads,
-            key_heads=len(key),
-            query_phases=len(content.query_phase),
-            key_phases=len(content.key_phase),
-            halves=runs.sizes.shape[1],
-            skip_keys=plan.skip_keys,
-            cells=cells.number,
-            per_index=cells.per_index,
-            bins=bins.edges.shape[1] + 1,
-            coarse=sums.half_entries.shape[-1],
-            distances=len(ranks),
-        )
-        group = heads // len(key)
-        shares = [(shuffle, first, first + group) for shuffle in range(len(orders)) for first in range(0, heads, group)]
+        _refuse_misfits(shuffled.content.query.real, shuffled.content.query.real, bins, len(ranks))
+        layer, heads = _ShuffledLayer.laid_out(shuffled, temperature, bins, ranks), len(bins.edges)
+        given = layer.as_struct(sums, plan.skip_keys)
+        group = heads // len(layer.tensors["key"])
+        if len(shuffled.orders) * heads < SHARES * group * torch.get_num_threads():
+            group = 1  # too few shares for all threads: heads prepare their keys each for itself
+        shares = [
+            (shuffle, head, head + group) for shuffle in range(len(shuffled.orders)) for head in range(0, heads, group)
+        ]
 
-        def run(share: Share) -> tuple[int, Share]:
-            numbers = (ctypes.c_int64(number) for number in share)
-            return self._library.shuffled_runs(ctypes.byref(layer), *numbers), share
+        def run(share: Share) -> int:
+            status: int = self._library.shuffled_runs(ctypes.byref(given), *map(ctypes.c_int64, share))
+            return status
 
-        for status, (_, first, last) in _on_threads(run, shares, torch.get_num_threads()):
-            if status == NO_MEMORY:
-                raise MemoryError
-            if status == NOT_FINITE:
-                raise ValueError((first, last))
-        sums.distance_counts.add_(runs.entry_counts(plan, length).sum(1))
+        statuses = set(_on_threads(run, shares, torch.get_num_threads()))
+        if -1 in statuses:
+            raise MemoryError
+        refuse_heads([status - 1 for status in statuses - {0}])
+        sums.distance_counts.add_(shuffled.runs.entry_counts(plan, shuffled.orders.shape[1]).sum(1))
 
     def listed_dominant(
         self, query: Planes, key: Planes, positions: Positions, temperature: float
@@ -348,6 +314,62 @@ class _Layer:
         )
 
 
+@dataclass(frozen=True)
+class _ShuffledLayer:
+    """One layer's content and shuffles in the memory layout of native.cpp; keeps tensors alive while C++ reads them."""
+
+    tensors: dict[str, Tensor]
+    cells: "_Cells"
+    n_pairs: int
+
+    @classmethod
+    def laid_out(
+        cls, shuffled: Shuffled, temperature: float, bins: BinLookup, ranks: Int[Tensor, " distance"]
+    ) -> "_ShuffledLayer":
+        content, orders, runs = shuffled
+        heads, n_pairs, key = len(content.query), content.query.shape[2], content.key
+        if len(content.key_phase) > 1:  # heads rotate differently, also those that share a key
+            key = key.repeat_interleave(heads // len(key), 0)
+        tensors = {
+            "query": _in_twos(content.query) * (math.log2(math.e) / temperature),
+            "key": _in_twos(key),
+            "query_phase": _in_blocks(content.query_phase),
+            "key_phase": _in_blocks(content.key_phase),
+            "order": orders.contiguous(),
+            "runs": torch.stack([runs.query_pos, runs.key_pos], dim=1),
+            "first": pad(runs.sizes.flatten().cumsum(0), (1, 0)),
+            "edges": pad(bins.edges, (0, 1), value=math.inf),
+            "starts": bins.starts,
+            "low": bins.low.contiguous(),
+            "scale": bins.scale.contiguous(),
+            "ranks": _packed(ranks),
+        }
+        cells = _cells(bins, n_pairs)
+        return cls(tensors if cells.bins is None else tensors | {"cell_bins": cells.bins}, cells, n_pairs)
+
+    def as_struct(self, sums: ShuffleSums, skip_keys: int) -> _Shuffled:
+        query, key = self.tensors["query"], self.tensors["key"]
+        names = ("entries", "rank_sums", "dimension_sums", "half_entries", "half_rank_sums")
+        pointers = self.tensors | {name: getattr(sums, name) for name in names}
+        return _Shuffled(
+            **{name: _pointer(tensor) for name, tensor in pointers.items()},
+            pairs=self.n_pairs,
+            padded=query.shape[2],
+            length=query.shape[1],
+            heads=len(query),
+            key_heads=len(key),
+            query_phases=len(self.tensors["query_phase"]),
+            key_phases=len(self.tensors["key_phase"]),
+            halves=sums.half_entries.shape[1],
+            skip_keys=skip_keys,
+            cells=self.cells.number,
+            per_index=self.cells.per_index,
+            bins=sums.entries.shape[2],
+            coarse=sums.half_entries.shape[3],
+            distances=sums.distance_counts.shape[1],
+        )
+
+
 def _refuse_misfits(query: Planes, key: Planes, bins: BinLookup, distances: int) -> None:
     """Refuse what C++ would read past its end, or misread."""
     if query.device.type != "cpu" or bins.edges.device.type != "cpu":
@@ -415,7 +437,7 @@ _KNOWN_CELLS: WeakKeyDictionary[BinLookup, dict[int, _Cells]] = WeakKeyDictionar
 
 
 def _cells(bins: BinLookup, n_pairs: int) -> _Cells:
-    """Cells of the resolution, where they are exact in float32 (a power of two to an index) and edges lie between them."""
+    """Cells of the resolution, where they are exact (a power of two to an index) and edges lie between them."""
     known = _KNOWN_CELLS.setdefault(bins, {})
     if n_pairs not in known:
         known[n_pairs] = _Cells(None, bins.edges.shape[1] + 1, 0.0)
