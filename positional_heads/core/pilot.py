@@ -6,22 +6,19 @@ float64, which shows how often the kernel's D falls into another bin than the ex
 that this causes is part of the bound on rho.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import torch
-from einops import rearrange
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, equal_mass_edges
+from positional_heads.core.kernels.exact import exact_dominant
 from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.plan import Positions
 from positional_heads.core.rotary import Planes
 
-IN_CACHE = 2**10
-"""Checked entries of a head whose channels in float64 fit in a processor's cache."""
 COMPLETE = 256
 """Largest number of entries of a run of which the pilot has all, so that their displacement is measured exactly."""
 
@@ -57,7 +54,8 @@ class PilotSample:
         if sample.dtype == torch.float64:
             return cls(sample, sample, sample)
         step = -(-len(positions[0]) // checked) or 1
-        exact = exact_dominant(*planes, (positions[0][::step], positions[1][::step]), temperature)
+        some = positions[0][::step], positions[1][::step]
+        exact = exact_dominant(*planes, some, temperature, compiled=kernel.name == "native")
         return cls(sample, sample[:, ::step], exact)
 
     def bins(self, n_bins: int, resolution: float, entries: int) -> BinLookup:
@@ -83,35 +81,6 @@ class PilotSample:
     def joined(cls, parts: list["PilotSample"]) -> "PilotSample":
         """The samples of several batches or rows as one."""
         return cls(*(torch.cat([getattr(part, field.name) for part in parts], dim=1) for field in fields(cls)))
-
-
-def exact_dominant(
-    query: Planes, key: Planes, positions: Positions, temperature: float
-) -> Float64[Tensor, "head checked"]:
-    """D of listed entries in float64, from formulas that share no code with the kernels.
-
-    Args:
-        query: Rotated queries of one sequence, as planes.
-        key: Rotated keys, one per query head.
-        positions: Position of each entry's query and key.
-        temperature: Softmax temperature of D.
-    """
-    # the two channels of a plane apart: sums over them, and over pairs, then run along neighbours in memory
-    queries, keys = (rearrange(plane.double(), "head pos pair two -> head pos (two pair)") for plane in (query, key))
-    pairs = torch.arange(query.shape[2], dtype=torch.float64, device=query.device)
-    readout = torch.stack([torch.ones_like(pairs), pairs], dim=1)
-    size = IN_CACHE if query.device.type == "cpu" else max(len(positions[0]), 1)
-    listed = list(zip(*(torch.split(part, size) for part in positions), strict=True))
-
-    def dominant(query: Float64[Tensor, "pos channel"], key: Float64[Tensor, "pos channel"]) -> Iterator[Tensor]:
-        for query_pos, key_pos in listed:
-            first, second = query.index_select(0, query_pos).mul_(key.index_select(0, key_pos)).chunk(2, dim=1)
-            exponents = first.add_(second).div_(temperature)
-            weights = exponents.sub_(exponents.amax(1, keepdim=True)).exp_()
-            total, weighted = (weights @ readout).unbind(1)
-            yield weighted / total
-
-    return torch.stack([torch.cat(list(dominant(*head))) for head in zip(queries, keys, strict=True)])
 
 
 def mean_displacement(
