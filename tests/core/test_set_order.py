@@ -1,6 +1,6 @@
 """Whatever order sets are run in, each finds the layers that it shares; the chosen order shares as many as any can."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import hypothesis
 from hypothesis import given
@@ -33,7 +33,7 @@ def layers_run(order):
 
 def layers_apart(order):
     """Layers run if each set starts where it differs from the one before."""
-    return LAYERS + sum(LAYERS - first_difference(a, b) for a, b in zip(order[:-1], order[1:], strict=True))
+    return LAYERS + sum(LAYERS - first_difference(a, b) for a, b in pairwise(order))
 
 
 @given(st.lists(head_set, min_size=1, max_size=5, unique=True))
@@ -51,7 +51,7 @@ def test_all_that_a_later_set_shares_is_kept_in_any_order(sets):
     for position, heads in enumerate(sets):
         # a later set starts from what the sets on the way to it all share with it
         ways = [
-            min(first_difference(a, b) for a, b in zip(sets[position:stop], sets[position + 1 : stop + 1], strict=True))
+            min(first_difference(a, b) for a, b in pairwise(sets[position : stop + 1]))
             for stop in range(position + 1, len(sets))
         ]
         assert starts[heads] == set(ways) - {0}
