@@ -15,6 +15,7 @@ value bias out of z into the output's bias: where a model has one, z = 0 does no
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -122,9 +123,9 @@ class Ablation:
 
     def _layer_hooks(self, layer: int, heads: list[int]) -> list[Hook]:
         if self.mode == "zero":
-            return [(hook_name(layer, OUTPUT), _replacing(heads, None))]
+            return [(hook_name(layer, OUTPUT), ReplacedHeads(tuple(heads), None))]
         if self.mode == "mean":
-            return [(hook_name(layer, OUTPUT), _replacing(heads, self._reference_z[layer]))]
+            return [(hook_name(layer, OUTPUT), ReplacedHeads(tuple(heads), self._reference_z[layer]))]
         if self.mode == "resample":
             return _resampling(self.model, layer, heads, self._reference_z[layer])
         return _masking(self._rotary[layer], heads, self.mode, self.distance or 0, LayerInputs(self.model, layer))
@@ -204,13 +205,24 @@ def _refuse_missing_or_unused(name: str, value: Any, mode: str, needed_by: tuple
         raise ValueError(msg)
 
 
-def _replacing(heads: list[int], value: Float[Tensor, "head d_head"] | None) -> Callable[..., Tensor]:
-    def hook_fn(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+@dataclass(frozen=True, eq=False)
+class ReplacedHeads:
+    """A hook that gives z of these heads the same value at every position and in every row, 0 when None."""
+
+    heads: tuple[int, ...]
+    value: Float[Tensor, "head d_head"] | None
+
+    def __call__(self, z: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
+        """A copy of z with the heads replaced; TransformerLens passes z [batch pos head d_head]."""
+        heads = list(self.heads)
         z = z.clone()
-        z[:, :, heads] = 0 if value is None else value[heads].to(z)
+        z[:, :, heads] = 0 if self.value is None else self.value[heads].to(z)
         return z
 
-    return hook_fn
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for hooks that do the same, while both exist."""
+        return self.heads, id(self.value)
 
 
 def _resampling(

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from positional_heads.bridge.answer_run import answer_run
 from positional_heads.bridge.model import (
     PATTERN,
     TransformerLensModel,
@@ -17,7 +18,6 @@ from positional_heads.bridge.model import (
     hook_name,
     layers_with_attention,
 )
-from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.run_lengths import run_lengths
 
 LEAST_CORRECT = 0.5
@@ -51,9 +51,8 @@ def retrieval_scores(
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     sums, n_trials = torch.zeros(n_layers, n_heads, dtype=torch.float64), 0
     for prompt, needle, answer in zip(prompts, needles, answers, strict=True):
-        tokens = _greedy_continuation(model, prompt, len(answer))
-        correct = float((tokens[len(prompt) :] == answer.to(tokens.device)).double().mean())
-        if correct <= LEAST_CORRECT:
+        tokens = _greedy_continuation(model, prompt, answer)
+        if tokens is None:
             continue
         sums += _copied_share(_most_attended(model, tokens, len(prompt)), tokens, len(prompt), needle)
         n_trials += 1
@@ -65,13 +64,24 @@ def retrieval_scores(
 
 
 def _greedy_continuation(
-    model: TransformerLensModel, prompt: Int[Tensor, " pos"], steps: int
-) -> Int[Tensor, " all_pos"]:
-    tokens = prompt[None].to(model.cfg.device)
-    for _ in range(steps):
-        following = prefilled_logits(model, tokens)[:, -1].argmax(-1, keepdim=True)
-        tokens = torch.cat([tokens, following], dim=1)
-    return tokens[0]
+    model: TransformerLensModel, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]
+) -> Int[Tensor, " all_pos"] | None:
+    """The prompt and as many tokens as the answer has, decoded greedily; None if too few of them are the answer's.
+
+    Each run tries the rest of the answer, too: up to the first token that decoding would not give, it is what decoding
+    gives.
+    """
+    tokens, expected = prompt.to(model.cfg.device), answer.to(model.cfg.device)
+    with answer_run(model) as logits_at:
+        while (done := len(tokens) - len(prompt)) < len(answer):
+            tried = torch.cat([tokens, expected[done:-1]])
+            said = logits_at(tried[None], range(len(tokens) - 1, len(tried)))[0].argmax(-1)
+            right = int((said == expected[done:]).long().cumprod(0).sum())
+            tokens = torch.cat([tokens, said[: right + 1]])
+            correct = int((tokens[len(prompt) :] == expected[: len(tokens) - len(prompt)]).sum())
+            if correct + len(prompt) + len(answer) - len(tokens) <= LEAST_CORRECT * len(answer):
+                return None
+    return tokens
 
 
 def _most_attended(

@@ -9,12 +9,14 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.bridge.ablation import AblationMode, Reference
+from positional_heads.bridge.kept_residuals import kept_residuals
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions, model_provenance
 from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, set_sizes, study_sets
 from positional_heads.core.heads import Head
+from positional_heads.core.set_order import shared_layers, sharing_order
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.scores import HeadScores
@@ -97,25 +99,34 @@ def ablation_study(
     # 4. the task under each distinct set, always on the same examples
     identity = {"model": scored_model, **task_provenance(task, ablation)}
 
+    sets = distinct_sets(cells)
+    order = sharing_order(sets)
+    starts = shared_layers(order)
+
     def measure(heads: HeadSet) -> dict[str, list[float]]:
+        residuals.keep(starts[heads])
         with model.hooks(fwd_hooks=ablation.hooks(heads)):
             return {name: values.tolist() for name, values in task.measure(model, batch_size).items()}
 
-    results = run_parts(
-        {" ".join(map(str, heads)): heads for heads in distinct_sets(cells)},
-        measure,
-        study=identity,
-        folder=checkpoint,
-        title=f"ablating for {task.name}",
-        unit="set",
-        progress=progress,
-    )
+    with kept_residuals(model) as residuals:
+        in_order = run_parts(
+            {" ".join(map(str, heads)): heads for heads in order},
+            measure,
+            study=identity,
+            folder=checkpoint,
+            title=f"ablating for {task.name}",
+            unit="set",
+            progress=progress,
+        )
+    by_set = dict(zip(order, in_order, strict=True))
     # 5. the record
     return AblationStudy(
         task=task.name,
         rows=task.rows,
         cells=cells,
-        values={name: torch.tensor([one[name] for one in results], dtype=torch.float64) for name in task.measures},
+        values={
+            name: torch.tensor([by_set[heads][name] for heads in sets], dtype=torch.float64) for name in task.measures
+        },
         ranking=ranking,
         ranked_by=ranked_by,
         retrieval=retrieval,

@@ -25,7 +25,8 @@ class PlannedModel:
 
     def __call__(self, tokens):
         logits = torch.zeros(1, tokens.shape[1], 20)
-        logits[0, -1, self.says[tokens.shape[1] - len(PROMPT)]] = 1
+        for step in range(tokens.shape[1] - len(PROMPT) + 1):
+            logits[0, len(PROMPT) - 1 + step, self.says[step]] = 1
         return logits
 
     def run_with_hooks(self, tokens, return_type, fwd_hooks):

@@ -170,8 +170,9 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     assert f"{done}/" in finished.stderr  # the bar starts at the finished parts
     assert not progress.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
-    first = json.loads(before[1])["result"]["log_prob"]
-    assert study.values["log_prob"][0].tolist() == first
+    first = json.loads(before[1])
+    by_name = {" ".join(map(str, heads)): number for number, heads in enumerate(study.sets)}
+    assert study.values["log_prob"][by_name[first["part"]]].tolist() == first["result"]["log_prob"]
     shown = subprocess.run([*command[:3], "show", str(tmp_path / "out")], capture_output=True, text=True, check=True)
     assert study.verdict in shown.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.answer_run import answer_run
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
-from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.studies.tasks.longbench_metrics import judged, refuse_missing_library, unfit_answer
@@ -244,8 +244,9 @@ def _separator(prompt: str) -> str:
 @torch.no_grad()
 def _log_prob(model: TransformerLensModel, prompt: Int[Tensor, " pos"], answer: Int[Tensor, " answer_pos"]) -> float:
     tokens = torch.cat([prompt, answer])[None].to(model.cfg.device)
-    logits = prefilled_logits(model, tokens)[0, len(prompt) - 1 : -1].float()
-    return -float(torch.nn.functional.cross_entropy(logits, tokens[0, len(prompt) :]))
+    with answer_run(model) as logits_at:
+        logits = logits_at(tokens, range(len(prompt) - 1, tokens.shape[1] - 1))[0]
+    return -float(torch.nn.functional.cross_entropy(logits.float(), tokens[0, len(prompt) :]))
 
 
 @torch.no_grad()
@@ -257,7 +258,8 @@ def _generated_answer(model: TransformerLensModel, tokenizer: Any, prompt: Int[T
     ends = [end for end in ends if end is not None and end < int(model.cfg.d_vocab)]
     tokens = prompt[None].to(model.cfg.device)
     if dataset == "samsum":  # and does not let it begin with the end of a line
-        logits = prefilled_logits(model, tokens)[0, -1]
+        with answer_run(model) as logits_at:
+            logits = logits_at(tokens, [len(prompt) - 1])[0, 0]
         logits[ends] = -torch.inf
         tokens, most = torch.cat([tokens, logits.argmax()[None, None]], dim=1), most - 1
     output = model.generate(

@@ -14,15 +14,17 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.answer_run import answer_run
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.positions import numbered_rows
-from positional_heads.bridge.prefill import prefilled_logits
 from positional_heads.bridge.run_lengths import fresh_runs
 from positional_heads.core.arguments import checked, in_range
 
 Reach = Literal["long", "short"]
 LOGITS_PER_BATCH = 2**26
 """Most logits per batch if no batch size is given: 256 MiB of float32."""
+LEAST_SHARED = 64
+"""Fewest tokens with which two examples begin alike that are run once for both."""
 SCORES_PER_BATCH = {"cpu": 2**21}
 """Most attention scores per layer and batch: those that fit the cache of a CPU; `LOGITS_PER_BATCH` elsewhere."""
 
@@ -150,13 +152,15 @@ class AnswerTask:
         """
         in_range("batch_size", batch_size, 1)
         measured: dict[int, list[tuple[float, float]]] = {}
-        for batch in _batched(self.examples, model, batch_size):
-            tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)
-            with torch.inference_mode(), numbered_rows(model, batch):
-                logits = prefilled_logits(model, tokens)
+        with torch.inference_mode(), answer_run(model) as logits_at:
+            for batch, shared in _batched(self.examples, model, batch_size, share=logits_at.shares):
+                tokens = torch.stack([self.examples[index].tokens for index in batch]).to(model.cfg.device)
+                spans = {index: self.examples[index].answers for index in batch}
+                columns = sorted({column for one in spans.values() for span in one for column in _predicting(*span)})
+                with numbered_rows(model, batch):
+                    logits = logits_at(tokens, columns, shared)
                 for row, index in enumerate(batch):
-                    spans = self.examples[index].answers
-                    measured[index] = [_judged(logits[row], tokens[row], *span) for span in spans]
+                    measured[index] = [_judged(logits[row], columns, tokens[row], *span) for span in spans[index]]
         rows = torch.tensor([row for index in sorted(measured) for row in measured[index]], dtype=torch.float64)
         _refuse_not_finite(self.name, rows)
         return {"log_prob": rows[:, 0].contiguous(), "exact": rows[:, 1].contiguous()}
@@ -226,15 +230,35 @@ def _numbers(name: str, returned: Any) -> Float64[Tensor, " example"]:
         raise TypeError(msg) from error
 
 
-def _batched(examples: Sequence[Example], model: TransformerLensModel, batch_size: int | None) -> Iterator[list[int]]:
-    """Indices of examples of one length, the longest first, so a lack of memory shows immediately."""
+def _batched(
+    examples: Sequence[Example], model: TransformerLensModel, batch_size: int | None, *, share: bool
+) -> Iterator[tuple[list[int], int]]:
+    """Indices of examples of one length, and how many tokens they begin with alike.
+
+    The longest come first, so a lack of memory shows immediately. Neighbours that share much are a batch of their own.
+    """
     by_length: dict[int, list[int]] = {}
     for index, example in enumerate(examples):
         by_length.setdefault(len(example.tokens), []).append(index)
     for length in sorted(by_length, reverse=True):
-        indices = by_length[length]
         size = batch_size or _chosen_batch_size(model, length)
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))
+        alone: list[int] = []
+        pending = by_length[length]
+        while pending:
+            first, *pending = pending
+            shared = _shared_beginning(examples, first, pending[0]) if share and pending and batch_size != 1 else 0
+            if shared:
+                yield [first, pending.pop(0)], shared
+            else:
+                alone.append(first)
+        yield from ((alone[start : start + size], 0) for start in range(0, len(alone), size))
+
+
+def _shared_beginning(examples: Sequence[Example], first: int, second: int) -> int:
+    """Tokens with which two examples of one length begin alike, 0 if too few to run them apart."""
+    one, other = examples[first].tokens, examples[second].tokens
+    shared = int((one == other).long().cumprod(0)[:-1].sum())
+    return shared if shared >= max(LEAST_SHARED, len(one) // 8) else 0
 
 
 def _chosen_batch_size(model: TransformerLensModel, length: int) -> int:
@@ -243,10 +267,16 @@ def _chosen_batch_size(model: TransformerLensModel, length: int) -> int:
     return max(1, min(by_scores, LOGITS_PER_BATCH // (int(model.cfg.d_vocab) * length)))
 
 
+def _predicting(start: int, stop: int) -> range:
+    """Columns whose logits predict an answer: each is one before its token."""
+    return range(start - 1, stop - 1)
+
+
 def _judged(
-    logits: Float[Tensor, "pos vocab"], tokens: Int[Tensor, " pos"], start: int, stop: int
+    logits: Float[Tensor, "position vocab"], columns: list[int], tokens: Int[Tensor, " pos"], start: int, stop: int
 ) -> tuple[float, float]:
-    predicted, answer = logits[start - 1 : stop - 1].float(), tokens[start:stop]
+    first = columns.index(start - 1)
+    predicted, answer = logits[first : first + stop - start].float(), tokens[start:stop]
     log_prob = -torch.nn.functional.cross_entropy(predicted, answer)
     return log_prob.item(), float((predicted.argmax(-1) == answer).all())
 
