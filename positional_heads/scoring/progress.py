@@ -24,27 +24,44 @@ class Work(NamedTuple):
 
 
 class WorkBar(Generic[Name]):
-    """A progress bar; see `work_bar`."""
+    """A progress bar, see `work_bar`.
 
-    def __init__(self, bar: "tqdm[None]", parts: Mapping[Name, Work], title: str, unit: str) -> None:
-        self._bar, self._parts = bar, parts
-        self._title, self._unit = title, unit
-        self._total = sum(part.units for part in parts.values())
-        self._done = 0
-        self.finished: set[Name] = set()
+    Attributes:
+        finished: Names of the parts that are finished.
+    """
+
+    def __init__(
+        self, parts: Mapping[Name, Work], finished: Iterable[Name], title: str, unit: str, shown: bool
+    ) -> None:
+        """Show a bar; see `work_bar` for the arguments."""
+        self.finished = {name for name in finished if name in parts}
+        self._parts, self._title, self._unit = parts, title, unit
+        self._units, self._total = self._sum(self.finished).units, self._sum(parts)
+        begun = self._sum(self.finished).cost
+        self.bar = tqdm(
+            total=self._total.cost, initial=begun, desc=self._described(), bar_format=BAR, disable=not shown
+        )
 
     def finish(self, names: Iterable[Name]) -> None:
         """These parts are finished; each is counted once."""
         new = {name for name in names if name in self._parts} - self.finished
         self.finished |= new
-        self._done += sum(self._parts[name].units for name in new)
-        self._bar.set_description_str(f"{self._title}: {self._done}/{self._total} {self._unit} ", refresh=False)
-        self._bar.update(sum(self._parts[name].cost for name in new))
+        added = self._sum(new)
+        self._units += added.units
+        self.bar.set_description_str(self._described(), refresh=False)
+        self.bar.update(added.cost)
 
     def say(self, line: str) -> None:
-        """Write a line above the bar, if there is one."""
-        if not self._bar.disable:
-            self._bar.write(line, sys.stderr)
+        """Write a line above the bar, if it is shown."""
+        if not self.bar.disable:
+            self.bar.write(line, sys.stderr)
+
+    def _sum(self, names: Iterable[Name]) -> Work:
+        parts = [self._parts[name] for name in names]
+        return Work(sum(part.cost for part in parts), sum(part.units for part in parts))
+
+    def _described(self) -> str:
+        return f"{self._title}: {self._units}/{self._total.units} {self._unit} "
 
 
 @contextmanager
@@ -60,10 +77,6 @@ def work_bar(
         unit: What it counts, in the plural.
         shown: Whether to show it.
     """
-    finished = [name for name in dict.fromkeys(finished) if name in parts]
-    before, total = (sum(parts[name].cost for name in some) for some in (finished, parts))
-    with tqdm(total=total, bar_format=BAR, disable=not shown) as bar:
-        work = WorkBar(bar, parts, title, unit)
-        work.finish(finished)
-        bar.initial = before
+    work = WorkBar(parts, finished, title, unit, shown)
+    with work.bar:
         yield work

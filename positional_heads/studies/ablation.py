@@ -200,10 +200,15 @@ def _planned(
         finished.timed(set_name(part), part, measure)
     trials.begin(finished)
 
+    known = None if trials.seconds_left(finished) else trials.scores(finished, progress=False)[0]
+    by_retrieval = None if known is None else _ranked(ranking, known)
+
     def seconds(plan: SetPlan) -> float:
-        sets = [set_name(one) for one in distinct_sets(plan.sets(ranking, None, seed))]
-        left = sum(name not in finished.results for name in sets) + len(plan.sizes) * plan.retrieval
-        return left * finished.seconds[set_name(heads)] + plan.retrieval * trials.seconds_left(finished)
+        sets = [set_name(one) for one in distinct_sets(plan.sets(ranking, by_retrieval, seed))]
+        left = sum(name not in finished.results for name in sets) * finished.seconds[set_name(heads)]
+        if not plan.retrieval or not trials.seconds_left(finished):
+            return left
+        return left + len(plan.sizes) * finished.seconds[set_name(heads)] + trials.seconds_left(finished)
 
     least = f"the top {asked.sizes[0]} heads and their controls"
     return limit.planned(smaller_plans(asked), seconds, finished, least=least, progress=progress)

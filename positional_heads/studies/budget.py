@@ -10,7 +10,8 @@ import math
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from tqdm.auto import tqdm
 
@@ -19,6 +20,7 @@ from positional_heads.studies.resume import FinishedParts, now
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Plan(Protocol):
     """What of a study is run."""
 
@@ -34,7 +36,8 @@ class Plan(Protocol):
 SomePlan = TypeVar("SomePlan", bound=Plan)
 
 
-class Planned(NamedTuple, Generic[SomePlan]):
+@dataclass(frozen=True)
+class Planned(Generic[SomePlan]):
     """A plan that was decided on.
 
     Attributes:
@@ -114,7 +117,12 @@ class Budget:
         self, plans: Sequence[SomePlan], seconds: Callable[[SomePlan], float], least: str
     ) -> Planned[SomePlan]:
         spent = now() - self._began
-        place = bisect_left(plans, 1, key=lambda plan: int(spent + seconds(plan) <= 60 * self.minutes))
+
+        def fits(plan: SomePlan) -> bool:
+            return spent + seconds(plan) <= 60 * self.minutes
+
+        # the first is asked apart: where all of it is finished, less of it need not be, with other random sets
+        place = 0 if fits(plans[0]) else bisect_left(plans, True, key=fits)
         everything, needed = ((spent + seconds(plan)) / 60 for plan in (plans[0], plans[-1]))
         if place == len(plans):
             msg = (
