@@ -195,20 +195,20 @@ def _planned(
     progress: bool,
 ) -> Planned[SetPlan]:
     """What fits into a budget, after parts were timed that are needed anyway."""
-    heads: HeadSet = tuple(sorted(ranking[: asked.sizes[0]]))
-    for part in ((), heads):  # the un-ablated one first: it warms up
-        finished.timed(set_name(part), part, measure)
-    trials.begin(finished)
-
+    top: HeadSet = tuple(sorted(ranking[: asked.sizes[0]]))
+    needed = {set_name(heads): heads for heads in ((), top)}  # the un-ablated one first: it warms up
+    finished.forget_untimed(needed)
+    run_parts(needed, measure, finished=finished, title="timing", unit="sets", progress=progress)
+    trials.begin(finished, progress)
     known = None if trials.seconds_left(finished) else trials.scores(finished, progress=False)[0]
     by_retrieval = None if known is None else _ranked(ranking, known)
 
     def seconds(plan: SetPlan) -> float:
         sets = [set_name(one) for one in distinct_sets(plan.sets(ranking, by_retrieval, seed))]
-        left = sum(name not in finished.results for name in sets) * finished.seconds[set_name(heads)]
+        left = sum(name not in finished.results for name in sets) * finished.seconds[set_name(top)]
         if not plan.retrieval or not trials.seconds_left(finished):
             return left
-        return left + len(plan.sizes) * finished.seconds[set_name(heads)] + trials.seconds_left(finished)
+        return left + len(plan.sizes) * finished.seconds[set_name(top)] + trials.seconds_left(finished)
 
     least = f"the top {asked.sizes[0]} heads and their controls"
     return limit.planned(smaller_plans(asked), seconds, finished, least=least, progress=progress)

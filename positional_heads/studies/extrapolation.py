@@ -230,10 +230,15 @@ def _planned(
     """What fits into a budget, after the first method was timed at the smallest length, which is needed anyway."""
     plans = smaller_trial_plans(TrialPlan(tuple(trials)))
     first = min(plans[-1].trials, key=lambda trial: trial.length)
-    second = finished.timed(first.name, first, measure) / cost(first)
+    finished.forget_untimed([first.name])
+    run_parts({first.name: first}, measure, finished=finished, title="timing", unit="method", progress=progress)
 
     def seconds(plan: TrialPlan) -> float:
-        return second * sum(cost(trial) for trial in plan.trials if trial.name not in finished.results)
+        return (
+            finished.seconds[first.name]
+            / cost(first)
+            * sum(cost(trial) for trial in plan.trials if trial.name not in finished.results)
+        )
 
     return limit.planned(plans, seconds, finished, least=f"{', '.join(plans[-1].names)}", progress=progress)
 

@@ -7,7 +7,7 @@ out is decided once and kept among the parts, so that a resumed study is the one
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ class FinishedParts:
         results: Result of each finished part.
         seconds: How long each took, where that is known.
         decisions: What was decided about the study, as JSON.
+        announced: Whether no progress bar need say any more where the file is.
     """
 
     def __init__(self, study: Mapping[str, Any], folder: str | Path | None) -> None:
@@ -50,6 +51,7 @@ class FinishedParts:
         self.results: dict[str, Any] = {line["part"]: line["result"] for line in parts}
         self.seconds: dict[str, float] = {line["part"]: line["seconds"] for line in parts if "seconds" in line}
         self.decisions: list[dict[str, Any]] = [line["decision"] for line in lines if "decision" in line]
+        self.announced = self.file is None
 
     def run(self, name: str, part: Part, run: Callable[[Part], Any]) -> Any:
         """The result of a part, which is run unless it is finished."""
@@ -61,12 +63,11 @@ class FinishedParts:
             self._append({"part": name, "result": result, "seconds": self.seconds[name]})
         return self.results[name]
 
-    def timed(self, name: str, part: Part, run: Callable[[Part], Any]) -> float:
-        """How many seconds a part takes; it is run if it is not finished, or if its time was not kept."""
-        if name not in self.seconds:
-            self.results.pop(name, None)
-            self.run(name, part, run)
-        return self.seconds[name]
+    def forget_untimed(self, names: Iterable[str]) -> None:
+        """Let these parts be run again if it is not known how long they took, which older versions did not keep."""
+        for name in names:
+            if name not in self.seconds:
+                self.results.pop(name, None)
 
     def decide(self, decision: dict[str, Any]) -> None:
         """Keep a decision."""
@@ -111,8 +112,9 @@ def run_parts(
     """
     work = {name: Work(cost(part)) for name, part in parts.items()}
     with work_bar(work, finished.results, title=title, unit=unit, shown=progress) as bar:
-        if finished.file is not None:
+        if not finished.announced:
             bar.say(f"progress is saved in {finished.file}; rerun the same command to resume")
+            finished.announced = True
         try:
             for name, part in parts.items():
                 finished.run(name, part, run)

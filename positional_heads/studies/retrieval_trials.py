@@ -68,10 +68,10 @@ class RetrievalTrials:
                 start = example.answers[0][0]
                 self.trials.append(Trial(example.tokens[:start], example.needle, example.tokens[start:]))
 
-    def begin(self, finished: FinishedParts) -> None:
+    def begin(self, finished: FinishedParts, progress: bool) -> None:
         """Run the first trial, to know how long one takes."""
-        for trial in self.trials[:1]:
-            finished.timed(trial.name, trial, self._run)
+        finished.forget_untimed(trial.name for trial in self.trials[:1])
+        self._run_trials(self.trials[:1], finished, progress)
 
     def seconds_left(self, finished: FinishedParts) -> float:
         """How long the trials take that are not finished, by the first one."""
@@ -80,8 +80,16 @@ class RetrievalTrials:
 
     def scores(self, finished: FinishedParts, progress: bool) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
         """Mean retrieval score of each head over the trials that the model answers; None, with a note, if none."""
+        self._run_trials(self.trials, finished, progress)
+        results = [finished.results[trial.name] for trial in self.trials]
+        answered = [torch.tensor(one, dtype=torch.float64) for one in results if one is not None]
+        if not answered:
+            return None, [f"No retrieval scores: the model answers no held-out example of `{self._name}` correctly."]
+        return sum(answered[1:], answered[0]) / len(answered), []
+
+    def _run_trials(self, trials: list[Trial], finished: FinishedParts, progress: bool) -> None:
         run_parts(
-            {trial.name: trial for trial in self.trials},
+            {trial.name: trial for trial in trials},
             self._run,
             finished=finished,
             title="finding retrieval heads",
@@ -89,11 +97,6 @@ class RetrievalTrials:
             progress=progress,
             cost=self._cost,
         )
-        results = [finished.results[trial.name] for trial in self.trials]
-        answered = [torch.tensor(one, dtype=torch.float64) for one in results if one is not None]
-        if not answered:
-            return None, [f"No retrieval scores: the model answers no held-out example of `{self._name}` correctly."]
-        return sum(answered[1:], answered[0]) / len(answered), []
 
     def _run(self, trial: Trial) -> Any:
         scores = retrieval_scores(self._model, [trial.prompt], [trial.needle], [trial.answer])
