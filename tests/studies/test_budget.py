@@ -11,11 +11,12 @@ import torch
 
 import positional_heads as ph
 from positional_heads.bridge.ablation import Ablation
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.run_cost import run_costs
 from positional_heads.core.head_sets import SetPlan, by_kind, smaller_plans
 from positional_heads.results.files import FINISHED_FILE_NAME
 from positional_heads.scoring.progress import Work, work_bar
-from positional_heads.studies import extrapolation, resume, retrieval_trials
+from positional_heads.studies import dpe, extrapolation, resume, retrieval_trials
 from positional_heads.studies.trials import Trial, TrialPlan, smaller_trial_plans
 from positional_heads.views import write_report
 
@@ -333,6 +334,28 @@ def test_an_interrupted_extrapolation_study_keeps_its_plan(bundled, trials_run, 
     found = ph.extrapolation_study(bundled, ph.bundled_text(), METHODS, FACTORS, **settings)
     assert trials_run == [128] * 5
     assert found.provenance["budget"]["left_out"] == ["lengths of 256 tokens"]
+
+
+@pytest.mark.parametrize(("budget", "ranges"), [(60, 8), (7, 2)])
+def test_a_search_for_group_sizes_has_as_many_ranges_as_fit(budget, ranges, bundled, clock, monkeypatch, caplog):
+    tried = []
+
+    class Planned:
+        measures = ("log_prob",)
+
+        def measure(self, model):
+            tried.append(active_extension(model).method.pair_groups)
+            clock.seconds += 60
+            return {"log_prob": torch.tensor([float(sum(tried[-1]))])}
+
+    monkeypatch.setattr(dpe, "make_task", lambda *_, **__: Planned())
+    found = dpe.dpe_sweep(bundled, 2048, window=128, ranges=8, budget=budget)
+    assert len(tried) == len({*tried}) == 3 * ranges + 1
+    assert found.pair_groups == dpe.dpe_sweep(bundled, 2048, window=128, ranges=ranges).pair_groups
+    if ranges < 8:
+        assert "leaving out 6 of 8 ranges (the others are wider)" in caplog.text
+    with pytest.raises(ValueError, match="budget 2 is too small: a search over 2 ranges would take about 7 minutes"):
+        dpe.dpe_sweep(bundled, 2048, window=128, ranges=8, budget=2)
 
 
 def test_a_run_costs_more_than_its_length_and_more_where_scores_are_rewritten(bundled):
