@@ -68,6 +68,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     rank_by: Annotated[str, typer.Option(help="rho, or excess over the null.")] = "rho",
     singles: Annotated[str | None, typer.Option(help="Heads to ablate one by one: all, top or none.")] = None,
     batch_size: options.BatchSize = None,
+    budget: options.Budget = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task, random sets and permutations.")] = 0,
@@ -78,7 +79,8 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     """Ablate the top heads and random heads.
 
     Shows whether the model needs the top heads more. Prints effects, contrasts and a verdict, and writes a report
-    folder. To resume an interrupted run, run the same command again.
+    folder. To resume an interrupted run, run the same command again. With --budget,
+    what does not fit is left out: single heads first.
 
     Example: positional-heads ablate bundled --scores report --task passkey --out ablation
     """
@@ -98,6 +100,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.results.files import ABLATION, FINISHED_FILE_NAME
         from positional_heads.results.scores import HeadScores
         from positional_heads.studies.ablation import RankBy, Singles, ablation_study
+        from positional_heads.studies.budget import check_budget
         from positional_heads.studies.tasks.evaluate import (
             TASKS,
             check_task_name,
@@ -106,6 +109,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         )
 
         check_dtype(dtype)
+        check_budget(budget)
         check_task_name(task)
         study_settings: dict[str, Any] = {
             "fractions": shares,
@@ -116,6 +120,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             "rank_by": choice("--rank-by", rank_by, RankBy),
             "singles": choice("--singles", singles, Singles),
             "batch_size": batch_size,
+            "budget": budget,
             "seed": seed,
         }
         known_settings = {setting for name in TASKS for setting in task_setting_names(name)}

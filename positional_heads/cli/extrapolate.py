@@ -28,6 +28,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         int | None,
         typer.Option(min=1, help="Tokens the model was trained on; read from its configuration if not given."),
     ] = None,
+    budget: options.Budget = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task.")] = 0,
@@ -39,7 +40,8 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
 
     Scores heads and measures a task beyond the training length, under each method.
 
-    To resume an interrupted run, run the same command again.
+    To resume an interrupted run, run the same command again. With --budget, what does not fit is left out: the longest
+    lengths first.
 
     Example: positional-heads extrapolate bundled --methods none,linear,yarn --factors 2 --out extrapolation
     """
@@ -50,9 +52,11 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         times = numbers("--factors", factors, "2,4")
         names = [name.strip() for name in methods.split(",")]
         from positional_heads.bridge.loading import check_dtype
+        from positional_heads.studies.budget import check_budget
         from positional_heads.studies.extrapolation import check_choices
 
         check_dtype(dtype)
+        check_budget(budget)
         check_choices(names, times, task)
         prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
@@ -68,6 +72,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             sequences=sequences,
             checkpoint=out,
             progress=True,
+            budget=budget,
             depths=depths,
             examples=examples,
             seed=seed,

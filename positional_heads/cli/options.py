@@ -23,3 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON i
 Overwrite = Annotated[bool, typer.Option(help="Replace results that are already in the folder.")]
 TrustRemoteCode = Annotated[bool, typer.Option(help="Run code that the model's repository contains.")]
 Depths = Annotated[int | None, typer.Option(min=1, help="Number of depths to hide the answer at.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(help="Minutes that the study may take; it first says what it leaves out. No limit if not given."),
+]

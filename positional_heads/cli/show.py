@@ -101,7 +101,7 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         ]
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
-        lines = [heading, tables.extrapolation_table(content["table"])]
+        lines = [heading, tables.extrapolation_table(content["table"]), *content.get("notes", [])]
     for line in (*lines, f"\nVerdict: {content['verdict']}"):
         typer.echo(line)
 

@@ -8,14 +8,17 @@ would be if the ranking meant nothing; p-values come from these, so a permuted s
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from math import comb, prod
+from typing import Any
 
 from positional_heads.core.heads import Head
 
 HeadSet = tuple[Head, ...]
 DRAWS_PER_SET = 50
 """Permutations drawn for each one wanted, before giving up on finding different ones."""
+FEWEST_PERMUTATIONS = 20
+"""Fewer permuted rankings cannot give a p-value below 0.05, so no more than those beyond are left out of a study."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,61 @@ class StudySet:
     k: int
     number: int
     heads: HeadSet
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """Which sets a study has.
+
+    Attributes:
+        sizes: Sizes of the top sets, ascending.
+        n_random: Number of permutations, and of random sets of each size.
+        singles: How many heads are ablated one by one, from the top of the ranking on.
+        retrieval: Whether the heads with the highest retrieval score are a control.
+    """
+
+    sizes: tuple[int, ...]
+    n_random: int
+    singles: int
+    retrieval: bool
+
+    def sets(self, ranking: Sequence[Head], retrieval: Sequence[Head] | None, seed: int) -> list[StudySet]:
+        """The sets of heads, see `study_sets`."""
+        by_retrieval = retrieval if self.retrieval else None
+        return study_sets(ranking, self.sizes, self.n_random, by_retrieval, ranking[: self.singles], seed)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for a file."""
+        return {**asdict(self), "sizes": list(self.sizes)}
+
+    def left_out_of(self, asked: "SetPlan") -> list[str]:
+        """What a larger plan has that this one has not, in words."""
+        parts = []
+        if self.singles < asked.singles:
+            which = f"{asked.singles - self.singles} of " if self.singles else "all "
+            parts.append(f"{which}{asked.singles} single heads")
+        if self.n_random < asked.n_random:
+            fewer = asked.n_random - self.n_random
+            parts.append(f"{fewer} of {asked.n_random} permuted rankings, and of as many random sets of each size")
+        if dropped := [str(size) for size in asked.sizes if size not in self.sizes]:
+            parts.append(f"the sets of {' and '.join(dropped)} heads")
+        if self.retrieval < asked.retrieval:
+            parts.append("the retrieval control")
+        return parts
+
+
+def smaller_plans(asked: SetPlan) -> list[SetPlan]:
+    """A plan, and what is left of it as more and more is left out, down to the top sets of one size and their controls.
+
+    First go single heads, which no test rests on: those outside of the largest top set, then all. Then random sets and
+    permutations, one by one as long as a p-value below 0.05 remains possible; then sizes, the largest first, because
+    small sets are the stronger claim; last the retrieval control.
+    """
+    plans = [asked]
+    plans += [replace(asked, singles=fewer) for fewer in (asked.sizes[-1], 0) if fewer < asked.singles]
+    plans += [replace(plans[-1], n_random=fewer) for fewer in range(asked.n_random - 1, FEWEST_PERMUTATIONS - 1, -1)]
+    plans += [replace(plans[-1], sizes=asked.sizes[:fewer]) for fewer in range(len(asked.sizes) - 1, 0, -1)]
+    return [*plans, replace(plans[-1], retrieval=False)] if asked.retrieval else plans
 
 
 def set_sizes(n_heads: int, fractions: Sequence[float] | None, counts: Sequence[int] | None) -> list[int]:
@@ -141,6 +199,11 @@ def random_sets(
     while len(sets) < min(wanted, existing):
         sets[_ordered([head for layer, count in per_layer.items() for head in rng.sample(rest[layer], count)])] = None
     return list(sets)[:wanted]
+
+
+def set_name(heads: HeadSet) -> str:
+    """The heads of a set in words; what its results are kept under."""
+    return " ".join(map(str, heads))
 
 
 def distinct_sets(sets: Sequence[StudySet]) -> list[HeadSet]:

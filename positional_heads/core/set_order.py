@@ -5,6 +5,7 @@ dictionary, layer after layer, every set follows the one that it shares most lay
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from positional_heads.core.head_sets import HeadSet
 from positional_heads.core.heads import Head
@@ -35,3 +36,12 @@ def shared_layers(order: Sequence[HeadSet]) -> dict[HeadSet, frozenset[int]]:
         assert start is not None  # the sets are different
         starts[heads] = frozenset({start, *(layer for layer in starts[following] if layer < start)} - {0})
     return starts
+
+
+def run_costs(order: Sequence[HeadSet], n_layers: int) -> dict[HeadSet, float]:
+    """Share of the layers that is run for each set, after the one before it; all where `n_layers` is 0."""
+    costs = dict.fromkeys(order, 1.0)
+    if n_layers:
+        for before, heads in pairwise(order):
+            costs[heads] = 1 - (first_difference(before, heads) or 0) / n_layers
+    return costs

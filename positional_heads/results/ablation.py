@@ -44,7 +44,7 @@ class AblationStudy(Record):
         ranked_by: The score that ranks them; NaN where there is none.
         retrieval: Retrieval score of each head, or None if there is none.
         chance: The value of each measure for a guess, where it is known.
-        notes: Parts of the study that were not possible, in sentences.
+        notes: Parts of the study that were not possible, or left out for a budget, in sentences.
         provenance: Versions, model, task, mode, scores, settings and seed.
     """
 
@@ -69,7 +69,7 @@ class AblationStudy(Record):
         return (
             f"{name}: {printable(self.task, newlines=False)}, {len(self.rows)} answers under each of {len(self.sets)} "
             f"sets of heads, mode {mode}; top sets of {', '.join(map(str, self.sizes))} heads; changes of "
-            f"{self.measures[0]}"
+            f"{self.measures[0]}{self.left_out}"
         )
 
     def _main_table(self) -> "pd.DataFrame":

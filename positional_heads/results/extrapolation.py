@@ -1,6 +1,6 @@
 """The record of an extrapolation study: allocation and task performance of each method at each length."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class ExtrapolationStudy(Record):
         plain_curves: The plain model's curves within its training length.
         training_length: Tokens that the model was trained on, where extrapolation begins.
         provenance: Versions, model, data, task and settings.
+        notes: Parts of the study that were left out, in sentences.
     """
 
     labels: list[str]
@@ -56,6 +57,7 @@ class ExtrapolationStudy(Record):
     plain_curves: Float64[Tensor, "head within"]
     training_length: int
     provenance: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
 
     saved_as = EXTRAPOLATION
 
@@ -65,7 +67,7 @@ class ExtrapolationStudy(Record):
         name = printable(self.model_name, newlines=False)
         heads = ", ".join(str(head) for head in self.heads)
         runs = ", ".join(f"{label} at {length}" for label, length in zip(self.labels, self.lengths, strict=True))
-        return f"{name}, trained on {self.training_length} tokens: allocation of {heads}; {runs}"
+        return f"{name}, trained on {self.training_length} tokens: allocation of {heads}; {runs}{self.left_out}"
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
@@ -183,6 +185,7 @@ class ExtrapolationStudy(Record):
             "plain": self.plain,
             "training_length": self.training_length,
             "provenance": self.provenance,
+            "notes": self.notes,
         }
 
     @classmethod
@@ -194,6 +197,7 @@ class ExtrapolationStudy(Record):
             heads=[Head.parse(name) for name in content["heads"]],
             performance=nested(tensors, "performance"),
             provenance=content["provenance"],
+            notes=content.get("notes", []),
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from positional_heads.core.arguments import checked
 from positional_heads.results.files import ResultKind, read_result, refuse_foreign, result_file, write_result
 from positional_heads.results.tables import result_html
+from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,13 @@ class Record(ABC):
     def model_name(self) -> str:
         """Name of the model; parts of the provenance may be missing."""
         return str(self.provenance.get("model", {}).get("name", "a model"))
+
+    @property
+    def left_out(self) -> str:
+        """What a budget left out, as the end of the description; empty if nothing."""
+        budget = self.provenance.get("budget") or {}
+        parts = [printable(part, newlines=False) for part in budget.get("left_out", [])]
+        return f"; left out for a budget of {budget['minutes']:g} minutes: {'; '.join(parts)}" if parts else ""
 
     @property
     @abstractmethod

@@ -5,18 +5,17 @@ sum over all batches, a shard is the sum over some, and a checkpoint is the sum 
 """
 
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm.auto import tqdm
 from typing_extensions import Unpack
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
+from positional_heads.bridge.run_cost import run_costs
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, keyword_names
 from positional_heads.core.logs import warn_once
@@ -24,6 +23,7 @@ from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import sized_batches
 from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
+from positional_heads.scoring.progress import Work, work_bar
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
 from positional_heads.scoring.shards import parsed_shard, shard_file
@@ -199,32 +199,32 @@ def _count(
     progress: bool,
 ) -> ScoreSums:
     """The sums over numbered batches, resumed from a checkpoint if there is one."""
-    rows = [len(batch.tokens) for batch in counter.data]
     sums = saved.load(lambda sums: counter.refuse_other_run(sums, saved.file))
     done = set() if sums is None else sums.done
-    total, initial = (sum(rows[number] for number in some) for some in (numbers, done))
-    with tqdm(total=total, initial=initial, unit="sequence", desc="scoring heads", disable=not progress) as bar:
+    shapes, cost = {number: counter.data[number].tokens.shape for number in numbers}, run_costs(counter.model)
+    work = {number: Work(rows * cost(length), rows) for number, (rows, length) in shapes.items()}
+    with work_bar(work, done, title="scoring heads", unit="sequences", shown=progress) as bar:
         if sums is None:
             sums = counter.begin(count_longest=counter.longest in numbers)
         elif sums.kernels:
             counter.use_kernel(min(sums.kernels))  # as before the interruption, so all D are rounded alike
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
-            bar.update(sum(rows[number] for number in sums.done) - bar.n)
-            if progress and saved.file is not None:
-                bar.write(f"progress is saved in {saved.file}; rerun the same command to resume", sys.stderr)
+            bar.finish(sums.done)
+            if saved.file is not None:
+                bar.say(f"progress is saved in {saved.file}; rerun the same command to resume")
             if ray is None:
                 for number in left:
                     with interrupt_delayed():
                         counter.count(number, sums)
                     saved.save_if_due(sums)
-                    bar.update(rows[number])
+                    bar.finish([number])
             else:
                 for part in ray.sums(counter, sums.empty(), left):
                     with interrupt_delayed():
                         sums.absorb(part)
                     saved.save_if_due(sums)
-                    bar.update(sum(rows[number] for number in part.done))
+                    bar.finish(part.done)
     saved.save(sums)
     return sums
 

@@ -1,6 +1,7 @@
 """The ablation study: whether tasks need high-scoring heads more than others, and more at long range than at short."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,25 +10,29 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.bridge.ablation import AblationMode, Reference
+from positional_heads.bridge.answer_run import runs_plainly
 from positional_heads.bridge.kept_residuals import kept_residuals
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions, model_provenance
-from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.head_sets import HeadSet, by_kind, distinct_sets, set_sizes, study_sets
+from positional_heads.core.head_sets import HeadSet, SetPlan, by_kind, distinct_sets, set_name, set_sizes, smaller_plans
 from positional_heads.core.heads import Head
-from positional_heads.core.set_order import shared_layers, sharing_order
+from positional_heads.core.set_order import run_costs, shared_layers, sharing_order
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.scores import HeadScores
-from positional_heads.studies.resume import run_parts
+from positional_heads.studies.budget import Budget, Planned
+from positional_heads.studies.resume import FinishedParts, run_parts
+from positional_heads.studies.retrieval_trials import RetrievalTrials
 from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, refuse_misspelled, task_provenance
-from positional_heads.studies.tasks.task import AnswerTask, Task
+from positional_heads.studies.tasks.task import Task
 
 RankBy = Literal["rho", "excess"]
 Singles = Literal["all", "top", "none"]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 MOST_RANDOM = 100_000
+SHARING = ("zero", "mean")
+"""Modes in which sets of heads share the layers below their first difference."""
 MOST_SINGLES = 128
 """Up to this many scored heads, all are ablated one by one by default; in larger models only the top ones."""
 
@@ -50,6 +55,7 @@ def ablation_study(
     seed: int = 0,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    budget: float | None = None,
     **task_settings: Any,
 ) -> AblationStudy:
     """Ablate the top heads and every control on the same examples (docs/equations.md, section 5).
@@ -74,11 +80,16 @@ def ablation_study(
         seed: Seed of random sets and permutations; the task has its own.
         checkpoint: Folder to save finished parts in; the same call resumes from it.
         progress: Show a progress bar over the whole study.
+        budget: Minutes that the study may take. What does not fit is left out before it starts, and the record says so:
+            single heads first, then random sets and permutations beyond 20, then the largest sizes, then the retrieval
+            control. No limit when None.
         **task_settings: Settings of a task given by name, e.g. length, depths, examples.
 
     Raises:
-        ValueError: If the scores are of another model, or the task, mode, heads or settings make no sense.
+        ValueError: If the scores are of another model, the task, mode, heads or settings make no sense, or the budget
+            is too small for any study.
     """
+    limit = None if budget is None else Budget(budget)
     in_range("n_random", n_random, 1, MOST_RANDOM)
     in_range("batch_size", batch_size, 1)
     in_range("seed", seed, 0)
@@ -90,53 +101,64 @@ def ablation_study(
     # 2. the ranking of the heads
     ranked_by = (scores.rho if rank_by == "rho" else scores.excess).double()
     ranking = _ranked(scores.heads, ranked_by)
-    # 3. the sets of heads: the top ones and every control
+    # 3. what is run of the sets of heads: all that was asked for, or what fits into the budget
     sizes = set_sizes(len(ranking), FRACTIONS if fractions is None and counts is None else fractions, counts)
-    retrieval, notes = _retrieval(model, task)
-    by_retrieval = None if retrieval is None else _ranked(ranking, retrieval)
-    alone = _single_heads(ranking, sizes[-1], singles)
-    cells = study_sets(ranking, sizes, n_random, by_retrieval, alone, seed)
-    # 4. the task under each distinct set, always on the same examples
     identity = {"model": scored_model, **task_provenance(task, ablation)}
+    finished = FinishedParts(identity, checkpoint)
 
-    sets = distinct_sets(cells)
-    order = sharing_order(sets)
-    starts = shared_layers(order)
+    starts: dict[HeadSet, frozenset[int]] = {}
+    shares = isinstance(task, AnswerTask) and mode in SHARING and runs_plainly(model)
+    costs = partial(run_costs, n_layers=int(model.cfg.n_layers) if shares else 0)
 
     def measure(heads: HeadSet) -> dict[str, list[float]]:
-        residuals.keep(starts[heads])
+        residuals.keep(starts.get(heads, ()))
         with model.hooks(fwd_hooks=ablation.hooks(heads)):
             return {name: values.tolist() for name, values in task.measure(model, batch_size).items()}
 
+    trials = RetrievalTrials(model, task)
+    alone = len(_single_heads(ranking, sizes[-1], singles))
+    plan, account, notes = SetPlan(tuple(sizes), n_random, alone, bool(trials.trials)), None, trials.notes
     with kept_residuals(model) as residuals:
-        in_order = run_parts(
-            {" ".join(map(str, heads)): heads for heads in order},
+        if limit is not None:
+            chosen = _planned(limit, plan, ranking, costs, seed, measure, trials, finished, progress)
+            plan, account, notes = chosen.plan, chosen.account, [*chosen.notes, *notes]
+        # 4. the sets: the top ones and every control
+        retrieval = None
+        if plan.retrieval:
+            retrieval, missing = trials.scores(finished, progress)
+            notes = [*notes, *missing]
+        cells = plan.sets(ranking, None if retrieval is None else _ranked(ranking, retrieval), seed)
+        # 5. the task under each distinct set, always on the same examples
+        order = sharing_order([heads for heads in distinct_sets(cells) if set_name(heads) not in finished.results])
+        starts |= shared_layers(order)
+        cost = costs(order)
+        run_parts(
+            {set_name(heads): heads for heads in [*order, *distinct_sets(cells)]},
             measure,
-            study=identity,
-            folder=checkpoint,
+            finished=finished,
             title=f"ablating for {task.name}",
-            unit="set",
+            unit="sets",
             progress=progress,
+            cost=lambda heads: cost.get(heads, 1.0),
         )
-    by_set = dict(zip(order, in_order, strict=True))
-    # 5. the record
+    results = [finished.results[set_name(heads)] for heads in distinct_sets(cells)]
+    # 6. the record
     return AblationStudy(
         task=task.name,
         rows=task.rows,
         cells=cells,
-        values={
-            name: torch.tensor([by_set[heads][name] for heads in sets], dtype=torch.float64) for name in task.measures
-        },
+        values={name: torch.tensor([one[name] for one in results], dtype=torch.float64) for name in task.measures},
         ranking=ranking,
         ranked_by=ranked_by,
         retrieval=retrieval,
         chance=dict(task.chance),
-        notes=[*notes, *_unit_notes(task), *_control_notes(by_kind(cells, "random"), sizes, n_random)],
+        notes=[*notes, *_unit_notes(task), *_control_notes(by_kind(cells, "random"), plan.sizes, plan.n_random)],
         provenance={
             "versions": library_versions(),
             **identity,
             "scores": _scores_provenance(scores, rank_by),
-            "settings": {"sizes": sizes, "n_random": n_random, "singles": len(alone), "seed": seed},
+            "settings": {"sizes": list(plan.sizes), "n_random": plan.n_random, "singles": plan.singles, "seed": seed},
+            **({} if account is None else {"budget": account}),
         },
     )
 
@@ -176,32 +198,36 @@ def _single_heads(ranking: list[Head], largest: int, singles: Singles | None) ->
     return {"all": ranking, "top": ranking[:largest], "none": []}[singles]
 
 
-def _retrieval(model: TransformerLensModel, task: Task) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
-    """Retrieval scores on held-out examples of the task, or of passkey if it has no needle; None with a note why."""
-    if not _has_needles(task):
-        if getattr(model, "tokenizer", None) is None:
-            return None, ["No retrieval scores: the task has no needle, and the model has no tokenizer to make one."]
-        task = make_task(model, "passkey")
-        if not _has_needles(task):
-            return None, ["No retrieval scores: the text is too short for held-out examples; give a longer haystack."]
-    assert isinstance(task, AnswerTask)
-    far = [example for example in task.held_out if example.reach == "long"]
-    starts = [example.answers[0][0] for example in far]
-    retrieval = retrieval_scores(
-        model,
-        [example.tokens[:start] for example, start in zip(far, starts, strict=True)],
-        [example.needle for example in far if example.needle is not None],
-        [example.tokens[start:] for example, start in zip(far, starts, strict=True)],
-    )
-    if bool(retrieval.isnan().all()):
-        return None, [f"No retrieval scores: the model answers no held-out example of `{task.name}` correctly."]
-    return retrieval, []
+def _planned(  # noqa: PLR0917  what a study has prepared
+    limit: Budget,
+    asked: SetPlan,
+    ranking: Sequence[Head],
+    costs: Callable[[Sequence[HeadSet]], dict[HeadSet, float]],
+    seed: int,
+    measure: Callable[[HeadSet], Any],
+    trials: RetrievalTrials,
+    finished: FinishedParts,
+    progress: bool,
+) -> Planned[SetPlan]:
+    """What fits into a budget, after parts were timed that are needed anyway."""
+    top: HeadSet = tuple(sorted(ranking[: asked.sizes[0]]))
+    needed = {set_name(heads): heads for heads in ((), top)}  # the un-ablated one first: it warms up
+    finished.forget_untimed(needed)
+    run_parts(needed, measure, finished=finished, title="timing", unit="sets", progress=progress)
+    trials.begin(finished, progress)
+    known = None if trials.seconds_left(finished) else trials.scores(finished, progress=False)[0]
+    by_retrieval = None if known is None else _ranked(ranking, known)
 
+    def seconds(plan: SetPlan) -> float:
+        sets = distinct_sets(plan.sets(ranking, by_retrieval, seed))
+        order = sharing_order([heads for heads in sets if set_name(heads) not in finished.results])
+        left = sum(costs(order).values()) * finished.seconds[set_name(top)]
+        if not plan.retrieval or not trials.seconds_left(finished):
+            return left
+        return left + len(plan.sizes) * finished.seconds[set_name(top)] + trials.seconds_left(finished)
 
-def _has_needles(task: Task) -> bool:
-    """Whether it has held-out examples, and each repeats tokens of its context."""
-    held_out = task.held_out if isinstance(task, AnswerTask) else ()
-    return bool(held_out) and all(example.needle is not None for example in held_out)
+    least = f"the top {asked.sizes[0]} heads and their controls"
+    return limit.planned(smaller_plans(asked), seconds, finished, least=least, progress=progress)
 
 
 def _unit_notes(task: Task) -> list[str]:

@@ -2,8 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,19 @@ from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import METHODS as EVERY_METHOD
 from positional_heads.bridge.rope_scaling.methods import canonical_name, needed_settings, rope_method, takes_factor
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
+from positional_heads.bridge.run_cost import run_costs
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import check_settings, checked, in_range, is_number
 from positional_heads.core.heads import Head, Heads
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.scoring.score import score_heads
-from positional_heads.studies.resume import run_parts
+from positional_heads.studies.budget import Budget, Planned
+from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.tasks.evaluate import make_task, refuse_misspelled, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Example
+from positional_heads.studies.trials import Trial, TrialPlan, smaller_trial_plans
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
 FOLLOWED_HEADS = 4
@@ -53,6 +55,7 @@ def extrapolation_study(
     batch_size: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    budget: float | None = None,
     **task_settings: Any,
 ) -> ExtrapolationStudy:
     """Score heads and measure a task within and beyond the training length, under each method at each factor.
@@ -71,12 +74,15 @@ def extrapolation_study(
         batch_size: Sequences of the task per forward pass; chosen by length when None.
         checkpoint: Folder to save finished methods in; the same call resumes from it.
         progress: Show a progress bar.
+        budget: Minutes that the study may take. What does not fit is left out before it starts, and the record says so:
+            the longest lengths first, then the last methods, down to four methods and lengths. No limit when None.
         **task_settings: Settings of the task, e.g. depths, examples, haystack.
 
     Raises:
-        ValueError: If a method, factor, task or head makes no sense, or the text is too short.
+        ValueError: If a method, factor, task or head makes no sense, the text is too short, or the budget too small.
         UnsupportedModelError: If the model cannot be extended, or cannot run past its context.
     """
+    limit = None if budget is None else Budget(budget)
     check_choices(methods, factors, task)
     in_range("sequences", sequences, 1)
     in_range("batch_size", batch_size, 1)
@@ -95,11 +101,11 @@ def extrapolation_study(
     trials = [trial for method in methods for trial in _trials(method, factors, trained)]
     # 2. the model as it is, within the training length; the heads to follow
     settings = {"depths": 5, "examples": 2, **task_settings}
-    plain_scores = score_heads(model, rows[:, :trained], beyond_context=True, null_repeats=0)
+    plain_scores = score_heads(model, rows[:, :trained], beyond_context=True, null_repeats=0, progress=progress)
     followed = plain_scores.top(FOLLOWED_HEADS) if asked is None else asked
     plain = _performance(model, task, trained, 0, settings, batch_size)
-    # 3. the same heads and the same task under each method
-    provenance = {
+    # 3. the same heads and the same task under each method, or under those that fit into the budget
+    provenance: dict[str, Any] = {
         "versions": library_versions(),
         "model": model_provenance(model),
         "data": {"sha256": data_hash([(row, None) for row in rows]), "sequences": len(rows), "longest": longest},
@@ -107,21 +113,31 @@ def extrapolation_study(
     }
     identity = {key: provenance[key] for key in ("model", "data", "task")}
 
-    def measure(trial: _Trial) -> dict[str, Any]:
+    def measure(trial: Trial) -> dict[str, Any]:
         text = rows[:, : trial.length]
         with extended_rope(model, trial.method, training_length=training_length) as extension:
             performance = _performance(model, task, trial.length, trained, settings, batch_size)
             performance["loss"] = _loss_beyond(model, text, trained)
             return {**_allocation(model, extension, text, followed, trained), "performance": performance}
 
+    costs = {rewritten: run_costs(model, rewritten=rewritten) for rewritten in (False, True)}
+
+    def cost(trial: Trial) -> float:
+        return costs[trial.method.rewrites_scores](trial.length)
+
+    study = {**identity, "trained": trained, "heads": [str(head) for head in followed]}
+    finished, notes = FinishedParts(study, checkpoint), []
+    if limit is not None:
+        chosen = _planned(limit, trials, measure, cost, finished, progress)
+        trials, notes, provenance["budget"] = list(chosen.plan.trials), chosen.notes, chosen.account
     results = run_parts(
-        {f"{trial.label} at {trial.length}": trial for trial in trials},
+        {trial.name: trial for trial in trials},
         measure,
-        study={**identity, "trained": trained, "heads": [str(head) for head in followed]},
-        folder=checkpoint,
+        finished=finished,
         title="extrapolating",
-        unit="method",
+        unit="methods and lengths",
         progress=progress,
+        cost=cost,
     )
     # 4. the record
     return ExtrapolationStudy(
@@ -129,7 +145,7 @@ def extrapolation_study(
         lengths=[trial.length for trial in trials],
         methods=[one["method"] for one in results],
         heads=followed,
-        curves=torch.stack([_padded(one["curves"], longest) for one in results]),
+        curves=torch.stack([_padded(one["curves"], max(trial.length for trial in trials)) for one in results]),
         **{name: _float64([one[name] for one in results]) for name in ("frequencies", "rho_within", "rho_beyond")},
         performance={
             name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
@@ -138,6 +154,7 @@ def extrapolation_study(
         plain_curves=_head_values(plain_scores.curve, followed),
         training_length=trained,
         provenance=provenance,
+        notes=notes,
     )
 
 
@@ -202,23 +219,38 @@ def base_sweep(
     return extrapolation_study(model, tokens, methods, factors, **settings)
 
 
-@dataclass(frozen=True)
-class _Trial:
-    """One method at one length."""
+def _planned(
+    limit: Budget,
+    trials: list[Trial],
+    measure: Callable[[Trial], Any],
+    cost: Callable[[Trial], float],
+    finished: FinishedParts,
+    progress: bool,
+) -> Planned[TrialPlan]:
+    """What fits into a budget, after the first method was timed at the smallest length, which is needed anyway."""
+    plans = smaller_trial_plans(TrialPlan(tuple(trials)))
+    first = min(plans[-1].trials, key=lambda trial: trial.length)
+    finished.forget_untimed([first.name])
+    run_parts({first.name: first}, measure, finished=finished, title="timing", unit="method", progress=progress)
 
-    label: str
-    method: Method
-    length: int
+    def seconds(plan: TrialPlan) -> float:
+        return (
+            finished.seconds[first.name]
+            / cost(first)
+            * sum(cost(trial) for trial in plan.trials if trial.name not in finished.results)
+        )
+
+    return limit.planned(plans, seconds, finished, least=f"{', '.join(plans[-1].names)}", progress=progress)
 
 
-def _trials(method: str | Method, factors: Sequence[float], trained: int) -> list[_Trial]:
+def _trials(method: str | Method, factors: Sequence[float], trained: int) -> list[Trial]:
     lengths = [round(factor * trained) for factor in factors]
     label = _label(method)
     if not isinstance(method, str):
-        return [_Trial(label, method, length) for length in lengths]
+        return [Trial(label, method, length) for length in lengths]
     takes = takes_factor(method)
     return [
-        _Trial(label, rope_method(method, factor if takes else None, training_length=trained), length)
+        Trial(label, rope_method(method, factor if takes else None, training_length=trained), length)
         for factor, length in zip(factors, lengths, strict=True)
     ]
 

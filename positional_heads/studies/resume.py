@@ -1,73 +1,135 @@
 """Run a study part by part, and resume it after an interruption: one JSON line on disk for each finished part.
 
-A line that was incomplete when the process died is dropped; lines of another study are refused.
+A line that was incomplete when the process died is dropped; lines of another study are refused. What a budget leaves
+out is decided once and kept among the parts, so that a resumed study is the one that was begun.
 """
 
 import json
 import os
-import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tqdm.auto import tqdm
-
 from positional_heads.results.files import FINISHED_FILE_NAME, write_atomically
+from positional_heads.scoring.progress import Work, work_bar
 
 Part = TypeVar("Part")
+clock = time.monotonic
+"""The clock; tests have one of their own."""
+
+
+def now() -> float:
+    """Seconds since some moment."""
+    return clock()
+
+
+class FinishedParts:
+    """The finished parts of one study, kept in memory and, if there is a folder, on disk.
+
+    Attributes:
+        file: The file on disk, or None.
+        results: Result of each finished part.
+        seconds: How long each took, where that is known.
+        decisions: What was decided about the study, as JSON.
+        announced: Whether no progress bar need say any more where the file is.
+    """
+
+    def __init__(self, study: Mapping[str, Any], folder: str | Path | None) -> None:
+        """Read what is finished.
+
+        Args:
+            study: What identifies the study: model, task, settings. Must be JSON.
+            folder: Folder to save finished parts in and to resume from; nothing is saved when None.
+
+        Raises:
+            ValueError: If the folder holds parts of another study.
+        """
+        self.file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
+        lines = [] if self.file is None else _saved_lines(self.file, study)
+        parts = [line for line in lines if "part" in line]
+        self.results: dict[str, Any] = {line["part"]: line["result"] for line in parts}
+        self.seconds: dict[str, float] = {line["part"]: line["seconds"] for line in parts if "seconds" in line}
+        self.decisions: list[dict[str, Any]] = [line["decision"] for line in lines if "decision" in line]
+        self.announced = self.file is None
+
+    def run(self, name: str, part: Part, run: Callable[[Part], Any]) -> Any:
+        """The result of a part, which is run unless it is finished."""
+        if name not in self.results:
+            began = now()
+            result = run(part)
+            self.seconds[name] = now() - began
+            self.results[name] = result
+            self._append({"part": name, "result": result, "seconds": self.seconds[name]})
+        return self.results[name]
+
+    def forget_untimed(self, names: Iterable[str]) -> None:
+        """Let these parts be run again if it is not known how long they took, which older versions did not keep."""
+        for name in names:
+            if name not in self.seconds:
+                self.results.pop(name, None)
+
+    def decide(self, decision: dict[str, Any]) -> None:
+        """Keep a decision."""
+        self.decisions.append(decision)
+        self._append({"decision": decision})
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        if self.file is None:
+            return
+        with self.file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())  # a finished part survives a crash of the machine, too
 
 
 def run_parts(
     parts: Mapping[str, Part],
     run: Callable[[Part], Any],
     *,
-    study: Mapping[str, Any],
-    folder: str | Path | None,
+    finished: FinishedParts,
     title: str,
     unit: str,
     progress: bool,
+    cost: Callable[[Part], float] = lambda _: 1.0,
 ) -> list[Any]:
-    """Run every part that the folder has no result of.
+    """Run every part that is not finished.
 
     Args:
         parts: The parts by name.
         run: Called with one part; must return JSON.
-        study: What identifies the study: model, task, settings. Must be JSON.
-        folder: Folder to save finished parts in and to resume from; nothing is saved when None.
+        finished: The parts that are finished; all are afterwards.
         title: Title of the progress bar.
-        unit: What the progress bar counts.
+        unit: What the progress bar counts, in the plural.
         progress: Show a progress bar.
+        cost: Cost of a part compared with the others, for the time left.
 
     Returns:
         The results, in the order of the parts.
 
     Raises:
-        ValueError: If the folder holds parts of another study.
         KeyboardInterrupt: On Ctrl-C, with a message that says what is saved.
     """
-    file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
-    results = {} if file is None else _saved_results(file, study)
-    finished = sum(name in results for name in parts)
-    with tqdm(total=len(parts), initial=finished, unit=unit, desc=title, disable=not progress) as bar:
-        if progress and file is not None:
-            bar.write(f"progress is saved in {file}; rerun the same command to resume", sys.stderr)
+    work = {name: Work(cost(part)) for name, part in parts.items()}
+    with work_bar(work, finished.results, title=title, unit=unit, shown=progress) as bar:
+        if not finished.announced:
+            bar.say(f"progress is saved in {finished.file}; rerun the same command to resume")
+            finished.announced = True
         try:
-            for name in [name for name in parts if name not in results]:
-                results[name] = run(parts[name])
-                if file is not None:
-                    _append(file, {"part": name, "result": results[name]})
-                bar.update()
+            for name, part in parts.items():
+                finished.run(name, part, run)
+                bar.finish([name])
         except KeyboardInterrupt as interrupt:
-            if file is None:
+            if finished.file is None:
                 raise
-            saved = f"{sum(name in results for name in parts)} of {len(parts)} parts are finished and saved in {file}"
+            saved = f"{len(bar.finished)} of {len(parts)} parts are finished and saved in {finished.file}"
             msg = f"{saved}; rerun the same command to resume"
             raise KeyboardInterrupt(msg) from interrupt
-    return [results[name] for name in parts]
+    return [finished.results[name] for name in parts]
 
 
-def _saved_results(file: Path, study: Mapping[str, Any]) -> dict[str, Any]:
-    """Results by name of part; the file is begun, or rewritten without its incomplete last line."""
+def _saved_lines(file: Path, study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The lines below the header; the file is begun, or rewritten without its incomplete last line."""
     header = json.loads(json.dumps(study))
     lines = _complete_lines(file) or [header]
     if lines[0] != header:
@@ -78,7 +140,7 @@ def _saved_results(file: Path, study: Mapping[str, Any]) -> dict[str, Any]:
         )
         raise ValueError(msg)
     write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines))
-    return {line["part"]: line["result"] for line in lines[1:]}
+    return lines[1:]
 
 
 def _complete_lines(file: Path) -> list[dict[str, Any]]:
@@ -86,10 +148,3 @@ def _complete_lines(file: Path) -> list[dict[str, Any]]:
         return []
     # what follows the last newline was still being written
     return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]
-
-
-def _append(file: Path, line: Mapping[str, Any]) -> None:
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())  # a finished part survives a crash of the machine, too

@@ -18,7 +18,7 @@ import positional_heads as ph
 from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.core.head_sets import by_kind
 from positional_heads.results.files import FINISHED_FILE_NAME, ResultFileError
-from positional_heads.studies import ablation
+from positional_heads.studies import retrieval_trials
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.views import dose_response
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
@@ -44,7 +44,7 @@ def retrieval_scored_once():
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ablation, "retrieval_scores", once)
+        patch.setattr(retrieval_trials, "retrieval_scores", once)
         yield
 
 
@@ -159,20 +159,18 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
     progress = tmp_path / "out" / FINISHED_FILE_NAME
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not progress.exists() or progress.read_text().count("\n") < 4):
+    while process.poll() is None and (not progress.exists() or progress.read_text().count("log_prob") < 3):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    done = progress.read_text().count("\n") - 1
-    before = progress.read_text().splitlines()[:done]
-    assert done >= 3
+    lines = [json.loads(line) for line in progress.read_text().split("\n")[1:-1]]
+    sets = {line["part"]: line["result"] for line in lines if not line["part"].startswith("retrieval")}
+    assert len(sets) >= 2
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{done}/" in finished.stderr  # the bar starts at the finished parts
+    assert f"{len(sets)}/" in finished.stderr  # the bar starts at the finished parts
     assert not progress.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
-    first = json.loads(before[1])
-    by_name = {" ".join(map(str, heads)): number for number, heads in enumerate(study.sets)}
-    assert study.values["log_prob"][by_name[first["part"]]].tolist() == first["result"]["log_prob"]
+    assert study.values["log_prob"][0].tolist() == sets[""]["log_prob"]
     shown = subprocess.run([*command[:3], "show", str(tmp_path / "out")], capture_output=True, text=True, check=True)
     assert study.verdict in shown.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}

@@ -196,6 +196,8 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
     words += [f"--seed={task['seed']}"] if "seed" in task else []
     missing += [_no_option(key, value) for key, value in task.items() if key not in known]
     missing += [_no_option("the settings of method", label) for label in methods if "(" in label]
+    if data and data.get("longest", 0) > max(study.lengths):
+        missing.append(f"the text was cut into sequences of {data['longest']} tokens, for a length that was left out")
     missing.append(f"the command follows the heads with the highest rho; this study followed {_names(study.heads)}")
     return [*words, "--out", "extrapolation"], missing
 

@@ -86,6 +86,7 @@ def _extrapolation_files(study: ExtrapolationStudy) -> dict[str, bytes | str]:
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
     rows = json_rows(study.to_frame())
     plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
+    notes = "".join(f"- {note}\n" for note in study.notes)
     return f"""# Length extrapolation
 
 {extrapolation_line(study.provenance, study.training_length, [str(head) for head in study.heads])}
@@ -99,7 +100,7 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 ![distances that each pair tells apart under each method](told_apart.png)
 
 Within the training length, without extension: {plain}.
-
+{notes}
 {_last_line(study)}
 """
 

@@ -226,6 +226,7 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
         facts=meanings(table[0]),
         tables=[Table("Allocation and task by method and length", extrapolation_table(table).cells)],
         plots=plots,
+        points=study.notes,
     )
 
 

@@ -1,0 +1,154 @@
+"""What of a study fits into a number of minutes: decided before it starts, from parts that are measured first.
+
+A study has plans, each leaving out more than the one before, always in the same order and always whole parts. The
+first that fits is run. A budget counts from the call, so what is finished already costs nothing; it is a plan, not a
+time limit: nothing that was begun is cut off.
+"""
+
+import logging
+import math
+import sys
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from tqdm.auto import tqdm
+
+from positional_heads.studies.resume import FinishedParts, now
+
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Plan(Protocol):
+    """What of a study is run."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for a file."""
+        ...
+
+    def left_out_of(self, asked: Any) -> list[str]:
+        """What the plan of the whole study has that this one has not, in words."""
+        ...
+
+
+SomePlan = TypeVar("SomePlan", bound=Plan)
+
+
+@dataclass(frozen=True)
+class Planned(Generic[SomePlan]):
+    """A plan that was decided on.
+
+    Attributes:
+        plan: The plan.
+        account: For provenance: the budget, what everything would have taken, both in minutes, and what is left out.
+    """
+
+    plan: SomePlan
+    account: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, as a sentence for the record; none if nothing was."""
+        if not self.account["left_out"]:
+            return []
+        return [
+            f"Left out for a budget of {self.account['minutes']:g} minutes (all would have taken about "
+            f"{self.account['all_minutes']:g}): {'; '.join(self.account['left_out'])}."
+        ]
+
+
+class Budget:
+    """Minutes that a study may take, counted from now."""
+
+    def __init__(self, minutes: float) -> None:
+        """Begin to count.
+
+        Raises:
+            ValueError: If this is not a positive number.
+        """
+        check_budget(minutes)
+        self.minutes = minutes
+        self._began = now()
+
+    def planned(
+        self,
+        plans: Sequence[SomePlan],
+        seconds: Callable[[SomePlan], float],
+        finished: FinishedParts,
+        *,
+        least: str,
+        progress: bool,
+    ) -> Planned[SomePlan]:
+        """The first plan that fits, or the one that was decided on before the study was interrupted.
+
+        Args:
+            plans: The plan of the whole study, and what may be run instead, the largest first.
+            seconds: How long a plan takes from now on.
+            finished: Where the decision is kept.
+            least: What the last plan still has, in words.
+            progress: Whether a progress bar is shown; the decision is then written where the bar will be.
+
+        Raises:
+            ValueError: If not even the last plan fits.
+        """
+        question = {"minutes": self.minutes, "asked": plans[0].as_json()}
+        for decision in reversed(finished.decisions):
+            if decision["question"] == question:
+                plan = next(one for one in plans if one.as_json() == decision["plan"])
+                chosen = Planned(plan, decision["account"])
+                break
+        else:
+            chosen = self._decided(plans, seconds, least)
+            finished.decide({"question": question, "plan": chosen.plan.as_json(), "account": chosen.account})
+        left_out = chosen.account["left_out"]
+        line = (
+            f"budget of {self.minutes:g} minutes: about {chosen.account['all_minutes']:g} for everything; "
+            f"{'leaving out ' + '; '.join(left_out) if left_out else 'nothing is left out'}; about "
+            f"{_two_digits(seconds(chosen.plan) / 60):g} minutes left to run"
+        )
+        if progress:
+            tqdm.write(line, sys.stderr)
+        logger.log(logging.WARNING if left_out and not progress else logging.INFO, line)
+        return chosen
+
+    def _decided(
+        self, plans: Sequence[SomePlan], seconds: Callable[[SomePlan], float], least: str
+    ) -> Planned[SomePlan]:
+        spent = now() - self._began
+
+        def fits(plan: SomePlan) -> bool:
+            return spent + seconds(plan) <= 60 * self.minutes
+
+        # the first is asked apart: where all of it is finished, less of it need not be, with other random sets
+        place = 0 if fits(plans[0]) else bisect_left(plans, True, key=fits)
+        everything, needed = ((spent + seconds(plan)) / 60 for plan in (plans[0], plans[-1]))
+        if place == len(plans):
+            msg = (
+                f"budget {self.minutes:g} is too small: {least} would take about {_two_digits(needed, math.ceil):g} "
+                f"minutes, everything about {_two_digits(everything):g}; give that many, or a smaller task"
+            )
+            raise ValueError(msg)
+        left_out = plans[place].left_out_of(plans[0])
+        account = {"minutes": self.minutes, "all_minutes": _two_digits(everything), "left_out": left_out}
+        return Planned(plans[place], account)
+
+
+def check_budget(minutes: float | None) -> None:
+    """Refuse a budget that is not a positive number of minutes; None passes.
+
+    Raises:
+        ValueError: If it is zero, negative or not finite.
+    """
+    if minutes is not None and not 0 < minutes < math.inf:
+        msg = f"budget {minutes} must be a number of minutes above 0, e.g. 30"
+        raise ValueError(msg)
+
+
+def _two_digits(value: float, rounding: Callable[[float], float] = round) -> float:
+    """A number to two significant digits."""
+    if value <= 0:
+        return 0.0
+    step = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return float(f"{rounding(value / step) * step:.2g}")

@@ -1,0 +1,113 @@
+"""The retrieval control of an ablation study: retrieval scores on held-out examples, one trial at a time."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.provenance import data_hash
+from positional_heads.bridge.retrieval import retrieval_scores
+from positional_heads.bridge.run_cost import run_costs
+from positional_heads.studies.resume import FinishedParts, run_parts
+from positional_heads.studies.tasks.evaluate import make_task
+from positional_heads.studies.tasks.task import AnswerTask, Task
+
+
+class Trial(NamedTuple):
+    """One held-out example.
+
+    Attributes:
+        prompt: Tokens up to the answer.
+        needle: First, and one past the last, token of what the answer repeats.
+        answer: Tokens of the answer.
+    """
+
+    prompt: Int[Tensor, " _pos"]
+    needle: tuple[int, int]
+    answer: Int[Tensor, " _answer_pos"]
+
+    @property
+    def name(self) -> str:
+        """What its result is kept under."""
+        sha256 = data_hash([(self.prompt, None), (self.answer, None)])
+        return f"retrieval {sha256[:16]} {self.needle[0]} {self.needle[1]}"
+
+
+class RetrievalTrials:
+    """Held-out examples of a task, or of passkey if it has no needle.
+
+    Attributes:
+        trials: The examples at long range; none where there is no such task.
+        notes: Why there are none, as a sentence.
+    """
+
+    def __init__(self, model: TransformerLensModel, task: Task) -> None:
+        """Find the examples; nothing is run."""
+        self._model, self._name = model, task.name
+        self._run_cost = run_costs(model)
+        self.trials: list[Trial] = []
+        self.notes: list[str] = []
+        if not _has_needles(task):
+            if getattr(model, "tokenizer", None) is None:
+                self.notes = [
+                    "No retrieval scores: the task has no needle, and the model has no tokenizer to make one."
+                ]
+                return
+            task = make_task(model, "passkey")
+            if not _has_needles(task):
+                self.notes = [
+                    "No retrieval scores: the text is too short for held-out examples; give a longer haystack."
+                ]
+                return
+            self._name = task.name
+        assert isinstance(task, AnswerTask)
+        for example in task.held_out:
+            if example.reach == "long" and example.needle is not None:
+                start = example.answers[0][0]
+                self.trials.append(Trial(example.tokens[:start], example.needle, example.tokens[start:]))
+
+    def begin(self, finished: FinishedParts, progress: bool) -> None:
+        """Run the first trial, to know how long one takes."""
+        finished.forget_untimed(trial.name for trial in self.trials[:1])
+        self._run_trials(self.trials[:1], finished, progress)
+
+    def seconds_left(self, finished: FinishedParts) -> float:
+        """How long the trials take that are not finished, by the first one."""
+        left = sum(self._cost(trial) for trial in self.trials if trial.name not in finished.results)
+        return left * finished.seconds[self.trials[0].name] / self._cost(self.trials[0]) if left else 0.0
+
+    def scores(self, finished: FinishedParts, progress: bool) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
+        """Mean retrieval score of each head over the trials that the model answers; None, with a note, if none."""
+        self._run_trials(self.trials, finished, progress)
+        results = [finished.results[trial.name] for trial in self.trials]
+        answered = [torch.tensor(one, dtype=torch.float64) for one in results if one is not None]
+        if not answered:
+            return None, [f"No retrieval scores: the model answers no held-out example of `{self._name}` correctly."]
+        return sum(answered[1:], answered[0]) / len(answered), []
+
+    def _run_trials(self, trials: list[Trial], finished: FinishedParts, progress: bool) -> None:
+        run_parts(
+            {trial.name: trial for trial in trials},
+            self._run,
+            finished=finished,
+            title="finding retrieval heads",
+            unit="examples",
+            progress=progress,
+            cost=self._cost,
+        )
+
+    def _run(self, trial: Trial) -> Any:
+        scores = retrieval_scores(self._model, [trial.prompt], [trial.needle], [trial.answer])
+        return None if bool(scores.isnan().all()) else scores.tolist()
+
+    def _cost(self, trial: Trial) -> float:
+        """One run for each token of the answer, and one that reads the patterns."""
+        return (len(trial.answer) + 1) * self._run_cost(len(trial.prompt) + len(trial.answer))
+
+
+def _has_needles(task: Task) -> bool:
+    """Whether it has held-out examples, and each repeats tokens of its context."""
+    held_out = task.held_out if isinstance(task, AnswerTask) else ()
+    return bool(held_out) and all(example.needle is not None for example in held_out)
