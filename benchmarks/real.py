@@ -1,8 +1,8 @@
 """Scoring and ablating a real model, beside Hugging Face's own forward pass on the same tokens.
 
-`python -m benchmarks.real`, about 20 minutes for SmolLM2-135M on two quiet cores; `--rows` measures some groups and keeps what was measured of the
-others. Times are on the clock, on all cores; the ratio of CPU times stands beside. One-off costs and peak memory are
-those of processes of their own.
+`python -m benchmarks.real`, about 20 minutes for SmolLM2-135M on two quiet cores; `--rows` measures some groups and
+keeps what was measured of the others. Times are on the clock, on all cores; the ratio of CPU times stands beside.
+One-off costs and peak memory are those of processes of their own.
 """
 
 import argparse
@@ -22,14 +22,29 @@ import positional_heads as ph
 from benchmarks.memory import peak_of_child, print_peak
 from benchmarks.models import real_model
 from benchmarks.profiling import seconds_by_part, told
-from benchmarks.timing import RESULTS, Seconds, markdown_table, median_ratio, rounds, setting, write_results
+from benchmarks.real_table import (
+    BRIDGE,
+    EVERY_NULL,
+    EXACT,
+    FIRST,
+    FORWARD,
+    GROUPS,
+    HELP,
+    IMPORT,
+    MEMORY,
+    NULL,
+    SAMPLED,
+    SAMPLED_NULL,
+    STUDY,
+    Row,
+    merged,
+    over,
+    table,
+    text,
+)
+from benchmarks.timing import RESULTS, Seconds, rounds, setting, write_results
 from positional_heads.scoring.settings import ScoringOptions
 
-FORWARD, BRIDGE = "Hugging Face forward, sdpa", "TransformerBridge forward, as booted"
-EXACT, NULL, SAMPLED = "exact, no null", "default null of 20", "sampled 65536 entries, no null"
-EVERY_NULL, SAMPLED_NULL = "exact, 5 exact nulls", "sampled 65536 entries, default null of 20"
-STUDY, IMPORT, HELP, FIRST = "ablation study", "`import positional_heads`", "`positional-heads --help`", "first call"
-MEMORY = "exact, no null: MiB at the peak"
 NULL_PAIRS = {"null_pairs": "all"} if "null_pairs" in ScoringOptions.__annotations__ else {}
 SCORES: dict[str, dict[str, Any]] = {
     EXACT: {"pairs": "all"},
@@ -38,21 +53,6 @@ SCORES: dict[str, dict[str, Any]] = {
     SAMPLED: {"pairs": 65536},
     SAMPLED_NULL: {"pairs": 65536, "null_repeats": 20},
 }
-TARGETS: dict[tuple[str, str], tuple[str, str, str]] = {
-    ("one", BRIDGE): ("2.3", "", ""),
-    ("one", EXACT): ("3.1", "1.9", "1.6"),
-    ("one", NULL): ("28", "3.5", "2.2"),
-    ("one", EVERY_NULL): ("9.4", "", ""),
-    ("one", SAMPLED): ("2.4", "1.4", "1.2"),
-    ("one", SAMPLED_NULL): ("17", "3.5", "2.2"),
-    ("long", EXACT): ("", "3", "2"),
-    ("memory", MEMORY): ("", "512", "256"),
-    ("study", STUDY): ("1.4", "0.9", "0.5"),
-    ("start", IMPORT): ("", "0.2 s", ""),
-    ("start", HELP): ("", "0.4 s", ""),
-}
-"""Before this benchmark existed, first mark, goal; of SmolLM2-135M with 1024, 8192 and, in the study, 768 tokens."""
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,6 @@ class Measurement:
         print_peak(lambda: tasks[task](tokens))
 
 
-GROUPS = ("one", "four", "long", "memory", "study", "start")
-
-
 @torch.no_grad()
 def forward(model: Any, tokens: torch.Tensor, **settings: Any) -> None:
     """A forward pass, with the logits of every token."""
@@ -225,52 +222,6 @@ def forward(model: Any, tokens: torch.Tensor, **settings: Any) -> None:
 def python(*arguments: str) -> None:
     """Run Python in a process of its own."""
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
-
-
-def over(ours: Seconds, plain: Seconds, parts: int) -> Row:
-    """Seconds of one part on the clock, and the ratio to the forward pass, on the clock and of CPU time."""
-    return {
-        "seconds": statistics.median(ours.wall) / parts,
-        "measured": f"{median_ratio(ours.wall, plain.wall) / parts:.2f}",
-        "cpu": f"{median_ratio(ours.cpu, plain.cpu) / parts:.2f}",
-    }
-
-
-def table(groups: dict[str, list[Row]]) -> str:
-    """One line per row that was measured."""
-    header = ["", "tokens", "sequences a call", "seconds", "x forward", "of CPU time", "before", "first mark", "goal"]
-    lines = []
-    for group in (name for name in GROUPS if name in groups):
-        for row in groups[group]:
-            seconds = f"{row['seconds']:.3g}" if "seconds" in row else ""
-            measured = [seconds, row["measured"], row.get("cpu", "")]
-            targets = TARGETS.get((group, row["name"]), ("", "", ""))
-            lines.append([row["name"], str(row["tokens"]), str(row["sequences"]), *measured, *targets])
-    return markdown_table(header, lines)
-
-
-def merged(groups: dict[str, list[Row]], described: Row, folder: Path | None) -> dict[str, list[Row]]:
-    """These groups, and the others of an earlier run of the same model in the same setting."""
-    file = None if folder is None else folder / "real.json"
-    earlier = json.loads(file.read_text()) if file is not None and file.exists() else {}
-    return earlier["groups"] | groups if earlier.get("setting") == described else groups
-
-
-def text(groups: dict[str, list[Row]], described: Row) -> str:
-    """The table, and what is said about it."""
-    rows = [row for name in GROUPS for row in groups.get(name, [])]
-    parts = [
-        "# A real model",
-        "Seconds are on the clock, for one sequence; then the ratio to Hugging Face's own forward pass with sdpa and "
-        "logits on the same tokens, on the clock and of CPU time. Medians of rounds in which all take turns. The last "
-        "three columns are of SmolLM2-135M with 1024 tokens (8192 in long rows, 768 in the study) on two AVX-512 "
-        f"cores. {', '.join(f'{name} {value}' for name, value in described.items())}.",
-        table(groups),
-        *[row["said"] for row in rows if "said" in row],
-    ]
-    if profiles := [f"- {row['name']}, {row['tokens']} tokens: {row['profile']}" for row in rows if "profile" in row]:
-        parts += ["## Where the time goes", "\n".join(profiles)]
-    return "\n\n".join(parts)
 
 
 def main() -> None:
