@@ -9,8 +9,8 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from types import CodeType
 from typing import Any
 
 import positional_heads
@@ -26,7 +26,7 @@ def seconds_by_part(work: Callable[[], Any]) -> dict[str, float]:
         work: What to follow; slowed down by a few per cent.
     """
     spent: dict[str, float] = defaultdict(float)
-    stack, known = [OUTSIDE], {}
+    stack = [OUTSIDE]
     since = time.perf_counter()
 
     def follow(frame: Any, event: str, _: Any) -> None:
@@ -40,9 +40,7 @@ def seconds_by_part(work: Callable[[], Any]) -> dict[str, float]:
             if len(stack) > 1:
                 stack.pop()
             return
-        if frame.f_code not in known:
-            known[frame.f_code] = part_of(frame.f_code)
-        stack.append(known[frame.f_code] or stack[-1])
+        stack.append(part_of(frame.f_code.co_filename) or stack[-1])
 
     sys.setprofile(follow)
     try:
@@ -53,9 +51,10 @@ def seconds_by_part(work: Callable[[], Any]) -> dict[str, float]:
     return dict(spent)
 
 
-def part_of(code: CodeType) -> str | None:
-    """The part that a function belongs to; None where it counts for its caller."""
-    file = Path(code.co_filename)
+@cache
+def part_of(name: str) -> str | None:
+    """The part that the functions of a file belong to; None where they count for their caller."""
+    file = Path(name)
     if file.is_relative_to(PACKAGE):
         inside = file.relative_to(PACKAGE)
         return KERNEL if inside.is_relative_to("core/kernels") else str(inside)

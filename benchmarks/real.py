@@ -55,6 +55,10 @@ SCORES: dict[str, dict[str, Any]] = {
 }
 
 
+TOY: dict[str, Any] = {"repeats": 1, "lengths": (32, 64, 200), "counts": (2,), "n_random": 1}
+WHOLE_STUDY: dict[str, Any] = {"n_random": 6, "examples": 2}
+
+
 @dataclass(frozen=True)
 class Measurement:
     """What is measured: a model in a folder, and sizes.
@@ -63,14 +67,18 @@ class Measurement:
         folder: Of the model.
         repeats: Rounds.
         lengths: Tokens of a sequence in the groups one and four, long and memory, and study.
-        whole_study: 6 random sets of each size and 12 answers, instead of 2 and 6.
+        counts: Heads of the sets of the study.
+        n_random: Random sets of each size.
+        examples: Examples at each of three depths, at long and at short range.
         profile: Say as well where the time goes.
     """
 
     folder: str
     repeats: int = 5
     lengths: tuple[int, int, int] = (1024, 8192, 768)
-    whole_study: bool = False
+    counts: tuple[int, ...] = (5, 14, 27)
+    n_random: int = 2
+    examples: int = 1
     profile: bool = False
 
     @cached_property
@@ -116,7 +124,7 @@ class Measurement:
         works = self._works(tokens, names, bridge)
         if not warm_up:  # a round would take minutes: a short one prepares what a first call needs
             rounds(self._works(tokens[:, :64], names, bridge), 1, warm_up=False)
-        seconds = rounds(works, self.repeats, warm_up=warm_up)
+        seconds = rounds(works, self.repeats, warm_up=warm_up and self.repeats > 1)
         for name, work in works.items():
             shared = len(tokens) if name in names else 1
             row = {"name": name, "tokens": tokens.shape[1], "sequences": shared}
@@ -151,11 +159,11 @@ class Measurement:
         """An ablation study, per set and answer."""
         from positional_heads.core.head_sets import distinct_sets
 
-        length, (n_random, examples) = self.lengths[2], (6, 2) if self.whole_study else (2, 1)
+        length = self.lengths[2]
         tokens, plain, spent = self.tokens(1, length), Seconds(), Seconds()
         scores = self.score(tokens, pairs=65536)
-        settings = {"counts": [5, 14, 27], "n_random": n_random, "singles": "none"}
-        settings |= {"length": length, "depths": 3, "examples": examples, "beyond_context": True}
+        settings = {"counts": self.counts, "n_random": self.n_random, "singles": "none"}
+        settings |= {"length": length, "depths": 3, "examples": self.examples, "beyond_context": True}
         studies = []
 
         def work() -> None:
@@ -170,7 +178,9 @@ class Measurement:
         sets, answers = len(distinct_sets(studies[0].cells)), len(studies[0].rows)
         mean = Seconds(spent.cpu * len(plain.cpu), spent.wall * len(plain.wall))
         row = {"name": STUDY, "tokens": length, "sequences": 1, **over(mean, plain, sets * answers)}
-        row["said"] = f"The study: passkey, {sets} sets of up to 27 heads, {answers} answers, zero, run once."
+        row["said"] = (
+            f"The study: passkey, {sets} sets of up to {self.counts[-1]} heads, {answers} answers, zero, run once."
+        )
         yield row | self._profiled(work)
 
     def start(self) -> Iterator[Row]:
@@ -238,8 +248,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     with real_model(given.model) as (folder, model):
-        sizes = {"lengths": (96, 160, 256), "repeats": 1} if given.toy else {"repeats": given.repeats}
-        measurement = Measurement(folder, **sizes, whole_study=given.whole_study, profile=given.profile)
+        sizes = TOY if given.toy else {"repeats": given.repeats} | (WHOLE_STUDY if given.whole_study else {})
+        measurement = Measurement(folder, profile=given.profile, **sizes)
         if given.child:
             measurement.child(given.child, given.length)
             return
