@@ -44,13 +44,17 @@ def plain_llama(config: Any, device: str = "cpu", dtype: torch.dtype = torch.flo
 
 def bridged_llama(config: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
     """A TransformerBridge of a model with the same weights, without a detour over a file."""
+    return bridged(plain_llama(config, device, dtype), device, dtype)
+
+
+def bridged(model: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:
+    """A TransformerBridge of a model of Hugging Face that is loaded already, and is wrapped by it from now on."""
     from transformer_lens.model_bridge import TransformerBridge
 
     from positional_heads.zoo.architecture import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     tokenizer.bos_token = None  # TransformerLens would load it anew, from a folder, to have one put in front
-    model = plain_llama(config, device, dtype)
     return TransformerBridge.boot_transformers(
         "random", hf_model=model, tokenizer=tokenizer, device=device, dtype=dtype
     ).eval()
