@@ -91,12 +91,20 @@ class CorrelationSums:
         Raises:
             ValueError: If the two have different plans or bins.
         """
-        same_bins = torch.equal(self.bins.edges, other.bins.edges) and self.bins.resolution == other.bins.resolution
+        edges = other.bins.edges.to(self.bins.edges.device)
+        same_bins = torch.equal(self.bins.edges, edges) and self.bins.resolution == other.bins.resolution
         if self.plan != other.plan or not same_bins:
             msg = "sums of different plans or bins cannot be added: score both with one plan"
             raise ValueError(msg)
         for name, ours in self.tensors.items():
-            ours.add_(other.tensors[name])
+            ours.add_(other.tensors[name].to(ours.device))
+
+    def on(self, bins: BinLookup) -> "CorrelationSums":
+        """The same sums on the device of these bins, which are equal to theirs."""
+        moved = CorrelationSums(self.plan, bins)
+        for name, tensor in self.tensors.items():
+            moved.tensors[name].copy_(tensor)
+        return moved
 
     def correlation(self) -> "Correlation":
         """The statistics, once every entry of the plan has been counted.

@@ -141,7 +141,13 @@ class EntryCounter:
             number: Number of the batch.
             sums: Sums of this run; changed in place, and invalid if this raises.
         """
-        self._capture(number, lambda vectors, rows: self._count_rows(sums.layers[vectors.rotary.layer], vectors, rows))
+
+        def count_rows(vectors: LayerVectors, rows: list[Row]) -> None:
+            layer = vectors.rotary.layer
+            sums.layers[layer] = sums.layers[layer].on(vectors.rot_q.device)
+            self._count_rows(sums.layers[layer], vectors, rows)
+
+        self._capture(number, count_rows)
         sums.done.add(number)
         sums.kernels.add(self.kernel.name)
 

@@ -52,6 +52,13 @@ class LayerSums:
         """Bins of D, the same for all."""
         return self.statistics[0].bins
 
+    def on(self, device: torch.device) -> "LayerSums":
+        """These sums on the device of the layer: sums from a file are on the CPU, and layers may be apart."""
+        if self.bins.edges.device == device:
+            return self
+        bins = BinLookup(self.bins.edges.to(device), self.bins.resolution, self.bins.displaced)
+        return LayerSums(self.frequencies, [one.on(bins) for one in self.statistics])
+
     def empty(self) -> "LayerSums":
         """The same plans and bins, nothing counted."""
         return LayerSums(self.frequencies, [CorrelationSums(one.plan, self.bins) for one in self.statistics])
@@ -172,14 +179,14 @@ class ScoreSums:
         return packed(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}), content, PARTIAL)
 
     @classmethod
-    def from_bytes(cls, raw: bytes, device: Any = "cpu") -> "ScoreSums":
-        """Read what `to_bytes` made.
+    def from_bytes(cls, raw: bytes) -> "ScoreSums":
+        """Read what `to_bytes` made, to the CPU; counting moves each layer's sums to the layer.
 
         Raises:
             ResultFileError: If it is damaged, or of an earlier version.
         """
         content = unpacked(raw, PARTIAL, "sums")
-        tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
+        tensors = load(raw)
         if not any(key.endswith(".0.entries") for key in tensors):
             msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
             raise ResultFileError(msg)
@@ -193,7 +200,7 @@ class ScoreSums:
             for repeat, one in enumerate(statistics):
                 for name, tensor in one.tensors.items():
                     tensor.copy_(tensors[f"{layer}.{repeat}.{name}"])
-            layers[int(layer)] = LayerSums(tensors[f"{layer}.frequencies"].cpu(), statistics)
+            layers[int(layer)] = LayerSums(tensors[f"{layer}.frequencies"], statistics)
         return cls(layers, set(content["done"]), content["run"], set(content["kernels"]))
 
     def _reasons(self, rho: Float[Tensor, "layer head"]) -> dict[Head, str]:

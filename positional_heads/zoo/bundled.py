@@ -44,19 +44,26 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
 
 @checked
 def load_model(
-    name: str | Path, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
+    name: str | Path,
+    *,
+    device: str | None = None,
+    device_map: str | dict[str, str | int] | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> "TransformerBridge":
     """The bundled model, one in a local folder, or one from the hub, as a TransformerBridge in evaluation mode.
 
     Args:
         name: "bundled", a folder in `transformers` format, or a hub name.
         device: Device, e.g. "cpu" or "cuda"; TransformerLens decides when None.
+        device_map: Where each part of a model that needs several devices goes: "auto", "balanced", or a table from
+            names of modules to devices, as in `transformers`; one device when None.
         dtype: Precision, e.g. "bfloat16"; float32 when None.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
         FileNotFoundError: If a path is given that does not exist.
-        ValueError: If the dtype is unknown, or the model cannot be loaded.
+        ValueError: If the dtype is unknown, device and device map are both given, or the model cannot be loaded.
     """
     from positional_heads.bridge.loading import load_model as boot
 
@@ -65,6 +72,7 @@ def load_model(
         str(MODEL_FOLDER) if bundled else name,
         name=BUNDLED if bundled else None,
         device=device,
+        device_map=device_map,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
