@@ -10,15 +10,20 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Inexact, Int
 from torch import Tensor
 
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.core.arguments import Temperature
-from positional_heads.core.bands import Band, banded_scores, rotated_in, unrotated
-from positional_heads.core.contributions import dominant_dimension, plane_contributions, unrotated_remainder
+from positional_heads.core.bands import Band, Unrotated, banded_scores, unrotated
+from positional_heads.core.contributions import (
+    dominant_dimension,
+    head_planes,
+    plane_contributions,
+    unrotated_remainder,
+)
 from positional_heads.core.plan import EntryPlan
-from positional_heads.core.rotary import Planes, move
+from positional_heads.core.rotary import Planes
 
 PLAIN_FACTOR = 1e-2
 """Attention factors closer to 1 than this are rounding, in bfloat16 too."""
@@ -71,7 +76,9 @@ class LayerVectors:
         """Softmax temperature of D as a number: "attention" is the layer's own attention scale."""
         return 1 / self.rotary.scale if temperature == "attention" else float(temperature)
 
-    def divided(self, by_head: Float[Tensor, "head *rest"], heads: slice = slice(None)) -> Float[Tensor, "head *rest"]:
+    def divided(
+        self, by_head: Inexact[Tensor, "head *rest"], heads: slice = slice(None)
+    ) -> Inexact[Tensor, "head *rest"]:
         """Contributions of some heads, or their queries, over the squared attention factor."""
         squared = self.attention_factors.to(by_head.device) ** 2
         if bool((squared == 1).all()):
@@ -112,9 +119,7 @@ class LayerVectors:
         """Cos + i sin of each position and pair of one sequence."""
         return self.phases[min(row, len(self.phases) - 1)]
 
-    def by_distance(
-        self, row: int, start: int = 0, stop: int | None = None, order: Int[Tensor, " pos"] | None = None
-    ) -> Iterator[DistanceRange]:
+    def by_distance(self, row: int, start: int = 0, stop: int | None = None) -> Iterator[DistanceRange]:
         """Queries and keys of one sequence as they are rotated at each distance, nearest range first.
 
         The ranges cover all distances: one range in plain RoPE, more where a method rotates near and far keys
@@ -124,30 +129,16 @@ class LayerVectors:
             row: Which sequence.
             start: Its first token.
             stop: One past its last token.
-            order: Which position's content each position gets; their own when None.
         """
-        rot_q, rot_k = self.rot_q[row : row + 1, start:stop], self.rot_k[row : row + 1, start:stop]
-        phase = self.phase(row)[start:stop]
-        if order is not None:
-            order, layout = order.to(rot_q.device), self.rotary.layout
-            rot_q, rot_k = (move(x[:, order], phase[None, order], phase[None], layout) for x in (rot_q, rot_k))
-        query, key = self.rotary.planes(rot_q)[0], self.rotary.planes(rot_k)[0]
         if self.bands is None:
-            yield DistanceRange(0, None, (query, key))
+            rotated = (self.rotary.planes(x[row : row + 1, start:stop])[0] for x in (self.rot_q, self.rot_k))
+            yield DistanceRange(0, None, (next(rotated), next(rotated)))
             return
-        free_query, free_key = unrotated(query, phase), unrotated(key, phase)
-        for band in self.bands:
-            planes = rotated_in(band.first(query.shape[1]), free_query, free_key)
-            yield DistanceRange(band.nearest, band.furthest, planes)
+        for nearest, furthest, content in self._unrotated(row, start, stop):
+            yield DistanceRange(nearest, furthest, content.rotated())
 
     def parts(
-        self,
-        plan: EntryPlan,
-        row: int,
-        span: tuple[int, int],
-        order: Int[Tensor, " pos"] | None = None,
-        *,
-        divide: bool = True,
+        self, plan: EntryPlan, row: int, span: tuple[int, int], *, divide: bool = True
     ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
         """The part of a plan's entries at each range of distances, and the planes to count their D from.
 
@@ -155,18 +146,46 @@ class LayerVectors:
             plan: Which entries count.
             row: Which sequence.
             span: Its first, and one past its last, real token.
-            order: Which position's content each position gets; their own when None.
             divide: Divide the squared attention factor out of the contributions.
         """
-        for nearest, furthest, (query, key) in self.by_distance(row, *span, order):
-            low = max(plan.min_distance, nearest)
-            limits = [limit for limit in (plan.max_distance, furthest) if limit is not None]
-            high = min(limits, default=None)
-            if nearest < span[1] - span[0] and (high is None or low <= high):
-                # the plan itself, not an equal copy: a copy would have to count its sample again
-                same = (low, high) == (plan.min_distance, plan.max_distance)
-                part = plan if same else replace(plan, min_distance=low, max_distance=high)
+        for nearest, furthest, (query, key) in self.by_distance(row, *span):
+            part = _part(plan, nearest, furthest, span[1] - span[0])
+            if part is not None:
                 yield part, (self.divided(query) if divide else query, key)
+
+    def unrotated_parts(
+        self, plan: EntryPlan, row: int, span: tuple[int, int], *, divide: bool = True
+    ) -> Iterator[tuple[EntryPlan, Unrotated]]:
+        """The same with queries and keys before rotation, for content at other positions."""
+        for nearest, furthest, content in self._unrotated(row, *span):
+            part = _part(plan, nearest, furthest, span[1] - span[0])
+            if part is not None:
+                yield part, replace(content, query=self.divided(content.query)) if divide else content
+
+    def _unrotated(self, row: int, start: int, stop: int | None) -> Iterator[tuple[int, int | None, Unrotated]]:
+        rotary, phase = self.rotary, self.phase(row)[start:stop]
+        planes = (
+            head_planes(x[row : row + 1, start:stop], rotary.layout, rotary.rotary_dim, x.shape[2])[0]
+            for x in (self.rot_q, self.rot_k)
+        )
+        query, key = (unrotated(some, phase) for some in planes)
+        if self.bands is None:
+            yield 0, None, Unrotated(query, key, phase[None], phase[None])
+            return
+        for band in self.bands:
+            own = band.first(query.shape[1])
+            yield band.nearest, band.furthest, Unrotated(query, key, own.query_phase, own.key_phase)
+
+
+def _part(plan: EntryPlan, nearest: int, furthest: int | None, length: int) -> EntryPlan | None:
+    """The part of a plan at a range of distances; None if no entry of a sequence is there."""
+    low = max(plan.min_distance, nearest)
+    high = min((limit for limit in (plan.max_distance, furthest) if limit is not None), default=None)
+    if nearest >= length or (high is not None and low > high):
+        return None
+    # the plan itself, not an equal copy: a copy would have to count its sample again
+    same = (low, high) == (plan.min_distance, plan.max_distance)
+    return plan if same else replace(plan, min_distance=low, max_distance=high)
 
 
 def contributions_by_distance(

@@ -6,8 +6,9 @@ that queries and keys get there; bands of one sequence cover all distances, with
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import einops
 import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor
@@ -41,11 +42,38 @@ def unrotated(planes: Planes, phase: Complex[Tensor, "pos pair"]) -> Complex[Ten
     return torch.view_as_complex(planes.contiguous()) * (phase.conj() / phase.abs().square())
 
 
-def rotated_in(
-    band: Band, query: Complex[Tensor, "head pos pair"], key: Complex[Tensor, "head pos pair"]
-) -> tuple[Planes, Planes]:
-    """Queries and keys rotated by the phases of a band."""
-    return torch.view_as_real(query * band.query_phase), torch.view_as_real(key * band.key_phase)
+@dataclass(frozen=True)
+class Unrotated:
+    """Queries and keys of one sequence before rotation, as complex numbers, and the phases that they get.
+
+    Attributes:
+        query: Queries.
+        key: Keys, one head per group of query heads.
+        query_phase: cos + i sin of every position and pair, for all query heads or each.
+        key_phase: The same for keys, also by query head where heads differ.
+    """
+
+    query: Complex[Tensor, "head pos pair"]
+    key: Complex[Tensor, "kv_head pos pair"]
+    query_phase: Complex[Tensor, "#head pos pair"]
+    key_phase: Complex[Tensor, "#head pos pair"]
+
+    def rotated(self, order: Int[Tensor, " pos"] | None = None) -> tuple[Planes, Planes]:
+        """Rotary planes of queries and keys, one key head for each query head.
+
+        Args:
+            order: Which position's content each position gets; their own when None.
+        """
+        query, key = (x if order is None else x[:, order.to(x.device)] for x in (self.query, self.key))
+        every = self.key_phase if len(self.key_phase) == 1 else None
+        turned = key if every is None else key * every
+        turned = einops.repeat(turned, "kv_head pos pair -> (kv_head group) pos pair", group=len(query) // len(key))
+        turned = turned if every is not None else turned * self.key_phase
+        return torch.view_as_real(query * self.query_phase), torch.view_as_real(turned)
+
+    def to(self, dtype: torch.dtype) -> "Unrotated":
+        """The same with queries and keys in another precision, by the name of its real numbers."""
+        return replace(self, query=self.query.to(dtype.to_complex()), key=self.key.to(dtype.to_complex()))
 
 
 def banded_scores(

@@ -18,11 +18,8 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup, single_valued
-from positional_heads.core.kernels.sums import DIMENSION_SCALE, EntrySums
+from positional_heads.core.kernels.sums import COARSE_BINS, DIMENSION_SCALE, EntrySums
 from positional_heads.core.plan import REPLICATES, EntryPlan
-
-COARSE_BINS = 64
-"""Bins kept per group of sequences, for resampling: enough for an interval, not for the estimate itself."""
 
 
 class CorrelationSums:
@@ -99,13 +96,6 @@ class CorrelationSums:
         for name, ours in self.tensors.items():
             ours.add_(other.tensors[name].to(ours.device))
 
-    def on(self, bins: BinLookup) -> "CorrelationSums":
-        """The same sums on the device of these bins, which are equal to theirs."""
-        moved = CorrelationSums(self.plan, bins)
-        for name, tensor in self.tensors.items():
-            moved.tensors[name].copy_(tensor)
-        return moved
-
     def correlation(self) -> "Correlation":
         """The statistics, once every entry of the plan has been counted.
 
@@ -158,7 +148,7 @@ class Correlation:
     def rho(self) -> Float64[Tensor, " head"]:
         """Spearman's rho over all entries, ties by mid-rank; NaN where distance or D does not vary."""
         counts = self.plan.entry_counts.double()
-        return _spearman(self.entries.double(), self.rank_sums.double(), *self._rank_moments(counts))
+        return spearman(self.entries.double(), self.rank_sums.double(), *self._rank_moments(counts))
 
     @property
     def bound(self) -> Float64[Tensor, " head"]:
@@ -223,7 +213,7 @@ class Correlation:
         entries = torch.einsum("rg,ghc->rhc", weights, self.group_entries.double())
         rank_sums = torch.einsum("rg,ghc->rhc", weights, self.group_rank_sums.double())
         counts = weights @ self.plan.group_entry_counts.double()
-        return _spearman(entries, rank_sums, *(moment[:, None] for moment in self._rank_moments(counts)))
+        return spearman(entries, rank_sums, *(moment[:, None] for moment in self._rank_moments(counts)))
 
     @property
     def sampling_sd(self) -> Float64[Tensor, " head"]:
@@ -231,17 +221,22 @@ class Correlation:
         if self.plan.step is None:
             return torch.zeros(len(self.entries), dtype=torch.float64)
         moments = self._rank_moments(self.plan.replicate_entry_counts.double())
-        rho = _spearman(
+        rho = spearman(
             self.replicate_entries.double(), self.replicate_rank_sums.double(), *(moment[:, None] for moment in moments)
         )
         return rho.std(0) / math.sqrt(REPLICATES)
 
     def _rank_moments(self, counts: Float[Tensor, "*lead distance"]) -> tuple[Tensor, Tensor]:
-        """Mean and sum of squares about it of the distances' ranks, in steps of `rank_grid`."""
-        ranks = self.plan.rank_grid.double()
-        total = counts.sum(-1)
-        mean = (counts * ranks).sum(-1) / total
-        return mean, (counts * (ranks - mean[..., None]) ** 2).sum(-1)
+        return rank_moments(counts, self.plan.rank_grid.double())
+
+
+def rank_moments(
+    counts: Float[Tensor, "*lead distance"], ranks: Float64[Tensor, " distance"]
+) -> tuple[Float64[Tensor, "*lead"], Float64[Tensor, "*lead"]]:
+    """Mean and sum of squares about it of the distances' ranks, over so many entries at each distance."""
+    total = counts.sum(-1)
+    mean = (counts * ranks).sum(-1) / total
+    return mean, (counts * (ranks - mean[..., None]) ** 2).sum(-1)
 
 
 def curve_correlation(curve: Float[Tensor, "*lead distance"]) -> Float64[Tensor, "*lead"]:
@@ -258,7 +253,7 @@ def curve_correlation(curve: Float[Tensor, "*lead distance"]) -> Float64[Tensor,
     return rho.reshape(curve.shape[:-1])
 
 
-def _spearman(
+def spearman(
     entries: Float64[Tensor, "*lead bin"],
     rank_sums: Float64[Tensor, "*lead bin"],
     rank_mean: Float64[Tensor, "*#lead"],

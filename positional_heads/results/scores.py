@@ -32,11 +32,14 @@ class NullScores:
         rho: Score of each head in each shuffle.
         curve_mean: Mean over shuffles of the mean dominant dimension at each distance.
         curve_sd: Its standard deviation over shuffles.
+        sampling_sd: Standard deviation that sampling query-key pairs adds to the rho of one shuffle; None where all
+            were counted.
     """
 
     rho: Float[Tensor, "repeat layer head"]
     curve_mean: Float[Tensor, "layer head distance"]
     curve_sd: Float[Tensor, "layer head distance"]
+    sampling_sd: Float[Tensor, "layer head"] | None = None
 
     def __repr__(self) -> str:
         repeats, layers, heads = self.rho.shape
@@ -49,8 +52,17 @@ class NullScores:
 
     @property
     def sd(self) -> Float[Tensor, "layer head"]:
-        """Standard deviation of the null rho over shuffles."""
-        return self.rho.std(0)
+        """Standard deviation of the null rho over shuffles, without what sampling adds to it; never below 0."""
+        if self.sampling_sd is None:
+            return self.rho.std(0)
+        return torch.sqrt((self.rho.var(0) - self.sampling_sd**2).clamp(min=0))
+
+    @property
+    def mean_error(self) -> Float[Tensor, "layer head"]:
+        """Standard deviation that sampling query-key pairs adds to the mean; 0 where all were counted."""
+        if self.sampling_sd is None:
+            return torch.where(self.mean.isnan(), torch.nan, torch.zeros_like(self.mean))
+        return self.sampling_sd / len(self.rho) ** 0.5
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -26,13 +26,15 @@ from positional_heads.core.kernels.choosing import choose_kernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.logs import warn_once
+from positional_heads.core.null import NullSums
 from positional_heads.core.pilot import PilotSample
 from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
 from positional_heads.core.rotary import Planes, pair_frequencies
+from positional_heads.core.shuffles import Runs, Shuffled, ShufflePlan
 from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
-from positional_heads.scoring.sums import LayerSums, ScoreSums, differences, empty_statistics
+from positional_heads.scoring.sums import LayerSums, ScoreSums, differences
 
 SAMPLED_COST = 4
 """Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
@@ -74,7 +76,9 @@ class EntryCounter:
         self.rotary = resolved.select(layers)
         self.settings = settings
         self._plans: dict[EntryPlan, EntryPlan] = {}
+        self._shuffle_plans: dict[ShufflePlan, ShufflePlan] = {}
         self._samples: dict[tuple[int, int | None], list[Positions]] = {}
+        self._shuffles: dict[tuple[int, int | None], tuple[Tensor, Runs | None]] = {}
         self.kernel = self._kernel(self._terms())
 
     @cached_property
@@ -207,13 +211,21 @@ class EntryCounter:
         """Cost of the whole run, in entries times rotary pairs."""
         plan = self._plan(None)
         every = int(plan.all_entry_counts.sum())
+        shuffled = self.settings.shuffle_plan(plan)
         counted = every if plan.step is None else round(every / plan.step * REPLICATES) * SAMPLED_COST
+        null = every if shuffled.step is None else round(every / shuffled.step) * SAMPLED_COST
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
-        return counted * width * (1 + self.settings.null_repeats)
+        return width * (counted + null * self.settings.null_repeats)
 
     def _plan(self, window: int | None) -> EntryPlan:
         plan = self.settings.plan(self.lengths, window)
         return self._plans.setdefault(plan, plan)
+
+    def _shuffle_plan(self, plan: EntryPlan) -> ShufflePlan | None:
+        if not self.settings.null_repeats:
+            return None
+        shuffles = self.settings.shuffle_plan(plan)
+        return self._shuffle_plans.setdefault(shuffles, shuffles)
 
     def _pilot_sample(self, vectors: LayerVectors, rows: list[Row]) -> PilotSample:
         """D of a few entries of a few rows of one layer."""
@@ -240,27 +252,47 @@ class EntryCounter:
         bins = pilot.bins(self.settings.bins, self.settings.resolution, int(plan.entry_counts.sum()))
         row = max(rows, key=lambda row: row.length)
         phase = vectors.phase(row.number)[row.start : row.stop]
-        statistics = empty_statistics(plan, bins, self.settings.null_repeats, self._plans)
-        return LayerSums(pair_frequencies(phase).abs().cpu(), statistics)
+        return LayerSums.at_zero(pair_frequencies(phase).abs().cpu(), plan, self._shuffle_plan(plan), bins)
 
     def _count_rows(self, sums: LayerSums, vectors: LayerVectors, rows: list[Row]) -> None:
-        plan = sums.statistics[0].plan
+        plan, temperature = sums.own.plan, vectors.temperature(self.settings.temperature)
         _refuse_other_window(vectors, plan.window, max(row.length for row in rows))
-        settings, temperature = self.settings, vectors.temperature(self.settings.temperature)
         for row in rows:
             sample = None if plan.step is None else self._sample(plan, row.sequence)
-            orders = shuffles(settings.seed, row.sequence, row.length, settings.skip_keys, settings.null_repeats)
-            for order, statistics in zip([None, *orders], sums.statistics, strict=True):
-                for part, planes in self._planes(vectors, plan, row, order):
-                    self._count_part(statistics, planes, part, sample, temperature, row.sequence)
+            for part, planes in self._planes(vectors, plan, row):
+                self._count_part(sums.own, planes, part, sample, temperature, row.sequence)
+            if sums.null is not None:
+                self._count_shuffles(sums.null, vectors, row, temperature)
+
+    def _count_shuffles(self, null: NullSums, vectors: LayerVectors, row: Row, temperature: float) -> None:
+        """Count all entries of every shuffle of a sequence, or a sample of them."""
+        plan, divide = null.plan.entries, self.settings.divide_attention_factor
+        orders, runs = self._shuffled(null.plan, row.sequence)
+        ranks = plan.rank_grid.to(null.bins.edges.device)
+        for part, unrotated in vectors.unrotated_parts(plan, row.number, (row.start, row.stop), divide=divide):
+            content = unrotated.to(self.settings.dtype)
+            if runs is not None:
+                shuffled = Shuffled(content, orders, runs.within(part))
+                self.kernel.add_runs(shuffled, part, temperature, null.bins, ranks, null.sums)
+                continue
+            for shuffle, order in enumerate(orders):
+                planes = content.rotated(order)
+                null.sums.add(self.kernel.every_entry(*planes, part, temperature, null.bins, ranks), shuffle)
 
     def _planes(
-        self, vectors: LayerVectors, plan: EntryPlan, row: Row, order: Int[Tensor, " pos"] | None = None
+        self, vectors: LayerVectors, plan: EntryPlan, row: Row
     ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
         """Each range of distances: its part of the plan, and the row's planes there in the precision of D."""
         divide, dtype = self.settings.divide_attention_factor, self.settings.dtype
-        for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), order, divide=divide):
+        for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), divide=divide):
             yield part, (query.to(dtype), key.to(dtype))
+
+    def _shuffled(self, plan: ShufflePlan, sequence: int) -> tuple[Int[Tensor, "shuffle pos"], Runs | None]:
+        """The shuffles of a sequence and their samples, drawn once for all layers with the same window."""
+        key = sequence, plan.entries.window
+        if key not in self._shuffles:
+            self._shuffles[key] = plan.orders(sequence), plan.runs(sequence)
+        return self._shuffles[key]
 
     def _sample(self, plan: EntryPlan, sequence: int) -> list[Positions]:
         """The sampled entries of a sequence, drawn once for all layers with the same window."""
@@ -290,24 +322,8 @@ class EntryCounter:
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, list[Row]], None]) -> None:
         self._samples.clear()
+        self._shuffles.clear()
         capture_batch(self.model, self.data[number], self.rotary, visit)
-
-
-def shuffles(seed: int, sequence: int, length: int, skip_keys: int, repeats: int) -> list[Int[Tensor, " pos"]]:
-    """Position whose content each position gets, per shuffle; skipped keys keep their own.
-
-    Args:
-        seed: Seed of the run.
-        sequence: Number of the sequence: its shuffles depend on it, and not on its batch.
-        length: Tokens of the sequence.
-        skip_keys: Leading keys that do not count.
-        repeats: How many shuffles.
-    """
-    fixed, orders = min(skip_keys, length), []
-    for repeat in range(repeats):
-        moved = fixed + np.random.default_rng([seed, sequence, repeat]).permutation(length - fixed)
-        orders.append(torch.from_numpy(np.concatenate([np.arange(fixed), moved])))
-    return orders
 
 
 def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:

@@ -8,12 +8,15 @@ import torch
 
 from positional_heads.core.arguments import Temperature, check_fields, check_settings, check_temperature, in_range
 from positional_heads.core.plan import EntryPlan
+from positional_heads.core.shuffles import ShufflePlan
 
 MOST_GROUPS = 64
 FLOAT32_RESOLUTION = 1e-3
 """Finer resolutions are below the rounding of float32, so D is counted in float64."""
 LONGEST = 2**31
 """Tokens of a sequence at most."""
+FEW_TOKENS, ENTRIES_PER_TOKEN = 128, 32
+"""Length up to which every entry of a shuffle counts, and entries per token sampled of longer sequences."""
 MOST_REPEATS = 100_000
 """Shuffles and resamples at most."""
 
@@ -28,6 +31,7 @@ class ScoringOptions(TypedDict, total=False):
     resolution: float
     pairs: int | Literal["all"] | None
     null_repeats: int
+    null_pairs: int | Literal["all"] | None
     resamples: int
     bins: int
     divide_attention_factor: bool
@@ -50,6 +54,9 @@ class ScoringSettings:
             fewer), stratified by distance; `HeadScores.sampling_sd` is the error that this adds. When None, all in
             sequences of up to 8192 tokens, 2^20 in longer ones.
         null_repeats: Shuffles of positions for the null; 0 for no null.
+        null_pairs: "all", or how many query-key pairs to sample in each shuffle of the longest sequence (of shorter
+            ones proportionally fewer); `NullScores.sampling_sd` is the error that this adds. When None, all in
+            sequences of up to 128 tokens, 32 per token in longer ones.
         resamples: Bootstrap resamples of the sequences, for intervals.
         bins: Bins of D per head; binning changes rho by about 1 / bins.
         divide_attention_factor: Divide contributions by the squared factor that YaRN and LongRoPE put on cos and sin,
@@ -65,6 +72,7 @@ class ScoringSettings:
     resolution: float = 1 / 256
     pairs: int | Literal["all"] | None = None
     null_repeats: int = 0
+    null_pairs: int | Literal["all"] | None = None
     resamples: int = 1000
     bins: int = 2048
     divide_attention_factor: bool = True
@@ -93,7 +101,8 @@ class ScoringSettings:
         if self.resamples < 2:  # noqa: PLR2004
             msg = f"resamples {self.resamples}: an interval needs at least 2, 1000 is usual"
             raise ValueError(msg)
-        self.plan((1,), None)  # refuses distances and numbers of entries that make no sense
+        plan = self.plan((1,), None)  # refuses distances and numbers of entries that make no sense
+        self.shuffle_plan(plan)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -110,6 +119,17 @@ class ScoringSettings:
         limits = (self.skip_keys, self.min_distance, self.max_distance)
         most = self.pairs if isinstance(self.pairs, int) else None
         return EntryPlan(lengths, window, *limits, min(len(lengths), MOST_GROUPS), most, self.seed)
+
+    def shuffle_plan(self, plan: EntryPlan) -> ShufflePlan:
+        """The entries of each shuffle that count.
+
+        Args:
+            plan: Those at their own positions, in the same layer.
+        """
+        most = self.null_pairs if isinstance(self.null_pairs, int) else None
+        if self.null_pairs is None and plan.distances > FEW_TOKENS:
+            most = ENTRIES_PER_TOKEN * plan.distances
+        return ShufflePlan(replace(plan, n_groups=1, most_entries=None), self.null_repeats, most)
 
 
 def updated_settings(

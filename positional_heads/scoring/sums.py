@@ -16,7 +16,9 @@ from torch import Tensor
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.correlation import Correlation, CorrelationSums
 from positional_heads.core.heads import Head
+from positional_heads.core.null import NullSums
 from positional_heads.core.plan import EntryPlan
+from positional_heads.core.shuffles import ShufflePlan
 from positional_heads.core.statistics import bootstrap_weights
 from positional_heads.results.files import (
     PARTIAL,
@@ -41,27 +43,52 @@ class LayerSums:
 
     Attributes:
         frequencies: Rotation frequency of each pair, in radians per token.
-        statistics: Sums over entries at their own positions first, then with positions shuffled, one per shuffle.
+        own: Sums over entries at their own positions.
+        null: Sums over entries with positions shuffled, or None without a null.
     """
 
     frequencies: Float[Tensor, " pair"]
-    statistics: list[CorrelationSums]
+    own: CorrelationSums
+    null: NullSums | None
+
+    @classmethod
+    def at_zero(
+        cls, frequencies: Float[Tensor, " pair"], plan: EntryPlan, shuffles: ShufflePlan | None, bins: BinLookup
+    ) -> "LayerSums":
+        """Nothing counted."""
+        null = None if shuffles is None else NullSums.empty(shuffles, bins)
+        return cls(frequencies, CorrelationSums(plan, bins), null)
 
     @property
     def bins(self) -> BinLookup:
         """Bins of D, the same for all."""
-        return self.statistics[0].bins
+        return self.own.bins
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums by name."""
+        null = {} if self.null is None else {f"null.{name}": tensor for name, tensor in self.null.tensors.items()}
+        return {f"own.{name}": tensor for name, tensor in self.own.tensors.items()} | null
 
     def on(self, device: torch.device) -> "LayerSums":
         """These sums on the device of the layer: sums from a file are on the CPU, and layers may be apart."""
         if self.bins.edges.device == device:
             return self
-        bins = BinLookup(self.bins.edges.to(device), self.bins.resolution, self.bins.displaced)
-        return LayerSums(self.frequencies, [one.on(bins) for one in self.statistics])
+        moved = self.empty(BinLookup(self.bins.edges.to(device), self.bins.resolution, self.bins.displaced))
+        for name, tensor in self.tensors.items():
+            moved.tensors[name].copy_(tensor)
+        return moved
 
-    def empty(self) -> "LayerSums":
-        """The same plans and bins, nothing counted."""
-        return LayerSums(self.frequencies, [CorrelationSums(one.plan, self.bins) for one in self.statistics])
+    def empty(self, bins: BinLookup | None = None) -> "LayerSums":
+        """The same plans and bins, or equal ones on another device, and nothing counted."""
+        shuffles = None if self.null is None else self.null.plan
+        return LayerSums.at_zero(self.frequencies, self.own.plan, shuffles, bins or self.bins)
+
+    def absorb(self, other: "LayerSums") -> None:
+        """Add the sums over other batches, in place."""
+        self.own.absorb(other.own)
+        if self.null is not None and other.null is not None:
+            self.null.sums.absorb(other.null.sums)
 
 
 @dataclass
@@ -88,7 +115,7 @@ class ScoreSums:
     @property
     def windows(self) -> dict[int, int | None]:
         """Sliding window of each scored layer's mask, in tokens."""
-        return {layer: one.statistics[0].plan.window for layer, one in self.layers.items()}
+        return {layer: one.own.plan.window for layer, one in self.layers.items()}
 
     def empty(self) -> "ScoreSums":
         """The same run, nothing counted."""
@@ -107,8 +134,7 @@ class ScoreSums:
             msg = f"batch {min(twice)} is in both sums: it would count twice"
             raise ValueError(msg)
         for layer, ours in self.layers.items():
-            for mine, theirs in zip(ours.statistics, other.layers[layer].statistics, strict=True):
-                mine.absorb(theirs)
+            ours.absorb(other.layers[layer])
         self.done |= other.done
         self.kernels |= other.kernels
 
@@ -122,8 +148,8 @@ class ScoreSums:
             msg = f"{len(self.missing)} of {self.run['batches']} batches have not been counted: there is no score yet"
             raise RuntimeError(msg)
         shape = tuple(self.run["shape"])
-        own = {layer: one.statistics[0].correlation() for layer, one in self.layers.items()}
-        nulls = {layer: [null.correlation() for null in one.statistics[1:]] for layer, one in self.layers.items()}
+        own = {layer: one.own.correlation() for layer, one in self.layers.items()}
+        nulls = {layer: one.null for layer, one in self.layers.items() if one.null is not None}
         by_head = {name: stack(shape, {layer: getattr(one, name) for layer, one in own.items()}) for name in PER_HEAD}
         plans = {layer: one.plan for layer, one in own.items()}
         sampled = any(plan.step is not None for plan in plans.values())
@@ -132,7 +158,7 @@ class ScoreSums:
             pair_counts=_pair_counts(shape[0], plans),
             sampling_sd=stack(shape, {layer: one.sampling_sd for layer, one in own.items()}) if sampled else None,
             frequencies=stack(shape[:1], {layer: one.frequencies for layer, one in self.layers.items()}),
-            null=_null(shape, nulls) if any(nulls.values()) else None,
+            null=_null(shape, nulls) if nulls else None,
             bootstrap_rho=_bootstrap(shape, own, self.run["provenance"]["settings"]),
             reasons=self._reasons(by_head["rho"]),
             provenance={**self.run["provenance"], "kernels": sorted(self.kernels)},
@@ -164,9 +190,9 @@ class ScoreSums:
         for layer, one in self.layers.items():
             own = {"frequencies": one.frequencies, "edges": one.bins.edges, "displaced": one.bins.displaced}
             tensors |= {f"{layer}.{key}": tensor for key, tensor in own.items()}
-            for repeat, statistics in enumerate(one.statistics):
-                tensors |= {f"{layer}.{repeat}.{key}": tensor for key, tensor in statistics.tensors.items()}
-        plans = {str(layer): asdict(one.statistics[0].plan) for layer, one in self.layers.items()}
+            tensors |= {f"{layer}.{key}": tensor for key, tensor in one.tensors.items()}
+        plans = {str(layer): asdict(one.own.plan) for layer, one in self.layers.items()}
+        null = next(iter(self.layers.values())).null
         (lengths, *_) = [plan.pop("lengths") for plan in plans.values()]
         content = {
             "run": self.run,
@@ -174,7 +200,7 @@ class ScoreSums:
             "kernels": sorted(self.kernels),
             "lengths": lengths,
             "plans": plans,
-            "repeats": len(next(iter(self.layers.values())).statistics),
+            "null": None if null is None else {"repeats": null.plan.repeats, "most_entries": null.plan.most_entries},
         }
         return packed(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}), content, PARTIAL)
 
@@ -187,20 +213,25 @@ class ScoreSums:
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = load(raw)
-        if not any(key.endswith(".0.entries") for key in tensors):
+        if not any(key.endswith(".own.entries") for key in tensors):
             msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
             raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
         layers: dict[int, LayerSums] = {}
         shared: dict[EntryPlan, EntryPlan] = {}
+        shared_shuffles: dict[ShufflePlan, ShufflePlan] = {}
         for layer, settings in content["plans"].items():
             plan = EntryPlan(tuple(content["lengths"]), **settings)
+            plan = shared.setdefault(plan, plan)  # a plan works out counts at every distance only once
             bins = BinLookup(tensors[f"{layer}.edges"], resolution, tensors[f"{layer}.displaced"])
-            statistics = empty_statistics(plan, bins, content["repeats"] - 1, shared)
-            for repeat, one in enumerate(statistics):
-                for name, tensor in one.tensors.items():
-                    tensor.copy_(tensors[f"{layer}.{repeat}.{name}"])
-            layers[int(layer)] = LayerSums(tensors[f"{layer}.frequencies"], statistics)
+            shuffles = None
+            if content["null"] is not None:
+                shuffles = ShufflePlan(replace(plan, n_groups=1, most_entries=None), **content["null"])
+                shuffles = shared_shuffles.setdefault(shuffles, shuffles)
+            one = LayerSums.at_zero(tensors[f"{layer}.frequencies"], plan, shuffles, bins)
+            for name, tensor in one.tensors.items():
+                tensor.copy_(tensors[f"{layer}.{name}"])
+            layers[int(layer)] = one
         return cls(layers, set(content["done"]), content["run"], set(content["kernels"]))
 
     def _reasons(self, rho: Float[Tensor, "layer head"]) -> dict[Head, str]:
@@ -224,24 +255,6 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
         elif mine != other:
             names.append(part)
     return names or ([] if ours["batches"] == theirs["batches"] else ["batch size"])
-
-
-def empty_statistics(
-    plan: EntryPlan, bins: BinLookup, repeats: int, shared: dict[EntryPlan, EntryPlan]
-) -> list[CorrelationSums]:
-    """Sums of one layer, nothing counted: at own positions, then one for each shuffle.
-
-    Only the sums at own positions are resampled, so those of shuffles need a single group of sequences.
-
-    Args:
-        plan: Which entries of the layer count.
-        bins: Bins of the layer.
-        repeats: Shuffles.
-        shared: Plans of other layers, to which these are added: layers with equal plans share one, because a plan works
-            out counts at every distance only once.
-    """
-    shuffled = replace(plan, n_groups=1)
-    return [CorrelationSums(shared.setdefault(one, one), bins) for one in (plan, *[shuffled] * repeats)]
 
 
 def stack(shape: tuple[int, ...], by_layer: dict[int, Tensor]) -> Tensor:
@@ -279,11 +292,25 @@ def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: di
     return stack(shape, resampled).movedim(-1, 0).contiguous()
 
 
-def _null(shape: tuple[int, ...], nulls: dict[int, list[Correlation]]) -> NullScores:
-    rho = {layer: torch.stack([one.rho for one in many], dim=-1) for layer, many in nulls.items()}
-    curves = {layer: torch.stack([one.curve for one in many]) for layer, many in nulls.items()}
+def _null(shape: tuple[int, ...], nulls: dict[int, NullSums]) -> NullScores:
+    for null in nulls.values():
+        null.refuse_incomplete()
+    curves = {layer: _mean_and_sd(null.curve) for layer, null in nulls.items()}
+    errors = {layer: null.sampling_sd for layer, null in nulls.items()}
+    sampled = {layer: error for layer, error in errors.items() if error is not None}
+    exact = {layer: torch.zeros(nulls[layer].rho.shape[1]).double() for layer in errors if layer not in sampled}
     return NullScores(
-        rho=stack(shape, rho).movedim(-1, 0).contiguous(),
-        curve_mean=stack(shape, {layer: curve.mean(0) for layer, curve in curves.items()}),
-        curve_sd=stack(shape, {layer: curve.std(0) for layer, curve in curves.items()}),
+        rho=stack(shape, {layer: null.rho.T for layer, null in nulls.items()}).movedim(-1, 0).contiguous(),
+        curve_mean=stack(shape, {layer: mean for layer, (mean, _) in curves.items()}),
+        curve_sd=stack(shape, {layer: sd for layer, (_, sd) in curves.items()}),
+        sampling_sd=stack(shape, sampled | exact) if sampled else None,
     )
+
+
+def _mean_and_sd(curve: Float[Tensor, "shuffle head distance"]) -> tuple[Tensor, Tensor]:
+    """Mean over shuffles, and standard deviation, of those that have entries at a distance."""
+    defined = ~curve.isnan()
+    number = defined.sum(0)
+    mean = curve.nan_to_num().sum(0) / number
+    away = torch.where(defined, curve - mean, 0)
+    return mean, (away.square().sum(0) / (number - 1).clamp(min=0)).sqrt()

@@ -17,12 +17,14 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.core.kernels.sums import EntrySums, TileValues, summed
+from positional_heads.core.kernels.shuffled import add_listed_runs
+from positional_heads.core.kernels.sums import EntrySums, ShuffleSums, TileValues, summed
 from positional_heads.core.kernels.tiled import SATURATED, Tile
 from positional_heads.core.kernels.tiles import Tiles, out_of_memory
 from positional_heads.core.logs import warn_once
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
+from positional_heads.core.shuffles import Shuffled
 
 FEWEST_LISTED = 2**10
 """Listed entries computed at a time, at least."""
@@ -88,6 +90,22 @@ class CompiledKernel:
             lambda: self._tiles.run(work, query.device, len(query)),
             lambda: self._eager.listed_entries(query, key, positions, temperature, bins, ranks),
         )
+
+    def add_runs(
+        self,
+        shuffled: Shuffled,
+        plan: EntryPlan,
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+        sums: ShuffleSums,
+    ) -> None:
+        """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
+
+        def listed_entries(query: Planes, key: Planes, positions: Positions) -> EntrySums:
+            return self.listed_entries(query, key, positions, temperature, bins, ranks)
+
+        add_listed_runs(shuffled, plan, sums, listed_entries)
 
     def listed_dominant(
         self, query: Planes, key: Planes, positions: Positions, temperature: float

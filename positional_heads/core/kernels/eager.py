@@ -7,11 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
-from positional_heads.core.kernels.sums import EntrySums, TileValues, summed
+from positional_heads.core.kernels.shuffled import add_listed_runs
+from positional_heads.core.kernels.sums import EntrySums, ShuffleSums, TileValues, summed
 from positional_heads.core.kernels.tiled import Tile, dominant_tiles, listed_dominant
 from positional_heads.core.kernels.tiles import Tiles
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
+from positional_heads.core.shuffles import Shuffled
 
 IN_CACHE = 2**11
 """Listed entries whose queries and keys are gathered at a time."""
@@ -61,6 +63,22 @@ class EagerKernel:
             return summed(tiles(max(1, min(tile.entries, tile.terms // (heads * n_pairs)))), bins, ranks)
 
         return self._tiles.run(work, query.device, len(query))
+
+    def add_runs(
+        self,
+        shuffled: Shuffled,
+        plan: EntryPlan,
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+        sums: ShuffleSums,
+    ) -> None:
+        """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
+
+        def listed_entries(query: Planes, key: Planes, positions: Positions) -> EntrySums:
+            return self.listed_entries(query, key, positions, temperature, bins, ranks)
+
+        add_listed_runs(shuffled, plan, sums, listed_entries)
 
     def listed_dominant(
         self, query: Planes, key: Planes, positions: Positions, temperature: float

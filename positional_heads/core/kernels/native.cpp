@@ -37,7 +37,7 @@ constexpr int LANES = 8, QUERIES = 2;
 #else
 constexpr int LANES = 4, QUERIES = 1;
 #endif
-constexpr int VECTORS = KEYS / LANES;
+constexpr int VECTORS = KEYS / LANES, RUNS = QUERIES;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
@@ -389,6 +389,208 @@ int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* ke
         if (head->dominant) std::memcpy(head->dominant + start, lanes.d, sizeof(float) * taken);
     }
     std::free(buffer);
+    return bad ? NOT_FINITE : FINITE;
+}
+
+// One layer and sequence, and the sums of all its shuffles. Mirrored by _Shuffled in native.py.
+struct Shuffled {
+    const float* query;        // [head][pos][padded][2], scaled, before rotation; pairs padded to an even number
+    const float* key;          // [key head][pos][padded][2]
+    const float* query_phase;  // [head or 1][block of 16 positions][padded][2][16]: cosines and sines
+    const float* key_phase;    // [key head or 1][...]
+    int64_t pairs, padded, length, heads, key_heads, query_phases, key_phases;  // heads of each; phases may have one
+    const int64_t* order;  // [shuffle][pos]: position whose content each position gets
+    const int64_t* runs;   // [run][2]: positions of the first query and key
+    const int64_t* first;  // [shuffle][half], and one more: number of the first run
+    int64_t halves, skip_keys;
+    const float* edges;      // as in Head, [head][bins]
+    const uint16_t* starts;  // [head][CELLS + 1]
+    const float *low, *scale;
+    int64_t bins, coarse, distances;
+    const int64_t* ranks;                                    // [distance], nearest first
+    int64_t *entries, *rank_sums;                            // [shuffle][head][bin]
+    int64_t* dimension_sums;                                 // [shuffle][head][distance], nearest first
+    int64_t *half_entries, *half_rank_sums;                  // [shuffle][half][head][coarse]
+};
+
+}  // extern "C"
+
+namespace {
+
+// Content at its new positions, rotated there: a block of 16 positions, [pair][2][16] with `row` floats to the next
+// channel. Rows of the input are gathered four channels at a time and transposed.
+inline void rotate_block(const float* content, const float* phase, const int64_t* order, int64_t block, int64_t length,
+                         int64_t padded, float* rotated, int64_t row) {
+    const float* rows[KEYS];
+    for (int lane = 0; lane < KEYS; lane++) {
+        rows[lane] = content + order[smaller(block * KEYS + lane, length - 1)] * 2 * padded;
+    }
+    for (int64_t pair = 0; pair < padded; pair += 2) {
+        alignas(64) float channel[4][KEYS];
+        for (int lane = 0; lane < KEYS; lane += 4) {
+            Four four[4];
+            for (int n = 0; n < 4; n++) four[n] = load_four(rows[lane + n] + 2 * pair);
+            transpose(four);
+            for (int n = 0; n < 4; n++) std::memcpy(channel[n] + lane, &four[n], sizeof(Four));
+        }
+        for (int n = 0; n < 2; n++) {
+            const float *a = channel[2 * n], *b = channel[2 * n + 1], *turn = phase + (pair + n) * 2 * KEYS;
+            float* to = rotated + (pair + n) * 2 * row;
+            for (int lane = 0; lane < KEYS; lane++) {
+                const float cosine = turn[lane], sine = turn[KEYS + lane];
+                to[lane] = a[lane] * cosine - b[lane] * sine;
+                to[row + lane] = a[lane] * sine + b[lane] * cosine;
+            }
+        }
+    }
+}
+
+// D of N runs: 16 queries each with its own key.
+template <int N>
+inline void runs_dominant(const float* const* query, const float* const* key, int64_t pairs, Vector* buffer,
+                          Dominant* dominant) {
+    Largest largest[N * VECTORS];
+    for (int n = 0; n < N * VECTORS; n++) largest[n] = NONE;
+    for (int64_t pair = 0; pair < pairs; pair++) {
+        for (int n = 0; n < N; n++) {
+            for (int vector = 0; vector < VECTORS; vector++) {
+                const float *q = query[n] + pair * 2 * KEYS + vector * LANES;
+                const float *k = key[n] + pair * 4 * KEYS + vector * LANES;
+                const int slot = n * VECTORS + vector;
+                const Vector contribution = load(q) * load(k) + load(q + KEYS) * load(k + 2 * KEYS);
+                largest[slot].update(contribution, pair);
+                buffer[pair * N * VECTORS + slot] = contribution;
+            }
+        }
+    }
+    weigh<N * VECTORS>(buffer, pairs, largest, dominant);
+}
+
+// Where half of a shuffle of one head is summed: [bin][2] as in Head, and by distance.
+struct RunSums {
+    int64_t *histogram, *dimension_sums;
+};
+
+// Adds the entries of one run that count; returns whether a D is not finite.
+inline bool add_run(const Shuffled& layer, const Head& head, const RunSums& sums, const Dominant* dominant,
+                    int64_t query, int64_t key) {
+    const Lanes lanes(dominant);
+    Folded folded;
+    fold_values(head, lanes.d, folded);
+    const int from = (int)larger(layer.skip_keys - key, 0), to = (int)smaller(layer.length - query, KEYS);
+    const Tally entry = {1, layer.ranks[query - key]};
+    Tally* histogram = (Tally*)sums.histogram;
+    int64_t sum = 0;
+    int bad = 0;
+    if (from == 0 && to == KEYS) {
+        for (int lane = 0; lane < KEYS; lane++) sum += folded.fixed[lane];
+        for (int lane = 0; lane < KEYS; lane++) bad |= !(lanes.d[lane] - lanes.d[lane] == 0);
+        for (int lane = 0; lane < KEYS; lane++) histogram[folded.bin[lane]] += entry;
+    } else {
+        for (int lane = from; lane < to; lane++) {
+            sum += folded.fixed[lane];
+            bad |= !(lanes.d[lane] - lanes.d[lane] == 0);
+            histogram[folded.bin[lane]] += entry;
+        }
+    }
+    sums.dimension_sums[query - key] += sum;
+    return bad;
+}
+
+// Queries of one head as [block][pair][2][16]; its keys as [block][pair][2][32], where each block repeats the next one,
+// so that any 16 neighbours are read at once. Key block 0 lies before the sequence.
+struct Workspace {
+    float *query, *key;
+    Vector* buffer;
+    int64_t* histogram;
+};
+
+// All in one allocation, which begins with the queries; null if there is no memory.
+inline Workspace allocated(int64_t queries, int64_t keys, int64_t pairs, int64_t bins) {
+    const int64_t buffer = pairs * RUNS * KEYS, floats = queries + keys + buffer;
+    float* all = (float*)std::aligned_alloc(64, sizeof(float) * floats + 64 * ((sizeof(int64_t) * 2 * bins + 63) / 64));
+    return {all, all + queries, (Vector*)(all + queries + keys), (int64_t*)(all + floats)};
+}
+
+template <int N>
+inline bool add_runs(const Shuffled& layer, const Head& head, const RunSums& sums, const Workspace& space,
+                     const int64_t* runs) {
+    const float *query[N], *key[N];
+    for (int n = 0; n < N; n++) {
+        const int64_t at = runs[2 * n + 1] + KEYS;  // from the block before the sequence
+        query[n] = space.query + runs[2 * n] * 2 * layer.padded;
+        key[n] = space.key + at / KEYS * 4 * KEYS * layer.padded + at % KEYS;
+    }
+    Dominant dominant[N * VECTORS];
+    runs_dominant<N>(query, key, layer.pairs, space.buffer, dominant);
+    bool bad = false;
+    for (int n = 0; n < N; n++) {
+        bad |= add_run(layer, head, sums, dominant + n * VECTORS, runs[2 * n], runs[2 * n + 1]);
+    }
+    return bad;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Adds the runs of one shuffle to the sums of query heads `from` to `to`, which share one key head.
+int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t to) {
+    const Shuffled& layer = *given;
+    const int64_t blocks = (layer.length + KEYS - 1) / KEYS, side = blocks * KEYS * 2 * layer.padded;
+    const int64_t row = 4 * KEYS * layer.padded, coarse = layer.bins / layer.coarse;  // floats of a block of keys
+    const int64_t* order = layer.order + shuffle * layer.length;
+    const Workspace space = allocated(side, (blocks + 1) * row, layer.pairs, layer.bins);
+    if (!space.query) return NO_MEMORY;
+
+    const int64_t key_head = from * layer.key_heads / layer.heads;
+    const float* keys = layer.key + key_head * layer.length * 2 * layer.padded;
+    const float* phases = layer.key_phase + (layer.key_phases == 1 ? 0 : key_head) * side;
+    std::memset(space.key, 0, sizeof(float) * row);
+    for (int64_t block = 0; block < blocks; block++) {
+        float* to = space.key + (block + 1) * row;
+        rotate_block(keys, phases + block * 2 * KEYS * layer.padded, order, block, layer.length, layer.padded, to, 2 * KEYS);
+        for (int64_t channel = 0; channel < 2 * layer.padded; channel++) {
+            float* next = to - row + channel * 2 * KEYS + KEYS;
+            std::memcpy(next, to + channel * 2 * KEYS, sizeof(float) * KEYS);
+            std::memset(next + row, 0, sizeof(float) * KEYS);
+        }
+    }
+
+    bool bad = false;
+    for (int64_t number = from; number < to; number++) {
+        const float* queries = layer.query + number * layer.length * 2 * layer.padded;
+        phases = layer.query_phase + (layer.query_phases == 1 ? 0 : number) * side;
+        for (int64_t block = 0; block < blocks; block++) {
+            const int64_t at = block * 2 * KEYS * layer.padded;
+            rotate_block(queries, phases + at, order, block, layer.length, layer.padded, space.query + at, KEYS);
+        }
+        Head head = {};
+        head.edges = layer.edges + number * layer.bins;
+        head.starts = layer.starts + number * (CELLS + 1);
+        head.low = layer.low[number], head.scale = layer.scale[number];
+        const int64_t own = shuffle * layer.heads + number;
+        const RunSums sums = {space.histogram, layer.dimension_sums + own * layer.distances};
+        for (int64_t half = 0; half < layer.halves; half++) {
+            const int64_t first = layer.first[shuffle * layer.halves + half];
+            const int64_t last = layer.first[shuffle * layer.halves + half + 1];
+            std::memset(space.histogram, 0, sizeof(int64_t) * 2 * layer.bins);
+            int64_t run = first;
+            for (; run + RUNS <= last; run += RUNS) {
+                bad |= add_runs<RUNS>(layer, head, sums, space, layer.runs + 2 * run);
+            }
+            for (; run < last; run++) bad |= add_runs<1>(layer, head, sums, space, layer.runs + 2 * run);
+            const int64_t part = ((shuffle * layer.halves + half) * layer.heads + number) * layer.coarse;
+            for (int64_t bin = 0; bin < layer.bins; bin++) {
+                const int64_t entries = space.histogram[2 * bin], ranks = space.histogram[2 * bin + 1];
+                layer.entries[own * layer.bins + bin] += entries;
+                layer.rank_sums[own * layer.bins + bin] += ranks;
+                layer.half_entries[part + bin / coarse] += entries;
+                layer.half_rank_sums[part + bin / coarse] += ranks;
+            }
+        }
+    }
+    std::free(space.query);
     return bad ? NOT_FINITE : FINITE;
 }
 

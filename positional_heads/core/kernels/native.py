@@ -12,18 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, refuse_heads
 from positional_heads.core.kernels import building
-from positional_heads.core.kernels.sums import EntrySums
+from positional_heads.core.kernels.sums import EntrySums, ShuffleSums
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
+from positional_heads.core.shuffles import Shuffled
 
 SOURCE = Path(__file__).with_name("native.cpp")
 KEYS = 16
@@ -35,6 +37,7 @@ THREADS_PAY = 2**23
 """Terms whose computation takes longer than starting threads."""
 NOT_FINITE, NO_MEMORY = 1, 2
 
+Done = TypeVar("Done")
 Share = tuple[int, int, int]
 """Head, first and one past the last query, or number in a list."""
 ShareSums = tuple[int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"], Int[Tensor, " one"]]
@@ -60,6 +63,22 @@ class _Head(ctypes.Structure):
         ("saturated", ctypes.c_void_p),
         ("dominant", ctypes.c_void_p),
         ("row", ctypes.c_int64),
+    )
+
+
+class _Shuffled(ctypes.Structure):
+    """Mirrors `struct Shuffled` of native.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("query", "key", "query_phase", "key_phase")),
+        *((name, ctypes.c_int64) for name in ("pairs", "padded", "length", "heads", "key_heads")),
+        *((name, ctypes.c_int64) for name in ("query_phases", "key_phases")),
+        *((name, ctypes.c_void_p) for name in ("order", "runs", "first")),
+        *((name, ctypes.c_int64) for name in ("halves", "skip_keys")),
+        *((name, ctypes.c_void_p) for name in ("edges", "starts", "low", "scale")),
+        *((name, ctypes.c_int64) for name in ("bins", "coarse", "distances")),
+        *((name, ctypes.c_void_p) for name in ("ranks", "entries", "rank_sums", "dimension_sums")),
+        *((name, ctypes.c_void_p) for name in ("half_entries", "half_rank_sums")),
     )
 
 
@@ -167,6 +186,66 @@ class NativeKernel:
 
         distance_counts = torch.bincount(query_pos - key_pos, minlength=len(ranks))
         return work.sums(distance_counts, count, _shares(heads, len(query_pos), LEAST_LISTED))
+
+    def add_runs(
+        self,
+        shuffled: Shuffled,
+        plan: EntryPlan,
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+        sums: ShuffleSums,
+    ) -> None:
+        """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
+        (content, orders, runs), length = shuffled, shuffled.orders.shape[1]
+        heads, pairs = len(content.query), content.query.shape[2]
+        key = (
+            content.key if len(content.key_phase) == 1 else content.key.repeat_interleave(heads // len(content.key), 0)
+        )
+        given = {
+            "query": _in_twos(content.query) * (math.log2(math.e) / temperature),
+            "key": _in_twos(key),
+            "query_phase": _in_blocks(content.query_phase),
+            "key_phase": _in_blocks(content.key_phase),
+            "order": orders.contiguous(),
+            "runs": torch.stack([runs.query_pos, runs.key_pos], dim=1),
+            "first": pad(runs.sizes.flatten().cumsum(0), (1, 0)),
+            "edges": pad(bins.edges, (0, 1), value=math.inf),
+            "starts": bins.starts,
+            "low": bins.low.contiguous(),
+            "scale": bins.scale.contiguous(),
+            "ranks": ranks.contiguous(),
+        }
+        own = {name: getattr(sums, name) for name in ("entries", "rank_sums", "dimension_sums")}
+        own |= {name: getattr(sums, name) for name in ("half_entries", "half_rank_sums")}
+        layer = _Shuffled(
+            **{name: _pointer(tensor) for name, tensor in (given | own).items()},
+            pairs=pairs,
+            padded=given["query"].shape[2],
+            length=length,
+            heads=heads,
+            key_heads=len(key),
+            query_phases=len(content.query_phase),
+            key_phases=len(content.key_phase),
+            halves=runs.sizes.shape[1],
+            skip_keys=plan.skip_keys,
+            bins=bins.edges.shape[1] + 1,
+            coarse=sums.half_entries.shape[-1],
+            distances=len(ranks),
+        )
+        group = heads // len(key)
+        shares = [(shuffle, first, first + group) for shuffle in range(len(orders)) for first in range(0, heads, group)]
+
+        def run(share: Share) -> tuple[int, Share]:
+            numbers = (ctypes.c_int64(number) for number in share)
+            return self._library.shuffled_runs(ctypes.byref(layer), *numbers), share
+
+        for status, (_, first, last) in _on_threads(run, shares, torch.get_num_threads()):
+            if status == NO_MEMORY:
+                raise MemoryError
+            if status == NOT_FINITE:
+                raise ValueError((first, last))
+        sums.distance_counts.add_(runs.entry_counts(plan, length).sum(1))
 
     def listed_dominant(
         self, query: Planes, key: Planes, positions: Positions, temperature: float
@@ -286,6 +365,18 @@ def _in_fours(planes: Planes) -> Float[Tensor, "head pos padded 2"]:
     return (pad(planes.float(), (0, 0, 0, missing)) if missing else planes.float()).contiguous()
 
 
+def _in_twos(content: Complex[Tensor, "head pos pair"]) -> Float[Tensor, "head pos padded 2"]:
+    """Queries or keys as planes, with rotary pairs padded with zeros to an even number."""
+    planes = torch.view_as_real(content).float()
+    return pad(planes, (0, 0, 0, planes.shape[2] % 2)).contiguous()
+
+
+def _in_blocks(phase: Complex[Tensor, "head pos pair"]) -> Float[Tensor, "head block padded 2 16"]:
+    """Cosines and sines in blocks of 16 positions, padded with zeros."""
+    planes = pad(_in_twos(phase), (0, 0, 0, 0, 0, -phase.shape[1] % KEYS))
+    return rearrange(planes, "head (block n) pair two -> head block pair two n", n=KEYS).contiguous()
+
+
 def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"]:
     """The counts (1) and rank that an entry at each distance adds to its bin; largest distance first, as keys are."""
     return torch.stack([torch.ones_like(ranks), ranks], dim=1).flip(0).contiguous()
@@ -301,7 +392,7 @@ def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
             yield head, first, min(first + step, whole)
 
 
-def _on_threads(work: Callable[[Share], ShareSums], shares: Iterable[Share], threads: int) -> Iterator[ShareSums]:
+def _on_threads(work: Callable[[Share], Done], shares: Iterable[Share], threads: int) -> Iterator[Done]:
     if threads == 1:
         yield from map(work, shares)
         return

@@ -11,11 +11,14 @@ from torch import Tensor
 from positional_heads.core.binning import BinLookup, refuse_not_finite
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
+from positional_heads.core.shuffles import Shuffled
 
 TileValues = tuple[Float[Tensor, "head n"], Bool[Tensor, "head n"], Int[Tensor, " n"]]
 """D of every entry of a tile, whether one rotary pair holds its softmax, and its distance in tokens."""
 DIMENSION_SCALE = 2.0**24
 """D is summed in steps of 2^-24, a float32's own precision at 1."""
+COARSE_BINS = 64
+"""Bins kept of parts of the entries, for resampling and sampling errors: enough for a spread, not for rho itself."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,63 @@ class EntrySums:
     def __add__(self, other: "EntrySums") -> "EntrySums":
         """The sums over both sets of entries."""
         return EntrySums(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class ShuffleSums:
+    """Sums over entries with positions shuffled, each as in `EntrySums`, of every shuffle.
+
+    Attributes:
+        entries: Entries in each bin of D.
+        rank_sums: Sum of the ranks of their distances.
+        distance_counts: Entries at each distance.
+        dimension_sums: Sum of their D, in steps of 2^-24.
+        half_entries: `entries` of each half of a sample, in coarse bins; no halves where all entries count.
+        half_rank_sums: `rank_sums` of each half of a sample, in coarse bins.
+    """
+
+    entries: Int[Tensor, "shuffle head bin"]
+    rank_sums: Int[Tensor, "shuffle head bin"]
+    distance_counts: Int[Tensor, "shuffle distance"]
+    dimension_sums: Int[Tensor, "shuffle head distance"]
+    half_entries: Int[Tensor, "shuffle half head coarse"]
+    half_rank_sums: Int[Tensor, "shuffle half head coarse"]
+
+    @classmethod
+    def zeros(cls, shuffles: int, halves: int, distances: int, bins: BinLookup) -> "ShuffleSums":
+        """The sums over no entries.
+
+        Args:
+            shuffles: How many.
+            halves: Independent halves of a sample; 0 where all entries count.
+            distances: One more than the largest distance.
+            bins: Bins of D.
+        """
+        heads, edges = bins.edges.shape
+        shapes = [(shuffles, heads, edges + 1)] * 2 + [(shuffles, distances), (shuffles, heads, distances)]
+        shapes += [(shuffles, halves, heads, COARSE_BINS)] * 2
+        return cls(*(torch.zeros(shape, dtype=torch.long, device=bins.edges.device) for shape in shapes))
+
+    def add(self, sums: EntrySums, shuffle: int, half: int | None = None) -> None:
+        """Add a kernel's sums over some entries of one shuffle, in place.
+
+        Args:
+            sums: Over the same distances and bins.
+            shuffle: Number of the shuffle.
+            half: Number of the half of a sample that they belong to; None where all entries count.
+        """
+        for name in ("entries", "rank_sums", "distance_counts", "dimension_sums"):
+            getattr(self, name)[shuffle] += getattr(sums, name)
+        if half is not None:
+            for name in ("entries", "rank_sums"):
+                coarse = getattr(sums, name).view(len(sums.entries), COARSE_BINS, -1).sum(-1)
+                getattr(self, f"half_{name}")[shuffle, half] += coarse
+
+    def absorb(self, other: "ShuffleSums") -> None:
+        """Add the sums over other entries, in place."""
+        for field in fields(self):
+            mine = getattr(self, field.name)
+            mine.add_(getattr(other, field.name).to(mine.device))
 
 
 @runtime_checkable
@@ -67,6 +127,27 @@ class Kernel(Protocol):
         ranks: Int[Tensor, " _"],
     ) -> EntrySums:
         """Sums over the entries at these query and key positions."""
+        ...
+
+    def add_runs(
+        self,
+        shuffled: Shuffled,
+        plan: EntryPlan,
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+        sums: ShuffleSums,
+    ) -> None:
+        """Add the sampled runs of every shuffle, at distances that the plan counts, in place.
+
+        Args:
+            shuffled: Content, orders and runs of one sequence.
+            plan: Which of their entries count.
+            temperature: As in the other methods, like `bins` and `ranks`.
+            bins: Bins of D.
+            ranks: Rank of each distance.
+            sums: Sums of all shuffles; invalid if this raises.
+        """
         ...
 
     def listed_dominant(
