@@ -6,11 +6,11 @@ attention by the model's own eager function, so the output does not change, and 
 hooks in other families. Nothing can be edited this way.
 """
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from inspect import signature
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,14 +20,17 @@ from torch import Tensor
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError
 from positional_heads.core.rotary import LAYOUTS, Layout, rotate
 
-NAME = "positional_heads_reading"
+NAME = "positional_heads"
+IMPLEMENTATION = "_attn_implementation"
 ROTATED = ("hook_rot_q", "hook_rot_k")
 EAGER = "eager_attention_forward"
 PATTERN_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 """Largest difference between the model's own pattern and ours, computed by the same operations; 1e-2 in half
 precision."""
 
-_readers: "WeakKeyDictionary[torch.nn.Module, Callable[..., None]]" = WeakKeyDictionary()
+Attend = Callable[..., tuple[Tensor, Tensor | None]]
+
+_attending: "WeakKeyDictionary[torch.nn.Module, Attend]" = WeakKeyDictionary()
 
 
 def attention_module(model: TransformerLensModel, layer: int) -> Any:
@@ -50,16 +53,58 @@ def attention_read(
     Raises:
         UnsupportedModelError: Inside the block, if the model's own pattern is not the softmax of the scores.
     """
-    modules = {layer: attention_module(model, layer) for layer in layers}
     with ExitStack() as undo:
-        if modules:
-            _register()
-        for config in {id(module.config): module.config for module in modules.values()}.values():
-            undo.callback(setattr, config, "_attn_implementation", config._attn_implementation)
-            config._attn_implementation = NAME
-        for layer, module in modules.items():
-            _read(layer, module, visit, undo)
+        for layer in layers:
+            module = attention_module(model, layer)
+            record: Record = {}
+            undo.enter_context(tables_kept(module, record))
+            undo.enter_context(served([module], _reading(layer, record, visit), masks="eager"))
         yield
+
+
+@contextmanager
+def served(modules: Sequence[Any], attend: Attend, masks: Literal["eager", "sdpa"] = "sdpa") -> Iterator[None]:
+    """A block inside which attention modules call a function of ours, and hand it masks of that kind.
+
+    Args:
+        modules: Modules that call the attention function which their configuration names.
+        attend: What they call: takes the module, rotated query [batch head pos d_head] and key [batch kv_head pos
+            d_head], value, mask and settings, and returns the output [batch pos head d_head] and the pattern or None.
+        masks: The kind of mask: what transformers makes for its function of that name.
+    """
+    from transformers import AttentionInterface
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    name = f"{NAME}_{masks}"
+    AttentionInterface.register(name, _serving(masks))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS[masks])
+    with ExitStack() as undo:
+        for config in {id(module.config): module.config for module in modules}.values():
+            undo.callback(setattr, config, IMPLEMENTATION, getattr(config, IMPLEMENTATION))
+            setattr(config, IMPLEMENTATION, name)
+        for module in modules:
+            _attending[module] = attend
+            undo.callback(_attending.pop, module)
+        yield
+
+
+@contextmanager
+def tables_kept(module: Any, record: Record) -> Iterator[None]:
+    """A block inside which every call of an attention module puts the cos and sin that it is given into a record."""
+
+    def store_tables(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record.clear()
+        embeddings = signature(module.forward).bind(*args, **kwargs).arguments.get("position_embeddings")
+        if isinstance(embeddings, Tensor):  # Llama-4 has one complex number per pair
+            record.update(hook_cos=embeddings.real, hook_sin=embeddings.imag)
+        elif embeddings is not None:
+            record.update(hook_cos=embeddings[0], hook_sin=embeddings[1])
+
+    handle = module.register_forward_pre_hook(store_tables, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def rotation_errors(
@@ -100,46 +145,49 @@ def relative_error(expected: Float[Tensor, "batch pos head d"], own: Float[Tenso
     return float(difference.median() / own.float().abs().max())
 
 
-def _register() -> None:
-    from transformers import AttentionInterface
-    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-
-    AttentionInterface.register(NAME, _attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
-
-
-def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+def eager(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, Tensor]:
-    """The attention function that the configuration names while a run is read: the model's own eager one, observed."""
-    eager = getattr(sys.modules[type(module).__module__], EAGER)
-    output, pattern = eager(module, query, key, value, attention_mask, **settings)
-    if module in _readers:
-        _readers[module](query, key, attention_mask, pattern, settings)
-    return output, pattern
+    """Attention by the model's own eager function, which returns its pattern."""
+    return getattr(sys.modules[type(module).__module__], EAGER)(module, query, key, value, mask, **settings)
 
 
-def _read(layer: int, module: Any, visit: Callable[[int, Record], Any], undo: ExitStack) -> None:
-    record: Record = {}
+def scaled_dot_product(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """Attention by PyTorch's own kernels, which keep no scores."""
+    from transformers.integrations import sdpa_attention
 
-    def store_tables(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record.clear()
-        embeddings = inspect.signature(module.forward).bind(*args, **kwargs).arguments.get("position_embeddings")
-        if isinstance(embeddings, Tensor):  # Llama-4 has one complex number per pair
-            record.update(hook_cos=embeddings.real, hook_sin=embeddings.imag)
-        elif embeddings is not None:
-            record.update(hook_cos=embeddings[0], hook_sin=embeddings[1])
+    return sdpa_attention.sdpa_attention_forward(module, query, key, value, mask, **settings)
 
-    def read(query: Tensor, key: Tensor, mask: Tensor | None, pattern: Tensor, settings: dict[str, Any]) -> None:
+
+def _serving(masks: Literal["eager", "sdpa"]) -> Attend:
+    """The function that a configuration names: what the module's block asked for, or the usual one in other modules."""
+    usual = eager if masks == "eager" else scaled_dot_product
+
+    def attend(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None, **settings: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        return _attending.get(module, usual)(module, query, key, value, attention_mask, **settings)
+
+    return attend
+
+
+def _reading(layer: int, record: Record, visit: Callable[[int, Record], Any]) -> Attend:
+    """The model's own eager function, observed."""
+
+    def attend(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, Tensor]:
+        output, pattern = eager(module, query, key, value, mask, **settings)
         scores = _scores(query, key, mask, settings)
         _refuse_other_pattern(layer, scores, pattern)
         rot_q = query.transpose(1, 2)
         rot_k = key[:, :, -query.shape[2] :].transpose(1, 2)  # keys of this pass; a cache puts earlier ones before them
         visit(layer, {**record, "hook_rot_q": rot_q, "hook_rot_k": rot_k, SCORES: scores})
+        return output, pattern
 
-    _readers[module] = read
-    undo.callback(_readers.pop, module)
-    undo.callback(module.register_forward_pre_hook(store_tables, with_kwargs=True).remove)
+    return attend
 
 
 def _scores(

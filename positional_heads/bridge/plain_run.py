@@ -1,0 +1,134 @@
+"""Run Hugging Face's own model under a bridge: its modules without the bridge's wrappers, at the cost of a plain pass.
+
+A bridge puts a wrapper with hooks around every module, and computes attention itself, with all scores. For the length
+of a block the modules are put back in their own places, and attention goes through transformers' attention interface
+to a function of the caller's, which sees the rotated query and key. What the wrappers add is left out: so nobody else's
+hooks may be on them, and `plain_run_refusal` says where they are.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from inspect import signature
+from typing import Any
+
+from torch import nn
+
+from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.attention_interface import Attend, attention_module, scaled_dot_product, served
+from positional_heads.bridge.model import TransformerLensModel, layers_with_attention
+
+WRAPPED = "_original_component"
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@contextmanager
+def plain_model(model: TransformerLensModel, attend: Attend | None = None) -> Iterator[Any]:
+    """A block inside which the model under a bridge is Hugging Face's own again; the bridge's own tree stays as it is.
+
+    Runs of the bridge inside the block run it, too, with no hook of a wrapper: ask `plain_run_refusal` before.
+
+    Args:
+        model: A TransformerBridge.
+        attend: Attention of every layer that uses transformers' attention interface: called as
+            `attend(module, query, key, value, attention_mask, **settings)`, with rotated query [batch head pos d_head]
+            and key [batch kv_head pos d_head], and returns its output [batch pos head d_head] and None. PyTorch's
+            scaled dot product attention when None.
+
+    Yields:
+        Hugging Face's model.
+    """
+    modules = [attention_module(model, layer) for layer in layers_with_attention(model)]
+    with ExitStack() as undo:
+        # before attention modules are served, so that an error on the way finds everything restored
+        _unwrap(model.original_model, undo, set())
+        undo.enter_context(served([module for module in modules if module is not None], attend or scaled_dot_product))
+        yield model.original_model
+
+
+def without_logits(model: TransformerLensModel) -> dict[str, Any]:
+    """Arguments of a run that compute the logits of the last token only, where the model can leave out the others."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in signature(type(model.original_model).forward).parameters else {}
+
+
+def plain_run_refusal(model: TransformerLensModel, allowed_hooks: Collection[str] = ()) -> str | None:
+    """Why a plain run would not compute what the bridge computes now; None if nothing is known to be in the way.
+
+    That it does compute the same is for the caller to prove, on a probe and on each run.
+
+    Args:
+        model: A TransformerBridge.
+        allowed_hooks: Names of hook points whose hooks the caller takes care of.
+    """
+    if model.training or model.original_model.training:
+        return "the model is in training mode"
+    if getattr(model, "_weights_processed", False):
+        return "its weights are processed (compatibility mode)"
+    extension = active_extension(model)
+    if extension is not None and extension.rewrites_scores:
+        return f"{extension.name} rewrites its scores"
+    for layer in layers_with_attention(model):
+        module = attention_module(model, layer)
+        if module is None:
+            return f"attention of layer {layer} does not use transformers' attention interface"
+        if getattr(module, "attn_logit_softcapping", None) is not None or getattr(module, "sinks", None) is not None:
+            return f"attention of layer {layer} has a soft-cap or a sink, which PyTorch's kernels do not have"
+    return _hook_refusal(model, allowed_hooks)
+
+
+def _hook_refusal(model: TransformerLensModel, allowed_hooks: Collection[str]) -> str | None:
+    """Hooks on modules that a plain run passes by; those on Hugging Face's own modules stay in effect."""
+    if any(bool(getattr(nn.modules.module, f"_global{kind}", None)) for kind in HOOKS):
+        return "hooks on all modules are active"
+    own = _own_modules(model.original_model)
+    allowed = (
+        {id(point) for name, point in model.hook_dict.items() if name in allowed_hooks} if allowed_hooks else set()
+    )
+    for name, module in model.named_modules():
+        if id(module) in own:
+            continue
+        hooked = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
+        if "forward" in vars(module):
+            return f"the forward method of {name} is replaced"
+        if id(module) not in allowed and not all(map(_is_mirror, hooked)):
+            return f"a hook on {getattr(module, 'name', None) or name} is active"
+    return None
+
+
+def _is_mirror(hook: Callable[..., Any]) -> bool:
+    """Whether TransformerLens itself added the hook, to fire a placeholder's hook as well: it changes nothing."""
+    return "_wire_symbolic_hooks" in getattr(hook, "__name__", "")
+
+
+def _own_modules(root: nn.Module) -> set[int]:
+    """Identities of Hugging Face's own modules, wrapped or not."""
+    own: set[int] = set()
+    pending = [root]
+    while pending:
+        module = pending.pop()
+        while isinstance(module._modules.get(WRAPPED), nn.Module):
+            module = module._modules[WRAPPED]  # type: ignore[assignment]
+        if id(module) not in own:
+            own.add(id(module))
+            pending += [child for child in module._modules.values() if child is not None]
+    return own
+
+
+def _unwrap(parent: nn.Module, undo: ExitStack, seen: set[int]) -> None:
+    """Put the originals of all modules below this one in their places until the stack is closed."""
+    if id(parent) in seen:
+        return
+    seen.add(id(parent))
+    for name, child in list(parent._modules.items()):
+        if child is None:
+            continue
+        own = child
+        while isinstance(own._modules.get(WRAPPED), nn.Module):
+            own = own._modules[WRAPPED]  # type: ignore[assignment]
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
+            own = copy(child)  # the bridge uses the container, too: its own stays as it is
+            own.__dict__["_modules"] = dict(child._modules)
+        if own is not child:
+            undo.callback(parent._modules.__setitem__, name, child)
+            parent._modules[name] = own
+        _unwrap(own, undo, seen)
