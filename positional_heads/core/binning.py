@@ -8,8 +8,9 @@ from collections.abc import Collection
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, UInt16
+from jaxtyping import Bool, Float, Float64, Int, Int16, UInt16
 from torch import Tensor
+from torch.nn.functional import pad
 
 CELLS = 2**16
 """Cells of the look-up table of a head: many times the number of bins, so that few cells hold an edge."""
@@ -31,12 +32,12 @@ def equal_mass_edges(
         ValueError: If a value is not finite.
     """
     refuse_not_finite(sample)
-    ordered = sample.sort(dim=-1).values
-    if resolution:
-        ordered = (ordered.double() / resolution - 0.5).ceil()  # rounds halves down: an edge belongs to its left bin
     positions = (torch.arange(1, bins, device=sample.device) * sample.shape[-1]) // bins
-    value = ordered[:, positions]
-    following = ordered[:, (positions + 1).clamp(max=sample.shape[-1] - 1)]
+    wanted = torch.stack([positions, (positions + 1).clamp(max=sample.shape[-1] - 1)])
+    if resolution:
+        value, following = _ordered_cells(sample, resolution, wanted.flatten()).view(-1, *wanted.shape).unbind(1)
+    else:
+        value, following = sample.sort(dim=-1).values[:, wanted].unbind(1)
     # A run of equal values that reaches the next quantile fills a bin: its first edge goes just below the run, later
     # ones to its end. A shorter run stays in the bin in which it ends.
     starts_run = value == following
@@ -49,6 +50,27 @@ def equal_mass_edges(
     below = torch.nextafter(value, torch.full_like(value, -torch.inf))
     # between neighbouring floats, the middle is rounded to one of them: it must not be the value above
     return torch.where(starts_run, below, torch.where(middle < following, middle, value)).contiguous()
+
+
+def _ordered_cells(
+    sample: Float[Tensor, "head sample"], resolution: float, positions: Int[Tensor, " position"]
+) -> Float64[Tensor, "head position"]:
+    """The cells at some positions of each head's sample in ascending order, by counting them: there are few.
+
+    Args:
+        sample: Finite values.
+        resolution: Width of a cell.
+        positions: Which places in the order.
+    """
+    cells = (sample.double() / resolution - 0.5).ceil_()  # rounds halves down: an edge belongs to its left bin
+    lowest = cells.min()
+    n_cells = int(cells.max() - lowest) + 1
+    if n_cells > CELLS:
+        return cells.sort(dim=-1).values[:, positions]
+    row = torch.arange(len(sample), device=sample.device)[:, None] * n_cells
+    numbered = ((cells - lowest).long() + row).flatten()
+    below = torch.bincount(numbered, minlength=len(sample) * n_cells).view(len(sample), n_cells).cumsum(1)
+    return torch.searchsorted(below, positions.repeat(len(sample), 1), right=True) + lowest
 
 
 def refuse_not_finite(dominant: Float[Tensor, "head sample"]) -> None:
@@ -138,14 +160,18 @@ class BinLookup:
         widest = torch.finfo(edges.dtype).max  # if all edges agree the scale is infinite, and infinity times zero NaN
         self.scale = ((CELLS - 1) / (edges[:, -1:] - self.low)).clamp(max=widest)
         self._row = torch.arange(len(edges), device=edges.device)[:, None] * CELLS
-        held = self._edges_in_cells
-        below = held.cumsum(-1) - held
-        self._table = torch.where(held > 0, -1, below).flatten().to(torch.int16)
+        below = torch.bincount((self._cell(edges) + self._row).flatten(), minlength=len(edges) * CELLS)
+        self._below = pad(below.view(-1, CELLS).to(torch.int16).cumsum(1, dtype=torch.int16), (1, 0))
 
-    @cached_property
+    @property
     def starts(self) -> UInt16[Tensor, "head cell"]:
         """Number of edges below each cell, and of all edges at the end."""
-        return torch.nn.functional.pad(self._edges_in_cells.cumsum(1), (1, 0)).to(torch.uint16)
+        return self._below.view(torch.uint16)
+
+    @cached_property
+    def _table(self) -> Int16[Tensor, " head_cell"]:
+        first, last = self._below[:, :-1], self._below[:, 1:]
+        return torch.where(first < last, -1, first).flatten()
 
     def __call__(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
         """The bin of every value."""
@@ -153,12 +179,6 @@ class BinLookup:
         for head, undecided in enumerate(bins < 0):
             bins[head, undecided] = torch.searchsorted(self.edges[head], values[head, undecided])
         return bins
-
-    @property
-    def _edges_in_cells(self) -> Int[Tensor, "head cell"]:
-        heads = len(self.edges)
-        cells = (self._cell(self.edges) + self._row).flatten()
-        return torch.bincount(cells, minlength=heads * CELLS).view(heads, CELLS)
 
     def _cell(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
         return ((values - self.low) * self.scale).clamp(0, CELLS - 1).long()

@@ -9,11 +9,12 @@ that this causes is part of the bound on rho.
 from dataclasses import dataclass, fields
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, equal_mass_edges
-from positional_heads.core.kernels.eager import EagerKernel
+from positional_heads.core.kernels.exact import exact_dominant
 from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.plan import Positions
 from positional_heads.core.rotary import Planes
@@ -53,8 +54,8 @@ class PilotSample:
         if sample.dtype == torch.float64:
             return cls(sample, sample, sample)
         step = -(-len(positions[0]) // checked) or 1
-        query, key = (plane.double() for plane in planes)
-        exact = EagerKernel().listed_dominant(query, key, (positions[0][::step], positions[1][::step]), temperature)
+        some = positions[0][::step], positions[1][::step]
+        exact = exact_dominant(*planes, some, temperature, compiled=kernel.name == "native")
         return cls(sample, sample[:, ::step], exact)
 
     def bins(self, n_bins: int, resolution: float, entries: int) -> BinLookup:
@@ -68,11 +69,13 @@ class PilotSample:
         edges = equal_mass_edges(self.sample, n_bins, resolution)
         if self.sample.dtype == torch.float64:
             return BinLookup(edges, resolution)
-        moved, unknown = mean_displacement(self.exact, self.rounded, edges)
+        bins = BinLookup(edges, resolution)
+        moved, unknown = mean_displacement(self.exact, self.rounded, bins)
         # A pilot with every entry of a short run measures the displacement itself. In a longer run it estimates it,
         # and the kernel may round an entry differently there, in a tile of another shape: add the sampling error.
         complete = entries <= COMPLETE and self.exact.shape[1] == entries
-        return BinLookup(edges, resolution, moved if complete else moved + unknown)
+        bins.displaced = moved if complete else moved + unknown
+        return bins
 
     @classmethod
     def joined(cls, parts: list["PilotSample"]) -> "PilotSample":
@@ -81,23 +84,34 @@ class PilotSample:
 
 
 def mean_displacement(
-    exact: Float64[Tensor, "head n"], rounded: Float[Tensor, "head n"], edges: Float[Tensor, "head edge"]
+    exact: Float64[Tensor, "head n"], rounded: Float[Tensor, "head n"], bins: BinLookup
 ) -> tuple[Float64[Tensor, " head"], Float64[Tensor, " head"]]:
     """How far rounding moves ranks, as a fraction of all entries: the mean, and an upper limit of its sampling error.
 
     Args:
         exact: Values in float64.
         rounded: The same values as a kernel computes them.
-        edges: Bin edges.
+        bins: Bins of D.
     """
-    exact_bin, counted_bin = (
-        torch.searchsorted(edges.double(), values.double().contiguous()) for values in (exact, rounded)
-    )
+    counted_bin = bins(rounded)
+    exact_bin = _bins_near(exact, counted_bin, bins.edges.double())
     n = exact.shape[1]
-    share = torch.stack([torch.bincount(row, minlength=edges.shape[1] + 1) for row in exact_bin]).double() / n
+    share = torch.stack([torch.bincount(row, minlength=bins.edges.shape[1] + 1) for row in exact_bin]).double() / n
     mid_rank = share.cumsum(1) - share / 2
     moved = (mid_rank.gather(1, exact_bin) - mid_rank.gather(1, counted_bin)).abs()
     # The rule of three: an event that none of n entries shows has a probability of at most 3 / n (at 95 %). Here it is
     # a move to the next bin, which displaces a rank by no more than the largest bin's share.
     unseen = 3 / n * share.amax(1)
     return moved.mean(1), 2 * moved.std(1, correction=0) / n**0.5 + unseen
+
+
+def _bins_near(
+    values: Float64[Tensor, "head n"], guess: Int[Tensor, "head n"], edges: Float64[Tensor, "head edge"]
+) -> Int[Tensor, "head n"]:
+    """`torch.searchsorted`, which is slow, for the values alone that do not lie in the bin where they are expected."""
+    limits = pad(pad(edges, (1, 0), value=-torch.inf), (0, 1), value=torch.inf)
+    elsewhere = ~((limits.gather(1, guess) < values) & (values <= limits.gather(1, guess + 1)))
+    found = guess.clone()
+    for head, other in enumerate(elsewhere):
+        found[head, other] = torch.searchsorted(edges[head], values[head, other])
+    return found

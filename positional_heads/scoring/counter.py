@@ -77,6 +77,7 @@ class EntryCounter:
         self.settings = settings
         self._plans: dict[EntryPlan, EntryPlan] = {}
         self._shuffle_plans: dict[ShufflePlan, ShufflePlan] = {}
+        self._pilots: dict[EntryPlan, Positions] = {}
         self._samples: dict[tuple[int, int | None], list[Positions]] = {}
         self._shuffles: dict[tuple[int, int | None], tuple[Tensor, Runs | None]] = {}
         self.kernel = self._kernel(self._terms())
@@ -135,6 +136,7 @@ class EntryCounter:
         for number in others:
             self._capture(number, sample)
         self._capture(longest, place_bins)
+        self._pilots.clear()
         sums.run = self.description(sums.windows)
         return sums
 
@@ -235,11 +237,18 @@ class EntryCounter:
         for row in (rows[number] for number in chosen):
             plan = self.settings.plan((row.length,), vectors.window)
             plan = replace(plan, most_entries=PILOT_ENTRIES // shares, seed=row.sequence)
-            query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
+            listed = self._pilot_entries(plan)
             for part, planes in self._planes(vectors, plan, row):
-                entries = _counted_entries((query_pos, key_pos), part, planes[0].device)
+                entries = _counted_entries(listed, part, planes[0].device)
                 parts.append(PilotSample.measured(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
         return PilotSample.joined(parts)
+
+    def _pilot_entries(self, plan: EntryPlan) -> Positions:
+        """The entries of a row that place the bins, drawn once for all layers with the same window."""
+        if plan not in self._pilots:
+            query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
+            self._pilots[plan] = query_pos, key_pos
+        return self._pilots[plan]
 
     def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:
         if pilot.sample.shape[1] == 0:

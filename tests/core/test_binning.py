@@ -5,6 +5,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from positional_heads.core import binning
 from positional_heads.core.binning import BinLookup, equal_mass_edges, single_valued
 
 KINDS = ["smooth", "spiky", "tied", "constant", "zero", "tiny", "denormal", "outside"]
@@ -102,3 +103,12 @@ def test_edges_lie_between_values_so_that_rounding_makes_no_ties(resolution):
     for shift in ([0, 0, 0, 0], [1, -1, 1, -1], [-1, 1, -1, 1]):
         bins = torch.searchsorted(edges, sample + 1e-6 * torch.tensor(shift))[0]
         assert bins.diff().min() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shift", [0, 100, -100])
+def test_counting_cells_gives_the_edges_of_sorting_them(kind, shift, monkeypatch):
+    values = values_of(kind, 0) + shift
+    counted = equal_mass_edges(values, 64, 1 / 256)
+    monkeypatch.setattr(binning, "CELLS", 0)
+    assert torch.equal(equal_mass_edges(values, 64, 1 / 256), counted)

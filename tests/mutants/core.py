@@ -35,10 +35,14 @@ MUTANTS = (
     Mutant("core/binning.py", "last.diff(dim=1) <= 1", "last.diff(dim=1) <= 2", "core/test_binning -k whole_cells"),
     Mutant("core/binning.py", "following, middle, value", "following, value, value", "core/test_binning -k no_ties"),
     Mutant("core/binning.py", "starts_run[:, 1:] &=", "starts_run[:, 1:] |=", "core/test_binning"),
-    Mutant("core/binning.py", "held > 0, -1, below", "held > 1, -1, below", "core/test_binning -k search_finds"),
-    Mutant(
-        "core/pilot.py", "exact_bin, counted_bin = (", "counted_bin, exact_bin = (", "core/test_pilot -k displacement"
-    ),
+    Mutant("core/binning.py", "first < last, -1, first", "first + 1 < last, -1, first", "core/test_binning -k search"),
+    Mutant("core/binning.py", "right=True) + lowest", "right=False) + lowest", "core/test_binning"),
+    Mutant("core/binning.py", "right=True) + lowest", "right=True)", "core/test_binning -k counting"),
+    Mutant("core/pilot.py", "for row in exact_bin", "for row in counted_bin", "core/test_pilot -k displacement"),
+    Mutant("core/pilot.py", "limits.gather(1, guess) <", "limits.gather(1, guess) <=", "core/test_pilot -k edge"),
+    Mutant("core/kernels/exact.cpp", "ODD(low, high)) * scale", "ODD(low, low)) * scale", "core/test_exact"),
+    Mutant("core/kernels/exact.cpp", "pairs - pair; pad", "pairs - pair + 1; pad", "core/test_exact"),
+    Mutant("core/kernels/exact.py", "products[:, n_pairs:]", "products[:, :n_pairs]", "core/test_exact"),
     Mutant("core/correlation.py", "moved = 2 * self", "moved = 0 * self", "core/test_correlation -k rounding"),
     Mutant(
         "core/correlation.py",
