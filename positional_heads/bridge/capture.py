@@ -1,7 +1,7 @@
-"""Capture rotated queries and keys of a run, layer by layer, each proven against the model's own attention scores.
+"""Capture rotated queries and keys of a run, layer by layer, each proven against the model's own attention.
 
-Each layer's vectors are visited during the run and not kept. Of the model's scores only the mask and a few rows are
-read.
+Each layer's vectors are visited during the run and not kept. Where nothing is in the way they come from a plain run;
+else from the bridge's hooks, which see attention scores: of these only the mask and a few rows are read.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +16,12 @@ from positional_heads.bridge.attention_interface import attention_read
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import proven_chunk_window, proven_window
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.plain_capture import CHECKED_ROWS, capture_plainly, plain_capture_refusal
 from positional_heads.bridge.prefill import run_in_chunks
 from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer, refuse_non_finite
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import real_spans
-
-CHECKED_ROWS = 16
-"""Query positions per layer and run at which rebuilt scores are compared with the model's own."""
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def capture(
     attention_mask: Int[Tensor, "batch pos"] | None = None,
     chunk: int | None = None,
 ) -> None:
-    """Run the model once and visit each layer's rotated queries and keys, proven against its attention scores.
+    """Run the model once and visit each layer's rotated queries and keys, proven against its attention.
 
     Args:
         model: A TransformerBridge.
@@ -43,13 +41,17 @@ def capture(
         layers: The layers to visit, from `resolve_layers`.
         visit: Called with each layer's vectors, first layer first.
         attention_mask: 1 for real tokens, 0 for padding; all real when None.
-        chunk: Tokens per forward pass, continued with the model's key-value cache; without padding only. All when None.
+        chunk: Tokens per forward pass of the bridge, continued with the model's key-value cache; without padding only.
+            When None, one pass: a plain one where that is possible.
 
     Raises:
         UnsupportedModelError: If a layer does not reproduce the model's scores, or causality, padding and one window
             do not explain its mask.
         ValueError: If padded sequences are to be run in chunks.
     """
+    if chunk is None and plain_capture_refusal(model, layers) is None:
+        capture_plainly(model, tokens, layers, visit, attention_mask)
+        return
     by_layer = {rotary.layer: rotary for rotary in layers}
     if chunk is not None and chunk < tokens.shape[1]:
         if attention_mask is not None and not bool((attention_mask == 1).all()):

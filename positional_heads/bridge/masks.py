@@ -1,5 +1,7 @@
 """Prove that causality, padding and one sliding window explain a layer's mask; other masks are refused.
 
+The mask is read off the scores of a bridge, or is what a plain run hands to attention.
+
 A window of w lets through the distances 0 to w - 1.
 """
 
@@ -11,6 +13,76 @@ from torch import Tensor
 
 from positional_heads.bridge.model import UnsupportedModelError
 from positional_heads.bridge.rotary_layer import RotaryLayer, mask_limit
+
+UNEXPLAINED = (
+    "causality, padding and one sliding window do not explain (a document mask, chunks, a mask of one head, an ignored "
+    "attention_mask): it cannot be scored"
+)
+BLOCK = 1024
+"""Queries whose entries are compared at a time: a mask of bytes can be the largest tensor of a long plain run."""
+
+
+class MaskProof:
+    """Proves the masks of a plain run; most layers share one, which is proven once."""
+
+    def __init__(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Nothing is proven yet.
+
+        Args:
+            spans: First, and one past the last, real token of each row.
+        """
+        self._spans = spans
+        self._proven: list[tuple[Tensor, int | None]] = []
+
+    def window(self, layer: int, mask: Tensor | None, length: int) -> int | None:
+        """Window of a mask, proven to explain every entry of real queries; None without one.
+
+        Args:
+            layer: The layer, for the message.
+            mask: [batch head query_pos key_pos], batch or head 1 where all have the same: True at visible entries, or 0
+                there and lower than `mask_limit` elsewhere. None for causality alone.
+            length: Tokens of the run.
+
+        Raises:
+            UnsupportedModelError: If causality, padding and one window do not explain it.
+        """
+        if mask is None:
+            if any(start > 0 for start, _ in self._spans):
+                raise UnsupportedModelError(f"layer {layer} masks query-key pairs in a way that {UNEXPLAINED}")
+            return None
+        for proven, window in self._proven:
+            if proven is mask:
+                return window
+        window = _window(layer, mask[..., :length], self._spans)
+        self._proven.append((mask, window))
+        return window
+
+
+def _window(layer: int, mask: Tensor, spans: Sequence[tuple[int, int]]) -> int | None:
+    rows = mask.expand(len(spans), *mask.shape[1:])
+    longest = max(stop - start for start, stop in spans)
+    last = [_visible(row[:, stop - 1 : stop, start:stop])[0] for row, (start, stop) in zip(rows, spans, strict=True)]
+    window = max(int(visible.all(0).sum()) for visible in last)
+    shared = mask.shape[0] == 1 or mask.stride(0) == 0
+    for number, (start, stop) in enumerate(spans):
+        if shared and (start, stop) in spans[:number]:
+            continue
+        for first in range(start, stop, BLOCK):
+            block = rows[number, :, first : min(first + BLOCK, stop)]
+            visible, plain = _visible(block)
+            expected = torch.ones_like(visible[0]).tril_(first).triu_(first - window + 1)
+            expected[:, :start] = False
+            if not plain or bool((visible != expected).any()):
+                raise UnsupportedModelError(f"layer {layer} masks query-key pairs in a way that {UNEXPLAINED}")
+    return window if window < longest else None
+
+
+def _visible(mask: Tensor) -> tuple[Bool[Tensor, "head query_pos key_pos"], bool]:
+    """Entries that a mask lets through, and whether it adds nothing to their scores."""
+    if mask.dtype == torch.bool:
+        return mask, True
+    visible = mask > mask_limit(mask)
+    return visible, not bool(mask[visible].any())
 
 
 def visible_entries(length: int, window: int | None, device: torch.device) -> Bool[Tensor, "{length} {length}"]:
@@ -40,13 +112,9 @@ def proven_window(
         window = max(
             _visible_keys(rotary, row[0, stop - 1, start:stop]) for row, (start, stop) in zip(own, spans, strict=True)
         )
-    unexplained = (
-        "causality, padding and one sliding window do not explain (a document mask, chunks, a mask of one head, an "
-        "ignored attention_mask): it cannot be scored"
-    )
     for row, (start, stop) in zip(own, spans, strict=True):
-        _refuse_unexplained(rotary, row[:, start:stop, start:stop], 0, window, unexplained)
-        _refuse_unexplained(rotary, row[:, start:stop, :start], start, 0, unexplained)  # left padding: all masked
+        _refuse_unexplained(rotary, row[:, start:stop, start:stop], 0, window, UNEXPLAINED)
+        _refuse_unexplained(rotary, row[:, start:stop, :start], start, 0, UNEXPLAINED)  # left padding: all masked
     return window if window < longest else None
 
 

@@ -90,14 +90,18 @@ def _hook_refusal(model: TransformerLensModel, allowed_hooks: Collection[str]) -
         hooked = [hook for kind in HOOKS for hook in getattr(module, kind).values()]
         if "forward" in vars(module):
             return f"the forward method of {name} is replaced"
-        if id(module) not in allowed and not all(map(_is_mirror, hooked)):
+        if id(module) not in allowed and not all(map(_is_own, hooked)):
             return f"a hook on {getattr(module, 'name', None) or name} is active"
     return None
 
 
-def _is_mirror(hook: Callable[..., Any]) -> bool:
-    """Whether TransformerLens itself added the hook, to fire a placeholder's hook as well: it changes nothing."""
-    return "_wire_symbolic_hooks" in getattr(hook, "__name__", "")
+def _is_own(hook: Callable[..., Any]) -> bool:
+    """Whether a bridge put this hook on its wrappers itself, to fire hook points, which change nothing without hooks.
+
+    A hook point's own hooks are wrapped in a function that is named after the hook.
+    """
+    home = str(getattr(hook, "__module__", ""))
+    return home.startswith("transformer_lens.model_bridge") or "_wire_symbolic_hooks" in getattr(hook, "__name__", "")
 
 
 def _own_modules(root: nn.Module) -> set[int]:

@@ -30,6 +30,7 @@ from positional_heads.bridge.model import (
     layers_with_attention,
     refuse_unsupported,
 )
+from positional_heads.bridge.plain_capture import Shown, proven_plain
 from positional_heads.bridge.recording import record_layers
 from positional_heads.bridge.rotary_layer import (
     TOLERANCE,
@@ -65,11 +66,18 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
         return extension.resolved  # proven before scores were rewritten; each run is proven band by band
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(int(model.cfg.d_vocab), (1, PROBE_TOKENS), generator=generator).to(model.cfg.device)
+    positions = torch.arange(PROBE_TOKENS, device=tokens.device)[None]
     resolved: dict[int, RotaryLayer | None] = {}
+    shown: dict[int, Shown] = {}
+
+    def resolve(layer: int, record: Record, rotary: RotaryLayer | None) -> None:
+        resolved[layer] = rotary
+        if rotary is not None:
+            shown[layer] = (*rotary.rotated_vectors(model, record, positions), rotary.phase(model, record, positions))
 
     def visit(layer: int, record: Record) -> None:
         if "hook_cos" in record or "hook_rot_q" in record or embedded_positions(model, layer) is not None:
-            resolved[layer] = _resolve_hooked(model, layer, record)
+            resolve(layer, record, _resolve_hooked(model, layer, record))
 
     with_attention = layers_with_attention(model)
     record_layers(model, tokens, with_attention, visit)
@@ -81,14 +89,15 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
             "not use transformers' attention interface: its rotated queries and keys are not accessible"
         )
         raise UnsupportedModelError(msg)
-    resolved.update(_resolve_delegated(model, tokens, delegated))
+    for layer, record, rotary in _resolve_delegated(model, tokens, delegated):
+        resolve(layer, record, rotary)
     layers = {layer: rotary for layer, rotary in sorted(resolved.items()) if rotary is not None}
     _refuse_other_heads(layers, int(model.cfg.n_heads))
     if not layers:
         msg = "no layer of this model rotates queries and keys: dominant dimensions are not defined for it"
         raise UnsupportedModelError(msg)
     return RotaryModel(
-        layers,
+        proven_plain(model, tokens, layers, shown),
         {
             layer: NO_ROTATION if layer in resolved else NO_ATTENTION
             for layer in range(int(model.cfg.n_layers))
@@ -154,7 +163,7 @@ def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> 
 
 def _resolve_delegated(
     model: TransformerLensModel, tokens: Int[Tensor, "1 pos"], layers: list[int]
-) -> Iterator[tuple[int, RotaryLayer | None]]:
+) -> Iterator[tuple[int, Record, RotaryLayer | None]]:
     """Layers whose attention has no hooks, read twice: with positions from zero, and with all positions moved."""
     if not layers:
         return
@@ -174,7 +183,7 @@ def _resolve_delegated(
         if layer not in first or layer not in moved:
             msg = f"layer {layer}: its attention does not call the attention interface that its configuration names"
             raise UnsupportedModelError(msg)
-        yield layer, _resolve_moved(model, layer, first[layer], moved[layer])
+        yield layer, first[layer], _resolve_moved(model, layer, first[layer], moved[layer])
 
 
 def _resolve_moved(model: TransformerLensModel, layer: int, first: Record, moved: Record) -> RotaryLayer | None:

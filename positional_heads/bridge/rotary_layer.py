@@ -1,7 +1,7 @@
 """How one layer rotates: its pairs, phases, attention scores, and the entries that its mask hides."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -40,6 +40,8 @@ class RotaryLayer:
         error: Largest discrepancy with the model's own scores, relative to the largest score.
         frequencies: A hash of the frequency of each pair in the probe run, to five digits.
         sense: 1, or -1 where pairs rotate clockwise with position (NanoChat).
+        plain: Whether a plain run was seen to show what the bridge does (see `bridge.plain_capture`).
+            It says how the layer can be read, and nothing about what it computes, so it is no part of provenance.
     """
 
     layer: int
@@ -55,6 +57,14 @@ class RotaryLayer:
     error: float
     sense: int = 1
     frequencies: str = field(default="", repr=False)
+    plain: bool = field(default=False, repr=False, compare=False)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What identifies the layer's rotation, as JSON."""
+        fields = asdict(self)
+        fields.pop("plain")
+        return fields
 
     @property
     def n_pairs(self) -> int:

@@ -7,6 +7,7 @@ from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.capture import capture
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.plain_capture import plain_capture_refusal
 from positional_heads.bridge.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.rotary_layer import RotaryLayer
@@ -69,7 +70,7 @@ def capture_batch(
     rotary: list[RotaryLayer],
     visit: Callable[[LayerVectors, list[Row]], None],
 ) -> None:
-    """Run one batch through the model, long sequences in chunks.
+    """Run one batch through the model: in one plain pass, or long sequences in chunks where hooks have to be read.
 
     Args:
         model: A TransformerBridge.
@@ -79,7 +80,9 @@ def capture_batch(
     """
     spans = real_spans(batch.tokens, batch.attention_mask)
     rows = [Row(row, batch.first + row, *span) for row, span in enumerate(spans)]
-    chunk = chunk_length(model, *batch.tokens.shape) if batch.attention_mask is None else None
+    chunk = None
+    if batch.attention_mask is None and plain_capture_refusal(model, rotary) is not None:
+        chunk = chunk_length(model, *batch.tokens.shape)
     tokens, mask = batch.tokens.to(model.cfg.device), batch.attention_mask
     mask = None if mask is None else mask.to(tokens.device)
     capture(model, tokens, rotary, lambda vectors: visit(vectors, rows), mask, chunk)

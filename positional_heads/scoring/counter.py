@@ -189,7 +189,7 @@ class EntryCounter:
             )
             warn_once(__name__, warning)
         provenance = run_provenance(self.model, self.data, asdict(self.settings))
-        provenance["rotary"] = [asdict(rotary) | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
+        provenance["rotary"] = [rotary.provenance | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
         provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous}
         return {
             "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
