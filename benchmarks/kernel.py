@@ -46,7 +46,7 @@ def candidates(pairs: int) -> Candidates:
     for name in ("native", "eager", "compiled"):
         kernel = named_kernel(name)
         found[name] = causal, lambda kernel=kernel: kernel.every_entry(query, key, plan, 1.0, bins, plan.rank_grid)
-        found[f"{name}, {LISTED} pairs listed"] = (
+        found[f"{name}, {LISTED} entries listed"] = (
             listed,
             lambda kernel=kernel: kernel.listed_entries(query, key, (query_pos, key_pos), 1.0, bins, plan.rank_grid),
         )
@@ -76,7 +76,7 @@ def measured(pairs: int, repeats: int) -> dict[str, dict[str, float]]:
     """
     work = candidates(pairs)
     seconds = rounds({name: run for name, (_, run) in work.items()}, repeats)
-    per_term = {name: [taken / work[name][0] for taken in times] for name, times in seconds.items()}
+    per_term = {name: [taken / work[name][0] for taken in times.cpu] for name, times in seconds.items()}
     return {
         name: {
             "G terms/s": 1e-9 / statistics.median(times),

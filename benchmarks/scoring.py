@@ -1,45 +1,32 @@
-"""Overhead of scoring over the forward pass, and cost against the usual code.
+"""Memory and growth of scoring, and its cost against the usual code; `benchmarks.real` has its cost on a real model.
 
-`python -m benchmarks.scoring`, half an hour on two cores; needs Linux, to read peak memory. CPU time is that of this
-process; memory is the peak of a separate process, minus its memory after loading the model.
+`python -m benchmarks.scoring`, a quarter of an hour on two cores; needs Linux, to read peak memory. CPU time is that of
+this process; memory is the peak of a separate process, minus its memory after loading the model.
 """
 
 import argparse
-import json
 import math
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import positional_heads as ph
-from benchmarks.models import llama_shaped, random_tokens
-from benchmarks.timing import markdown_table, median_ratio, rounds, setting, write_results
+from benchmarks.memory import peak_of_child, print_peak
+from benchmarks.models import llama_config, llama_shaped, plain_llama, random_tokens
+from benchmarks.timing import markdown_table, rounds, setting, write_results
 
-SAMPLED = 8192
 TASKS = ("forward", "score")
 MEMORY_SHAPE, SHAPE = (4, 8, 64), (8, 16, 64)
 
 
 @torch.no_grad()
 def forward(model: Any, tokens: torch.Tensor) -> None:
-    """The model's own run, a sequence at a time."""
+    """Hugging Face's own run, a sequence at a time."""
     for row in tokens:
-        model(row[None], return_type=None)
-
-
-@torch.no_grad()
-def forward_in_chunks(model: Any, tokens: torch.Tensor) -> None:
-    """The same without scores of T x T, as scoring runs it."""
-    from positional_heads.bridge.prefill import prefilled_logits
-
-    for row in tokens:
-        prefilled_logits(model, row[None])
+        model(row[None])
 
 
 def score(model: Any, tokens: torch.Tensor, **settings: Any) -> Any:
@@ -66,65 +53,34 @@ def as_written_today(model: Any, tokens: torch.Tensor) -> list[list[float]]:
     return found
 
 
-def beside_forward(lengths: list[int], sequences: int, repeats: int = 3) -> list[dict[str, float]]:
-    """(b) Overhead of exact and sampled scoring, as a share of the forward pass."""
-    model, rows = llama_shaped(*SHAPE), []
-    for length in lengths:
-        tokens = random_tokens(sequences, length)
-        scored: dict[str, Any] = {}
-        works = {
-            "forward": lambda tokens=tokens: forward(model, tokens),
-            "in chunks": lambda tokens=tokens: forward_in_chunks(model, tokens),
-            "exact": lambda tokens=tokens, scored=scored: scored.update(exact=score(model, tokens)),
-            "sampled": lambda tokens=tokens, scored=scored: scored.update(sampled=score(model, tokens, pairs=SAMPLED)),
-        }
-        seconds = rounds(works, repeats)
-        error = (scored["sampled"].rho - scored["exact"].rho).abs()
-        row = {"length": length, "sequences": sequences, "within 0.02": float((error <= 0.02).double().mean())}
-        row |= {name: median_ratio(seconds[name], seconds["forward"]) - 1 for name in list(works)[1:]}
-        rows.append(row)
-    return rows
-
-
 def memory(task: str, length: int) -> float:
     """MiB at the peak of one task in a process of its own, above those held before it."""
-    command = [sys.executable, "-m", "benchmarks.scoring", "--memory", task, "--length", str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1]))
+    return peak_of_child("benchmarks.scoring", "--memory", task, "--length", str(length))["peak"]
 
 
 def measure_memory(task: str, length: int) -> None:
     """The child of `memory`."""
-    model = llama_shaped(*(SHAPE if task in {"today", "ours"} else MEMORY_SHAPE))
-    tokens = random_tokens(1, length)
+    shape, tokens = SHAPE if task in {"today", "ours"} else MEMORY_SHAPE, random_tokens(1, length)
+    model = plain_llama(llama_config(*shape)) if task == "forward" else llama_shaped(*shape)
     forward(model, tokens[:, :64])
     works: dict[str, Callable[[], Any]] = {
-        "forward": lambda: forward_in_chunks(model, tokens),
+        "forward": lambda: forward(model, tokens),
         "score": lambda: score(model, tokens),
         "ours": lambda: score(model, tokens),
         "today": lambda: as_written_today(model, tokens),
     }
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    works[task]()
-    print(json.dumps((resident("VmHWM") - before) / 1024))
-
-
-def resident(name: str) -> float:
-    """KiB of memory of this process, now (VmRSS) or at the peak (VmHWM)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    print_peak(works[task])
 
 
 def against_today(length: int = 1024) -> dict[str, float]:
     """(d) This library against the usual code, with the same rho."""
-    model, tokens = llama_shaped(*SHAPE), random_tokens(1, length)
+    model, plain, tokens = llama_shaped(*SHAPE), plain_llama(llama_config(*SHAPE)), random_tokens(1, length)
     score(model, tokens)
-    forward(model, tokens)
+    forward(plain, tokens)
     wall, found = {}, {}
-    for name, work in (("today", as_written_today), ("ours", score), ("forward", forward)):
+    for name, work, runs in (("today", as_written_today, model), ("ours", score, model), ("forward", forward, plain)):
         started = time.perf_counter()
-        found[name] = work(model, tokens)
+        found[name] = work(runs, tokens)
         wall[name] = time.perf_counter() - started
     apart = float((found["ours"].rho - torch.tensor(found["today"])).abs().max())
     small, large = memory("ours", length), memory("today", length)
@@ -148,13 +104,14 @@ def exponent(sizes: list[int], values: list[float]) -> float:
 
 
 def growth() -> dict[str, float]:
-    """(f) How scoring's own CPU time, without the forward pass in the same chunks, grows."""
+    """(f) How scoring's own CPU time, without the forward pass, grows."""
 
     def own(heads: int, sequences: int, length: int) -> float:
-        model, tokens = llama_shaped(2, heads, 64), random_tokens(sequences, length)
-        works = {"forward": lambda: forward_in_chunks(model, tokens), "score": lambda: score(model, tokens)}
-        seconds = rounds(works, 3)
-        return statistics.median(ours - plain for ours, plain in zip(seconds["score"], seconds["forward"], strict=True))
+        model, plain = llama_shaped(2, heads, 64), plain_llama(llama_config(2, heads, 64))
+        tokens = random_tokens(sequences, length)
+        seconds = rounds({"forward": lambda: forward(plain, tokens), "score": lambda: score(model, tokens)}, 3)
+        both = zip(seconds["score"].cpu, seconds["forward"].cpu, strict=True)
+        return statistics.median(ours - forward_only for ours, forward_only in both)
 
     lengths, heads, sequences = [2048, 4096, 8192], [4, 8, 16], [4, 8, 16]
     return {
@@ -172,7 +129,7 @@ def write_memory() -> None:
     rows = zip(lengths, used["forward"], used["score"], above, strict=True)
     text = [
         "# (c) Peak memory",
-        "MiB above the loaded model: 4 layers, 8 heads x 64, one sequence, exact; both run in the same chunks.",
+        "MiB above the loaded model: 4 layers, 8 heads x 64, one sequence, exact; the forward pass is Hugging Face's.",
         markdown_table(
             ["tokens", "forward pass", "scoring, forward pass included", "above it"],
             [[f"{length}", *(f"{value:.0f}" for value in values)] for length, *values in rows],
@@ -204,36 +161,11 @@ def write_growth() -> None:
     write_results("growth", "\n\n".join(text), {"setting": setting(), **found})
 
 
-def write_beside() -> None:
-    """(b) Overhead of scoring over the forward pass."""
-    rows = beside_forward([512, 1024, 2048], 4) + beside_forward([4096], 1)
-    text = [
-        "# (b) What scoring adds to the forward pass",
-        "Llama-shaped, 8 layers, 16 heads x 64; CPU time beyond the plain forward pass, as a share of it. Scoring runs "
-        "the model in chunks: what that alone saves is in the third column. "
-        f"Sampled: {SAMPLED} pairs a sequence; the last column is the share of heads whose rho is within 0.02 of the "
-        f"exact one. {_setting()}",
-        markdown_table(
-            ["tokens", "sequences", "forward in chunks", "exact", "sampled", "within 0.02"],
-            [
-                [
-                    f"{row['length']}",
-                    f"{row['sequences']}",
-                    *(f"{row[key]:+.2f}" for key in ("in chunks", "exact", "sampled")),
-                    f"{row['within 0.02']:.0%}",
-                ]
-                for row in rows
-            ],
-        ),
-    ]
-    write_results("forward", "\n\n".join(text), {"setting": setting(), "rows": rows})
-
-
 def _setting() -> str:
     return ", ".join(f"{key} {value}" for key, value in setting().items()) + "."
 
 
-PARTS = {"memory": write_memory, "today": write_today, "growth": write_growth, "forward": write_beside}
+PARTS = {"memory": write_memory, "today": write_today, "growth": write_growth}
 
 
 def main() -> None:

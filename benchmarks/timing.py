@@ -1,4 +1,4 @@
-"""CPU time on a machine with other users: candidates take turns, the median of many rounds counts.
+"""Time candidates in turns: CPU time for a machine with other users, wall time for a quiet one; medians count.
 
 CPU time includes every thread of this process and no other process. It still grows where others share caches, memory
 and clock, so candidates take turns and ratios are computed within each round.
@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +18,40 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def cpu_seconds(work: Callable[[], Any]) -> float:
-    """CPU time of one call, over all threads of this process, in seconds."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
+@dataclass(frozen=True)
+class Seconds:
+    """Seconds of one candidate in each round.
+
+    Attributes:
+        cpu: CPU time over all threads of this process.
+        wall: Time on the clock.
+    """
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    def time(self, work: Callable[[], Any]) -> None:
+        """Time one call more."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        work()
+        self.wall.append(time.perf_counter() - wall)
+        self.cpu.append(time.process_time() - cpu)
 
 
-def rounds(candidates: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of each candidate in each round, after one round that does not count.
+def rounds(candidates: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: bool = True) -> dict[str, Seconds]:
+    """Time of each candidate in each round.
 
     Args:
         candidates: What to time, by name.
         repeats: Rounds that count; all candidates take their turn in each.
+        warm_up: Begin with one round that does not count.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for number in range(repeats + 1):
+    if warm_up:
+        rounds(candidates, 1, warm_up=False)
+    seconds = {name: Seconds() for name in candidates}
+    for _ in range(repeats):
         for name, work in candidates.items():
-            taken = cpu_seconds(work)
-            if number:
-                seconds[name].append(taken)
+            seconds[name].time(work)
     return seconds
 
 
@@ -69,9 +84,17 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write_results(name: str, markdown: str, numbers: Mapping[str, Any]) -> None:
-    """Write `results/<name>.md` and `.json`, and show the table."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(markdown + "\n")
-    (RESULTS / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+def write_results(name: str, markdown: str, numbers: Mapping[str, Any], folder: Path | None = RESULTS) -> None:
+    """Show the table, and write `<name>.md` and `.json`.
+
+    Args:
+        name: Of the files.
+        markdown: The table and what is said about it.
+        numbers: What was measured.
+        folder: Where the files go; nothing is written when None.
+    """
+    if folder is not None:
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.md").write_text(markdown + "\n")
+        (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
     print(markdown)
