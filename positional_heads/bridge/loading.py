@@ -100,6 +100,33 @@ def load_model(
     return bridge.eval()
 
 
+def load_configuration(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model in a folder, or in the hub's cache: no weights, and no download.
+
+    Args:
+        name_or_path: As in `load_model`.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        FileNotFoundError: If it is a path that does not exist.
+        ValueError: If they are not on this machine, or cannot be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = _folder_or_name(name_or_path)
+    settings = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        with _BOOTING, _configuration_translated(source):
+            return AutoConfig.from_pretrained(source, **settings), AutoTokenizer.from_pretrained(source, **settings)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        msg = (
+            f"configuration and tokenizer of {source!r} cannot be read from this machine ({reason}): give a folder, or "
+            f"download them first, `hf download {source} --include '*.json' 'tokenizer*'`"
+        )
+        raise ValueError(msg) from error
+
+
 @contextmanager
 def _configuration_translated(source: str) -> Iterator[None]:
     """A block in which `transformers` reads the translated configuration of this model, and others unchanged."""

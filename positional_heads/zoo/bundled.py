@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from positional_heads.core.arguments import checked
 
@@ -76,6 +76,18 @@ def load_model(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
+
+
+def load_configuration(name: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model that `load_model` would load, without its weights or a download.
+
+    Raises:
+        FileNotFoundError: If a path is given that does not exist.
+        ValueError: If they are not on this machine, or cannot be read.
+    """
+    from positional_heads.bridge.loading import load_configuration as read
+
+    return read(str(MODEL_FOLDER) if name == BUNDLED else name, trust_remote_code=trust_remote_code)
 
 
 def bundled_steps() -> list[int]:
