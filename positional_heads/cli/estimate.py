@@ -73,7 +73,8 @@ def print_estimate(
         others[gpu.name] = of(asked, gpu)
     if as_json:
         found = {name: _numbers(one) for name, one in {"asked": chosen, **others}.items()}
-        typer.echo(json.dumps({"size": asdict(size), "machine": asdict(here), "estimates": found}, indent=1))
+        text = {"sequences": len(lengths), "tokens": sum(lengths)}
+        typer.echo(json.dumps({"size": asdict(size), **text, "machine": asdict(here), "estimates": found}, indent=1))
         return
     typer.echo(_told(size, lengths, chosen, here, others))
 

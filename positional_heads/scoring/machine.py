@@ -82,12 +82,13 @@ def measured_machine(size: ModelSize, kernel: Kernel, dtype: torch.dtype = torch
 def _fastest(work: Callable[[], Any], clock: Callable[[], float]) -> float:
     """Seconds of the fastest repetition, after one that does not count."""
     work()
-    best, started = float("inf"), time.perf_counter()
-    while time.perf_counter() - started < SECONDS:
+    taken: list[float] = []
+    started = time.perf_counter()
+    while not taken or time.perf_counter() - started < SECONDS:
         begun = clock()
         work()
-        best = min(best, clock() - begun)
-    return best
+        taken.append(clock() - begun)
+    return min(taken)
 
 
 def _layer(size: ModelSize, generator: torch.Generator) -> tuple[Callable[[], Any], float]:
