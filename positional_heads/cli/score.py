@@ -22,6 +22,13 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     ] = None,
     sequences: Annotated[int | None, typer.Option(help="Score only the first N sequences.")] = None,
     null_repeats: Annotated[int, typer.Option(min=0, help="Shuffles of the positions for the null; 0 for none.")] = 20,
+    null_pairs: Annotated[
+        str | None,
+        typer.Option(
+            help="Query-key pairs per shuffle: 'all', or a number to sample; if not given, 32 per token, all up to 128 "
+            "tokens."
+        ),
+    ] = None,
     skip_keys: Annotated[
         int, typer.Option(min=0, help="Ignore the first N keys of each sequence (1 drops an attention sink).")
     ] = 0,
@@ -84,6 +91,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             "resolution": resolution,
             "pairs": None if pairs is None else _number_or("all", "--pairs", pairs, int),
             "null_repeats": null_repeats,
+            "null_pairs": None if null_pairs is None else _number_or("all", "--null-pairs", null_pairs, int),
             "seed": seed,
         }
         if sequences is not None and sequences < 1:

@@ -192,4 +192,6 @@ def _run_distances(
     number = np.arange(len(block)) - np.repeat(drawn.cumsum() - drawn, drawn)
     distance = np.floor((start[block] + number) * step).astype(np.int64)
     inside = distance <= furthest[block]  # the last may round up
-    return block[inside], distance[inside]
+    block, distance = block[inside], distance[inside]
+    by_key = np.argsort(block - distance // RUN, kind="stable")  # neighbours in memory
+    return block[by_key], distance[by_key]

@@ -1,5 +1,6 @@
 """The record of a scoring run: every head's score, its null, its interval and its significance."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,14 +56,15 @@ class NullScores:
         """Standard deviation of the null rho over shuffles, without what sampling adds to it; never below 0."""
         if self.sampling_sd is None:
             return self.rho.std(0)
-        return torch.sqrt((self.rho.var(0) - self.sampling_sd**2).clamp(min=0))
+        variance: Float[Tensor, "layer head"] = self.rho.var(0) - self.sampling_sd.square()
+        return variance.clamp(min=0).sqrt()
 
     @property
     def mean_error(self) -> Float[Tensor, "layer head"]:
         """Standard deviation that sampling query-key pairs adds to the mean; 0 where all were counted."""
         if self.sampling_sd is None:
             return torch.where(self.mean.isnan(), torch.nan, torch.zeros_like(self.mean))
-        return self.sampling_sd / len(self.rho) ** 0.5
+        return self.sampling_sd / math.sqrt(len(self.rho))
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -264,7 +266,10 @@ class HeadScores(Record):
         if self.saturation is not None:
             columns["saturation"] = self.saturation
         if self.null is not None:
-            columns |= {"null_mean": self.null.mean, "null_sd": self.null.sd, "excess": self.excess, "z": self.z}
+            columns["null_mean"] = self.null.mean
+            if self.null.sampling_sd is not None:
+                columns["null_error"] = self.null.mean_error
+            columns |= {"null_sd": self.null.sd, "excess": self.excess, "z": self.z}
             columns |= {"p_value": self.p_values, "q_value": self.q_values}
         frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
         frame["layer"] = [head.layer for head in self.heads]

@@ -34,6 +34,7 @@ MEANINGS = {
     "low": "lower end of the 95 % interval, over sequences (scores) or units (studies)",
     "high": "its upper end",
     "null_mean": "mean rho with positions shuffled",
+    "null_error": "standard error of null by sampling query-key pairs",
     "excess": "rho minus null",
     "q_value": "p-value of the excess after Benjamini-Hochberg over all heads",
     "rho_curve": "Spearman's correlation of distance and the mean dominant dimension at each distance",
@@ -65,7 +66,7 @@ MEANINGS = {
     "loss": "nats per token of text beyond the training length",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
-HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "excess", "q_value", "rho_curve", "saturation")
+HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value", "rho_curve", "saturation")
 KINDS = ("top", "random", "lowest", "retrieval")
 STUDY_COLUMNS = ("reach", "k", *KINDS, "difference", "low", "high", "p_value", "random_sets")
 ROWS = 20

@@ -14,9 +14,10 @@
 // - A few queries share each load of keys (QUERIES), as many as the registers hold.
 // - If no contribution can exceed 100, by Cauchy-Schwarz, 2^x cannot overflow: then neither maximum nor buffer is
 //   needed, and steps 1 and 2 are one loop (bounded_dominant).
-// - Bins are found by a table of cells, then a branch-free search of all lanes together (fold_values).
+// - An entry is counted in the cell of its D that the resolution ties, by arithmetic alone; cells are added up to bins
+//   seldom. Where cells do not make up bins, a table finds the bin of each entry (fold_values).
 // - Sums are integers in fixed point: any split over threads and any order gives the same numbers.
-// - Rank and count of an entry are added as one 16-byte vector (Tally).
+// - Rank and count of an entry are added as one number (Counts).
 //
 // One source serves AVX-512, AVX2, SSE2 and Arm: vectors are the compiler's own (GCC, Clang). Only two functions are
 // exported, in C.
@@ -37,11 +38,10 @@ constexpr int LANES = 8, QUERIES = 2;
 #else
 constexpr int LANES = 4, QUERIES = 1;
 #endif
-constexpr int VECTORS = KEYS / LANES, RUNS = QUERIES;
+constexpr int VECTORS = KEYS / LANES, PAIRS = 2 * QUERIES;
 
 typedef float Vector __attribute__((vector_size(4 * LANES)));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
-typedef int64_t Tally __attribute__((vector_size(16), may_alias));  // entries, and sum of the ranks of their distances
 
 inline Vector load(const float* from) {
     Vector vector;
@@ -113,45 +113,90 @@ struct Head {
     const uint16_t* starts;  // edges below each cell, and at the end all edges: CELLS + 1
     float low, scale;        // cell = (D - low) * scale
     int64_t distances;
-    const int64_t* ranks;     // [distance, largest first][2]: 1 and the rank
+    const uint64_t* ranks;    // [distance, largest first]: the rank times 2^16, and 1
     int64_t* histogram;       // [bin][2]: entries and rank sum
     int64_t* dimension_sums;  // [distance, largest first], in steps of 2^-24
     int64_t* saturated;       // one number: entries in which one rotary pair holds the softmax
     float* dominant;          // D itself, or null: [query][16 * blocks] or [listed]; for the pilot and tests
     int64_t row;              // length of a row of `dominant`
+    const uint16_t* bins;     // [cell]: bin of every cell of the resolution, or null: each bin is a cell
+    int64_t cells;            // how many
+    float per_index;          // cells from one pair's index to the next
 };
 
 }  // extern "C"
 
 namespace {
 
+// How many entries fell into each cell, and the sum of the ranks of their distances times 2^16, in one number: ranks are
+// at most 2^31, so 2^16 - 1 entries fit.
+struct Counts {
+    const Head& head;
+    uint64_t* cells;
+    int64_t room = 65535;
+
+    // Makes room for one more block; `add` takes a bin, its entries and their ranks.
+    template <class Add>
+    inline void reserve(const Add& add) {
+        if ((room -= KEYS) >= 0) return;
+        flush(add);
+        room -= KEYS;
+    }
+    template <class Add>
+    void flush(const Add& add) {
+        for (int64_t cell = 0; cell < head.cells; cell++) {
+            if (!cells[cell]) continue;
+            add(head.bins ? head.bins[cell] : cell, (int64_t)(cells[cell] & 65535), (int64_t)(cells[cell] >> 16));
+            cells[cell] = 0;
+        }
+        room = 65535;
+    }
+};
+
 struct Folded {
-    int32_t bin[KEYS];
+    int32_t cell[KEYS];
     int64_t fixed[KEYS];
 };
 
-// Bins, and D in steps of 2^-24. Cells of values and edges come from the same monotone float32 arithmetic as in
-// PyTorch (a difference, then a product: nothing that a compiler could contract), so only the edges in the value's own
-// cell need comparing. All lanes halve their ranges of edges in step: a branch on a value would be mispredicted often.
-inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
-    int32_t cell[KEYS], count[KEYS], any = 0;
-    for (int lane = 0; lane < KEYS; lane++) {
-        float at = (dominant[lane] - head.low) * head.scale;
-        at = at > 0 ? at : 0;
-        cell[lane] = (int32_t)(at < CELLS - 1 ? at : CELLS - 1);
-    }
-    for (int lane = 0; lane < KEYS; lane++) {
-        folded.bin[lane] = head.starts[cell[lane]];
-        count[lane] = head.starts[cell[lane] + 1] - folded.bin[lane];
-        any |= count[lane];
-    }
-    for (; any; any >>= 1) {
-        for (int lane = 0; lane < KEYS; lane++) {
-            const int32_t half = count[lane] >> 1;
-            const bool above = (count[lane] > 0) & (head.edges[folded.bin[lane] + half] < dominant[lane]);
-            folded.bin[lane] += above ? half + 1 : 0;
-            count[lane] = above ? count[lane] - half - 1 : half;
+// Cells of values and edges come from the same monotone float32 arithmetic as in PyTorch (a difference, then a product:
+// nothing that a compiler could contract), so only the edges in the value's own cell need comparing. Few cells hold an
+// edge and hardly any more than one: the first is compared without a branch, the others are searched.
+inline int32_t bin_of(const Head& head, int32_t cell, float dominant) {
+    int32_t bin = head.starts[cell];
+    bin += head.edges[bin] < dominant;
+    if (__builtin_expect(head.edges[bin] < dominant, 0)) {
+        int32_t last = head.starts[cell + 1];
+        while (bin < last) {
+            const int32_t middle = (bin + last) / 2;
+            if (head.edges[middle] < dominant) {
+                bin = middle + 1;
+            } else {
+                last = middle;
+            }
         }
+    }
+    return bin;
+}
+
+// Cells to count in, and D in steps of 2^-24. A value between two cells, which are a power of two to an index, belongs to
+// the lower one; all of this is exact, and agrees with the bins' edges, which lie between cells.
+inline void fold_values(const Head& head, const float* dominant, Folded& folded) {
+    if (head.bins) {
+        for (int lane = 0; lane < KEYS; lane++) {
+            const float most = head.cells - 1, above = dominant[lane] * head.per_index - 0.5f;
+            float at = above > 0 ? above : 0;
+            at = at < most ? at : most;
+            const int32_t whole = (int32_t)at;
+            folded.cell[lane] = whole + ((float)whole < at);
+        }
+    } else {
+        int32_t cell[KEYS];
+        for (int lane = 0; lane < KEYS; lane++) {
+            float at = (dominant[lane] - head.low) * head.scale;
+            at = at > 0 ? at : 0;
+            cell[lane] = (int32_t)(at < CELLS - 1 ? at : CELLS - 1);
+        }
+        for (int lane = 0; lane < KEYS; lane++) folded.cell[lane] = bin_of(head, cell[lane], dominant[lane]);
     }
     const double shifter = 6755399441055744.0;  // 1.5 * 2^52 rounds halves to even, as torch.round does
     int64_t bits;
@@ -164,11 +209,20 @@ inline void fold_values(const Head& head, const float* dominant, Folded& folded)
 }
 
 // Adds one lane at its index in the sums by distance; returns whether D is not finite.
-inline bool add_lane(const Head& head, const float* dominant, const Folded& folded, int lane, int64_t index) {
-    head.dimension_sums[index] += folded.fixed[lane];
-    ((Tally*)head.histogram)[folded.bin[lane]] += ((const Tally*)head.ranks)[index];
+inline bool add_lane(Counts& counts, const float* dominant, const Folded& folded, int lane, int64_t index) {
+    counts.head.dimension_sums[index] += folded.fixed[lane];
+    counts.cells[folded.cell[lane]] += counts.head.ranks[index];
     return !(dominant[lane] - dominant[lane] == 0);
 }
+
+// Adds to the sums that a head was given.
+struct InHistogram {
+    const Head& head;
+    inline void operator()(int64_t bin, int64_t entries, int64_t ranks) const {
+        head.histogram[2 * bin] += entries;
+        head.histogram[2 * bin + 1] += ranks;
+    }
+};
 
 // D and saturation in the order of keys, or of the list.
 struct Lanes {
@@ -189,21 +243,21 @@ struct Lanes {
 
 // Adds the lanes from `from` to `to` of one query and one block of keys; `index` is that of lane 0 in the sums by
 // distance. A whole block takes loops of fixed length, which the compiler unrolls.
-inline bool add_block(const Head& head, const Lanes& lanes, int64_t index, int from, int to) {
+inline bool add_block(Counts& counts, const Lanes& lanes, int64_t index, int from, int to) {
+    const Head& head = counts.head;
     const float* dominant = lanes.d;
     Folded folded;
     fold_values(head, dominant, folded);
+    counts.reserve(InHistogram{head});
     *head.saturated += to - from < KEYS ? lanes.count(from, to) : lanes.count(0, KEYS);
     int bad = 0;
     if (to - from < KEYS) {
-        for (int lane = from; lane < to; lane++) bad |= add_lane(head, dominant, folded, lane, index + lane);
+        for (int lane = from; lane < to; lane++) bad |= add_lane(counts, dominant, folded, lane, index + lane);
         return bad;
     }
     for (int lane = 0; lane < KEYS; lane++) head.dimension_sums[index + lane] += folded.fixed[lane];
     for (int lane = 0; lane < KEYS; lane++) bad |= !(dominant[lane] - dominant[lane] == 0);
-    Tally* histogram = (Tally*)head.histogram;
-    const Tally* ranks = (const Tally*)head.ranks + index;
-    for (int lane = 0; lane < KEYS; lane++) histogram[folded.bin[lane]] += ranks[lane];
+    for (int lane = 0; lane < KEYS; lane++) counts.cells[folded.cell[lane]] += head.ranks[index + lane];
     return bad;
 }
 
@@ -297,7 +351,8 @@ struct Limits {
 
 // N queries with all their keys that count.
 template <int N>
-bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* buffer) {
+bool add_queries(Counts& counts, int64_t query, const Limits& limits, Vector* buffer) {
+    const Head& head = counts.head;
     const int64_t first = larger(limits.skip_keys, query - limits.furthest), last = query + N - 1 - limits.nearest;
     bool bad = false;
     if (last < first) return bad;
@@ -315,11 +370,26 @@ bool add_queries(const Head& head, int64_t query, const Limits& limits, Vector* 
             const int64_t own = query + n, key = block * KEYS;
             const int64_t from = larger(larger(limits.skip_keys, own - limits.furthest) - key, 0);
             const int64_t to = smaller(own - limits.nearest + 1 - key, KEYS);
-            if (from < to) bad |= add_block(head, lanes, head.distances - 1 - own + key, from, to);
+            if (from < to) bad |= add_block(counts, lanes, head.distances - 1 - own + key, from, to);
             if (head.dominant) std::memcpy(head.dominant + own * head.row + key, lanes.d, sizeof(lanes.d));
         }
     }
     return bad;
+}
+
+// Memory of a call. Of shuffled content: queries of one head as [block][pair][2][16]; its keys as [block][pair][2][32],
+// where each block repeats the next one, so that any 16 neighbours are read at once, and block 0 lies before the sequence.
+struct Workspace {
+    float *query, *key;
+    uint64_t* cells;
+};
+
+// All in one allocation, which begins with the queries; null if there is no memory.
+inline Workspace allocated(int64_t queries, int64_t keys, int64_t cells) {
+    const int64_t floats = (queries + keys + KEYS - 1) / KEYS * KEYS, counts = (cells + 7) / 8 * 8;
+    float* all = (float*)std::aligned_alloc(64, sizeof(float) * floats + sizeof(uint64_t) * counts);
+    if (all) std::memset(all + floats, 0, sizeof(uint64_t) * counts);
+    return {all, all + queries, (uint64_t*)(all + floats)};
 }
 
 constexpr int FINITE = 0, NOT_FINITE = 1, NO_MEMORY = 2;
@@ -331,22 +401,27 @@ extern "C" {
 // Adds the entries of queries `from` to `to` with all keys at distances nearest to furthest, without the first
 // skip_keys.
 int every_entry(const Head* head, int64_t from, int64_t to, int64_t nearest, int64_t furthest, int64_t skip_keys) {
-    Vector* buffer = (Vector*)std::aligned_alloc(64, sizeof(float) * KEYS * QUERIES * head->pairs);
-    if (!buffer) return NO_MEMORY;
+    const Workspace space = allocated(KEYS * QUERIES * head->pairs, 0, head->cells);
+    if (!space.query) return NO_MEMORY;
+    Vector* buffer = (Vector*)space.query;
+    Counts counts = {*head, space.cells};
     const Limits limits = {nearest, furthest, skip_keys};
     bool bad = false;
     int64_t query = from;
-    for (; query + QUERIES <= to; query += QUERIES) bad |= add_queries<QUERIES>(*head, query, limits, buffer);
-    for (; query < to; query++) bad |= add_queries<1>(*head, query, limits, buffer);
-    std::free(buffer);
+    for (; query + QUERIES <= to; query += QUERIES) bad |= add_queries<QUERIES>(counts, query, limits, buffer);
+    for (; query < to; query++) bad |= add_queries<1>(counts, query, limits, buffer);
+    counts.flush(InHistogram{*head});
+    std::free(space.query);
     return bad ? NOT_FINITE : FINITE;
 }
 
 // Adds n listed entries: contributions along channels, transposed four by four, since sums over pairs need vectors along the list.
 int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* key_pos, int64_t n) {
     const int64_t pairs = head->pairs, padded = (pairs + 3) / 4 * 4;
-    float* buffer = (float*)std::aligned_alloc(64, sizeof(float) * KEYS * padded);
-    if (!buffer) return NO_MEMORY;
+    const Workspace space = allocated(KEYS * padded, 0, head->cells);
+    if (!space.query) return NO_MEMORY;
+    float* buffer = space.query;
+    Counts counts = {*head, space.cells};
     bool bad = false;
     for (int64_t start = 0; start < n; start += KEYS) {
         const int taken = (int)smaller(n - start, KEYS);
@@ -381,14 +456,16 @@ int listed_entries(const Head* head, const int64_t* query_pos, const int64_t* ke
         const Lanes lanes(dominant);
         Folded folded;
         fold_values(*head, lanes.d, folded);
+        counts.reserve(InHistogram{*head});
         *head->saturated += lanes.count(0, taken);
         for (int lane = 0; lane < taken; lane++) {
             const int64_t index = head->distances - 1 - query_pos[start + lane] + key_pos[start + lane];
-            bad |= add_lane(*head, lanes.d, folded, lane, index);
+            bad |= add_lane(counts, lanes.d, folded, lane, index);
         }
         if (head->dominant) std::memcpy(head->dominant + start, lanes.d, sizeof(float) * taken);
     }
-    std::free(buffer);
+    counts.flush(InHistogram{*head});
+    std::free(space.query);
     return bad ? NOT_FINITE : FINITE;
 }
 
@@ -406,11 +483,13 @@ struct Shuffled {
     const float* edges;      // as in Head, [head][bins]
     const uint16_t* starts;  // [head][CELLS + 1]
     const float *low, *scale;
-    int64_t bins, coarse, distances;
-    const int64_t* ranks;                                    // [distance], nearest first
-    int64_t *entries, *rank_sums;                            // [shuffle][head][bin]
-    int64_t* dimension_sums;                                 // [shuffle][head][distance], nearest first
-    int64_t *half_entries, *half_rank_sums;                  // [shuffle][half][head][coarse]
+    const uint16_t* cell_bins;
+    int64_t cells, bins, coarse, distances;
+    const uint64_t* ranks;                   // [distance], nearest first, as in Head
+    int64_t *entries, *rank_sums;            // [shuffle][head][bin]
+    int64_t* dimension_sums;                 // [shuffle][head][distance], nearest first
+    int64_t *half_entries, *half_rank_sums;  // [shuffle][half][head][coarse]
+    float per_index;
 };
 
 }  // extern "C"
@@ -445,88 +524,95 @@ inline void rotate_block(const float* content, const float* phase, const int64_t
     }
 }
 
-// D of N runs: 16 queries each with its own key.
 template <int N>
-inline void runs_dominant(const float* const* query, const float* const* key, int64_t pairs, Vector* buffer,
-                          Dominant* dominant) {
-    Largest largest[N * VECTORS];
-    for (int n = 0; n < N * VECTORS; n++) largest[n] = NONE;
-    for (int64_t pair = 0; pair < pairs; pair++) {
-        for (int n = 0; n < N; n++) {
-            for (int vector = 0; vector < VECTORS; vector++) {
-                const float *q = query[n] + pair * 2 * KEYS + vector * LANES;
-                const float *k = key[n] + pair * 4 * KEYS + vector * LANES;
-                const int slot = n * VECTORS + vector;
-                const Vector contribution = load(q) * load(k) + load(q + KEYS) * load(k + 2 * KEYS);
-                largest[slot].update(contribution, pair);
-                buffer[pair * N * VECTORS + slot] = contribution;
-            }
-        }
+inline void add_pairs(const float* query, const float* key, float index, Vector& largest, Vector& total,
+                      Vector& weighted) {
+    Vector contribution[N];
+    Vector now = largest;
+    for (int n = 0; n < N; n++) {
+        const float *q = query + n * 2 * KEYS, *k = key + n * 4 * KEYS;
+        contribution[n] = load(q) * load(k) + load(q + KEYS) * load(k + 2 * KEYS);
+        now = now < contribution[n] ? contribution[n] : now;
     }
-    weigh<N * VECTORS>(buffer, pairs, largest, dominant);
+    const Vector least = Vector{} - 126.0f;  // the limit of power_of_two; negligible next to the largest weight, 1
+    const Vector fallen = largest - now, scale = power_of_two(least > fallen ? least : fallen);
+    largest = now;
+    total *= scale;
+    weighted *= scale;
+    for (int n = 0; n < N; n++) {
+        const Vector below = contribution[n] - now;
+        const Vector weight = power_of_two(least > below ? least : below);
+        total += weight;
+        weighted += weight * (index + n);
+    }
 }
 
-// Where half of a shuffle of one head is summed: [bin][2] as in Head, and by distance.
-struct RunSums {
-    int64_t *histogram, *dimension_sums;
+// D of one run: 16 queries, each with its own key. A few pairs at a time stay in registers; where they raise the maximum,
+// the sums so far are scaled down to it.
+inline void run_dominant(const float* query, const float* key, int64_t pairs, Dominant* dominant) {
+    for (int vector = 0; vector < VECTORS; vector++, query += LANES, key += LANES) {
+        Vector largest = Vector{} - __builtin_inff(), total = {}, weighted = {};
+        float index = 0;
+        int64_t pair = 0;
+        for (; pair + PAIRS <= pairs; pair += PAIRS) {
+            add_pairs<PAIRS>(query + pair * 2 * KEYS, key + pair * 4 * KEYS, index, largest, total, weighted);
+            index += PAIRS;
+        }
+        for (; pair < pairs; pair++, index += 1) {
+            add_pairs<1>(query + pair * 2 * KEYS, key + pair * 4 * KEYS, index, largest, total, weighted);
+        }
+        dominant[vector] = {weighted / total, total * SATURATED < 1.0f};
+    }
+}
+
+// Adds to half of one shuffle of one head.
+struct InHalf {
+    int64_t *entries, *rank_sums, *half_entries, *half_rank_sums, width;  // bins of a coarse one
+    inline void operator()(int64_t bin, int64_t entries_, int64_t ranks) const {
+        entries[bin] += entries_;
+        rank_sums[bin] += ranks;
+        half_entries[bin / width] += entries_;
+        half_rank_sums[bin / width] += ranks;
+    }
 };
 
 // Adds the entries of one run that count; returns whether a D is not finite.
-inline bool add_run(const Shuffled& layer, const Head& head, const RunSums& sums, const Dominant* dominant,
-                    int64_t query, int64_t key) {
+inline bool add_run(const Shuffled& layer, Counts& counts, const Dominant* dominant, int64_t query, int64_t key) {
     const Lanes lanes(dominant);
     Folded folded;
-    fold_values(head, lanes.d, folded);
+    fold_values(counts.head, lanes.d, folded);
     const int from = (int)larger(layer.skip_keys - key, 0), to = (int)smaller(layer.length - query, KEYS);
-    const Tally entry = {1, layer.ranks[query - key]};
-    Tally* histogram = (Tally*)sums.histogram;
+    const uint64_t entry = layer.ranks[query - key];
     int64_t sum = 0;
     int bad = 0;
     if (from == 0 && to == KEYS) {
         for (int lane = 0; lane < KEYS; lane++) sum += folded.fixed[lane];
         for (int lane = 0; lane < KEYS; lane++) bad |= !(lanes.d[lane] - lanes.d[lane] == 0);
-        for (int lane = 0; lane < KEYS; lane++) histogram[folded.bin[lane]] += entry;
+        for (int lane = 0; lane < KEYS; lane++) counts.cells[folded.cell[lane]] += entry;
     } else {
         for (int lane = from; lane < to; lane++) {
             sum += folded.fixed[lane];
             bad |= !(lanes.d[lane] - lanes.d[lane] == 0);
-            histogram[folded.bin[lane]] += entry;
+            counts.cells[folded.cell[lane]] += entry;
         }
     }
-    sums.dimension_sums[query - key] += sum;
+    counts.head.dimension_sums[query - key] += sum;
     return bad;
 }
 
-// Queries of one head as [block][pair][2][16]; its keys as [block][pair][2][32], where each block repeats the next one,
-// so that any 16 neighbours are read at once. Key block 0 lies before the sequence.
-struct Workspace {
-    float *query, *key;
-    Vector* buffer;
-    int64_t* histogram;
-};
-
-// All in one allocation, which begins with the queries; null if there is no memory.
-inline Workspace allocated(int64_t queries, int64_t keys, int64_t pairs, int64_t bins) {
-    const int64_t buffer = pairs * RUNS * KEYS, floats = queries + keys + buffer;
-    float* all = (float*)std::aligned_alloc(64, sizeof(float) * floats + 64 * ((sizeof(int64_t) * 2 * bins + 63) / 64));
-    return {all, all + queries, (Vector*)(all + queries + keys), (int64_t*)(all + floats)};
-}
-
-template <int N>
-inline bool add_runs(const Shuffled& layer, const Head& head, const RunSums& sums, const Workspace& space,
-                     const int64_t* runs) {
-    const float *query[N], *key[N];
-    for (int n = 0; n < N; n++) {
-        const int64_t at = runs[2 * n + 1] + KEYS;  // from the block before the sequence
-        query[n] = space.query + runs[2 * n] * 2 * layer.padded;
-        key[n] = space.key + at / KEYS * 4 * KEYS * layer.padded + at % KEYS;
-    }
-    Dominant dominant[N * VECTORS];
-    runs_dominant<N>(query, key, layer.pairs, space.buffer, dominant);
+inline bool add_runs(const Shuffled& layer, Counts& counts, const InHalf& sums, const Workspace& space, int64_t first,
+                     int64_t last) {
     bool bad = false;
-    for (int n = 0; n < N; n++) {
-        bad |= add_run(layer, head, sums, dominant + n * VECTORS, runs[2 * n], runs[2 * n + 1]);
+    for (int64_t run = first; run < last; run++) {
+        const int64_t query = layer.runs[2 * run], key = layer.runs[2 * run + 1];
+        const int64_t at = key + KEYS;  // from the block before the sequence
+        Dominant dominant[VECTORS];
+        run_dominant(space.query + query * 2 * layer.padded,
+                     space.key + at / KEYS * 4 * KEYS * layer.padded + at % KEYS, layer.pairs, dominant);
+        counts.reserve(sums);
+        bad |= add_run(layer, counts, dominant, query, key);
     }
+    counts.flush(sums);
     return bad;
 }
 
@@ -534,14 +620,15 @@ inline bool add_runs(const Shuffled& layer, const Head& head, const RunSums& sum
 
 extern "C" {
 
-// Adds the runs of one shuffle to the sums of query heads `from` to `to`, which share one key head.
+// Adds the runs of one shuffle to the sums of query heads `from` to `to`, which share one key head. Returns 0, -1 if there
+// is no memory, or one more than the number of a head whose D is not finite.
 int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t to) {
     const Shuffled& layer = *given;
     const int64_t blocks = (layer.length + KEYS - 1) / KEYS, side = blocks * KEYS * 2 * layer.padded;
-    const int64_t row = 4 * KEYS * layer.padded, coarse = layer.bins / layer.coarse;  // floats of a block of keys
+    const int64_t row = 4 * KEYS * layer.padded;  // floats of a block of keys
     const int64_t* order = layer.order + shuffle * layer.length;
-    const Workspace space = allocated(side, (blocks + 1) * row, layer.pairs, layer.bins);
-    if (!space.query) return NO_MEMORY;
+    const Workspace space = allocated(side, (blocks + 1) * row, layer.cells);
+    if (!space.query) return -1;
 
     const int64_t key_head = from * layer.key_heads / layer.heads;
     const float* keys = layer.key + key_head * layer.length * 2 * layer.padded;
@@ -557,7 +644,7 @@ int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t 
         }
     }
 
-    bool bad = false;
+    int64_t bad = 0;
     for (int64_t number = from; number < to; number++) {
         const float* queries = layer.query + number * layer.length * 2 * layer.padded;
         phases = layer.query_phase + (layer.query_phases == 1 ? 0 : number) * side;
@@ -565,33 +652,24 @@ int shuffled_runs(const Shuffled* given, int64_t shuffle, int64_t from, int64_t 
             const int64_t at = block * 2 * KEYS * layer.padded;
             rotate_block(queries, phases + at, order, block, layer.length, layer.padded, space.query + at, KEYS);
         }
+        const int64_t own = shuffle * layer.heads + number;
         Head head = {};
         head.edges = layer.edges + number * layer.bins;
         head.starts = layer.starts + number * (CELLS + 1);
         head.low = layer.low[number], head.scale = layer.scale[number];
-        const int64_t own = shuffle * layer.heads + number;
-        const RunSums sums = {space.histogram, layer.dimension_sums + own * layer.distances};
+        head.bins = layer.cell_bins ? layer.cell_bins + number * layer.cells : nullptr;
+        head.cells = layer.cells, head.per_index = layer.per_index;
+        head.dimension_sums = layer.dimension_sums + own * layer.distances;
+        Counts counts = {head, space.cells};
         for (int64_t half = 0; half < layer.halves; half++) {
-            const int64_t first = layer.first[shuffle * layer.halves + half];
-            const int64_t last = layer.first[shuffle * layer.halves + half + 1];
-            std::memset(space.histogram, 0, sizeof(int64_t) * 2 * layer.bins);
-            int64_t run = first;
-            for (; run + RUNS <= last; run += RUNS) {
-                bad |= add_runs<RUNS>(layer, head, sums, space, layer.runs + 2 * run);
-            }
-            for (; run < last; run++) bad |= add_runs<1>(layer, head, sums, space, layer.runs + 2 * run);
-            const int64_t part = ((shuffle * layer.halves + half) * layer.heads + number) * layer.coarse;
-            for (int64_t bin = 0; bin < layer.bins; bin++) {
-                const int64_t entries = space.histogram[2 * bin], ranks = space.histogram[2 * bin + 1];
-                layer.entries[own * layer.bins + bin] += entries;
-                layer.rank_sums[own * layer.bins + bin] += ranks;
-                layer.half_entries[part + bin / coarse] += entries;
-                layer.half_rank_sums[part + bin / coarse] += ranks;
-            }
+            const int64_t at = shuffle * layer.halves + half, part = (at * layer.heads + number) * layer.coarse;
+            const InHalf sums = {layer.entries + own * layer.bins, layer.rank_sums + own * layer.bins,
+                                 layer.half_entries + part, layer.half_rank_sums + part, layer.bins / layer.coarse};
+            if (add_runs(layer, counts, sums, space, layer.first[at], layer.first[at + 1])) bad = number + 1;
         }
     }
     std::free(space.query);
-    return bad ? NOT_FINITE : FINITE;
+    return (int)bad;
 }
 
 }  // extern "C"

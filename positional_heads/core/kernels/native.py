@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from einops import rearrange
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Complex, Float, Int, UInt16
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -35,6 +36,8 @@ SHARES = 4
 """Shares of work per thread: late queries have more keys than early ones, so equal shares take different times."""
 THREADS_PAY = 2**23
 """Terms whose computation takes longer than starting threads."""
+MOST_CELLS = 2**15
+"""Cells of D whose counts fit in a processor's cache."""
 NOT_FINITE, NO_MEMORY = 1, 2
 
 Done = TypeVar("Done")
@@ -63,6 +66,9 @@ class _Head(ctypes.Structure):
         ("saturated", ctypes.c_void_p),
         ("dominant", ctypes.c_void_p),
         ("row", ctypes.c_int64),
+        ("bins", ctypes.c_void_p),
+        ("cells", ctypes.c_int64),
+        ("per_index", ctypes.c_float),
     )
 
 
@@ -75,10 +81,11 @@ class _Shuffled(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("query_phases", "key_phases")),
         *((name, ctypes.c_void_p) for name in ("order", "runs", "first")),
         *((name, ctypes.c_int64) for name in ("halves", "skip_keys")),
-        *((name, ctypes.c_void_p) for name in ("edges", "starts", "low", "scale")),
-        *((name, ctypes.c_int64) for name in ("bins", "coarse", "distances")),
+        *((name, ctypes.c_void_p) for name in ("edges", "starts", "low", "scale", "cell_bins")),
+        *((name, ctypes.c_int64) for name in ("cells", "bins", "coarse", "distances")),
         *((name, ctypes.c_void_p) for name in ("ranks", "entries", "rank_sums", "dimension_sums")),
         *((name, ctypes.c_void_p) for name in ("half_entries", "half_rank_sums")),
+        ("per_index", ctypes.c_float),
     )
 
 
@@ -127,7 +134,7 @@ class NativeKernel:
             (key[..., 0].float() ** 2 + key[..., 1].float() ** 2).amax(1),
             n_pairs,
             bins,
-            _reversed_ranks(ranks),
+            _packed(ranks.flip(0)),
             dominant,
         )
 
@@ -174,7 +181,7 @@ class NativeKernel:
             None,
             n_pairs,
             bins,
-            _reversed_ranks(ranks),
+            _packed(ranks.flip(0)),
             dominant,
         )
 
@@ -197,55 +204,25 @@ class NativeKernel:
         sums: ShuffleSums,
     ) -> None:
         """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
-        (content, orders, runs), length = shuffled, shuffled.orders.shape[1]
-        heads, pairs = len(content.query), content.query.shape[2]
-        key = (
-            content.key if len(content.key_phase) == 1 else content.key.repeat_interleave(heads // len(content.key), 0)
-        )
-        given = {
-            "query": _in_twos(content.query) * (math.log2(math.e) / temperature),
-            "key": _in_twos(key),
-            "query_phase": _in_blocks(content.query_phase),
-            "key_phase": _in_blocks(content.key_phase),
-            "order": orders.contiguous(),
-            "runs": torch.stack([runs.query_pos, runs.key_pos], dim=1),
-            "first": pad(runs.sizes.flatten().cumsum(0), (1, 0)),
-            "edges": pad(bins.edges, (0, 1), value=math.inf),
-            "starts": bins.starts,
-            "low": bins.low.contiguous(),
-            "scale": bins.scale.contiguous(),
-            "ranks": ranks.contiguous(),
-        }
-        own = {name: getattr(sums, name) for name in ("entries", "rank_sums", "dimension_sums")}
-        own |= {name: getattr(sums, name) for name in ("half_entries", "half_rank_sums")}
-        layer = _Shuffled(
-            **{name: _pointer(tensor) for name, tensor in (given | own).items()},
-            pairs=pairs,
-            padded=given["query"].shape[2],
-            length=length,
-            heads=heads,
-            key_heads=len(key),
-            query_phases=len(content.query_phase),
-            key_phases=len(content.key_phase),
-            halves=runs.sizes.shape[1],
-            skip_keys=plan.skip_keys,
-            bins=bins.edges.shape[1] + 1,
-            coarse=sums.half_entries.shape[-1],
-            distances=len(ranks),
-        )
-        group = heads // len(key)
-        shares = [(shuffle, first, first + group) for shuffle in range(len(orders)) for first in range(0, heads, group)]
+        _refuse_misfits(shuffled.content.query.real, shuffled.content.query.real, bins, len(ranks))
+        layer, heads = _ShuffledLayer.laid_out(shuffled, temperature, bins, ranks), len(bins.edges)
+        given = layer.as_struct(sums, plan.skip_keys)
+        group = heads // len(layer.tensors["key"])
+        if len(shuffled.orders) * heads < SHARES * group * torch.get_num_threads():
+            group = 1  # too few shares for all threads: heads prepare their keys each for itself
+        shares = [
+            (shuffle, head, head + group) for shuffle in range(len(shuffled.orders)) for head in range(0, heads, group)
+        ]
 
-        def run(share: Share) -> tuple[int, Share]:
-            numbers = (ctypes.c_int64(number) for number in share)
-            return self._library.shuffled_runs(ctypes.byref(layer), *numbers), share
+        def run(share: Share) -> int:
+            status: int = self._library.shuffled_runs(ctypes.byref(given), *map(ctypes.c_int64, share))
+            return status
 
-        for status, (_, first, last) in _on_threads(run, shares, torch.get_num_threads()):
-            if status == NO_MEMORY:
-                raise MemoryError
-            if status == NOT_FINITE:
-                raise ValueError((first, last))
-        sums.distance_counts.add_(runs.entry_counts(plan, length).sum(1))
+        statuses = set(_on_threads(run, shares, torch.get_num_threads()))
+        if -1 in statuses:
+            raise MemoryError
+        refuse_heads([status - 1 for status in statuses - {0}])
+        sums.distance_counts.add_(shuffled.runs.entry_counts(plan, shuffled.orders.shape[1]).sum(1))
 
     def listed_dominant(
         self, query: Planes, key: Planes, positions: Positions, temperature: float
@@ -266,7 +243,7 @@ class _Layer:
     longest: Float[Tensor, "head pair"] | None
     n_pairs: int
     bins: BinLookup
-    ranks: Int[Tensor, "distance 2"]
+    ranks: Int[Tensor, " distance"]
     dominant: Float[Tensor, "head ..."] | None
 
     @cached_property
@@ -314,6 +291,7 @@ class _Layer:
         return EntrySums(entries, rank_sums, distance_counts, dimensions.flip(1), saturated[:, 0])
 
     def _head(self, number: int, histogram: Tensor, sums: Tensor, saturated: Tensor) -> _Head:
+        cells = _cells(self.bins, self.n_pairs)
         return _Head(
             _pointer(self.query[number]),
             _pointer(self.key[number]),
@@ -330,6 +308,65 @@ class _Layer:
             _pointer(saturated),
             None if self.dominant is None else _pointer(self.dominant[number]),
             0 if self.dominant is None else self.dominant.shape[-1],
+            None if cells.bins is None else _pointer(cells.bins[number]),
+            cells.number,
+            cells.per_index,
+        )
+
+
+@dataclass(frozen=True)
+class _ShuffledLayer:
+    """One layer's content and shuffles in the memory layout of native.cpp; keeps tensors alive while C++ reads them."""
+
+    tensors: dict[str, Tensor]
+    cells: "_Cells"
+    n_pairs: int
+
+    @classmethod
+    def laid_out(
+        cls, shuffled: Shuffled, temperature: float, bins: BinLookup, ranks: Int[Tensor, " distance"]
+    ) -> "_ShuffledLayer":
+        content, orders, runs = shuffled
+        heads, n_pairs, key = len(content.query), content.query.shape[2], content.key
+        if len(content.key_phase) > 1:  # heads rotate differently, also those that share a key
+            key = key.repeat_interleave(heads // len(key), 0)
+        tensors = {
+            "query": _in_twos(content.query) * (math.log2(math.e) / temperature),
+            "key": _in_twos(key),
+            "query_phase": _in_blocks(content.query_phase),
+            "key_phase": _in_blocks(content.key_phase),
+            "order": orders.contiguous(),
+            "runs": torch.stack([runs.query_pos, runs.key_pos], dim=1),
+            "first": pad(runs.sizes.flatten().cumsum(0), (1, 0)),
+            "edges": pad(bins.edges, (0, 1), value=math.inf),
+            "starts": bins.starts,
+            "low": bins.low.contiguous(),
+            "scale": bins.scale.contiguous(),
+            "ranks": _packed(ranks),
+        }
+        cells = _cells(bins, n_pairs)
+        return cls(tensors if cells.bins is None else tensors | {"cell_bins": cells.bins}, cells, n_pairs)
+
+    def as_struct(self, sums: ShuffleSums, skip_keys: int) -> _Shuffled:
+        query, key = self.tensors["query"], self.tensors["key"]
+        names = ("entries", "rank_sums", "dimension_sums", "half_entries", "half_rank_sums")
+        pointers = self.tensors | {name: getattr(sums, name) for name in names}
+        return _Shuffled(
+            **{name: _pointer(tensor) for name, tensor in pointers.items()},
+            pairs=self.n_pairs,
+            padded=query.shape[2],
+            length=query.shape[1],
+            heads=len(query),
+            key_heads=len(key),
+            query_phases=len(self.tensors["query_phase"]),
+            key_phases=len(self.tensors["key_phase"]),
+            halves=sums.half_entries.shape[1],
+            skip_keys=skip_keys,
+            cells=self.cells.number,
+            per_index=self.cells.per_index,
+            bins=sums.entries.shape[2],
+            coarse=sums.half_entries.shape[3],
+            distances=sums.distance_counts.shape[1],
         )
 
 
@@ -377,9 +414,41 @@ def _in_blocks(phase: Complex[Tensor, "head pos pair"]) -> Float[Tensor, "head b
     return rearrange(planes, "head (block n) pair two -> head block pair two n", n=KEYS).contiguous()
 
 
-def _reversed_ranks(ranks: Int[Tensor, " distance"]) -> Int[Tensor, "distance 2"]:
-    """The counts (1) and rank that an entry at each distance adds to its bin; largest distance first, as keys are."""
-    return torch.stack([torch.ones_like(ranks), ranks], dim=1).flip(0).contiguous()
+def _packed(ranks: Int[Tensor, " distance"]) -> Int[Tensor, " distance"]:
+    """What an entry at each distance adds to its cell: its rank, above 16 bits that count entries."""
+    return (ranks << 16) + 1
+
+
+class _Cells(NamedTuple):
+    """Cells of D that entries are counted in.
+
+    Attributes:
+        bins: Bin of each cell of the resolution, per head; None where each bin is a cell.
+        number: How many there are.
+        per_index: Cells from one pair's index to the next.
+    """
+
+    bins: UInt16[Tensor, "head cell"] | None
+    number: int
+    per_index: float
+
+
+_KNOWN_CELLS: WeakKeyDictionary[BinLookup, dict[int, _Cells]] = WeakKeyDictionary()
+
+
+def _cells(bins: BinLookup, n_pairs: int) -> _Cells:
+    """Cells of the resolution, where they are exact (a power of two to an index) and edges lie between them."""
+    known = _KNOWN_CELLS.setdefault(bins, {})
+    if n_pairs not in known:
+        known[n_pairs] = _Cells(None, bins.edges.shape[1] + 1, 0.0)
+        per_index = 1 / bins.resolution if bins.resolution else math.inf
+        if math.frexp(per_index)[0] == 0.5 and n_pairs * per_index <= MOST_CELLS:  # noqa: PLR2004
+            last = bins.edges.double() * per_index - 0.5
+            if torch.equal(last, last.round()):
+                cells = torch.arange(int(n_pairs * per_index), dtype=torch.float64).expand(len(last), -1)
+                found = torch.searchsorted(last, cells.contiguous())
+                known[n_pairs] = _Cells(found.to(torch.uint16), found.shape[1], per_index)
+    return known[n_pairs]
 
 
 def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:

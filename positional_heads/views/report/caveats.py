@@ -22,6 +22,7 @@ ENOUGH_PERMUTATIONS = 19
 """With fewer, no p-value can reach 0.05."""
 OPTIONS = {
     "null_repeats": ("--null-repeats", 20),
+    "null_pairs": ("--null-pairs", None),
     "skip_keys": ("--skip-keys", 0),
     "min_distance": ("--min-distance", 0),
     "max_distance": ("--max-distance", None),
