@@ -67,10 +67,11 @@ def _ordered_cells(
     n_cells = int(cells.max() - lowest) + 1
     if n_cells > CELLS:
         return cells.sort(dim=-1).values[:, positions]
-    row = torch.arange(len(sample), device=sample.device)[:, None] * n_cells
-    numbered = ((cells - lowest).long() + row).flatten()
-    below = torch.bincount(numbered, minlength=len(sample) * n_cells).view(len(sample), n_cells).cumsum(1)
-    return torch.searchsorted(below, positions.repeat(len(sample), 1), right=True) + lowest
+    heads = len(sample)
+    row = torch.arange(heads, device=sample.device)[:, None] * n_cells
+    counts = torch.bincount(((cells - lowest).long() + row).flatten(), minlength=heads * n_cells)
+    ordered = torch.arange(n_cells, device=sample.device).repeat(heads).repeat_interleave(counts)
+    return ordered.view(heads, -1)[:, positions] + lowest
 
 
 def refuse_not_finite(dominant: Float[Tensor, "head sample"]) -> None:

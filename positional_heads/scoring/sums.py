@@ -285,9 +285,11 @@ def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: di
         return None
     weights = bootstrap_weights(n_groups, settings["resamples"], settings["seed"])
     all_once = torch.ones(1, n_groups, dtype=torch.float64)
+    distinct, drawn = weights.unique(dim=0, return_inverse=True)  # a few sequences can be drawn in few ways
     # Coarse bins bias a resample's rho: subtract the bias that the sample itself has on them.
     resampled = {
-        layer: (one.resampled_rho(weights) + one.rho - one.resampled_rho(all_once)[0]).T for layer, one in own.items()
+        layer: (one.resampled_rho(distinct)[drawn] + one.rho - one.resampled_rho(all_once)[0]).T
+        for layer, one in own.items()
     }
     return stack(shape, resampled).movedim(-1, 0).contiguous()
 
