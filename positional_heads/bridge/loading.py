@@ -47,6 +47,7 @@ def load_model(
     name: str | None = None,
     weights: "Mapping[str, Tensor] | None" = None,
     device: str | None = None,
+    device_map: "str | Mapping[str, str | int] | None" = None,
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
@@ -60,28 +61,32 @@ def load_model(
         name: Its name in results; its own when None.
         weights: A state dict that replaces its own weights.
         device: Device, e.g. "cpu" or "cuda"; chosen by TransformerLens when None.
+        device_map: Where each part of a model that needs several devices goes: "auto", "balanced", or a table from
+            names of modules to devices, as in `transformers`; one device when None.
         dtype: Precision, e.g. "bfloat16"; float32 when None.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
         FileNotFoundError: If it is a path that does not exist.
-        ValueError: If the dtype is unknown, or the model cannot be loaded.
+        ValueError: If the dtype is unknown, device and device map are both given, or the model cannot be loaded.
     """
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
     source = _folder_or_name(name_or_path)
     check_dtype(dtype)
+    if device is not None and device_map is not None:
+        msg = f"device {device!r} and device_map {device_map!r} are both given: leave one of them out"
+        raise ValueError(msg)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
+    settings |= {"device": device} if device_map is None else {"device_map": device_map}
     without_tokenizer = Path(source).is_dir() and not _has_tokenizer(Path(source))
     if without_tokenizer:
         logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", source)
         settings["tokenizer"] = _stand_in_tokenizer()
     try:
         with _BOOTING, _configuration_translated(source), _installing_refused(source), _missing_tensors_refused(source):
-            bridge = TransformerBridge.boot_transformers(
-                source, device=device, dtype=getattr(torch, dtype or "float32"), **settings
-            )
+            bridge = TransformerBridge.boot_transformers(source, dtype=getattr(torch, dtype or "float32"), **settings)
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         msg = f"the model {source!r} cannot be loaded: {reason}"
@@ -93,6 +98,33 @@ def load_model(
     if name is not None:
         bridge.cfg.model_name = name
     return bridge.eval()
+
+
+def load_configuration(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model in a folder, or in the hub's cache: no weights, and no download.
+
+    Args:
+        name_or_path: As in `load_model`.
+        trust_remote_code: Run code that comes with the model.
+
+    Raises:
+        FileNotFoundError: If it is a path that does not exist.
+        ValueError: If they are not on this machine, or cannot be read.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    source = _folder_or_name(name_or_path)
+    settings = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    try:
+        with _BOOTING, _configuration_translated(source):
+            return AutoConfig.from_pretrained(source, **settings), AutoTokenizer.from_pretrained(source, **settings)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        msg = (
+            f"configuration and tokenizer of {source!r} cannot be read from this machine ({reason}): give a folder, or "
+            f"download them first, `hf download {source} --include '*.json' 'tokenizer*'`"
+        )
+        raise ValueError(msg) from error
 
 
 @contextmanager

@@ -81,7 +81,8 @@ class RotaryLayer:
     ) -> Complex[Tensor, "#batch pos pair"]:
         """Cos + i sin of each position and pair, from the layer's own tables."""
         if self.table == "embed_positions":
-            sin, cos = embedded_positions(model, self.layer)[positions].float().chunk(2, dim=-1)
+            table = embedded_positions(model, self.layer)
+            sin, cos = table[positions.to(table.device)].float().chunk(2, dim=-1)
             return torch.complex(cos, sin)
         return table_phase(record["hook_cos"], self.sense * record["hook_sin"], self.table)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 BUNDLED = "bundled"
+PLACEMENTS = ("auto", "balanced", "sequential")
+"""Ways to spread a model over devices, which `--device` takes in place of one."""
 DEBUG = "POSITIONAL_HEADS_DEBUG"
 """Environment variable that shows tracebacks of failures."""
 
@@ -128,7 +130,8 @@ def load_named(model: str, device: str | None, dtype: str | None, trust_remote_c
     say("loading TransformerLens and the model ...")
     from positional_heads.zoo.bundled import load_model
 
-    return load_model(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    place: dict[str, Any] = {"device_map": device} if device in PLACEMENTS else {"device": device}
+    return load_model(model, dtype=dtype, trust_remote_code=trust_remote_code, **place)
 
 
 def _hint(name: str) -> str:

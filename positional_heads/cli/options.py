@@ -16,7 +16,9 @@ Texts = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
-Device = Annotated[str | None, typer.Option(help="Device to run on, e.g. cpu or cuda.")]
+Device = Annotated[
+    str | None, typer.Option(help="Device to run on, e.g. cpu or cuda; 'auto' spreads the layers over all of them.")
+]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]

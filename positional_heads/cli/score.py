@@ -9,6 +9,7 @@ import typer
 
 from positional_heads.cli import options
 from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say
+from positional_heads.cli.estimate import print_estimate
 from positional_heads.cli.show import finish
 
 
@@ -64,6 +65,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     worker_cpus: Annotated[int, typer.Option(min=1, help="CPU cores per Ray worker.")] = 1,
     worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker; may be a fraction.")] = 0,
     checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between two saves of the progress.")] = 60,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print what the run would cost, and run nothing; loads no weights.")
+    ] = False,
     top: options.Top = 10,
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,
@@ -95,12 +99,25 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             raise ValueError(msg)
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
         texts = read_texts(text)
-        _refuse_settings(settings, shard, dtype)
+        shards = _refuse_settings(settings, shard, dtype)
+        from positional_heads.bridge.tokenizing import cut_text
         from positional_heads.results.files import PARTIAL, SCORES
 
+        if estimate:
+            print_estimate(
+                model,
+                lambda reader: cut_text(reader, texts, length, plain_text=plain_text)[:sequences],
+                settings,
+                shards=shards,
+                batch_size=batch_size,
+                device=device,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                as_json=as_json,
+            )
+            return
         prepare_folder(out, SCORES.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
-        from positional_heads.bridge.tokenizing import cut_text
         from positional_heads.scoring.head_examples import write_examples
         from positional_heads.scoring.score import score_heads, score_shard
 
@@ -152,16 +169,15 @@ def _ray_executor(name: str | None, address: str | None, workers: int | None, cp
     return RayExecutor(address, workers, cpus, gpus)
 
 
-def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | None) -> None:
-    """Refuse settings that make no sense before the model is loaded."""
+def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | None) -> int:
+    """Refuse settings that make no sense before the model is loaded; the number of shards."""
     from positional_heads.bridge.loading import check_dtype
     from positional_heads.scoring.settings import ScoringSettings
     from positional_heads.scoring.shards import parsed_shard
 
-    if shard is not None:
-        parsed_shard(shard)
     check_dtype(dtype)
     ScoringSettings(**settings)
+    return 1 if shard is None else parsed_shard(shard)[1]
 
 
 def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:

@@ -88,12 +88,13 @@ class CorrelationSums:
         Raises:
             ValueError: If the two have different plans or bins.
         """
-        same_bins = torch.equal(self.bins.edges, other.bins.edges) and self.bins.resolution == other.bins.resolution
+        edges = other.bins.edges.to(self.bins.edges.device)
+        same_bins = torch.equal(self.bins.edges, edges) and self.bins.resolution == other.bins.resolution
         if self.plan != other.plan or not same_bins:
             msg = "sums of different plans or bins cannot be added: score both with one plan"
             raise ValueError(msg)
         for name, ours in self.tensors.items():
-            ours.add_(other.tensors[name])
+            ours.add_(other.tensors[name].to(ours.device))
 
     def correlation(self) -> "Correlation":
         """The statistics, once every entry of the plan has been counted.

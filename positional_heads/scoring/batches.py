@@ -60,8 +60,17 @@ def sized_batches(
     refuse_fixed_tables(model, longest)
     if batch_size is not None:
         return data
-    fitting = SCORES_PER_BATCH // (int(model.cfg.n_heads) * longest**2)
-    return batches(model, tokens, attention_mask, max(1, fitting), **allowed)
+    return batches(model, tokens, attention_mask, fitting_rows(int(model.cfg.n_heads), longest), **allowed)
+
+
+def fitting_rows(heads: int, longest: int) -> int:
+    """Sequences per forward pass where no batch size is given.
+
+    Args:
+        heads: Heads of a layer.
+        longest: Tokens of the longest sequence.
+    """
+    return max(1, SCORES_PER_BATCH // (heads * longest**2))
 
 
 def capture_batch(

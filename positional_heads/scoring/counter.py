@@ -147,7 +147,13 @@ class EntryCounter:
             number: Number of the batch.
             sums: Sums of this run; changed in place, and invalid if this raises.
         """
-        self._capture(number, lambda vectors, rows: self._count_rows(sums.layers[vectors.rotary.layer], vectors, rows))
+
+        def count_rows(vectors: LayerVectors, rows: list[Row]) -> None:
+            layer = vectors.rotary.layer
+            sums.layers[layer] = sums.layers[layer].on(vectors.rot_q.device)
+            self._count_rows(sums.layers[layer], vectors, rows)
+
+        self._capture(number, count_rows)
         sums.done.add(number)
         sums.kernels.add(self.kernel.name)
 
@@ -205,13 +211,8 @@ class EntryCounter:
 
     def _terms(self) -> int:
         """Cost of the whole run, in entries times rotary pairs."""
-        plan = self._plan(None)
-        every = int(plan.all_entry_counts.sum())
-        shuffled = self.settings.shuffle_plan(plan)
-        counted = every if plan.step is None else round(every / plan.step * REPLICATES) * SAMPLED_COST
-        null = every if shuffled.step is None else round(every / shuffled.step) * SAMPLED_COST
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
-        return width * (counted + null * self.settings.null_repeats)
+        return width * entry_cost(self.settings, self._plan(None))
 
     def _plan(self, window: int | None) -> EntryPlan:
         plan = self.settings.plan(self.lengths, window)
@@ -327,6 +328,19 @@ class EntryCounter:
         self._samples.clear()
         self._shuffles.clear()
         capture_batch(self.model, self.data[number], self.rotary, visit)
+
+
+def entry_cost(settings: ScoringSettings, plan: EntryPlan) -> int:
+    """Entries that a run counts of each head, sampled ones at their higher cost: the kernel is chosen by it.
+
+    Args:
+        settings: Settings of the score.
+        plan: Which entries count, without a window.
+    """
+    every, shuffled = int(plan.all_entry_counts.sum()), settings.shuffle_plan(plan)
+    counted = every if plan.step is None else round(every / plan.step * REPLICATES) * SAMPLED_COST
+    null = every if shuffled.step is None else round(every / shuffled.step) * SAMPLED_COST
+    return counted + null * settings.null_repeats
 
 
 def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:

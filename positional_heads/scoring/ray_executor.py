@@ -121,7 +121,7 @@ class RayExecutor:
             self._wait_for(replicas)
             pool = ActorPool(replicas)
             for sums in pool.map_unordered(lambda replica, task: replica.sums.remote(task), tasks):
-                yield ScoreSums.from_bytes(sums, counter.model.cfg.device)
+                yield ScoreSums.from_bytes(sums)
         except ray.exceptions.RayTaskError as error:
             raise error.cause if isinstance(error.cause, Exception) else error from error
         except ray.exceptions.RayActorError as error:
@@ -193,7 +193,7 @@ class Replica:
         arrays, settings, empty, kernel = _ray().get(run[0])
         model = load()
         data = [Batch(torch.tensor(tokens), _tensor(mask), first) for tokens, mask, first in arrays]
-        self.empty = ScoreSums.from_bytes(empty, model.cfg.device)
+        self.empty = ScoreSums.from_bytes(empty)
         self.counter = EntryCounter(model, data, resolve_layers(model), sorted(self.empty.layers), settings)
         self.counter.use_kernel(kernel)
         # `sums` raises if there are any: a worker that fails in its constructor dies without reporting the reason.

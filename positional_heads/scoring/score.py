@@ -7,7 +7,6 @@ sum over all batches, a shard is the sum over some, and a checkpoint is the sum 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +28,6 @@ from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, u
 from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
 
-MOST_EXACT = 2**25
-"""Query-key pairs of a sequence up to which all are counted when `pairs` is None: sequences of 8192 tokens."""
-SAMPLED = 2**20
-"""Query-key pairs sampled of longer ones; this adds an error of about 0.001 to rho."""
 CHECKPOINT_SECONDS = 60.0
 NOISY = 0.1
 """Share of heads whose null is mostly sampling error from which a warning is logged; by default it is 0.06 in
@@ -178,17 +173,15 @@ def _prepared(
     resolved = resolve_layers(model)
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
     data = sized_batches(model, tokens, attention_mask, batch_size, **allowed)
-    if chosen.pairs is None:
-        longest = max(batch.tokens.shape[1] for batch in data)
-        entries = longest * (longest + 1) // 2
-        chosen = replace(chosen, pairs="all" if entries <= MOST_EXACT else SAMPLED)
-        if chosen.pairs != "all":
-            warning = (
-                f"sequences of {longest} tokens have {entries} query-key pairs: {SAMPLED} are sampled of each "
-                "(pairs='all' counts all)"
-            )
-            warn_once(__name__, warning)
-    return EntryCounter(model, data, resolved, layers, chosen)
+    longest = max(batch.tokens.shape[1] for batch in data)
+    settled = chosen.by_length(longest)
+    if chosen.pairs is None and settled.pairs != "all":
+        warning = (
+            f"sequences of {longest} tokens have {longest * (longest + 1) // 2} query-key pairs: {settled.pairs} are "
+            "sampled of each (pairs='all' counts all)"
+        )
+        warn_once(__name__, warning)
+    return EntryCounter(model, data, resolved, layers, settled)
 
 
 def _count(

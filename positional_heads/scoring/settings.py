@@ -17,6 +17,10 @@ LONGEST = 2**31
 """Tokens of a sequence at most."""
 FEW_TOKENS, ENTRIES_PER_TOKEN = 128, 32
 """Length up to which every entry of a shuffle counts, and entries per token sampled of longer sequences."""
+MOST_EXACT = 2**25
+"""Query-key pairs of a sequence up to which all are counted when `pairs` is None: sequences of 8192 tokens."""
+SAMPLED = 2**20
+"""Query-key pairs sampled of longer ones; this adds an error of about 0.001 to rho."""
 MOST_REPEATS = 100_000
 """Shuffles and resamples at most."""
 
@@ -103,6 +107,11 @@ class ScoringSettings:
             raise ValueError(msg)
         plan = self.plan((1,), None)  # refuses distances and numbers of entries that make no sense
         self.shuffle_plan(plan)
+
+    def by_length(self, longest: int) -> "ScoringSettings":
+        """The same with `pairs` chosen, where it is not, by the tokens of the longest sequence."""
+        few = longest * (longest + 1) // 2 <= MOST_EXACT
+        return replace(self, pairs="all" if few else SAMPLED) if self.pairs is None else self
 
     @property
     def dtype(self) -> torch.dtype:

@@ -70,10 +70,19 @@ class LayerSums:
         null = {} if self.null is None else {f"null.{name}": tensor for name, tensor in self.null.tensors.items()}
         return {f"own.{name}": tensor for name, tensor in self.own.tensors.items()} | null
 
-    def empty(self) -> "LayerSums":
-        """The same plans and bins, nothing counted."""
+    def on(self, device: torch.device) -> "LayerSums":
+        """These sums on the device of the layer: sums from a file are on the CPU, and layers may be apart."""
+        if self.bins.edges.device == device:
+            return self
+        moved = self.empty(BinLookup(self.bins.edges.to(device), self.bins.resolution, self.bins.displaced))
+        for name, tensor in self.tensors.items():
+            moved.tensors[name].copy_(tensor)
+        return moved
+
+    def empty(self, bins: BinLookup | None = None) -> "LayerSums":
+        """The same plans and bins, or equal ones on another device, and nothing counted."""
         shuffles = None if self.null is None else self.null.plan
-        return LayerSums.at_zero(self.frequencies, self.own.plan, shuffles, self.bins)
+        return LayerSums.at_zero(self.frequencies, self.own.plan, shuffles, bins or self.bins)
 
     def absorb(self, other: "LayerSums") -> None:
         """Add the sums over other batches, in place."""
@@ -196,14 +205,14 @@ class ScoreSums:
         return packed(save({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}), content, PARTIAL)
 
     @classmethod
-    def from_bytes(cls, raw: bytes, device: Any = "cpu") -> "ScoreSums":
-        """Read what `to_bytes` made.
+    def from_bytes(cls, raw: bytes) -> "ScoreSums":
+        """Read what `to_bytes` made, to the CPU; counting moves each layer's sums to the layer.
 
         Raises:
             ResultFileError: If it is damaged, or of an earlier version.
         """
         content = unpacked(raw, PARTIAL, "sums")
-        tensors = {key: tensor.to(device) for key, tensor in load(raw).items()}
+        tensors = load(raw)
         if not any(key.endswith(".own.entries") for key in tensors):
             msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
             raise ResultFileError(msg)
@@ -219,7 +228,7 @@ class ScoreSums:
             if content["null"] is not None:
                 shuffles = ShufflePlan(replace(plan, n_groups=1, most_entries=None), **content["null"])
                 shuffles = shared_shuffles.setdefault(shuffles, shuffles)
-            one = LayerSums.at_zero(tensors[f"{layer}.frequencies"].cpu(), plan, shuffles, bins)
+            one = LayerSums.at_zero(tensors[f"{layer}.frequencies"], plan, shuffles, bins)
             for name, tensor in one.tensors.items():
                 tensor.copy_(tensors[f"{layer}.{name}"])
             layers[int(layer)] = one

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from positional_heads.core.arguments import checked
 
@@ -44,19 +44,26 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
 
 @checked
 def load_model(
-    name: str | Path, *, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False
+    name: str | Path,
+    *,
+    device: str | None = None,
+    device_map: str | dict[str, str | int] | None = None,
+    dtype: str | None = None,
+    trust_remote_code: bool = False,
 ) -> "TransformerBridge":
     """The bundled model, one in a local folder, or one from the hub, as a TransformerBridge in evaluation mode.
 
     Args:
         name: "bundled", a folder in `transformers` format, or a hub name.
         device: Device, e.g. "cpu" or "cuda"; TransformerLens decides when None.
+        device_map: Where each part of a model that needs several devices goes: "auto", "balanced", or a table from
+            names of modules to devices, as in `transformers`; one device when None.
         dtype: Precision, e.g. "bfloat16"; float32 when None.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
         FileNotFoundError: If a path is given that does not exist.
-        ValueError: If the dtype is unknown, or the model cannot be loaded.
+        ValueError: If the dtype is unknown, device and device map are both given, or the model cannot be loaded.
     """
     from positional_heads.bridge.loading import load_model as boot
 
@@ -65,9 +72,22 @@ def load_model(
         str(MODEL_FOLDER) if bundled else name,
         name=BUNDLED if bundled else None,
         device=device,
+        device_map=device_map,
         dtype=dtype,
         trust_remote_code=trust_remote_code,
     )
+
+
+def load_configuration(name: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """Configuration and tokenizer of a model that `load_model` would load, without its weights or a download.
+
+    Raises:
+        FileNotFoundError: If a path is given that does not exist.
+        ValueError: If they are not on this machine, or cannot be read.
+    """
+    from positional_heads.bridge.loading import load_configuration as read
+
+    return read(str(MODEL_FOLDER) if name == BUNDLED else name, trust_remote_code=trust_remote_code)
 
 
 def bundled_steps() -> list[int]:

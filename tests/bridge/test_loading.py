@@ -331,14 +331,6 @@ def boot_on(folder, places, kept):
     return TransformerBridge.boot_transformers(str(folder), device_map=places, offload_folder=str(kept)).eval()
 
 
-def test_a_model_with_a_device_map_on_one_device_is_scored(tiny_folder):
-    from transformer_lens.model_bridge import TransformerBridge
-
-    model = TransformerBridge.boot_transformers(str(tiny_folder("llama")), device_map={"": "cpu"}).eval()
-    expected = ph.score_heads(boot(tiny_folder("llama")), TOKENS)
-    assert torch.equal(ph.score_heads(model, TOKENS).rho, expected.rho)
-
-
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_checkpoint_that_lacks_tensors_is_refused(sharded, tmp_path):
     folder = save_tiny_model("llama", tmp_path)

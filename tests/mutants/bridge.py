@@ -242,6 +242,19 @@ MUTANTS = (
     Mutant("bridge/rotary_layer.py", "* self.scale", "* 1.0", "bridge/test_resolve"),
     Mutant("bridge/masks.py", "smallest <= limit, ~(largest", "largest <= limit, ~(largest", "bridge/test_masks"),
     Mutant("bridge/masks.py", "~((smallest == 0) & (largest == 0))", "(smallest > 0)", "bridge/test_masks"),
+    # Layers on several devices
+    Mutant(
+        "bridge/rotary_layer.py", "table[positions.to(table.device)]", "table[positions]", "bridge/test_devices -k two"
+    ),
+    Mutant("bridge/rope_scaling/extension.py", "positions.to(old.device)", "positions", "bridge/test_devices -k two"),
+    Mutant("core/correlation.py", ".to(ours.device)", ".to(ours.dtype)", "bridge/test_devices -k workers"),
+    Mutant(
+        "scoring/counter.py",
+        "sums.layers[layer].on(vectors.rot_q.device)",
+        "sums.layers[layer]",
+        "bridge/test_devices -k resumed",
+    ),
+    Mutant("cli/common.py", "if device in PLACEMENTS", "if device not in PLACEMENTS", "bridge/test_devices -k spreads"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant(
         "bridge/rope_scaling/hugging_face.py",

@@ -27,8 +27,8 @@ def test_entries_rotated_by_distance_are_sampled_too(bundled):
 
 
 def test_long_sequences_are_sampled_unless_all_pairs_are_asked_for(tiny, caplog, monkeypatch):
-    monkeypatch.setattr("positional_heads.scoring.score.MOST_EXACT", 2000)
-    monkeypatch.setattr("positional_heads.scoring.score.SAMPLED", 1024)
+    monkeypatch.setattr("positional_heads.scoring.settings.MOST_EXACT", 2000)
+    monkeypatch.setattr("positional_heads.scoring.settings.SAMPLED", 1024)
     tokens = torch.arange(80) * 7 % 256
     assert torch.equal(ph.score_heads(tiny("llama"), tokens).rho, ph.score_heads(tiny("llama"), tokens, pairs=1024).rho)
     assert "sequences of 80 tokens have 3240 query-key pairs: 1024 are sampled" in caplog.text

@@ -175,7 +175,7 @@ class Extension:
         rotary = self.resolved.layers[layer]
 
         def hook_fn(old: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-            positions = self.running_pass.positions
+            positions = self.running_pass.positions.to(old.device)
             tables = [self.table(layer, length) for length in self.running_pass.lengths]
             inv_freq = torch.stack([table.inv_freq for table in tables])[:, None].to(positions.device).float()
             angles = positions[..., None].float() * inv_freq

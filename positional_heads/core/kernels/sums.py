@@ -97,7 +97,8 @@ class ShuffleSums:
     def absorb(self, other: "ShuffleSums") -> None:
         """Add the sums over other entries, in place."""
         for field in fields(self):
-            getattr(self, field.name).add_(getattr(other, field.name))
+            mine = getattr(self, field.name)
+            mine.add_(getattr(other, field.name).to(mine.device))
 
 
 @runtime_checkable
