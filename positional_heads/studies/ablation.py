@@ -25,7 +25,7 @@ from positional_heads.studies.budget import Budget, Planned
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.retrieval_trials import RetrievalTrials
 from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, refuse_misspelled, task_provenance
-from positional_heads.studies.tasks.task import Task
+from positional_heads.studies.tasks.task import AnswerTask, Task
 
 RankBy = Literal["rho", "excess"]
 Singles = Literal["all", "top", "none"]

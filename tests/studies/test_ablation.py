@@ -170,7 +170,9 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     assert f"{len(sets)}/" in finished.stderr  # the bar starts at the finished parts
     assert not progress.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
-    assert study.values["log_prob"][0].tolist() == sets[""]["log_prob"]
+    numbers = {" ".join(map(str, heads)): number for number, heads in enumerate(study.sets)}
+    for name, result in sets.items():
+        assert study.values["log_prob"][numbers[name]].tolist() == result["log_prob"]
     shown = subprocess.run([*command[:3], "show", str(tmp_path / "out")], capture_output=True, text=True, check=True)
     assert study.verdict in shown.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
