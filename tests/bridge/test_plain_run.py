@@ -95,8 +95,11 @@ def idle(*_, **__):
 @pytest.mark.parametrize(
     ("place", "name"),
     [
-        (lambda model: model.hook_dict["blocks.1.attn.hook_z"].add_hook(idle).hook, "blocks.1.attn.hook_z"),
-        (lambda model: model.hook_dict["blocks.0.hook_resid_pre"].add_hook(idle, dir="bwd").hook, "blocks.0.hook_in"),
+        (lambda model: model.hook_dict["blocks.1.attn.hook_z"].register_forward_hook(idle), "blocks.1.attn.hook_z"),
+        (
+            lambda model: model.hook_dict["blocks.0.hook_resid_pre"].register_full_backward_hook(idle),
+            "blocks.0.hook_in",
+        ),
         (lambda model: model.blocks[1].mlp.register_forward_hook(idle), "blocks.1.mlp"),
         (lambda model: model.blocks[1].register_forward_pre_hook(idle), "blocks.1"),
         (lambda model: model.register_forward_hook(idle), "a hook on TransformerBridge"),
@@ -115,7 +118,6 @@ def test_hooks_on_what_is_passed_by_are_a_reason_against_it(place, name, tiny):
         handle.remove()
     assert reason is not None
     assert name in reason
-    model.reset_hooks()
     assert plain_run_refusal(model) is None
 
 
