@@ -262,4 +262,66 @@ MUTANTS = (
         "not least > 0",
         "bridge/rope_scaling/test_methods -k not_take",
     ),
+    # Plain runs show what the bridge does, or are not read
+    Mutant("bridge/plain_run.py", "if own is not child:", "if own is child:", "bridge/test_plain_run -k last_bit"),
+    Mutant("bridge/plain_run.py", "dict(child._modules)", "child._modules", "bridge/test_plain_run -k last_bit"),
+    Mutant(
+        "bridge/plain_run.py", "id(module) not in allowed and", "not allowed and", "bridge/test_plain_run -k takes_care"
+    ),
+    Mutant(
+        "bridge/plain_run.py",
+        '"sinks", None) is not None',
+        '"sinks", None) is None',
+        "bridge/test_plain_run -k kernels",
+    ),
+    Mutant(
+        "bridge/attention_interface.py",
+        "_attending.get(module, usual)",
+        "usual",
+        "bridge/test_plain_run -k that_is_given",
+    ),
+    Mutant("bridge/plain_capture.py", "* rotary.scale", "* 1", "bridge/test_plain_capture -k hooks_show"),
+    Mutant(
+        "bridge/plain_capture.py",
+        "distance >= vectors.window",
+        "distance > vectors.window",
+        "bridge/test_plain_capture -k hooks_show",
+    ),
+    Mutant("bridge/plain_capture.py", "(key_pos < start)", "(key_pos < 0)", "bridge/test_plain_capture -k hooks_show"),
+    Mutant(
+        "bridge/plain_capture.py",
+        "attended.output[row, query_pos]",
+        "attended.output[0, query_pos]",
+        "bridge/test_plain_capture -k hooks_show",
+    ),
+    Mutant("bridge/plain_capture.py", "if not left and", "if", "bridge/test_plain_capture -k hooks_show"),
+    Mutant(
+        "bridge/plain_capture.py",
+        "self._table is not table or",
+        "self._table is None or",
+        "bridge/test_families -k gemma4",
+    ),
+    Mutant(
+        "bridge/plain_capture.py",
+        "if refusal is None and wrong:",
+        "if wrong is None:",
+        "bridge/test_plain_capture -k only",
+    ),
+    Mutant(
+        "bridge/masks.py", "triu_(first - window + 1)", "triu_(first - window)", "bridge/test_plain_capture -k single"
+    ),
+    Mutant(
+        "bridge/masks.py",
+        "expected[:, :start] = False",
+        "expected[:, :start] = True",
+        "bridge/test_plain_capture -k single",
+    ),
+    Mutant(
+        "bridge/masks.py",
+        "if shared and (start, stop) in",
+        "if (start, stop) in",
+        "bridge/test_plain_capture -k single",
+    ),
+    Mutant("bridge/masks.py", "if not plain or", "if", "bridge/test_plain_capture -k other_masks"),
+    Mutant("scoring/batches.py", "rotary) is not None:", "rotary) is None:", "bridge/test_plain_capture -k long_runs"),
 )
