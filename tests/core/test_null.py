@@ -53,14 +53,14 @@ def test_the_stated_error_is_that_of_many_samples(draws):
 
 def test_runs_err_less_than_entries_drawn_one_by_one(draws):
     _, sampled = draws
-    assert (sampled.sampling_sd < 0.9 / 4096**0.5).all()  # 1 / sqrt(n) for a small rho
+    assert (sampled.sampling_sd < 1 / 4096**0.5).all()  # that of n draws where rho is small
 
 
 def test_curves_are_close_to_those_over_all_entries(draws):
     exact, sampled = draws
     pooled = (sampled.curve.nan_to_num() * sampled.plan.entry_counts[:, None]).sum(0) / sampled.plan.entry_counts.sum(0)
     assert (pooled - exact.curve[0])[:, :200].abs().max() < 0.2
-    assert exact.curve[0].std() > 0.5
+    assert exact.curve[0].std() > 0.3
 
 
 def test_missing_entries_are_refused(draws):
