@@ -100,12 +100,12 @@ def test_a_sampled_null_is_within_its_stated_error_of_the_exact_one(bundled):
     """By default, and with the same shuffles: what is left is sampling alone."""
     tokens = ph.cut_text(bundled, ph.bundled_text(), 256)[:2]
     exact, sampled = (
-        ph.score_heads(bundled, tokens, null_repeats=16, null_pairs=pairs).null for pairs in ("all", None)
+        ph.score_heads(bundled, tokens, null_repeats=32, null_pairs=pairs).null for pairs in ("all", None)
     )
     assert exact.sampling_sd is None
     error = (sampled.rho - exact.rho).flatten(1)
     assert (error.mean(0).abs() < 4 * sampled.mean_error.flatten()).all()
-    # pooled over 12 heads and 16 shuffles, a standard deviation is known to within 5 %
+    # pooled over 32 heads and as many shuffles, each standard deviation is known to a few per cent
     ratio = (error.square().mean() / sampled.sampling_sd.square().mean()).sqrt()
     assert 0.8 < ratio < 1.25
     assert sampled.mean_error.median() < exact.sd.median() / 5
@@ -114,7 +114,7 @@ def test_a_sampled_null_is_within_its_stated_error_of_the_exact_one(bundled):
 
 
 def test_a_null_that_is_mostly_sampling_error_gives_a_warning(tiny, caplog):
-    tokens = torch.randint(256, (1, 300), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(256, (1, 256), generator=torch.Generator().manual_seed(0))
     ph.score_heads(tiny("llama"), tokens, null_repeats=4, null_pairs="all")
     assert not caplog.text
     ph.score_heads(tiny("llama"), tokens, null_repeats=4, null_pairs=1024)

@@ -49,4 +49,3 @@ def test_sampling_error_survives_on_disk(tiny, tmp_path):
     assert torch.equal(loaded.sampling_sd, scores.sampling_sd)
     assert torch.equal(loaded.null.sampling_sd, scores.null.sampling_sd)
     assert {"sampling_sd", "null_error"} <= set(scores.to_frame().columns)
-    assert "null error" in str(scores)
