@@ -68,16 +68,6 @@ def rotate(
     return torch.cat([rotated, x[..., rotary_dim:].float()], dim=-1)
 
 
-def move(
-    rotated: Float[Tensor, "batch pos head d_head"],
-    phase: Complex[Tensor, "#batch pos pair"],
-    new_phase: Complex[Tensor, "#batch pos pair"],
-    layout: Layout,
-) -> Float[Tensor, "batch pos head d_head"]:
-    """Rotated vectors as they would be at other positions: the old rotation undone, the new one done."""
-    return rotate(rotated, new_phase / phase, layout)
-
-
 def pair_frequencies(phase: Complex[Tensor, "pos pair"]) -> Float[Tensor, " pair"]:
     """Rotation of each pair in radians per token, measured from the phases of consecutive positions.
 

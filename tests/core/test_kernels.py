@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import positional_heads as ph
+from positional_heads.core.bands import Unrotated
 from positional_heads.core.binning import BinLookup, equal_mass_edges
 from positional_heads.core.contributions import plane_contributions
 from positional_heads.core.kernels import building, choosing, compiled, eager, native, tiles
-from positional_heads.core.kernels.sums import EntrySums, no_sums, tile_sums
+from positional_heads.core.kernels.sums import EntrySums, ShuffleSums, no_sums, tile_sums
 from positional_heads.core.kernels.tiled import CACHE_TILE, Tile
 from positional_heads.core.logs import warn_once
 from positional_heads.core.plan import EntryPlan
+from positional_heads.core.shuffles import Runs, Shuffled, ShufflePlan
 from tests.support import oracles
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile's own, in some versions
@@ -291,6 +293,100 @@ def test_the_number_of_threads_changes_nothing(threads, heads, monkeypatch):
     assert same(sums[0][0], sums[1][0])
     assert same(sums[0][1], sums[1][1])
     assert used == [1, 1, threads, threads]
+
+
+# Runs of shuffled content
+
+
+def shuffled_study(length=300, heads=4, kv_heads=2, *, pairs=8, size=1.0, most=2048, by_head=False, **limits):
+    """Random content of one sequence, with a plan over a longer one too, and bins in cells of the resolution."""
+    generator = torch.Generator().manual_seed(length)
+    real, imaginary = (size * torch.randn(heads + kv_heads, length, pairs, generator=generator) for _ in range(2))
+    query, key = torch.complex(real, imaginary).split((heads, kv_heads))
+    phase = oracles.plain_phases(torch.arange(length), 10000.0, 2 * pairs)[None]
+    if by_head:
+        phase = phase * torch.polar(torch.ones(heads), torch.arange(heads) * 0.7)[:, None, None]
+    plan = ShufflePlan(EntryPlan((320, length), **limits), 3, most)
+    shuffled = Shuffled(Unrotated(query, key, phase, phase), plan.orders(1), plan.runs(1))
+    planes = shuffled.content.rotated(shuffled.orders[0])
+    sample = dominant_in_float64(*planes, 1.0).flatten(1).float()
+    bins = BinLookup(equal_mass_edges(sample[:, ::7], 128, 1 / 256), 1 / 256)
+    return shuffled, plan.entries, bins
+
+
+def run_sums(name, shuffled, plan, bins):
+    sums = ShuffleSums.zeros(3, 2, plan.distances, bins)
+    choosing.named_kernel(name).add_runs(shuffled, plan, 0.8, bins, plan.rank_grid, sums)
+    return sums
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"size": 9.0, "pairs": 5, "skip_keys": 3},
+        {"by_head": True, "min_distance": 4, "max_distance": 250},
+        {"pairs": 1, "heads": 1, "kv_heads": 1, "length": 301},
+        {"window": 120, "most": 8192, "heads": 3, "kv_heads": 3, "pairs": 33},
+        {"length": 17, "most": 30000},
+        {"length": 2, "most": 30000},
+    ],
+)
+def test_runs_are_counted_as_by_the_eager_kernel_entry_by_entry(changed):
+    given = shuffled_study(**changed)
+    expected, found = run_sums("eager", *given), run_sums("native", *given)
+    assert torch.equal(found.distance_counts, expected.distance_counts)
+    for part in ("entries", "rank_sums", "half_entries", "half_rank_sums"):
+        one, other = getattr(found, part), getattr(expected, part)
+        assert torch.equal(one.sum(-1), other.sum(-1))
+        entries = part.endswith("entries")
+        assert not entries or (one.cumsum(-1) - other.cumsum(-1)).abs().max() <= 3  # D within 1e-5 of an edge
+    assert (found.half_entries.sum(1) == found.entries.view(*found.entries.shape[:2], 64, -1).sum(-1)).all()
+    error = (found.dimension_sums - expected.dimension_sums).abs()
+    assert (error <= 5e-5 * 2**24 * expected.distance_counts[:, None]).all()
+
+
+@pytest.mark.parametrize("name", ["eager", "native"])
+def test_a_d_that_is_not_finite_in_a_run_is_refused_and_its_head_named(name):
+    shuffled, plan, bins = shuffled_study()
+    shuffled.content.query[2, 100] = torch.nan
+    with pytest.raises(ValueError, match="dimension D of head 2 is not finite"):
+        run_sums(name, shuffled, plan, bins)
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_the_number_of_threads_changes_no_sum_over_runs(heads, monkeypatch):
+    given, sums = shuffled_study(heads=heads, kv_heads=1), []
+    for number in (1, 2, 7):
+        monkeypatch.setattr(torch, "get_num_threads", lambda number=number: number)
+        sums.append(run_sums("native", *given))
+    for field in fields(ShuffleSums):
+        first, *others = (getattr(one, field.name) for one in sums)
+        assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize(("query_pos", "key_pos"), [(16, 17), (304, 3), (16, -16), (8, 4)])
+def test_runs_outside_the_sequence_are_refused(query_pos, key_pos):
+    (content, orders, _), plan, bins = shuffled_study()
+    sizes = torch.tensor([[1, 0]] + 2 * [[0, 0]])
+    runs = Runs(torch.tensor([query_pos]), torch.tensor([key_pos]), sizes)
+    with pytest.raises(IndexError, match=r"runs must begin at queries 0, 16, .* below 300, at a key no later"):
+        run_sums("native", Shuffled(content, orders, runs), plan, bins)
+
+
+@pytest.mark.parametrize(("resolution", "exact"), [(1 / 256, True), (1 / 1024, True), (0.01, False), (0.0, False)])
+def test_entries_are_counted_in_cells_of_the_resolution_and_added_up_to_the_same_bins(resolution, exact):
+    query, key, plan, _, ranks = study(400, 2, 6, size=3.0)
+    query[1] = 0  # all D are equal: more entries than a cell's count can hold
+    dominant = torch.full((2, 400, 400), torch.nan)
+    sample = dominant_in_float64(query, key, 1.0).flatten(1).float()[:, ::9]
+    bins = BinLookup(equal_mass_edges(sample, 64, resolution), resolution)
+    assert (native._cells(bins, 6).bins is not None) == exact
+    sums = native.NativeKernel().every_entry(query, key, plan, 1.0, bins, ranks, dominant=dominant)
+    query_pos, key_pos = counted_positions(plan, 400)
+    _, share = (values[:, query_pos, key_pos] for values in in_float64(query, key, 1.0))
+    assert same(sums, sums_of(dominant[:, query_pos, key_pos], query_pos - key_pos, share, bins, ranks), share)
+    assert sums.entries.max() > 2**16 - 1
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from positional_heads.core.bands import Unrotated, unrotated
+from positional_heads.core.contributions import head_planes
 from positional_heads.core.rotary import (
     LAYOUTS,
     injective_range,
-    move,
     pair_frequencies,
     rotary_planes,
     rotate,
@@ -61,11 +62,23 @@ def test_layouts_agree_after_permuting_channels():
 @pytest.mark.parametrize("factor", [1.0, 1.3])
 def test_moving_equals_rotating_there_in_the_first_place(factor):
     torch.manual_seed(0)
-    x = torch.randn(1, 30, 2, 10)
+    query, key = torch.randn(1, 30, 4, 10), torch.randn(1, 30, 2, 10)
     phase = factor * oracles.plain_phases(torch.arange(30), 10000.0, 8)[None]
     order = torch.randperm(30)
-    moved = move(rotate(x, phase, "half")[:, order], phase[:, order], phase, "half")
-    assert torch.allclose(moved, rotate(x[:, order], phase, "half"), atol=1e-5)
+    before = (head_planes(rotate(x, phase, "half"), "half", 8, x.shape[2])[0] for x in (query, key))
+    content = Unrotated(*(unrotated(planes, phase[0]) for planes in before), phase, phase)
+    for moved, x in zip(content.rotated(order), (query, key), strict=True):
+        expected = head_planes(rotate(x[:, order], phase, "half"), "half", 8, 4)[0]
+        assert torch.allclose(moved, expected, atol=1e-5)
+
+
+def test_phases_by_head_rotate_every_head_by_its_own():
+    content = [torch.randn(heads, 5, 3, dtype=torch.complex64) for heads in (4, 2)]
+    phase = torch.polar(torch.ones(4, 5, 3), torch.randn(4, 5, 3))
+    query, key = Unrotated(*content, phase, phase.conj()).rotated()
+    for head in range(4):
+        assert torch.allclose(torch.view_as_complex(query[head]), content[0][head] * phase[head])
+        assert torch.allclose(torch.view_as_complex(key[head]), content[1][head // 2] * phase[head].conj())
 
 
 def test_frequencies_are_read_off_phases():

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.scoring.counter import shuffles
+from positional_heads.core.plan import EntryPlan
+from positional_heads.core.shuffles import ShufflePlan
 from tests.support.planted import save_planted_model
 from tests.support.tiny_models import boot
 
@@ -76,12 +77,13 @@ def test_the_null_keeps_skipped_keys_where_they_are(tiny):
 
 
 def test_shuffles_are_permutations_that_differ_between_sequences_and_repeats():
-    orders = [*shuffles(5, 0, 40, 3, 2), *shuffles(5, 1, 40, 3, 2)]
+    plan = ShufflePlan(EntryPlan((40, 40, 2), skip_keys=3, seed=5), repeats=2)
+    orders = [*plan.orders(0), *plan.orders(1)]
     for order in orders:
         assert order[:3].tolist() == [0, 1, 2]
         assert sorted(order.tolist()) == list(range(40))
     assert len({tuple(order.tolist()) for order in orders}) == 4
-    assert shuffles(5, 0, 2, 3, 1)[0].tolist() == [0, 1]  # all keys of a short sequence are skipped
+    assert plan.orders(2).tolist() == [[0, 1], [0, 1]]  # all keys of a short sequence are skipped
 
 
 def test_shuffling_is_running_the_model_on_the_moved_vectors(tiny):
@@ -92,3 +94,28 @@ def test_shuffling_is_running_the_model_on_the_moved_vectors(tiny):
         order = np.random.default_rng([7, 0, repeat]).permutation(48)
         permuted = ph.score_heads(tiny("llama"), tokens[:, order], layers=[0])
         assert torch.allclose(scores.null.rho[repeat, 0], permuted.rho[0], atol=2e-3)  # angles rounded in float32
+
+
+def test_a_sampled_null_is_within_its_stated_error_of_the_exact_one(bundled):
+    """By default, and with the same shuffles: what is left is sampling alone."""
+    tokens = ph.cut_text(bundled, ph.bundled_text(), 256)[:2]
+    exact, sampled = (
+        ph.score_heads(bundled, tokens, null_repeats=32, null_pairs=pairs).null for pairs in ("all", None)
+    )
+    assert exact.sampling_sd is None
+    error = (sampled.rho - exact.rho).flatten(1)
+    assert (error.mean(0).abs() < 4 * sampled.mean_error.flatten()).all()
+    # pooled over 32 heads and as many shuffles, each standard deviation is known to a few per cent
+    ratio = (error.square().mean() / sampled.sampling_sd.square().mean()).sqrt()
+    assert 0.8 < ratio < 1.25
+    assert sampled.mean_error.median() < exact.sd.median() / 5
+    assert (sampled.sd / exact.sd).median().sub(1).abs() < 0.2
+    assert torch.allclose(sampled.sd**2 + sampled.sampling_sd**2, sampled.rho.var(0))
+
+
+def test_a_null_that_is_mostly_sampling_error_gives_a_warning(tiny, caplog):
+    tokens = torch.randint(256, (1, 256), generator=torch.Generator().manual_seed(0))
+    ph.score_heads(tiny("llama"), tokens, null_repeats=4, null_pairs="all")
+    assert not caplog.text
+    ph.score_heads(tiny("llama"), tokens, null_repeats=4, null_pairs=1024)
+    assert "sampling adds more to the null of" in caplog.text

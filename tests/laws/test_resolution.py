@@ -157,8 +157,8 @@ def test_text_of_one_repeated_token_gives_a_warning(tokens, said, model, caplog)
 def test_sums_of_an_earlier_version_are_refused_in_a_sentence(model, tmp_path):
     file = ph.score_shard(model, rows((30, 30)), "1/1", tmp_path, layers=[1])
     sums = ScoreSums.load(file)
-    for statistics in sums.layers[1].statistics:
-        statistics.tensors["pairs"] = statistics.tensors.pop("entries")  # the name that it had
+    own = sums.layers[1].own.tensors
+    own["pairs"] = own.pop("entries")  # the name that it had
     sums.save(file)
     with pytest.raises(ph.ResultFileError, match=r"of an earlier version .* delete the file and count again"):
         ScoreSums.load(file)

@@ -96,9 +96,6 @@ MUTANTS = (
         "plan.min_distance",
         "bridge/rope_scaling/test_self_extend -k really_used",
     ),
-    Mutant(
-        "bridge/layer_vectors.py", "phase[None, order], phase", "phase[None], phase", "laws/test_nulls -k moved_vectors"
-    ),
     # Edits, in place and by return value
     Mutant(
         "bridge/contribution_hooks.py",

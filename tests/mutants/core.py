@@ -5,7 +5,9 @@ from tests.mutants.mutant import Mutant
 MUTANTS = (
     # Pairs of channels and their contributions
     Mutant("core/rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "core/test_rotary"),
-    Mutant("core/rotary.py", "new_phase / phase", "new_phase * phase", "core/test_rotary"),
+    Mutant("core/bands.py", "phase.conj() / phase", "phase / phase", "core/test_rotary -k moving"),
+    Mutant("core/bands.py", "x if order is None else", "x if True else", "core/test_rotary -k moving"),
+    Mutant("core/bands.py", "(kv_head group) pos pair", "(group kv_head) pos pair", "core/test_rotary -k moving"),
     Mutant(
         "core/contributions.py",
         "(kv_head group) d_head",
@@ -77,6 +79,19 @@ MUTANTS = (
     ),
     Mutant("core/correlation.py", "distance - distance.mean()", "distance", "core/test_correlation -k curves"),
     Mutant("core/plan.py", "start * step", "step", "core/test_plan -k equally_likely"),
+    # Samples of shuffles
+    Mutant("core/shuffles.py", "GOLDEN * np", "0 * np", "core/test_shuffles -k spread_evenly"),
+    Mutant("core/shuffles.py", "(start[block] + number)", "(1 + number)", "core/test_shuffles -k equally_likely"),
+    Mutant("core/shuffles.py", "2 + half]", "2]", "core/test_shuffles -k differ"),
+    Mutant("core/shuffles.py", ".clamp(max=RUN)", ".clamp(min=RUN)", "core/test_shuffles -k before_they_are_drawn"),
+    Mutant(
+        "core/shuffles.py", "fixed = min(self.entries.skip_keys, length)", "fixed = 0", "laws/test_nulls -k skipped"
+    ),
+    Mutant("core/shuffles.py", "] = fixed + np.random", "] += 0 * np.random", "laws/test_nulls -k moved_vectors"),
+    Mutant("core/null.py", "halves[:, 1]) / 2", "halves[:, 1])", "core/test_null -k stated"),
+    Mutant("core/kernels/native.cpp", "bad = number + 1", "bad = number", "core/test_kernels -k finite_in_a_run"),
+    Mutant("core/kernels/native.cpp", "layer.skip_keys - key, 0)", "0 - key, 0)", "core/test_kernels -k runs_are"),
+    Mutant("core/kernels/native.cpp", "if ((room -= KEYS) >= 0)", "if (true)", "core/test_kernels -k cells_of"),
     # Which heads are Positional Heads, and text that shows nothing
     Mutant("core/statistics.py", "2 * most >= len", "most >= len", "laws/test_resolution -k repeated_token"),
     Mutant("core/statistics.py", "(1 + 1 / repeats)", "1", "core/test_statistics"),

@@ -14,21 +14,10 @@ MUTANTS = (
     ),
     # Which entries count, and their correlation
     Mutant(
-        "scoring/counter.py",
-        "fixed, orders = min(skip_keys, length), []",
-        "fixed, orders = 0, []",
-        "laws/test_nulls -k skipped_keys",
-    ),
-    Mutant(
-        "scoring/counter.py",
-        ".permutation(length - fixed)",
-        ".permutation(length - fixed) * 0 + np.arange(length - fixed)",
-        "laws/test_nulls -k moved_vectors",
-    ),
-    Mutant(
         "scoring/batches.py", "Row(row, batch.first + row,", "Row(row, row,", "scoring/test_score -k batches_change"
     ),
-    Mutant("scoring/sums.py", "*[shuffled] *", "*[plan] *", "laws/test_site -k a_shard_is_as_large"),
+    Mutant("scoring/sums.py", "null.sums.absorb(other", "null.sums.absorb(self", "scoring/test_shards -k add_up"),
+    Mutant("scoring/settings.py", "plan.distances > FEW", "plan.distances < FEW", "laws/test_nulls -k stated_error"),
     # What tokens, texts and heads are given
     Mutant(
         "scoring/head_examples.py",

@@ -204,7 +204,9 @@ class NativeKernel:
         sums: ShuffleSums,
     ) -> None:
         """Add the sampled runs of every shuffle, in place; see `sums.Kernel`."""
-        _refuse_misfits(shuffled.content.query.real, shuffled.content.query.real, bins, len(ranks))
+        content = torch.view_as_real(shuffled.content.query)
+        _refuse_misfits(content, content, bins, len(ranks))
+        _refuse_runs_outside(shuffled)
         layer, heads = _ShuffledLayer.laid_out(shuffled, temperature, bins, ranks), len(bins.edges)
         given = layer.as_struct(sums, plan.skip_keys)
         group = heads // len(layer.tensors["key"])
@@ -389,6 +391,17 @@ def _refuse_misfits(query: Planes, key: Planes, bins: BinLookup, distances: int)
 def _refuse_outside(length: int, query_pos: Int[Tensor, " n"], key_pos: Int[Tensor, " n"]) -> None:
     if len(query_pos) and not (key_pos.min() >= 0 and (key_pos <= query_pos).all() and query_pos.max() < length):
         msg = f"listed entries must have 0 <= key position <= query position < {length}, the sequence's length"
+        raise IndexError(msg)
+
+
+def _refuse_runs_outside(shuffled: Shuffled) -> None:
+    (_, orders, (query_pos, key_pos, _)), length = shuffled, shuffled.content.query.shape[1]
+    inside = bool((orders >= 0).all() and (orders < length).all()) and orders.shape[1] == length
+    if len(query_pos):
+        inside &= bool((query_pos % KEYS == 0).all() and query_pos.max() < length and key_pos.min() > -KEYS)
+        inside &= bool((key_pos <= query_pos).all())
+    if not inside:
+        msg = f"runs must begin at queries 0, 16, ... below {length}, at a key no later; orders hold 0 to {length - 1}"
         raise IndexError(msg)
 
 
