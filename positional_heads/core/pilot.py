@@ -50,6 +50,7 @@ class PilotSample:
             temperature: Softmax temperature of D.
             checked: For how many entries, spread over the list, D is also computed in float64.
         """
+        planes = planes[0].contiguous(), planes[1].contiguous()  # once, not in each of the two computations
         sample = kernel.listed_dominant(*planes, positions, temperature)
         if sample.dtype == torch.float64:
             return cls(sample, sample, sample)
@@ -98,7 +99,9 @@ def mean_displacement(
     n = exact.shape[1]
     share = torch.stack([torch.bincount(row, minlength=bins.edges.shape[1] + 1) for row in exact_bin]).double() / n
     mid_rank = share.cumsum(1) - share / 2
-    moved = (mid_rank.gather(1, exact_bin) - mid_rank.gather(1, counted_bin)).abs()
+    moved = torch.zeros_like(exact)
+    head, entry = (exact_bin != counted_bin).nonzero(as_tuple=True)
+    moved[head, entry] = (mid_rank[head, exact_bin[head, entry]] - mid_rank[head, counted_bin[head, entry]]).abs()
     # The rule of three: an event that none of n entries shows has a probability of at most 3 / n (at 95 %). Here it is
     # a move to the next bin, which displaces a rank by no more than the largest bin's share.
     unseen = 3 / n * share.amax(1)

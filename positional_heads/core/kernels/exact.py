@@ -1,6 +1,8 @@
 """D of listed entries in float64, by formulas of its own: what the D of the kernels is compared with."""
 
 import ctypes
+import functools
+import logging
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,8 @@ from torch.nn.functional import pad
 from positional_heads.core.kernels import building
 from positional_heads.core.plan import Positions
 from positional_heads.core.rotary import Planes
+
+logger = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("exact.cpp")
 WIDE = 8
@@ -34,16 +38,22 @@ def exact_dominant(
         temperature: Softmax temperature of D.
         compiled: On a CPU, by exact.cpp, five times as fast, if it can be built.
     """
-    if compiled and query.device.type == "cpu":
-        try:
-            library = building.load(SOURCE)
-        except building.BuildError:
-            pass
-        else:
-            return _compiled(library, query, key, positions, math.log2(math.e) / temperature)
+    library = _library() if compiled and query.device.type == "cpu" else None
+    if library is not None:
+        return _compiled(library, query, key, positions, math.log2(math.e) / temperature)
     # the two channels of a plane apart: sums over them, and over pairs, then run along neighbours in memory
     queries, keys = (rearrange(plane.double(), "head pos pair two -> head pos (two pair)") for plane in (query, key))
     return torch.stack([_head(*planes, positions, temperature) for planes in zip(queries, keys, strict=True)])
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled library; None if it cannot be built, which is tried once."""
+    try:
+        return building.load(SOURCE)
+    except building.BuildError as error:
+        logger.info("D in float64 is computed by PyTorch, which is slower: %s", error)
+        return None
 
 
 def _head(
@@ -88,5 +98,6 @@ def _compiled(
         library.exact_dominant(*pointers[:2], *sizes, *lists, ctypes.c_int64(listed), *pointers[2:])
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(count, range(heads)))
+        for _ in pool.map(count, range(heads)):
+            pass  # an exception in a thread is raised here
     return dominant
