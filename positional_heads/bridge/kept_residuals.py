@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.plain_run import HOOKS, WRAPPED
 
@@ -56,6 +57,7 @@ class KeptResiduals:
     """Residuals by run, and by the layer that starts from them."""
 
     def __init__(self, model: TransformerLensModel) -> None:
+        self._model = model
         self._layers = [_unwrapped(block) for block in model.blocks]
         self._kept: dict[Any, dict[int, Residual]] = {}
         self._starts: Collection[int] = ()
@@ -78,7 +80,7 @@ class KeptResiduals:
             tokens: All tokens up to the end of the pass.
             first: Index of the first token of the pass; earlier ones are in a cache.
         """
-        run = (first, tokens.shape, tokens.cpu().numpy().tobytes())
+        run = (active_extension(self._model), first, tokens.shape, tokens.cpu().numpy().tobytes())
         known = self._kept.setdefault(run, {})
         start, wanted = 0, []
         if not self._watched(plain):

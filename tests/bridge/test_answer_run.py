@@ -88,15 +88,19 @@ def test_processed_weights_run_on_the_bridge(tiny):
     assert torch.equal(logits(model), bridged(model))
 
 
-@pytest.mark.parametrize("method", ["yarn", "rerope"])
-def test_extensions_act_as_on_the_bridge(method, tiny):
+@pytest.mark.parametrize(("method", "plainly"), [("yarn", True), ("dynamic_ntk", True), ("rerope", False)])
+def test_extensions_act_as_on_the_bridge(method, plainly, tiny):
     model = tiny("llama", max_position_embeddings=20)
-    settings = {"window": 8} if method == "rerope" else {"factor": 4}
     plain = logits(model)
-    with extended_rope(model, method, **settings):
-        found = logits(model, shared=25)
-        assert torch.equal(found, running.prefilled_logits(model, TOKENS)[:, POSITIONS])
-    assert (found - plain).abs().max() > 1e-3
+    with extended_rope(model, method, **({"window": 8} if method == "rerope" else {"factor": 4})):
+        assert runs_plainly(model) == plainly
+        with model.hooks(fwd_hooks=hooks_of(model, "zero")):
+            expected = running.prefilled_logits(model, TOKENS)[:, POSITIONS]
+            for shared in (0, 25):
+                assert torch.allclose(logits(model, shared=shared), expected, atol=1e-4)
+        with model.hooks(fwd_hooks=[("blocks.0.attn.hook_cos", lambda x, hook: x)]):
+            assert not runs_plainly(model)
+    assert (expected - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}])
