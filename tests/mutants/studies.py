@@ -29,7 +29,7 @@ MUTANTS = (
     Mutant("studies/budget.py", 'decision["question"] == question', "False", "studies/test_budget -k interrupted"),
     Mutant("studies/trials.py", "trial.length < length", "trial.length <= length", "studies/test_budget -k plans_of"),
     Mutant("studies/trials.py", ">= fewest", "> fewest", "studies/test_budget -k plans_of"),
-    Mutant("studies/ablation.py", "name not in finished.results for", "True for", "studies/test_budget -k interrupted"),
+    Mutant("studies/resume.py", "if name not in self.results:", "if True:", "studies/test_budget -k interrupted"),
     Mutant(
         "studies/dpe.py",
         "key=found.__getitem__",
