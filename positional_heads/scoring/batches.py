@@ -11,8 +11,10 @@ from positional_heads.bridge.plain_capture import plain_capture_refusal
 from positional_heads.bridge.prefill import chunk_length, refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.bridge.run_cost import run_costs
 from positional_heads.bridge.sequences import Batch, Mask, Text, TokenRow, batches, real_spans
 from positional_heads.core.arguments import in_range
+from positional_heads.scoring.progress import Work
 
 SCORES_PER_BATCH = 2**22
 """Attention scores per layer in one batch, where no batch size is given: 16 MiB of float32."""
@@ -95,6 +97,13 @@ def capture_batch(
     tokens, mask = batch.tokens.to(model.cfg.device), batch.attention_mask
     mask = None if mask is None else mask.to(tokens.device)
     capture(model, tokens, rotary, lambda vectors: visit(vectors, rows), mask, chunk)
+
+
+def batch_work(model: TransformerLensModel, data: list[Batch]) -> dict[int, Work]:
+    """What progress bars reckon with: sequences and cost of each batch, by its number."""
+    cost = run_costs(model)
+    shapes = [batch.tokens.shape for batch in data]
+    return {number: Work(rows * cost(length), rows) for number, (rows, length) in enumerate(shapes)}
 
 
 def token_rows(data: list[Batch]) -> list[TokenRow]:

@@ -15,7 +15,8 @@ from positional_heads.core.heads import Head, Heads
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import pair_frequencies
 from positional_heads.results.profile import ContributionProfile
-from positional_heads.scoring.batches import Row, capture_batch, run_provenance, sized_batches
+from positional_heads.scoring.batches import Row, batch_work, capture_batch, run_provenance, sized_batches
+from positional_heads.scoring.progress import work_bar
 
 
 @checked
@@ -28,6 +29,7 @@ def contribution_profile(
     skip_keys: int = 0,
     batch_size: int | None = None,
     beyond_context: bool = False,
+    progress: bool = False,
 ) -> ContributionProfile:
     """Mean contribution of every pair at every distance, for some heads, over all query-key pairs of a text.
 
@@ -43,6 +45,7 @@ def contribution_profile(
         skip_keys: Ignore the first keys of each sequence, e.g. 1 for an attention sink.
         batch_size: Sequences per forward pass; chosen by length when None.
         beyond_context: Allow sequences longer than the model's context.
+        progress: Show a progress bar.
 
     Raises:
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
@@ -60,8 +63,11 @@ def contribution_profile(
         msg = f"no query-key pair counts: skip_keys {skip_keys} leaves none in sequences of at most {longest} tokens"
         raise ValueError(msg)
     sums = _Sums(chosen, rotary[0].n_pairs, longest, skip_keys)
-    for batch in data:
-        capture_batch(model, batch, rotary, sums.add)
+    work = batch_work(model, data)
+    with work_bar(work, (), title="profiling heads", unit="sequences", shown=progress) as bar:
+        for number in work:
+            capture_batch(model, data[number], rotary, sums.add)
+            bar.finish([number])
     return sums.result(run_provenance(model, data, {"skip_keys": skip_keys}))
 
 

@@ -14,15 +14,14 @@ from typing_extensions import Unpack
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.run_cost import run_costs
 from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, keyword_names
 from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
-from positional_heads.scoring.batches import sized_batches
+from positional_heads.scoring.batches import batch_work, sized_batches
 from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.scoring.progress import Work, work_bar
+from positional_heads.scoring.progress import work_bar
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
 from positional_heads.scoring.shards import parsed_shard, shard_file
@@ -194,8 +193,8 @@ def _count(
     """The sums over numbered batches, resumed from a checkpoint if there is one."""
     sums = saved.load(lambda sums: counter.refuse_other_run(sums, saved.file))
     done = set() if sums is None else sums.done
-    shapes, cost = {number: counter.data[number].tokens.shape for number in numbers}, run_costs(counter.model)
-    work = {number: Work(rows * cost(length), rows) for number, (rows, length) in shapes.items()}
+    every = batch_work(counter.model, counter.data)
+    work = {number: every[number] for number in numbers}
     with work_bar(work, done, title="scoring heads", unit="sequences", shown=progress) as bar:
         if sums is None:
             sums = counter.begin(count_longest=counter.longest in numbers)

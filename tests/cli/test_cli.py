@@ -229,6 +229,7 @@ BEFORE_THE_MODEL = {
         "--mode far": "mode 'far' needs distance=",
         "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
         "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess",
+        "--budget 0": "budget 0.0 must be a number of minutes above 0",
         "--scores nope": "leave one of them out",  # --text is given as well
         "--task paskey": "task 'paskey' is unknown",
         "--dtype fp32": "dtype 'fp32' is unknown",
@@ -236,6 +237,7 @@ BEFORE_THE_MODEL = {
     "extrapolate": {
         "--methods none,yran": "method 'yran' is unknown: did you mean yarn",
         "--factors 0.5": "factor 0.5 must be above 1",
+        "--budget nan": "budget nan must be a number of minutes above 0",
         "--task paskey": "task 'paskey' has no answers at known distances",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },

@@ -106,4 +106,5 @@ MUTANTS = (
         "core/statistics.py", "for end in (high, low)", "for end in (low, high)", "core/test_statistics -k bootstrap_t"
     ),
     Mutant("core/statistics.py", "units < FEWEST_UNITS", "units < 1", "core/test_statistics -k too_few"),
+    Mutant("core/head_sets.py", "FEWEST_PERMUTATIONS - 1, -1", "0, -1", "studies/test_budget -k plans_of_sets"),
 )

@@ -50,4 +50,6 @@ MUTANTS = (
         "scoring/shards.py", "if all(torch.equal", "if any(True or torch.equal", "scoring/test_shards -k other_kernels"
     ),
     Mutant("scoring/sums.py", "self.done |= other.done", "self.done = other.done", "scoring/test_shards -k add_up"),
+    Mutant("scoring/progress.py", "- self.finished\n", "\n", "studies/test_budget -k goes_by_cost"),
+    Mutant("scoring/progress.py", "initial=begun", "initial=0", "studies/test_budget -k time_left"),
 )

@@ -23,6 +23,19 @@ MUTANTS = (
     Mutant(
         "studies/tasks/questions.py", "not in answers)", "in answers or True)", "studies/tasks/test_tasks -k held_out"
     ),
+    # Budgets, and the time left
+    Mutant("studies/budget.py", "place = 0 if fits(plans[0]) else ", "place = ", "studies/test_budget -k interrupted"),
+    Mutant("studies/budget.py", "spent + seconds(plan) <=", "seconds(plan) <=", "studies/test_budget -k long_lengths"),
+    Mutant("studies/budget.py", 'decision["question"] == question', "False", "studies/test_budget -k interrupted"),
+    Mutant("studies/trials.py", "trial.length < length", "trial.length <= length", "studies/test_budget -k plans_of"),
+    Mutant("studies/trials.py", ">= fewest", "> fewest", "studies/test_budget -k plans_of"),
+    Mutant("studies/resume.py", "if name not in self.results:", "if True:", "studies/test_budget -k interrupted"),
+    Mutant(
+        "studies/dpe.py",
+        "key=found.__getitem__",
+        "key=lambda size: -found[size]",
+        "studies/test_extra -k takes_the_best",
+    ),
     # LongBench, the evaluation harness, Ray, shards
     Mutant(
         "studies/tasks/evaluate.py",
