@@ -43,13 +43,11 @@ from benchmarks.real_table import (
     text,
 )
 from benchmarks.timing import RESULTS, Seconds, rounds, setting, write_results
-from positional_heads.scoring.settings import ScoringOptions
 
-NULL_PAIRS = {"null_pairs": "all"} if "null_pairs" in ScoringOptions.__annotations__ else {}
 SCORES: dict[str, dict[str, Any]] = {
     EXACT: {"pairs": "all"},
     NULL: {"pairs": "all", "null_repeats": 20},
-    EVERY_NULL: {"pairs": "all", "null_repeats": 5} | NULL_PAIRS,
+    EVERY_NULL: {"pairs": "all", "null_repeats": 5, "null_pairs": "all"},
     SAMPLED: {"pairs": 65536},
     SAMPLED_NULL: {"pairs": 65536, "null_repeats": 20},
 }

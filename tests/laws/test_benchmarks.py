@@ -37,7 +37,7 @@ def test_a_real_model_is_timed_beside_the_forward_pass(command):
 @pytest.mark.slow
 def test_the_benchmark_of_a_gpu_runs_without_one(command):
     said, numbers = command(gpu, "--device", "cpu")
-    assert len(numbers["kernels"]) == 4
+    assert {row["kernel"].split(",")[0] for row in numbers["kernels"]} == {"eager", "compiled"}
     assert len(numbers["scoring"]) == 20
     assert numbers["left out"] == []
     assert "differ by 0 in rho" in said
