@@ -95,9 +95,10 @@ def _hook_refusal(model: TransformerLensModel, allowed_hooks: Collection[str]) -
 
 
 def _name(model: TransformerLensModel, module: nn.Module) -> str:
-    """Name of a hook point, or of another module of a bridge."""
-    names = [name for name, point in model.hook_dict.items() if point is module]
-    return min(names, default=None) or next(name for name, other in model.named_modules() if other is module)
+    """The shortest name of a hook point, or of another module of a bridge."""
+    points = [name for name, point in model.hook_dict.items() if point is module]
+    names = points or [name for name, other in model.named_modules(remove_duplicate=False) if other is module]
+    return min(names, key=len) or type(module).__name__
 
 
 def _is_own(hook: Callable[..., Any]) -> bool:

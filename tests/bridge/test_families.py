@@ -31,7 +31,8 @@ def test_the_table_holds_every_family_and_nothing_but_equal_and_refused():
     assert list(rows) == list(FAMILIES)
     for row in rows.values():
         assert len(row) == len(family_table.MODES)
-        assert all(cell == family_table.EQUAL or cell.startswith(family_table.REFUSED) for cell in row)
+        assert row[0] == family_table.PLAIN or row[0].startswith((family_table.HOOKS, family_table.REFUSED))
+        assert all(cell == family_table.EQUAL or cell.startswith(family_table.REFUSED) for cell in row[1:])
 
 
 @pytest.mark.parametrize("family", DELEGATED)

@@ -8,6 +8,7 @@ from positional_heads.bridge import capture as capturing
 from positional_heads.bridge import prefill
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.studies.tasks.recall import passkey
+from tests.support.family_table import hooked
 from tests.support.tiny_models import SCORED
 
 TOKENS = torch.randint(256, (2, 60), generator=torch.Generator().manual_seed(5))
@@ -40,7 +41,7 @@ def test_scores_and_answers_are_the_same_in_chunks(method, bundled, monkeypatch)
     settings = {"self_extend": {"group": 8, "window": 64}, "yarn": {"factor": 2}}.get(method, {})
 
     def measured():
-        with extended_rope(bundled, method or "none", **settings):
+        with hooked(bundled), extended_rope(bundled, method or "none", **settings):
             scores = ph.score_heads(bundled, tokens, beyond_context=True, layers=[0, 2], max_distance=900)
             task = passkey(bundled, length=600, depths=1, examples=1, beyond_context=True)
             return scores, task.measure(bundled)["log_prob"]

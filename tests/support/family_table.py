@@ -19,11 +19,12 @@ from transformers import StaticCache
 
 import positional_heads as ph
 from positional_heads.bridge import prefill
+from positional_heads.bridge.plain_run import plain_run_refusal
 from tests.support import hugging_face, oracles
 from tests.support.tiny_models import ADJACENT, FAMILIES, boot, rotary_dim, save_tiny_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "families.md"
-EQUAL, REFUSED = "equal", "refused: "
+EQUAL, PLAIN, HOOKS, REFUSED = "equal", "plain run", "hooks: ", "refused: "
 HEADER = """# Supported families
 
 Results of a tiny random model of each family, of two to four layers. The page is written by
@@ -31,8 +32,12 @@ Results of a tiny random model of each family, of two to four layers. The page i
 distance equal those of a float64 brute force over the queries, keys and masks of Hugging Face's own forward pass, one
 sequence at a time, without a bridge: to 0.001, and in bf16, against Hugging Face's bf16, to 0.01 and 0.05.
 
-- *chunked*: 8 tokens at a time (hybrids in one pass); *left* and *right padding*: sequences of 30 and 23 tokens in one
-  batch.
+- *read from*: a *plain run* of the model, with Hugging Face's own attention and no attention scores in memory, or the
+  bridge's *hooks*, with the reason. With hooks of your own, in compatibility mode and under `extended_rope`, it is read
+  from hooks in every family.
+- *whole*, *left* and *right padding* (sequences of 30 and 23 tokens in one batch): read as the second column says.
+  *Hooks* (one row padded on the left, one on the right) and *chunked* (8 tokens at a time; hybrids in one pass): beside
+  another hook, so read from hooks.
 - *static cache*: logits of a prompt and its continuation with a static key-value cache equal those of one run without a
   cache. *Beam search*: three beams give the same tokens with and without a cache. Both under an ablation, with mode
   `far` where scores can be edited, else `zero`.
@@ -90,6 +95,21 @@ def compared(scores: Any, oracle: dict[int, Any], dtype: torch.dtype = torch.flo
     return EQUAL if fits else f"misses rho by {rho_error:.1g}, means of D by {curve_error:.1g}"
 
 
+def read_from(family: Family) -> str:
+    layers = list(ph.resolve_layers(family.bridge()).layers.values())
+    reason = plain_run_refusal(family.bridge())
+    assert (reason is None) == all(rotary.plain for rotary in layers)
+    return PLAIN if reason is None else f"{HOOKS}{reason}"
+
+
+@contextmanager
+def hooked(model: Any) -> Iterator[None]:
+    """A block with an idle hook, so that nothing is read from plain runs."""
+    with model.hooks(fwd_hooks=[("embed.hook_out", lambda tensor, hook: None)]):
+        assert plain_run_refusal(model) is not None
+        yield
+
+
 def whole(family: Family) -> str:
     return compared(ph.score_heads(family.bridge(), TOKENS), family.oracle())
 
@@ -98,19 +118,27 @@ def chunked(family: Family) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefill, "SHORTEST_CHUNK", 8)
         patch.setattr(prefill, "LONGEST_CHUNK", 8)
-        return compared(ph.score_heads(family.bridge(), TOKENS), family.oracle())
+        with hooked(family.bridge()):
+            return compared(ph.score_heads(family.bridge(), TOKENS), family.oracle())
 
 
-def padded(side: str) -> Callable[[Family], str]:
+def padded(*sides: str) -> Callable[[Family], str]:
+    """Both rows padded, the shorter and the longer one on that side."""
+
     def run(family: Family) -> str:
-        longest = max(LENGTHS)
-        tokens, mask = torch.full((2, longest), 257), torch.zeros(2, longest, dtype=torch.long)
-        for row, one in enumerate(TOKENS):
-            place = slice(longest - len(one), None) if side == "left" else slice(len(one))
+        width = max(LENGTHS) + (len(set(sides)) - 1)
+        tokens, mask = torch.full((2, width), 257), torch.zeros(2, width, dtype=torch.long)
+        for row, (one, side) in enumerate(zip(TOKENS, sides, strict=True)):
+            place = slice(width - len(one), None) if side == "left" else slice(len(one))
             tokens[row, place], mask[row, place] = one, 1
         return compared(ph.score_heads(family.bridge(), tokens, attention_mask=mask), family.oracle())
 
     return run
+
+
+def hooks(family: Family) -> str:
+    with hooked(family.bridge()):
+        return padded("left", "right")(family)
 
 
 def compatible(family: Family) -> str:
@@ -163,10 +191,12 @@ def beams(family: Family) -> str:
 
 
 MODES: dict[str, Callable[[Family], str]] = {
+    "read from": read_from,
     "whole": whole,
+    "left padding": padded("left", "left"),
+    "right padding": padded("right", "right"),
+    "hooks": hooks,
     "chunked": chunked,
-    "left padding": padded("left"),
-    "right padding": padded("right"),
     "static cache": static_cache,
     "beam search": beams,
     "compatibility mode": compatible,
@@ -175,7 +205,7 @@ MODES: dict[str, Callable[[Family], str]] = {
 
 
 def cells(family: Family) -> list[str]:
-    """What each way of running gives: `EQUAL`, or why there is no number."""
+    """What is read, and what each way of running gives: `EQUAL`, or why there is no number."""
     found: list[str] = []
     for mode in MODES.values():
         if found and found[0].startswith(REFUSED):  # at the door, whatever the way of running
@@ -190,12 +220,13 @@ def cells(family: Family) -> list[str]:
 
 def page(rows: dict[str, list[str]]) -> str:
     """The page of the docs."""
-    reasons = list(dict.fromkeys(cell for row in rows.values() for cell in row if cell != EQUAL))
-    shown = {EQUAL: EQUAL} | {reason: f"refused ({number})" for number, reason in enumerate(reasons, 1)}
+    reasons = list(dict.fromkeys(cell for row in rows.values() for cell in row if ": " in cell))
+    shown = {EQUAL: EQUAL, PLAIN: PLAIN}
+    shown |= {reason: f"{reason.split(':')[0]} ({number})" for number, reason in enumerate(reasons, 1)}
     lines = [HEADER, f"| family | {' | '.join(MODES)} |", "| --- |" + " --- |" * len(MODES)]
     lines += [f"| {FAMILIES[name][0]} | {' | '.join(shown[cell] for cell in row)} |" for name, row in rows.items()]
     lines += ["", "Why:", ""]
-    lines += [f"{number}. {reason.removeprefix(REFUSED)}." for number, reason in enumerate(reasons, 1)]
+    lines += [f"{number}. {reason.split(': ', 1)[1]}." for number, reason in enumerate(reasons, 1)]
     return "\n".join(lines) + "\n"
 
 
@@ -208,11 +239,13 @@ def committed() -> dict[str, list[str]]:
     for line in text.splitlines():
         first, *row = [cell.strip() for cell in line.strip("|").split("|")]
         if first in names:
-            rows[names[first]] = [
-                cell if cell == EQUAL else REFUSED + reasons[cell.removeprefix("refused (").removesuffix(")")]
-                for cell in row
-            ]
+            rows[names[first]] = [_read_back(cell, reasons) for cell in row]
     return rows
+
+
+def _read_back(cell: str, reasons: dict[str, str]) -> str:
+    word, _, number = cell.removesuffix(")").partition(" (")
+    return f"{word}: {reasons[number]}" if number else cell
 
 
 def main() -> None:
@@ -231,7 +264,7 @@ def main() -> None:
             return booted[compatible]
 
         rows[name] = cells(Family(name, folder, bridge))
-        print(name, [cell for cell in rows[name] if cell != EQUAL] or EQUAL, flush=True)  # noqa: T201
+        print(name, [cell for cell in rows[name] if cell not in (EQUAL, PLAIN)] or EQUAL, flush=True)  # noqa: T201
     PAGE.write_text(page(rows))
     folders.cleanup()
 

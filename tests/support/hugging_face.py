@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import AttentionInterface, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from tests.support import oracles
@@ -91,15 +92,21 @@ def _handed_over(layer: int, query: torch.Tensor, key: torch.Tensor, mask: torch
 def _interface(module, query, key, value, attention_mask, **settings):
     _handed_over(module.layer_idx, query, key, attention_mask)
     eager = sys.modules[type(module).__module__].eager_attention_forward
-    return eager(module, query, key, value, attention_mask, **settings)
+    attend = sdpa_attention_forward if module.config._attn_implementation == "oracle of sdpa" else eager
+    return attend(module, query, key, value, attention_mask, **settings)
 
 
 def read(folder: Path, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -> dict[int, Any]:
-    """What each layer of the plain model attends with, [layer] -> (q, k, visible): no bridge, no rotation of ours."""
-    AttentionInterface.register("oracle", _interface)
-    ALL_MASK_ATTENTION_FUNCTIONS.register("oracle", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    """What each layer of the plain model attends with, [layer] -> (q, k, visible): no bridge, no rotation of ours.
+
+    In half precision with the attention that Hugging Face chooses: another one rounds in other places.
+    """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
-    model.config._attn_implementation = "oracle"
+    chosen = type(model)._supports_sdpa and hasattr(sys.modules[type(model).__module__], "eager_attention_forward")
+    kind = "sdpa" if dtype != torch.float32 and chosen else "eager"
+    AttentionInterface.register(f"oracle of {kind}", _interface)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(f"oracle of {kind}", ALL_MASK_ATTENTION_FUNCTIONS[kind])
+    model.config._attn_implementation = f"oracle of {kind}"
     READ.clear()
     with pytest.MonkeyPatch.context() as patch:
         _read_without_interface(model, patch)
@@ -108,7 +115,7 @@ def read(folder: Path, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -
     found = {}
     for layer, (query, key, mask) in READ.items():
         causal = torch.ones(query.shape[1], query.shape[1], dtype=torch.bool).tril()
-        visible = causal if mask is None else mask[0, 0] > -1e4
+        visible = causal if mask is None else mask[0, 0] if mask.dtype == torch.bool else mask[0, 0] > -1e4
         found[layer] = (query.numpy(), key.repeat_interleave(len(query) // len(key), dim=0).numpy(), visible.numpy())
     return found
 
