@@ -15,7 +15,7 @@ from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import Planes
 from positional_heads.core.shuffles import HALVES, Shuffled, ShufflePlan
 
-TOKENS, HEADS, ENTRIES = 512, 4, 2**14
+TOKENS, HEADS, ENTRIES = 1024, 4, 2**16
 """Sizes of a measurement: large enough for the speed of a long run, small enough for a fraction of a second."""
 WIDEST, WIDEST_MLP = 2048, 8192
 SECONDS = 0.15

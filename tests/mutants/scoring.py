@@ -52,4 +52,54 @@ MUTANTS = (
     Mutant("scoring/sums.py", "self.done |= other.done", "self.done = other.done", "scoring/test_shards -k add_up"),
     Mutant("scoring/progress.py", "- self.finished\n", "\n", "studies/test_budget -k goes_by_cost"),
     Mutant("scoring/progress.py", "initial=begun", "initial=0", "studies/test_budget -k time_left"),
+    # What a run will cost
+    Mutant(
+        "scoring/estimate.py",
+        "entries * REPLICATES / plan.step",
+        "entries / plan.step",
+        "scoring/test_estimate -k drawn",
+    ),
+    Mutant(
+        "scoring/estimate.py", "settings.null_repeats * (entries", "1 * (entries", "scoring/test_estimate -k one_by_one"
+    ),
+    Mutant(
+        "scoring/estimate.py",
+        "for window, layers in Counter(size.windows).items()",
+        "for window, layers in Counter([None] * size.layers).items()",
+        "scoring/test_estimate -k one_by_one",
+    ),
+    Mutant("scoring/estimate.py", "windowed * masked", "windowed * causal", "scoring/test_estimate -k arithmetic"),
+    Mutant("scoring/estimate.py", "others, batches - 1)", "others, batches)", "scoring/test_estimate -k pilot"),
+    Mutant("scoring/estimate.py", "coarse * halves", "0 * halves", "scoring/test_estimate -k bytes"),
+    Mutant(
+        "scoring/estimate.py",
+        "min(len(lengths), MOST_GROUPS) + replicates",
+        "MOST_GROUPS + replicates",
+        "scoring/test_estimate -k bytes",
+    ),
+    Mutant(
+        "scoring/estimate.py",
+        "work.attention / machine.attention",
+        "work.attention / machine.linear",
+        "scoring/test_estimate -k over_speed",
+    ),
+    Mutant(
+        "bridge/model_size.py",
+        'share if ".experts." in key else 1',
+        '1 if ".experts." in key else 1',
+        "bridge/test_model_size -k experts",
+    ),
+    Mutant(
+        "bridge/model_size.py",
+        "if id(weight) not in embeddings",
+        "if id(weight)",
+        "bridge/test_model_size -k published",
+    ),
+    Mutant("bridge/model_size.py", "if kind in WINDOWED and window", "if window", "bridge/test_model_size -k windows"),
+    Mutant(
+        "cli/score.py",
+        "[:sequences],\n                settings",
+        ",\n                settings",
+        "scoring/test_estimate -k runs_nothing",
+    ),
 )
