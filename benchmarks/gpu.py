@@ -16,6 +16,7 @@ import torch
 
 import positional_heads as ph
 from benchmarks.device import Device, TimeLimit
+from benchmarks.kernel import shuffled_runs
 from benchmarks.models import bridged_llama, llama_config, plain_llama, random_tokens
 from benchmarks.timing import RESULTS, markdown_table, write_results
 from positional_heads.core.binning import BinLookup, equal_mass_edges
@@ -90,14 +91,17 @@ def kernels(device: Device, sizes: Sizes, limit: TimeLimit) -> Iterator[Row]:
             kernel = named_kernel(name)
             every = partial(kernel.every_entry, query, key, plan, 1.0, bins, ranks)
             listed = partial(kernel.listed_entries, query, key, positions, 1.0, bins, ranks)
-            for what, work, entries in (("all", every, length * (length + 1) / 2), ("listed", listed, sizes.listed)):
+            width = heads * pairs
+            works = {"all": (width * length * (length + 1) / 2, every), "listed": (width * sizes.listed, listed)}
+            works["shuffled"] = shuffled_runs(kernel, query, key, plan, bins)
+            for what, (terms, work) in works.items():
                 case = f"{name}, {pairs} pairs, {what} entries"
                 if limit.allows(case, COMPILE_SECONDS if name == "compiled" else 10):
                     first = device.seconds(work)
                     row = {
                         "kernel": case,
                         "first call": first,
-                        "terms": heads * pairs * entries / device.median(work, sizes.enough),
+                        "terms": terms / device.median(work, sizes.enough),
                     }
                     yield row | ({"profile": device.busiest(work)} if what == "all" else {})
 

@@ -13,11 +13,14 @@ import torch
 
 import positional_heads as ph
 from benchmarks.timing import markdown_table, median_ratio, rounds, setting, write_results
+from positional_heads.core.bands import Unrotated
 from positional_heads.core.binning import BinLookup, equal_mass_edges
 from positional_heads.core.kernels.choosing import named_kernel
+from positional_heads.core.kernels.sums import Kernel, ShuffleSums
 from positional_heads.core.plan import EntryPlan
+from positional_heads.core.shuffles import HALVES, Shuffled, ShufflePlan
 
-HEADS, LENGTH, BINS, LISTED = 4, 1024, 2048, 2**16
+HEADS, LENGTH, BINS, LISTED, SHUFFLES = 4, 1024, 2048, 2**16, 20
 NAIVE = "naive expression, whole T x T x pairs of a head"
 SHARP = "native, one pair dominates: maxima needed, many bins close together"
 EXP = "torch.exp alone, of such a tensor"
@@ -45,6 +48,7 @@ def candidates(pairs: int) -> Candidates:
     found: Candidates = {}
     for name in ("native", "eager", "compiled"):
         kernel = named_kernel(name)
+        found[f"{name}, runs of {SHUFFLES} shuffles"] = shuffled_runs(kernel, query, key, plan, bins)
         found[name] = causal, lambda kernel=kernel: kernel.every_entry(query, key, plan, 1.0, bins, plan.rank_grid)
         found[f"{name}, {LISTED} entries listed"] = (
             listed,
@@ -60,6 +64,29 @@ def candidates(pairs: int) -> Candidates:
         EXP_INTO: (whole.numel(), lambda: torch.exp(whole, out=into)),
         EXP_IN_CACHE: (2**24, lambda: [torch.exp(small, out=cached) for _ in range(2**10)]),
     }
+
+
+def shuffled_runs(
+    kernel: Kernel, query: torch.Tensor, key: torch.Tensor, plan: EntryPlan, bins: BinLookup
+) -> tuple[float, Callable[[], Any]]:
+    """Terms of the default sample of a null of 20, and a function that counts them.
+
+    Args:
+        kernel: The kernel.
+        query: Planes, taken as not rotated yet.
+        key: The same of keys.
+        plan: Which entries count.
+        bins: Bins of D.
+    """
+    heads, length, pairs = query.shape[:3]
+    angles = torch.outer(torch.arange(length), 1e4 ** (-torch.arange(pairs) / pairs))
+    phase = torch.polar(torch.ones_like(angles), angles).to(query.device)[None]
+    content = Unrotated(torch.view_as_complex(query), torch.view_as_complex(key), phase, phase)
+    shuffles = ShufflePlan(plan, SHUFFLES, 32 * length)
+    shuffled, ranks = Shuffled(content, shuffles.orders(0), shuffles.runs(0)), plan.rank_grid.to(query.device)
+    return float(heads * pairs * shuffles.entry_counts.sum()), lambda: kernel.add_runs(
+        shuffled, plan, 1.0, bins, ranks, ShuffleSums.zeros(SHUFFLES, HALVES, length, bins)
+    )
 
 
 def naive(rot_q: torch.Tensor, rot_k: torch.Tensor) -> torch.Tensor:
