@@ -35,8 +35,8 @@ SAMPLED = 2**20
 """Query-key pairs sampled of longer ones; this adds an error of about 0.001 to rho."""
 CHECKPOINT_SECONDS = 60.0
 NOISY = 0.25
-"""Share of heads whose null is mostly sampling error from which a warning is logged. By default it is 0.06 in SmolLM2-135M
-and 0.15 in the bundled model: heads whose D hardly depends on content."""
+"""Share of heads whose null is mostly sampling error from which a warning is logged. By default it is 0.06 in
+SmolLM2-135M and 0.15 in the bundled model: heads whose D hardly depends on content."""
 WIDE = 0.05
 """Bound on rho above which a warning is logged."""
 
