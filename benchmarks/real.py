@@ -114,15 +114,12 @@ class Measurement:
 
     def long(self) -> Iterator[Row]:
         """One long sequence."""
-        yield from self._scored(self.tokens(1, self.lengths[1]), [EXACT], warm_up=False)
+        yield from self._scored(self.tokens(1, self.lengths[1]), [EXACT])
 
-    def _scored(
-        self, tokens: torch.Tensor, names: list[str], *, bridge: bool = False, warm_up: bool = True
-    ) -> Iterator[Row]:
+    def _scored(self, tokens: torch.Tensor, names: list[str], *, bridge: bool = False) -> Iterator[Row]:
         works = self._works(tokens, names, bridge)
-        if not warm_up:  # a round would take minutes: a short one prepares what a first call needs
-            rounds(self._works(tokens[:, :64], names, bridge), 1, warm_up=False)
-        seconds = rounds(works, self.repeats, warm_up=warm_up and self.repeats > 1)
+        rounds(self._works(tokens[:, :64], names, bridge), 1, warm_up=False)  # prepares what a first call needs
+        seconds = rounds(works, self.repeats, warm_up=False)
         for name, work in works.items():
             shared = len(tokens) if name in names else 1
             row = {"name": name, "tokens": tokens.shape[1], "sequences": shared}
