@@ -176,6 +176,8 @@ class BinLookup:
 
     def __call__(self, values: Float[Tensor, "head sample"]) -> Int[Tensor, "head sample"]:
         """The bin of every value."""
+        if values.device.type != "cpu":  # on a GPU the table would wait for the device once per head
+            return torch.searchsorted(self.edges, values.contiguous())
         bins = self._table[self._cell(values) + self._row].long()
         for head, undecided in enumerate(bins < 0):
             bins[head, undecided] = torch.searchsorted(self.edges[head], values[head, undecided])
