@@ -204,6 +204,21 @@ def test_kept_residuals_change_no_bit_and_save_layers(mode, shared, bundled):
     assert counted.runs == [count * passes for count in (2, 3, 5, 6)]
 
 
+def test_the_order_of_sets_decides_what_is_saved_never_what_is_computed(bundled):
+    ablation = Ablation(bundled, "zero")
+    sets = [["L1H2"], ["L1H3"], ["L2H0"], ["L1H3", "L2H1"], [], ["L0H1", "L1H3"], ["L1H3"]]
+
+    def run(heads):
+        with bundled.hooks(fwd_hooks=ablation.hooks(heads)):
+            return logits(bundled, shared=25)
+
+    expected, others = [run(heads) for heads in sets], logits(bundled, (TOKENS + 1) % 256, shared=25)
+    with kept_residuals(bundled) as residuals:
+        residuals.keep([1, 2, 3])
+        assert all(torch.equal(run(heads), own) for heads, own in zip(sets, expected, strict=True))
+        assert torch.equal(logits(bundled, (TOKENS + 1) % 256, shared=25), others)
+
+
 def test_layers_with_hooks_of_others_are_not_skipped(bundled):
     seen = []
     handle = bundled.blocks[0].mlp.original_component.register_forward_hook(lambda *call: seen.append(1))

@@ -3,6 +3,31 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = (
+    # Answers are run plainly under our own ablations only, and start from residuals of the same ablation
+    Mutant(
+        "bridge/answer_run.py",
+        "lambda hook: isinstance(hook, ReplacedHeads)",
+        "lambda hook: callable(hook)",
+        "bridge/test_answer_run -k users_acts",
+    ),
+    Mutant(
+        "bridge/answer_run.py",
+        "if start <= position < stop",
+        "if start < position < stop",
+        "bridge/test_answer_run -k whole",
+    ),
+    Mutant(
+        "bridge/kept_residuals.py",
+        "if below < layer)",
+        "if below < layer - 1)",
+        "bridge/test_answer_run -k order_of_sets",
+    ),
+    Mutant(
+        "bridge/kept_residuals.py",
+        "(active_extension(self._model), first, tokens.shape, tokens.cpu().numpy().tobytes())",
+        "(active_extension(self._model), first, tokens.shape)",
+        "bridge/test_answer_run -k order_of_sets",
+    ),
     Mutant(
         "bridge/contribution_hooks.py",
         "contributions.clone() if contributions.requires_grad else contributions",

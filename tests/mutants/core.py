@@ -3,6 +3,9 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = (
+    # Sets share layers with their neighbours
+    Mutant("core/set_order.py", "(*heads, LAST)", "heads", "core/test_set_order"),
+    Mutant("core/set_order.py", "{*first} ^ {*second}", "{*first} | {*second}", "core/test_set_order"),
     # Pairs of channels and their contributions
     Mutant("core/rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "core/test_rotary"),
     Mutant("core/bands.py", "phase.conj() / phase", "phase / phase", "core/test_rotary -k moving"),
