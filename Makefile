@@ -61,6 +61,7 @@ docs: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	.venv/bin/python -m benchmarks.kernel
+	.venv/bin/python -m benchmarks.real
 	.venv/bin/python -m benchmarks.scoring
 	.venv/bin/python -m benchmarks.workers
 
