@@ -28,7 +28,8 @@ def test_an_unknown_number_is_a_dash():
 
 def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
     scores = synthetic_scores()
-    rows = replace(scores, saturation=scores.rho.abs()).to_frame().replace({np.nan: None}).to_dict("records")
+    null = replace(scores.null, sampling_sd=0.001 * scores.rho.abs())
+    rows = replace(scores, saturation=scores.rho.abs(), null=null).to_frame().replace({np.nan: None}).to_dict("records")
     lines = heads_table(rows, 2).markdown.splitlines()
     assert lines[0] == "| " + " | ".join(title(name) for name in HEAD_COLUMNS) + " |"
     assert lines.index("") == 4
