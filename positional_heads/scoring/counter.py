@@ -318,11 +318,9 @@ class EntryCounter:
             statistics.add(self.kernel.every_entry(*planes, part, temperature, bins, ranks), sequence)
             return
         query, key = (plane.contiguous() for plane in planes)
-        for replicate, positions in enumerate(sample):
-            entries = _counted_entries(positions, part, statistics.ranks.device)
-            statistics.add(
-                self.kernel.listed_entries(query, key, entries, temperature, bins, ranks), sequence, replicate
-            )
+        replicates = [_counted_entries(positions, part, ranks.device) for positions in sample]
+        for replicate, sums in enumerate(self.kernel.sampled_entries(query, key, replicates, temperature, bins, ranks)):
+            statistics.add(sums, sequence, replicate)
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, list[Row]], None]) -> None:
         self._samples.clear()

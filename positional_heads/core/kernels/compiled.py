@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.shuffled import add_listed_runs
-from positional_heads.core.kernels.sums import EntrySums, ShuffleSums, TileValues, summed
+from positional_heads.core.kernels.sums import EntrySums, Kernel, ShuffleSums, TileValues, summed
 from positional_heads.core.kernels.tiled import SATURATED, Tile
 from positional_heads.core.kernels.tiles import Tiles, out_of_memory
 from positional_heads.core.logs import warn_once
@@ -34,7 +34,7 @@ class CompilationError(RuntimeError):
     """`torch.compile` failed, for whatever reason."""
 
 
-class CompiledKernel:
+class CompiledKernel(Kernel):
     """One fused loop over rotary pairs for each query and key; on any device that `torch.compile` supports."""
 
     name = "compiled"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from positional_heads.core.binning import BinLookup
 from positional_heads.core.kernels.shuffled import add_listed_runs
-from positional_heads.core.kernels.sums import EntrySums, ShuffleSums, TileValues, summed
+from positional_heads.core.kernels.sums import EntrySums, Kernel, ShuffleSums, TileValues, summed
 from positional_heads.core.kernels.tiled import Tile, dominant_tiles, listed_dominant
 from positional_heads.core.kernels.tiles import Tiles
 from positional_heads.core.plan import EntryPlan, Positions
@@ -19,7 +19,7 @@ IN_CACHE = 2**11
 """Listed entries whose queries and keys are gathered at a time."""
 
 
-class EagerKernel:
+class EagerKernel(Kernel):
     """Matrix products tile by tile; the reference for the other kernels."""
 
     name = "eager"

@@ -7,7 +7,7 @@ integers, the same for any number of threads, and bins are exactly those of `Bin
 
 import ctypes
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, refuse_heads
 from positional_heads.core.kernels import building
-from positional_heads.core.kernels.sums import EntrySums, ShuffleSums
+from positional_heads.core.kernels.sums import EntrySums, Kernel, ShuffleSums
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
 from positional_heads.core.shuffles import Shuffled
@@ -40,11 +40,12 @@ MOST_CELLS = 2**15
 """Cells of D whose counts fit in a processor's cache."""
 NOT_FINITE, NO_MEMORY = 1, 2
 
+Part = TypeVar("Part")
 Done = TypeVar("Done")
 Share = tuple[int, int, int]
 """Head, first and one past the last query, or number in a list."""
-ShareSums = tuple[int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"], Int[Tensor, " one"]]
-"""Head, status, and the sums of a share."""
+ShareSums = tuple[int, int, int, Int[Tensor, "bin 2"], Int[Tensor, " distance"], Int[Tensor, " one"]]
+"""Number of the list, head, status, and the sums of a share."""
 
 
 class _Head(ctypes.Structure):
@@ -89,7 +90,7 @@ class _Shuffled(ctypes.Structure):
     )
 
 
-class NativeKernel:
+class NativeKernel(Kernel):
     """Plain C++, compiled for the processor's widest vectors; takes float32 planes on the CPU."""
 
     name = "native"
@@ -138,13 +139,14 @@ class NativeKernel:
             dominant,
         )
 
-        def count(head: _Head, first: int, last: int) -> int:
+        def count(head: _Head, _: int, first: int, last: int) -> int:
             status: int = self._library.every_entry(
                 ctypes.byref(head), ctypes.c_int64(first), ctypes.c_int64(last), *limits
             )
             return status
 
-        return work.sums(plan.entries_at(length), count, _shares(heads, length, LEAST_QUERIES))
+        shares = [(0, *share) for share in _shares(heads, length, LEAST_QUERIES)]
+        return work.sums([plan.entries_at(length)], count, shares)[0]
 
     def listed_entries(
         self,
@@ -171,10 +173,35 @@ class NativeKernel:
         Raises:
             IndexError: If a position is not in the sequence, or a key comes after its query.
         """
+        return self._lists((query, key), [positions], temperature, bins, ranks, dominant)[0]
+
+    def sampled_entries(
+        self,
+        query: Planes,
+        key: Planes,
+        replicates: Sequence[Positions],
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+    ) -> list[EntrySums]:
+        """Sums over each list of entries; see `sums.Kernel`."""
+        return self._lists((query, key), replicates, temperature, bins, ranks)
+
+    def _lists(
+        self,
+        planes: tuple[Planes, Planes],
+        lists: Sequence[Positions],
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+        dominant: Float[Tensor, "head n"] | None = None,
+    ) -> list[EntrySums]:
+        query, key = planes
         heads, length, n_pairs, _ = query.shape
         _refuse_misfits(query, key, bins, len(ranks))
-        query_pos, key_pos = (part.contiguous() for part in positions)
-        _refuse_outside(length, query_pos, key_pos)
+        lists = [(query_pos.contiguous(), key_pos.contiguous()) for query_pos, key_pos in lists]
+        for positions in lists:
+            _refuse_outside(length, *positions)
         work = _Layer(
             _in_fours(_scaled(query, temperature)),
             _in_fours(key),
@@ -185,14 +212,19 @@ class NativeKernel:
             dominant,
         )
 
-        def count(head: _Head, first: int, last: int) -> int:
+        def count(head: _Head, number: int, first: int, last: int) -> int:
             head.dominant = None if head.dominant is None else head.dominant + 4 * first
-            listed = [_pointer(part[first:]) for part in (query_pos, key_pos)]
+            listed = [_pointer(part[first:]) for part in lists[number]]
             status: int = self._library.listed_entries(ctypes.byref(head), *listed, ctypes.c_int64(last - first))
             return status
 
-        distance_counts = torch.bincount(query_pos - key_pos, minlength=len(ranks))
-        return work.sums(distance_counts, count, _shares(heads, len(query_pos), LEAST_LISTED))
+        distance_counts = [torch.bincount(query_pos - key_pos, minlength=len(ranks)) for query_pos, key_pos in lists]
+        shares = [
+            (number, *share)
+            for number, (query_pos, _) in enumerate(lists)
+            for share in _shares(heads, len(query_pos), LEAST_LISTED)
+        ]
+        return work.sums(distance_counts, count, shares)
 
     def add_runs(
         self,
@@ -255,42 +287,51 @@ class _Layer:
 
     def sums(
         self,
-        distance_counts: Int[Tensor, " distance"],
-        count: Callable[[_Head, int, int], int],
-        shares: Iterable[Share],
-    ) -> EntrySums:
-        """The sums of all shares, each a head and a range.
+        distance_counts: Sequence[Int[Tensor, " distance"]],
+        count: Callable[[_Head, int, int, int], int],
+        shares: Sequence[tuple[int, int, int, int]],
+    ) -> list[EntrySums]:
+        """The sums of each list of entries.
+
+        Args:
+            distance_counts: Entries of each list at each distance.
+            count: Called with a head, the number of the list, and a range of it.
+            shares: Number of the list, head, and range.
 
         Raises:
             MemoryError: If a few KiB cannot be allocated.
             ValueError: If D is not finite.
         """
-        heads, edges = self.bins.edges.shape
-        histograms = torch.zeros((heads, edges + 1, 2), dtype=torch.long)
-        dimensions = torch.zeros((heads, len(distance_counts)), dtype=torch.long)
-        saturated = torch.zeros((heads, 1), dtype=torch.long)
-        threads = torch.get_num_threads() if int(distance_counts.sum()) * heads * self.n_pairs >= THREADS_PAY else 1
+        lists, (heads, edges) = len(distance_counts), self.bins.edges.shape
+        histograms = torch.zeros((lists, heads, edges + 1, 2), dtype=torch.long)
+        dimensions = torch.zeros((lists, heads, len(self.ranks)), dtype=torch.long)
+        saturated = torch.zeros((lists, heads, 1), dtype=torch.long)
+        entries = sum(int(counts.sum()) for counts in distance_counts)
+        threads = torch.get_num_threads() if entries * heads * self.n_pairs >= THREADS_PAY else 1
+        # two threads may have the same head of the same list at the same time
+        split = threads > 1 and len(shares) > lists * heads
 
-        def run(share: Share) -> ShareSums:
-            number, first, last = share
-            own = histograms[number], dimensions[number], saturated[number]
-            if threads > 1:  # two threads may have the same head at the same time
+        def run(share: tuple[int, int, int, int]) -> ShareSums:
+            number, head, first, last = share
+            own = histograms[number, head], dimensions[number, head], saturated[number, head]
+            if split:
                 own = torch.zeros_like(own[0]), torch.zeros_like(own[1]), torch.zeros_like(own[2])
-            return number, count(self._head(number, *own), first, last), *own
+            return number, head, count(self._head(head, *own), number, first, last), *own
 
         bad = set()
-        for number, status, histogram, sums, n_saturated in _on_threads(run, shares, threads):
+        for number, head, status, histogram, sums, n_saturated in _on_threads(run, shares, threads):
             if status == NO_MEMORY:
                 raise MemoryError
             if status == NOT_FINITE:
-                bad.add(number)
-            if threads > 1:
-                histograms[number] += histogram
-                dimensions[number] += sums
-                saturated[number] += n_saturated
+                bad.add(head)
+            if split:
+                histograms[number, head] += histogram
+                dimensions[number, head] += sums
+                saturated[number, head] += n_saturated
         refuse_heads(bad)
-        entries, rank_sums = histograms[..., 0].contiguous(), histograms[..., 1].contiguous()
-        return EntrySums(entries, rank_sums, distance_counts, dimensions.flip(1), saturated[:, 0])
+        counted, rank_sums = histograms[..., 0].contiguous(), histograms[..., 1].contiguous()
+        of_lists = zip(counted, rank_sums, distance_counts, dimensions.flip(2), saturated[..., 0], strict=True)
+        return [EntrySums(*sums) for sums in of_lists]
 
     def _head(self, number: int, histogram: Tensor, sums: Tensor, saturated: Tensor) -> _Head:
         cells = _cells(self.bins, self.n_pairs)
@@ -474,7 +515,7 @@ def _shares(heads: int, whole: int, least: int) -> Iterator[Share]:
             yield head, first, min(first + step, whole)
 
 
-def _on_threads(work: Callable[[Share], Done], shares: Iterable[Share], threads: int) -> Iterator[Done]:
+def _on_threads(work: Callable[[Part], Done], shares: Iterable[Part], threads: int) -> Iterator[Done]:
     if threads == 1:
         yield from map(work, shares)
         return

@@ -1,6 +1,6 @@
 """The five sums over entries (query-key pairs) that every kernel returns: integers, which add up in any order."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, runtime_checkable
 
@@ -128,6 +128,18 @@ class Kernel(Protocol):
     ) -> EntrySums:
         """Sums over the entries at these query and key positions."""
         ...
+
+    def sampled_entries(
+        self,
+        query: Planes,
+        key: Planes,
+        replicates: Sequence[Positions],
+        temperature: float,
+        bins: BinLookup,
+        ranks: Int[Tensor, " _"],
+    ) -> list[EntrySums]:
+        """The same over each of several lists."""
+        return [self.listed_entries(query, key, positions, temperature, bins, ranks) for positions in replicates]
 
     def add_runs(
         self,
