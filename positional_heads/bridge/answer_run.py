@@ -1,13 +1,12 @@
 """Logits at the few positions that predict answers, by Hugging Face's own model where that computes the same.
 
 A bridge computes attention with all its scores, and the logits of every token. Answers need neither. So they are run
-plainly (see `plain_run`) if no hook is active but those of an ablation that replaces z by constants, and of an
-extension that replaces cos and sin. They act where the bridge calls them: on the input of the output projection, and on
-the tables that attention is called with. Whether a plain run computes what the bridge does is tried on a probe.
-Anything else runs on the bridge.
+plainly (see `plain_run`) if no hook is active but those of an extension that replaces cos and sin, and of an ablation
+that replaces z by constants. These act where the bridge calls them, on the input of the output projection. Whether a
+plain run computes what the bridge does is tried on a probe. Anything else runs on the bridge.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
@@ -21,17 +20,16 @@ from torch import Tensor
 
 from positional_heads.bridge.ablation import OUTPUT, ReplacedHeads
 from positional_heads.bridge.active_extension import active_extension
-from positional_heads.bridge.attention_interface import attention_module
 from positional_heads.bridge.kept_residuals import active_residuals
 from positional_heads.bridge.model import TransformerLensModel, hook_name, layers_with_attention
-from positional_heads.bridge.plain_run import HOOKS, plain_model, plain_run_refusal
+from positional_heads.bridge.plain_run import plain_model, plain_run_refusal
 from positional_heads.bridge.prefill import exact_in_chunks, prefilled_logits
+from positional_heads.bridge.replayed_hooks import hooked_points
 from positional_heads.bridge.rotary_layer import TOLERANCE
 from positional_heads.bridge.run_lengths import run_lengths
 
 LONGEST_SEGMENT = 8192
 """Tokens of one pass of a plain run, which keeps no scores but all of a layer's activations."""
-TABLES = ("hook_cos", "hook_sin")
 PROBE = 24
 
 _proven: "WeakKeyDictionary[Any, dict[str | None, bool]]" = WeakKeyDictionary()
@@ -106,12 +104,7 @@ def runs_plainly(model: TransformerLensModel) -> bool:
     """Whether Hugging Face's own model, with these ablations, computes what the bridge would now."""
     if getattr(model, "original_model", None) is None:
         return False
-    layers = layers_with_attention(model)
-    if plain_run_refusal(model, [hook_name(layer, name) for layer in layers for name in (OUTPUT, *TABLES)]) is not None:
-        return False
-    if not _only(model, OUTPUT, lambda hook: isinstance(hook, ReplacedHeads)):
-        return False
-    if not all(_only(model, name, _is_extensions) for name in TABLES) or not _takes_tables(model):
+    if plain_run_refusal(model, {OUTPUT: lambda hook: isinstance(hook, ReplacedHeads)}) is not None:
         return False
     extension = active_extension(model)
     known = _proven.setdefault(model, {})
@@ -119,37 +112,6 @@ def runs_plainly(model: TransformerLensModel) -> bool:
     if kind not in known:
         known[kind] = _probe_agrees(model)
     return known[kind]
-
-
-def _hooked(model: TransformerLensModel, name: str) -> dict[int, Any]:
-    """The hook points of this name that have hooks, by layer."""
-    points = model.hook_dict
-    found = {layer: points.get(hook_name(layer, name)) for layer in layers_with_attention(model)}
-    return {layer: point for layer, point in found.items() if point is not None and _hooks_on(point)}
-
-
-def _hooks_on(point: Any) -> int:
-    return sum(len(getattr(point, kind)) for kind in HOOKS)
-
-
-def _only(model: TransformerLensModel, name: str, known: Callable[[Any], bool]) -> bool:
-    """Whether all hooks on the points of this name are of a kind."""
-    return all(
-        len(point.fwd_hooks) == _hooks_on(point) and all(known(handle.user_hook) for handle in point.fwd_hooks)
-        for point in _hooked(model, name).values()
-    )
-
-
-def _takes_tables(model: TransformerLensModel) -> bool:
-    """Whether the attention of every layer with other frequencies is called with cos and sin."""
-    cos, sin = (_hooked(model, name).keys() for name in TABLES)
-    modules = [attention_module(model, layer) for layer in cos]
-    return cos == sin and all("position_embeddings" in signature(module.forward).parameters for module in modules)
-
-
-def _is_extensions(hook: Any) -> bool:
-    """Whether a length extension added it, to rotate by other frequencies."""
-    return str(getattr(hook, "__module__", "")).startswith("positional_heads.bridge.rope_scaling.")
 
 
 @torch.no_grad()
@@ -175,13 +137,8 @@ def _probe_agrees(model: TransformerLensModel) -> bool:
 @contextmanager
 def _plain_ablated(model: TransformerLensModel) -> Iterator[tuple[Any, dict[int, list[Any]]]]:
     """A block with Hugging Face's model under the hooks on `hook_z`, and these hooks by layer."""
-    hooked = _hooked(model, OUTPUT)
-    cos, sin = (_hooked(model, name) for name in TABLES)
+    hooked = {layer: point for layer, (point,) in hooked_points(model, OUTPUT).items()}
     with ExitStack() as undo:
-        for layer in cos.keys() & sin.keys():
-            module = attention_module(model, layer)
-            handle = module.register_forward_pre_hook(_retabled(cos[layer], sin[layer]), with_kwargs=True)
-            undo.callback(handle.remove)
         for layer, point in hooked.items():
 
             def edit(_: Any, args: tuple[Any, ...], point: Any = point) -> tuple[Any, ...]:
@@ -191,18 +148,6 @@ def _plain_ablated(model: TransformerLensModel) -> Iterator[tuple[Any, dict[int,
             undo.callback(projection.register_forward_pre_hook(edit).remove)
         plain = undo.enter_context(plain_model(model))
         yield plain, {layer: [handle.user_hook for handle in point.fwd_hooks] for layer, point in hooked.items()}
-
-
-def _retabled(cos: Any, sin: Any) -> Callable[..., Any]:
-    """A hook on an attention module that lets hook points edit the cos and sin which it is called with."""
-
-    def retable(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        bound = signature(module.forward).bind(*args, **kwargs)
-        old_cos, old_sin = bound.arguments["position_embeddings"]
-        bound.arguments["position_embeddings"] = (cos(old_cos), sin(old_sin))
-        return bound.args, bound.kwargs
-
-    return retable
 
 
 def _empty_cache(plain: Any) -> Any:

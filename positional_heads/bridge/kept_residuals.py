@@ -17,7 +17,8 @@ from torch import Tensor
 
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.plain_run import HOOKS, WRAPPED
+from positional_heads.bridge.plain_run import WRAPPED
+from positional_heads.bridge.replayed_hooks import HOOKS
 
 MOST_BYTES = 2**30
 """Most memory for residuals; runs beyond it start from the embeddings."""

@@ -182,9 +182,9 @@ def _read(
         return output, pattern
 
     with ExitStack() as undo:
-        for module, layer in modules.items():
-            undo.enter_context(tables_kept(module, records[layer]))
         own = undo.enter_context(plain_model(model, attend))
+        for module, layer in modules.items():  # after those of an extension, which may have replaced them
+            undo.enter_context(tables_kept(module, records[layer]))
         offloaded = any(hasattr(module, "_hf_hook") for module in own.modules())  # accelerate cleans up after each
         with suppress(_Finished):
             yield

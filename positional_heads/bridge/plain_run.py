@@ -3,10 +3,11 @@
 A bridge puts a wrapper with hooks around every module, and computes attention itself, with all scores. For the length
 of a block the modules are put back in their own places, and attention goes through transformers' attention interface
 to a function of the caller's, which sees the rotated query and key. What the wrappers add is left out: so nobody else's
-hooks may be on them, and `plain_run_refusal` says where they are.
+hooks may be on them, and `plain_run_refusal` says where they are. An active extension that replaces cos and sin acts in
+plain runs, too.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from inspect import signature
@@ -17,9 +18,18 @@ from torch import nn
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import Attend, attention_module, scaled_dot_product, served
 from positional_heads.bridge.model import TransformerLensModel, layers_with_attention
+from positional_heads.bridge.replayed_hooks import (
+    HOOKS,
+    TABLES,
+    HookKind,
+    all_are,
+    hooked_points,
+    replaces_tables,
+    tables_refusal,
+    tables_replaced,
+)
 
 WRAPPED = "_original_component"
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @contextmanager
@@ -40,6 +50,8 @@ def plain_model(model: TransformerLensModel, attend: Attend | None = None) -> It
     """
     modules = [attention_module(model, layer) for layer in layers_with_attention(model)]
     with ExitStack() as undo:
+        if active_extension(model) is not None:
+            undo.enter_context(tables_replaced(model))
         _unwrap(model.original_model, undo, set())
         undo.enter_context(served([module for module in modules if module is not None], attend or scaled_dot_product))
         yield model.original_model
@@ -50,14 +62,14 @@ def without_logits(model: TransformerLensModel) -> dict[str, Any]:
     return {"logits_to_keep": 1} if "logits_to_keep" in signature(type(model.original_model).forward).parameters else {}
 
 
-def plain_run_refusal(model: TransformerLensModel, allowed_hooks: Collection[str] = ()) -> str | None:
+def plain_run_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKind] | None = None) -> str | None:
     """Why a plain run would not compute what the bridge computes now; None if nothing is known to be in the way.
 
     That it does compute the same is for the caller to prove, on a probe and on each run.
 
     Args:
         model: A TransformerBridge.
-        allowed_hooks: Names of hook points whose hooks the caller takes care of.
+        replayed: The kind of hooks that the caller takes care of, by the name of the attention's hook point.
     """
     if model.training or model.original_model.training:
         return "the model is in training mode"
@@ -72,17 +84,23 @@ def plain_run_refusal(model: TransformerLensModel, allowed_hooks: Collection[str
             return f"attention of layer {layer} does not use transformers' attention interface"
         if getattr(module, "attn_logit_softcapping", None) is not None or getattr(module, "sinks", None) is not None:
             return f"attention of layer {layer} has a soft-cap or a sink, which PyTorch's kernels do not have"
-    return _hook_refusal(model, allowed_hooks)
+    kinds = dict(replayed or {})
+    if extension is not None:
+        kinds |= dict.fromkeys(TABLES, replaces_tables)
+    return _hook_refusal(model, kinds) or (tables_refusal(model) if extension is not None else None)
 
 
-def _hook_refusal(model: TransformerLensModel, allowed_hooks: Collection[str]) -> str | None:
+def _hook_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKind]) -> str | None:
     """Hooks on modules that a plain run passes by; those on Hugging Face's own modules stay in effect."""
     if any(bool(getattr(nn.modules.module, f"_global{kind}", None)) for kind in HOOKS):
         return "hooks on all modules are active"
     own = {id(module) for module in _modules_below(model.original_model, wrapped=False)}
-    allowed = (
-        {id(point) for name, point in model.hook_dict.items() if name in allowed_hooks} if allowed_hooks else set()
-    )
+    allowed = {
+        id(point)
+        for name, kind in replayed.items()
+        for (point,) in hooked_points(model, name).values()
+        if all_are(point, kind)
+    }
     for module in _modules_below(model, wrapped=True):
         kept = vars(module)
         if id(module) in own or not ("forward" in kept or any(kept.get(kind) for kind in HOOKS)):

@@ -125,8 +125,10 @@ def test_hooks_that_a_caller_takes_care_of_are_no_reason(tiny):
     model = tiny("llama")
     hooks = [("blocks.0.attn.hook_z", idle), ("blocks.1.attn.hook_z", idle)]
     with model.hooks(fwd_hooks=hooks):
-        assert plain_run_refusal(model, [name for name, _ in hooks]) is None
-        assert "blocks.1.attn" in plain_run_refusal(model, ["blocks.0.attn.hook_z"])
+        assert plain_run_refusal(model, {"hook_z": lambda hook: hook is idle}) is None
+        assert "attn.hook_z" in plain_run_refusal(model, {"hook_rot_q": lambda hook: hook is idle})
+        with model.hooks(fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: z)]):
+            assert "blocks.0.attn.hook_z" in plain_run_refusal(model, {"hook_z": lambda hook: hook is idle})
 
 
 @torch.no_grad()
@@ -166,7 +168,9 @@ def test_other_states_of_a_bridge_are_reasons(tiny, tiny_folder):
     with ph.extended_rope(model, "self_extend", group=4, window=8):
         assert "self_extend" in plain_run_refusal(model)
     with ph.extended_rope(model, "yarn", factor=2):
-        assert "hook" in plain_run_refusal(model)
+        assert plain_run_refusal(model) is None
+        with model.hooks(fwd_hooks=[("blocks.1.attn.hook_sin", lambda table, hook: table)]):
+            assert "blocks.1.attn" in plain_run_refusal(model)
     forward = model.blocks[0].mlp.forward
     object.__setattr__(model.blocks[0].mlp, "forward", lambda *args, **kwargs: 2 * forward(*args, **kwargs))
     assert "the forward method of blocks.0.mlp is replaced" in plain_run_refusal(model)

@@ -291,6 +291,34 @@ MUTANTS = (
         "bridge/plain_run.py", "id(module) not in allowed and", "not allowed and", "bridge/test_plain_run -k takes_care"
     ),
     Mutant(
+        "bridge/plain_run.py", "if all_are(point, kind)", "if callable(kind)", "bridge/test_plain_run -k takes_care"
+    ),
+    # Extensions of cos and sin act in plain runs, and nobody else's hooks on them
+    Mutant(
+        "bridge/replayed_hooks.py",
+        'TABLES = ("hook_cos", "hook_sin")',
+        'TABLES = ("hook_sin", "hook_cos")',
+        "bridge/rope_scaling/test_plain_extensions -k every_method",
+    ),
+    Mutant(
+        "bridge/replayed_hooks.py",
+        'startswith("positional_heads.bridge.rope_scaling.")',
+        'startswith("")',
+        "bridge/rope_scaling/test_plain_extensions -k users",
+    ),
+    Mutant(
+        "bridge/replayed_hooks.py",
+        "if any(point is not None",
+        "if all(point is None",
+        "bridge/rope_scaling/test_plain_extensions -k other_families",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extension.py",
+        "return self._table(layer, length)",
+        "return self._table(layer, 1)",
+        "bridge/rope_scaling/test_plain_extensions -k hugging_faces_extended",
+    ),
+    Mutant(
         "bridge/plain_run.py",
         '"sinks", None) is not None',
         '"sinks", None) is None',

@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from positional_heads.core.contributions import expand_key_heads
 
 ChosenHeads = dict[int, list[int] | None]
 """Query heads to extend by layer; None for all of a layer's."""
+KEPT_TABLES = 1024
+"""Layers times lengths of runs whose frequencies are kept."""
 
 
 @dataclass(eq=False, repr=False)
@@ -51,6 +54,8 @@ class Extension:
     def __post_init__(self) -> None:
         self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in self.chosen}
         self.running_pass = RunningPass(self.model)
+        # a pass asks twice per layer, and each answer copies the model's configuration
+        self._table = lru_cache(maxsize=KEPT_TABLES)(lambda layer, length: self.method.table(self.ropes[layer], length))
         self._refuse_unfit()
 
     def __repr__(self) -> str:
@@ -89,7 +94,7 @@ class Extension:
 
     def table(self, layer: int, length: int) -> RopeTable:
         """Frequencies of a layer in a run of so many tokens; plain ones for methods that rotate by distance."""
-        return self.method.table(self.ropes[layer], length)
+        return self._table(layer, length)
 
     def bands(self, layer: int, length: int, device: Any = None, *, run_length: int | None = None) -> list[Band] | None:
         """Rotation of positions 0 to length - 1 by distance; None where cos and sin express it.

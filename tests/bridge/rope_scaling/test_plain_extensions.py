@@ -1,0 +1,170 @@
+"""Plain runs are rotated by an extension that replaces cos and sin, as the bridge's are."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.bridge import plain_capture
+from positional_heads.bridge.plain_capture import plain_capture_refusal
+from positional_heads.bridge.plain_run import plain_model, plain_run_refusal
+from positional_heads.bridge.replayed_hooks import tables_refusal
+from positional_heads.studies.extrapolation import _allocation
+from tests.bridge.rope_scaling.test_clex import clex
+from tests.bridge.test_plain_capture import MASKS, captured
+from tests.support import hugging_face as own
+from tests.support import oracles
+from tests.support.extended import PAIRS, SCALED, TRAINED, hugging_face, settings_for
+from tests.support.family_table import hooked
+
+TOKENS = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(5))
+LONG = torch.randint(256, (2, 90), generator=torch.Generator().manual_seed(6))
+METHODS = {
+    "none": {},
+    "linear": {"factor": 4},
+    "ntk": {"factor": 4},
+    "dynamic": {"factor": 4},
+    "yarn": {"factor": 4},
+    "p_rope": {"keep": 0.5},
+}
+
+
+@pytest.fixture
+def read_plainly(monkeypatch):
+    """Tokens of each plain run so far."""
+    runs, capture_plainly = [], plain_capture.capture_plainly
+
+    def counted(model, tokens, *rest):
+        runs.append(tokens.shape[1])
+        return capture_plainly(model, tokens, *rest)
+
+    monkeypatch.setattr("positional_heads.bridge.capture.capture_plainly", counted)
+    return runs
+
+
+def compared(model, read_plainly, mask=None):
+    """What a plain run shows of each layer, which is what the hooks show."""
+    layers = list(ph.resolve_layers(model).layers.values())
+    assert all(rotary.plain for rotary in layers)
+    assert plain_capture_refusal(model, layers) is None
+    read_plainly.clear()
+    plain = captured(model, TOKENS, mask, layers)
+    with hooked(model):
+        expected = captured(model, TOKENS, mask)
+    assert read_plainly == [30]
+    real = slice(None) if mask is None else mask.bool()
+    for layer, vectors in expected.items():
+        assert plain[layer].window == vectors.window
+        assert torch.allclose(plain[layer].rot_q[real], vectors.rot_q[real], atol=1e-4)
+        assert torch.allclose(plain[layer].rot_k[real], vectors.rot_k[real], atol=1e-4)
+        assert torch.equal(plain[layer].phases.expand(2, -1, -1)[real], vectors.phases.expand(2, -1, -1)[real])
+    return plain
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_runs_show_what_the_hooks_show_under_every_method_of_frequencies(method, tiny, read_plainly):
+    """Beyond the training length, with padding, and by each row's own length where frequencies follow it."""
+    model, mask = tiny("llama"), MASKS["left"]
+    before = captured(model, TOKENS, mask)
+    with ph.extended_rope(model, method, training_length=12, **METHODS[method]):
+        extended = compared(model, read_plainly, mask)
+    changed = {layer: not torch.equal(extended[layer].phases[-1], before[layer].phases[-1]) for layer in before}
+    assert changed == dict.fromkeys(before, method != "none")
+    assert all(torch.equal(after.rot_q, before[layer].rot_q) for layer, after in captured(model, TOKENS, mask).items())
+
+
+@pytest.mark.parametrize("family", ["neox", "glm", "gemma3", "smollm3", "mistral"])
+def test_plain_runs_show_what_the_hooks_show_in_other_families(family, tiny, read_plainly):
+    """Of partial and adjacent pairs, windows, layers of two bases or without rotation; one layer extended, or all."""
+    model = tiny(family)
+    for layers in (None, [max(ph.resolve_layers(model).layers)]):
+        with ph.extended_rope(model, "yarn", factor=4, training_length=12, layers=layers):
+            compared(model, read_plainly, MASKS["left"])
+
+
+def test_learned_frequencies_and_their_scale_of_scores_are_in_plain_runs(tiny, read_plainly):
+    model = tiny("llama")
+    with ph.extended_rope(model, clex(8, log_scale=True), training_length=12):
+        vectors = compared(model, read_plainly)[0]
+    assert float(vectors.phases.abs().mean()) == pytest.approx(math.sqrt(math.log(30) / math.log(12)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("family", "method"), [*(("llama", method) for method in SCALED), ("neox", "yarn")])
+def test_scores_are_those_of_what_hugging_faces_extended_model_attends_with(
+    family, method, tiny, tiny_folder, tmp_path, read_plainly
+):
+    ours, theirs = settings_for(family, method)
+    hugging_face(tiny_folder(family), theirs).save_pretrained(tmp_path)
+    read = [own.read(tmp_path, row.numpy()) for row in LONG]
+    model = tiny(family)
+    with ph.extended_rope(model, method, training_length=TRAINED, **ours) as extension:
+        vectors = captured(model, LONG)
+        scores = ph.score_heads(model, LONG, beyond_context=True, null_repeats=0)
+        factor = extension.table(0, LONG.shape[1]).attention_factor
+    assert set(read_plainly) == {90}
+    for layer, found in vectors.items():
+        for row, attended in enumerate(read):
+            q, k, _ = attended[layer]
+            groups = len(q) // found.rot_k.shape[2]
+            assert torch.allclose(found.rot_q[row].transpose(0, 1).double(), torch.tensor(q), atol=1e-4)
+            assert torch.allclose(found.rot_k[row].transpose(0, 1).double(), torch.tensor(k)[::groups], atol=1e-4)
+        rows = [(q / factor, k / factor, visible) for q, k, visible in (attended[layer] for attended in read)]
+        rho, curve = oracles.attended_score(rows, "half", PAIRS[family])
+        assert torch.allclose(scores.rho[layer].double(), torch.tensor(rho), atol=1e-3)  # bins move ranks
+        assert torch.allclose(scores.curve[layer].double(), torch.tensor(curve), atol=1e-3)
+
+
+def test_layers_resolved_before_an_extension_are_read_with_its_tables(tiny, read_plainly):
+    model = tiny("llama")
+    layers = list(ph.resolve_layers(model).layers.values())
+    with ph.extended_rope(model, "linear", factor=4):
+        found = captured(model, TOKENS, None, layers)
+        assert read_plainly == [30]
+        with hooked(model):
+            expected = captured(model, TOKENS, None, layers)
+    assert torch.equal(found[1].phases, expected[1].phases)
+
+
+def test_a_hook_of_the_users_on_cos_is_read_from_hooks(tiny, read_plainly):
+    model = tiny("llama")
+    layers = list(ph.resolve_layers(model).layers.values())
+    users = [("blocks.1.attn.hook_cos", lambda table, hook: None)]
+    with ph.extended_rope(model, "linear", factor=4), model.hooks(fwd_hooks=users):
+        assert "blocks.1.attn" in plain_capture_refusal(model, layers)
+        captured(model, TOKENS, None, layers)
+    assert read_plainly == []
+
+
+def test_tables_that_attention_is_not_given_are_a_reason(tiny, monkeypatch):
+    model = tiny("llama")
+    with ph.extended_rope(model, "linear", factor=4):
+        assert plain_run_refusal(model) is None
+        module = SimpleNamespace(forward=lambda hidden_states: None)
+        monkeypatch.setattr("positional_heads.bridge.replayed_hooks.attention_module", lambda *_: module)
+        assert "attention of layer 0 is not given the cos and sin" in tables_refusal(model)
+        assert plain_run_refusal(model) == tables_refusal(model)
+
+
+def test_hugging_faces_modules_are_given_back(tiny):
+    model = tiny("llama")
+    module = model.blocks[0].attn.original_component
+    with ph.extended_rope(model, "linear", factor=4):
+        with plain_model(model):
+            assert len(module._forward_pre_hooks) == 1
+        assert not module._forward_pre_hooks
+
+
+def test_a_studys_allocation_is_the_same_read_either_way(tiny, read_plainly):
+    model = tiny("llama")
+    with ph.extended_rope(model, "yarn", factor=2, training_length=45) as extension:
+        plain = _allocation(model, extension, LONG, [ph.Head(0, 1)], 45)
+        assert read_plainly == [90, 90]  # within and beyond the training length
+        with hooked(model):
+            expected = _allocation(model, extension, LONG, [ph.Head(0, 1)], 45)
+    assert len(read_plainly) == 2
+    assert plain["method"] == expected["method"]
+    for number in ("curves", "rho_within", "rho_beyond"):
+        assert np.allclose(plain[number], expected[number], atol=1e-4)
