@@ -1,0 +1,109 @@
+"""What one program of the Triton kernel does: D of a block of entries of one head, its bin, and integer sums.
+
+A program has 32 queries and up to 1984 keys, 64 at a time; or 2048 listed entries. As in native.cpp, queries arrive
+multiplied by log2(e) / temperature. One loop over rotary pairs finds the largest contribution and another weighs all of
+them relative to it: one exponential per term, and four numbers per entry in registers.
+
+An entry is counted in a row of bins of the program's own, as one number: its rank times 2^16, and 1. So programs do not
+wait for each other, and a row holds up to 65535 entries; rows are added up afterwards.
+"""
+
+import os
+from typing import Any, no_type_check
+
+import triton
+import triton.language as tl
+
+from positional_heads.core.binning import CELLS
+from positional_heads.core.kernels import tiled
+from positional_heads.core.kernels.sums import DIMENSION_SCALE
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton runs kernels in Python on a CPU, for tests."""
+QUERIES, KEYS = 32, 64
+MOST_KEYS = (2**16 - 1) // (QUERIES * KEYS) * KEYS
+"""Keys of a program, so that 16 bits can count its entries."""
+
+ROWS, COLUMNS, CELL_ENDS = tl.constexpr(QUERIES), tl.constexpr(KEYS), tl.constexpr(CELLS + 1)
+SATURATED, STEPS = tl.constexpr(tiled.SATURATED), tl.constexpr(DIMENSION_SCALE)
+WHOLE = tl.constexpr(2.0**23)  # float32 from here on are whole numbers
+
+
+@no_type_check  # Triton compiles the source, and gives annotations a meaning of its own
+def _add_entries(
+    query: Any, key: Any, head_stride: Any, pos_stride: Any, pair_stride: Any, channel: Any, length: Any, n_pairs: Any,
+    places: Any, query_list: Any, key_list: Any, nearest: Any, furthest: Any, skip_keys: Any,
+    low: Any, scale: Any, starts: Any, edges: Any, n_edges: Any, halvings: Any, ranks: Any, distances: Any,
+    rows: Any, dimension_sums: Any, found: Any,
+) -> None:  # fmt: skip
+    """Add the entries of one head and place to its row of bins, to sums by distance, and to what was found.
+
+    The arguments are pointers, strides of planes and limits as in the plan; without a list, all entries of the place
+    that are within the limits count. `found` gets the number of saturated entries, of those whose D is not finite, and
+    of listed ones outside the limits.
+    """
+    program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    rows += (head * tl.num_programs(0) + program) * (n_edges + 1)
+    first_query, first, end = tl.load(places + 3 * program), tl.load(places + 3 * program + 1), tl.load(places + 3 * program + 2)
+    row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    saturated, not_finite, outside = 0, 0, 0
+    for start in range(first, end, COLUMNS if query_list is None else ROWS * COLUMNS):
+        if query_list is None:
+            query_pos, key_pos = first_query + row, start + column
+            wanted = key_pos < end
+        else:
+            place = start + row * COLUMNS + column
+            wanted = place < end
+            query_pos = tl.load(query_list + place, mask=wanted, other=0).to(tl.int32)
+            key_pos = tl.load(key_list + place, mask=wanted, other=0).to(tl.int32)
+        distance = query_pos - key_pos
+        within = (distance >= nearest) & (distance <= furthest) & (key_pos >= skip_keys) & (query_pos < length)
+        if query_list is not None:
+            outside += tl.sum((wanted & (within == 0)).to(tl.int32))
+        counted = wanted & within
+
+        # D of all, as the index of the largest contribution and the mean deviation from it
+        q = query + head * head_stride + tl.minimum(query_pos, length - 1) * pos_stride
+        k = key + head * head_stride + tl.minimum(tl.maximum(key_pos, 0), length - 1) * pos_stride
+        top, at = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+        for pair in range(n_pairs):
+            term = pair * pair_stride
+            g = tl.load(q + term) * tl.load(k + term) + tl.load(q + term + channel) * tl.load(k + term + channel)
+            at = tl.where(g > top, pair, at)
+            top = tl.where(g > top, g, top)
+        total, weighted = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+        for pair in range(n_pairs):
+            term = pair * pair_stride
+            g = tl.load(q + term) * tl.load(k + term) + tl.load(q + term + channel) * tl.load(k + term + channel)
+            weight = tl.exp2(g - top)
+            total += weight
+            weighted += weight * (pair - at)
+        d = at + weighted / total
+        finite = counted & (d - d == 0)
+        not_finite += tl.sum((counted & (d - d != 0)).to(tl.int32))
+        saturated += tl.sum((finite & (total * SATURATED < 1)).to(tl.int32))
+        d = tl.where(finite, d, 0.0)
+
+        # its bin, by a search among the edges in its cell, see binning.BinLookup
+        cell = (d - tl.load(low + head)) * tl.load(scale + head)
+        cell = tl.minimum(tl.maximum(cell, 0.0), CELL_ENDS - 2.0).to(tl.int32)
+        bin = tl.load(starts + head * CELL_ENDS + cell).to(tl.int32)
+        last = tl.load(starts + head * CELL_ENDS + cell + 1).to(tl.int32)
+        for _ in range(halvings):
+            middle = (bin + last) // 2
+            above = tl.load(edges + head * n_edges + middle, mask=bin < last, other=float("inf")) < d
+            bin, last = tl.where(above, middle + 1, bin), tl.where(above, last, middle)
+        packed = tl.load(ranks + distance, mask=finite, other=0) * 65536 + 1
+        tl.atomic_add(rows + bin, packed, mask=finite, sem="relaxed")
+
+        # D in steps of 2^-24, halves to even as torch.round does
+        size = tl.abs(d) * STEPS
+        size = tl.where(size < WHOLE, (size + WHOLE) - WHOLE, size)
+        fixed = tl.where(d < 0, -size, size).to(tl.int64)
+        tl.atomic_add(dimension_sums + head * distances + distance, fixed, mask=finite, sem="relaxed")
+    tl.atomic_add(found + 3 * head, saturated, sem="relaxed")
+    tl.atomic_add(found + 3 * head + 1, not_finite, sem="relaxed")
+    tl.atomic_add(found + 3 * head + 2, outside, sem="relaxed")
+
+
+add_entries: Any = triton.jit(_add_entries)
