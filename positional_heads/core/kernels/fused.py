@@ -12,17 +12,20 @@ import torch
 from einops import rearrange
 from jaxtyping import Int, Int32
 from torch import Tensor
+from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, equal_mass_edges, refuse_heads
 from positional_heads.core.kernels.building import BuildError
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.core.kernels.fused_block import INTERPRETED, KEYS, MOST_KEYS, QUERIES, add_entries
+from positional_heads.core.kernels.fused_block import BLOCK, INTERPRETED, MOST_KEYS, QUERIES, add_entries
 from positional_heads.core.kernels.sums import DIMENSION_SCALE, EntrySums, refuse_misfits
 from positional_heads.core.kernels.tiled import Tile
 from positional_heads.core.kernels.tiles import out_of_memory
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
 
+LISTED = 2**11
+"""Listed entries of a program."""
 SCRATCH = 2**27
 """Bytes of the rows of bins of a launch, at most, unless one row per head is more."""
 ROUNDED = 1e-4
@@ -57,16 +60,18 @@ class FusedKernel(EagerKernel):
         """Sums over all entries of the sequence that the plan counts; see `sums.Kernel`."""
         refuse_misfits(query, key, bins, len(ranks))
         length, device = query.shape[1], query.device
-        # positions innermost: neighbours in memory for threads that read them together
+        # positions innermost, as threads read them together, and padded to whole blocks
         planes = [
-            rearrange(side.float(), "head pos pair two -> head pair two pos").contiguous().permute(0, 3, 1, 2)
+            rearrange(pad(side.float(), (0, 0, 0, 0, 0, -length % BLOCK[1])), "head pos pair two -> head pair two pos")
+            .contiguous()
+            .permute(0, 3, 1, 2)
             for side in (query * (math.log2(math.e) / temperature), key)
         ]
         places, distance_counts = _blocks(length, plan).to(device), plan.entries_at(length).to(device)
         limits = plan.min_distance, plan.furthest, plan.skip_keys
 
         def work(tile: Tile) -> EntrySums:
-            return _summed(planes, places, (None, None), limits, bins, ranks, tile)
+            return _summed(planes, length, places, (None, None), limits, bins, ranks, tile)
 
         return replace(self._tiles.run(work, device, len(query)), distance_counts=distance_counts)
 
@@ -85,13 +90,13 @@ class FusedKernel(EagerKernel):
             IndexError: If a position is not in the sequence, or a key comes after its query.
         """
         refuse_misfits(query, key, bins, len(ranks))
-        query_pos, key_pos = (part.contiguous() for part in positions)
+        length, (query_pos, key_pos) = query.shape[1], (part.contiguous() for part in positions)
         planes = [side.float().contiguous() for side in (query * (math.log2(math.e) / temperature), key)]
-        first = torch.arange(0, len(query_pos), QUERIES * KEYS, dtype=torch.int32, device=query.device)
-        places = torch.stack([first, first, (first + QUERIES * KEYS).clamp(max=len(query_pos))], dim=1)
+        first = torch.arange(0, len(query_pos), LISTED, dtype=torch.int32, device=query.device)
+        places = torch.stack([first, first, (first + LISTED).clamp(max=len(query_pos))], dim=1)
 
         def work(tile: Tile) -> EntrySums:
-            return _summed(planes, places, (query_pos, key_pos), (0, query.shape[1], 0), bins, ranks, tile)
+            return _summed(planes, length, places, (query_pos, key_pos), (0, length, 0), bins, ranks, tile)
 
         sums = self._tiles.run(work, query.device, len(query))
         sums.distance_counts.index_add_(0, query_pos - key_pos, torch.ones_like(query_pos))
@@ -102,7 +107,7 @@ def _blocks(length: int, plan: EntryPlan) -> Int32[Tensor, "program 3"]:
     """First query, first key and end of keys of every program, so that each entry that counts is in one."""
     query = torch.arange(0, length, QUERIES)
     end = (query + QUERIES).clamp(max=length) - plan.min_distance
-    first = (query - plan.furthest).clamp(min=plan.skip_keys)
+    first = (query - plan.furthest).clamp(min=plan.skip_keys) // BLOCK[1] * BLOCK[1]
     programs = (-((first - end) // MOST_KEYS)).clamp(min=0)
     block = torch.repeat_interleave(programs)
     start = first[block] + MOST_KEYS * (torch.arange(len(block)) - (programs.cumsum(0) - programs)[block])
@@ -111,6 +116,7 @@ def _blocks(length: int, plan: EntryPlan) -> Int32[Tensor, "program 3"]:
 
 def _summed(
     planes: list[Planes],
+    length: int,
     places: Int32[Tensor, "program 3"],
     listed: tuple[Tensor | None, Tensor | None],
     limits: tuple[int, int, int],
@@ -125,7 +131,7 @@ def _summed(
         ValueError: If D is not finite.
     """
     (query, key), device = planes, ranks.device
-    heads, length, n_pairs, _ = query.shape
+    heads, _, n_pairs, _ = query.shape
     n_bins = bins.edges.shape[1] + 1
     sums = torch.zeros(2, heads, n_bins, dtype=torch.long, device=device)
     dimension_sums = torch.zeros(heads, len(ranks), dtype=torch.long, device=device)
@@ -136,7 +142,9 @@ def _summed(
         for part in torch.split(places, most) if len(places) else ():
             rows = torch.zeros(heads, len(part), n_bins, dtype=torch.long, device=device)
             given = query, key, *query.stride(), length, n_pairs, part, *listed, *limits, *looked_up, n_bins - 1
-            add_entries[len(part), heads](*given, bins.halvings, ranks, len(ranks), rows, dimension_sums, found)
+            add_entries[len(part), heads](
+                *given, bins.halvings, ranks, len(ranks), rows, dimension_sums, found, num_warps=1, enable_fp_fusion=True
+            )
             sums += torch.stack([(rows & (2**16 - 1)).sum(1), (rows >> 16).sum(1)])
     saturated, not_finite, outside = found.unbind(1)
     refused = torch.stack([not_finite, outside]).tolist()

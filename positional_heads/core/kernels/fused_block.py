@@ -20,22 +20,25 @@ from positional_heads.core.kernels.sums import DIMENSION_SCALE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton runs kernels in Python on a CPU, for tests."""
-QUERIES, KEYS = 32, 64
-MOST_KEYS = (2**16 - 1) // (QUERIES * KEYS) * KEYS
+BLOCK = (8 if INTERPRETED else 4), 128
+"""Queries and keys of a block, four by four in each thread of a warp; the interpreter prefers fewer blocks."""
+QUERIES = 32
+MOST_KEYS = (2**16 - 1) // (QUERIES * BLOCK[1]) * BLOCK[1]
 """Keys of a program, so that 16 bits can count its entries."""
 
-ROWS, COLUMNS, CELL_ENDS = tl.constexpr(QUERIES), tl.constexpr(KEYS), tl.constexpr(CELLS + 1)
+ROWS, COLUMNS, BLOCKS = tl.constexpr(BLOCK[0]), tl.constexpr(BLOCK[1]), tl.constexpr(QUERIES // BLOCK[0])
+CELL_ENDS = tl.constexpr(CELLS + 1)
 SATURATED, STEPS = tl.constexpr(tiled.SATURATED), tl.constexpr(DIMENSION_SCALE)
 WHOLE = tl.constexpr(2.0**23)  # float32 from here on are whole numbers
 
 
 @no_type_check  # Triton compiles the source, and gives annotations a meaning of its own
-def _add_entries(
-    query: Any, key: Any, head_stride: Any, pos_stride: Any, pair_stride: Any, channel: Any, length: Any, n_pairs: Any,
-    places: Any, query_list: Any, key_list: Any, nearest: Any, furthest: Any, skip_keys: Any,
-    low: Any, scale: Any, starts: Any, edges: Any, n_edges: Any, halvings: Any, ranks: Any, distances: Any,
-    rows: Any, dimension_sums: Any, found: Any,
-) -> None:  # fmt: skip
+def _add_entries(  # noqa: ANN001, ANN202
+    query, key, head_stride, pos_stride, pair_stride, channel, length, n_pairs,
+    places, query_list, key_list, nearest, furthest, skip_keys,
+    low, scale, starts, edges, n_edges, halvings, ranks, distances,
+    rows, dimension_sums, found,
+):  # fmt: skip
     """Add the entries of one head and place to its row of bins, to sums by distance, and to what was found.
 
     The arguments are pointers, strides of planes and limits as in the plan; without a list, all entries of the place
@@ -43,38 +46,43 @@ def _add_entries(
     of listed ones outside the limits.
     """
     program, head = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    query += head * head_stride
+    key += head * head_stride
     rows += (head * tl.num_programs(0) + program) * (n_edges + 1)
-    first_query, first, end = tl.load(places + 3 * program), tl.load(places + 3 * program + 1), tl.load(places + 3 * program + 2)
+    place = places + 3 * program
+    first_query, first, end = tl.load(place), tl.multiple_of(tl.load(place + 1), COLUMNS), tl.load(place + 2)
     row, column = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    columns = (end - first + COLUMNS - 1) // COLUMNS
     saturated, not_finite, outside = 0, 0, 0
-    for start in range(first, end, COLUMNS if query_list is None else ROWS * COLUMNS):
+    for block in range(columns * BLOCKS if query_list is None else (columns + ROWS - 1) // ROWS):
         if query_list is None:
-            query_pos, key_pos = first_query + row, start + column
+            query_pos = first_query + block // columns * ROWS + row
+            key_pos = first + block % columns * COLUMNS + column
             wanted = key_pos < end
         else:
-            place = start + row * COLUMNS + column
-            wanted = place < end
-            query_pos = tl.load(query_list + place, mask=wanted, other=0).to(tl.int32)
-            key_pos = tl.load(key_list + place, mask=wanted, other=0).to(tl.int32)
+            entry = first + block * ROWS * COLUMNS + row * COLUMNS + column
+            wanted = entry < end
+            query_pos = tl.load(query_list + entry, mask=wanted, other=0).to(tl.int32)
+            key_pos = tl.load(key_list + entry, mask=wanted, other=0).to(tl.int32)
         distance = query_pos - key_pos
         within = (distance >= nearest) & (distance <= furthest) & (key_pos >= skip_keys) & (query_pos < length)
+        counted = wanted & within
         if query_list is not None:
             outside += tl.sum((wanted & (within == 0)).to(tl.int32))
-        counted = wanted & within
+            query_pos, key_pos = tl.where(counted, query_pos, 0), tl.where(counted, key_pos, 0)
 
         # D of all, as the index of the largest contribution and the mean deviation from it
-        q = query + head * head_stride + tl.minimum(query_pos, length - 1) * pos_stride
-        k = key + head * head_stride + tl.minimum(tl.maximum(key_pos, 0), length - 1) * pos_stride
+        q, k = query + query_pos * pos_stride, key + key_pos * pos_stride
         top, at = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
         for pair in range(n_pairs):
-            term = pair * pair_stride
-            g = tl.load(q + term) * tl.load(k + term) + tl.load(q + term + channel) * tl.load(k + term + channel)
+            a, b = pair * pair_stride, pair * pair_stride + channel
+            g = tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b)
             at = tl.where(g > top, pair, at)
             top = tl.where(g > top, g, top)
         total, weighted = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
         for pair in range(n_pairs):
-            term = pair * pair_stride
-            g = tl.load(q + term) * tl.load(k + term) + tl.load(q + term + channel) * tl.load(k + term + channel)
+            a, b = pair * pair_stride, pair * pair_stride + channel
+            g = tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b)
             weight = tl.exp2(g - top)
             total += weight
             weighted += weight * (pair - at)
