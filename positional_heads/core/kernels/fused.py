@@ -28,6 +28,8 @@ LISTED = 2**11
 """Listed entries of a program."""
 SCRATCH = 2**27
 """Bytes of the rows of bins of a launch, at most, unless one row per head is more."""
+MOST = 100.0
+"""Contributions, as powers of two, up to which weights are added up as they are: any number of them fits in a float."""
 ROUNDED = 1e-4
 """D of the two kernels may differ by this much in the comparison, ten times what they do."""
 
@@ -136,6 +138,8 @@ def _summed(
     sums = torch.zeros(2, heads, n_bins, dtype=torch.long, device=device)
     dimension_sums = torch.zeros(heads, len(ranks), dtype=torch.long, device=device)
     found = torch.zeros(heads, 3, dtype=torch.long, device=device)
+    longest = [side.square().sum(-1).amax(1) for side in planes]
+    bounded = (longest[0] * longest[1] <= MOST**2).all(1).int()  # by Cauchy-Schwarz; not where one is NaN
     looked_up = bins.low.contiguous(), bins.scale.contiguous(), bins.starts.view(torch.int16), bins.edges
     most = max(1, min(SCRATCH, 4 * tile.terms) // (8 * heads * n_bins))
     with torch.cuda.device_of(query):  # Triton launches on the current device
@@ -143,8 +147,9 @@ def _summed(
             rows = torch.zeros(heads, len(part), n_bins, dtype=torch.long, device=device)
             given = query, key, *query.stride(), length, n_pairs, part, *listed, *limits, *looked_up, n_bins - 1
             add_entries[len(part), heads](
-                *given, bins.halvings, ranks, len(ranks), rows, dimension_sums, found, num_warps=1, enable_fp_fusion=True
-            )
+                *given, bins.halvings, ranks, len(ranks), bounded, rows, dimension_sums, found,
+                num_warps=1, enable_fp_fusion=True,
+            )  # fmt: skip
             sums += torch.stack([(rows & (2**16 - 1)).sum(1), (rows >> 16).sum(1)])
     saturated, not_finite, outside = found.unbind(1)
     refused = torch.stack([not_finite, outside]).tolist()

@@ -1,8 +1,8 @@
 """What one program of the Triton kernel does: D of a block of entries of one head, its bin, and integer sums.
 
-A program has 32 queries and up to 1984 keys, 64 at a time; or 2048 listed entries. As in native.cpp, queries arrive
-multiplied by log2(e) / temperature. One loop over rotary pairs finds the largest contribution and another weighs all of
-them relative to it: one exponential per term, and four numbers per entry in registers.
+A program has 32 queries and up to 1920 keys, or some listed entries, and takes 4 x 128 entries at a time, four by four
+in each thread of a warp. As in native.cpp, queries arrive multiplied by log2(e) / temperature; positions lie side by
+side in memory, so that a thread loads four keys at once, and no term is stored.
 
 An entry is counted in a row of bins of the program's own, as one number: its rank times 2^16, and 1. So programs do not
 wait for each other, and a row holds up to 65535 entries; rows are added up afterwards.
@@ -21,7 +21,7 @@ from positional_heads.core.kernels.sums import DIMENSION_SCALE
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton runs kernels in Python on a CPU, for tests."""
 BLOCK = (8 if INTERPRETED else 4), 128
-"""Queries and keys of a block, four by four in each thread of a warp; the interpreter prefers fewer blocks."""
+"""Queries and keys of a block; the interpreter prefers fewer blocks."""
 QUERIES = 32
 MOST_KEYS = (2**16 - 1) // (QUERIES * BLOCK[1]) * BLOCK[1]
 """Keys of a program, so that 16 bits can count its entries."""
@@ -33,11 +33,46 @@ WHOLE = tl.constexpr(2.0**23)  # float32 from here on are whole numbers
 
 
 @no_type_check  # Triton compiles the source, and gives annotations a meaning of its own
+def _dominant(q, k, pair_stride, channel, n_pairs, bounded):  # noqa: ANN001, ANN202
+    """D of each entry of a block, and whether one rotary pair holds its softmax; the same ways as in native.cpp.
+
+    Where contributions are bounded, no weight overflows, and one loop is enough. Elsewhere D is the index of the largest
+    contribution plus the mean deviation from it, so that small weights are not lost beside it.
+    """
+    total, weighted = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+    top, at = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
+    if bounded:
+        for pair in range(n_pairs):
+            a, b = pair * pair_stride, pair * pair_stride + channel
+            weight = tl.exp2(tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b))
+            total += weight
+            weighted += weight * pair
+            top = tl.maximum(top, weight)
+    else:
+        for pair in range(n_pairs):
+            a, b = pair * pair_stride, pair * pair_stride + channel
+            g = tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b)
+            at = tl.where(g > top, pair, at)
+            top = tl.where(g > top, g, top)
+        for pair in range(n_pairs):
+            a, b = pair * pair_stride, pair * pair_stride + channel
+            g = tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b)
+            weight = tl.exp2(g - top)
+            total += weight
+            weighted += weight * (pair - at)
+        top = tl.full((ROWS, COLUMNS), 1.0, tl.float32)
+    return at + weighted / total, total * SATURATED < top
+
+
+dominant: Any = triton.jit(_dominant)
+
+
+@no_type_check  # Triton compiles the source, and gives annotations a meaning of its own
 def _add_entries(  # noqa: ANN001, ANN202
     query, key, head_stride, pos_stride, pair_stride, channel, length, n_pairs,
     places, query_list, key_list, nearest, furthest, skip_keys,
     low, scale, starts, edges, n_edges, halvings, ranks, distances,
-    rows, dimension_sums, found,
+    bounded, rows, dimension_sums, found,
 ):  # fmt: skip
     """Add the entries of one head and place to its row of bins, to sums by distance, and to what was found.
 
@@ -71,25 +106,11 @@ def _add_entries(  # noqa: ANN001, ANN202
             outside += tl.sum((wanted & (within == 0)).to(tl.int32))
             query_pos, key_pos = tl.where(counted, query_pos, 0), tl.where(counted, key_pos, 0)
 
-        # D of all, as the index of the largest contribution and the mean deviation from it
         q, k = query + query_pos * pos_stride, key + key_pos * pos_stride
-        top, at = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
-        for pair in range(n_pairs):
-            a, b = pair * pair_stride, pair * pair_stride + channel
-            g = tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b)
-            at = tl.where(g > top, pair, at)
-            top = tl.where(g > top, g, top)
-        total, weighted = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
-        for pair in range(n_pairs):
-            a, b = pair * pair_stride, pair * pair_stride + channel
-            g = tl.load(q + a) * tl.load(k + a) + tl.load(q + b) * tl.load(k + b)
-            weight = tl.exp2(g - top)
-            total += weight
-            weighted += weight * (pair - at)
-        d = at + weighted / total
+        d, alone = dominant(q, k, pair_stride, channel, n_pairs, tl.load(bounded + head))
         finite = counted & (d - d == 0)
         not_finite += tl.sum((counted & (d - d != 0)).to(tl.int32))
-        saturated += tl.sum((finite & (total * SATURATED < 1)).to(tl.int32))
+        saturated += tl.sum((finite & alone).to(tl.int32))
         d = tl.where(finite, d, 0.0)
 
         # its bin, by a search among the edges in its cell, see binning.BinLookup
