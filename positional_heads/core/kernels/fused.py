@@ -17,21 +17,21 @@ from torch.nn.functional import pad
 from positional_heads.core.binning import BinLookup, equal_mass_edges, refuse_heads
 from positional_heads.core.kernels.building import BuildError
 from positional_heads.core.kernels.eager import EagerKernel
-from positional_heads.core.kernels.fused_block import BLOCK, INTERPRETED, MOST_KEYS, QUERIES, add_entries
+from positional_heads.core.kernels.fused_block import BLOCK, INTERPRETED, LISTED, MOST_KEYS, QUERIES, add_entries
 from positional_heads.core.kernels.sums import DIMENSION_SCALE, EntrySums, refuse_misfits
 from positional_heads.core.kernels.tiled import Tile
 from positional_heads.core.kernels.tiles import out_of_memory
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
 
-LISTED = 2**11
-"""Listed entries of a program."""
 SCRATCH = 2**27
 """Bytes of the rows of bins of a launch, at most, unless one row per head is more."""
 MOST = 100.0
 """Contributions, as powers of two, up to which weights are added up as they are: any number of them fits in a float."""
 ROUNDED = 1e-4
 """D of the two kernels may differ by this much in the comparison, ten times what they do."""
+FEW = 2
+"""Entries whose largest share of the softmax may be so near `tiled.SATURATED` that rounding decides."""
 
 
 class FusedKernel(EagerKernel):
@@ -73,7 +73,7 @@ class FusedKernel(EagerKernel):
         limits = plan.min_distance, plan.furthest, plan.skip_keys
 
         def work(tile: Tile) -> EntrySums:
-            return _summed(planes, length, places, (None, None), limits, bins, ranks, tile)
+            return _summed(planes, length, places, limits, bins=bins, ranks=ranks, tile=tile)
 
         return replace(self._tiles.run(work, device, len(query)), distance_counts=distance_counts)
 
@@ -98,7 +98,8 @@ class FusedKernel(EagerKernel):
         places = torch.stack([first, first, (first + LISTED).clamp(max=len(query_pos))], dim=1)
 
         def work(tile: Tile) -> EntrySums:
-            return _summed(planes, length, places, (query_pos, key_pos), (0, length, 0), bins, ranks, tile)
+            listed = query_pos, key_pos
+            return _summed(planes, length, places, (0, length, 0), listed, bins=bins, ranks=ranks, tile=tile)
 
         sums = self._tiles.run(work, query.device, len(query))
         sums.distance_counts.index_add_(0, query_pos - key_pos, torch.ones_like(query_pos))
@@ -120,8 +121,9 @@ def _summed(
     planes: list[Planes],
     length: int,
     places: Int32[Tensor, "program 3"],
-    listed: tuple[Tensor | None, Tensor | None],
     limits: tuple[int, int, int],
+    listed: Positions | tuple[None, None] = (None, None),
+    *,
     bins: BinLookup,
     ranks: Int[Tensor, " distance"],
     tile: Tile,
@@ -142,7 +144,7 @@ def _summed(
     bounded = (longest[0] * longest[1] <= MOST**2).all(1).int()  # by Cauchy-Schwarz; not where one is NaN
     looked_up = bins.low.contiguous(), bins.scale.contiguous(), bins.starts.view(torch.int16), bins.edges
     most = max(1, min(SCRATCH, 4 * tile.terms) // (8 * heads * n_bins))
-    with torch.cuda.device_of(query):  # Triton launches on the current device
+    with torch.cuda.device_of(query):  # type: ignore[no-untyped-call]  # Triton launches on the current device
         for part in torch.split(places, most) if len(places) else ():
             rows = torch.zeros(heads, len(part), n_bins, dtype=torch.long, device=device)
             given = query, key, *query.stride(), length, n_pairs, part, *listed, *limits, *looked_up, n_bins - 1
@@ -157,7 +159,8 @@ def _summed(
         msg = f"listed entries must have 0 <= key position <= query position < {length}, the sequence's length"
         raise IndexError(msg)
     refuse_heads([head for head, number in enumerate(refused[0]) if number])
-    return EntrySums(*sums.unbind(0), torch.zeros_like(ranks), dimension_sums, saturated.contiguous())
+    entries, rank_sums = sums.unbind(0)
+    return EntrySums(entries, rank_sums, torch.zeros_like(ranks), dimension_sums, saturated.contiguous())
 
 
 @functools.cache
@@ -165,34 +168,44 @@ def _problem() -> str | None:
     """What is wrong with the kernel on this machine, by a small case; None if nothing is."""
     device = torch.device("cpu" if INTERPRETED else "cuda")
     generator = torch.Generator().manual_seed(0)
-    query, key = (2 * torch.randn(2, 100, 12, 2, generator=generator).to(device) for _ in range(2))
-    plan = EntryPlan((100,), window=90, skip_keys=1, min_distance=2)
-    positions = tuple(part.to(device) for part in plan.entry_positions(0)[0])
-    kernels, ranks = (EagerKernel(), FusedKernel(check=False)), plan.rank_grid.to(device)
-    dominant = kernels[0].listed_dominant(query, key, positions, 2.0)
-    bins = BinLookup(equal_mass_edges(dominant, 64))
-    by_edge = ((dominant[:, :, None] - bins.edges[:, None]).abs() < ROUNDED).sum(1)
-    try:
-        for work in (
-            lambda kernel: kernel.every_entry(query, key, plan, 2.0, bins, ranks),
-            lambda kernel: kernel.listed_entries(query, key, positions, 2.0, bins, ranks),
-        ):
-            expected, sums = (work(kernel) for kernel in kernels)
-            moved = (sums.entries.cumsum(1) - expected.entries.cumsum(1)).abs()[:, :-1]
-            moved_ranks = (sums.rank_sums.cumsum(1) - expected.rank_sums.cumsum(1)).abs()[:, :-1]
-            apart = (sums.dimension_sums - expected.dimension_sums).abs()
-            right = (
-                torch.equal(sums.distance_counts, expected.distance_counts)
-                and torch.equal(sums.entries.sum(1), expected.entries.sum(1))
-                and torch.equal(sums.rank_sums.sum(1), expected.rank_sums.sum(1))
-                and bool((moved <= by_edge).all() and (moved_ranks <= by_edge * ranks.max()).all())
-                and bool((apart <= ROUNDED * DIMENSION_SCALE * expected.distance_counts).all())
-                and bool(((sums.saturated - expected.saturated).abs() <= 2).all())
+    plan = EntryPlan((70,), window=60, skip_keys=1, min_distance=2)
+    query_pos, key_pos = (part.to(device) for part in plan.entry_positions(0)[0])
+    ranks, kernels = plan.rank_grid.to(device), (EagerKernel(), FusedKernel(check=False))
+    for size in (0.5, 9.0):  # with contributions that are bounded, and not
+        query, key = (size * torch.randn(2, 70, 6, 2, generator=generator).to(device) for _ in range(2))
+        dominant = kernels[0].listed_dominant(query, key, (query_pos, key_pos), 2.0)
+        bins = BinLookup(equal_mass_edges(dominant, 64))
+        by_edge = ((dominant[:, :, None] - bins.edges[:, None]).abs() < ROUNDED).sum(1)
+        try:
+            expected, found = (
+                (
+                    kernel.every_entry(query, key, plan, 2.0, bins, ranks),
+                    kernel.listed_entries(query, key, (query_pos, key_pos), 2.0, bins, ranks),
+                )
+                for kernel in kernels
             )
-            if not right:
-                return "its sums differ from the eager kernel's"
-    except Exception as error:  # compilers raise anything, and the other kernels always work
-        if isinstance(error, RuntimeError) and out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:2])}"
+        except Exception as error:  # compilers raise anything, and the other kernels always work
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {' '.join(str(error).strip().splitlines()[:2])}"
+        if not all(_alike(*both, by_edge, ranks) for both in zip(expected, found, strict=True)):
+            return "its sums differ from the eager kernel's"
     return None
+
+
+def _alike(
+    expected: EntrySums, found: EntrySums, by_edge: Int[Tensor, "head edge"], ranks: Int[Tensor, " distance"]
+) -> bool:
+    """Whether sums differ by rounding at most: by entries next to an edge, and in the last bits of D."""
+    moved, moved_ranks = (
+        (getattr(found, part).cumsum(1) - getattr(expected, part).cumsum(1)).abs() for part in ("entries", "rank_sums")
+    )
+    allowed = pad(by_edge, (0, 1))
+    apart = (found.dimension_sums - expected.dimension_sums).abs()
+    return (
+        torch.equal(found.distance_counts, expected.distance_counts)
+        and bool((moved <= allowed).all())
+        and bool((moved_ranks <= allowed * ranks.max()).all())
+        and bool((apart <= ROUNDED * DIMENSION_SCALE * expected.distance_counts).all())
+        and bool(((found.saturated - expected.saturated).abs() <= FEW).all())
+    )

@@ -8,6 +8,7 @@ An entry is counted in a row of bins of the program's own, as one number: its ra
 wait for each other, and a row holds up to 65535 entries; rows are added up afterwards.
 """
 
+# ruff: noqa: ANN001, ANN202, PLR0917 -- Triton gives annotations a meaning of its own, and passes arguments by position
 import os
 from typing import Any, no_type_check
 
@@ -20,11 +21,13 @@ from positional_heads.core.kernels.sums import DIMENSION_SCALE
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton runs kernels in Python on a CPU, for tests."""
-BLOCK = (8 if INTERPRETED else 4), 128
-"""Queries and keys of a block; the interpreter prefers fewer blocks."""
-QUERIES = 32
+BLOCK, QUERIES = ((32, 128), 64) if INTERPRETED else ((4, 128), 32)
+"""Queries and keys of a block, and queries of a program; the interpreter prefers few blocks."""
 MOST_KEYS = (2**16 - 1) // (QUERIES * BLOCK[1]) * BLOCK[1]
 """Keys of a program, so that 16 bits can count its entries."""
+
+LISTED = 2 * BLOCK[0] * BLOCK[1]
+"""Listed entries of a program."""
 
 ROWS, COLUMNS, BLOCKS = tl.constexpr(BLOCK[0]), tl.constexpr(BLOCK[1]), tl.constexpr(QUERIES // BLOCK[0])
 CELL_ENDS = tl.constexpr(CELLS + 1)
@@ -32,12 +35,12 @@ SATURATED, STEPS = tl.constexpr(tiled.SATURATED), tl.constexpr(DIMENSION_SCALE)
 WHOLE = tl.constexpr(2.0**23)  # float32 from here on are whole numbers
 
 
-@no_type_check  # Triton compiles the source, and gives annotations a meaning of its own
-def _dominant(q, k, pair_stride, channel, n_pairs, bounded):  # noqa: ANN001, ANN202
+@no_type_check
+def _dominant(q, k, pair_stride, channel, n_pairs, bounded):
     """D of each entry of a block, and whether one rotary pair holds its softmax; the same ways as in native.cpp.
 
-    Where contributions are bounded, no weight overflows, and one loop is enough. Elsewhere D is the index of the largest
-    contribution plus the mean deviation from it, so that small weights are not lost beside it.
+    Where contributions are bounded, no weight overflows, and one loop is enough. Elsewhere D is the index of the
+    largest contribution plus the mean deviation from it, so that small weights are not lost beside it.
     """
     total, weighted = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
     top, at = tl.full((ROWS, COLUMNS), float("-inf"), tl.float32), tl.zeros((ROWS, COLUMNS), tl.float32)
@@ -67,8 +70,8 @@ def _dominant(q, k, pair_stride, channel, n_pairs, bounded):  # noqa: ANN001, AN
 dominant: Any = triton.jit(_dominant)
 
 
-@no_type_check  # Triton compiles the source, and gives annotations a meaning of its own
-def _add_entries(  # noqa: ANN001, ANN202
+@no_type_check
+def _add_entries(
     query, key, head_stride, pos_stride, pair_stride, channel, length, n_pairs,
     places, query_list, key_list, nearest, furthest, skip_keys,
     low, scale, starts, edges, n_edges, halvings, ranks, distances,
@@ -116,14 +119,14 @@ def _add_entries(  # noqa: ANN001, ANN202
         # its bin, by a search among the edges in its cell, see binning.BinLookup
         cell = (d - tl.load(low + head)) * tl.load(scale + head)
         cell = tl.minimum(tl.maximum(cell, 0.0), CELL_ENDS - 2.0).to(tl.int32)
-        bin = tl.load(starts + head * CELL_ENDS + cell).to(tl.int32)
+        its_bin = tl.load(starts + head * CELL_ENDS + cell).to(tl.int32)
         last = tl.load(starts + head * CELL_ENDS + cell + 1).to(tl.int32)
         for _ in range(halvings):
-            middle = (bin + last) // 2
-            above = tl.load(edges + head * n_edges + middle, mask=bin < last, other=float("inf")) < d
-            bin, last = tl.where(above, middle + 1, bin), tl.where(above, last, middle)
+            middle = (its_bin + last) // 2
+            above = tl.load(edges + head * n_edges + middle, mask=its_bin < last, other=float("inf")) < d
+            its_bin, last = tl.where(above, middle + 1, its_bin), tl.where(above, last, middle)
         packed = tl.load(ranks + distance, mask=finite, other=0) * 65536 + 1
-        tl.atomic_add(rows + bin, packed, mask=finite, sem="relaxed")
+        tl.atomic_add(rows + its_bin, packed, mask=finite, sem="relaxed")
 
         # D in steps of 2^-24, halves to even as torch.round does
         size = tl.abs(d) * STEPS
