@@ -170,6 +170,11 @@ class BinLookup:
         return self._below.view(torch.uint16)
 
     @cached_property
+    def halvings(self) -> int:
+        """Steps of a binary search among the edges of the cell that has most."""
+        return int(self._below.diff(dim=1).max()).bit_length()
+
+    @cached_property
     def _table(self) -> Int16[Tensor, " head_cell"]:
         first, last = self._below[:, :-1], self._below[:, 1:]
         return torch.where(first < last, -1, first).flatten()

@@ -64,6 +64,18 @@ MUTANTS = (
         "core/test_kernels -k listed_",
     ),
     Mutant("core/kernels/compiled.py", "total * SATURATED < 1", "total < 1", "core/test_kernels -k saturated_entries"),
+    Mutant("core/kernels/fused_block.py", "(pair - at)", "pair", "core/test_fused -k interpreter"),
+    Mutant(
+        "core/kernels/fused_block.py", "(distance <= furthest)", "(distance < furthest)", "core/test_fused -k interpr"
+    ),
+    Mutant("core/kernels/fused_block.py", "< d\n", "<= d\n", "core/test_fused -k interpreter"),
+    Mutant("core/kernels/fused.py", "(rows >> 16)", "(rows >> 15)", "core/test_fused -k interpreter"),
+    Mutant(
+        "core/kernels/fused.py",
+        "(programs.cumsum(0) - programs)",
+        "programs.cumsum(0)",
+        "core/test_fused -k interpreter",
+    ),
     # Which pairs count, and their correlation
     Mutant("core/plan.py", "self.window - 1]", "self.window]", "core/test_plan -k loop_over_all"),
     Mutant("core/plan.py", "key_pos >= self.skip_keys", "key_pos > self.skip_keys", "core/test_contributions -k tiles"),

@@ -1,11 +1,12 @@
 """Choose a kernel: the fastest available one whose compile time pays off for a job of this size.
 
 A name, given or in the environment variable POSITIONAL_HEADS_KERNEL, overrides the choice. If the chosen kernel cannot
-be built, the eager kernel is used and a warning says why and what to install.
+be built, a slower one is used and a warning says why and what to install.
 """
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 
@@ -17,6 +18,8 @@ from positional_heads.core.logs import warn_once
 
 NATIVE_PAYS = 2**28
 """Query x key x pair terms that take the eager kernel a second or two, as long as a C++ compiler takes."""
+TRITON_PAYS = 2**36
+"""The same on a GPU, where Triton takes a few seconds to compile and be compared: an estimate, not a measurement."""
 COMPILED_PAYS = 2**40
 """The same on a GPU, where `torch.compile` takes about half a minute: an estimate, not a measurement."""
 
@@ -35,13 +38,17 @@ def choose_kernel(device: torch.device | str, terms: int, name: str | None = Non
     device = torch.device(device)
     chosen = name or os.environ.get("POSITIONAL_HEADS_KERNEL") or _by_size(device, terms)
     if chosen == "native" and device.type != "cpu":
-        msg = f"the native kernel runs on the CPU, not on {device.type}: choose eager or compiled"
+        msg = f"the native kernel runs on the CPU, not on {device.type}: choose triton, compiled or eager"
+        raise ValueError(msg)
+    if chosen == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        msg = f"the triton kernel runs on a GPU, not on {device.type}: choose native, compiled or eager"
         raise ValueError(msg)
     try:
         return named_kernel(chosen)
     except building.BuildError as error:
-        warn_once(__name__, f"using the slower eager kernel: {error}")
-        return EagerKernel()
+        slower = "compiled" if chosen == "triton" and terms >= COMPILED_PAYS else "eager"
+        warn_once(__name__, f"using the slower {slower} kernel: {error}")
+        return named_kernel(slower)
 
 
 def named_kernel(name: str) -> Kernel:
@@ -51,7 +58,7 @@ def named_kernel(name: str) -> Kernel:
         name: One of `KERNELS`.
 
     Raises:
-        BuildError: If the native kernel is wanted and cannot be built.
+        BuildError: If it cannot be built, or is wrong on this machine.
         ValueError: If there is no kernel of that name.
     """
     if name not in KERNELS:
@@ -64,11 +71,26 @@ def _by_size(device: torch.device, terms: int) -> str:
     if device.type == "cpu":
         # not whether the library is built already: that would change numbers from one run to the next
         return "native" if terms >= NATIVE_PAYS else "eager"
-    return "compiled" if device.type == "cuda" and terms >= COMPILED_PAYS else "eager"
+    if device.type != "cuda":
+        return "eager"
+    if terms >= TRITON_PAYS and find_spec("triton"):
+        return "triton"
+    return "compiled" if terms >= COMPILED_PAYS else "eager"
+
+
+def _triton() -> Kernel:
+    """The Triton kernel, imported only if wanted, because Triton need not be installed."""
+    try:
+        from positional_heads.core.kernels.fused import FusedKernel
+    except ImportError as error:
+        msg = f"the triton kernel needs Triton, which comes with PyTorch for GPUs on Linux: {error}"
+        raise building.BuildError(msg) from error
+    return FusedKernel()
 
 
 KERNELS: dict[str, Callable[[], Kernel]] = {
     "eager": EagerKernel,
     "native": native.NativeKernel,
     "compiled": CompiledKernel,
+    "triton": _triton,
 }

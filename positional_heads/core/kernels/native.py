@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 
 from positional_heads.core.binning import BinLookup, refuse_heads
 from positional_heads.core.kernels import building
-from positional_heads.core.kernels.sums import EntrySums, Kernel, ShuffleSums
+from positional_heads.core.kernels.sums import EntrySums, Kernel, ShuffleSums, refuse_misfits
 from positional_heads.core.plan import EntryPlan, Positions
 from positional_heads.core.rotary import Planes
 from positional_heads.core.shuffles import Shuffled
@@ -418,15 +418,7 @@ def _refuse_misfits(query: Planes, key: Planes, bins: BinLookup, distances: int)
     if query.device.type != "cpu" or bins.edges.device.type != "cpu":
         msg = f"the native kernel runs on the CPU, queries are on {query.device}: choose the eager or compiled kernel"
         raise ValueError(msg)
-    if bins.edges.dtype != torch.float32:
-        msg = f"the native kernel bins float32, these edges are {bins.edges.dtype}: choose the eager kernel"
-        raise ValueError(msg)
-    if query.shape != key.shape or len(query) != len(bins.edges) or query.shape[1] > distances:
-        msg = (
-            f"queries {tuple(query.shape)}, keys {tuple(key.shape)}, bins of {len(bins.edges)} heads and ranks of "
-            f"{distances} distances must fit: the same shape, as many heads, at least as many distances as positions"
-        )
-        raise ValueError(msg)
+    refuse_misfits(query, key, bins, distances)
 
 
 def _refuse_outside(length: int, query_pos: Int[Tensor, " n"], key_pos: Int[Tensor, " n"]) -> None:

@@ -223,3 +223,20 @@ def tile_sums(
         torch.bincount(cell, weights=fixed, minlength=heads * distances).long().view(heads, distances),
         saturated.sum(1),
     )
+
+
+def refuse_misfits(query: Planes, key: Planes, bins: BinLookup, distances: int) -> None:
+    """Refuse what a kernel would read past its end, or misread.
+
+    Raises:
+        ValueError: If planes, bins and ranks do not fit, or bins are not of float32.
+    """
+    if bins.edges.dtype != torch.float32:
+        msg = f"this kernel bins float32, these edges are {bins.edges.dtype}: choose the eager kernel"
+        raise ValueError(msg)
+    if query.shape != key.shape or len(query) != len(bins.edges) or query.shape[1] > distances:
+        msg = (
+            f"queries {tuple(query.shape)}, keys {tuple(key.shape)}, bins of {len(bins.edges)} heads and ranks of "
+            f"{distances} distances must fit: the same shape, as many heads, at least as many distances as positions"
+        )
+        raise ValueError(msg)
