@@ -53,11 +53,8 @@ class NullScores:
 
     @property
     def sd(self) -> Float[Tensor, "layer head"]:
-        """Standard deviation of the null rho over shuffles, without what sampling adds to it; never below 0."""
-        if self.sampling_sd is None:
-            return self.rho.std(0)
-        variance: Float[Tensor, "layer head"] = self.rho.var(0) - self.sampling_sd.square()
-        return variance.clamp(min=0).sqrt()
+        """Standard deviation of the null rho over shuffles, with what sampling query-key pairs adds to it."""
+        return self.rho.std(0)
 
     @property
     def mean_error(self) -> Float[Tensor, "layer head"]:

@@ -28,9 +28,6 @@ from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
 
 CHECKPOINT_SECONDS = 60.0
-NOISY = 0.25
-"""Share of heads whose null is mostly sampling error from which a warning is logged. By default it is 0.06 in
-SmolLM2-135M and 0.15 in the bundled model: heads whose D hardly depends on content."""
 WIDE = 0.05
 """Bound on rho above which a warning is logged."""
 
@@ -104,7 +101,6 @@ def score_heads(
     with nullcontext() if ray is None else ray.started(model):
         scores = _count(counter, range(len(counter.data)), saved, ray, progress).result()
     _warn_of_wide_bounds(scores)
-    _warn_of_small_samples(scores)
     return scores
 
 
@@ -229,18 +225,4 @@ def _warn_of_wide_bounds(scores: HeadScores) -> None:
             "sequences more than the pilot shows; compare with batch_size=1 or another temperature",
             int(wide.sum()),
             float(scores.bound[wide].max()),
-        )
-
-
-def _warn_of_small_samples(scores: HeadScores) -> None:
-    null = scores.null
-    if null is None or null.sampling_sd is None:
-        return
-    noisy = null.sampling_sd.nan_to_num() > null.sd.nan_to_num()
-    if int(noisy.sum()) > NOISY * scores.n_scored:
-        logger.warning(
-            "sampling adds more to the null of %d of %d heads than shuffles differ by (scores.null.sampling_sd), which "
-            "costs power: give a larger null_pairs, or null_pairs='all'",
-            int(noisy.sum()),
-            scores.n_scored,
         )
