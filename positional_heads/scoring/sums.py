@@ -297,7 +297,7 @@ def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: di
 def _null(shape: tuple[int, ...], nulls: dict[int, NullSums]) -> NullScores:
     for null in nulls.values():
         null.refuse_incomplete()
-    curves = {layer: _mean_and_sd(null.curve) for layer, null in nulls.items()}
+    curves = {layer: (null.pooled_curve, _spread(null.curve)) for layer, null in nulls.items()}
     errors = {layer: null.sampling_sd for layer, null in nulls.items()}
     sampled = {layer: error for layer, error in errors.items() if error is not None}
     exact = {layer: torch.zeros(nulls[layer].rho.shape[1]).double() for layer in errors if layer not in sampled}
@@ -309,10 +309,9 @@ def _null(shape: tuple[int, ...], nulls: dict[int, NullSums]) -> NullScores:
     )
 
 
-def _mean_and_sd(curve: Float[Tensor, "shuffle head distance"]) -> tuple[Tensor, Tensor]:
-    """Mean over shuffles, and standard deviation, of those that have entries at a distance."""
+def _spread(curve: Float[Tensor, "shuffle head distance"]) -> Float[Tensor, "head distance"]:
+    """Standard deviation over the shuffles that have entries at a distance; NaN with fewer than two."""
     defined = ~curve.isnan()
     number = defined.sum(0)
-    mean = curve.nan_to_num().sum(0) / number
-    away = torch.where(defined, curve - mean, 0)
-    return mean, (away.square().sum(0) / (number - 1).clamp(min=0)).sqrt()
+    away = torch.where(defined, curve - curve.nan_to_num().sum(0) / number, 0)
+    return (away.square().sum(0) / (number - 1).clamp(min=0)).sqrt()
