@@ -139,10 +139,11 @@ def score_shard(
     number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
+    finished = ScoreSums.load(file) if file.exists() else None  # a file that cannot be read is refused at once
     counter = _prepared(score_shard, model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)
-    if file.exists():
-        counter.refuse_other_run(ScoreSums.load(file), file)
+    if finished is not None:
+        counter.refuse_other_run(finished, file)
         return file
     _count(counter, numbers, saved, None, progress).save(file)
     saved.remove()

@@ -23,6 +23,7 @@ from positional_heads.core.statistics import bootstrap_weights
 from positional_heads.results.files import (
     PARTIAL,
     ResultFileError,
+    earlier_sums,
     packed,
     read_result,
     result_file,
@@ -182,7 +183,10 @@ class ScoreSums:
             FileNotFoundError: If there is no such file.
             ResultFileError: If the file is damaged, of another kind, or of another version.
         """
-        return cls.from_bytes(read_result(path, PARTIAL)[1])
+        content, raw = read_result(path, PARTIAL)
+        if earlier := earlier_sums(result_file(path, PARTIAL.file_name), content):
+            raise ResultFileError(earlier)
+        return cls.from_bytes(raw)
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes."""
@@ -209,13 +213,10 @@ class ScoreSums:
         """Read what `to_bytes` made, to the CPU; counting moves each layer's sums to the layer.
 
         Raises:
-            ResultFileError: If it is damaged, or of an earlier version.
+            ResultFileError: If it is damaged.
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = load(raw)
-        if not any(key.endswith(".own.entries") for key in tensors):
-            msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
-            raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
         layers: dict[int, LayerSums] = {}
         shared: dict[EntryPlan, EntryPlan] = {}
