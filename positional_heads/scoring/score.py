@@ -75,8 +75,8 @@ def score_heads(
         attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
         layers: Layers to score, all when None; heads of the others are NaN in the result, with the reason.
         batch_size: Sequences per forward pass; chosen by length when None.
-        beyond_context: Allow sequences longer than the model's context; long ones go through in chunks, so memory does
-            not grow with length squared.
+        beyond_context: Allow sequences longer than the model's context. Memory does not grow with length squared: plain
+            runs keep no scores, and where hooks are read, long sequences go through in chunks.
         plain_text: Read special tokens in texts as plain characters, and drop byte-order marks and carriage returns. If
             False, special tokens are control tokens, with a warning.
         checkpoint: Folder to resume from: progress is saved there, and the same call resumes.
