@@ -56,7 +56,9 @@ MUTANTS = (
     ),
     # Kernels
     Mutant("core/kernels/native.cpp", "* SATURATED < largest", "< largest", "core/test_kernels -k native_sums_are"),
-    Mutant("core/kernels/native.py", "if threads > 1:  # two", "if False:  # two", "core/test_kernels -k threads"),
+    Mutant(
+        "core/kernels/native.py", "split = threads > 1 and", "split = threads < 1 and", "core/test_kernels -k threads"
+    ),
     Mutant(
         "core/kernels/native.py",
         "positions, temperature, one_bin",
