@@ -18,13 +18,10 @@ from torch import Tensor
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.plain_run import WRAPPED
-from positional_heads.bridge.replayed_hooks import HOOKS
 
 MOST_BYTES = 2**30
 """Most memory for residuals; runs beyond it start from the embeddings."""
 PROBE = 16
-HARMLESS = ("transformers.", "positional_heads.")
-"""Where hooks come from that miss nothing: transformers' own act where layers' outputs are asked for, ours ablate."""
 
 _active: "WeakKeyDictionary[Any, KeptResiduals]" = WeakKeyDictionary()
 
@@ -84,7 +81,7 @@ class KeptResiduals:
         run = (active_extension(self._model), first, tokens.shape, tokens.cpu().numpy().tobytes())
         known = self._kept.setdefault(run, {})
         start, wanted = 0, []
-        if not self._watched(plain):
+        if not getattr(plain.config.get_text_config(), "num_kv_shared_layers", 0):  # later layers reuse keys of earlier
             start = max((layer for layer, one in known.items() if one.under == _under(replaced, layer)), default=0)
             wanted = [layer for layer in self._starts if layer > start and self._is_exact(plain, layer)]
         with ExitStack() as undo:
@@ -112,14 +109,6 @@ class KeptResiduals:
         if layer not in self._exact:
             self._exact[layer] = self._probe_agrees(plain, layer)
         return self._exact[layer]
-
-    def _watched(self, plain: Any) -> bool:
-        """Whether layers must not be skipped: hooks of others are in them, or later layers reuse their keys."""
-        modules = [module for layer in self._layers for module in layer.modules()]
-        hooks = [hook for module in modules for kind in HOOKS for hook in getattr(module, kind).values()]
-        if not all(str(getattr(hook, "__module__", "")).startswith(HARMLESS) for hook in hooks):
-            return True
-        return bool(getattr(plain.config.get_text_config(), "num_kv_shared_layers", 0))
 
     def _probe_agrees(self, plain: Any, layer: int) -> bool:
         tokens = torch.arange(PROBE, device=next(plain.parameters()).device)[None]

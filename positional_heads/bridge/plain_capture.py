@@ -139,7 +139,7 @@ def proven_plain(
     if refusal is None and wrong:
         refusal = f"layer {wrong[0]} differs by {errors[wrong[0]]:.2g} of the largest channel"
     if refusal is not None:
-        logger.info("reading hooks, because a plain run of the model does not show the same: %s", refusal)
+        logger.info("reading the bridge's hooks instead of a plain run: %s", refusal)
     return {layer: replace(rotary, plain=refusal is None) for layer, rotary in layers.items()}
 
 

@@ -2,9 +2,9 @@
 
 A bridge puts a wrapper with hooks around every module, and computes attention itself, with all scores. For the length
 of a block the modules are put back in their own places, and attention goes through transformers' attention interface
-to a function of the caller's, which sees the rotated query and key. What the wrappers add is left out: so nobody else's
-hooks may be on them, and `plain_run_refusal` says where they are. An active extension that replaces cos and sin acts in
-plain runs, too.
+to a function of the caller's, which sees the rotated query and key. What the wrappers add is left out, and modules run
+that a bridge may pass by: so nobody else's hooks may be on either, and `plain_run_refusal` says where they are. An
+active extension that replaces cos and sin acts in plain runs, too.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +30,8 @@ from positional_heads.bridge.replayed_hooks import (
 )
 
 WRAPPED = "_original_component"
+HARMLESS = ("positional_heads", "transformers", "accelerate")
+"""Packages whose hooks on Hugging Face's modules act alike in both runs: on positions, devices and returned outputs."""
 
 
 @contextmanager
@@ -91,23 +93,24 @@ def plain_run_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKi
 
 
 def _hook_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKind]) -> str | None:
-    """Hooks on modules that a plain run passes by; those on Hugging Face's own modules stay in effect."""
+    """Hooks of others on modules that a plain run passes by, and on Hugging Face's own, which a bridge may pass by."""
     if any(bool(getattr(nn.modules.module, f"_global{kind}", None)) for kind in HOOKS):
         return "hooks on all modules are active"
-    own = {id(module) for module in _modules_below(model.original_model, wrapped=False)}
+    own = {id(module): module for module in _modules_below(model.original_model, wrapped=False)}
     allowed = {
         id(point)
         for name, kind in replayed.items()
         for (point,) in hooked_points(model, name).values()
         if all_are(point, kind)
     }
-    for module in _modules_below(model, wrapped=True):
+    for module in (own | {id(module): module for module in _modules_below(model, wrapped=True)}).values():
         kept = vars(module)
-        if id(module) in own or not ("forward" in kept or any(kept.get(kind) for kind in HOOKS)):
+        if not ("forward" in kept or any(kept.get(kind) for kind in HOOKS)):
             continue
-        if "forward" in kept:
+        if "forward" in kept and not (id(module) in own and "_hf_hook" in kept):  # accelerate's only moves tensors
             return f"the forward method of {_name(model, module)} is replaced"
-        if id(module) not in allowed and not all(_is_own(hook) for kind in HOOKS for hook in kept[kind].values()):
+        harmless = _is_harmless if id(module) in own else _is_own
+        if id(module) not in allowed and not all(harmless(hook) for kind in HOOKS for hook in kept[kind].values()):
             return f"a hook on {_name(model, module)} is active"
     return None
 
@@ -116,7 +119,7 @@ def _name(model: TransformerLensModel, module: nn.Module) -> str:
     """The shortest name of a hook point, or of another module of a bridge."""
     points = [name for name, point in model.hook_dict.items() if point is module]
     names = points or [name for name, other in model.named_modules(remove_duplicate=False) if other is module]
-    return min(names, key=len) or type(module).__name__
+    return min(names, key=len, default="") or type(module).__name__
 
 
 def _is_own(hook: Callable[..., Any]) -> bool:
@@ -126,6 +129,10 @@ def _is_own(hook: Callable[..., Any]) -> bool:
     """
     home = str(getattr(hook, "__module__", ""))
     return home.startswith("transformer_lens.model_bridge") or "_wire_symbolic_hooks" in getattr(hook, "__name__", "")
+
+
+def _is_harmless(hook: Callable[..., Any]) -> bool:
+    return str(getattr(hook, "__module__", "")).partition(".")[0] in HARMLESS
 
 
 def _modules_below(root: Any, *, wrapped: bool) -> Iterator[nn.Module]:

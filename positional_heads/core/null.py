@@ -78,6 +78,12 @@ class NullSums:
         """Mean dominant dimension of each shuffle at each distance; NaN where no entry counts."""
         return self.sums.dimension_sums.cpu().double() / DIMENSION_SCALE / self.plan.entry_counts[:, None].double()
 
+    @property
+    def pooled_curve(self) -> Float64[Tensor, "head distance"]:
+        """Mean dominant dimension at each distance over the entries of all shuffles; NaN where no entry counts."""
+        counts = self.plan.entry_counts.sum(0).double()
+        return self.sums.dimension_sums.cpu().double().sum(0) / DIMENSION_SCALE / counts
+
     def _rho(self, entries: Tensor, rank_sums: Tensor, counts: Tensor) -> Float64[Tensor, "*lead head"]:
         mean, squares = rank_moments(counts.double(), self.plan.entries.rank_grid.double())
         return spearman(entries.cpu().double(), rank_sums.cpu().double(), mean[..., None], squares[..., None])

@@ -142,6 +142,13 @@ def read_result(path: str | Path, kind: ResultKind) -> tuple[dict[str, Any], byt
     return unpacked(raw, kind, file), raw
 
 
+def earlier_sums(file: Path, content: dict[str, Any]) -> str | None:
+    """Why the sums in a file cannot be continued: an earlier version wrote them; None if this one did."""
+    if "null" in content:
+        return None
+    return f"{file}: these sums are of an earlier version and cannot be continued: delete the file and count again"
+
+
 def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
     """The content that `packed` wrote, checked.
 

@@ -31,8 +31,10 @@ class NullScores:
 
     Attributes:
         rho: Score of each head in each shuffle.
-        curve_mean: Mean over shuffles of the mean dominant dimension at each distance.
-        curve_sd: Its standard deviation over shuffles.
+        curve_mean: Mean dominant dimension at each distance, over the entries of all shuffles; NaN where no shuffle
+            counted one.
+        curve_sd: Standard deviation of one shuffle's mean, over the shuffles that counted an entry at the distance,
+            with what sampling entries adds to it (null_pairs="all" shows the shuffles' own); NaN with fewer than two.
         sampling_sd: Standard deviation that sampling query-key pairs adds to the rho of one shuffle; None where all
             were counted.
     """
@@ -53,11 +55,8 @@ class NullScores:
 
     @property
     def sd(self) -> Float[Tensor, "layer head"]:
-        """Standard deviation of the null rho over shuffles, without what sampling adds to it; never below 0."""
-        if self.sampling_sd is None:
-            return self.rho.std(0)
-        variance: Float[Tensor, "layer head"] = self.rho.var(0) - self.sampling_sd.square()
-        return variance.clamp(min=0).sqrt()
+        """Standard deviation of the null rho over shuffles, with what sampling query-key pairs adds to it."""
+        return self.rho.std(0)
 
     @property
     def mean_error(self) -> Float[Tensor, "layer head"]:

@@ -34,7 +34,7 @@ MEANINGS = {
     "low": "lower end of the 95 % interval, over sequences (scores) or units (studies)",
     "high": "its upper end",
     "null_mean": "mean rho with positions shuffled",
-    "null_error": "standard error of null by sampling query-key pairs",
+    "null_error": "standard error of null, because each shuffle counts a sample of the query-key pairs",
     "excess": "rho minus null",
     "q_value": "p-value of the excess after Benjamini-Hochberg over all heads",
     "rho_curve": "Spearman's correlation of distance and the mean dominant dimension at each distance",
@@ -66,6 +66,8 @@ MEANINGS = {
     "loss": "nats per token of text beyond the training length",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
+SMALL = 5e-4
+"""Numbers that three places would show as 0."""
 HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value", "rho_curve", "saturation")
 KINDS = ("top", "random", "lowest", "retrieval")
 STUDY_COLUMNS = ("reach", "k", *KINDS, "difference", "low", "high", "p_value", "random_sets")
@@ -161,9 +163,12 @@ def scores_line(provenance: Mapping[str, Any]) -> str:
     """What was scored on what, in one line."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
     counted = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
+    null = f"{settings['null_repeats']} shuffles"
+    if settings["null_repeats"] and settings.get("null_pairs", "all") != "all":
+        null += " of sampled query-key pairs"
     return (
         f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {counted} query-key pairs, {settings['null_repeats']} shuffles, seed "
+        f"{data['longest']} tokens, {counted} query-key pairs, {null}, seed "
         f"{settings['seed']}"
     )
 
@@ -219,11 +224,11 @@ def result_html(
 
 
 def table_html(frame: "pd.DataFrame") -> str:
-    """A table as HTML, numbers to three places, an unknown number as a dash."""
+    """A table as HTML, numbers to three places (small ones to one digit), an unknown number as a dash."""
     shown = frame.rename(columns=lambda name: printable(name, newlines=False))
     for column in shown.select_dtypes(exclude="number"):
         shown[column] = [value if value is None else printable(value) for value in shown[column]]
-    return str(shown.to_html(index=False, na_rep="-", float_format="{:.3f}".format, escape=True, border=0))
+    return str(shown.to_html(index=False, na_rep="-", float_format=_cell, escape=True, border=0))
 
 
 def text(value: object) -> str:
@@ -234,4 +239,6 @@ def text(value: object) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if not 0 < abs(value) < SMALL else f"{value:.1g}"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, read_result
+from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, earlier_sums, read_result
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -25,6 +25,8 @@ def _unfinished_scores(file: Path) -> str:
         content, _ = read_result(file, PARTIAL)
     except ResultFileError as error:
         return f"{error}; delete it to start over."
+    if earlier := earlier_sums(file, content):
+        return f"{earlier}."
     done, total = len(content["done"]), content["run"]["batches"]
     call = "positional-heads score command, or score_heads call with the same checkpoint="
     if file.name != PARTIAL.file_name:

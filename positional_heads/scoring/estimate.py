@@ -128,7 +128,7 @@ def estimated(
     shards: int = 1,
     batch_size: int | None = None,
     dtype: torch.dtype = torch.float32,
-    overhead: Overhead = FITTED,
+    overhead: Overhead | None = None,
 ) -> Estimate:
     """Time and memory of one process that scores a text, or one shard of it.
 

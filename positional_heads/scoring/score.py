@@ -28,9 +28,6 @@ from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
 
 CHECKPOINT_SECONDS = 60.0
-NOISY = 0.25
-"""Share of heads whose null is mostly sampling error from which a warning is logged. By default it is 0.06 in
-SmolLM2-135M and 0.15 in the bundled model: heads whose D hardly depends on content."""
 WIDE = 0.05
 """Bound on rho above which a warning is logged."""
 
@@ -78,8 +75,8 @@ def score_heads(
         attention_mask: 1 for real tokens, 0 for padding on either side; only with token ids.
         layers: Layers to score, all when None; heads of the others are NaN in the result, with the reason.
         batch_size: Sequences per forward pass; chosen by length when None.
-        beyond_context: Allow sequences longer than the model's context; long ones go through in chunks, so memory does
-            not grow with length squared.
+        beyond_context: Allow sequences longer than the model's context. Memory does not grow with length squared: plain
+            runs keep no scores, and where hooks are read, long sequences go through in chunks.
         plain_text: Read special tokens in texts as plain characters, and drop byte-order marks and carriage returns. If
             False, special tokens are control tokens, with a warning.
         checkpoint: Folder to resume from: progress is saved there, and the same call resumes.
@@ -104,7 +101,6 @@ def score_heads(
     with nullcontext() if ray is None else ray.started(model):
         scores = _count(counter, range(len(counter.data)), saved, ray, progress).result()
     _warn_of_wide_bounds(scores)
-    _warn_of_small_samples(scores)
     return scores
 
 
@@ -143,10 +139,11 @@ def score_shard(
     number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
+    finished = ScoreSums.load(file) if file.exists() else None  # a file that cannot be read is refused at once
     counter = _prepared(score_shard, model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)
-    if file.exists():
-        counter.refuse_other_run(ScoreSums.load(file), file)
+    if finished is not None:
+        counter.refuse_other_run(finished, file)
         return file
     _count(counter, numbers, saved, None, progress).save(file)
     saved.remove()
@@ -229,18 +226,4 @@ def _warn_of_wide_bounds(scores: HeadScores) -> None:
             "sequences more than the pilot shows; compare with batch_size=1 or another temperature",
             int(wide.sum()),
             float(scores.bound[wide].max()),
-        )
-
-
-def _warn_of_small_samples(scores: HeadScores) -> None:
-    null = scores.null
-    if null is None or null.sampling_sd is None:
-        return
-    noisy = null.sampling_sd.nan_to_num() > null.sd.nan_to_num()
-    if int(noisy.sum()) > NOISY * scores.n_scored:
-        logger.warning(
-            "sampling adds more to the null of %d of %d heads than shuffles differ by (scores.null.sampling_sd), which "
-            "costs power: give a larger null_pairs, or null_pairs='all'",
-            int(noisy.sum()),
-            scores.n_scored,
         )

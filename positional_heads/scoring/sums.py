@@ -23,6 +23,7 @@ from positional_heads.core.statistics import bootstrap_weights
 from positional_heads.results.files import (
     PARTIAL,
     ResultFileError,
+    earlier_sums,
     packed,
     read_result,
     result_file,
@@ -182,7 +183,10 @@ class ScoreSums:
             FileNotFoundError: If there is no such file.
             ResultFileError: If the file is damaged, of another kind, or of another version.
         """
-        return cls.from_bytes(read_result(path, PARTIAL)[1])
+        content, raw = read_result(path, PARTIAL)
+        if earlier := earlier_sums(result_file(path, PARTIAL.file_name), content):
+            raise ResultFileError(earlier)
+        return cls.from_bytes(raw)
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes."""
@@ -209,13 +213,10 @@ class ScoreSums:
         """Read what `to_bytes` made, to the CPU; counting moves each layer's sums to the layer.
 
         Raises:
-            ResultFileError: If it is damaged, or of an earlier version.
+            ResultFileError: If it is damaged.
         """
         content = unpacked(raw, PARTIAL, "sums")
         tensors = load(raw)
-        if not any(key.endswith(".own.entries") for key in tensors):
-            msg = "these sums are of an earlier version and cannot be continued: delete the file and count again"
-            raise ResultFileError(msg)
         resolution = float(content["run"]["provenance"]["settings"]["resolution"])
         layers: dict[int, LayerSums] = {}
         shared: dict[EntryPlan, EntryPlan] = {}
@@ -297,7 +298,7 @@ def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: di
 def _null(shape: tuple[int, ...], nulls: dict[int, NullSums]) -> NullScores:
     for null in nulls.values():
         null.refuse_incomplete()
-    curves = {layer: _mean_and_sd(null.curve) for layer, null in nulls.items()}
+    curves = {layer: (null.pooled_curve, _spread(null.curve)) for layer, null in nulls.items()}
     errors = {layer: null.sampling_sd for layer, null in nulls.items()}
     sampled = {layer: error for layer, error in errors.items() if error is not None}
     exact = {layer: torch.zeros(nulls[layer].rho.shape[1]).double() for layer in errors if layer not in sampled}
@@ -309,10 +310,9 @@ def _null(shape: tuple[int, ...], nulls: dict[int, NullSums]) -> NullScores:
     )
 
 
-def _mean_and_sd(curve: Float[Tensor, "shuffle head distance"]) -> tuple[Tensor, Tensor]:
-    """Mean over shuffles, and standard deviation, of those that have entries at a distance."""
+def _spread(curve: Float[Tensor, "shuffle head distance"]) -> Float[Tensor, "head distance"]:
+    """Standard deviation over the shuffles that have entries at a distance; NaN with fewer than two."""
     defined = ~curve.isnan()
     number = defined.sum(0)
-    mean = curve.nan_to_num().sum(0) / number
-    away = torch.where(defined, curve - mean, 0)
-    return mean, (away.square().sum(0) / (number - 1).clamp(min=0)).sqrt()
+    away = torch.where(defined, curve - curve.nan_to_num().sum(0) / number, 0)
+    return (away.square().sum(0) / (number - 1).clamp(min=0)).sqrt()

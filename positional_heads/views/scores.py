@@ -93,6 +93,8 @@ def rho_distribution(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
 def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, training_length: int | None = None) -> Figure:
     """Mean dominant dimension over distance, one panel per head, with the shuffled null's mean and 2 sd band.
 
+    A sampled null's band includes sampling: it is wide where a shuffle counts few query-key pairs.
+
     The right-hand axis gives the wavelengths of the pairs. Where sequences go beyond the training length, a dashed line
     marks it. Distances with at least 32 query-key pairs set the scale, where there are any.
 

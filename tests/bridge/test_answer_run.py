@@ -9,6 +9,7 @@ from positional_heads.bridge.answer_run import answer_run, runs_plainly
 from positional_heads.bridge.kept_residuals import kept_residuals
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from tests.support.tiny_models import DELEGATED, FAMILIES, HYBRID, NAMED_REFUSALS, NOT_ROTARY, SCORED
+from tests.support.watching import watch
 
 TOKENS = torch.randint(256, (2, 60), generator=torch.Generator().manual_seed(7))
 TOKENS[1, :25] = TOKENS[0, :25]
@@ -127,7 +128,7 @@ def test_only_the_logits_that_are_asked_for_exist(bundled, monkeypatch):
     assert runs_plainly(bundled)
     sizes = []
     head = bundled.unembed.original_component
-    handle = head.register_forward_hook(lambda module, args, output: sizes.append(output.shape[1]))
+    handle = watch(head, lambda module, args, output: sizes.append(output.shape[1]))
     try:
         logits(bundled)
         assert set(sizes) == {len(POSITIONS)}
@@ -157,22 +158,18 @@ class Counted:
         self.model, self.runs = model, [0] * len(model.blocks)
 
     def __enter__(self):
-        self.restore = []
+        self.handles = []
         for number, block in enumerate(self.model.blocks):
-            mlp = block.mlp.original_component
-            forward = mlp.forward
 
-            def counting(*args, number=number, forward=forward, **kwargs):
+            def count(*_, number=number):
                 self.runs[number] += 1
-                return forward(*args, **kwargs)
 
-            mlp.forward = counting
-            self.restore.append(mlp)
+            self.handles.append(watch(block.mlp.original_component, count))
         return self
 
     def __exit__(self, *_):
-        for mlp in self.restore:
-            del mlp.forward
+        for handle in self.handles:
+            handle.remove()
 
 
 @pytest.mark.parametrize("mode", ["zero", "mean"])

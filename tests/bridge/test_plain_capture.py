@@ -18,6 +18,7 @@ from positional_heads.core.heads import Head
 from tests.bridge.test_plain_run import PLAIN
 from tests.support.family_table import hooked
 from tests.support.tiny_models import HYBRID, WRONG_BRIDGES, boot
+from tests.support.watching import watch
 
 TOKENS = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(5))
 MASKS = {"none": None, "left": torch.ones(2, 30).long(), "right": torch.ones(2, 30).long()}
@@ -64,6 +65,25 @@ def test_what_a_hook_edits_is_read_from_hooks(tiny):
     assert not torch.allclose(ablated[1].rot_q, plain[1].rot_q, atol=1e-2)
 
 
+@pytest.mark.parametrize("place", ["hook", "forward"])
+def test_what_is_added_to_hugging_faces_own_modules_is_read_from_hooks(place, tiny_folder):
+    """A bridge computes attention itself, so what changes the output of Hugging Face's own module does not count."""
+    model = boot(tiny_folder("llama"))
+    expected = ph.score_heads(model, TOKENS)
+    module = model.blocks[0].attn.original_component
+
+    def change_late(output):
+        return (output[0] * (torch.arange(30) < 20)[:, None], *output[1:])
+
+    if place == "hook":
+        module.register_forward_hook(lambda module, inputs, output: change_late(output))
+    else:
+        forward = module.forward
+        module.forward = lambda *args, **kwargs: change_late(forward(*args, **kwargs))
+    assert plain_capture_refusal(model, list(ph.resolve_layers(model).layers.values())) is not None
+    assert torch.allclose(ph.score_heads(model, TOKENS).rho, expected.rho, atol=1e-4)
+
+
 def test_scores_are_the_same_read_either_way(tiny):
     model = tiny("llama")
     found = ph.score_heads(model, TOKENS, null_repeats=2)
@@ -77,7 +97,7 @@ def test_scores_are_the_same_read_either_way(tiny):
 def test_the_run_ends_after_the_last_layer_that_was_asked_for(tiny):
     model, run = tiny("llama"), []
     handles = [
-        block.original_component.register_forward_hook(lambda module, *_, layer=layer: run.append(layer))
+        watch(block.original_component, lambda *_, layer=layer: run.append(layer))
         for layer, block in enumerate(model.blocks)
     ]
     try:

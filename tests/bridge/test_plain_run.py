@@ -103,6 +103,8 @@ def idle(*_, **__):
         (lambda model: model.blocks[1].mlp.register_forward_hook(idle), "blocks.1.mlp"),
         (lambda model: model.blocks[1].register_forward_pre_hook(idle), "blocks.1"),
         (lambda model: model.register_forward_hook(idle), "a hook on TransformerBridge"),
+        (lambda model: model.blocks[0].ln1.original_component.register_forward_hook(idle), "blocks.0.ln1"),
+        (lambda model: model.original_model.register_forward_pre_hook(idle), "a hook on LlamaForCausalLM"),
         (lambda model: nn.modules.module.register_module_forward_hook(idle), "hooks on all modules"),
         (lambda model: nn.modules.module.register_module_forward_pre_hook(idle), "hooks on all modules"),
     ],
@@ -132,18 +134,12 @@ def test_hooks_that_a_caller_takes_care_of_are_no_reason(tiny):
 
 
 @torch.no_grad()
-def test_hooks_on_hugging_faces_own_modules_stay_in_effect(tiny):
+def test_hooks_that_transformers_leaves_on_its_modules_are_no_reason(tiny):
     model = tiny("llama")
-    norm = model.blocks[0].ln1.original_component
-    handle = norm.register_forward_hook(lambda module, inputs, output: 2 * output)
-    try:
-        assert plain_run_refusal(model) is None
-        with plain_model(model) as own:
-            found = own(TOKENS).logits
-        assert torch.allclose(found, model(TOKENS), atol=1e-5)
-    finally:
-        handle.remove()
-    assert not torch.allclose(found, model(TOKENS), atol=1e-2)
+    with plain_model(model) as own:
+        own(TOKENS, output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.original_model.modules())
+    assert plain_run_refusal(model) is None
 
 
 @pytest.mark.parametrize(

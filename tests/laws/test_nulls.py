@@ -110,12 +110,4 @@ def test_a_sampled_null_is_within_its_stated_error_of_the_exact_one(bundled):
     assert 0.8 < ratio < 1.25
     assert sampled.mean_error.median() < exact.sd.median() / 5
     assert (sampled.sd / exact.sd).median().sub(1).abs() < 0.2
-    assert torch.allclose(sampled.sd**2 + sampled.sampling_sd**2, sampled.rho.var(0))
-
-
-def test_a_null_that_is_mostly_sampling_error_gives_a_warning(tiny, caplog):
-    tokens = torch.randint(256, (1, 256), generator=torch.Generator().manual_seed(0))
-    ph.score_heads(tiny("llama"), tokens, null_repeats=4, null_pairs="all")
-    assert not caplog.text
-    ph.score_heads(tiny("llama"), tokens, null_repeats=4, null_pairs=1024)
-    assert "sampling adds more to the null of" in caplog.text
+    assert torch.equal(sampled.sd, sampled.rho.std(0))  # a spread that sampling explains is not 0

@@ -2,15 +2,18 @@
 
 import functools
 import itertools
+import re
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 
 import positional_heads as ph
 from positional_heads.core.logs import warn_once
+from positional_heads.results.files import PARTIAL, read_result, write_result
 from positional_heads.results.tables import heads_table
-from positional_heads.scoring.sums import ScoreSums
+from positional_heads.results.unfinished import unfinished
 from tests.support import oracles
 
 TEMPERATURES = (1e-3, 1.0, 32**0.5, 1e3, 1e6)
@@ -156,9 +159,15 @@ def test_text_of_one_repeated_token_gives_a_warning(tokens, said, model, caplog)
 
 def test_sums_of_an_earlier_version_are_refused_in_a_sentence(model, tmp_path):
     file = ph.score_shard(model, rows((30, 30)), "1/1", tmp_path, layers=[1])
-    sums = ScoreSums.load(file)
-    own = sums.layers[1].own.tensors
-    own["pairs"] = own.pop("entries")  # the name that it had
-    sums.save(file)
-    with pytest.raises(ph.ResultFileError, match=r"of an earlier version .* delete the file and count again"):
-        ScoreSums.load(file)
+    content, _ = read_result(file, PARTIAL)
+    del content["null"]  # the earlier version had the number of repeats instead
+    write_result(file, save({"1.0.entries": torch.zeros(1)}), content | {"repeats": 1}, PARTIAL)
+    said = r"{}: these sums are of an earlier version .* delete the file and count again"
+    for read in (
+        lambda: ph.merge_shards(tmp_path),
+        lambda: ph.score_shard(model, rows((30, 30)), "1/1", tmp_path, layers=[1]),
+        lambda: ph.score_heads(model, rows((30, 30)), checkpoint=file.rename(tmp_path / PARTIAL.file_name).parent),
+    ):
+        with pytest.raises(ph.ResultFileError, match=said.format(r"\S*\.safetensors")):
+            read()
+    assert re.fullmatch(said.format(re.escape(str(tmp_path / PARTIAL.file_name))) + r"\.", unfinished(tmp_path))

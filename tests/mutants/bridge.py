@@ -3,6 +3,14 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = (
+    # What is added to Hugging Face's own modules
+    Mutant("bridge/plain_run.py", "_is_harmless if", "bool if", "bridge/test_plain_capture -k own_modules_is_read"),
+    Mutant(
+        "bridge/plain_run.py",
+        '(id(module) in own and "_hf_hook" in kept)',
+        "(id(module) in own)",
+        "bridge/test_plain_capture -k own_modules_is_read",
+    ),
     # Answers are run plainly under our own ablations only, and start from residuals of the same ablation
     Mutant(
         "bridge/answer_run.py",

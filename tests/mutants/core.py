@@ -56,7 +56,9 @@ MUTANTS = (
     ),
     # Kernels
     Mutant("core/kernels/native.cpp", "* SATURATED < largest", "< largest", "core/test_kernels -k native_sums_are"),
-    Mutant("core/kernels/native.py", "if threads > 1:  # two", "if False:  # two", "core/test_kernels -k threads"),
+    Mutant(
+        "core/kernels/native.py", "split = threads > 1 and", "split = threads < 1 and", "core/test_kernels -k threads"
+    ),
     Mutant(
         "core/kernels/native.py",
         "positions, temperature, one_bin",
@@ -98,6 +100,7 @@ MUTANTS = (
     Mutant("core/shuffles.py", "GOLDEN * np", "0 * np", "core/test_shuffles -k spread_evenly"),
     Mutant("core/shuffles.py", "(start[block] + number)", "(1 + number)", "core/test_shuffles -k equally_likely"),
     Mutant("core/shuffles.py", "2 + half]", "2]", "core/test_shuffles -k differ"),
+    Mutant("core/null.py", "entry_counts.sum(0)", "entry_counts.amax(0)", "core/test_null -k curves_are_close"),
     Mutant("core/shuffles.py", ".clamp(max=RUN)", ".clamp(min=RUN)", "core/test_shuffles -k before_they_are_drawn"),
     Mutant(
         "core/shuffles.py", "fixed = min(self.entries.skip_keys, length)", "fixed = 0", "laws/test_nulls -k skipped"

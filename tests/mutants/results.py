@@ -11,6 +11,10 @@ MUTANTS = (
         "-float(self.rho[head])",
         "results/test_scores -k by_significance",
     ),
+    Mutant("results/scores.py", "return self.rho.std(0)", "return self.rho.var(0)", "laws/test_nulls -k stated_error"),
+    Mutant(
+        "results/files.py", 'if "null" in content', 'if "run" in content', "laws/test_resolution -k earlier_version"
+    ),
     Mutant("results/verdicts.py", "repeats < FEWEST_SHUFFLES", "repeats < 1", "results/test_verdicts -k little_power"),
     Mutant(
         "results/verdicts.py",

