@@ -108,6 +108,7 @@ def ablation_verdict(
     harm: float,
     singles: int,
     scored: int,
+    n_random: int | None,
 ) -> str:
     """Whether ablating the top heads hurts more than ablating others, and whether more at long range than at short.
 
@@ -123,6 +124,7 @@ def ablation_verdict(
         harm: Rank correlation over single heads of score and harm; NaN if unknown.
         singles: How many heads were ablated alone, from the top of the ranking on.
         scored: How many heads the ranking has.
+        n_random: How many permutations were asked for, or None if unknown.
     """
     over_sizes = contrasts[contrasts["k"] == "all"].set_index("reach")
     reach = over_sizes.index[0]
@@ -141,8 +143,12 @@ def ablation_verdict(
         f"over {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'})"
     )
     if 1 / (1 + int(long["permutations"])) > ALPHA:
-        too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}, 20 can (n_random=20)"
-        return f"Undecided: {too_few}. {basis}."
+        too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}"
+        if long["permutations"] < (n_random or 0):
+            remedy = "no others of these sizes exist: ablate more heads"
+        else:
+            remedy = "20 can (n_random=20)"
+        return f"Undecided: {too_few}, {remedy}. {basis}."
     if not _harmful(long):
         others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant)
         others += _evidence_of_single_heads(harm, singles, scored)

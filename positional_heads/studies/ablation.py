@@ -226,8 +226,16 @@ def _planned(  # noqa: PLR0917  what a study has prepared
             return left
         return left + len(plan.sizes) * finished.seconds[set_name(top)] + trials.seconds_left(finished)
 
-    least = f"the top {asked.sizes[0]} heads and their controls"
-    return limit.planned(smaller_plans(asked), seconds, finished, least=least, progress=progress)
+    plans = smaller_plans(asked, ranking)
+    least = f"the top {' and '.join(map(str, plans[-1].sizes))} heads and their controls"
+    return limit.planned(
+        plans,
+        seconds,
+        finished,
+        left_out=lambda plan: plan.left_out_of(asked, ranking, seed),
+        least=least,
+        progress=progress,
+    )
 
 
 def _unit_notes(task: Task) -> list[str]:

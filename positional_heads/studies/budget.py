@@ -28,10 +28,6 @@ class Plan(Protocol):
         """The plan for a file."""
         ...
 
-    def left_out_of(self, asked: Any) -> list[str]:
-        """What the plan of the whole study has that this one has not, in words."""
-        ...
-
 
 SomePlan = TypeVar("SomePlan", bound=Plan)
 
@@ -78,6 +74,7 @@ class Budget:
         seconds: Callable[[SomePlan], float],
         finished: FinishedParts,
         *,
+        left_out: Callable[[SomePlan], list[str]],
         least: str,
         progress: bool,
     ) -> Planned[SomePlan]:
@@ -87,6 +84,7 @@ class Budget:
             plans: The plan of the whole study, and what may be run instead, the largest first.
             seconds: How long a plan takes from now on.
             finished: Where the decision is kept.
+            left_out: What the first plan has that a plan has not, in words.
             least: What the last plan still has, in words.
             progress: Whether a progress bar is shown; the decision is then written where the bar will be.
 
@@ -100,21 +98,25 @@ class Budget:
                 chosen = Planned(plan, decision["account"])
                 break
         else:
-            chosen = self._decided(plans, seconds, least)
+            chosen = self._decided(plans, seconds, left_out, least)
             finished.decide({"question": question, "plan": chosen.plan.as_json(), "account": chosen.account})
-        left_out = chosen.account["left_out"]
+        missing = chosen.account["left_out"]
         line = (
             f"budget of {self.minutes:g} minutes: about {chosen.account['all_minutes']:g} for everything; "
-            f"{'leaving out ' + '; '.join(left_out) if left_out else 'nothing is left out'}; about "
+            f"{'leaving out ' + '; '.join(missing) if missing else 'nothing is left out'}; about "
             f"{_two_digits(seconds(chosen.plan) / 60):g} minutes left to run"
         )
         if progress:
             tqdm.write(line, sys.stderr)
-        logger.log(logging.WARNING if left_out and not progress else logging.INFO, line)
+        logger.log(logging.WARNING if missing and not progress else logging.INFO, line)
         return chosen
 
     def _decided(
-        self, plans: Sequence[SomePlan], seconds: Callable[[SomePlan], float], least: str
+        self,
+        plans: Sequence[SomePlan],
+        seconds: Callable[[SomePlan], float],
+        left_out: Callable[[SomePlan], list[str]],
+        least: str,
     ) -> Planned[SomePlan]:
         spent = now() - self._began
 
@@ -130,8 +132,11 @@ class Budget:
                 f"minutes, everything about {_two_digits(everything):g}; give that many, or a smaller task"
             )
             raise ValueError(msg)
-        left_out = plans[place].left_out_of(plans[0])
-        account = {"minutes": self.minutes, "all_minutes": _two_digits(everything), "left_out": left_out}
+        account = {
+            "minutes": self.minutes,
+            "all_minutes": _two_digits(everything),
+            "left_out": left_out(plans[place]),
+        }
         return Planned(plans[place], account)
 
 

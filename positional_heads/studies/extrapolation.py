@@ -240,7 +240,14 @@ def _planned(
             * sum(cost(trial) for trial in plan.trials if trial.name not in finished.results)
         )
 
-    return limit.planned(plans, seconds, finished, least=f"{', '.join(plans[-1].names)}", progress=progress)
+    return limit.planned(
+        plans,
+        seconds,
+        finished,
+        left_out=lambda plan: plan.left_out_of(plans[0]),
+        least=", ".join(plans[-1].names),
+        progress=progress,
+    )
 
 
 def _trials(method: str | Method, factors: Sequence[float], trained: int) -> list[Trial]:
