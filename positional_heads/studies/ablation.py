@@ -232,6 +232,10 @@ def _planned(  # noqa: PLR0917  what a study has prepared
         plans,
         seconds,
         finished,
+        taken=finished.seconds_of(
+            map(set_name, distinct_sets(asked.sets(ranking, by_retrieval, seed))), finished.seconds[set_name(top)]
+        )
+        + trials.seconds_taken(finished) * asked.retrieval,
         left_out=lambda plan: plan.left_out_of(asked, ranking, seed),
         least=least,
         progress=progress,

@@ -187,6 +187,7 @@ def _planned(
         plans,
         seconds,
         finished,
+        taken=finished.seconds_of(asked.parts, finished.seconds[name]),
         left_out=lambda search: search.left_out_of(asked),
         least=least_in_words,
         progress=progress,

@@ -244,6 +244,10 @@ def _planned(
         plans,
         seconds,
         finished,
+        taken=sum(
+            finished.seconds_of([trial.name], finished.seconds[first.name] / cost(first) * cost(trial))
+            for trial in trials
+        ),
         left_out=lambda plan: plan.left_out_of(plans[0]),
         least=", ".join(plans[-1].names),
         progress=progress,

@@ -193,9 +193,15 @@ def test_an_interrupted_study_leaves_out_the_same_with_its_budget_and_less_with_
     assert found.cells == expected.cells
     assert torch.equal(found.values["score"], expected.values["score"])
     assert (found.notes, found.provenance) == (expected.notes, expected.provenance)
+    less = ph.ablation_study(bundled, scores, SlowTask(clock), **ASKED, budget=0.5, checkpoint=tmp_path)
+    assert (less.notes, less.provenance) == (found.notes, found.provenance)  # 90 minutes are what left something out
     more = SlowTask(clock)
     larger = ph.ablation_study(bundled, scores, more, **ASKED, budget=400, checkpoint=tmp_path)
     assert larger.provenance["budget"]["left_out"] == []
+    # nine parts took a minute, those that the slow machine ran took five
+    trials = len(retrieval_trials.RetrievalTrials(bundled, more).trials)
+    expected_minutes = minutes_of(larger, trials) + 4 * rest.measured
+    assert larger.provenance["budget"]["all_minutes"] == float(f"{expected_minutes:.2g}")
     assert more.measured == len({*larger.sets} - {*found.sets})
     again = SlowTask(clock)
     ph.ablation_study(bundled, scores, again, **ASKED, budget=0.5, checkpoint=tmp_path)  # all is there already
