@@ -75,7 +75,7 @@ def extrapolation_study(
         checkpoint: Folder to save finished methods in; the same call resumes from it.
         progress: Show a progress bar.
         budget: Minutes that the study may take. What does not fit is left out before it starts, and the record says so:
-            the longest lengths first, then the last methods, down to four methods and lengths. No limit when None.
+            the longest lengths first, then the last methods, down to four points. No limit when None.
         **task_settings: Settings of the task, e.g. depths, examples, haystack.
 
     Raises:

@@ -40,7 +40,12 @@ MUTANTS = (
     Mutant("studies/budget.py", "if minutes > self.minutes]", "if False]", "studies/test_budget -k interrupted"),
     Mutant("studies/budget.py", "- finished.spent + taken", "- finished.spent", "studies/test_budget -k interrupted"),
     Mutant("studies/trials.py", "trial.length < length", "trial.length <= length", "studies/test_budget -k plans_of"),
-    Mutant("studies/trials.py", ">= fewest", "> fewest", "studies/test_budget -k plans_of"),
+    Mutant(
+        "studies/trials.py",
+        "len(fewer.trials) >= fewest",
+        "len(fewer.trials) > fewest",
+        "studies/test_budget -k plans_of",
+    ),
     Mutant("studies/resume.py", "if name not in self.results:", "if True:", "studies/test_budget -k interrupted"),
     Mutant(
         "studies/dpe.py",

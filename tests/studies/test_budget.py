@@ -5,6 +5,7 @@ The clock is the tests' own: a part takes as long as it says, so nothing sleeps 
 
 import json
 import zlib
+from itertools import pairwise
 
 import pytest
 import torch
@@ -285,6 +286,22 @@ def test_plans_of_trials_keep_every_method_at_every_length_and_a_correlation():
     assert plans[-1].left_out_of(plans[0]) == ["lengths of 20 and 30 tokens", "the methods e"]
     assert smaller_trial_plans(trial_plan("ab", [10])) == [trial_plan("ab", [10])]
     assert smaller_trial_plans(trial_plan("ab", [10, 20, 30]))[-1] == trial_plan("ab", [10, 20])
+
+
+@pytest.mark.parametrize("methods", range(1, 7))
+@pytest.mark.parametrize("lengths", range(1, 7))
+def test_the_least_plan_of_trials_has_four_points_and_costs_least(methods, lengths):
+    plans = smaller_trial_plans(trial_plan("abcdef"[:methods], list(range(10, 10 + lengths))))
+    assert len(plans[-1].trials) == min(4, methods * lengths)
+    assert all({*less.names} < {*more.names} for more, less in pairwise(plans))
+    assert all(len(plan.trials) == len(plan.labels) * len(plan.lengths) for plan in plans)
+
+
+def test_a_refusal_does_not_say_that_a_part_costs_more_than_the_whole(bundled, trials_run):
+    with pytest.raises(ValueError, match="too small") as said:
+        ph.extrapolation_study(bundled, ph.bundled_text(), ["linear", "self_extend"], FACTORS, **SMALL, budget=1)
+    least, everything = (float(part.split()[0].rstrip(";")) for part in str(said.value).split("about ")[1:])
+    assert least == everything > 6
 
 
 METHODS, FACTORS = ["none", "linear", "ntk", "yarn", "self_extend"], [2, 4]
