@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from tqdm.auto import tqdm
 
+from positional_heads.core.arguments import checked
 from positional_heads.studies.resume import FinishedParts, now
 
 logger = logging.getLogger(__name__)
@@ -163,14 +164,15 @@ def _decided_before(plans: Sequence[SomePlan], finished: FinishedParts) -> list[
     ]
 
 
-def check_budget(minutes: float | None) -> None:
+@checked
+def check_budget(budget: float | None) -> None:
     """Refuse a budget that is not a positive number of minutes; None passes.
 
     Raises:
         ValueError: If it is zero, negative or not finite.
     """
-    if minutes is not None and not 0 < minutes < math.inf:
-        msg = f"budget {minutes} must be a number of minutes above 0, e.g. 30"
+    if budget is not None and not budget > 0:
+        msg = f"budget {budget} must be a number of minutes above 0, e.g. 30"
         raise ValueError(msg)
 
 

@@ -18,6 +18,7 @@ from positional_heads.core.head_sets import SetPlan, by_kind, existing_permutati
 from positional_heads.results.files import FINISHED_FILE_NAME
 from positional_heads.scoring.progress import Work, work_bar
 from positional_heads.studies import dpe, extrapolation, resume, retrieval_trials
+from positional_heads.studies.budget import check_budget
 from positional_heads.studies.trials import Trial, TrialPlan, smaller_trial_plans
 from positional_heads.views import write_report
 
@@ -232,6 +233,21 @@ def test_budgets_that_are_no_time_are_refused_before_anything_runs(budget, bundl
     assert task.measured == 0
     with pytest.raises((ValueError, TypeError), match="budget"):
         ph.extrapolation_study(bundled, ph.bundled_text(), budget=budget)
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), 1e308, 10**400, 10**5000], ids=range(7))
+def test_the_command_line_refuses_budgets_in_the_words_of_python(budget, bundled):
+    said = []
+    for refuses in (
+        lambda: check_budget(budget),
+        lambda: ph.extrapolation_study(bundled, ph.bundled_text(), budget=budget),
+        lambda: dpe.dpe_sweep(bundled, 2048, budget=budget),
+    ):
+        with pytest.raises(ValueError, match=r"^budget ") as error:
+            refuses()
+        said.append(str(error.value))
+    assert len({*said}) == 1
+    assert len(said[0]) < 90
 
 
 def test_plans_of_sets_shrink_to_one_size_and_its_controls():
