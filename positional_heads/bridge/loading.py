@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import subprocess
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,17 +115,39 @@ def load_configuration(name_or_path: str | os.PathLike[str], *, trust_remote_cod
     from transformers import AutoConfig, AutoTokenizer
 
     source = _folder_or_name(name_or_path)
+    is_folder = Path(source).is_dir()
+    if is_folder:
+        _refuse_broken_files(Path(source))
     settings = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    part = "configuration"
     try:
         with _BOOTING, _configuration_translated(source):
-            return AutoConfig.from_pretrained(source, **settings), AutoTokenizer.from_pretrained(source, **settings)
+            config = AutoConfig.from_pretrained(source, **settings)
+            part = "tokenizer"
+            return config, AutoTokenizer.from_pretrained(source, **settings)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+        if is_folder:
+            msg = f"the {part} in {source} cannot be read: {reason}"
+            raise ValueError(msg) from error
         msg = (
             f"configuration and tokenizer of {source!r} cannot be read from this machine ({reason}): give a folder, or "
             f"download them first, `hf download {source} --include '*.json' 'tokenizer*'`"
         )
         raise ValueError(msg) from error
+
+
+def _refuse_broken_files(folder: Path) -> None:
+    """Name what is missing from a folder, or not JSON, where `transformers` says something else."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:  # noqa: PERF203  a few files
+            msg = f"{file}: not JSON ({error})"
+            raise ValueError(msg) from error
+    if not _has_tokenizer(folder):
+        msg = f"{folder}: no tokenizer in this folder, so no text can be cut into tokens; add the tokenizer's files"
+        raise ValueError(msg)
 
 
 @contextmanager

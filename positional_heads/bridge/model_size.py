@@ -4,6 +4,7 @@ Hugging Face's model is built on PyTorch's meta device, where tensors have shape
 pairs and experts are counted in the model's own code, for every family alike.
 """
 
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,11 +72,20 @@ def model_size(config: Any, name: str | None = None) -> ModelSize:
     from transformers import AutoModelForCausalLM
 
     text = config.get_text_config()
+    if not getattr(text, "num_hidden_layers", 1):
+        msg = "num_hidden_layers is 0 in config.json: there is no layer to score"
+        raise ValueError(msg)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(text)
     except Exception as error:
-        msg = f"the size of this model cannot be read from its configuration: {' '.join(str(error).split())[:200]}"
+        unknown = [
+            key for key, value in text.to_dict().items() if isinstance(error, KeyError) and [value] == [*error.args]
+        ]
+        reason = f"{unknown[0]} is " if unknown else ""
+        reason += textwrap.shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+        reason += ", which is unknown" if unknown else ""
+        msg = f"the size of this model cannot be read from its configuration, config.json: {reason}"
         raise ValueError(msg) from error
     for name_of_family, reason in REFUSED.items():
         if type(model).__name__.lower().startswith(name_of_family.lower()):

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from positional_heads.cli.common import PLACEMENTS, say
+
 if TYPE_CHECKING:
     from positional_heads.bridge.model_size import ModelSize
     from positional_heads.scoring.estimate import Estimate
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 SAMPLED, FEWER, SHARDS = 65536, 5, 8
 """Pairs, shuffles and shards of the runs that the asked one is compared with."""
+CHANGED = 0.05
+"""Share of time or memory by which a change must matter to be told."""
 UNITS = ((86400 * 2, 86400, "days"), (3600 * 2, 3600, "hours"), (120, 60, "minutes"), (0, 1, "seconds"))
 
 
@@ -46,20 +50,27 @@ def print_estimate(
     import torch
 
     from positional_heads.bridge.model_size import model_size
+    from positional_heads.scoring.counter import nothing_counts
     from positional_heads.scoring.estimate import estimated
     from positional_heads.scoring.settings import ScoringSettings
     from positional_heads.zoo.bundled import load_configuration
 
+    _refuse_device(device)
     config, tokenizer = load_configuration(model, trust_remote_code=trust_remote_code)
     size = model_size(config, model)
     stand_in = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=size.context))
     lengths = [len(piece) for piece in cut(stand_in)]
     asked = ScoringSettings(**settings)
+    if not all(int(asked.plan(tuple(lengths), window).all_entry_counts.sum()) for window in {*size.windows}):
+        raise ValueError(nothing_counts(max(lengths)))
     precision = getattr(torch, dtype or "float32")
 
     def of(changed: "ScoringSettings", machine: "Machine", parts: int = shards) -> "Estimate":
         return estimated(size, lengths, changed, machine, shards=parts, batch_size=batch_size, dtype=precision)
 
+    if (device or "").startswith("cuda"):
+        none = "" if torch.cuda.is_available() else ", and none is here"
+        say(f"{device}: no GPU is measured{none}; figures of an H100")
     here, gpu = _machines(size, lengths, asked, device)
     chosen = of(asked, here)
     others = {f"--pairs {SAMPLED}": of(replace(asked, pairs=SAMPLED), here)}
@@ -129,10 +140,31 @@ def _told(
         f"would take about {_time(chosen.seconds)} and {_size(chosen.bytes)} ({machine.name}; loading not included)",
         *(f"  {name:<30}{_time(value):>14}{value / chosen.seconds:>6.0%}" for name, value in times.items()),
         *(f"  {name:<30}{_size(value):>14}" for name, value in kept.items()),
-        "instead:",
-        *(f"  {name:<30}{_time(one.seconds):>14}{_size(one.bytes):>12}" for name, one in others.items()),
     ]
+    if "not measured" not in machine.name:
+        lines.append("speeds were measured just now: if this machine is busy, the time is guessed too high")
+    changed = {name: one for name, one in others.items() if _differs(one, chosen)}
+    lines += ["instead:"] if changed else []
+    lines += [f"  {name:<30}{_time(one.seconds):>14}{_size(one.bytes):>12}" for name, one in changed.items()]
     return "\n".join(lines)
+
+
+def _differs(one: "Estimate", chosen: "Estimate") -> bool:
+    """Whether time or memory is another by more than the error of a guess between two runs."""
+    return any(abs(new / old - 1) > CHANGED for new, old in ((one.seconds, chosen.seconds), (one.bytes, chosen.bytes)))
+
+
+def _refuse_device(device: str | None) -> None:
+    """Refuse a device that PyTorch does not know."""
+    import torch
+
+    if device is None or device in PLACEMENTS:
+        return
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        msg = f"device {device!r} is unknown: give cpu, cuda, cuda:1, mps, or {', '.join(PLACEMENTS)}"
+        raise ValueError(msg) from error
 
 
 def _time(seconds: float) -> str:

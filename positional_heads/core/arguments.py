@@ -118,7 +118,8 @@ def is_integer(value: Any) -> bool:
 
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number, and not True or False."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    # a whole number is finite, and may be too large for math.isfinite
+    return isinstance(value, Real) and not isinstance(value, bool) and (is_integer(value) or math.isfinite(value))
 
 
 def _converted(name: str, value: Any, annotation: Any) -> Any:
@@ -130,6 +131,8 @@ def _converted(name: str, value: Any, annotation: Any) -> Any:
         return value
     if is_integer(value) and abs(value) >= LIMIT:
         msg = f"{name} {_brief(value)} must have fewer than 64 bits"
+    elif is_number(value) and abs(value) >= LIMIT:
+        msg = f"{name} {_brief(value)} must be below 2**63"
     else:
         allowed = " or ".join(dict.fromkeys(_in_words(kind) for kind in kinds))
         msg = f"{name} must be {allowed}, got {_brief(value)}"
@@ -182,6 +185,8 @@ def with_article(noun: Any) -> str:
 
 def _brief(value: Any) -> str:
     simple = isinstance(value, (str, int, float, list, tuple, dict, NoneType))
+    if is_integer(value) and abs(value) >= LIMIT:
+        return f"of {value.bit_length()} bits"  # Python refuses to write thousands of digits
     return reprlib.repr(value) if simple else with_article(type(value).__name__)
 
 

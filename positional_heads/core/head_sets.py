@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from math import comb, prod
 from typing import Any
 
@@ -63,15 +64,22 @@ class SetPlan:
         """The plan for a file."""
         return {**asdict(self), "sizes": list(self.sizes)}
 
-    def left_out_of(self, asked: "SetPlan") -> list[str]:
-        """What a larger plan has that this one has not, in words."""
+    def left_out_of(self, asked: "SetPlan", ranking: Sequence[Head], seed: int) -> list[str]:
+        """What a larger plan has that this one has not, in words: only sets that exist."""
         parts = []
         if self.singles < asked.singles:
             which = f"{asked.singles - self.singles} of " if self.singles else "all "
             parts.append(f"{which}{asked.singles} single heads")
         if self.n_random < asked.n_random:
-            fewer = asked.n_random - self.n_random
-            parts.append(f"{fewer} of {asked.n_random} permuted rankings, and of as many random sets of each size")
+            own, more = (plan.sets(ranking, None, seed) for plan in (self, replace(asked, sizes=self.sizes)))
+            for kind, name in (("permuted", "permuted rankings"), ("random", "random sets")):
+                # a permuted ranking has a set of each size, all of one number
+                kept, drawn = (
+                    len({(kind == "random" and one.k, one.number) for one in sets if one.kind == kind})
+                    for sets in (own, more)
+                )
+                if kept < drawn:
+                    parts.append(f"{drawn - kept} of {drawn} {name}")
         if dropped := [str(size) for size in asked.sizes if size not in self.sizes]:
             parts.append(f"the sets of {' and '.join(dropped)} heads")
         if self.retrieval < asked.retrieval:
@@ -79,17 +87,23 @@ class SetPlan:
         return parts
 
 
-def smaller_plans(asked: SetPlan) -> list[SetPlan]:
+def smaller_plans(asked: SetPlan, ranking: Sequence[Head]) -> list[SetPlan]:
     """A plan, and what is left of it as more and more is left out, down to the top sets of one size and their controls.
 
     First go single heads, which no test rests on: those outside of the largest top set, then all. Then random sets and
     permutations, one by one as long as a p-value below 0.05 remains possible; then sizes, the largest first, because
-    small sets are the stronger claim; last the retrieval control.
+    small sets are the stronger claim, as long as those left have as many permutations; last the retrieval control.
     """
     plans = [asked]
     plans += [replace(asked, singles=fewer) for fewer in (asked.sizes[-1], 0) if fewer < asked.singles]
     plans += [replace(plans[-1], n_random=fewer) for fewer in range(asked.n_random - 1, FEWEST_PERMUTATIONS - 1, -1)]
-    plans += [replace(plans[-1], sizes=asked.sizes[:fewer]) for fewer in range(len(asked.sizes) - 1, 0, -1)]
+    wanted = min(plans[-1].n_random, FEWEST_PERMUTATIONS)
+    for fewer in range(len(asked.sizes) - 1, 0, -1):
+        if existing_permutations(ranking, asked.sizes[:fewer]) < min(
+            wanted, existing_permutations(ranking, asked.sizes)
+        ):
+            break
+        plans.append(replace(plans[-1], sizes=asked.sizes[:fewer]))
     return [*plans, replace(plans[-1], retrieval=False)] if asked.retrieval else plans
 
 
@@ -174,6 +188,12 @@ def permuted_sets(ranking: Sequence[Head], sizes: Sequence[int], wanted: int, se
             seen.append(by_size)
             permuted.append(by_size)
     return permuted
+
+
+def existing_permutations(ranking: Sequence[Head], sizes: Sequence[int]) -> int:
+    """How many permuted rankings differ from each other and from the ranking's own in a set of one of these sizes."""
+    counts = [Counter(head.layer for head in ranking[:size]) for size in (*sorted(sizes), len(ranking))]
+    return prod(comb(more[layer], fewer[layer]) for fewer, more in pairwise(counts) for layer in fewer) - 1
 
 
 def random_sets(

@@ -250,6 +250,9 @@ class AblationStudy(Record):
             chance=self.chance.get(measure),
             significant=self.provenance["scores"].get("significant"),
             harm=self.correlations["score and harm"],
+            singles=len(by_kind(self.cells, "single").get(1, [])),
+            scored=len(self.ranking),
+            n_random=self.provenance.get("settings", {}).get("n_random"),
         )
 
     def _content(self) -> dict[str, Any]:

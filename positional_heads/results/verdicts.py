@@ -106,6 +106,9 @@ def ablation_verdict(
     chance: float | None,
     significant: int | None,
     harm: float,
+    singles: int,
+    scored: int,
+    n_random: int | None,
 ) -> str:
     """Whether ablating the top heads hurts more than ablating others, and whether more at long range than at short.
 
@@ -119,6 +122,9 @@ def ablation_verdict(
         chance: The measure of a guess, or None if unknown.
         significant: How many heads beat their null, or None if unknown.
         harm: Rank correlation over single heads of score and harm; NaN if unknown.
+        singles: How many heads were ablated alone, from the top of the ranking on.
+        scored: How many heads the ranking has.
+        n_random: How many permutations were asked for, or None if unknown.
     """
     over_sizes = contrasts[contrasts["k"] == "all"].set_index("reach")
     reach = over_sizes.index[0]
@@ -137,10 +143,15 @@ def ablation_verdict(
         f"over {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'})"
     )
     if 1 / (1 + int(long["permutations"])) > ALPHA:
-        too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}, 20 can (n_random=20)"
-        return f"Undecided: {too_few}. {basis}."
+        too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}"
+        if long["permutations"] < (n_random or 0):
+            remedy = "no others of these sizes exist: ablate more heads"
+        else:
+            remedy = "20 can (n_random=20)"
+        return f"Undecided: {too_few}, {remedy}. {basis}."
     if not _harmful(long):
-        others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant, harm)
+        others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant)
+        others += _evidence_of_single_heads(harm, singles, scored)
         return (
             f"No effect: ablating these heads hurts {task} no more than ablating random heads does: {basis}. "
             f"The identification of Positional Heads may be flawed.{others}"
@@ -169,8 +180,8 @@ def _interval(row: Any) -> str:
     return f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
 
 
-def _other_evidence(largest: "pd.DataFrame", significant: int | None, harm: float) -> str:
-    """What the null, retrieval heads and single heads say about the ranking."""
+def _other_evidence(largest: "pd.DataFrame", significant: int | None) -> str:
+    """What the null and retrieval heads say about the ranking."""
     evidence = ""
     if significant == 0:
         evidence += " No head beats its shuffled null, so the ranking reflects geometry."
@@ -179,9 +190,16 @@ def _other_evidence(largest: "pd.DataFrame", significant: int | None, harm: floa
             f" Ablating the {largest.loc['top', 'k']} heads with the highest retrieval score changes it by "
             f"{largest.loc['retrieval', 'effect']:+.3f}, ablating the top ones by {largest.loc['top', 'effect']:+.3f}."
         )
-    if not isnan(harm):
-        evidence += f" Over single heads, score and harm have a rank correlation of {harm:+.2f}."
     return evidence
+
+
+def _evidence_of_single_heads(harm: float, singles: int, scored: int) -> str:
+    """Whether heads with a higher score harm more alone; among the top ones only, scores hardly differ."""
+    if isnan(harm):
+        return ""
+    over = "Over single heads" if singles == scored else f"Over the top {singles} of {scored} heads alone"
+    narrow = "" if singles == scored else " (of scores as close as these, it says little about the others)"
+    return f" {over}, score and harm have a rank correlation of {harm:+.2f}{narrow}."
 
 
 def extrapolation_verdict(table: "pd.DataFrame", link: "pd.DataFrame", training_length: int) -> str:

@@ -247,11 +247,7 @@ class EntryCounter:
 
     def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:
         if pilot.sample.shape[1] == 0:
-            msg = (
-                "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
-                f"{max(self.lengths)} tokens"
-            )
-            raise ValueError(msg)
+            raise ValueError(nothing_counts(max(self.lengths)))
         plan = self._plan(vectors.window)
         bins = pilot.bins(self.settings.bins, self.settings.resolution, int(plan.entry_counts.sum()))
         row = max(rows, key=lambda row: row.length)
@@ -357,3 +353,11 @@ def _counted_entries(positions: Positions, plan: EntryPlan, device: torch.device
     if not bool(inside.all()):
         query_pos, key_pos = query_pos[inside], key_pos[inside]
     return query_pos.to(device), key_pos.to(device)
+
+
+def nothing_counts(longest: int) -> str:
+    """Why settings are refused that leave no entry."""
+    return (
+        "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
+        f"{longest} tokens"
+    )

@@ -226,8 +226,20 @@ def _planned(  # noqa: PLR0917  what a study has prepared
             return left
         return left + len(plan.sizes) * finished.seconds[set_name(top)] + trials.seconds_left(finished)
 
-    least = f"the top {asked.sizes[0]} heads and their controls"
-    return limit.planned(smaller_plans(asked), seconds, finished, least=least, progress=progress)
+    plans = smaller_plans(asked, ranking)
+    least = f"the top {' and '.join(map(str, plans[-1].sizes))} heads and their controls"
+    return limit.planned(
+        plans,
+        seconds,
+        finished,
+        taken=finished.seconds_of(
+            map(set_name, distinct_sets(asked.sets(ranking, by_retrieval, seed))), finished.seconds[set_name(top)]
+        )
+        + trials.seconds_taken(finished) * asked.retrieval,
+        left_out=lambda plan: plan.left_out_of(asked, ranking, seed),
+        least=least,
+        progress=progress,
+    )
 
 
 def _unit_notes(task: Task) -> list[str]:

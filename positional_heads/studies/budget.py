@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from tqdm.auto import tqdm
 
+from positional_heads.core.arguments import checked
 from positional_heads.studies.resume import FinishedParts, now
 
 logger = logging.getLogger(__name__)
@@ -28,10 +29,6 @@ class Plan(Protocol):
         """The plan for a file."""
         ...
 
-    def left_out_of(self, asked: Any) -> list[str]:
-        """What the plan of the whole study has that this one has not, in words."""
-        ...
-
 
 SomePlan = TypeVar("SomePlan", bound=Plan)
 
@@ -42,7 +39,8 @@ class Planned(Generic[SomePlan]):
 
     Attributes:
         plan: The plan.
-        account: For provenance: the budget, what everything would have taken, both in minutes, and what is left out.
+        account: For provenance: the budget that decided, what everything takes, finished parts included, both in
+            minutes, and what is left out.
     """
 
     plan: SomePlan
@@ -78,6 +76,8 @@ class Budget:
         seconds: Callable[[SomePlan], float],
         finished: FinishedParts,
         *,
+        taken: float,
+        left_out: Callable[[SomePlan], list[str]],
         least: str,
         progress: bool,
     ) -> Planned[SomePlan]:
@@ -87,62 +87,92 @@ class Budget:
             plans: The plan of the whole study, and what may be run instead, the largest first.
             seconds: How long a plan takes from now on.
             finished: Where the decision is kept.
+            taken: How long what is finished of the whole study took.
+            left_out: What the first plan has that a plan has not, in words.
             least: What the last plan still has, in words.
             progress: Whether a progress bar is shown; the decision is then written where the bar will be.
 
         Raises:
             ValueError: If not even the last plan fits.
         """
-        question = {"minutes": self.minutes, "asked": plans[0].as_json()}
-        for decision in reversed(finished.decisions):
-            if decision["question"] == question:
-                plan = next(one for one in plans if one.as_json() == decision["plan"])
-                chosen = Planned(plan, decision["account"])
-                break
-        else:
-            chosen = self._decided(plans, seconds, least)
+        before = _decided_before(plans, finished)
+        chosen = next((one for minutes, one in before if minutes == self.minutes), None)
+        if chosen is None:
+            # minutes of this call that no part has taken, and those of parts, of this call or finished before
+            everything = (now() - self._began - finished.spent + taken + seconds(plans[0])) / 60
+            chosen = self._decided(
+                plans, seconds, everything, [one for minutes, one in before if minutes > self.minutes], left_out, least
+            )
+            question = {"minutes": self.minutes, "asked": plans[0].as_json()}
             finished.decide({"question": question, "plan": chosen.plan.as_json(), "account": chosen.account})
-        left_out = chosen.account["left_out"]
+        missing = chosen.account["left_out"]
         line = (
-            f"budget of {self.minutes:g} minutes: about {chosen.account['all_minutes']:g} for everything; "
-            f"{'leaving out ' + '; '.join(left_out) if left_out else 'nothing is left out'}; about "
+            f"budget of {chosen.account['minutes']:g} minutes: about {chosen.account['all_minutes']:g} for everything; "
+            f"{'leaving out ' + '; '.join(missing) if missing else 'nothing is left out'}; about "
             f"{_two_digits(seconds(chosen.plan) / 60):g} minutes left to run"
         )
         if progress:
             tqdm.write(line, sys.stderr)
-        logger.log(logging.WARNING if left_out and not progress else logging.INFO, line)
+        logger.log(logging.WARNING if missing and not progress else logging.INFO, line)
         return chosen
 
     def _decided(
-        self, plans: Sequence[SomePlan], seconds: Callable[[SomePlan], float], least: str
+        self,
+        plans: Sequence[SomePlan],
+        seconds: Callable[[SomePlan], float],
+        everything: float,
+        larger: Sequence[Planned[SomePlan]],
+        left_out: Callable[[SomePlan], list[str]],
+        least: str,
     ) -> Planned[SomePlan]:
         spent = now() - self._began
 
         def fits(plan: SomePlan) -> bool:
             return spent + seconds(plan) <= 60 * self.minutes
 
-        # the first is asked apart: where all of it is finished, less of it need not be, with other random sets
+        # what is finished is asked apart: less of it need not be, with other random sets
         place = 0 if fits(plans[0]) else bisect_left(plans, True, key=fits)
-        everything, needed = ((spent + seconds(plan)) / 60 for plan in (plans[0], plans[-1]))
+        for one in larger:
+            if fits(one.plan) and plans.index(one.plan) <= place:
+                return one
         if place == len(plans):
+            needed = (spent + seconds(plans[-1])) / 60
             msg = (
                 f"budget {self.minutes:g} is too small: {least} would take about {_two_digits(needed, math.ceil):g} "
-                f"minutes, everything about {_two_digits(everything):g}; give that many, or a smaller task"
+                f"minutes, everything about {_two_digits(max(everything, needed), math.ceil):g}; give that many, or a "
+                "smaller task"
             )
             raise ValueError(msg)
-        left_out = plans[place].left_out_of(plans[0])
-        account = {"minutes": self.minutes, "all_minutes": _two_digits(everything), "left_out": left_out}
+        account = {
+            "minutes": self.minutes,
+            "all_minutes": _two_digits(everything),
+            "left_out": left_out(plans[place]),
+        }
         return Planned(plans[place], account)
 
 
-def check_budget(minutes: float | None) -> None:
+def _decided_before(plans: Sequence[SomePlan], finished: FinishedParts) -> list[tuple[float, Planned[SomePlan]]]:
+    """Every decision about the same study, with the minutes it was asked for; the largest plans first."""
+    asked, by_json = plans[0].as_json(), [plan.as_json() for plan in plans]
+    found = [
+        (one["question"]["minutes"], by_json.index(one["plan"]), one["account"])
+        for one in finished.decisions
+        if one["question"]["asked"] == asked and one["plan"] in by_json
+    ]
+    return [
+        (minutes, Planned(plans[place], account)) for minutes, place, account in sorted(found, key=lambda one: one[1])
+    ]
+
+
+@checked
+def check_budget(budget: float | None) -> None:
     """Refuse a budget that is not a positive number of minutes; None passes.
 
     Raises:
         ValueError: If it is zero, negative or not finite.
     """
-    if minutes is not None and not 0 < minutes < math.inf:
-        msg = f"budget {minutes} must be a number of minutes above 0, e.g. 30"
+    if budget is not None and not budget > 0:
+        msg = f"budget {budget} must be a number of minutes above 0, e.g. 30"
         raise ValueError(msg)
 
 

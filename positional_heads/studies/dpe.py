@@ -183,7 +183,15 @@ def _planned(
         return finished.seconds[name] * sum(one not in finished.results for one in search.parts)
 
     least_in_words = f"a search over {plans[-1].ranges} ranges"
-    return limit.planned(plans, seconds, finished, least=least_in_words, progress=progress).plan
+    return limit.planned(
+        plans,
+        seconds,
+        finished,
+        taken=finished.seconds_of(asked.parts, finished.seconds[name]),
+        left_out=lambda search: search.left_out_of(asked),
+        least=least_in_words,
+        progress=progress,
+    ).plan
 
 
 def _name(pair_groups: Sequence[int]) -> str:

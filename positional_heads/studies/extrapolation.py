@@ -75,7 +75,7 @@ def extrapolation_study(
         checkpoint: Folder to save finished methods in; the same call resumes from it.
         progress: Show a progress bar.
         budget: Minutes that the study may take. What does not fit is left out before it starts, and the record says so:
-            the longest lengths first, then the last methods, down to four methods and lengths. No limit when None.
+            the longest lengths first, then the last methods, down to four points. No limit when None.
         **task_settings: Settings of the task, e.g. depths, examples, haystack.
 
     Raises:
@@ -240,7 +240,18 @@ def _planned(
             * sum(cost(trial) for trial in plan.trials if trial.name not in finished.results)
         )
 
-    return limit.planned(plans, seconds, finished, least=f"{', '.join(plans[-1].names)}", progress=progress)
+    return limit.planned(
+        plans,
+        seconds,
+        finished,
+        taken=sum(
+            finished.seconds_of([trial.name], finished.seconds[first.name] / cost(first) * cost(trial))
+            for trial in trials
+        ),
+        left_out=lambda plan: plan.left_out_of(plans[0]),
+        least=", ".join(plans[-1].names),
+        progress=progress,
+    )
 
 
 def _trials(method: str | Method, factors: Sequence[float], trained: int) -> list[Trial]:

@@ -31,6 +31,7 @@ class FinishedParts:
         file: The file on disk, or None.
         results: Result of each finished part.
         seconds: How long each took, where that is known.
+        spent: Seconds that parts have taken since this was made.
         decisions: What was decided about the study, as JSON.
         announced: Whether no progress bar need say any more where the file is.
     """
@@ -51,7 +52,7 @@ class FinishedParts:
         self.results: dict[str, Any] = {line["part"]: line["result"] for line in parts}
         self.seconds: dict[str, float] = {line["part"]: line["seconds"] for line in parts if "seconds" in line}
         self.decisions: list[dict[str, Any]] = [line["decision"] for line in lines if "decision" in line]
-        self.announced = self.file is None
+        self.announced, self.spent = self.file is None, 0.0
 
     def run(self, name: str, part: Part, run: Callable[[Part], Any]) -> Any:
         """The result of a part, which is run unless it is finished."""
@@ -59,9 +60,19 @@ class FinishedParts:
             began = now()
             result = run(part)
             self.seconds[name] = now() - began
+            self.spent += self.seconds[name]
             self.results[name] = result
             self._append({"part": name, "result": result, "seconds": self.seconds[name]})
         return self.results[name]
+
+    def seconds_of(self, names: Iterable[str], otherwise: float) -> float:
+        """How long those of the parts took that are finished.
+
+        Args:
+            names: Names of parts, each once.
+            otherwise: What one of them took where that is not known.
+        """
+        return sum(self.seconds.get(name, otherwise) for name in names if name in self.results)
 
     def forget_untimed(self, names: Iterable[str]) -> None:
         """Let these parts be run again if it is not known how long they took, which older versions did not keep."""

@@ -78,6 +78,11 @@ class RetrievalTrials:
         left = sum(self._cost(trial) for trial in self.trials if trial.name not in finished.results)
         return left * finished.seconds[self.trials[0].name] / self._cost(self.trials[0]) if left else 0.0
 
+    def seconds_taken(self, finished: FinishedParts) -> float:
+        """How long the finished trials took."""
+        one = finished.seconds[self.trials[0].name] if self.trials else 0.0
+        return finished.seconds_of({trial.name for trial in self.trials}, one)
+
     def scores(self, finished: FinishedParts, progress: bool) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
         """Mean retrieval score of each head over the trials that the model answers; None, with a note, if none."""
         self._run_trials(self.trials, finished, progress)

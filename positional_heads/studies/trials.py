@@ -65,7 +65,7 @@ class TrialPlan:
 
 
 def smaller_trial_plans(asked: TrialPlan) -> list[TrialPlan]:
-    """A plan, and what is left of it as more and more is left out, down to the fewest points with a correlation.
+    """A plan, and what is left of it as more and more is left out, but not below the fewest points with a correlation.
 
     Every method stays at every length that is left, because points that differ in both say little about either. First
     go the longest lengths, which cost the most and may be run on their own later; then methods, the last one first,
@@ -74,7 +74,9 @@ def smaller_trial_plans(asked: TrialPlan) -> list[TrialPlan]:
     fewest = min(FEWEST_POINTS, len(asked.trials))
     plans = [asked]
     for length in reversed(asked.lengths[1:]):
-        plans.append(TrialPlan(tuple(trial for trial in plans[-1].trials if trial.length < length)))
+        shorter = TrialPlan(tuple(trial for trial in plans[-1].trials if trial.length < length))
+        plans += [shorter] if len(shorter.trials) >= fewest else []
     for label in reversed(asked.labels[1:]):
-        plans.append(TrialPlan(tuple(trial for trial in plans[-1].trials if trial.label != label)))
-    return [plan for plan in plans if len(plan.trials) >= fewest]
+        fewer = TrialPlan(tuple(trial for trial in plans[-1].trials if trial.label != label))
+        plans += [fewer] if len(fewer.trials) >= fewest else []
+    return plans

@@ -22,6 +22,12 @@ MUTANTS = (
         "rising = significant",
         "results/test_verdicts -k verdict_says",
     ),
+    Mutant(
+        "results/verdicts.py",
+        '"Over single heads" if singles == scored',
+        '"Over single heads" if singles',
+        "studies/test_ablation -k top_heads_alone",
+    ),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
     Mutant("results/record.py", "return tables[key].copy()", "return tables[key]", "results/test_record -k changed"),

@@ -96,6 +96,8 @@ MUTANTS = (
         "bridge/test_model_size -k published",
     ),
     Mutant("bridge/model_size.py", "if kind in WINDOWED and window", "if window", "bridge/test_model_size -k windows"),
+    Mutant("cli/estimate.py", "if not all(int(", "if not any(1 + int(", "scoring/test_estimate -k refused_where"),
+    Mutant("cli/estimate.py", "- 1) > CHANGED", "- 1) >= 0", "scoring/test_estimate -k command_line"),
     Mutant(
         "cli/score.py",
         "[:sequences],\n                settings",

@@ -26,9 +26,26 @@ MUTANTS = (
     # Budgets, and the time left
     Mutant("studies/budget.py", "place = 0 if fits(plans[0]) else ", "place = ", "studies/test_budget -k interrupted"),
     Mutant("studies/budget.py", "spent + seconds(plan) <=", "seconds(plan) <=", "studies/test_budget -k long_lengths"),
-    Mutant("studies/budget.py", 'decision["question"] == question', "False", "studies/test_budget -k interrupted"),
+    Mutant("studies/budget.py", "if minutes == self.minutes)", "if False)", "studies/test_budget -k interrupted"),
+    Mutant(
+        "core/head_sets.py",
+        "            break\n        plans.append",
+        "            pass\n        plans.append",
+        "studies/test_budget -k below_005",
+    ),
+    Mutant(
+        "core/head_sets.py", "for layer in fewer) - 1", "for layer in fewer)", "studies/test_budget -k can_be_drawn"
+    ),
+    Mutant("core/head_sets.py", "if kept < drawn:", "if True:", "studies/test_budget -k only_sets_that_exist"),
+    Mutant("studies/budget.py", "if minutes > self.minutes]", "if False]", "studies/test_budget -k interrupted"),
+    Mutant("studies/budget.py", "- finished.spent + taken", "- finished.spent", "studies/test_budget -k interrupted"),
     Mutant("studies/trials.py", "trial.length < length", "trial.length <= length", "studies/test_budget -k plans_of"),
-    Mutant("studies/trials.py", ">= fewest", "> fewest", "studies/test_budget -k plans_of"),
+    Mutant(
+        "studies/trials.py",
+        "len(fewer.trials) >= fewest",
+        "len(fewer.trials) > fewest",
+        "studies/test_budget -k plans_of",
+    ),
     Mutant("studies/resume.py", "if name not in self.results:", "if True:", "studies/test_budget -k interrupted"),
     Mutant(
         "studies/dpe.py",

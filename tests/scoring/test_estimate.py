@@ -189,8 +189,9 @@ def test_the_command_line_tells_the_cost_and_runs_nothing(told, tmp_path, monkey
     assert "9 sequences of at most 64 tokens, 576 tokens" in printed
     for line in ("would take about", "known speeds", "shuffles", "look-up tables", "one H100, not measured"):
         assert line in printed
-    for line in ("--pairs 65536", "--null-repeats 5", "--null-repeats 0", "each of 8 shards"):
+    for line in ("--null-repeats 0", "each of 8 shards", "if this machine is busy"):
         assert line in printed
+    assert "--pairs 65536" not in printed  # all pairs of 64 tokens are fewer
     assert "8 shards" not in told("bundled", "--text", "bundled", "--sequences", 2)
 
 
@@ -210,6 +211,42 @@ def test_settings_and_shards_count(told):
     assert seconds("--null-repeats", 0) < seconds() < seconds("--null-repeats", 40)
     assert seconds("--shard", "1/4") < seconds()
     assert json.loads(told("bundled", "--text", "bundled", "--device", "cuda", "--json"))["machine"] == asdict(H100)
+
+
+def refused(*arguments):
+    done = CliRunner().invoke(app, ["score", *map(str, arguments), "--text", "bundled", "--estimate"])
+    assert done.exit_code == 1
+    return done.stderr
+
+
+def test_an_estimate_is_refused_where_a_run_would_be(tiny_folder, tmp_path):
+    assert "no query-key pair counts: skip_keys" in refused("bundled", "--length", 64, "--skip-keys", 64)
+    assert "device 'cudda' is unknown" in refused("bundled", "--device", "cudda")
+    for file in tiny_folder("llama").iterdir():
+        if file.name == "config.json" or file.name.startswith("tokenizer"):
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = tmp_path / "config.json"
+    good = config.read_text()
+    config.write_text(good[:-9])
+    said = refused(tmp_path)
+    assert f"{config}: not JSON" in said
+    config.write_text(good.replace('"hidden_size": ', '"hidden_size": -'))
+    said += refused(tmp_path)
+    assert "config" in said.splitlines()[-1]
+    config.write_text(good.replace('"hidden_act": "silu"', '"hidden_act": "silk"'))
+    assert "hidden_act is 'silk', which is unknown" in refused(tmp_path)
+    config.write_text(good)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    said += refused(tmp_path)
+    assert "no tokenizer in this folder" in said
+    assert "hf download" not in said
+
+
+def test_a_gpus_figures_are_said_to_be_an_h100s(told):
+    done = CliRunner().invoke(app, ["score", "bundled", "--text", "bundled", "--device", "cuda", "--estimate"])
+    assert "figures of an H100" in done.stderr
+    assert "busy" not in done.stdout
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

@@ -254,6 +254,14 @@ def test_the_verdict_follows_from_the_planted_effects():
     assert planted(-0.5, 0.0, baseline=-2.5).verdict.startswith("The model cannot do planted even with all heads")
 
 
+def test_a_correlation_over_the_top_heads_alone_says_so():
+    every, top = planted(0.0, 0.0).verdict, planted(0.0, 0.0, singles=5).verdict
+    assert "Over single heads, score and harm have a rank correlation of" in every
+    assert "says little" not in every
+    assert "Over the top 5 of 32 heads alone, score and harm have a rank correlation of" in top
+    assert top.endswith("(of scores as close as these, it says little about the others).")
+
+
 def test_single_heads_are_listed_the_most_harmful_first():
     effects = np.zeros((LAYERS, HEADS))
     effects[3, 7], effects[2, 2] = -2, -1

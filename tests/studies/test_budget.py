@@ -5,6 +5,7 @@ The clock is the tests' own: a part takes as long as it says, so nothing sleeps 
 
 import json
 import zlib
+from itertools import pairwise
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ import positional_heads as ph
 from positional_heads.bridge.ablation import Ablation
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.run_cost import run_costs
-from positional_heads.core.head_sets import SetPlan, by_kind, smaller_plans
+from positional_heads.core.head_sets import SetPlan, by_kind, existing_permutations, permuted_sets, smaller_plans
 from positional_heads.results.files import FINISHED_FILE_NAME
 from positional_heads.scoring.progress import Work, work_bar
 from positional_heads.studies import dpe, extrapolation, resume, retrieval_trials
+from positional_heads.studies.budget import check_budget
 from positional_heads.studies.trials import Trial, TrialPlan, smaller_trial_plans
 from positional_heads.views import write_report
 
@@ -86,21 +88,26 @@ def minutes_of(study, trials):
     return (len(study.sets) * SET + trials * TRIAL) / 60
 
 
-SINGLES = "all 32 single heads"
-FEWER = "2 of 22 permuted rankings, and of as many random sets of each size"
+SINGLES, FEWER = "all 32 single heads", "2 of 22 permuted rankings"
 STEPS = [
     ([], {}),
     (["27 of 32 single heads"], {"singles": "top"}),
     ([SINGLES], {"singles": "none"}),
     (
-        ["all 32 single heads", "1 of 22 permuted rankings, and of as many random sets of each size"],
+        [SINGLES, "1 of 22 permuted rankings", "2 of 59 random sets"],
         {"singles": "none", "n_random": 21},
     ),
-    ([SINGLES, FEWER], {"singles": "none", "n_random": 20}),
-    ([SINGLES, FEWER, "the sets of 5 heads"], {"singles": "none", "n_random": 20, "counts": [2, 3]}),
-    ([SINGLES, FEWER, "the sets of 3 and 5 heads"], {"singles": "none", "n_random": 20, "counts": [2]}),
+    ([SINGLES, FEWER, "4 of 59 random sets"], {"singles": "none", "n_random": 20}),
+    (
+        [SINGLES, FEWER, "2 of 37 random sets", "the sets of 5 heads"],
+        {"singles": "none", "n_random": 20, "counts": [2, 3]},
+    ),
+    (
+        [SINGLES, FEWER, "the sets of 3 and 5 heads"],
+        {"singles": "none", "n_random": 20, "counts": [2]},
+    ),
 ]
-"""What is left out as the budget shrinks, and the settings that ask for the rest."""
+"""What is left out as the budget shrinks, and the settings that ask for the rest. Of 2 heads, 15 random sets exist."""
 
 
 def test_a_smaller_budget_leaves_out_more_and_always_in_the_same_order(bundled, scores, clock):
@@ -188,9 +195,15 @@ def test_an_interrupted_study_leaves_out_the_same_with_its_budget_and_less_with_
     assert found.cells == expected.cells
     assert torch.equal(found.values["score"], expected.values["score"])
     assert (found.notes, found.provenance) == (expected.notes, expected.provenance)
+    less = ph.ablation_study(bundled, scores, SlowTask(clock), **ASKED, budget=0.5, checkpoint=tmp_path)
+    assert (less.notes, less.provenance) == (found.notes, found.provenance)  # 90 minutes are what left something out
     more = SlowTask(clock)
     larger = ph.ablation_study(bundled, scores, more, **ASKED, budget=400, checkpoint=tmp_path)
     assert larger.provenance["budget"]["left_out"] == []
+    # nine parts took a minute, those that the slow machine ran took five
+    trials = len(retrieval_trials.RetrievalTrials(bundled, more).trials)
+    expected_minutes = minutes_of(larger, trials) + 4 * rest.measured
+    assert larger.provenance["budget"]["all_minutes"] == float(f"{expected_minutes:.2g}")
     assert more.measured == len({*larger.sets} - {*found.sets})
     again = SlowTask(clock)
     ph.ablation_study(bundled, scores, again, **ASKED, budget=0.5, checkpoint=tmp_path)  # all is there already
@@ -222,16 +235,56 @@ def test_budgets_that_are_no_time_are_refused_before_anything_runs(budget, bundl
         ph.extrapolation_study(bundled, ph.bundled_text(), budget=budget)
 
 
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf"), 1e308, 10**400, 10**5000], ids=range(7))
+def test_the_command_line_refuses_budgets_in_the_words_of_python(budget, bundled):
+    said = []
+    for refuses in (
+        lambda: check_budget(budget),
+        lambda: ph.extrapolation_study(bundled, ph.bundled_text(), budget=budget),
+        lambda: dpe.dpe_sweep(bundled, 2048, budget=budget),
+    ):
+        with pytest.raises(ValueError, match=r"^budget ") as error:
+            refuses()
+        said.append(str(error.value))
+    assert len({*said}) == 1
+    assert len(said[0]) < 90
+
+
 def test_plans_of_sets_shrink_to_one_size_and_its_controls():
+    ranking = [ph.Head(0, head) for head in range(30)]
     asked = SetPlan((1, 2), 20, 2, retrieval=True)
-    plans = smaller_plans(asked)
+    plans = smaller_plans(asked, ranking)
     assert plans == [
         asked,
         SetPlan((1, 2), 20, 0, retrieval=True),
         SetPlan((1,), 20, 0, retrieval=True),
         SetPlan((1,), 20, 0, retrieval=False),
     ]
-    assert smaller_plans(SetPlan((3,), 5, 0, retrieval=False)) == [SetPlan((3,), 5, 0, retrieval=False)]
+    assert smaller_plans(SetPlan((3,), 5, 0, retrieval=False), ranking) == [SetPlan((3,), 5, 0, retrieval=False)]
+
+
+def test_sizes_stay_without_which_no_p_value_could_be_below_005():
+    ranking = [ph.Head(layer, head) for head in range(8) for layer in range(4)]  # every layer in turn
+    asked = SetPlan((1, 2, 3), 20, 0, retrieval=False)  # with 7, 63 and 511 permutations other than the ranking
+    assert smaller_plans(asked, ranking) == [asked, SetPlan((1, 2), 20, 0, retrieval=False)]
+    few = SetPlan((1, 7), 20, 0, retrieval=False)
+    assert smaller_plans(few, ranking[::4]) == [few]  # 7 permutations of 1 head, 55 of both sizes
+
+
+@pytest.mark.parametrize("sizes", [(1,), (1, 2), (2, 4), (1, 3, 6)])
+def test_existing_permutations_are_those_that_can_be_drawn(sizes):
+    ranking = [ph.Head(layer, head) for layer, head in ((0, 0), (1, 0), (0, 1), (0, 2), (2, 0), (1, 1), (2, 1))]
+    assert existing_permutations(ranking, sizes) == len(permuted_sets(ranking, sizes, 500, "0"))
+
+
+def test_only_sets_that_exist_are_left_out(bundled, scores, clock):
+    asked = {"counts": [1], "n_random": 25, "singles": "top"}
+    whole = ph.ablation_study(bundled, scores, SlowTask(clock), **asked)
+    assert "7 permutations cannot give a p-value of 0.05, no others of these sizes exist" in whole.verdict
+    assert "20 can" not in whole.verdict
+    assert len(by_kind(whole.cells, "random")[1]) == 7
+    plan = SetPlan((1,), 20, 0, retrieval=False)
+    assert plan.left_out_of(SetPlan((1,), 25, 1, retrieval=False), whole.ranking, 0) == ["all 1 single heads"]
 
 
 def trial_plan(labels, lengths):
@@ -249,6 +302,22 @@ def test_plans_of_trials_keep_every_method_at_every_length_and_a_correlation():
     assert plans[-1].left_out_of(plans[0]) == ["lengths of 20 and 30 tokens", "the methods e"]
     assert smaller_trial_plans(trial_plan("ab", [10])) == [trial_plan("ab", [10])]
     assert smaller_trial_plans(trial_plan("ab", [10, 20, 30]))[-1] == trial_plan("ab", [10, 20])
+
+
+@pytest.mark.parametrize("methods", range(1, 7))
+@pytest.mark.parametrize("lengths", range(1, 7))
+def test_the_least_plan_of_trials_has_four_points_and_costs_least(methods, lengths):
+    plans = smaller_trial_plans(trial_plan("abcdef"[:methods], list(range(10, 10 + lengths))))
+    assert len(plans[-1].trials) == min(4, methods * lengths)
+    assert all({*less.names} < {*more.names} for more, less in pairwise(plans))
+    assert all(len(plan.trials) == len(plan.labels) * len(plan.lengths) for plan in plans)
+
+
+def test_a_refusal_does_not_say_that_a_part_costs_more_than_the_whole(bundled, trials_run):
+    with pytest.raises(ValueError, match="too small") as said:
+        ph.extrapolation_study(bundled, ph.bundled_text(), ["linear", "self_extend"], FACTORS, **SMALL, budget=1)
+    least, everything = (float(part.split()[0].rstrip(";")) for part in str(said.value).split("about ")[1:])
+    assert least == everything > 6
 
 
 METHODS, FACTORS = ["none", "linear", "ntk", "yarn", "self_extend"], [2, 4]

@@ -25,11 +25,12 @@ def planted_study(
     baseline: float = -0.1,
     retrieval: Sequence[Head] | None = None,
     significant: int | None = None,
+    singles: int | None = None,
     seed: int = 0,
 ) -> AblationStudy:
     """A study with effects `long[layer, head]` and `short[layer, head]` of each head, summed over a set."""
     rng = np.random.default_rng(seed)
-    chosen = study_sets(ranking, sizes, n_random, retrieval, ranking, seed)
+    chosen = study_sets(ranking, sizes, n_random, retrieval, ranking[:singles], seed)
     rows = [{"unit": unit, "reach": reach} for unit in range(units) for reach in ("long", "short")]
     difficulty = rng.normal(baseline, 0.02, len(rows))
     values = [
