@@ -10,7 +10,7 @@ models on a CPU; docs/scaling.md has the error of this on models that it was not
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -140,7 +140,8 @@ def estimated(
         shards: Into how many shards the run is divided.
         batch_size: Sequences per forward pass; chosen by length when None.
         dtype: Precision of the model.
-        overhead: What the speeds do not say.
+        overhead: What the speeds do not say; when None, as fitted here, and for a machine that was not measured, its
+            speeds as they are.
 
     Raises:
         ValueError: If there is no sequence, or a number is not positive.
@@ -149,6 +150,8 @@ def estimated(
     settings = settings.by_length(max(lengths))
     rows = min(batch_size or fitting_rows(size.heads, max(lengths)), len(lengths))
     work = counted_work(size, lengths, settings, shards, rows)
+    if overhead is None:
+        overhead = FITTED if machine.measured else replace(FITTED, forward=1.0, own=1.0, null=1.0)
     return Estimate(
         forward=overhead.forward * (work.linear / machine.linear + work.attention / machine.attention),
         own=overhead.own * (work.every / machine.every + work.listed / machine.listed),

@@ -33,6 +33,7 @@ class Machine:
         every: Terms per second where all entries of a sequence count; a term is query x key x rotary pair.
         listed: Terms per second of entries in a list, as a sample takes them.
         shuffled: Terms per second of the samples of a null.
+        measured: Whether these were measured here.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Machine:
     every: float
     listed: float
     shuffled: float
+    measured: bool = False
 
 
 H100 = Machine(
@@ -75,6 +77,7 @@ def measured_machine(size: ModelSize, kernel: Kernel, dtype: torch.dtype = torch
         f"this machine, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}, "
         f"{kernel.name} kernel",
         **{name: amount / _fastest(work, clock) for name, (work, amount) in works.items()},
+        measured=True,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,7 +132,7 @@ def test_written_documents_follow_the_seed_and_nothing_else(written, bundled):
 def test_a_study_has_the_same_documents_throughout_and_is_resumed_with_no_others(
     written, bundled, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(ablation, "_retrieval", lambda *_: (None, []))
+    monkeypatch.setattr(ablation, "RetrievalTrials", lambda *_: SimpleNamespace(trials=[], notes=[]))
     scores = ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 64)[:2])
     few = {"counts": [1], "n_random": 1, "singles": "none", "checkpoint": tmp_path}
     task = harness_task(bundled, "our_drawn", "exact_match", include_path=written, metadata={"sizes": [4]})
