@@ -297,7 +297,11 @@ class EntryCounter:
     def _sample(self, plan: EntryPlan, sequence: int) -> list[Positions]:
         """The sampled entries of a sequence, drawn once for all layers with the same window."""
         if (sequence, plan.window) not in self._samples:
-            self._samples[sequence, plan.window] = plan.entry_positions(sequence)
+            # by query: neighbours in the list then share its vector in cache
+            self._samples[sequence, plan.window] = [
+                tuple(positions[:, positions[0].argsort(stable=True)])
+                for positions in map(torch.stack, plan.entry_positions(sequence))
+            ]
         return self._samples[sequence, plan.window]
 
     def _count_part(
