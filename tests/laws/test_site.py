@@ -6,7 +6,6 @@ import importlib.util
 import io
 import json
 import re
-import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -115,41 +114,12 @@ def test_every_equation_names_a_function_and_a_test_that_exist():
 
 def test_what_the_page_on_scaling_prints_is_what_it_shows():
     blocks = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", PAGES["scaling.md"], flags=re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 1
     for code, shown in blocks:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(code, "scaling.md", "exec"), {})
         assert printed.getvalue() == shown
-
-
-@pytest.mark.parametrize(
-    ("sequences", "settings"),
-    [
-        (3, {}),
-        (2, {"null_repeats": 3, "bins": 256}),
-        (3, {"null_repeats": 2, "bins": 128, "pairs": 1024}),
-        (70, {"null_repeats": 2, "bins": 64}),
-    ],
-)
-def test_a_shard_is_as_large_as_the_page_on_scaling_says(tiny, tmp_path, sequences, settings):
-    namespace = {}
-    with contextlib.redirect_stdout(io.StringIO()):
-        exec(re.findall(r"```python\n(.*?)```", PAGES["scaling.md"], flags=re.DOTALL)[0], namespace)
-    model = tiny("llama")
-    length = 16 if sequences > 64 else 64
-    tokens = model.to_tokens("In the beginning was the Word. " * 100)[0]
-    data = [tokens[start : start + length] for start in range(sequences)]
-    raw = ph.score_shard(model, data, (1, 1), tmp_path, **settings).read_bytes()
-    header = 8 + struct.unpack("<Q", raw[:8])[0]
-    said = namespace["shard_bytes"](
-        *(2, 4, ph.resolve_layers(model).layers[0].n_pairs, length),
-        sequences=sequences,
-        null_repeats=settings.get("null_repeats", 0),
-        bins=settings.get("bins", 2048),
-        sampled="pairs" in settings,
-    )
-    assert len(raw) - header == said
 
 
 def test_settings_that_the_page_on_scoring_lists_can_be_given():
