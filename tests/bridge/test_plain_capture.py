@@ -1,5 +1,6 @@
 """Vectors of plain runs are those of the hooks, and what plain runs do not prove is refused, or read from hooks."""
 
+import functools
 import logging
 from itertools import product
 
@@ -180,7 +181,7 @@ def test_what_a_probe_shows_otherwise_is_read_from_hooks(tiny, monkeypatch, capl
     with caplog.at_level(logging.INFO, "positional_heads"):
         layers = list(ph.resolve_layers(model).layers.values())
     assert [record.levelname for record in caplog.records] == ["INFO"]
-    assert "reading hooks" in caplog.text
+    assert "reading the bridge's hooks" in caplog.text
     assert not any(rotary.plain for rotary in layers)
     for layer, vectors in captured(model, layers=layers).items():
         assert torch.allclose(vectors.rot_q, expected[layer].rot_q, atol=1e-5)
@@ -201,9 +202,15 @@ def test_weights_that_only_the_bridge_computes_with_are_read_from_hooks(tiny_fol
 def test_attention_that_is_given_more_than_a_scale_is_refused(setting, tiny, monkeypatch):
     model = tiny("llama")
     layers = list(ph.resolve_layers(model).layers.values())
-    module = model.blocks[1].attn.original_component
-    own = module.forward
-    monkeypatch.setattr(module, "forward", lambda *args, **kwargs: own(*args, **kwargs, **{setting: torch.ones(4)}))
+    kind = type(model.blocks[1].attn.original_component)  # a module's own forward would count as replaced by others
+    own = kind.forward
+
+    @functools.wraps(own)
+    def forward(self, *args, **kwargs):
+        more = {setting: torch.ones(4)} if self.layer_idx == 1 else {}
+        return own(self, *args, **kwargs, **more)
+
+    monkeypatch.setattr(kind, "forward", forward)
     with pytest.raises(ph.UnsupportedModelError, match=rf"layer 1: attention is called with .*'{setting}'"):
         captured(model, layers=layers)
 
@@ -211,8 +218,14 @@ def test_attention_that_is_given_more_than_a_scale_is_refused(setting, tiny, mon
 def test_a_layer_whose_attention_is_not_called_is_refused(tiny, monkeypatch):
     model = tiny("llama")
     layers = list(ph.resolve_layers(model).layers.values())
-    module = model.blocks[1].attn.original_component
-    monkeypatch.setattr(module, "forward", lambda hidden_states, **_: (hidden_states, None))
+    kind = type(model.blocks[1].attn.original_component)
+    own = kind.forward
+
+    @functools.wraps(own)
+    def forward(self, hidden_states, **kwargs):
+        return (hidden_states, None) if self.layer_idx == 1 else own(self, hidden_states, **kwargs)
+
+    monkeypatch.setattr(kind, "forward", forward)
     with pytest.raises(ph.UnsupportedModelError, match="layer 1: its attention does not call"):
         captured(model, layers=layers)
 

@@ -163,7 +163,7 @@ def test_a_machine_is_measured(monkeypatch):
     monkeypatch.setattr(machines, "SECONDS", 0.0)
     for dtype in (torch.float32, torch.float64):
         found = measured_machine(SIZE, named_kernel("eager"), dtype)
-        assert all(1e3 < getattr(found, field.name) < 1e15 for field in fields(Machine)[1:])
+        assert all(1e3 < getattr(found, field.name) < 1e15 for field in fields(Machine)[1:-1])
         assert "eager" in found.name
 
 
@@ -197,7 +197,12 @@ def test_the_command_line_tells_the_cost_and_runs_nothing(told, tmp_path, monkey
 
 def test_the_estimate_for_programs_is_that_of_the_run(told, bundled):
     printed = json.loads(told("bundled", "--text", "bundled", "--sequences", 2, "--length", 64, "--json"))
-    assert printed["size"]["parameters"] == sum(one.numel() for one in bundled.parameters())
+    assert printed["size"]["parameters"] == sum(
+        # TransformerLens 3.9 adds a bias to the unembedding
+        one.numel()
+        for name, one in bundled.original_model.named_parameters()
+        if not ("lm_head" in name and "bias" in name)
+    )
     size = model_size(bundled.original_model.config, "bundled")
     expected = estimated(size, [64, 64], ph.ScoringSettings(null_repeats=20), Machine(**printed["machine"]))
     assert printed["estimates"]["asked"] == asdict(expected) | {"seconds": expected.seconds, "bytes": expected.bytes}
