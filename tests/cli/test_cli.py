@@ -237,7 +237,7 @@ BEFORE_THE_MODEL = {
     "extrapolate": {
         "--methods none,yran": "method 'yran' is unknown: did you mean yarn",
         "--factors 0.5": "factor 0.5 must be above 1",
-        "--budget nan": "budget nan must be a number of minutes above 0",
+        "--budget nan": "budget must be a finite number",
         "--task paskey": "task 'paskey' has no answers at known distances",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },

@@ -100,7 +100,7 @@ def test_tables_hold_the_results_own_numbers(folder, html):
     at = 0
     for row in frame.itertuples():
         line = f'<th scope="row">{row.name}</th>' + "".join(
-            f"<td>{value:.3f}</td>"
+            f"<td>{value:.3f}</td>" if not 0 < abs(value) < 5e-4 else f"<td>{value:.1g}</td>"
             for value in (row.rho, row.low, row.high, row.null_mean, row.excess, row.q_value, row.rho_curve)
         )
         assert html.index(line) > at
