@@ -28,7 +28,7 @@ SCORED_SEQUENCES = 12
 
 def ablate(  # noqa: PLR0917  one parameter is one option of the command
     model: options.Model,
-    task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}, perplexity or longbench.")] = "passkey",
+    task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}, exam, perplexity or longbench.")] = "passkey",
     scores: Annotated[
         Path | None, typer.Option(help="Result of `score` for this model; the model is scored first if not given.")
     ] = None,

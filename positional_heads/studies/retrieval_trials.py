@@ -12,7 +12,7 @@ from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.bridge.run_cost import run_costs
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.tasks.evaluate import make_task
-from positional_heads.studies.tasks.task import AnswerTask, Task
+from positional_heads.studies.tasks.task import AnswerTask, Asked, Example, Task
 
 
 class Trial(NamedTuple):
@@ -64,9 +64,7 @@ class RetrievalTrials:
             self._name = task.name
         assert isinstance(task, AnswerTask)
         for example in task.held_out:
-            if example.reach == "long" and example.needle is not None:
-                start = example.answers[0][0]
-                self.trials.append(Trial(example.tokens[:start], example.needle, example.tokens[start:]))
+            self.trials += _first_trial(example)
 
     def begin(self, finished: FinishedParts, progress: bool) -> None:
         """Run the first trial, to know how long one takes."""
@@ -112,7 +110,20 @@ class RetrievalTrials:
         return (len(trial.answer) + 1) * self._run_cost(len(trial.prompt) + len(trial.answer))
 
 
+def _first_trial(example: Example) -> list[Trial]:
+    """The first answer at long range that repeats tokens of its context; none if there is none."""
+    asked = example.asked or (Asked(None, example.reach, None, example.needle),) * len(example.answers)
+    for (start, stop), one in zip(example.answers, asked, strict=True):
+        if one.reach == "long" and one.needle is not None:
+            return [Trial(example.tokens[:start], one.needle, example.tokens[start:stop])]
+    return []
+
+
 def _has_needles(task: Task) -> bool:
     """Whether it has held-out examples, and each repeats tokens of its context."""
     held_out = task.held_out if isinstance(task, AnswerTask) else ()
-    return bool(held_out) and all(example.needle is not None for example in held_out)
+    return bool(held_out) and all(_repeats(example) for example in held_out)
+
+
+def _repeats(example: Example) -> bool:
+    return example.needle is not None or any(one.needle is not None for one in example.asked)

@@ -11,13 +11,14 @@ from positional_heads.bridge.provenance import data_hash, library_versions, mode
 from positional_heads.core.arguments import check_settings, checked, in_range, keyword_names
 from positional_heads.core.heads import Heads
 from positional_heads.results.task import TaskResult
+from positional_heads.studies.tasks.exam import exam
 from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
 from positional_heads.studies.tasks.questions import QuestionOptions
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
 
-TASKS: dict[str, Callable[..., Task]] = {**RECALL, "perplexity": perplexity, "longbench": longbench}
+TASKS: dict[str, Callable[..., Task]] = {**RECALL, "exam": exam, "perplexity": perplexity, "longbench": longbench}
 NEEDS_REFERENCE = ("mean", "resample")
 
 

@@ -4,6 +4,7 @@ Convention: pieces are tokenised one by one and joined as tokens, never as text.
 length, an answer has the same tokens where it is hidden and where it is asked for, and its span is known.
 """
 
+import logging
 import random
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import in_range
 
 Tokens = Int[Tensor, " _"]
+logger = logging.getLogger(__name__)
 
 
 class Haystack:
@@ -47,6 +49,33 @@ class Haystack:
             msg = f"the haystack has {self.end} tokens, {size} are needed: give a longer text as haystack="
             raise ValueError(msg)
         return self.take(rng.randint(0, self.end - size), size)
+
+    def separate(self, longest: int, examples: int) -> int:
+        """Number of sections of the text with a window each; its end is reserved for held-out windows if it can be.
+
+        Args:
+            longest: Tokens of the longest window.
+            examples: Windows wanted; where the text has no room for them, some share a section, and the log says so.
+
+        Raises:
+            ValueError: If the text is shorter than a window.
+        """
+        self.reserve_end(longest)
+        if self.end < longest:
+            self.window(longest, random.Random(0))  # raises with the missing length
+        units = min(examples, self.end // longest)
+        if units < examples:
+            logger.warning(
+                "the text has room for %d separate windows of %d tokens: %d windows overlap, and are resampled as %d "
+                "units; give a longer text as haystack=",
+                *(units, longest, examples, units),
+            )
+        return units
+
+    def window_in(self, section: int, sections: int, size: int, rng: random.Random) -> Tokens:
+        """A window of `size` tokens at a random position in one of that many sections of the text."""
+        first = rng.randint(section * self.end // sections, (section + 1) * self.end // sections - size)
+        return self.take(first, size)
 
     def untouched(self, size: int, rng: random.Random) -> Tokens | None:
         """`size` consecutive tokens outside all windows, at a random position; None if there are none."""

@@ -6,7 +6,6 @@ two units share a token. If the text is too short for one section per window, wi
 as one unit.
 """
 
-import logging
 import math
 import random
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ from positional_heads.studies.tasks.haystack import Haystack, Tokens, grid
 from positional_heads.studies.tasks.task import AnswerTask, Example
 
 HELD_OUT = 8
-logger = logging.getLogger(__name__)
 
 
 @checked
@@ -54,7 +52,7 @@ def perplexity(
             msg = f"near {near}: must be at least 1, and a window of {tokens} tokens must hold three times as many"
             raise ValueError(msg)
     in_range("examples", examples, 1)
-    units = _units(source, max(lengths) - len(source.start), examples)
+    units = source.separate(max(lengths) - len(source.start), examples)
     measured, held_out = _measured(source, lengths, near, examples, units, seed), _held_out(source, lengths, near, seed)
     settings = {
         "lengths": sorted(set(lengths)),
@@ -68,21 +66,6 @@ def perplexity(
     return AnswerTask("perplexity", measured, held_out, chance, settings)
 
 
-def _units(source: Haystack, longest: int, examples: int) -> int:
-    """Number of sections of the text to measure; its end is reserved for held-out windows if it is long enough."""
-    source.reserve_end(longest)
-    if source.end < longest:
-        source.window(longest, random.Random(0))  # raises with the missing length
-    units = min(examples, source.end // longest)
-    if units < examples:
-        logger.warning(
-            "the text has room for %d separate windows of %d tokens: %d windows overlap, and are resampled as %d "
-            "units; give a longer text as haystack=",
-            *(units, longest, examples, units),
-        )
-    return units
-
-
 def _measured(
     source: Haystack, lengths: Sequence[int], near: int, examples: int, units: int, seed: int
 ) -> tuple[Example, ...]:
@@ -90,8 +73,7 @@ def _measured(
     for number, tokens in ((number, tokens) for number in range(examples) for tokens in lengths):
         unit, size = number % units, tokens - len(source.start)
         rng = random.Random(f"perplexity-{seed}-measured-{number}-{tokens}")
-        first = rng.randint(unit * source.end // units, (unit + 1) * source.end // units - size)
-        examples_so_far += _window(source, source.take(first, size), near, unit)
+        examples_so_far += _window(source, source.window_in(unit, units, size, rng), near, unit)
     return tuple(examples_so_far)
 
 

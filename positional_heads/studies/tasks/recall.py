@@ -36,8 +36,8 @@ def passkey(model: TransformerLensModel, *, digits: int = 5, **options: Unpack[Q
     cue, end = piece_tokens(model, " The pass key is"), piece_tokens(model, ". ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:
-        key = piece_tokens(model, " " + _random_text(rng, DIGITS, digits))
-        return _statement(cue, key, end)
+        key = piece_tokens(model, " " + random_text(rng, DIGITS, digits))
+        return stated(cue, key, end)
 
     return question_task(model, "passkey", draw, 10.0**-digits, {"digits": digits}, **options)
 
@@ -70,12 +70,12 @@ def needle(
     before, after = statement.split("{answer}")
     opening, closing = piece_tokens(model, " " + before.strip()), piece_tokens(model, after.rstrip() + " ")
     asked = piece_tokens(model, " " + question.strip())
-    own = replace(_statement(opening, piece_tokens(model, " " + answer.strip()), closing), question=asked)
+    own = replace(stated(opening, piece_tokens(model, " " + answer.strip()), closing), question=asked)
 
     def draw_held_out(rng: random.Random, source: Haystack) -> Question | None:
         """Another answer of as many tokens, from the haystack: the statement itself is what is measured."""
         other = source.untouched(len(own.answer), rng)
-        return None if other is None else replace(_statement(opening, other, closing), question=asked)
+        return None if other is None else replace(stated(opening, other, closing), question=asked)
 
     settings = {"statement": statement, "answer": answer, "question": question}
     return question_task(model, "needle", lambda *_: own, 0.0, settings, draw_held_out=draw_held_out, **options)
@@ -98,10 +98,10 @@ def kv(model: TransformerLensModel, *, keys: int = 8, **options: Unpack[Question
     end = piece_tokens(model, "; ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:
-        names = _distinct(lambda: _random_text(rng, LETTERS, 3), keys)
-        values = _distinct(lambda: _random_text(rng, DIGITS, 4), keys)
+        names = distinct(lambda: random_text(rng, LETTERS, 3), keys)
+        values = distinct(lambda: random_text(rng, DIGITS, 4), keys)
         asked, *others = [
-            _statement(piece_tokens(model, f" {name} ="), piece_tokens(model, f" {value}"), end)
+            stated(piece_tokens(model, f" {name} ="), piece_tokens(model, f" {value}"), end)
             for name, value in zip(names, values, strict=True)
         ]
         return replace(asked, others=tuple((rng.random(), other.hidden) for other in others))
@@ -129,9 +129,9 @@ def latest(model: TransformerLensModel, *, updates: int = 4, **options: Unpack[Q
     end = piece_tokens(model, "; ")
 
     def draw(rng: random.Random, _: Haystack) -> Question:
-        name = piece_tokens(model, f" {_random_text(rng, LETTERS, 3)} =")
-        values = _distinct(lambda: _random_text(rng, DIGITS, 4), updates)
-        *outdated, asked = [_statement(name, piece_tokens(model, f" {value}"), end) for value in values]
+        name = piece_tokens(model, f" {random_text(rng, LETTERS, 3)} =")
+        values = distinct(lambda: random_text(rng, DIGITS, 4), updates)
+        *outdated, asked = [stated(name, piece_tokens(model, f" {value}"), end) for value in values]
         return replace(asked, others=tuple((rng.random(), one.hidden) for one in outdated), others_before=True)
 
     return question_task(model, "latest", draw, 1 / updates, {"updates": updates}, **options)
@@ -174,16 +174,18 @@ RECALL: dict[str, Callable[..., AnswerTask]] = {
 """Tasks whose answers lie at known distances, by name."""
 
 
-def _statement(cue: Tokens, answer: Tokens, end: Tokens) -> Question:
+def stated(cue: Tokens, answer: Tokens, end: Tokens) -> Question:
     """A statement `cue answer end`, asked for by its cue."""
     return Question(torch.cat([cue, answer, end]), (len(cue), len(cue) + len(answer)), cue, answer)
 
 
-def _random_text(rng: random.Random, alphabet: str, size: int) -> str:
+def random_text(rng: random.Random, alphabet: str, size: int) -> str:
+    """Characters of an alphabet, drawn one by one."""
     return "".join(rng.choice(alphabet) for _ in range(size))
 
 
-def _distinct(draw: Callable[[], str], count: int) -> list[str]:
+def distinct(draw: Callable[[], str], count: int) -> list[str]:
+    """As many different values as asked for, in the order drawn."""
     values: dict[str, None] = {}
     while len(values) < count:
         values[draw()] = None

@@ -30,6 +30,23 @@ SCORES_PER_BATCH = {"cpu": 2**21}
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What one answer depends on, and which part of the task it belongs to.
+
+    Attributes:
+        part: Which of the task's questions it answers; None if all are of one kind.
+        reach: See `Example`.
+        depth: See `Example`.
+        needle: See `Example`.
+    """
+
+    part: str | None = None
+    reach: Reach = "long"
+    depth: float | None = None
+    needle: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Example:
     """One sequence to run, and the answers to measure in it.
 
@@ -40,6 +57,7 @@ class Example:
         reach: "long" if the answers depend on distant tokens, "short" if, as a control, on tokens nearby.
         depth: Position in the context of the tokens that the answer depends on: 0 is its start, 1 its end.
         needle: Span of the tokens in the context that the answer repeats.
+        asked: Of each answer its own reach, depth and needle, where they differ; these are used instead of the others.
     """
 
     tokens: Int[Tensor, " pos"]
@@ -48,17 +66,42 @@ class Example:
     reach: Reach = "long"
     depth: float | None = None
     needle: tuple[int, int] | None = None
+    asked: tuple[Asked, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse another number of `asked` than of answers."""
+        if self.asked and len(self.asked) != len(self.answers):
+            msg = f"asked has {len(self.asked)} entries for {len(self.answers)} answers: give one for each, or none"
+            raise ValueError(msg)
 
     def __repr__(self) -> str:
         spans = ", ".join(f"{start} to {stop - 1}" for start, stop in self.answers[:3])
         more = f" and {len(self.answers) - 3} more" if len(self.answers) > 3 else ""  # noqa: PLR2004
-        where = f"{self.reach} range" + ("" if self.depth is None else f", depth {self.depth:g}")
+        reaches = " and ".join(dict.fromkeys(one.reach for one in self.asked)) or self.reach
+        where = f"{reaches} range" + ("" if self.depth is None else f", depth {self.depth:g}")
         return f"Example({len(self.tokens)} tokens, answers at {spans}{more}, unit {self.unit}, {where})"
 
     @property
     def distance(self) -> int | None:
         """Tokens from the needle to the first answer."""
         return None if self.needle is None else self.answers[0][0] - self.needle[0]
+
+    @property
+    def properties(self) -> list[dict[str, Any]]:
+        """Reach, length, depth and distance of every answer, and, where the task has several, its part."""
+        if not self.asked:
+            one = Asked(None, self.reach, self.depth)
+            return [self._properties(one, self.distance) for _ in self.answers]
+        starts = [start for start, _ in self.answers]
+        return [
+            self._properties(one, None if one.needle is None else start - one.needle[0])
+            for start, one in zip(starts, self.asked, strict=True)
+        ]
+
+    def _properties(self, one: Asked, distance: int | None) -> dict[str, Any]:
+        part = {} if one.part is None else {"part": one.part}
+        own = {"reach": one.reach, "length": len(self.tokens), "depth": one.depth, "distance": distance}
+        return {**part, **own}
 
 
 @runtime_checkable
@@ -108,7 +151,7 @@ class AnswerTask:
         examples: The sequences to measure.
         held_out: Sequences of the same kind with other content: the reference for `mean` and `resample`, and the
             examples that retrieval scores are measured on.
-        chance: Expected value of each measure for a guess.
+        chance: Expected value of each measure for a guess; of a part of the task as "log_prob of kv".
         settings: Everything needed to reproduce it.
     """
 
@@ -128,18 +171,9 @@ class AnswerTask:
     def rows(self) -> list[dict[str, Any]]:
         """One entry per answer, in the order of `measure`."""
         return [
-            {
-                "example": index,
-                "unit": example.unit,
-                "reach": example.reach,
-                "length": len(example.tokens),
-                "depth": example.depth,
-                "distance": example.distance,
-                "position": start,
-                "answer_tokens": stop - start,
-            }
+            {"example": index, "unit": example.unit} | own | {"position": start, "answer_tokens": stop - start}
             for index, example in enumerate(self.examples)
-            for start, stop in example.answers
+            for (start, stop), own in zip(example.answers, example.properties, strict=True)
         ]
 
     @checked
