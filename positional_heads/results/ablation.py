@@ -6,7 +6,7 @@ effect at short range.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from positional_heads.core.statistics import jaccard, permutation_p, rank_correl
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.selection import matching, part_chance, parts_of, selected_json, selection_name
 from positional_heads.results.tables import KINDS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ablation_verdict
@@ -216,6 +217,27 @@ class AblationStudy(Record):
             frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
+    def where(self, **properties: Any) -> "AblationStudy":
+        """The study of the same sets of heads on some of the answers only, with effects, verdict and all.
+
+        Args:
+            **properties: Value of a property of the answers (see `rows`), e.g. part="kv"; several values as a list.
+
+        Raises:
+            ValueError: If no answer has these properties; the message names those there are.
+        """
+        chosen = matching(self.task, self.rows, properties)
+        rows = [self.rows[index] for index in chosen]
+        parts, earlier = parts_of(rows), self.provenance.get("selected", {})
+        return replace(
+            self,
+            task=f"{self.task} ({selection_name(properties)})",
+            rows=rows,
+            values={name: values[:, chosen] for name, values in self.values.items()},
+            chance=(part_chance(self.chance, parts[0]) if len(parts) == 1 else {}) or self.chance,
+            provenance={**self.provenance, "selected": {**earlier, **selected_json(properties)}},
+        )
+
     def overlap(self) -> "pd.DataFrame":
         """Jaccard overlap of the heads with the highest score and those with the highest retrieval score, by size."""
         import pandas as pd
@@ -241,6 +263,9 @@ class AblationStudy(Record):
     @property
     def verdict(self) -> str:
         """Whether the task needs the top heads more than others, in words; the answer may be no."""
+        if self._parts:
+            how = f"{len(self._parts)} parts, each a test of its own (where(part=...)); tables of all average them."
+            return " ".join([how, *(part.verdict for part in self._parts.values())])
         measure = self.measures[0]
         return ablation_verdict(
             self.task,
@@ -288,6 +313,12 @@ class AblationStudy(Record):
             notes=content["notes"],
             provenance=content["provenance"],
         )
+
+    @cached_property
+    def _parts(self) -> dict[str, "AblationStudy"]:
+        """The study of each part of the task; none for a task of one part."""
+        parts = parts_of(self.rows)
+        return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
 
     @cached_property
     def _index(self) -> dict[HeadSet, int]:

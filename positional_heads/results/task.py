@@ -9,6 +9,7 @@ from torch import Tensor
 
 from positional_heads.results.files import TASK
 from positional_heads.results.record import Record, json_rows, nested
+from positional_heads.results.selection import parts_of
 from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ class TaskResult(Record):
         name = printable(self.task, newlines=False)
         guess = ", ".join(f"{measure} {value:.3f}" for measure, value in self.chance.items())
         means = [
-            f"{reach} range: {', '.join(f'{measure} {value:.3f}' for measure, value in values.items())}"
-            for reach, values in self.mean().to_dict("index").items()
+            f"{where if isinstance(where, str) else ', '.join(where)} range: "
+            + ", ".join(f"{measure} {value:.3f}" for measure, value in values.items())
+            for where, values in self.mean(self._columns).to_dict("index").items()
         ]
         return "; ".join([f"{name}: {len(self.rows)} answers" + (f", a guess gives {guess}" if guess else ""), *means])
 
@@ -69,7 +71,12 @@ class TaskResult(Record):
         return frame.groupby(by, dropna=False)[list(self.measures)].mean()
 
     def _main_table(self) -> "pd.DataFrame":
-        return self.mean().reset_index()
+        return self.mean(self._columns).reset_index()
+
+    @property
+    def _columns(self) -> str | list[str]:
+        """What the means are split by: parts of a task are not averaged."""
+        return ["part", "reach"] if parts_of(self.rows) else "reach"
 
     def _content(self) -> dict[str, Any]:
         return {

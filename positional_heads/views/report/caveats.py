@@ -159,12 +159,15 @@ def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStu
 def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
     provenance = study.provenance
     ablation, settings = provenance["ablation"], provenance.get("settings", {})
-    words = ["positional-heads", "ablate", provenance["model"]["name"], "--scores", "report", "--task", study.task]
+    words = ["positional-heads", "ablate", provenance["model"]["name"], "--scores", "report"]
+    words += ["--task", provenance["task"].get("name", study.task)]  # a study of some answers has a longer name
     words += ["--mode", ablation["mode"], *_precision(provenance)]
     if ablation.get("distance") is not None:
         words.append(f"--distance={ablation['distance']}")
     task_words, missing = _task_options(provenance["task"])
     words += task_words
+    if selected := provenance.get("selected"):
+        missing.append(f"these are some answers of that study: AblationStudy.where(**{selected})")
     if "sizes" in settings:
         # the file has numbers of heads; their shares round to these numbers again
         words.append("--fractions=" + ",".join(f"{size / len(study.ranking):.6g}" for size in settings["sizes"]))
