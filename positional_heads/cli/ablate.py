@@ -63,9 +63,15 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             help="mean and resample: text file to take other activations from; held-out examples if not given."
         ),
     ] = None,
-    fractions: Annotated[str, typer.Option(help="Shares of the heads to ablate.")] = "0.01,0.02,0.05,0.1,0.2",
-    n_random: Annotated[int, typer.Option(min=1, help="Number of random sets and of permuted rankings.")] = 20,
-    rank_by: Annotated[str, typer.Option(help="rho, or excess over the null.")] = "rho",
+    fractions: Annotated[
+        str, typer.Option(help="Shares of the heads to ablate; 'none' with --singles all for single heads alone.")
+    ] = "0.01,0.02,0.05,0.1,0.2",
+    n_random: Annotated[int, typer.Option(min=1, help="Number of random sets with as many heads in every layer.")] = 20,
+    permutations: Annotated[
+        int | None, typer.Option(min=0, help="Number of permuted rankings; as many as random sets if not given.")
+    ] = None,
+    anywhere: Annotated[int, typer.Option(min=0, help="Number of random sets of heads of any layer.")] = 0,
+    rank_by: Annotated[str, typer.Option(help="rho, excess (over the null), rho_curve or retrieval.")] = "rho",
     singles: Annotated[str | None, typer.Option(help="Heads to ablate one by one: all, top or none.")] = None,
     batch_size: options.BatchSize = None,
     budget: options.Budget = None,
@@ -89,7 +95,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         if scores is not None and text:
             msg = "--scores and --text: a text is only scored where no scores are given; leave one of them out"
             raise ValueError(msg)
-        shares = numbers("--fractions", fractions, "0.05,0.1")
+        shares = [] if fractions.strip() == "none" else numbers("--fractions", fractions, "0.05,0.1")
         averaged = None if reference is None else read_text(reference)
         if haystack is not None:
             options_given["haystack"] = read_text(haystack)
@@ -97,9 +103,10 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             options_given["length"] = length[0]
         from positional_heads.bridge.ablation import ablation_mode
         from positional_heads.bridge.loading import check_dtype
+        from positional_heads.results.ablation import RankBy
         from positional_heads.results.files import ABLATION, FINISHED_FILE_NAME
         from positional_heads.results.scores import HeadScores
-        from positional_heads.studies.ablation import RankBy, Singles, ablation_study
+        from positional_heads.studies.ablation import Singles, ablation_study
         from positional_heads.studies.budget import check_budget
         from positional_heads.studies.tasks.evaluate import (
             TASKS,
@@ -114,6 +121,8 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         study_settings: dict[str, Any] = {
             "fractions": shares,
             "n_random": n_random,
+            "n_permuted": permutations,
+            "n_anywhere": anywhere,
             "mode": ablation_mode(mode, distance),
             "reference": averaged,
             "distance": distance,

@@ -1,20 +1,21 @@
 """The record of an ablation study: every answer under every set of heads, and the statistics of their effects.
 
 An effect is the measure with heads ablated minus the measure without, so harm is negative. A contrast is the effect of
-the top heads minus the mean effect of random sets. The reach "long - short" is the effect at long range minus the
-effect at short range.
+the top heads minus the mean effect of random sets, in the same layers or, as a weaker control, anywhere. The reach
+"long - short" is the effect at long range minus the effect at short range.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from positional_heads.core.arguments import checked
 from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import jaccard, permutation_p, rank_correlation
@@ -24,12 +25,16 @@ from positional_heads.results.record import Record, computed_once, json_rows, ne
 from positional_heads.results.selection import matching, part_chance, parts_of, selected_json, selection_name
 from positional_heads.results.tables import KINDS
 from positional_heads.results.text import printable
-from positional_heads.results.verdicts import ablation_verdict
+from positional_heads.results.verdicts import ablation_verdict, single_heads_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
 ALL_SIZES = "all"
+RankBy = Literal["rho", "excess", "rho_curve", "retrieval"]
+"""What can rank heads, beside measures of the user's own."""
+Control = Literal["random", "anywhere"]
+CONTRASTS = ("k", "reach", "top", "difference", "low", "high", "p_value", "random_sets", "permutations")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -67,14 +72,15 @@ class AblationStudy(Record):
         """Model, task and sets of heads, in one line; parts of the provenance may be missing."""
         name = printable(self.model_name, newlines=False)
         mode = self.provenance.get("ablation", {}).get("mode", "?")
+        sets = f"top sets of {', '.join(map(str, self.sizes))} heads" if self.sizes else "heads one by one"
         return (
             f"{name}: {printable(self.task, newlines=False)}, {len(self.rows)} answers under each of {len(self.sets)} "
-            f"sets of heads, mode {mode}; top sets of {', '.join(map(str, self.sizes))} heads; changes of "
+            f"sets of heads, mode {mode}; {sets}; changes of "
             f"{self.measures[0]}{self.left_out}"
         )
 
     def _main_table(self) -> "pd.DataFrame":
-        return self.contrasts()
+        return self.contrasts() if self.sizes else self.by_head()
 
     @cached_property
     def sets(self) -> list[HeadSet]:
@@ -85,6 +91,11 @@ class AblationStudy(Record):
     def measures(self) -> tuple[str, ...]:
         """Names of the measures, the most sensitive first; higher is better."""
         return tuple(self.values)
+
+    @property
+    def rank_by(self) -> str:
+        """What ranks the heads: rho, excess, rho_curve, retrieval, or the name of another measure."""
+        return str(self.provenance.get("scores", {}).get("rank_by", "rho"))
 
     @property
     def sizes(self) -> list[int]:
@@ -136,7 +147,10 @@ class AblationStudy(Record):
         return pd.DataFrame(lines)
 
     @computed_once
-    def contrasts(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
+    @checked
+    def contrasts(
+        self, measure: str | None = None, *, control: Control = "random", level: float = 0.95
+    ) -> "pd.DataFrame":
         """Top heads against random ones: difference, interval over units, and permutation p-value, at each size.
 
         The rows of size "all" average over the sizes; theirs is the p-value to quote, the one test of the study. It
@@ -145,19 +159,26 @@ class AblationStudy(Record):
 
         Args:
             measure: Which measure; the most sensitive when None.
+            control: Random sets with as many heads in every layer, or of heads of any layer. Rankings are permuted
+                within layers, so there is no p-value for the latter.
             level: Coverage of the intervals.
 
         Raises:
-            ValueError: If there is no such measure.
+            ValueError: If there is no such measure, or the study has no sets of any layer.
         """
         import pandas as pd
 
-        groups: list[tuple[int | str, list[int]]] = [*((k, [k]) for k in self.sizes), (ALL_SIZES, self.sizes)]
+        if control == "anywhere" and not by_kind(self.cells, control) and self.sizes:
+            msg = "this study has no sets of heads of any layer: run it with n_anywhere=20"
+            raise ValueError(msg)
+
+        groups: list[tuple[int | str, list[int]]] = [(k, [k]) for k in self.sizes]
+        groups += [(ALL_SIZES, self.sizes)] if self.sizes else []
         lines = []
         for units in self._unit_means(measure):
             top, random, permuted = (
                 {k: units.changes(cells) for k, cells in by_kind(self.cells, kind).items()}
-                for kind in ("top", "random", "permuted")
+                for kind in ("top", control, "permuted")
             )
             for k, sizes in groups:
                 paired = [top[size][0] - random[size].mean(0) for size in sizes if size in random]
@@ -170,7 +191,8 @@ class AblationStudy(Record):
                 line["p_value"] = permutation_p(effect, by_chance.double())
                 line["random_sets"] = sum(len(random[size]) for size in sizes if size in random)
                 lines.append({**line, "permutations": len(by_chance)})
-        return pd.DataFrame(lines)
+        table = pd.DataFrame(lines, columns=CONTRASTS)
+        return table if control == "random" else table.drop(columns=["p_value", "permutations"])
 
     @computed_once
     def by_set(self, measure: str | None = None) -> "pd.DataFrame":
@@ -209,7 +231,7 @@ class AblationStudy(Record):
         heads = [cell.heads[0] for cell in singles]
         frame = pd.DataFrame({"name": [str(head) for head in heads]})
         frame["score"] = [float(self.ranked_by[head]) for head in heads]
-        if self.retrieval is not None:
+        if self.retrieval is not None and self.rank_by != "retrieval":
             frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
         for units in by_reach if heads else ():
             changes, reach = units.changes(singles), units.reach
@@ -254,7 +276,8 @@ class AblationStudy(Record):
         if "long" in frame:
             for name, effect in zip(frame["name"], frame["long"], strict=True):
                 harm[Head.parse(name)] = -effect
-        columns = {"score": self.ranked_by, "retrieval": self.retrieval, "harm": harm}
+        retrieval = None if self.rank_by == "retrieval" else self.retrieval
+        columns = {"score": self.ranked_by, "retrieval": retrieval, "harm": harm}
         scores = {name: values.flatten() for name, values in columns.items() if values is not None}
         return {
             f"{one} and {other}": rank_correlation(scores[one], scores[other]) for one, other in combinations(scores, 2)
@@ -266,7 +289,17 @@ class AblationStudy(Record):
         if self._parts:
             how = f"{len(self._parts)} parts, each a test of its own (where(part=...)); tables of all average them."
             return " ".join([how, *(part.verdict for part in self._parts.values())])
-        measure = self.measures[0]
+        measure, settings = self.measures[0], self.provenance.get("settings", {})
+        if not self.sizes:
+            return single_heads_verdict(
+                self.task,
+                measure,
+                self.effects(),
+                self.by_head(),
+                chance=self.chance.get(measure),
+                harm=self.correlations["score and harm"],
+                rank_by=self.rank_by,
+            )
         return ablation_verdict(
             self.task,
             measure,
@@ -277,7 +310,9 @@ class AblationStudy(Record):
             harm=self.correlations["score and harm"],
             singles=len(by_kind(self.cells, "single").get(1, [])),
             scored=len(self.ranking),
-            n_random=self.provenance.get("settings", {}).get("n_random"),
+            n_permuted=settings.get("n_permuted", settings.get("n_random")),
+            rank_by=self.rank_by,
+            anywhere=self.contrasts(control="anywhere") if by_kind(self.cells, "anywhere") else None,
         )
 
     def _content(self) -> dict[str, Any]:

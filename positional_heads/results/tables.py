@@ -44,6 +44,7 @@ MEANINGS = {
     ),
     "top": "effect of ablating the heads with the highest score; negative is harm",
     "random": "mean effect of sets of other heads, as many in every layer",
+    "anywhere": "mean effect of sets of as many other heads of any layer",
     "lowest": "effect of the heads with the lowest score",
     "retrieval": "effect of the heads with the highest retrieval score",
     "difference": "effect of the top heads minus that of random heads",
@@ -69,7 +70,8 @@ MEANINGS = {
 SMALL = 5e-4
 """Numbers that three places would show as 0."""
 HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value", "rho_curve", "saturation")
-KINDS = ("top", "random", "lowest", "retrieval")
+KINDS = ("top", "random", "anywhere", "lowest", "retrieval")
+"""Kinds of sets that stand beside the top ones at each size; not every study has all."""
 STUDY_COLUMNS = ("reach", "k", *KINDS, "difference", "low", "high", "p_value", "random_sets")
 ROWS = 20
 """Rows that a notebook shows."""
@@ -147,7 +149,8 @@ def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mappin
     """
     by_set = {(row["reach"], row["k"], row["kind"]): row["effect"] for row in effects}
     lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
-    return ResultTable(STUDY_COLUMNS, lines)
+    without = () if any(line["anywhere"] is not None for line in lines) else ("anywhere",)
+    return ResultTable([name for name in STUDY_COLUMNS if name not in without], lines)
 
 
 def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
@@ -179,7 +182,7 @@ def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
     distance = "" if ablation["distance"] is None else f" at distance {ablation['distance']}"
     return (
         f"{model['name']}: {task['name']}, {answers} answers under each of {sets} sets of heads, mode "
-        f"{ablation['mode']}{distance}, heads ranked by {provenance['scores']['rank_by']}"
+        f"{ablation['mode']}{distance}, heads ranked by {printable(provenance['scores']['rank_by'], newlines=False)}"
     )
 
 

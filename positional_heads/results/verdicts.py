@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from positional_heads.core.statistics import FEWEST_UNITS
+from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,6 +19,8 @@ FEWEST_POINTS = 4
 """Methods and lengths below which no correlation is reported."""
 FEWEST_FOR_INTERVAL = 8
 """With fewer points, intervals of resampled correlations cover 52 to 95 % instead of 95 (measured at 4 to 6 points)."""
+SCORES_OF_DISTANCE = ("rho", "excess", "rho_curve")
+"""What can rank heads as Positional Heads."""
 VISIBLE_JUMP = 3.0
 """Standard deviations of the curve from which a jump is called visible."""
 
@@ -108,7 +111,9 @@ def ablation_verdict(
     harm: float,
     singles: int,
     scored: int,
-    n_random: int | None,
+    n_permuted: int | None,
+    rank_by: str,
+    anywhere: "pd.DataFrame | None",
 ) -> str:
     """Whether ablating the top heads hurts more than ablating others, and whether more at long range than at short.
 
@@ -124,17 +129,15 @@ def ablation_verdict(
         harm: Rank correlation over single heads of score and harm; NaN if unknown.
         singles: How many heads were ablated alone, from the top of the ranking on.
         scored: How many heads the ranking has.
-        n_random: How many permutations were asked for, or None if unknown.
+        n_permuted: How many permutations were asked for, or None if unknown.
+        rank_by: What ranks the heads.
+        anywhere: The contrasts with random heads of any layer, or None without them.
     """
     over_sizes = contrasts[contrasts["k"] == "all"].set_index("reach")
     reach = over_sizes.index[0]
     here = effects[effects["reach"] == reach]
-    intact = here[here["kind"] == "none"].iloc[0]
-    if chance is not None and not (intact["effect"] if isnan(intact["low"]) else intact["low"]) > chance:
-        return (
-            f"The model cannot do {task} even with all heads ({measure} {intact['effect']:.3f}, chance {chance:.3f}), "
-            "so an ablation shows nothing. Choose an easier task or a shorter length."
-        )
+    if unable := _unable(task, measure, here, chance):
+        return unable
     long = over_sizes.loc[reach]
     sizes = contrasts.loc[(contrasts["k"] != "all") & (contrasts["reach"] == reach), "k"]
     basis = (
@@ -142,29 +145,77 @@ def ablation_verdict(
         f"layers ({_interval(long)}; p = {long['p_value']:.3f} over {long['permutations']} permuted rankings; mean "
         f"over {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'})"
     )
+    weaker = _against_any_layer(long, reach, anywhere)
+    top = "the top heads" if rank_by == "rho" else f"the top heads by {printable(rank_by, newlines=False)}"
     if 1 / (1 + int(long["permutations"])) > ALPHA:
         too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}"
-        if long["permutations"] < (n_random or 0):
+        if long["permutations"] < (n_permuted or 0):
             remedy = "no others of these sizes exist: ablate more heads"
         else:
-            remedy = "20 can (n_random=20)"
-        return f"Undecided: {too_few}, {remedy}. {basis}."
+            remedy = "20 can (n_permuted=20)"
+        return f"Undecided: {too_few}, {remedy}. {basis}.{weaker}"
     if not _harmful(long):
-        others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant)
+        others = _other_evidence(here[here["k"] == sizes.max()].set_index("kind"), significant, rank_by)
         others += _evidence_of_single_heads(harm, singles, scored)
         return (
-            f"No effect: ablating these heads hurts {task} no more than ablating random heads does: {basis}. "
-            f"The identification of Positional Heads may be flawed.{others}"
+            f"No effect: ablating {'these heads' if rank_by == 'rho' else top} hurts {task} no more than ablating "
+            f"random heads does: {basis}.{weaker}{others}"
         )
-    claim = f"Ablating the top heads hurts {task} at {reach} range more than ablating random heads does: {basis}"
+    claim = f"Ablating {top} hurts {task} at {reach} range more than ablating random heads does: {basis}.{weaker}"
     if "long - short" not in over_sizes.index:
-        return f"{claim}. There is no short-range control: whether the heads are specific to distance is open."
+        return f"{claim} There is no short-range control: whether the heads are specific to distance is open."
     apart = over_sizes.loc["long - short"]
     numbers = f"{apart['difference']:+.3f}, {_interval(apart)}, p = {apart['p_value']:.3f}"
     if _harmful(apart):
         meaning = "the effect of these heads depends on distance"
-        return f"{claim}. It hurts more at long range than at short ({numbers}): {meaning}."
-    return f"{claim}. But it hurts as much at short range ({numbers}): these heads are not specific to distance."
+        return f"{claim} It hurts more at long range than at short ({numbers}): {meaning}."
+    return f"{claim} But it hurts as much at short range ({numbers}): these heads are not specific to distance."
+
+
+def single_heads_verdict(
+    task: str,
+    measure: str,
+    effects: "pd.DataFrame",
+    by_head: "pd.DataFrame",
+    *,
+    chance: float | None,
+    harm: float,
+    rank_by: str,
+) -> str:
+    """What a study of single heads alone shows; it can say nothing of heads that are needed together.
+
+    Args:
+        task: Name of the task.
+        measure: The measure that effects are about.
+        effects: `AblationStudy.effects`.
+        by_head: `AblationStudy.by_head`.
+        chance: The measure of a guess, or None if unknown.
+        harm: Rank correlation over heads of what ranks them and harm at long range; NaN if unknown.
+        rank_by: What ranks the heads.
+    """
+    reach = effects["reach"].iloc[0]
+    if unable := _unable(task, measure, effects[effects["reach"] == reach], chance):
+        return unable
+    worst = by_head.loc[by_head[reach].idxmin()]
+    related = (
+        "" if isnan(harm) else f"; {printable(rank_by, newlines=False)} and harm have a rank correlation of {harm:+.2f}"
+    )
+    return (
+        f"Of {len(by_head)} heads, each ablated alone, {worst['name']} is missed most by {task} at {reach} range "
+        f"({measure} {worst[reach]:+.3f}, the largest of {len(by_head)} and so likely overstated){related}. No set of "
+        "heads was ablated: whether heads are needed together, and more than others of their layers, is open."
+    )
+
+
+def _unable(task: str, measure: str, here: "pd.DataFrame", chance: float | None) -> str | None:
+    """That the model cannot do the task, if so."""
+    intact = here[here["kind"] == "none"].iloc[0]
+    if chance is None or (intact["effect"] if isnan(intact["low"]) else intact["low"]) > chance:
+        return None
+    return (
+        f"The model cannot do {task} even with all heads ({measure} {intact['effect']:.3f}, chance {chance:.3f}), "
+        "so an ablation shows nothing. Choose an easier task or a shorter length."
+    )
 
 
 def _harmful(row: Any) -> bool:
@@ -180,10 +231,24 @@ def _interval(row: Any) -> str:
     return f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
 
 
-def _other_evidence(largest: "pd.DataFrame", significant: int | None) -> str:
-    """What the null and retrieval heads say about the ranking."""
-    evidence = ""
-    if significant == 0:
+def _against_any_layer(matched: Any, reach: str, anywhere: "pd.DataFrame | None") -> str:
+    """How much more, or less, the weaker control would show."""
+    if anywhere is None:
+        return ""
+    row = anywhere[(anywhere["k"] == "all") & (anywhere["reach"] == reach)].iloc[0]
+    if isnan(row["difference"]) or isnan(matched["difference"]):
+        return ""
+    layers = row["difference"] - matched["difference"]
+    return (
+        f" Against random heads of any layer, a weaker control, the difference would be {row['difference']:+.3f} "
+        f"({_interval(row)}): {layers:+.3f} of it is that of the layers."
+    )
+
+
+def _other_evidence(largest: "pd.DataFrame", significant: int | None, rank_by: str) -> str:
+    """What the failure, the null and retrieval heads say about the ranking."""
+    evidence = " The identification of Positional Heads may be flawed." if rank_by in SCORES_OF_DISTANCE else ""
+    if significant == 0 and rank_by in SCORES_OF_DISTANCE:
         evidence += " No head beats its shuffled null, so the ranking reflects geometry."
     if "retrieval" in largest.index:
         evidence += (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 LOOKS = {
     "top": ("top heads", PALETTE[1], "o", "-"),
     "random": ("random sets, same layers: mean and each", "0.35", "s", "--"),
+    "anywhere": ("random sets of any layer, mean", PALETTE[3], "D", (0, (1, 1))),
     "lowest": ("lowest-scoring heads", PALETTE[0], "v", ":"),
     "retrieval": ("heads with the highest retrieval score", PALETTE[2], "^", "-."),
 }
@@ -32,8 +33,11 @@ def dose_response(study: AblationStudy, measure: str | None = None) -> Figure:
         measure: Which measure; the most sensitive when None.
 
     Raises:
-        ValueError: If there is no such measure.
+        ValueError: If there is no such measure, or heads were only ablated one by one.
     """
+    if not study.sizes:
+        msg = "this study has single heads alone, so there is no effect by number of heads: see by_head()"
+        raise ValueError(msg)
     effects, each = study.effects(measure), study.by_set(measure)
     measure = study.measures[0] if measure is None else measure
     reaches = [reach for reach in study.reaches if reach != INTERACTION]

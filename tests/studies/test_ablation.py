@@ -204,7 +204,15 @@ def test_scores_of_another_model_are_refused(scores, bundled, tiny):
 
 BAD = {
     "n_random": ({"n_random": 0}, "n_random 0 must be at least 1"),
-    "rank": ({"rank_by": "size"}, "'rho' or 'excess', got 'size'"),
+    "rank": ({"rank_by": "size"}, "'rho' or 'excess' or 'rho_curve' or 'retrieval' or a tuple, got 'size'"),
+    "rank name": ({"rank_by": ("rho", torch.zeros(4, 8))}, "'rho' is a name of ours"),
+    "rank shape": ({"rank_by": ("reach", torch.zeros(8, 4))}, r"reach has shape \[8, 4\], this model \[4, 8\]"),
+    "rank infinite": ({"rank_by": ("reach", np.full((4, 8), -np.inf))}, "reach is infinite for a head, or NaN for all"),
+    "rank nothing": ({"rank_by": ("reach", torch.full((4, 8), torch.nan))}, "infinite for a head, or NaN for all"),
+    "permuted": ({"n_permuted": -1}, "n_permuted -1 must be at least 0"),
+    "anywhere": ({"n_anywhere": -1}, "n_anywhere -1 must be at least 0"),
+    "nothing": ({"counts": []}, 'there is nothing to ablate; for single heads alone, add singles="all"'),
+    "nothing with top": ({"counts": [], "singles": "top"}, "there is nothing to ablate"),
     "singles": ({"singles": "some"}, "'all' or 'top' or 'none' or None, got 'some'"),
     "mode": ({"mode": "mask"}, "'mask'"),
     "too many": ({"counts": [33]}, "33 heads asked for, 32 have a score"),
@@ -225,6 +233,66 @@ def test_heads_can_be_ranked_by_excess(bundled, scores):
     without = replace(scores, null=None)
     with pytest.raises(ValueError, match="no null was computed"):
         ablation_study(bundled, without, CountingTask(), rank_by="excess")
+
+
+@pytest.mark.parametrize("made", [np.array, torch.tensor])
+def test_heads_can_be_ranked_by_a_measure_of_ones_own(made, bundled, scores):
+    values = np.linspace(-1, 1, 32).reshape(4, 8)
+    values[3, 7] = values[0, 0] = np.nan
+    own = ("reach", made(values))
+    found = ablation_study(bundled, scores, CountingTask(), counts=[2], n_random=3, rank_by=own, singles="all")
+    assert found.ranking == [ph.Head(layer, head) for layer in range(4) for head in range(8)][1:-1][::-1]
+    assert found.rank_by == "reach"
+    assert np.array_equal(found.ranked_by, values, equal_nan=True)
+    assert not {ph.Head(3, 7), ph.Head(0, 0)} & {head for heads in found.sets for head in heads}
+    assert "Positional Heads" not in found.verdict
+
+
+def test_a_measure_of_ones_own_is_a_name_with_numbers(bundled, scores):
+    with pytest.raises(TypeError, match="not of a name and values: give rank_by="):
+        ablation_study(bundled, scores, CountingTask(), rank_by=("reach",))
+    with pytest.raises(TypeError, match="the values of reach are no array of numbers"):
+        ablation_study(bundled, scores, CountingTask(), rank_by=("reach", ["a"]))
+
+
+@pytest.mark.parametrize("rank_by", ["rho", "excess", "rho_curve"])
+def test_scores_rank_heads(rank_by, bundled, scores):
+    found = ablation_study(bundled, scores, CountingTask(), counts=[1], n_random=1, rank_by=rank_by, singles="none")
+    values = getattr(scores, rank_by)
+    assert found.ranking == sorted(scores.heads, key=lambda head: (-values[head], head))
+    assert found.rank_by == found.provenance["scores"]["rank_by"] == rank_by
+
+
+def test_retrieval_scores_rank_heads_and_are_then_no_control(study, bundled, scores):
+    found = ablation_study(bundled, scores, "passkey", **QUICK, rank_by="retrieval")
+    assert torch.equal(found.retrieval, study.retrieval)
+    assert torch.equal(found.ranked_by, study.retrieval)
+    assert by_kind(found.cells, "top")[3][0].heads == by_kind(study.cells, "retrieval")[3][0].heads
+    assert not by_kind(found.cells, "retrieval")
+    assert "Heads are ranked by retrieval score, so its control is the top set itself." in found.notes
+    assert "retrieval" not in found.by_head()
+    assert set(found.correlations) == {"score and harm"}
+
+
+def test_without_retrieval_scores_there_is_nothing_to_rank_by(bundled, scores, monkeypatch):
+    monkeypatch.setattr(retrieval_trials, "retrieval_scores", lambda *_: torch.full((4, 8), torch.nan))
+    with pytest.raises(ValueError, match=r"nothing to rank by\. .* answers no held-out example .* Rank by rho"):
+        ablation_study(bundled, scores, "passkey", **QUICK, rank_by="retrieval")
+
+
+def test_permutations_are_as_many_as_asked_for_apart_from_random_sets(bundled, scores):
+    settings = {"counts": [3], "n_random": 4, "singles": "none"}
+    found = ablation_study(bundled, scores, CountingTask(), **settings, n_permuted=25, n_anywhere=6)
+    sizes = {kind: len(by_kind(found.cells, kind)[3]) for kind in ("random", "permuted", "anywhere")}
+    assert sizes == {"random": 4, "permuted": 25, "anywhere": 6}
+    assert set(found.contrasts()["permutations"]) == {25}
+    kept = found.provenance["settings"]
+    assert (kept["n_random"], kept["n_permuted"], kept["n_anywhere"]) == (4, 25, 6)
+    same = ablation_study(bundled, scores, CountingTask(), **settings)
+    assert len(by_kind(same.cells, "permuted")[3]) == 4
+    none = ablation_study(bundled, scores, CountingTask(), **settings, n_permuted=0)
+    assert none.verdict.startswith("Undecided: 0 permutations cannot give")
+    assert none.contrasts()["difference"].notna().all()
 
 
 def test_a_note_says_how_many_random_sets_exist_if_fewer_than_asked_for(bundled, scores):

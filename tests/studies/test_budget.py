@@ -252,22 +252,24 @@ def test_the_command_line_refuses_budgets_in_the_words_of_python(budget, bundled
 
 def test_plans_of_sets_shrink_to_one_size_and_its_controls():
     ranking = [ph.Head(0, head) for head in range(30)]
-    asked = SetPlan((1, 2), 20, 2, retrieval=True)
+    asked = SetPlan((1, 2), 20, 20, 0, 2, retrieval=True)
     plans = smaller_plans(asked, ranking)
     assert plans == [
         asked,
-        SetPlan((1, 2), 20, 0, retrieval=True),
-        SetPlan((1,), 20, 0, retrieval=True),
-        SetPlan((1,), 20, 0, retrieval=False),
+        SetPlan((1, 2), 20, 20, 0, 0, retrieval=True),
+        SetPlan((1,), 20, 20, 0, 0, retrieval=True),
+        SetPlan((1,), 20, 20, 0, 0, retrieval=False),
     ]
-    assert smaller_plans(SetPlan((3,), 5, 0, retrieval=False), ranking) == [SetPlan((3,), 5, 0, retrieval=False)]
+    assert smaller_plans(SetPlan((3,), 5, 5, 0, 0, retrieval=False), ranking) == [
+        SetPlan((3,), 5, 5, 0, 0, retrieval=False)
+    ]
 
 
 def test_sizes_stay_without_which_no_p_value_could_be_below_005():
     ranking = [ph.Head(layer, head) for head in range(8) for layer in range(4)]  # every layer in turn
-    asked = SetPlan((1, 2, 3), 20, 0, retrieval=False)  # with 7, 63 and 511 permutations other than the ranking
-    assert smaller_plans(asked, ranking) == [asked, SetPlan((1, 2), 20, 0, retrieval=False)]
-    few = SetPlan((1, 7), 20, 0, retrieval=False)
+    asked = SetPlan((1, 2, 3), 20, 20, 0, 0, retrieval=False)  # with 7, 63 and 511 permutations other than the ranking
+    assert smaller_plans(asked, ranking) == [asked, SetPlan((1, 2), 20, 20, 0, 0, retrieval=False)]
+    few = SetPlan((1, 7), 20, 20, 0, 0, retrieval=False)
     assert smaller_plans(few, ranking[::4]) == [few]  # 7 permutations of 1 head, 55 of both sizes
 
 
@@ -283,8 +285,8 @@ def test_only_sets_that_exist_are_left_out(bundled, scores, clock):
     assert "7 permutations cannot give a p-value of 0.05, no others of these sizes exist" in whole.verdict
     assert "20 can" not in whole.verdict
     assert len(by_kind(whole.cells, "random")[1]) == 7
-    plan = SetPlan((1,), 20, 0, retrieval=False)
-    assert plan.left_out_of(SetPlan((1,), 25, 1, retrieval=False), whole.ranking, 0) == ["all 1 single heads"]
+    plan = SetPlan((1,), 20, 20, 0, 0, retrieval=False)
+    assert plan.left_out_of(SetPlan((1,), 25, 25, 0, 1, retrieval=False), whole.ranking, 0) == ["all 1 single heads"]
 
 
 def trial_plan(labels, lengths):

@@ -2,14 +2,14 @@
 
 import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS
-from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.ablation import AblationStudy, RankBy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import printable
@@ -55,8 +55,9 @@ def caveats(scores: HeadScores | None, studies: list[AblationStudy], extended: l
     if not studies:
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:
-        permutations = int(study.provenance.get("settings", {}).get("n_random", 0))
-        if permutations < ENOUGH_PERMUTATIONS:
+        settings = study.provenance.get("settings", {})
+        permutations = int(settings.get("n_permuted", settings.get("n_random", 0)))
+        if permutations < ENOUGH_PERMUTATIONS and study.sizes:
             notes.append(f"The ablation of {study.task} has {permutations} permuted rankings, too few for p = 0.05.")
     if extended:
         notes.append(
@@ -170,12 +171,16 @@ def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
         missing.append(f"these are some answers of that study: AblationStudy.where(**{selected})")
     if "sizes" in settings:
         # the file has numbers of heads; their shares round to these numbers again
-        words.append("--fractions=" + ",".join(f"{size / len(study.ranking):.6g}" for size in settings["sizes"]))
-    if (rank_by := provenance["scores"].get("rank_by", "rho")) != "rho":
-        words.append(f"--rank-by={rank_by}")
+        shares = ",".join(f"{size / len(study.ranking):.6g}" for size in settings["sizes"])
+        words.append(f"--fractions={shares or 'none'}")
+    if study.rank_by in get_args(RankBy):
+        words += [f"--rank-by={study.rank_by}"] if study.rank_by != "rho" else []
+    else:
+        missing.append(f"the command cannot rank heads by a measure of your own, {study.rank_by}")
     if "singles" in settings:
         words.append("--singles=" + {len(study.ranking): "all", 0: "none"}.get(settings["singles"], "top"))
-    words += [f"--{key.replace('_', '-')}={settings[key]}" for key in ("n_random", "seed") if key in settings]
+    numbers = {"n_random": "n-random", "n_permuted": "permutations", "n_anywhere": "anywhere", "seed": "seed"}
+    words += [f"--{option}={settings[key]}" for key, option in numbers.items() if key in settings]
     if provenance["task"].get("seed", settings.get("seed")) != settings.get("seed"):
         missing.append(f"--seed is also the seed of the task, which was {provenance['task']['seed']} in this study")
     if ablation.get("reference") is not None:

@@ -67,7 +67,7 @@ def _ablation_files(study: AblationStudy) -> dict[str, bytes | str]:
         "contrasts.csv": study.contrasts().to_csv(index=False),
         **({} if singles.empty else {"single_heads.csv": singles.to_csv(index=False)}),
         "answers.parquet": answers.getvalue(),
-        "dose_response.png": png(dose_response(study), DPI),
+        **({"dose_response.png": png(dose_response(study), DPI)} if study.sizes else {}),
         "ablation.md": _ablation_text(study),
     }
 
