@@ -37,12 +37,12 @@ class NullScores:
     @property
     def mean(self) -> Float[Tensor, "layer head"]:
         """Mean of the null rho over shuffles."""
-        return self.rho.mean(0)
+        return self.rho.double().mean(0)
 
     @property
     def sd(self) -> Float[Tensor, "layer head"]:
         """Standard deviation of the null rho over shuffles, with what sampling query-key pairs adds to it."""
-        return self.rho.std(0)
+        return self.rho.double().std(0)
 
     @property
     def mean_error(self) -> Float[Tensor, "layer head"]:
