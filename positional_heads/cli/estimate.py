@@ -50,8 +50,8 @@ def print_estimate(
     import torch
 
     from positional_heads.bridge.model_size import model_size
-    from positional_heads.scoring.counter import nothing_counts
     from positional_heads.scoring.estimate import estimated
+    from positional_heads.scoring.layer_counter import nothing_counts
     from positional_heads.scoring.settings import ScoringSettings
     from positional_heads.zoo.bundled import load_configuration
 
@@ -63,6 +63,7 @@ def print_estimate(
     asked = ScoringSettings(**settings)
     if not all(int(asked.plan(tuple(lengths), window).all_entry_counts.sum()) for window in {*size.windows}):
         raise ValueError(nothing_counts(max(lengths)))
+    asked.refuse_short(max(lengths))
     precision = getattr(torch, dtype or "float32")
 
     def of(changed: "ScoringSettings", machine: "Machine", parts: int = shards) -> "Estimate":

@@ -32,6 +32,12 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     skip_keys: Annotated[
         int, typer.Option(min=0, help="Ignore the first N keys of each sequence (1 drops an attention sink).")
     ] = 0,
+    control_keys: Annotated[
+        int,
+        typer.Option(
+            min=0, help="In the same pass, score again without the first N keys, e.g. 64, and report which heads stay."
+        ),
+    ] = 0,
     min_distance: Annotated[int, typer.Option(min=0, help="Smallest distance to count, in tokens.")] = 0,
     max_distance: Annotated[int | None, typer.Option(min=0, help="Largest distance to count, in tokens.")] = None,
     temperature: Annotated[
@@ -86,6 +92,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         settings: dict[str, Any] = {
             "temperature": _number_or("attention", "--temperature", temperature, float),
             "skip_keys": skip_keys,
+            "control_keys": control_keys,
             "min_distance": min_distance,
             "max_distance": max_distance,
             "resolution": resolution,

@@ -118,14 +118,19 @@ class Record(ABC):
 
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor by the name of its field; one in a dict or in a dataclass as `field.name`."""
-        tensors: dict[str, Tensor] = {}
-        for field in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
-            value = getattr(self, field.name)
-            if is_dataclass(value):
-                value = {inner.name: getattr(value, inner.name) for inner in fields(value)}
-            named = {f"{field.name}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {}
-            tensors |= {name: one for name, one in {field.name: value, **named}.items() if isinstance(one, Tensor)}
-        return tensors
+        return named_tensors({field.name: getattr(self, field.name) for field in fields(self)})  # type: ignore[arg-type]
+
+
+def named_tensors(values: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Every tensor among some values by its name; one in a dict or in a dataclass as `name.inner`."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in values.items():
+        inner = {one.name: getattr(value, one.name) for one in fields(value)} if is_dataclass(value) else value
+        if isinstance(inner, Tensor):
+            tensors[name] = inner
+        elif isinstance(inner, Mapping):
+            tensors |= {f"{name}.{deeper}": one for deeper, one in named_tensors(inner).items()}
+    return tensors
 
 
 def nested(tensors: Mapping[str, Tensor], field: str) -> dict[str, Tensor]:

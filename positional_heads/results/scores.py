@@ -1,7 +1,6 @@
 """The record of a scoring run: every head's score, its null, its interval and its significance."""
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values
 from positional_heads.results.files import SCORES
+from positional_heads.results.null_scores import NullScores
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.tables import HEAD_COLUMNS
 from positional_heads.results.text import printable
@@ -23,49 +23,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
-class NullScores:
-    """Scores of the same model and text with positions shuffled, which measure geometry alone.
-
-    See docs/equations.md, section 4.
-
-    Attributes:
-        rho: Score of each head in each shuffle.
-        curve_mean: Mean dominant dimension at each distance, over the entries of all shuffles; NaN where no shuffle
-            counted one.
-        curve_sd: Standard deviation of one shuffle's mean, over the shuffles that counted an entry at the distance,
-            with what sampling entries adds to it (null_pairs="all" shows the shuffles' own); NaN with fewer than two.
-        sampling_sd: Standard deviation that sampling query-key pairs adds to the rho of one shuffle; None where all
-            were counted.
-    """
-
-    rho: Float[Tensor, "repeat layer head"]
-    curve_mean: Float[Tensor, "layer head distance"]
-    curve_sd: Float[Tensor, "layer head distance"]
-    sampling_sd: Float[Tensor, "layer head"] | None = None
-
-    def __repr__(self) -> str:
-        repeats, layers, heads = self.rho.shape
-        return f"NullScores({repeats} shuffles of {layers} layers of {heads} heads)"
-
-    @property
-    def mean(self) -> Float[Tensor, "layer head"]:
-        """Mean of the null rho over shuffles."""
-        return self.rho.mean(0)
-
-    @property
-    def sd(self) -> Float[Tensor, "layer head"]:
-        """Standard deviation of the null rho over shuffles, with what sampling query-key pairs adds to it."""
-        return self.rho.std(0)
-
-    @property
-    def mean_error(self) -> Float[Tensor, "layer head"]:
-        """Standard deviation that sampling query-key pairs adds to the mean; 0 where all were counted."""
-        if self.sampling_sd is None:
-            return torch.where(self.mean.isnan(), torch.nan, torch.zeros_like(self.mean))
-        return self.sampling_sd / math.sqrt(len(self.rho))
-
-
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadScores(Record):
     """How strongly each head moves its dominant dimension with token distance.
@@ -73,8 +30,9 @@ class HeadScores(Record):
     Attributes:
         rho: Spearman's rho between distance and dominant dimension over all query-key pairs; NaN where undefined.
         rho_curve: Spearman's rho between distance and mean dominant dimension; never compare it with rho.
-        curve: Mean dominant dimension at each distance in tokens; NaN where no query-key pair counts.
-        pair_counts: Number of query-key pairs behind each point of the curve.
+        curve: Mean dominant dimension at each distance in tokens; NaN where no query-key pair counts. None where
+            `without_curves` left it out.
+        pair_counts: Number of query-key pairs behind each point of the curve; None without curves.
         bound: Largest error of rho by binning and rounding, against Spearman's rho on float64 values of D, tied where
             they fall into one step of the resolution.
         frequencies: Frequency of each rotary pair, in radians per token; NaN beyond a layer's last pair.
@@ -85,12 +43,14 @@ class HeadScores(Record):
         sampling_sd: Standard deviation that sampling query-key pairs adds to rho; None where all were counted.
         saturation: Share of query-key pairs in which one rotary pair holds more than 99.9 % of the softmax, so that D
             is the index of the largest contribution; None in files of earlier versions.
+        control: The scores of the same text and heads without the first `control_keys` keys of each sequence, as if
+            scored alone; None without that setting.
     """
 
     rho: Float[Tensor, "layer head"]
     rho_curve: Float[Tensor, "layer head"]
-    curve: Float[Tensor, "layer head distance"]
-    pair_counts: Int[Tensor, "layer distance"]
+    curve: Float[Tensor, "layer head distance"] | None
+    pair_counts: Int[Tensor, "layer distance"] | None
     bound: Float[Tensor, "layer head"]
     frequencies: Float[Tensor, "layer pair"]
     null: NullScores | None
@@ -99,6 +59,7 @@ class HeadScores(Record):
     provenance: dict[str, Any]
     sampling_sd: Float[Tensor, "layer head"] | None = None
     saturation: Float[Tensor, "layer head"] | None = None
+    control: "HeadScores | None" = None
 
     saved_as = SCORES
 
@@ -107,10 +68,11 @@ class HeadScores(Record):
         """What was scored and the best heads, in one line; parts of the provenance may be missing."""
         layers, heads = self.rho.shape
         data = self.provenance.get("data", {})
+        longest = data.get("longest", "?") if self.curve is None else self.curve.shape[-1]
         best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self.n_scored)))
         return (
             f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads, "
-            f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {self.curve.shape[-1]} "
+            f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {longest} "
             f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
         )
 
@@ -148,7 +110,7 @@ class HeadScores(Record):
         """One-sided p-value of the excess, over shuffles and sequences (see `core.statistics.excess_p_values`)."""
         variance = None
         if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
-            variance = self.bootstrap_rho.var(0) * self.n_groups / max(self.n_groups - 1, 1)
+            variance = self.bootstrap_rho.double().var(0) * self.n_groups / max(self.n_groups - 1, 1)
         return excess_p_values(self.rho, self._required_null().rho, variance, self.n_groups)
 
     @cached_property
@@ -177,6 +139,23 @@ class HeadScores(Record):
         return (self.q_values <= alpha) & (self.excess > 0)
 
     @checked
+    def stays(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
+        """Heads that beat their null with a positive rho, and do so without the first keys as well.
+
+        Both are tested over all heads at this false discovery rate, the control as if it were scored alone.
+
+        Args:
+            alpha: False discovery rate, above 0 and at most 1.
+
+        Raises:
+            ValueError: If the rate is out of range, or no control or no null was computed.
+        """
+        if self.control is None:
+            msg = "no control was computed: score again with control_keys=64"
+            raise ValueError(msg)
+        return self._rising(alpha) & self.control._rising(alpha)
+
+    @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
         """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 4 groups of sequences.
 
@@ -192,7 +171,7 @@ class HeadScores(Record):
         if self.bootstrap_rho is None or self.n_groups < FEWEST_UNITS:
             return torch.full((*self.rho.shape, 2), torch.nan, dtype=self.rho.dtype)
         # as in `p_values`; quantiles of the resamples are too narrow with few groups
-        variance = self.bootstrap_rho.var(0) * self.n_groups / (self.n_groups - 1)
+        variance = self.bootstrap_rho.double().var(0) * self.n_groups / (self.n_groups - 1)
         half = stats.t.ppf((1 + level) / 2, self.n_groups - 1) * variance.sqrt()
         return torch.stack([self.rho - half, self.rho + half], dim=-1).clamp(-1, 1)
 
@@ -232,7 +211,7 @@ class HeadScores(Record):
         if threshold is not None:
             return [head for head in scored if self.rho[head] >= threshold]
         if alpha is not None:
-            positional = self.significant(alpha) & (self.rho > 0)
+            positional = self._rising(alpha)
             return sorted((head for head in scored if positional[head]), key=lambda head: -float(self.excess[head]))
         fraction = 0.1 if fraction is None else fraction
         if not 0 < fraction <= 1:
@@ -251,6 +230,34 @@ class HeadScores(Record):
             n_groups=self.n_groups if self.bootstrap_rho is not None else 1,
             repeats=0 if self.null is None else len(self.null.rho),
             monotonous=(data.get("monotonous", 0), data.get("sequences", 1)),
+            control=None if self.control is None or self.null is None else (self.control_keys, self.stays()),
+        )
+
+    @property
+    def control_keys(self) -> int:
+        """First keys of each sequence that the control leaves out; 0 without one."""
+        return int(self.provenance.get("settings", {}).get("control_keys", 0))
+
+    @checked
+    def without_curves(self) -> "HeadScores":
+        """The same scores without numbers by distance, small enough to keep many: 270 heads take 0.4 MB, not 110.
+
+        Curves, those of the null and of the control, and the numbers of query-key pairs are left out, and whatever
+        draws a curve says so. Other numbers are rounded to float32, the rho of each shuffle and resample to float16, in
+        steps below 0.0005: p-values change by less than a hundredth of themselves.
+        """
+        names = ("rho", "rho_curve", "bound", "frequencies", "sampling_sd", "saturation")
+        null, control = self.null, self.control
+        if null is not None:
+            null = NullScores(null.rho.half(), sampling_sd=_single(null.sampling_sd))
+        return replace(
+            self,
+            **{name: _single(getattr(self, name)) for name in names},
+            curve=None,
+            pair_counts=None,
+            null=null,
+            bootstrap_rho=None if self.bootstrap_rho is None else self.bootstrap_rho.half(),
+            control=None if control is None else control.without_curves(),
         )
 
     @computed_once
@@ -270,11 +277,18 @@ class HeadScores(Record):
                 columns["null_error"] = self.null.mean_error
             columns |= {"null_sd": self.null.sd, "excess": self.excess, "z": self.z}
             columns |= {"p_value": self.p_values, "q_value": self.q_values}
+        if self.control is not None:
+            columns["control_rho"] = self.control.rho
+            if self.control.null is not None:
+                columns |= {"control_excess": self.control.excess, "control_q_value": self.control.q_values}
         frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
         frame["layer"] = [head.layer for head in self.heads]
         frame["head"] = [head.head for head in self.heads]
         for name, values in columns.items():
             frame[name] = values.flatten().numpy()
+        if self.control is not None and self.null is not None:
+            judged = zip(self._rising().flatten().tolist(), self.stays().flatten().tolist(), strict=True)
+            frame["stays"] = pd.Series([stays if rising else None for rising, stays in judged], dtype=object)
         frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
         return frame
 
@@ -284,23 +298,58 @@ class HeadScores(Record):
             "table": json_rows(self.to_frame()),
             "reasons": {str(head): reason for head, reason in self.reasons.items()},
             "provenance": self.provenance,
+            "control": None if self.control is None else self._content_of_control(self.control),
         }
+
+    def _content_of_control(self, control: "HeadScores") -> dict[str, Any]:
+        """Reasons, and the provenance that is not that of these scores."""
+        unlike = {key: value for key, value in control.provenance.items() if self.provenance.get(key, ...) != value}
+        reasons = {str(head): reason for head, reason in control.reasons.items()}
+        return {"reasons": reasons, "provenance": unlike}
 
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadScores":
         null = nested(tensors, "null")
-        others = {name: tensor for name, tensor in tensors.items() if not name.startswith("null.")}
-        absent: dict[str, Any] = dict.fromkeys({"bootstrap_rho"} - others.keys())
+        others = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        absent: dict[str, Any] = dict.fromkeys({"bootstrap_rho", "curve", "pair_counts"} - others.keys())
+        control = content.get("control")
+        if control is not None:
+            provenance = content["provenance"] | control["provenance"]
+            control = cls._from_file({**control, "provenance": provenance}, nested(tensors, "control"))
         return cls(
             **others,
             **absent,
             null=NullScores(**null) if null else None,
             reasons={Head.parse(name): reason for name, reason in content["reasons"].items()},
             provenance=content["provenance"],
+            control=control,
         )
+
+    def _rising(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
+        return self.significant(alpha) & (self.rho > 0)
 
     def _required_null(self) -> NullScores:
         if self.null is None:
             msg = "no null was computed: score again with null_repeats=20"
             raise ValueError(msg)
         return self.null
+
+
+def kept(values: Tensor | None) -> Tensor:
+    """Numbers by distance, where they were kept.
+
+    Raises:
+        ValueError: If `HeadScores.without_curves` left them out.
+    """
+    if values is None:
+        msg = (
+            "these scores were kept without curves (HeadScores.without_curves), which this needs: score again, or load "
+            "the result that they were made from"
+        )
+        raise ValueError(msg)
+    return values
+
+
+def _single(values: Any) -> Any:
+    """Numbers in float32, or none."""
+    return None if values is None else values.float()

@@ -20,6 +20,7 @@ TITLES = {
     "low": "low 95 %",
     "high": "high 95 %",
     "null_mean": "null",
+    "control_q_value": "control q",
     "rho_curve": "rho of curve",
     "saturation": "saturated",
     "reach": "range",
@@ -37,6 +38,10 @@ MEANINGS = {
     "null_error": "standard error of null, because each shuffle counts a sample of the query-key pairs",
     "excess": "rho minus null",
     "q_value": "p-value of the excess after Benjamini-Hochberg over all heads",
+    "control_rho": "rho with the first keys of each sequence left out, as many as control_keys says",
+    "control_excess": "the same minus its own null",
+    "control_q_value": "its q over all heads",
+    "stays": "whether a head that beats its null (q <= 0.05, rho > 0) does so without the first keys as well",
     "rho_curve": "Spearman's correlation of distance and the mean dominant dimension at each distance",
     "saturation": (
         "share of query-key pairs in which one rotary pair holds over 99.9 % of the softmax: there the dominant "
@@ -69,7 +74,10 @@ MEANINGS = {
 """What the numbers in a column mean; a column that explains itself is not listed."""
 SMALL = 5e-4
 """Numbers that three places would show as 0."""
-HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value", "rho_curve", "saturation")
+HEAD_COLUMNS = (
+    *("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value"),
+    *("control_rho", "stays", "rho_curve", "saturation"),
+)
 KINDS = ("top", "random", "anywhere", "lowest", "retrieval")
 """Kinds of sets that stand beside the top ones at each size; not every study has all."""
 STUDY_COLUMNS = ("reach", "k", *KINDS, "difference", "low", "high", "p_value", "random_sets")
@@ -169,10 +177,10 @@ def scores_line(provenance: Mapping[str, Any]) -> str:
     null = f"{settings['null_repeats']} shuffles"
     if settings["null_repeats"] and settings.get("null_pairs", "all") != "all":
         null += " of sampled query-key pairs"
+    control = f"a control without the first {keys} keys, " if (keys := settings.get("control_keys")) else ""
     return (
         f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {counted} query-key pairs, {null}, seed "
-        f"{settings['seed']}"
+        f"{data['longest']} tokens, {counted} query-key pairs, {null}, {control}seed {settings['seed']}"
     )
 
 
@@ -230,7 +238,7 @@ def table_html(frame: "pd.DataFrame") -> str:
     """A table as HTML, numbers to three places (small ones to one digit), an unknown number as a dash."""
     shown = frame.rename(columns=lambda name: printable(name, newlines=False))
     for column in shown.select_dtypes(exclude="number"):
-        shown[column] = [value if value is None else printable(value) for value in shown[column]]
+        shown[column] = [value if value is None else printable(_cell(value)) for value in shown[column]]
     return str(shown.to_html(index=False, na_rep="-", float_format=_cell, escape=True, border=0))
 
 
@@ -242,6 +250,8 @@ def text(value: object) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not isinstance(value, float):
         return str(value)
     return f"{value:.3f}" if not 0 < abs(value) < SMALL else f"{value:.1g}"

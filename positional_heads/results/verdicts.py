@@ -3,7 +3,7 @@
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from positional_heads.core.statistics import FEWEST_UNITS
@@ -33,6 +33,7 @@ def scores_verdict(
     n_groups: int,
     repeats: int,
     monotonous: tuple[int, int] = (0, 1),
+    control: tuple[int, Bool[Tensor, "layer head"]] | None = None,
 ) -> str:
     """Whether heads beat their null, at a false discovery rate of 0.05.
 
@@ -43,8 +44,10 @@ def scores_verdict(
         n_groups: Groups of sequences that count as independent.
         repeats: Shuffles of the null.
         monotonous: The number of sequences in which one token fills half or more, and of all sequences.
+        control: How many first keys a second score leaves out, and which heads beat their null in both with a positive
+            rho; None without one.
     """
-    verdict = _heads_that_beat_their_null(rho, excess, q_values, n_groups, repeats)
+    verdict = _heads_that_beat_their_null(rho, excess, q_values, n_groups, repeats, control)
     if monotonous[0]:
         verdict += (
             f" In {monotonous[0]} of {monotonous[1]} sequences one token fills half or more: content hardly varies "
@@ -59,6 +62,7 @@ def _heads_that_beat_their_null(
     q_values: Float[Tensor, "layer head"] | None,
     n_groups: int,
     repeats: int,
+    control: tuple[int, Bool[Tensor, "layer head"]] | None,
 ) -> str:
     n_heads = int((~rho.isnan()).sum())
     if n_heads == 0:
@@ -91,12 +95,16 @@ def _heads_that_beat_their_null(
     )
     if n_rising == 0:
         return f"No head with a positive rho beats its null ({basis}); {not_positional}."
+    without, advice = "", "Leading positions differ in content even in an untrained model: score with control_keys=64. "
+    if control is not None:
+        keys, stays = control
+        number = f"{int(stays.sum())} of the {n_rising} stay{'s' * (int(stays.sum()) == 1)}"
+        without, advice = f"{number} when the first {keys} keys are left out; ", ""
     return (
-        f"{n_rising} of {n_heads} heads beat their null with a positive rho ({basis}); "
+        f"{n_rising} of {n_heads} heads beat their null with a positive rho ({basis}); {without}"
         f"{not_positional + '; ' if falling else ''}the largest excess of rho over shuffled positions is "
-        f"{float(excess[rising].max()):.3f}. Leading positions differ in content even in an untrained model: check "
-        "that it holds with skip_keys=64. This is a correlation; run ablation_study to test whether long-range tasks "
-        "need these heads."
+        f"{float(excess[rising].max()):.3f}. {advice}This is a correlation; run ablation_study to test whether "
+        "long-range tasks need these heads."
     )
 
 

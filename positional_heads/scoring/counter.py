@@ -1,50 +1,39 @@
 """Count the entries (query-key pairs) of one scoring run: place bins on a pilot, then fold every batch into the sums.
 
-A layer's rotated queries and keys are counted as soon as it has run, at their own positions and with positions
-shuffled. The pilot is the batch with the longest sequence, which also shows each layer's sliding window, and up to
-three more. All shards use the same pilot, and so get the same bins.
+A layer's rotated queries and keys are counted as soon as it has run (`layer_counter`): once, or a second time without
+the first keys where a control is asked for. The pilot is the batch with the longest sequence, which also shows each
+layer's sliding window, and up to three more. All shards use the same pilot, and so get the same bins.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from positional_heads.bridge.layer_vectors import LayerVectors
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.sequences import Batch
-from positional_heads.core.correlation import CorrelationSums
 from positional_heads.core.kernels.choosing import choose_kernel
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.core.kernels.sums import Kernel
 from positional_heads.core.logs import warn_once
-from positional_heads.core.null import NullSums
-from positional_heads.core.pilot import PilotSample
-from positional_heads.core.plan import REPLICATES, EntryPlan, Positions
-from positional_heads.core.rotary import Planes, pair_frequencies
-from positional_heads.core.shuffles import Runs, Shuffled, ShufflePlan
+from positional_heads.core.plan import REPLICATES, EntryPlan
 from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
+from positional_heads.scoring.layer_counter import PILOT_ENTRIES, LayerCounter
+from positional_heads.scoring.layer_sums import LayerSums
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
-from positional_heads.scoring.sums import LayerSums, ScoreSums, differences
+from positional_heads.scoring.sums import ScoreSums, differences
 
 SAMPLED_COST = 4
 """Cost of a sampled entry in the eager kernel, relative to one in a matrix product."""
 PILOT_BATCHES, BATCHES_PER_PILOT = 4, 16
 """Most batches of the pilot; it takes one more for every so many batches of the run."""
-PILOT_ROWS = 4
-PILOT_ENTRIES = 2**15
-"""Entries that place the bins of a head: 16 for each of 2048 bins."""
-CHECKED_ENTRIES = 2**13
-"""Pilot entries whose D is also computed in float64, to measure how often rounding moves D to another bin."""
 
 
 class EntryCounter:
@@ -75,12 +64,13 @@ class EntryCounter:
         self.unscored = resolved.unscored
         self.rotary = resolved.select(layers)
         self.settings = settings
-        self._plans: dict[EntryPlan, EntryPlan] = {}
-        self._shuffle_plans: dict[ShufflePlan, ShufflePlan] = {}
-        self._pilots: dict[EntryPlan, Positions] = {}
-        self._samples: dict[tuple[int, int | None], list[Positions]] = {}
-        self._shuffles: dict[tuple[int, int | None], tuple[Tensor, Runs | None]] = {}
-        self.kernel = self._kernel(self._terms())
+        kernel = self._kernel(self._terms())
+        self._layers = [LayerCounter(one, self.lengths, kernel) for one in settings.scored]
+
+    @property
+    def kernel(self) -> Kernel:
+        """Computes D, the same for the score and its control."""
+        return self._layers[0].kernel
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:
@@ -105,7 +95,9 @@ class EntryCounter:
 
     def use_kernel(self, name: str) -> None:
         """Count with this kernel, e.g. the one that an interrupted run began with."""
-        self.kernel = self._kernel(0, name)
+        kernel = self._kernel(0, name)
+        for layers in self._layers:
+            layers.kernel = kernel
 
     def begin(self, *, count_longest: bool) -> ScoreSums:
         """Place the bins of every layer on the pilot, and start the sums.
@@ -117,26 +109,27 @@ class EntryCounter:
             ValueError: If no entry counts.
             UnsupportedModelError: If a layer does not reproduce the model's scores.
         """
-        pilot: dict[int, list[PilotSample]] = defaultdict(list)
         sums = ScoreSums({}, {self.longest} if count_longest else set(), {}, {self.kernel.name})
+        pilots = len(self.pilot_batches)
 
         def sample(vectors: LayerVectors, rows: list[Row]) -> None:
-            pilot[vectors.rotary.layer].append(self._pilot_sample(vectors, rows))
+            for counter in self._layers:
+                counter.sample(vectors, rows, pilots)
 
         def place_bins(vectors: LayerVectors, rows: list[Row]) -> None:
             sample(vectors, rows)
             layer = vectors.rotary.layer
-            sums.layers[layer] = self._empty_sums(vectors, rows, PilotSample.joined(pilot.pop(layer)))
-            # The longest batch costs the most to run, and the vectors of all its layers do not fit in memory together.
-            # So it is not run a second time: each layer is counted here, while its vectors exist.
-            if count_longest:
-                self._count_rows(sums.layers[layer], vectors, rows)
+            for counter, layers in self._counted(sums):
+                layers[layer] = counter.begin(vectors, rows)
+                # The longest batch costs the most to run, and the vectors of all its layers do not fit in memory
+                # together. So it is not run a second time: each layer is counted here, while its vectors exist.
+                if count_longest:
+                    counter.count(layers[layer], vectors, rows)
 
         *others, longest = self.pilot_batches
         for number in others:
             self._capture(number, sample)
         self._capture(longest, place_bins)
-        self._pilots.clear()
         sums.run = self.description(sums.windows)
         return sums
 
@@ -150,8 +143,9 @@ class EntryCounter:
 
         def count_rows(vectors: LayerVectors, rows: list[Row]) -> None:
             layer = vectors.rotary.layer
-            sums.layers[layer] = sums.layers[layer].on(vectors.rot_q.device)
-            self._count_rows(sums.layers[layer], vectors, rows)
+            for counter, layers in self._counted(sums):
+                layers[layer] = layers[layer].on(vectors.rot_q.device)
+                counter.count(layers[layer], vectors, rows)
 
         self._capture(number, count_rows)
         sums.done.add(number)
@@ -212,119 +206,15 @@ class EntryCounter:
     def _terms(self) -> int:
         """Cost of the whole run, in entries times rotary pairs."""
         width = sum(rotary.n_heads * rotary.rotary_dim // 2 for rotary in self.rotary)
-        return width * entry_cost(self.settings, self._plan(None))
+        return width * entry_cost(self.settings, self.settings.plan(self.lengths, None))
 
-    def _plan(self, window: int | None) -> EntryPlan:
-        plan = self.settings.plan(self.lengths, window)
-        return self._plans.setdefault(plan, plan)
-
-    def _shuffle_plan(self, plan: EntryPlan) -> ShufflePlan | None:
-        if not self.settings.null_repeats:
-            return None
-        shuffles = self.settings.shuffle_plan(plan)
-        return self._shuffle_plans.setdefault(shuffles, shuffles)
-
-    def _pilot_sample(self, vectors: LayerVectors, rows: list[Row]) -> PilotSample:
-        """D of a few entries of a few rows of one layer."""
-        chosen = sorted(set(np.linspace(0, len(rows) - 1, PILOT_ROWS).round().astype(int).tolist()))
-        shares = len(chosen) * len(self.pilot_batches)
-        parts, temperature = [], vectors.temperature(self.settings.temperature)
-        for row in (rows[number] for number in chosen):
-            plan = self.settings.plan((row.length,), vectors.window)
-            plan = replace(plan, most_entries=PILOT_ENTRIES // shares, seed=row.sequence)
-            listed = self._pilot_entries(plan)
-            for part, planes in self._planes(vectors, plan, row):
-                entries = _counted_entries(listed, part, planes[0].device)
-                parts.append(PilotSample.measured(self.kernel, planes, entries, temperature, CHECKED_ENTRIES // shares))
-        return PilotSample.joined(parts)
-
-    def _pilot_entries(self, plan: EntryPlan) -> Positions:
-        """The entries of a row that place the bins, drawn once for all layers with the same window."""
-        if plan not in self._pilots:
-            query_pos, key_pos = (torch.cat(positions) for positions in zip(*plan.entry_positions(0), strict=True))
-            self._pilots[plan] = query_pos, key_pos
-        return self._pilots[plan]
-
-    def _empty_sums(self, vectors: LayerVectors, rows: list[Row], pilot: PilotSample) -> LayerSums:
-        if pilot.sample.shape[1] == 0:
-            raise ValueError(nothing_counts(max(self.lengths)))
-        plan = self._plan(vectors.window)
-        bins = pilot.bins(self.settings.bins, self.settings.resolution, int(plan.entry_counts.sum()))
-        row = max(rows, key=lambda row: row.length)
-        phase = vectors.phase(row.number)[row.start : row.stop]
-        return LayerSums.at_zero(pair_frequencies(phase).abs().cpu(), plan, self._shuffle_plan(plan), bins)
-
-    def _count_rows(self, sums: LayerSums, vectors: LayerVectors, rows: list[Row]) -> None:
-        plan, temperature = sums.own.plan, vectors.temperature(self.settings.temperature)
-        _refuse_other_window(vectors, plan.window, max(row.length for row in rows))
-        for row in rows:
-            sample = None if plan.step is None else self._sample(plan, row.sequence)
-            for part, planes in self._planes(vectors, plan, row):
-                self._count_part(sums.own, planes, part, sample, temperature, row.sequence)
-            if sums.null is not None:
-                self._count_shuffles(sums.null, vectors, row, temperature)
-
-    def _count_shuffles(self, null: NullSums, vectors: LayerVectors, row: Row, temperature: float) -> None:
-        """Count all entries of every shuffle of a sequence, or a sample of them."""
-        plan, divide = null.plan.entries, self.settings.divide_attention_factor
-        orders, runs = self._shuffled(null.plan, row.sequence)
-        ranks = plan.rank_grid.to(null.bins.edges.device)
-        for part, unrotated in vectors.unrotated_parts(plan, row.number, (row.start, row.stop), divide=divide):
-            content = unrotated.to(self.settings.dtype)
-            if runs is not None:
-                shuffled = Shuffled(content, orders, runs.within(part))
-                self.kernel.add_runs(shuffled, part, temperature, null.bins, ranks, null.sums)
-                continue
-            for shuffle, order in enumerate(orders):
-                planes = content.rotated(order)
-                null.sums.add(self.kernel.every_entry(*planes, part, temperature, null.bins, ranks), shuffle)
-
-    def _planes(
-        self, vectors: LayerVectors, plan: EntryPlan, row: Row
-    ) -> Iterator[tuple[EntryPlan, tuple[Planes, Planes]]]:
-        """Each range of distances: its part of the plan, and the row's planes there in the precision of D."""
-        divide, dtype = self.settings.divide_attention_factor, self.settings.dtype
-        for part, (query, key) in vectors.parts(plan, row.number, (row.start, row.stop), divide=divide):
-            yield part, (query.to(dtype), key.to(dtype))
-
-    def _shuffled(self, plan: ShufflePlan, sequence: int) -> tuple[Int[Tensor, "shuffle pos"], Runs | None]:
-        """The shuffles of a sequence and their samples, drawn once for all layers with the same window."""
-        key = sequence, plan.entries.window
-        if key not in self._shuffles:
-            self._shuffles[key] = plan.orders(sequence), plan.runs(sequence)
-        return self._shuffles[key]
-
-    def _sample(self, plan: EntryPlan, sequence: int) -> list[Positions]:
-        """The sampled entries of a sequence, drawn once for all layers with the same window."""
-        if (sequence, plan.window) not in self._samples:
-            # by query: neighbours in the list then share its vector in cache
-            self._samples[sequence, plan.window] = [
-                tuple(positions[:, positions[0].argsort(stable=True)])
-                for positions in map(torch.stack, plan.entry_positions(sequence))
-            ]
-        return self._samples[sequence, plan.window]
-
-    def _count_part(
-        self,
-        statistics: CorrelationSums,
-        planes: tuple[Planes, Planes],
-        part: EntryPlan,
-        sample: list[Positions] | None,
-        temperature: float,
-        sequence: int,
-    ) -> None:
-        bins, ranks = statistics.bins, statistics.ranks
-        if sample is None:
-            statistics.add(self.kernel.every_entry(*planes, part, temperature, bins, ranks), sequence)
-            return
-        query, key = (plane.contiguous() for plane in planes)
-        replicates = [_counted_entries(positions, part, ranks.device) for positions in sample]
-        for replicate, sums in enumerate(self.kernel.sampled_entries(query, key, replicates, temperature, bins, ranks)):
-            statistics.add(sums, sequence, replicate)
+    def _counted(self, sums: ScoreSums) -> list[tuple[LayerCounter, dict[int, LayerSums]]]:
+        """What counts the score, and its control where there is one, with the sums of each."""
+        return list(zip(self._layers, (sums.layers, sums.control), strict=False))
 
     def _capture(self, number: int, visit: Callable[[LayerVectors, list[Row]], None]) -> None:
-        self._samples.clear()
-        self._shuffles.clear()
+        for counter in self._layers:
+            counter.forget()
         capture_batch(self.model, self.data[number], self.rotary, visit)
 
 
@@ -339,29 +229,3 @@ def entry_cost(settings: ScoringSettings, plan: EntryPlan) -> int:
     counted = every if plan.step is None else round(every / plan.step * REPLICATES) * SAMPLED_COST
     null = every if shuffled.step is None else round(every / shuffled.step) * SAMPLED_COST
     return counted + null * settings.null_repeats
-
-
-def _refuse_other_window(vectors: LayerVectors, planned: int | None, length: int) -> None:
-    expected = planned if planned is not None and planned < length else None
-    if vectors.window != expected:
-        layer = vectors.rotary.layer
-        msg = f"layer {layer} has a window of {vectors.window} tokens now, {expected} when the run was planned"
-        raise UnsupportedModelError(msg)
-
-
-def _counted_entries(positions: Positions, plan: EntryPlan, device: torch.device) -> Positions:
-    """The entries whose distance the plan counts, on a device."""
-    query_pos, key_pos = positions
-    distance = query_pos - key_pos
-    inside = (distance >= plan.min_distance) & (distance <= plan.furthest)
-    if not bool(inside.all()):
-        query_pos, key_pos = query_pos[inside], key_pos[inside]
-    return query_pos.to(device), key_pos.to(device)
-
-
-def nothing_counts(longest: int) -> str:
-    """Why settings are refused that leave no entry."""
-    return (
-        "no query-key pair counts: skip_keys, min_distance and max_distance leave none in sequences of at most "
-        f"{longest} tokens"
-    )

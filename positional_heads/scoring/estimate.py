@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 
@@ -21,7 +22,8 @@ from positional_heads.core.kernels.sums import COARSE_BINS
 from positional_heads.core.plan import REPLICATES
 from positional_heads.core.shuffles import HALVES
 from positional_heads.scoring.batches import fitting_rows
-from positional_heads.scoring.counter import BATCHES_PER_PILOT, PILOT_BATCHES, PILOT_ENTRIES
+from positional_heads.scoring.counter import BATCHES_PER_PILOT, PILOT_BATCHES
+from positional_heads.scoring.layer_counter import PILOT_ENTRIES
 from positional_heads.scoring.machine import Machine
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 
@@ -64,7 +66,7 @@ class Work:
     Attributes:
         linear: FLOP of matrix products of all layers; the unembedding is not computed.
         attention: FLOP of attention.
-        heads: Scored heads.
+        heads: Scored heads, with a control twice.
         visits: Layers times sequences that are run.
         every: Terms where all entries of a sequence count.
         listed: Terms of sampled entries, and those that place the bins.
@@ -160,7 +162,7 @@ def estimated(
         weights=float(size.parameters * dtype.itemsize),
         run=run_bytes(size, rows * max(lengths), settings, dtype) + SPARE,
         sums=float(sums_bytes(size, lengths, settings)),
-        tables=float(size.head_count * TABLES * CELLS),
+        tables=work.heads * TABLES * CELLS,
     )
 
 
@@ -177,9 +179,9 @@ def counted_work(
         rows: Sequences per forward pass.
     """
     counted: dict[str, float] = defaultdict(float)
-    for window, layers in Counter(size.windows).items():
-        plan = settings.plan(tuple(lengths), window)
-        shuffles = settings.shuffle_plan(plan)
+    for chosen, (window, layers) in product(settings.scored, Counter(size.windows).items()):
+        plan = chosen.plan(tuple(lengths), window)
+        shuffles = chosen.shuffle_plan(plan)
         entries = float(plan.all_entry_counts.sum())
         own = entries if plan.step is None else entries * REPLICATES / plan.step
         null = settings.null_repeats * (entries if shuffles.step is None else entries / shuffles.step)
@@ -188,12 +190,13 @@ def counted_work(
         counted["null_every" if shuffles.step is None else "shuffled"] += terms * null
         counted["sampled"] += ((plan.step is not None) * own + (shuffles.step is not None) * null) / shards
     sequences = len(lengths) / shards + _pilot_rows(lengths, shards, rows)
-    placing = min(PILOT_ENTRIES, rows * max(lengths) ** 2 // 2) * size.head_count * size.pairs
+    heads = len(settings.scored) * size.head_count
+    placing = min(PILOT_ENTRIES, rows * max(lengths) ** 2 // 2) * heads * size.pairs
     share = sequences / len(lengths)
     return Work(
         linear=share * 2.0 * size.used * sum(lengths),
         attention=share * _attention_flop(size, lengths),
-        heads=float(size.head_count),
+        heads=float(heads),
         visits=size.layers * sequences,
         **counted | {"listed": counted["listed"] + placing},
     )
@@ -216,6 +219,11 @@ def _attention_flop(size: ModelSize, lengths: Sequence[int]) -> float:
 
 def sums_bytes(size: ModelSize, lengths: Sequence[int], settings: ScoringSettings) -> int:
     """Bytes of the sums: of a shard's file, a checkpoint and a Ray worker's message, but for a header of kilobytes."""
+    return sum(_sums_bytes(size, lengths, one) for one in settings.scored)
+
+
+def _sums_bytes(size: ModelSize, lengths: Sequence[int], settings: ScoringSettings) -> int:
+    """The bytes of one score, without its control."""
     heads, bins, distances, repeats = size.heads, settings.bins, max(lengths), settings.null_repeats
     plan = settings.plan(tuple(lengths), None)
     replicates, halves = (

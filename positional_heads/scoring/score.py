@@ -170,6 +170,7 @@ def _prepared(
     allowed = {"beyond_context": beyond_context, "plain_text": plain_text}
     data = sized_batches(model, tokens, attention_mask, batch_size, **allowed)
     longest = max(batch.tokens.shape[1] for batch in data)
+    chosen.refuse_short(max(length for batch in data for length in batch.lengths))
     settled = chosen.by_length(longest)
     if chosen.pairs is None and settled.pairs != "all":
         warning = (

@@ -30,6 +30,7 @@ class ScoringOptions(TypedDict, total=False):
 
     temperature: Temperature
     skip_keys: int
+    control_keys: int
     min_distance: int
     max_distance: int | None
     resolution: float
@@ -50,6 +51,9 @@ class ScoringSettings:
         temperature: Softmax temperature of the dominant dimension. 1 is the literal reading of the source; "attention"
             takes the model's attention scale (sqrt(d_head) in most models).
         skip_keys: Ignore the first keys of each sequence, e.g. 1 for an attention sink.
+        control_keys: Score every head a second time in the same pass over the model, without so many first keys of each
+            sequence, e.g. 64: leading positions differ in content even in an untrained model. The second score is
+            `HeadScores.control`. 0 for none.
         min_distance: Smallest distance that counts, in tokens.
         max_distance: Largest distance that counts, in tokens; None for no limit.
         resolution: Values of D that round to the same multiple of this are ties, in pair indices. One over a whole
@@ -71,6 +75,7 @@ class ScoringSettings:
 
     temperature: Temperature = 1.0
     skip_keys: int = 0
+    control_keys: int = 0
     min_distance: int = 0
     max_distance: int | None = None
     resolution: float = 1 / 256
@@ -87,8 +92,14 @@ class ScoringSettings:
         in_range("seed", self.seed, 0)
         in_range("null_repeats", self.null_repeats, 0, MOST_REPEATS)
         in_range("resamples", self.resamples, 0, MOST_REPEATS)
-        for name in ("skip_keys", "min_distance", "max_distance"):
+        for name in ("skip_keys", "control_keys", "min_distance", "max_distance"):
             in_range(name, getattr(self, name), 0, LONGEST)
+        if 0 < self.control_keys <= self.skip_keys:
+            msg = (
+                f"control_keys {self.control_keys} must be more than skip_keys {self.skip_keys}: the control leaves "
+                "out more of the first keys than the score, 64 is usual; 0 for no control"
+            )
+            raise ValueError(msg)
         in_range("bins", self.bins, 1, 2**20)
         check_temperature(self.temperature)
         if not 0 <= self.resolution <= 1:
@@ -112,6 +123,33 @@ class ScoringSettings:
         """The same with `pairs` chosen, where it is not, by the tokens of the longest sequence."""
         few = longest * (longest + 1) // 2 <= MOST_EXACT
         return replace(self, pairs="all" if few else SAMPLED) if self.pairs is None else self
+
+    @property
+    def control(self) -> "ScoringSettings | None":
+        """Settings of the control, as if it were scored alone; None without one."""
+        return replace(self, skip_keys=self.control_keys, control_keys=0) if self.control_keys else None
+
+    @property
+    def scored(self) -> list["ScoringSettings"]:
+        """These settings, and those of the control if there is one."""
+        return [self] if self.control is None else [self, self.control]
+
+    def refuse_short(self, longest: int) -> None:
+        """Refuse sequences that are too short for the control.
+
+        Args:
+            longest: Tokens of the longest.
+
+        Raises:
+            ValueError: If the control has no two distances to correlate anything with.
+        """
+        if self.control is None or _distances(self.control, longest) >= 2:  # noqa: PLR2004
+            return
+        msg = (
+            f"control_keys {self.control_keys} leaves fewer than two distances in sequences of at most {longest} "
+            "tokens, so no head has a control score: give longer sequences, fewer control_keys, or 0 for no control"
+        )
+        raise ValueError(msg)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -139,6 +177,11 @@ class ScoringSettings:
         if self.null_pairs is None and plan.distances > FEW_TOKENS:
             most = ENTRIES_PER_TOKEN * plan.distances
         return ShufflePlan(replace(plan, n_groups=1, most_entries=None), self.null_repeats, most)
+
+
+def _distances(settings: ScoringSettings, length: int) -> int:
+    """How many distances count in a sequence of this length."""
+    return int((settings.plan((length,), None).all_entry_counts > 0).sum())
 
 
 def updated_settings(

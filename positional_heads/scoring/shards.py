@@ -92,7 +92,8 @@ def merge_shards(folder: str | Path) -> HeadScores:
 
 def _refuse_other_bins(sums: ScoreSums, kernels: set[str], first: Path, part: ScoreSums, file: Path) -> None:
     """Each shard places bins on its own run of the pilot; another kernel or machine may round them differently."""
-    if all(torch.equal(one.bins.edges, part.layers[layer].bins.edges) for layer, one in sums.layers.items()):
+    pairs = ((sums.layers, part.layers), (sums.control, part.control))
+    if all(torch.equal(one.bins.edges, theirs[at].bins.edges) for ours, theirs in pairs for at, one in ours.items()):
         return
     ours, theirs = (", ".join(sorted(names)) for names in (kernels, part.kernels))
     remedy = f"set POSITIONAL_HEADS_KERNEL={ours}" if ours != theirs else "use the machine and libraries of the others"

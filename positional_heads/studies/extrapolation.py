@@ -27,6 +27,7 @@ from positional_heads.bridge.tokenizing import start_token, text_tokens
 from positional_heads.core.arguments import check_settings, checked, in_range, is_number
 from positional_heads.core.heads import Head, Heads
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.scores import kept
 from positional_heads.scoring.score import score_heads
 from positional_heads.studies.budget import Budget, Planned
 from positional_heads.studies.resume import FinishedParts, run_parts
@@ -151,7 +152,7 @@ def extrapolation_study(
             name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
         },
         plain=plain,
-        plain_curves=_head_values(plain_scores.curve, followed),
+        plain_curves=_head_values(kept(plain_scores.curve), followed),
         training_length=trained,
         provenance=provenance,
         notes=notes,
@@ -312,7 +313,8 @@ def _allocation(
     layers = sorted({head.layer for head in followed})
     within = score_heads(model, rows, layers=layers, beyond_context=True, max_distance=trained - 1)
     beyond = score_heads(model, rows, layers=layers, beyond_context=True, min_distance=trained)
-    curves = [_head_values(within.curve, followed)[:, :trained], _head_values(beyond.curve, followed)[:, trained:]]
+    near, far = (_head_values(kept(scores.curve), followed) for scores in (within, beyond))
+    curves = [near[:, :trained], far[:, trained:]]
     table = extension.table(min(extension.chosen), rows.shape[1])
     factors = {"attention_factor": table.attention_factor, "score_factor": table.score_factor}
     return {

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head, Heads, as_heads
-from positional_heads.results.scores import HeadScores
+from positional_heads.results.scores import HeadScores, kept
 from positional_heads.views.figures import (
     DIVERGING,
     NORMAL,
@@ -105,11 +105,11 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
             model's context.
 
     Raises:
-        ValueError: If the model has no such head, or the head has no curve.
+        ValueError: If the model has no such head, the head has no curve, or curves were left out.
     """
     heads = scores.top(min(4, scores.n_scored)) if heads is None else as_heads(heads, *scores.rho.shape)
     for head in heads:
-        if scores.curve[head].isnan().all():
+        if kept(scores.curve)[head].isnan().all():
             reason = scores.reasons.get(head, "none of its query-key pairs counts")
             msg = f"{head} has no curve to draw ({reason}): leave it out"
             raise ValueError(msg)
@@ -139,21 +139,21 @@ def _training_limit(scores: HeadScores, given: int | None) -> tuple[int, str] | 
     extension = scores.provenance.get("extension") or {}
     training_length = given or extension.get("training_length")
     limit = training_length or scores.provenance["model"].get("context")
-    if limit is None or scores.curve.shape[-1] <= limit:
+    if limit is None or kept(scores.curve).shape[-1] <= limit:
         return None
     return int(limit), f"{'training length' if training_length else 'context of the model'}, {limit} tokens"
 
 
 def _draw_curve(panel: Axes, scores: HeadScores, head: Head) -> None:
-    curve = scores.curve[head].numpy()
+    curve = kept(scores.curve)[head].numpy()
     distance = np.arange(curve.size)
     panel.plot(distance, curve, color=PALETTE[0], linewidth=1.0, label="mean D on this text")
     if scores.null is not None:
-        mean, spread = scores.null.curve_mean[head].numpy(), 2 * scores.null.curve_sd[head].numpy()
+        mean, spread = (kept(values)[head].numpy() for values in (scores.null.curve_mean, scores.null.curve_sd))
         label = "the same with positions shuffled, mean and 2 sd"
         panel.plot(distance, mean, color="0.3", linewidth=0.7, linestyle=":", label=label)
-        panel.fill_between(distance, mean - spread, mean + spread, color="0.6", alpha=0.35, linewidth=0)
-    counted = scores.pair_counts[head.layer].numpy() >= FEWEST_PAIRS
+        panel.fill_between(distance, mean - 2 * spread, mean + 2 * spread, color="0.6", alpha=0.35, linewidth=0)
+    counted = kept(scores.pair_counts)[head.layer].numpy() >= FEWEST_PAIRS
     shown = curve[counted] if (~np.isnan(curve[counted])).any() else curve
     margin = 0.08 * (np.nanmax(shown) - np.nanmin(shown)) + 1e-3
     panel.set_ylim(np.nanmin(shown) - margin, np.nanmax(shown) + margin)

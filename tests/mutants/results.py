@@ -4,14 +4,14 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS = (
     # Which heads are Positional Heads, and text that shows nothing
-    Mutant("results/scores.py", "(self.rho > 0)", "(self.rho < 2)", "results/test_scores -k by_significance"),
+    Mutant("results/scores.py", "& (self.rho > 0)", "& (self.rho < 2)", "results/test_scores -k by_significance"),
     Mutant(
         "results/scores.py",
         "-float(self.excess[head])",
         "-float(self.rho[head])",
         "results/test_scores -k by_significance",
     ),
-    Mutant("results/scores.py", "return self.rho.std(0)", "return self.rho.var(0)", "laws/test_nulls -k stated_error"),
+    Mutant("results/null_scores.py", "double().std(0)", "double().var(0)", "laws/test_nulls -k stated_error"),
     Mutant(
         "results/files.py", 'if "null" in content', 'if "run" in content', "laws/test_resolution -k earlier_version"
     ),

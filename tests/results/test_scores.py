@@ -187,3 +187,91 @@ def test_files_of_earlier_versions_have_no_saturation(tmp_path):
     loaded = ph.HeadScores.load(scores.save(tmp_path))
     assert loaded.saturation is None
     assert "saturation" not in loaded.to_frame()
+
+
+def controlled(control_rho):
+    """Scores whose control has other scores and settings of its own; L0H3 alone beats its null without it."""
+    scores = synthetic_scores()
+    settings = scores.provenance["settings"]
+    provenance = {**scores.provenance, "settings": settings | {"skip_keys": 4}, "kernels": ["eager"]}
+    null = replace(scores.null, rho=scores.null.rho - 0.002)
+    control = replace(scores, rho=torch.tensor(control_rho).double(), null=null, provenance=provenance)
+    provenance = {**scores.provenance, "settings": settings | {"control_keys": 4}}
+    return replace(scores, control=control, provenance=provenance)
+
+
+@pytest.mark.parametrize(
+    ("control_rho", "stays"),
+    [
+        ([[-0.1, 0.0, 0.2, 0.35], [0.01, 0.02, 0.03, 0.9], [torch.nan] * 4], True),  # L1H3 beats its null in it alone
+        ([[-0.1, 0.0, 0.2, 0.1], [0.01, 0.02, 0.03, 0.15], [torch.nan] * 4], False),
+    ],
+)
+def test_heads_stay_that_beat_their_null_in_both(control_rho, stays, tmp_path):
+    scores = controlled(control_rho)
+    assert [str(head) for head in scores.positional_heads(alpha=0.05)] == ["L0H3"]
+    assert scores.stays().nonzero().tolist() == ([[0, 3]] if stays else [])
+    assert f"; {int(stays)} of the 1 stay{'s' * stays} when the first 4 keys are left out; " in scores.verdict
+    assert "control_keys" not in scores.verdict
+    frame = scores.to_frame().set_index("name")
+    assert frame["stays"].dropna().to_dict() == {"L0H3": stays}
+    for column, values in (
+        ("control_rho", scores.control.rho),
+        ("control_excess", scores.control.excess),
+        ("control_q_value", scores.control.q_values),
+    ):
+        np.testing.assert_array_equal(frame[column], values.flatten())
+    loaded = ph.HeadScores.load(scores.save(tmp_path))
+    assert loaded.control.provenance == scores.control.provenance
+    assert loaded.to_frame().equals(scores.to_frame())
+
+
+def test_a_head_without_rho_of_its_own_cannot_stay_and_without_a_control_none_is_judged():
+    falling = controlled([[-0.1, 0.0, 0.2, -0.35], [0.01, 0.02, 0.03, 0.15], [torch.nan] * 4])
+    null = replace(falling.control.null, rho=falling.control.null.rho - 0.9)
+    falling = replace(falling, control=replace(falling.control, null=null))
+    assert falling.control.significant()[0, 3]  # less below zero than its null
+    assert not falling.stays().any()
+    scores = synthetic_scores()
+    assert "stays" not in scores.to_frame()
+    assert "score with control_keys=64" in scores.verdict
+    with pytest.raises(ValueError, match="no control was computed: score again with control_keys=64"):
+        scores.stays()
+
+
+def large(control=None):
+    """Scores of 12 layers of 9 heads at 2048 tokens, with as many resamples as are kept."""
+    generator = torch.Generator().manual_seed(1)
+    rho = 0.1 * torch.randn(12, 9, generator=generator, dtype=torch.float64)
+    apart = rho + 0.01 * torch.randn(220, 12, 9, generator=generator, dtype=torch.float64)
+    curve = torch.rand(12, 9, 2048, generator=generator, dtype=torch.float64)
+    null = replace(synthetic_scores().null, rho=apart[:20] - 0.03, curve_mean=curve, curve_sd=curve, sampling_sd=rho**2)
+    per_head = {"rho": rho, "rho_curve": rho, "bound": rho**2, "saturation": rho**2, "sampling_sd": rho**2}
+    counts = torch.ones(12, 2048, dtype=torch.long)
+    frequencies = torch.rand(12, 32, generator=generator, dtype=torch.float64)
+    parts = {
+        "null": null,
+        "bootstrap_rho": apart[20:],
+        "curve": curve,
+        "pair_counts": counts,
+        "frequencies": frequencies,
+    }
+    return replace(synthetic_scores(), **per_head, **parts, reasons={}, control=control)
+
+
+def test_scores_without_curves_are_small_and_say_the_same(tmp_path):
+    scores = large(control=large())
+    small = ph.HeadScores.load(scores.without_curves().save(tmp_path))
+    assert (tmp_path / "scores.safetensors").stat().st_size < 108 * 1600  # 432 kB for 270 heads
+    assert small.verdict == scores.verdict
+    assert torch.equal(small.stays(), scores.stays())
+    assert small.top(108) == scores.top(108)
+    for ours, theirs in ((small, scores), (small.control, scores.control)):
+        torch.testing.assert_close(ours.p_values, theirs.p_values, rtol=0.01, atol=1e-6)
+        torch.testing.assert_close(ours.interval(), theirs.interval(), rtol=0, atol=1e-4)
+        torch.testing.assert_close(ours.null.mean_error, theirs.null.mean_error.float())
+        assert ours.curve is ours.pair_counts is ours.null.curve_mean is ours.null.curve_sd is None
+    assert "sequences of up to 9 tokens" in small.description
+    columns = [name for name in scores.to_frame().select_dtypes("number") if name not in {"p_value", "q_value", "z"}]
+    np.testing.assert_allclose(small.to_frame()[columns], scores.to_frame()[columns], atol=2e-4)
+    assert small.control.to_frame().shape == scores.control.to_frame().shape

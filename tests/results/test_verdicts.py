@@ -56,3 +56,19 @@ def test_a_run_of_little_power_is_undecided(groups, repeats, few):
     assert not few or "Score again with null_repeats=20 and at least 8 sequences" in said
     found = scores_verdict(RHO, EXCESS, torch.tensor([[0.01, 0.9]]), n_groups=groups, repeats=repeats)
     assert found.startswith("1 of 2 heads beat their null")
+
+
+@pytest.mark.parametrize(
+    ("control", "said", "unsaid"),
+    [
+        (None, "Leading positions differ.*score with control_keys=64", "stay"),
+        ((64, torch.tensor([[True, False]])), "1 of the 1 stays when the first 64 keys are left out", "control_keys"),
+        ((8, torch.tensor([[False, False]])), "0 of the 1 stay when the first 8 keys are left out", "control_keys"),
+    ],
+)
+def test_the_verdict_says_how_many_heads_stay(control, said, unsaid):
+    found = scores_verdict(RHO, EXCESS, torch.tensor([[0.01, 0.9]]), n_groups=4, repeats=20, control=control)
+    assert re.search(said, found)
+    assert unsaid not in found
+    undecided = scores_verdict(RHO, EXCESS, torch.tensor([[0.5, 0.9]]), n_groups=1, repeats=20, control=control)
+    assert "keys" not in undecided

@@ -76,6 +76,20 @@ def test_terms_of_samples_are_those_that_are_drawn():
     )
 
 
+@pytest.mark.parametrize("more", [{}, {"pairs": 4096, "null_pairs": 2048}])
+def test_a_control_costs_a_second_score_but_no_second_run_of_the_model(more):
+    lengths, chosen = (600, 400), settings(null_repeats=3, **more)
+    both, one, alone = (
+        asdict(counted_work(SIZE, lengths, changed))
+        for changed in (replace(chosen, control_keys=64), chosen, replace(chosen, skip_keys=64))
+    )
+    run = {"linear", "attention", "visits"}
+    assert both == pytest.approx({name: one[name] + (name not in run) * alone[name] for name in one})
+    assert alone["every"] < one["every"]
+    sums = (sums_bytes(SIZE, lengths, changed) for changed in (chosen, replace(chosen, skip_keys=64)))
+    assert sums_bytes(SIZE, lengths, replace(chosen, control_keys=64)) == sum(sums)
+
+
 def test_work_of_the_model_is_its_arithmetic():
     chosen = settings()
     one = counted_work(SIZE, [512], chosen)
@@ -97,7 +111,8 @@ def test_the_pilot_runs_as_many_batches_as_a_run_does(case, tiny):
 
 
 @pytest.mark.parametrize(
-    "chosen", [{}, {"null_repeats": 3}, {"pairs": 1024, "null_repeats": 2, "null_pairs": 1024}, {"bins": 512}]
+    "chosen",
+    [{}, {"null_repeats": 3, "control_keys": 9}, {"pairs": 1024, "null_repeats": 2, "null_pairs": 1024}, {"bins": 512}],
 )
 def test_bytes_of_sums_are_those_of_a_shards_file(chosen, tiny, tiny_folder, tmp_path):
     tokens = torch.randint(256, (3, 120), generator=torch.Generator().manual_seed(0))
@@ -107,7 +122,7 @@ def test_bytes_of_sums_are_those_of_a_shards_file(chosen, tiny, tiny_folder, tmp
     expected = sums_bytes(size, [120] * 3, ph.ScoringSettings(**asked))
     tensors = sum(
         tensor.nbytes
-        for one in sums.layers.values()
+        for one in [*sums.layers.values(), *sums.control.values()]
         for tensor in [one.frequencies.double(), one.bins.edges, one.bins.displaced, *one.tensors.values()]
     )
     assert expected == tensors
@@ -214,6 +229,7 @@ def test_settings_and_shards_count(told):
         return found["estimates"]["asked"]["seconds"]
 
     assert seconds("--null-repeats", 0) < seconds() < seconds("--null-repeats", 40)
+    assert seconds() < seconds("--control-keys", 64)
     assert seconds("--shard", "1/4") < seconds()
     assert json.loads(told("bundled", "--text", "bundled", "--device", "cuda", "--json"))["machine"] == asdict(H100)
 
@@ -226,6 +242,7 @@ def refused(*arguments):
 
 def test_an_estimate_is_refused_where_a_run_would_be(tiny_folder, tmp_path):
     assert "no query-key pair counts: skip_keys" in refused("bundled", "--length", 64, "--skip-keys", 64)
+    assert "control_keys 64 leaves fewer than two" in refused("bundled", "--length", 64, "--control-keys", 64)
     assert "device 'cudda' is unknown" in refused("bundled", "--device", "cudda")
     for file in tiny_folder("llama").iterdir():
         if file.name == "config.json" or file.name.startswith("tokenizer"):

@@ -16,9 +16,11 @@ from positional_heads.cli import app
 from positional_heads.core.heads import Head
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import ResultFileError
+from positional_heads.results.tables import scores_line
 from positional_heads.views.report import page as report_page
 from positional_heads.views.report import sections as report_sections
 from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
+from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.page import read_results, report_html, write_report_page
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
@@ -247,6 +249,28 @@ def test_caveats_are_those_of_the_results():
         assert absent not in enough
     assert "context extended" in enough
     assert "share a model and a text" in enough
+
+
+def test_what_needs_a_curve_says_that_it_was_left_out(tmp_path):
+    small = synthetic_scores().without_curves()
+    with pytest.raises(ValueError, match=r"kept without curves .HeadScores\.without_curves.*score again"):
+        ph.views.allocation_curves(small, [Head(0, 3)])
+    assert [file.name for file in write_report(small, tmp_path)] == [
+        *("scores.safetensors", "heads.csv", "rho.png", "report.md")
+    ]
+    for said in (report_html(tmp_path), (tmp_path / "report.md").read_text()):
+        assert "Curves over distance were left out when these scores were saved" in said
+        assert "curves.png" not in said
+
+
+def test_a_control_is_part_of_caveats_and_commands():
+    scores = synthetic_scores()
+    assert "score with control_keys=64" in " ".join(caveats(scores, [], []))
+    settings = scores.provenance["settings"] | {"control_keys": 4}
+    scores = replace(scores, control=scores, provenance={**scores.provenance, "settings": settings})
+    assert "without the first 4 too" in " ".join(caveats(scores, [], []))
+    assert "--control-keys 4" in score_command(scores.provenance)
+    assert "a control without the first 4 keys" in scores_line(scores.provenance)
 
 
 def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch):

@@ -24,6 +24,7 @@ OPTIONS = {
     "null_repeats": ("--null-repeats", 20),
     "null_pairs": ("--null-pairs", None),
     "skip_keys": ("--skip-keys", 0),
+    "control_keys": ("--control-keys", 0),
     "min_distance": ("--min-distance", 0),
     "max_distance": ("--max-distance", None),
     "temperature": ("--temperature", 1.0),
@@ -90,9 +91,14 @@ def _score_caveats(scores: HeadScores) -> list[str]:
             f"{FEW_GROUPS} sequences to test many heads."
         )
     if not settings.get("skip_keys"):
+        check = "score with control_keys=64 to see which heads stay without them."
+        if scores.control is not None:
+            check = (
+                f"the column 'stays' has the heads that beat their null without the first {scores.control_keys} too."
+            )
         notes.append(
             "The first keys are counted. An attention sink, or the content of the first positions, can look like an "
-            "effect of distance: check that the scores hold with skip_keys=64."
+            f"effect of distance: {check}"
         )
     if scores.provenance.get("extension"):
         notes.append("The model was scored with its context extended, not as it was trained.")

@@ -53,7 +53,7 @@ def _scores_files(scores: HeadScores) -> dict[str, bytes | str]:
     return {
         "heads.csv": scores.to_frame().to_csv(index=False),
         "rho.png": png(rho_heat_map(scores), DPI),
-        "curves.png": png(allocation_curves(scores), DPI),
+        **({} if scores.curve is None else {"curves.png": png(allocation_curves(scores), DPI)}),
         "report.md": _scores_text(scores),
     }
 
@@ -134,6 +134,9 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank corre
 
 def _scores_text(scores: HeadScores) -> str:
     table = json_rows(scores.to_frame())
+    curves = "![mean dominant dimension over distance](curves.png)"
+    if scores.curve is None:
+        curves = "Curves over distance were left out when these scores were saved."
     return f"""# Positional Heads
 
 {scores_line(scores.provenance)}
@@ -144,7 +147,7 @@ def _scores_text(scores: HeadScores) -> str:
 
 ![rho of every head](rho.png)
 
-![mean dominant dimension over distance](curves.png)
+{curves}
 
 A high rho alone is not evidence that a head uses distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.

@@ -121,6 +121,10 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
                 "Distribution of rho over heads, and with positions shuffled (geometry alone).",
             )
         )
+    paragraphs = [scores_line(scores.provenance)]
+    if ranked and scores.curve is None:
+        paragraphs.append("Curves over distance were left out when these scores were saved (without_curves).")
+    elif ranked:
         top = ", ".join(str(head) for head in scores.top(min(4, len(ranked))))
         plots.append(
             _plot(
@@ -133,7 +137,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     return Section(
         "scores",
         "Scores of the heads",
-        paragraphs=[scores_line(scores.provenance)],
+        paragraphs=paragraphs,
         facts=meanings(heads.columns),
         tables=[Table(f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number", heads.cells)],
         plots=plots,
