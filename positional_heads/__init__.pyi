@@ -13,7 +13,7 @@ from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
 from .bridge.rope_scaling.methods import rope_method as rope_method
 from .bridge.rope_scaling.plain_rope import plain_rope as plain_rope
 from .bridge.rope_scaling.self_extend import self_extend_advice as self_extend_advice
-from .bridge.tokenizing import cut_text as cut_text
+from .bridge.cutting import cut_text as cut_text
 from .core.contributions import dominant_dimension as dominant_dimension
 from .core.contributions import pair_contributions as pair_contributions
 from .core.contributions import unrotated_remainder as unrotated_remainder

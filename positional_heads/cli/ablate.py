@@ -144,7 +144,7 @@ def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path) -
     if (out / SCORES.file_name).is_file():
         say(f"using the scores in {out / SCORES.file_name}")
         return HeadScores.load(out / SCORES.file_name)
-    from positional_heads.bridge.tokenizing import cut_text
+    from positional_heads.bridge.cutting import cut_text
     from positional_heads.scoring.score import score_heads
 
     if not text:

@@ -100,7 +100,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
         texts = read_texts(text)
         shards = _refuse_settings(settings, shard, dtype)
-        from positional_heads.bridge.tokenizing import cut_text
+        from positional_heads.bridge.cutting import cut_text
         from positional_heads.results.files import PARTIAL, SCORES
 
         if estimate:
