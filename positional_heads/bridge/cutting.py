@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.drawn_text import DrawnSequences, Drawing, TooShortError
+from positional_heads.bridge.drawn_text import Drawing, DrawnSequences, TooShortError
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.text_sources import HeldText, TextFile, TextSource, whole_text
 from positional_heads.bridge.tokenizing import as_list, refuse_no_text, start_token, text_tokens
@@ -104,7 +104,10 @@ def _drawn(
     every = _all_pieces(model, texts, length, plain_text)
     if len(every) < count:
         logger.warning(
-            "%d sequences were asked for, the text holds %d of up to %d tokens: these are all", count, len(every), length
+            "%d sequences were asked for, the text holds %d of up to %d tokens: these are all",
+            count,
+            len(every),
+            length,
         )
     order = sorted(range(len(every)), key=lambda number: (-len(every[number]), random.random()))  # whole ones first
     numbers = sorted(order[:count])

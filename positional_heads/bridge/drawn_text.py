@@ -22,16 +22,16 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.text_sources import TextSource, first_character, refuse_blank, text_between
+from positional_heads.bridge.text_sources import TextSource, first_character, refuse_blank, text_between, whole_text
 from positional_heads.bridge.tokenizing import encoded
 
 BEHIND = 32
 """Tokens that are read behind a sequence, so that the end of what was read does not change its last tokens."""
 WORD = 256
 """Bytes in which the next word is looked for; some scripts have no spaces."""
-PROBE = 2048
-"""Bytes that tell how long tokens are before the first sequence is read."""
-TRIES = 8
+PROBES, PROBE = 4, 1024
+"""How many parts of a text, and how many bytes of each, tell how long its tokens are before a sequence is read."""
+TRIES = 3
 """Arrangements that are tried before the texts count as too short for sequences at random places."""
 
 
@@ -84,7 +84,7 @@ class Drawing:
         self.room = room
         self.plain_text = plain_text
         self.random = random
-        self.token_size = 0.0  # bytes, of the text read last
+        self.token_size = 0.0  # bytes
 
     def pieces(self, sources: Sequence[TextSource], count: int) -> list[tuple[int, Piece]]:
         """Pieces in the order of the texts, each with the number of its text.
@@ -108,31 +108,39 @@ class Drawing:
 
     def _arranged(self, source: TextSource, count: int) -> list[Piece]:
         for _ in range(TRIES):
-            try:
-                return self._arrangement(source, count)
-            except TooShortError:  # the last sequences are longer than those before; where there is space, seldom
-                continue
+            found = self._arrangement(source, count)
+            if found is not None:
+                return found
         raise TooShortError
 
-    def _arrangement(self, source: TextSource, count: int) -> list[Piece]:
-        """Pieces from left to right: with `n` still to come, the next gap is the least of `n` random shares."""
-        if not self.token_size:
-            middle = text_between(source, source.size // 2, source.size // 2 + PROBE)
-            self._encoded(middle or text_between(source, 0, PROBE))
+    def _arrangement(self, source: TextSource, count: int) -> list[Piece] | None:
+        """Pieces from left to right: with `n` still to come, the next gap is the least of `n` random shares.
+
+        None where they do not fit; where there is space that is seldom: the last ones were longer than those before.
+        """
+        self._probe(source)
         found: list[Piece] = []
         place, taken = 0, 0
         for left in range(count, 0, -1):
             expected = taken / len(found) if found else self.room * self.token_size
             spare = source.size - place - left * expected
             if spare < 0 and count > 1:
-                raise TooShortError
+                return None
             gap = int(max(spare, 0) * (1 - (1 - self.random.random()) ** (1 / left)))
-            found.append(self._piece(source, place, place + gap, alone=count == 1))
-            taken += found[-1].stop - min(place + gap, found[-1].start)
-            place = found[-1].stop
+            piece = self._piece(source, place, place + gap, alone=count == 1)
+            if piece is None:
+                return None
+            found.append(piece)
+            taken += piece.stop - min(place + gap, piece.start)
+            place = piece.stop
         return found
 
-    def _piece(self, source: TextSource, least: int, place: int, *, alone: bool) -> Piece:
+    def _probe(self, source: TextSource) -> None:
+        """Measure how long the tokens of a text are, at a few places of it."""
+        places = [source.size * (2 * part + 1) // (2 * PROBES) for part in range(PROBES)]
+        self._encoded("".join(text_between(source, place, place + PROBE) for place in places) or whole_text(source))
+
+    def _piece(self, source: TextSource, least: int, place: int, *, alone: bool) -> Piece | None:
         """The piece from the first word after a place on, or from before, if the text ends too soon."""
         while True:
             piece = self._read(source, first_word(source, place))
@@ -140,9 +148,7 @@ class Drawing:
             if missing <= 0:
                 return piece
             if place == least:
-                if alone and len(piece.tokens):
-                    return piece
-                raise TooShortError
+                return piece if alone and len(piece.tokens) else None
             place = max(least, place - math.ceil((missing + BEHIND) * self.token_size))
 
     def _read(self, source: TextSource, start: int) -> Piece:

@@ -11,6 +11,8 @@ from typing import Protocol
 
 WHOLE_CHARACTER = 4
 """Bytes of the longest character in UTF-8."""
+FIRST_BITS, CONTINUES = 0b1100_0000, 0b1000_0000
+"""The first two bits of a byte, and what they are in all but the first byte of a character."""
 
 
 class TextSource(Protocol):
@@ -121,7 +123,7 @@ def first_character(source: TextSource, start: int) -> int:
     if start == 0:
         return 0
     ahead = source.read(start, start + WHOLE_CHARACTER - 1)
-    return start + next((skip for skip, byte in enumerate(ahead) if byte & 0b1100_0000 != 0b1000_0000), len(ahead))
+    return start + next((skip for skip, byte in enumerate(ahead) if byte & FIRST_BITS != CONTINUES), len(ahead))
 
 
 def refuse_blank(source: TextSource, parts: list[str]) -> None:
