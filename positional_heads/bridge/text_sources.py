@@ -7,34 +7,11 @@ import codecs
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
 
 WHOLE_CHARACTER = 4
 """Bytes of the longest character in UTF-8."""
 FIRST_BITS, CONTINUES = 0b1100_0000, 0b1000_0000
 """The first two bits of a byte, and what they are in all but the first byte of a character."""
-
-
-class TextSource(Protocol):
-    """A text of which any part can be read.
-
-    Attributes:
-        name: What messages call it.
-    """
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-
-    @property
-    def size(self) -> int:
-        """Its length in bytes."""
-
-    def read(self, start: int, stop: int) -> bytes:
-        """Its bytes from `start` up to `stop`."""
-
-    def hash(self) -> str | None:
-        """The sha256 of the text, None where it would have to be read for that."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +59,9 @@ class TextFile:
 
     def hash(self) -> None:
         """None: the text is not read as a whole."""
+
+
+TextSource = HeldText | TextFile
 
 
 def whole_text(source: TextSource) -> str:
