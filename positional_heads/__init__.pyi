@@ -4,6 +4,7 @@ from . import views as views
 from .bridge.ablation import ablated_heads as ablated_heads
 from .bridge.ablation import ablation_hooks as ablation_hooks
 from .bridge.contribution_hooks import contribution_hooks as contribution_hooks
+from .bridge.cutting import cut_text as cut_text
 from .bridge.dominant_cache import dominant_dimension_cache as dominant_dimension_cache
 from .bridge.live_hooks import live_rotary_hooks as live_rotary_hooks
 from .bridge.model import UnsupportedModelError as UnsupportedModelError
@@ -13,7 +14,6 @@ from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
 from .bridge.rope_scaling.methods import rope_method as rope_method
 from .bridge.rope_scaling.plain_rope import plain_rope as plain_rope
 from .bridge.rope_scaling.self_extend import self_extend_advice as self_extend_advice
-from .bridge.tokenizing import cut_text as cut_text
 from .core.contributions import dominant_dimension as dominant_dimension
 from .core.contributions import pair_contributions as pair_contributions
 from .core.contributions import unrotated_remainder as unrotated_remainder

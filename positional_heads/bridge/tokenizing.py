@@ -13,43 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.core.arguments import checked, with_article
+from positional_heads.core.arguments import with_article
 from positional_heads.core.logs import warn_once
 
 BYTE_ORDER_MARK = "\ufeff"
 WAYS = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
-
-
-@checked
-def cut_text(
-    model: TransformerLensModel, texts: Any, length: int | None = None, *, plain_text: bool = False
-) -> list[Int[Tensor, " _"]]:
-    """Cut texts into sequences of at most `length` tokens; the last one of each text is shorter.
-
-    Only a last piece of a single token is dropped, since it has no query-key pair.
-
-    Args:
-        model: A TransformerBridge, for its tokenizer and context.
-        texts: One text or several, in a list or a column; a sequence never spans two of them.
-        length: Tokens per sequence, the beginning-of-sequence token included; the model's context when None.
-        plain_text: Read special tokens in a text as plain characters, and drop byte-order marks and carriage returns,
-            see `text_tokens`.
-
-    Raises:
-        ValueError: If a text is empty or `length` does not fit the model.
-        TypeError: If it is neither a text nor a list of texts.
-    """
-    limit = int(model.cfg.n_ctx)
-    length = limit if length is None else length
-    if not 2 <= length <= limit:  # noqa: PLR2004
-        msg = f"length {length} must be between 2 and the model's context of {limit} tokens"
-        raise ValueError(msg)
-    pieces = []
-    for index, text in enumerate(as_list(texts, "a text, or a list or column of texts")):
-        tokens, start = text_tokens(model, text, index, plain_text=plain_text), start_token(model)
-        room = length - start.numel()
-        pieces += [torch.cat([start, piece]) for piece in tokens.split(room) if start.numel() + piece.numel() > 1]
-    return pieces
 
 
 def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_text: bool = False) -> Int[Tensor, " pos"]:
@@ -69,23 +37,53 @@ def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_tex
         ValueError: If the model has no tokenizer, or the text is empty.
         TypeError: If it is not a text.
     """
-    if getattr(model, "tokenizer", None) is None:
-        msg = "the model has no tokenizer: give token ids instead of text"
-        raise ValueError(msg)
+    refuse_no_text(text, index)
+    return torch.tensor(encoded(model, text, plain_text=plain_text)[0], dtype=torch.long)
+
+
+def refuse_no_text(text: Any, index: int) -> None:
+    """Refuse what is not a text, or blank.
+
+    Args:
+        text: The text.
+        index: Its number, for the error message.
+
+    Raises:
+        ValueError: If the text is empty.
+        TypeError: If it is not a text.
+    """
     if not isinstance(text, str):
         msg = f"text {index} is {text!r:.40}, {with_article(type(text).__name__)}: give a text"
         raise TypeError(msg)
-    if not text.strip():
+    if not text or text.isspace():
         msg = f"text {index} is empty: there is nothing to score"
         raise ValueError(msg)
-    settings = {"add_special_tokens": False, "truncation": False, "verbose": False}
+
+
+def encoded(model: TransformerLensModel, text: str, *, plain_text: bool = False) -> tuple[list[int], list[int] | None]:
+    """Token ids of a text, and the character behind each; None where the tokenizer does not tell.
+
+    Args:
+        model: A TransformerBridge, for its tokenizer.
+        text: Any text, which may be blank.
+        plain_text: As in `text_tokens`.
+
+    Raises:
+        ValueError: If the model has no tokenizer.
+    """
+    if getattr(model, "tokenizer", None) is None:
+        msg = "the model has no tokenizer: give token ids instead of text"
+        raise ValueError(msg)
+    read = text
     if plain_text:
-        text = text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
-        ids = model.tokenizer(text, split_special_tokens=True, **settings)["input_ids"]
+        read = text.removeprefix(BYTE_ORDER_MARK).replace("\r\n", "\n").replace("\r", "\n")
     else:
         _warn_unless_plain(model, text)
-        ids = model.tokenizer(text, split_special_tokens=False, **settings)["input_ids"]
-    return torch.tensor(ids, dtype=torch.long)
+    ends_told = bool(getattr(model.tokenizer, "is_fast", False)) and read == text
+    settings = {"add_special_tokens": False, "truncation": False, "verbose": False}
+    settings |= {"split_special_tokens": plain_text, "return_offsets_mapping": ends_told}
+    found = model.tokenizer(read, **settings)
+    return found["input_ids"], [stop for _, stop in found["offset_mapping"]] if ends_told else None
 
 
 def _warn_unless_plain(model: TransformerLensModel, text: str) -> None:

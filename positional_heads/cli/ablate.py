@@ -14,8 +14,8 @@ from positional_heads.cli.common import (
     one_line_errors,
     prepare_folder,
     read_text,
-    read_texts,
     say,
+    text_sources,
 )
 from positional_heads.cli.show import finish
 
@@ -40,7 +40,10 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     depths: options.Depths = None,
     examples: Annotated[int | None, typer.Option(min=1, help="Examples for every length and depth.")] = None,
     haystack: Annotated[
-        str | None, typer.Option(help="Text file to hide the answer in; the bundled text if not given.")
+        str | None,
+        typer.Option(
+            help="Text file to hide the answer in, or bundled:prose and the like; the bundled text if not given."
+        ),
     ] = None,
     statement: Annotated[str | None, typer.Option(help="needle: the sentence to hide, with {answer} in it.")] = None,
     answer: Annotated[str | None, typer.Option(help="needle: the answer.")] = None,
@@ -140,25 +143,26 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         prepare_folder(out, ABLATION.file_name, overwrite)
         bridge = load_named(model, device, dtype, trust_remote_code)
         asked = make_task(bridge, task, **task_settings)
-        ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out)
+        ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out, seed)
         study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
         finish(study, out, as_json, progress=FINISHED_FILE_NAME)
 
 
-def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path) -> "HeadScores":
-    """Scores of the first few sequences of a text; saved with the study, so that a resumed run need not score again."""
+def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path, seed: int) -> "HeadScores":
+    """Scores of a few sequences of a text; saved with the study, so that a resumed run need not score again."""
     from positional_heads.results.files import SCORES
     from positional_heads.results.scores import HeadScores
 
     if (out / SCORES.file_name).is_file():
         say(f"using the scores in {out / SCORES.file_name}")
         return HeadScores.load(out / SCORES.file_name)
-    from positional_heads.bridge.tokenizing import cut_text
+    from positional_heads.bridge.cutting import cut_text
     from positional_heads.scoring.score import score_heads
 
     if not text:
         msg = "no scores: add --scores DIR (written by positional-heads score), or --text FILE to score on first"
         raise ValueError(msg)
-    scores = score_heads(bridge, cut_text(bridge, read_texts(text))[:SCORED_SEQUENCES], null_repeats=5, progress=True)
+    pieces = cut_text(bridge, text_sources(text), sequences=SCORED_SEQUENCES, seed=seed)
+    scores = score_heads(bridge, pieces, null_repeats=5, progress=True)
     scores.save(out / SCORES.file_name)
     return scores

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BUNDLED = "bundled"
 PLACEMENTS = ("auto", "balanced", "sequential")
 """Ways to spread a model over devices, which `--device` takes in place of one."""
+LOOKED_AT = 2**16
+"""Bytes of a text file that are checked before the model is loaded, where only parts of it will be read."""
 DEBUG = "POSITIONAL_HEADS_DEBUG"
 """Environment variable that shows tracebacks of failures."""
 
@@ -49,47 +51,82 @@ def say(message: str) -> None:
 
 
 def read_texts(names: list[str] | None) -> list[str]:
-    """Texts by file name, `-` or `bundled`.
+    """Texts by file name, `-`, `bundled` or `bundled:KIND`.
 
     Raises:
         ValueError: If no text is given, or one is empty or not text.
     """
-    if not names:
-        msg = "no text given: add --text FILE (--text - reads standard input, --text bundled the bundled text)"
-        raise ValueError(msg)
-    return [read_text(name) for name in names]
+    return [read_text(name) for name in _given(names)]
 
 
-def read_text(name: str) -> str:
-    """One text by file name, `-` or `bundled`.
+def text_sources(names: list[str] | None) -> list[str | Path]:
+    """Texts to draw from, as `read_texts` takes them; a file is its path, since only parts of it may be read.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is empty or not text.
+        ValueError: If no text is given, or one is empty or does not begin as text.
     """
-    if name == BUNDLED:
-        from positional_heads.zoo.bundled import bundled_text
+    return [_begun(name) if _is_file_name(name) else read_text(name) for name in _given(names)]
 
-        return bundled_text()
-    if name == "-":
-        content = sys.stdin.buffer.read()
-    elif Path(name).is_file():
-        content = Path(name).read_bytes()
+
+def _begun(name: str) -> Path:
+    """The path of a text file whose beginning is text; all of a short one."""
+    from positional_heads.bridge.text_sources import TextFile, text_between, whole_text
+
+    file = TextFile(_file(name))
+    if file.size <= LOOKED_AT:
+        whole_text(file)
     else:
+        text_between(file, 0, LOOKED_AT)
+    return file.path
+
+
+def read_text(name: str) -> str:
+    """One text by file name, `-`, `bundled` or `bundled:KIND`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty or not text, or there is no such bundled text.
+    """
+    from positional_heads.bridge.text_sources import HeldText, TextFile, whole_text
+
+    if name == "-":
+        return whole_text(HeldText(name, sys.stdin.buffer.read()))
+    if not _is_file_name(name):
+        return _bundled(name)
+    return whole_text(TextFile(_file(name)))
+
+
+def _given(names: list[str] | None) -> list[str]:
+    if not names:
+        msg = "no text given: add --text FILE (--text - reads standard input, --text bundled the bundled text)"
+        raise ValueError(msg)
+    return names
+
+
+def _is_file_name(name: str) -> bool:
+    return name != "-" and name.partition(":")[0] != BUNDLED
+
+
+def _file(name: str) -> Path:
+    if not Path(name).is_file():
         msg = f"{name}: no such text file{_hint(name)}"
         raise FileNotFoundError(msg)
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        msg = f"{name}: not UTF-8 text (byte {error.start}): is it a binary file? Convert it to UTF-8 first"
-        raise ValueError(msg) from error
-    if "\0" in text:
-        msg = f"{name}: a binary file, it holds null bytes; give plain text"
+    return Path(name)
+
+
+def _bundled(name: str) -> str:
+    from positional_heads.zoo.bundled import TEXT_KINDS, bundled_text
+
+    kind = name.partition(":")[2] if ":" in name else TEXT_KINDS[0]
+    if kind not in TEXT_KINDS:
+        known = ", ".join(f"{BUNDLED}:{one}" for one in TEXT_KINDS)
+        near = get_close_matches(kind, TEXT_KINDS, n=1)
+        msg = f"{name}: no such bundled text; choose one of {known}" + (
+            f"; did you mean {BUNDLED}:{near[0]}?" if near else ""
+        )
         raise ValueError(msg)
-    if not text.strip():
-        msg = f"{name}: the text is empty, there is nothing to score"
-        raise ValueError(msg)
-    return text
+    return bundled_text(kind)
 
 
 def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
@@ -135,7 +172,7 @@ def load_named(model: str, device: str | None, dtype: str | None, trust_remote_c
 
 
 def _hint(name: str) -> str:
-    near = name != BUNDLED and get_close_matches(name.lower(), [BUNDLED], cutoff=0.75)
+    near = name != BUNDLED and get_close_matches(name.lower().partition(":")[0], [BUNDLED], cutoff=0.75)
     return f"; did you mean {BUNDLED!r}?" if near else ""
 
 

@@ -12,7 +12,10 @@ METHODS = "none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope
 Model = Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")]
 Texts = Annotated[
     list[str] | None,
-    typer.Option(help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the bundled text."),
+    typer.Option(
+        help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the bundled text, "
+        "'bundled:prose', ':code', ':dialogue' or ':technical' for other kinds."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say
+from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say, text_sources
 from positional_heads.cli.estimate import print_estimate
 from positional_heads.cli.show import finish
 
@@ -20,7 +21,12 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     length: Annotated[
         int | None, typer.Option(min=2, help="Tokens per sequence; the model's context if not given.")
     ] = None,
-    sequences: Annotated[int | None, typer.Option(help="Score only the first N sequences.")] = None,
+    sequences: Annotated[
+        int | None, typer.Option(help="Draw N sequences at random; all of the text if not given.")
+    ] = None,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="Take the first sequences of the text instead of drawing them.")
+    ] = False,
     null_repeats: Annotated[int, typer.Option(min=0, help="Shuffles of the positions for the null; 0 for none.")] = 20,
     null_pairs: Annotated[
         str | None,
@@ -59,7 +65,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     batch_size: options.BatchSize = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of shuffles, samples and resamples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences, shuffles, samples and resamples.")] = 0,
     shard: Annotated[
         str | None, typer.Option(help="Count only one shard of the run, e.g. 3/8; `merge` adds the shards.")
     ] = None,
@@ -105,15 +111,18 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             msg = f"--sequences {sequences} must be at least 1"
             raise ValueError(msg)
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
-        texts = read_texts(text)
+        draws = sequences is not None and not in_order
+        texts = text_sources(text) if draws else read_texts(text)
         shards = _refuse_settings(settings, shard, dtype)
-        from positional_heads.bridge.tokenizing import cut_text
+        from positional_heads.bridge.cutting import cut_text
         from positional_heads.results.files import PARTIAL, SCORES
 
+        cut = partial(cut_text, texts=texts, length=length, plain_text=plain_text, seed=seed)
+        cut = partial(cut, sequences=sequences) if draws else cut
         if estimate:
             print_estimate(
                 model,
-                lambda reader: cut_text(reader, texts, length, plain_text=plain_text)[:sequences],
+                lambda reader: cut(reader)[:sequences],
                 settings,
                 shards=shards,
                 batch_size=batch_size,
@@ -128,7 +137,8 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.scoring.head_examples import write_examples
         from positional_heads.scoring.score import score_heads, score_shard
 
-        pieces = _first(cut_text(bridge, texts, length, plain_text=plain_text), sequences, len(texts))
+        pieces = cut(bridge)
+        pieces = _drawn(pieces, seed, len(texts)) if draws else _first(pieces, sequences, len(texts))
         settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
         if shard is not None:
             say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
@@ -197,6 +207,16 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
         f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
     )
     return chosen
+
+
+def _drawn(pieces: list[Any], seed: int, n_texts: int) -> list[Any]:
+    """All sequences; reports how they were drawn."""
+    texts = "text" if n_texts == 1 else "texts"
+    say(
+        f"{len(pieces)} sequences of at most {max(map(len, pieces))} tokens drawn from {n_texts} {texts} at random "
+        f"(--seed {seed}; --in-order takes the first ones), {sum(map(len, pieces))} tokens"
+    )
+    return pieces
 
 
 def _number_or(word: str, option: str, text: str, kind: Callable[[float], float]) -> float | str:

@@ -46,6 +46,7 @@ class EntryCounter:
         resolved: RotaryModel,
         layers: Sequence[int] | None,
         settings: ScoringSettings,
+        drawn: dict[str, Any] | None = None,
     ) -> None:
         """Choose the kernel; nothing is counted yet.
 
@@ -55,11 +56,13 @@ class EntryCounter:
             resolved: All layers of the model.
             layers: Layers to score; all that rotate when None.
             settings: Settings of the score.
+            drawn: How the sequences were drawn from texts, for the provenance; None where they were not.
 
         Raises:
             ValueError: If a layer does not exist or does not rotate.
         """
         self.model = model
+        self.drawn = drawn
         self.data = data
         self.unscored = resolved.unscored
         self.rotary = resolved.select(layers)
@@ -185,6 +188,8 @@ class EntryCounter:
         provenance = run_provenance(self.model, self.data, asdict(self.settings))
         provenance["rotary"] = [rotary.provenance | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
         provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous}
+        if self.drawn is not None:
+            provenance["data"]["drawn"] = self.drawn
         return {
             "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
             "batches": len(self.data),

@@ -178,7 +178,7 @@ def _prepared(
             "sampled of each (pairs='all' counts all)"
         )
         warn_once(__name__, warning)
-    return EntryCounter(model, data, resolved, layers, settled)
+    return EntryCounter(model, data, resolved, layers, settled, getattr(tokens, "drawn", None))
 
 
 def _count(

@@ -1,8 +1,9 @@
-"""The model and text that are included in the package, for use without a network."""
+"""The model and texts that are included in the package, for use without a network."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from positional_heads.core.arguments import checked
 
@@ -13,7 +14,9 @@ BUNDLED = "bundled"
 _ZOO = Path(str(files("positional_heads.zoo")))
 MODEL_FOLDER = _ZOO / "model"
 CHECKPOINT_FOLDER = _ZOO / "training_checkpoints"
-TEXT_FILE = _ZOO / "text" / "excerpt.txt"
+TEXT_FOLDER = _ZOO / "text"
+TextKind = Literal["revelation", "prose", "code", "dialogue", "technical"]
+TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 
 
 @checked
@@ -96,6 +99,21 @@ def bundled_steps() -> list[int]:
     return sorted([0, *steps])
 
 
-def bundled_text() -> str:
-    """The Revelation in the King James Version, which the bundled model was not trained on (public domain)."""
-    return TEXT_FILE.read_text(encoding="ascii")
+@checked
+def bundled_text(kind: TextKind = "revelation") -> str:
+    """A text that ships with the package; `text/provenance.json` says where it comes from, and its licence.
+
+    Most models have read some of these texts in training: they are examples of kinds of text, not held-out data. The
+    bundled model, trained on the rest of the King James Version, has read none of them.
+
+    Args:
+        kind: "revelation", the last book of the King James Version (62 kB); "prose", the first third of Moby Dick
+            (452 kB); "code", modules of Python's standard library (419 kB); "dialogue", three comedies by Shakespeare
+            (376 kB); "technical", chapters of PostgreSQL's manual (459 kB).
+    """
+    return (TEXT_FOLDER / text_provenance()[kind]["file"]).read_bytes().decode("utf-8")
+
+
+def text_provenance() -> dict[str, dict[str, Any]]:
+    """Title, author, source, changes, licence, size and sha256 of each bundled text, by its kind."""
+    return dict(json.loads((TEXT_FOLDER / "provenance.json").read_text(encoding="utf-8")))

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads import cli
+from positional_heads.bridge.provenance import data_hash
 from positional_heads.bridge.rope_scaling.methods import METHODS
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
@@ -55,7 +56,7 @@ def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
         *("curves.png", "examples.safetensors", "heads.csv", "report.md", "rho.png", "scores.safetensors")
     ]
     assert (folder / "rho.png").read_bytes().startswith(b"\x89PNG")
-    assert "cut into" in done.stderr.decode()
+    assert "2 sequences of at most 64 tokens drawn from 1 text at random (--seed 0; --in-order" in done.stderr.decode()
     scores = ph.HeadScores.load(folder)
     assert str(scores.top(1)[0]) in (folder / "report.md").read_text()
     assert scores.verdict in (folder / "report.md").read_text()
@@ -120,10 +121,28 @@ def test_text_is_read_from_standard_input_and_from_several_files(tmp_path):
     text = ph.bundled_text()
     (tmp_path / "a.txt").write_text(text[:300])
     texts = ("--text", "-", "--text", tmp_path / "a.txt")
-    done = run(*SCORE, *texts, "--dtype", "bfloat16", "--out", tmp_path / "r", stdin=text[:200].encode())
+    options = ("--dtype", "bfloat16", "--in-order")
+    done = run(*SCORE, *texts, *options, "--out", tmp_path / "r", stdin=text[:200].encode())
     assert done.returncode == 0, done.stderr.decode()
     assert ph.HeadScores.load(tmp_path / "r").provenance["model"]["dtype"] == "bfloat16"
     assert "2 texts cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
+
+
+def test_a_command_draws_what_the_library_draws(tmp_path, bundled):
+    """From a file and a bundled text; the model is one that is loaded already."""
+    (tmp_path / "a.txt").write_text(text := ph.bundled_text()[:9000])
+    drawn = ("--text", str(tmp_path / "a.txt"), "--text", "bundled:dialogue", "--sequences", "3", "--length", "40")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_score, "load_named", lambda *_: bundled)
+        out = ("--null-repeats", "0", "--seed", "7", "--out", str(tmp_path / "r"))
+        done = CliRunner().invoke(app, ["score", "bundled", *drawn, *out])
+    assert done.exit_code == 0, done.output
+    pieces = ph.cut_text(bundled, [text, ph.bundled_text("dialogue")], 40, sequences=3, seed=7)
+    rows = [(piece, None) for piece in pieces]
+    data = ph.HeadScores.load(tmp_path / "r").provenance["data"]
+    assert data["sha256"] == data_hash(rows)
+    assert data["drawn"]["places"] == pieces.drawn["places"]
+    assert [text["bytes"] for text in data["drawn"]["texts"]] == [9000, 375753]
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
@@ -141,6 +160,15 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
         "empty": (["score", "bundled", "--text", str(folder / "empty.txt"), *out], "the text is empty"),
         "blank": (["score", "bundled", "--text", str(folder / "blank.txt"), *out], "the text is empty"),
         "binary": (["score", "bundled", "--text", str(folder / "binary.bin"), *out], "is it a binary file"),
+        "binary to draw from": (
+            ["score", "bundled", "--text", str(folder / "binary.bin"), "--sequences", "2", *out],
+            "is it a binary file",
+        ),
+        "no such kind": (
+            ["score", "bundled", "--text", "bundled:cod", *out],
+            "bundled:cod: no such bundled text; choose one of bundled:revelation, bundled:prose, bundled:code, "
+            "bundled:dialogue, bundled:technical; did you mean bundled:code?",
+        ),
         "null bytes": (["score", "bundled", "--text", str(folder / "nulls.txt"), *out], "holds null bytes"),
         "unwritable": (["score", "bundled", *good, "--out", str(folder / "good.txt" / "r")], "cannot write there"),
         "missing model": (["score", "./nowhere", *good, *out], "no such model folder"),
@@ -168,7 +196,7 @@ def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:
     }
 
 
-@pytest.mark.parametrize("case", range(20))
+@pytest.mark.parametrize("case", range(22))
 def test_bad_input_ends_in_one_line_and_leaves_nothing(case, tmp_path):
     arguments, message = list(bad_inputs(tmp_path).values())[case]
     before = sorted(tmp_path.rglob("*"))

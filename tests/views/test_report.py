@@ -273,8 +273,15 @@ def test_a_control_is_part_of_caveats_and_commands():
     assert "a control without the first 4 keys" in scores_line(scores.provenance)
 
 
-def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch):
-    tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
+HOW_SEQUENCES_ARE_TAKEN = {
+    "first": lambda model: ph.cut_text(model, ph.bundled_text(), 64)[:3],
+    "drawn": lambda model: ph.cut_text(model, ph.bundled_text("code"), 64, sequences=3, seed=5),
+}
+
+
+@pytest.mark.parametrize("taken", HOW_SEQUENCES_ARE_TAKEN)
+def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch, taken):
+    tokens = HOW_SEQUENCES_ARE_TAKEN[taken](bundled)
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5)
     monkeypatch.setattr(ph, "load_bundled_model", lambda: bundled)
     namespace: dict[str, object] = {}
@@ -283,12 +290,14 @@ def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch):
     torch.testing.assert_close(namespace["scores"].null.rho, scores.null.rho, rtol=0, atol=0)
 
 
-def test_the_printed_command_runs(bundled, tmp_path):
-    tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
+@pytest.mark.parametrize(("taken", "text"), [("first", "bundled"), ("drawn", "bundled:code")])
+def test_the_printed_command_runs(bundled, tmp_path, taken, text):
+    tokens = HOW_SEQUENCES_ARE_TAKEN[taken](bundled)
     scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
     words = shlex.split(score_command(scores.provenance))
     assert words[:2] == ["positional-heads", "score"]
-    assert words[words.index("--text") + 1] == "bundled"
+    assert words[words.index("--text") + 1] == text
+    assert ("--in-order" in words) == (taken == "first")
     out = tmp_path / "again"
     words[words.index("--out") + 1] = str(out)
     done = CliRunner().invoke(app, words[1:])
@@ -297,6 +306,16 @@ def test_the_printed_command_runs(bundled, tmp_path):
     assert again["data"] == scores.provenance["data"]
     for key in ("null_repeats", "skip_keys", "max_distance", "seed", "temperature"):
         assert again["settings"][key] == scores.provenance["settings"][key]
+
+
+def test_texts_of_a_draw_are_named_and_another_seed_is_told(bundled):
+    tokens = ph.cut_text(bundled, [ph.bundled_text("prose"), ph.bundled_text()[:9000]], 20, sequences=3, seed=2)
+    provenance = ph.score_heads(bundled, tokens, null_repeats=0, resamples=2).provenance
+    command = score_command(provenance)
+    assert "--text bundled:prose --text TEXT2.txt --sequences 3 --length 20" in command
+    assert command.endswith("# draws other sequences: the seed of these was 2, see the lines in Python")
+    cut = "ph.cut_text(model, [ph.bundled_text('prose'), Path('TEXT2.txt')], length=20, sequences=3, seed=2"
+    assert cut in score_lines(provenance)
 
 
 def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkeypatch):

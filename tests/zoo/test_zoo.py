@@ -1,7 +1,6 @@
 """The bundled model recalls as its README says, and its training can be repeated and resumed."""
 
 import hashlib
-import json
 import random
 
 import pytest
@@ -52,11 +51,20 @@ def test_the_bundled_model_is_small_and_holds_tensors_only():
     assert {file.suffix for file in zoo.MODEL_FOLDER.iterdir()} == {".json", ".safetensors"}
 
 
-def test_the_text_matches_its_stated_hash():
-    content = zoo.TEXT_FILE.read_bytes()
-    stated = json.loads((zoo.TEXT_FILE.parent / "provenance.json").read_text())
-    assert hashlib.sha256(content).hexdigest() == stated["sha256"]
-    assert len(content) == stated["bytes"]
+def test_the_texts_match_their_stated_hashes_and_are_small():
+    stated = zoo.text_provenance()
+    assert tuple(stated) == zoo.TEXT_KINDS
+    for kind, said in stated.items():
+        content = ph.bundled_text(kind).encode()
+        assert hashlib.sha256(content).hexdigest() == said["sha256"]
+        assert len(content) == said["bytes"]
+        assert {"title", "source", "licence"} <= said.keys()
+    assert ph.bundled_text() == ph.bundled_text("revelation")
+    files = {file.name: file.stat().st_size for file in zoo.TEXT_FOLDER.iterdir()}
+    assert files.keys() == {"provenance.json", "LICENCES.txt", *(said["file"] for said in stated.values())}
+    assert sum(files.values()) < 2e6
+    with pytest.raises(ValueError, match=r"kind must be 'revelation' or 'prose' or .*'technical', got 'poetry'"):
+        ph.bundled_text("poetry")
 
 
 def test_a_text_is_tokenized_to_its_bytes():

@@ -14,7 +14,7 @@ from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import printable
 from positional_heads.zoo.architecture import BOS_ID
-from positional_heads.zoo.bundled import BUNDLED, bundled_text
+from positional_heads.zoo.bundled import BUNDLED, bundled_text, text_provenance
 
 FEW_GROUPS = 16
 ENOUGH_REPEATS = 10
@@ -123,14 +123,34 @@ def _on_bundled_text(provenance: Mapping[str, Any]) -> bool:
 def score_command(provenance: Mapping[str, Any]) -> str:
     """The command that scores the same model with the same settings; the result does not contain the text."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
-    name = str(model["name"])
-    words = ["positional-heads", "score", name, "--text", "bundled" if _on_bundled_text(provenance) else "TEXT.txt"]
-    words += ["--sequences", str(data["sequences"]), "--length", str(data["longest"])]
+    drawn = data.get("drawn")
+    words = ["positional-heads", "score", str(model["name"])]
+    for name in _text_names(provenance):
+        words += ["--text", name]
+    if drawn is None:
+        words += ["--sequences", str(data["sequences"]), "--in-order", "--length", str(data["longest"])]
+    else:
+        words += ["--sequences", str(drawn["sequences"]), "--length", str(drawn["length"])]
+        words += ["--plain-text"] if drawn["plain_text"] else []
     words += _precision(provenance)
     for setting, (option, default) in OPTIONS.items():
         if setting in settings and settings[setting] != default:
             words += [option, str(settings[setting])]
-    return " ".join(shlex.quote(printable(word, newlines=False)) for word in [*words, "--out", "report"])
+    command = " ".join(shlex.quote(printable(word, newlines=False)) for word in [*words, "--out", "report"])
+    if drawn is not None and drawn["seed"] != settings.get("seed", drawn["seed"]):
+        seed = printable(drawn["seed"], newlines=False)
+        command += f"  # draws other sequences: the seed of these was {seed}, see the lines in Python"
+    return command
+
+
+def _text_names(provenance: Mapping[str, Any]) -> list[str]:
+    """What `--text` takes for each text that was scored."""
+    drawn = provenance["data"].get("drawn")
+    if drawn is None:
+        return [BUNDLED if _on_bundled_text(provenance) else "TEXT.txt"]
+    kinds = {stated["sha256"]: f"{BUNDLED}:{kind}" for kind, stated in text_provenance().items()}
+    names = [kinds.get(text["sha256"]) for text in drawn["texts"]]
+    return [name or ("TEXT.txt" if len(names) == 1 else f"TEXT{number}.txt") for number, name in enumerate(names, 1)]
 
 
 def score_lines(provenance: Mapping[str, Any]) -> str:
@@ -140,17 +160,29 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
     dtype = printable(model.get("dtype") or "float32", newlines=False)
     precision = "" if dtype == "float32" else f", dtype={dtype!r}"
     load = "ph.load_bundled_model()" if name == BUNDLED else f"ph.load_model({name!r}{precision})"
-    bundled = _on_bundled_text(provenance)
-    # as bytes, because reading as text would change the ends of lines, which the command line does not
-    text = "ph.bundled_text()" if bundled else 'Path("TEXT.txt").read_bytes().decode("utf-8")'
-    path = "" if bundled else "from pathlib import Path\n\n"
+    texts = [_text_expression(text) for text in _text_names(provenance)]
+    text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
+    path = "from pathlib import Path\n\n" if "Path(" in text else ""
     settings = "".join(f"    {key}={value!r},\n" for key, value in provenance["settings"].items())
+    if (drawn := data.get("drawn")) is None:
+        cut = f"ph.cut_text(model, {text}, {data['longest']})[:{data['sequences']}]"
+    else:
+        how = ", ".join(f"{key}={drawn[key]!r}" for key in ("length", "sequences", "seed", "plain_text"))
+        cut = printable(f"ph.cut_text(model, {text}, {how})", newlines=False)
     return (
         f"{path}import positional_heads as ph\n\nmodel = {load}\n"
-        f"tokens = ph.cut_text(model, {text}, {data['longest']})[:{data['sequences']}]\n"
+        f"tokens = {cut}\n"
         f"scores = ph.score_heads(\n    model,\n    tokens,\n{settings})\n"
         f'assert scores.provenance["data"]["sha256"] == {printable(data.get("sha256"))!r}  # the same tokens\n'
     )
+
+
+def _text_expression(name: str) -> str:
+    """A text that `--text` takes, in Python; a file as its path, so that the ends of its lines are read as they are."""
+    if name == BUNDLED:
+        return "ph.bundled_text()"
+    kind = name.removeprefix(f"{BUNDLED}:")
+    return f"Path({name!r})" if kind == name else f"ph.bundled_text({kind!r})"
 
 
 def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> str:

@@ -238,6 +238,8 @@ def _text_line(data: Mapping[str, Any]) -> str | None:
     parts = [f"{data[key]:,} {key}" for key in ("sequences", "tokens") if key in data]
     if "longest" in data:
         parts.append(f"at most {data['longest']:,} tokens each")
+    if "drawn" in data:
+        parts.append(f"drawn at random with seed {data['drawn']['seed']}")
     return ", ".join(parts) or None
 
 
