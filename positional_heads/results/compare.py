@@ -140,8 +140,9 @@ def _agreement(
 
 
 def _measure(scores: HeadScores, measure: str) -> Tensor:
-    of_null = measure == "null_mean" and scores.null is not None
-    values: Tensor = scores.null.mean if of_null else getattr(scores, measure)
+    if measure == "null_mean" and scores.null is not None:
+        return scores.null.mean
+    values: Tensor = getattr(scores, measure)
     return values
 
 

@@ -17,11 +17,11 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head
 from positional_heads.core.rank_agreement import RankAgreement, SharedTop, shared_top
 from positional_heads.core.statistics import benjamini_hochberg
+from positional_heads.results.comparison_tables import CHANGE_COLUMNS
 from positional_heads.results.comparison_verdict import comparison_verdict
 from positional_heads.results.differing import Difference
 from positional_heads.results.files import COMPARISON
 from positional_heads.results.record import Record, computed_once, json_rows, nested
-from positional_heads.results.tables import CHANGE_COLUMNS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ALPHA
 

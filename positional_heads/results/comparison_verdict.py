@@ -47,29 +47,25 @@ def _what_differs(differing: list[Difference]) -> str:
 
 def _ranks(comparison: "Comparison") -> str:
     agreement = comparison.agreement
-    rho, others = agreement["rho"], []
+    parts = [f"{_correlation(agreement['rho'])} for rho"]
     if "excess" in agreement:
-        others = [f"of the excess {_correlation(agreement['excess'])}"]
-        others.append(f"of the null {_number(agreement['null_mean'].correlation)}")
+        parts.append(f"{_correlation(agreement['excess'])} for the excess")
+        parts.append(f"{_correlation(agreement['null_mean'])} for the null")
     top = comparison.shared_top[TOP]
-    noise = ""
-    if not isnan(rho.ceiling):
-        noise = f"; {rho.ceiling:.2f} is to be expected if nothing but the sequences differed"
-    parts = [f"the rank correlation of rho is {_correlation(rho)}{noise}", *others]
-    heads = "head is" if top.shared == 1 else "heads are"
     return (
-        f"Over {comparison.n_scored} heads {', '.join(parts)}; {top.shared} of the top {top.k} {heads} the same "
-        f"({top.expected:.1f} by chance, p = {top.p_value:.1g})."
+        f"Over {comparison.n_scored} heads the rank correlation is {', '.join(parts)}; {top.shared} of the {top.k} "
+        f"heads with the highest rho {'is' if top.shared == 1 else 'are'} the same ({top.expected:.1f} by chance, "
+        f"p = {top.p_value:.1g})."
     )
 
 
 def _changes(comparison: "Comparison") -> str:
+    some, others = comparison.groups
     if bool(comparison.rho_change.variance.isnan().all()):
         return (
             f"Which heads differ is undecided: an interval needs at least {FEWEST_UNITS} groups of sequences in both, "
-            f"there are {comparison.groups[0]} and {comparison.groups[1]}."
+            f"there are {some} and {others}."
         )
-    some, others = comparison.groups
     units = (
         f"paired over {some} groups of sequences"
         if comparison.paired
@@ -85,7 +81,7 @@ def _changes(comparison: "Comparison") -> str:
     before, after = comparison.rho[:, layer, head].tolist()
     return (
         f"rho differs in {changed} of {comparison.n_scored} heads {basis}, most in {Head(layer, head)}, from "
-        f"{before:.2f} to {after:.2f} (change {after - before:+.2f}, 95 % {low:+.2f} to {high:+.2f})."
+        f"{before:.2f} to {after:.2f} (change {after - before:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})."
     )
 
 
@@ -96,15 +92,15 @@ def _appeared_and_vanished(comparison: "Comparison", a: str, b: str) -> str:
     in_both, in_a, in_b = ([head for head, one in comparison.beats.items() if one == place] for place in places)
     one_only = in_a + in_b
     if not one_only and not in_both:
-        return "No head beats its null in either."
+        return "No head beats its null with a positive rho in either."
     if not one_only:
         return f"The same {len(in_both)} heads beat their null with a positive rho in both."
     differ = [head for head in one_only if bool(comparison.excess_changed[head])]
     left = len(one_only) - len(differ)
     counts = (
         f"{len(in_both)} heads beat their null with a positive rho in both, {len(in_a)} in {a} only and {len(in_b)} in "
-        f"{b} only. Of these {len(one_only)}, {len(differ)} {'differs' if len(differ) == 1 else 'differ'} significantly "
-        f"in their excess{f' ({named(differ)})' if differ else ''}"
+        f"{b} only. Of these {len(one_only)}, {len(differ)} {'differs' if len(differ) == 1 else 'differ'} "
+        f"significantly in excess{f' ({named(differ)})' if differ else ''}"
     )
     if not left:
         return f"{counts}."
@@ -129,12 +125,13 @@ def _caveats(comparison: "Comparison") -> list[str]:
 
 
 def _correlation(agreement: RankAgreement) -> str:
-    interval = "" if isnan(agreement.low) else f" (95 % {agreement.low:.2f} to {agreement.high:.2f})"
-    return _number(agreement.correlation) + interval
-
-
-def _number(value: float) -> str:
-    return "undefined" if isnan(value) else f"{value:.2f}"
+    if isnan(agreement.correlation):
+        return "undefined"
+    about = [] if isnan(agreement.low) else [f"95 % interval {agreement.low:.2f} to {agreement.high:.2f}"]
+    if not isnan(agreement.ceiling):
+        about.append(f"{agreement.ceiling:.2f} to be expected if only the sequences differed")
+    basis = f" ({'; '.join(about)})" if about else ""
+    return f"{agreement.correlation:.2f}{basis}"
 
 
 def named(heads: list[Head]) -> str:

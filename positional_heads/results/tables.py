@@ -104,11 +104,6 @@ MEANINGS = {
 SMALL = 5e-4
 """Numbers that three places would show as 0."""
 HEAD_COLUMNS = ("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value", "rho_curve", "saturation")
-CHANGE_COLUMNS = (
-    *("name", "rho_a", "rho_b", "change", "change_low", "change_high", "change_q"),
-    *("excess_a", "excess_b", "excess_change", "excess_change_q", "beats"),
-)
-TOP_COLUMNS = ("k", "shared", "expected", "jaccard", "p_shared")
 KINDS = ("top", "random", "lowest", "retrieval")
 STUDY_COLUMNS = ("reach", "k", *KINDS, "difference", "low", "high", "p_value", "random_sets")
 ROWS = 20
@@ -176,30 +171,6 @@ def heads_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
     """
     scored = sorted((row for row in table if row["rho"] is not None), key=lambda row: -row["rho"])
     return ResultTable([name for name in HEAD_COLUMNS if table and name in table[0]], scored[:top])
-
-
-def changes_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
-    """The heads whose rho changes most from one result to another.
-
-    Args:
-        table: Rows of `Comparison.to_frame`.
-        top: How many heads.
-    """
-    scored = sorted((row for row in table if row["change"] is not None), key=lambda row: -abs(row["change"]))
-    return ResultTable([name for name in CHANGE_COLUMNS if table and name in table[0]], scored[:top])
-
-
-def stable_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
-    """The heads that beat their null in most results.
-
-    Args:
-        table: Rows of `Stability.to_frame`.
-        top: How many heads.
-    """
-    scored = [row for row in table if row["lowest_rho"] is not None]
-    scored.sort(key=lambda row: (-row["times"], -row["lowest_rho"]))
-    columns = ["name", "times", "lowest_rho", "mean_rho", *(name for name in table[0] if name.startswith("rho on "))]
-    return ResultTable(columns, scored[:top])
 
 
 def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
