@@ -22,11 +22,15 @@ from .core.rotary import injective_range as injective_range
 from .core.rotary import told_apart as told_apart
 from .core.rotary import wavelengths as wavelengths
 from .results.ablation import AblationStudy as AblationStudy
+from .results.compare import compare as compare
+from .results.comparison import Comparison as Comparison
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
 from .results.profile import ContributionProfile as ContributionProfile
 from .results.scores import HeadScores as HeadScores
+from .results.stability import Stability as Stability
+from .results.stability import compare_all as compare_all
 from .scoring.head_examples import examples_from_cache as examples_from_cache
 from .scoring.head_examples import head_examples as head_examples
 from .scoring.profile import contribution_profile as contribution_profile

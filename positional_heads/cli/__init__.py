@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from positional_heads.cli import ablate, extrapolate, report, score, show
+from positional_heads.cli import ablate, compare, extrapolate, report, score, show
 
 app = typer.Typer(
     add_completion=False,
@@ -42,5 +42,8 @@ def program(
     """Options of the program itself."""
 
 
-for command in (show.show, score.score, score.merge, ablate.ablate, extrapolate.extrapolate, report.report):
+for command in (
+    *(show.show, score.score, score.merge, compare.compare),
+    *(ablate.ablate, extrapolate.extrapolate, report.report),
+):
     app.command()(command)

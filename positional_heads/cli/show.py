@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +11,10 @@ from positional_heads.cli import options
 from positional_heads.cli.common import one_line_errors, say
 
 if TYPE_CHECKING:
-    from positional_heads.results.ablation import AblationStudy
-    from positional_heads.results.extrapolation import ExtrapolationStudy
     from positional_heads.results.files import ResultKind
-    from positional_heads.results.scores import HeadScores
+    from positional_heads.views.report.folder import Reported
 
-JSON_KEYS = ("verdict", "table", "link", "contrasts", "effects", "notes", "provenance")
+JSON_KEYS = ("verdict", "table", "link", "contrasts", "effects", "agreement", "top", "pairs", "notes", "provenance")
 
 
 def show(
@@ -29,14 +27,14 @@ def show(
     Scores or a study, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results.files import ABLATION, EXTRAPOLATION, SCORES
+        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY
         from positional_heads.results.unfinished import unfinished
 
-        kinds = (ABLATION, EXTRAPOLATION, SCORES)
+        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, SCORES)
         held = [one for one in kinds if result.name == one.file_name or (result / one.file_name).is_file()]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            names = [SCORES.file_name, ABLATION.file_name, EXTRAPOLATION.file_name]
+            names = [one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else SCORES, as_json, top)
         if interrupted is not None:
@@ -44,7 +42,7 @@ def show(
 
 
 def finish(
-    result: "HeadScores | AblationStudy | ExtrapolationStudy",
+    result: "Reported",
     out: Path,
     as_json: bool,
     *,
@@ -80,10 +78,17 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         as_json: Print JSON instead of a table.
         top: Heads to print of scores.
     """
-    from positional_heads.results import tables
-    from positional_heads.results.files import ABLATION, SCORES, read_result
+    from positional_heads.results.files import read_result
 
     content, _ = read_result(path, kind)
+    print_content(content, kind, as_json, top)
+
+
+def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> None:
+    """Print a result from everything in its file that is not a tensor; arguments as in `print_result`."""
+    from positional_heads.results import comparison_tables, tables
+    from positional_heads.results.files import ABLATION, COMPARISON, SCORES, STABILITY
+
     if as_json:
         typer.echo(json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1))
         return
@@ -99,6 +104,11 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
             tables.study_table(content["effects"], content["contrasts"]),
             *content["notes"],
         ]
+    elif kind == COMPARISON:
+        found = comparison_tables.comparison_tables(content, top)
+        lines = [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
+    elif kind == STABILITY:
+        lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
         lines = [heading, tables.extrapolation_table(content["table"]), *content.get("notes", [])]

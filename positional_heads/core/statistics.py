@@ -47,10 +47,21 @@ def excess_p_values(
     repeats = null_rho.shape[0]
     shuffles = null_rho.double().var(0) * (1 + 1 / repeats)
     sequences = torch.zeros_like(shuffles) if sampling_variance is None else sampling_variance.double()
-    variance = shuffles + sequences
-    freedom = variance**2 / (shuffles**2 / (repeats - 1) + sequences**2 / max(n_groups - 1, 1))
+    variance, freedom = added_variances((shuffles, repeats - 1), (sequences, max(n_groups - 1, 1)))
     t = (rho.double() - null_rho.double().mean(0)) / variance.sqrt()
     return torch.from_numpy(np.asarray(stats.t.sf(t.numpy(), freedom.numpy()), dtype=np.float64))
+
+
+def added_variances(
+    *parts: tuple[Float64[Tensor, "*shape"], int],
+) -> tuple[Float64[Tensor, "*shape"], Float64[Tensor, "*shape"]]:
+    """Variance of a sum of independent parts, and its degrees of freedom by Welch and Satterthwaite.
+
+    Args:
+        *parts: An estimated variance, and the degrees of freedom that it was estimated with.
+    """
+    variance = torch.stack([part for part, _ in parts]).sum(0)
+    return variance, variance**2 / torch.stack([part**2 / freedom for part, freedom in parts]).sum(0)
 
 
 def benjamini_hochberg(p_values: Float[Tensor, "*shape"]) -> Float64[Tensor, "*shape"]:

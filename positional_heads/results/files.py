@@ -34,6 +34,8 @@ EXTRAPOLATION = ResultKind(
 )
 EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "HeadExamples.save")
 PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
+COMPARISON = ResultKind("positional_heads.Comparison", "comparison.safetensors", "positional-heads compare")
+STABILITY = ResultKind("positional_heads.Stability", "stability.safetensors", "positional-heads compare")
 TASK = ResultKind("positional_heads.TaskResult", "task.safetensors", "TaskResult.save")
 PARTIAL = ResultKind("positional_heads.ScoreSums", "sums.safetensors", "positional-heads score")
 """The sums of an unfinished scoring run or of a shard."""

@@ -28,6 +28,19 @@ TITLES = {
     "difference": "top - random",
     "p_value": "p",
     "q_value": "q",
+    "rho_a": "rho a",
+    "rho_b": "rho b",
+    "change": "change (b - a)",
+    "change_low": "low 95 %",
+    "change_high": "high 95 %",
+    "change_q": "q",
+    "excess_change": "change of excess",
+    "excess_change_q": "q of that",
+    "beats": "beats null in",
+    "times": "beats null",
+    "p_shared": "p",
+    "correlation_rho": "rank correlation of rho",
+    "correlation_excess": "of the excess",
 }
 """Titles of columns that are not their names."""
 MEANINGS = {
@@ -70,6 +83,28 @@ MEANINGS = {
         "probability of the answer's tokens beyond the training length over that of the plain model within it"
     ),
     "loss": "nats per token of text beyond the training length",
+    "rho_a": "rho in the first result, a",
+    "rho_b": "rho in the second result, b",
+    "change": "rho in b minus rho in a; its 95 % interval is over sequences",
+    "change_q": "p-value of the change after Benjamini-Hochberg over all heads",
+    "excess_a": "rho minus null in a",
+    "excess_b": "rho minus null in b",
+    "excess_change": "excess in b minus excess in a",
+    "excess_change_q": "p-value of that after Benjamini-Hochberg over all heads, over sequences and shuffles",
+    "beats": (
+        "where the head beats its null with a positive rho; that it does in one only is no evidence of a difference, q "
+        "of the change of excess is"
+    ),
+    "times": "in how many results the head beats its null with a positive rho",
+    "lowest_rho": "lowest rho of all results",
+    "mean_rho": "mean rho of all results",
+    "correlation": "Spearman's rank correlation over heads; its interval is over sequences",
+    "ceiling": "the correlation to expect if nothing but the sequences differed",
+    "fraction": "share of the heads that counts as top",
+    "shared": "heads that are among the top ones by rho in both",
+    "expected": "how many two random rankings share",
+    "jaccard": "shared heads over heads in either",
+    "p_shared": "chance that two random rankings share as many or more",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
 SMALL = 5e-4

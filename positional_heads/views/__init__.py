@@ -6,6 +6,7 @@ puts a folder of results on one page. None of them needs a network.
 
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.attention import attention_view
+from positional_heads.views.comparison import comparison, stability
 from positional_heads.views.contributions import contribution_view
 from positional_heads.views.extrapolation import (
     distinguishability,
@@ -24,6 +25,7 @@ __all__ = [
     "View",
     "allocation_curves",
     "attention_view",
+    "comparison",
     "contribution_by_distance",
     "contribution_view",
     "distinguishability",
@@ -33,6 +35,7 @@ __all__ = [
     "methods_told_apart",
     "rho_distribution",
     "rho_heat_map",
+    "stability",
     "token_view",
     "write_report",
     "write_report_page",

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import write_atomically
-from positional_heads.results.record import Record, json_rows
+from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
+from positional_heads.results.stability import Stability
 from positional_heads.results.tables import (
     extrapolation_line,
     extrapolation_table,
@@ -20,18 +22,25 @@ from positional_heads.results.tables import (
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
 from positional_heads.views.figures import png
+from positional_heads.views.report.comparison import comparison_files, stability_files
+from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
-DPI = 110
+
+
+Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability
+"""Results that have a report folder."""
 
 
 @checked
-def write_report(result: HeadScores | AblationStudy | ExtrapolationStudy, folder: str | Path) -> list[Path]:
+def write_report(
+    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability, folder: str | Path
+) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `ablation_study` or `extrapolation_study` returned.
+        result: What `score_heads`, `compare`, `compare_all`, `ablation_study` or `extrapolation_study` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -39,10 +48,15 @@ def write_report(result: HeadScores | AblationStudy | ExtrapolationStudy, folder
     """
     folder = Path(folder)
     files = [result.save(folder / result.saved_as.file_name)]
+    content: dict[str, bytes | str]
     if isinstance(result, HeadScores):
         content = _scores_files(result)
+    elif isinstance(result, AblationStudy):
+        content = _ablation_files(result)
+    elif isinstance(result, ExtrapolationStudy):
+        content = _extrapolation_files(result)
     else:
-        content = _ablation_files(result) if isinstance(result, AblationStudy) else _extrapolation_files(result)
+        content = comparison_files(result) if isinstance(result, Comparison) else stability_files(result)
     for name, data in content.items():
         write_atomically(folder / name, data)
         files.append(folder / name)
@@ -101,7 +115,7 @@ def _extrapolation_text(study: ExtrapolationStudy) -> str:
 
 Within the training length, without extension: {plain}.
 {notes}
-{_last_line(study)}
+{last_line(study)}
 """
 
 
@@ -128,7 +142,7 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank corre
 {correlations or "unknown"}.
 {notes}
 
-{_last_line(study)} `answers.parquet` has every answer's numbers as a table.
+{last_line(study)} `answers.parquet` has every answer's numbers as a table.
 """
 
 
@@ -152,11 +166,5 @@ def _scores_text(scores: HeadScores) -> str:
 A high rho alone is not evidence that a head uses distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.
 
-{_last_line(scores)}
+{last_line(scores)}
 """
-
-
-def _last_line(record: Record) -> str:
-    versions = ", ".join(f"{name} {number}" for name, number in record.provenance.get("versions", {}).items())
-    kind, file = type(record).__name__, record.saved_as.file_name
-    return f'Made with {versions}. Everything is in `{file}`: `positional_heads.{kind}.load("{file}")`.'

@@ -10,19 +10,24 @@ from pathlib import Path
 
 from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
     ABLATION,
+    COMPARISON,
     EXAMPLES,
     EXTRAPOLATION,
     SCORES,
+    STABILITY,
     write_atomically,
 )
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
+from positional_heads.results.stability import Stability
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
+from positional_heads.views.report.comparison import comparison_section
 from positional_heads.views.report.sections import (
     Code,
     Section,
@@ -67,13 +72,14 @@ class Results:
     examples: HeadExamples | None
     ablations: list[AblationStudy]
     extrapolations: list[ExtrapolationStudy]
+    comparisons: list[Comparison | Stability]
     files: list[str]
     notes: list[str]
 
     @property
     def provenance(self) -> dict[str, object]:
         """The provenance of the scores, or else of the first study."""
-        results = [self.scores, *self.ablations, *self.extrapolations, self.examples]
+        results = [self.scores, *self.ablations, *self.extrapolations, self.examples, *self.comparisons]
         return next(result.provenance for result in results if result is not None)
 
 
@@ -92,7 +98,7 @@ def read_results(folder: str | Path) -> Results:
     notes: list[str] = []
     named = {
         name: [path / name for path in folders if (path / name).is_file()]
-        for name in (SCORES.file_name, EXAMPLES.file_name, ABLATION.file_name, EXTRAPOLATION.file_name)
+        for name in (one.file_name for one in (SCORES, EXAMPLES, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY))
     }
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
@@ -107,12 +113,14 @@ def read_results(folder: str | Path) -> Results:
         raise FileNotFoundError(msg)
     scores = [HeadScores.load(file) for file in chosen[SCORES.file_name]]
     examples = [HeadExamples.load(file) for file in chosen[EXAMPLES.file_name]]
+    comparisons = [Comparison.load(file) for file in chosen[COMPARISON.file_name]]
     return Results(
         folder=folder,
         scores=scores[0] if scores else None,
         examples=_matching(examples, scores, notes),
         ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
         extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
+        comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )
@@ -187,6 +195,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         sections.append(scores_section(results.scores, dpi))
     if results.examples is not None:
         sections.append(examples_section(results.examples))
+    sections += [comparison_section(one, number, dpi) for number, one in enumerate(results.comparisons, 1)]
     sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
     points = caveats(results.scores, results.ablations, results.extrapolations)

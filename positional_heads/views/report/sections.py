@@ -105,7 +105,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     heads = heads_table(table, TABLED_HEADS)
     ranked = [row for row in table if row["rho"] is not None]
     plots = [
-        _plot(
+        plot(
             rho_heat_map(scores),
             dpi,
             _rho_in_words(scores, ranked),
@@ -114,7 +114,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     ]
     if ranked:
         plots.append(
-            _plot(
+            plot(
                 rho_distribution(scores),
                 dpi,
                 f"Distribution of rho over {len(ranked)} heads, and of its null.",
@@ -127,7 +127,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     elif ranked:
         top = ", ".join(str(head) for head in scores.top(min(4, len(ranked))))
         plots.append(
-            _plot(
+            plot(
                 allocation_curves(scores),
                 dpi,
                 f"Mean dominant dimension over distance in tokens, for {top}, with the band of the shuffled null.",
@@ -181,7 +181,7 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
         facts=meanings(effects.columns),
         tables=[Table(f"Change of {measure} by range and number of ablated heads", effects.cells)],
         plots=[
-            _plot(
+            plot(
                 dose_response(study),
                 dpi,
                 f"Change of {measure} by number of ablated heads. Mean of the top heads: {means or 'unknown'}.",
@@ -198,14 +198,14 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
     heads = [str(head) for head in study.heads]
     names = ", ".join(dict.fromkeys(study.labels))
     plots = [
-        _plot(
+        plot(
             extrapolation_curves(study),
             dpi,
             f"Mean dominant dimension over distance under {names}, across the training length of "
             f"{study.training_length} tokens.",
             "Mean dominant dimension over distance under each method; the dashed line is the training length.",
         ),
-        _plot(
+        plot(
             methods_told_apart(study),
             dpi,
             f"Number of distances that each rotary pair tells apart in bfloat16 under {names}.",
@@ -215,7 +215,7 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
     if len(table) >= FEWEST_POINTS:
         plots.insert(
             1,
-            _plot(
+            plot(
                 method_comparison(study),
                 dpi,
                 f"Task efficiency against measures of allocation, {len(table)} methods and lengths.",
@@ -255,5 +255,6 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
     )
 
 
-def _plot(figure: Figure, dpi: int, alt: str, caption: str) -> Plot:
+def plot(figure: Figure, dpi: int, alt: str, caption: str) -> Plot:
+    """A figure as a picture inside the page."""
     return Plot(picture(png(figure, dpi)), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))

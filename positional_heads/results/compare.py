@@ -1,0 +1,208 @@
+"""Compare two scorings of one shape: changes of every head with their uncertainty, and how far the ranks agree.
+
+Two runs on other sequences are independent samples: the variances of both add up. Two runs on the same sequences
+(another temperature, checkpoint or setting) are compared sequence by sequence: with the same seed both are resampled
+alike, so the variance of a change is that of the differences of the resamples. See docs/compare.md.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from positional_heads.core.arguments import checked
+from positional_heads.core.rank_agreement import RankAgreement, rank_agreement, row_correlations
+from positional_heads.core.statistics import FEWEST_UNITS, added_variances, bootstrap_weights
+from positional_heads.results.comparison import Change, Comparison
+from positional_heads.results.differing import differing
+from positional_heads.results.scores import HeadScores
+from positional_heads.results.text import printable
+
+Part = tuple[Float64[Tensor, "layer head"], int]
+"""A variance, and the degrees of freedom that it was estimated with."""
+
+
+@checked
+def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) -> Comparison:
+    """Compare two scorings head by head: of two texts, lengths, temperatures, checkpoints or models of one shape.
+
+    Everything is allowed to differ but the shape, and the verdict names everything recorded that does. A change is b
+    minus a. Its interval and p-value count the variation over sequences: paired where both scored the same sequences,
+    and otherwise as two independent samples.
+
+    Args:
+        a: What `score_heads` returned, e.g. before training or on one text.
+        b: What it returned for something else.
+        names: What to call them.
+
+    Raises:
+        ValueError: If they have different shapes, no head with a score in both, or are the same result; or if they are
+            of the same sequences, resampled with other seeds.
+    """
+    called = _two_names(names)
+    _refuse(a, b, called)
+    paired = same_sequences(a, b)
+    both_null = a.null is not None and b.null is not None
+    defined = ~(a.rho.isnan() | b.rho.isnan())
+    groups = tuple(one.n_groups if one.bootstrap_rho is not None else 1 for one in (a, b))
+    differences = differing(a.provenance, b.provenance)
+    sides = torch.stack([a.rho, b.rho]).double()
+    reasons = {head: f"{called[1]}: {reason}" for head, reason in b.reasons.items()}
+    return Comparison(
+        names=called,
+        rho=sides,
+        intervals=torch.stack([a.interval(), b.interval()]).double(),
+        rho_curve=torch.stack([a.rho_curve, b.rho_curve]).double(),
+        rho_change=_change(sides, _over_sequences(a, b, paired)),
+        excess=torch.stack([a.excess, b.excess]).double() if both_null else None,
+        excess_change=_excess_change(a, b, paired) if both_null else None,
+        beats_null=torch.stack([one.significant() & (one.rho > 0) for one in (a, b)]) if both_null else None,
+        agreement=_agreement(a, b, defined, (groups[0], groups[1]), paired),
+        paired=paired,
+        groups=(groups[0], groups[1]),
+        reasons=reasons | {head: f"{called[0]}: {reason}" for head, reason in a.reasons.items()},
+        provenance={
+            "model": {"name": " and ".join(dict.fromkeys([a.model_name, b.model_name]))},
+            "differing": [one._asdict() for one in differences],
+            "a": a.provenance,
+            "b": b.provenance,
+        },
+    )
+
+
+def same_sequences(a: HeadScores, b: HeadScores) -> bool:
+    """Whether both scored the same tokens in the same groups."""
+    mine, other = (one.provenance.get("data", {}) for one in (a, b))
+    return mine.get("sha256") is not None and all(mine.get(key) == other.get(key) for key in ("sha256", "groups"))
+
+
+def _change(sides: Float64[Tensor, "side layer head"], parts: list[Part] | None) -> Change:
+    value = sides[1] - sides[0]
+    if parts is None:
+        unknown = torch.full_like(value, torch.nan)
+        return Change(value, unknown, unknown)
+    variance, freedom = added_variances(*parts)
+    return Change(value, torch.where(value.isnan(), torch.nan, variance), freedom)
+
+
+def _over_sequences(a: HeadScores, b: HeadScores, paired: bool) -> list[Part] | None:
+    """Variances of a change of rho over sequences; None where one is unknown, or of too few groups.
+
+    The bootstrap understates the variance over G groups by (G - 1) / G, as in `HeadScores.interval`.
+    """
+    if a.bootstrap_rho is None or b.bootstrap_rho is None or min(a.n_groups, b.n_groups) < FEWEST_UNITS:
+        return None
+    if paired:
+        resampled = [(b.bootstrap_rho - a.bootstrap_rho, a.n_groups)]
+    else:
+        resampled = [(a.bootstrap_rho, a.n_groups), (b.bootstrap_rho, b.n_groups)]
+    return [(rho.double().var(0) * groups / (groups - 1), groups - 1) for rho, groups in resampled]
+
+
+def _excess_change(a: HeadScores, b: HeadScores, paired: bool) -> Change:
+    """Change of the excess, with the chance of sequences and that of shuffles, as the p-value of an excess has."""
+    assert a.null is not None
+    assert b.null is not None
+    sequences = _over_sequences(a, b, paired)
+    if paired:
+        # shuffles of the same sequences are alike for all they share; where they are not, a difference of two
+        # independent shuffles has the variance of both
+        repeats = min(len(a.null.rho), len(b.null.rho))
+        shuffled = [b.null.rho[:repeats] - a.null.rho[:repeats]]
+    else:
+        shuffled = [a.null.rho, b.null.rho]
+    shuffles = [(rho.double().var(0) * (1 + 1 / len(rho)), len(rho) - 1) for rho in shuffled]
+    sides = torch.stack([a.excess, b.excess]).double()
+    return _change(sides, None if sequences is None else [*sequences, *shuffles])
+
+
+def _agreement(
+    a: HeadScores, b: HeadScores, defined: Tensor, groups: tuple[int, int], paired: bool
+) -> dict[str, RankAgreement]:
+    """Rank correlations over heads that have a score in both."""
+
+    def of(measure: str, *resamples: Tensor | None) -> RankAgreement:
+        scores = tuple(_measure(one, measure)[defined].double() for one in (a, b))
+        known = (~(scores[0].isnan() | scores[1].isnan())).nonzero()[:, 0]
+        mine, other = (one[known] for one in scores)
+        if any(one is None for one in resamples) or not resamples:
+            return RankAgreement(float(row_correlations(mine[None], other[None])[0]))
+        some, others = (one[:, defined][:, known].double() for one in resamples if one is not None)
+        return rank_agreement((mine, other), (some, others), groups, paired=paired)
+
+    agreement = {"rho": of("rho", a.bootstrap_rho, b.bootstrap_rho)}
+    if a.null is not None and b.null is not None:
+        agreement["excess"] = of("excess", _resampled_excess(a, 1), _resampled_excess(b, 2))
+        agreement["null_mean"] = of("null_mean")
+    return agreement | {"rho_curve": of("rho_curve")}
+
+
+def _measure(scores: HeadScores, measure: str) -> Tensor:
+    if measure == "null_mean" and scores.null is not None:
+        return scores.null.mean
+    values: Tensor = getattr(scores, measure)
+    return values
+
+
+def _resampled_excess(scores: HeadScores, seed: int) -> Tensor | None:
+    """The excess over resampled sequences and resampled shuffles."""
+    if scores.bootstrap_rho is None or scores.null is None:
+        return None
+    null = scores.null.rho.double()
+    weights = bootstrap_weights(len(null), len(scores.bootstrap_rho), seed) / len(null)
+    return scores.bootstrap_rho - torch.einsum("rs,slh->rlh", weights, null)
+
+
+def _two_names(names: Sequence[str]) -> tuple[str, str]:
+    if len(names) != 2 or len(set(names)) != 2 or not all(name.strip() for name in names):  # noqa: PLR2004
+        msg = f"names {list(names)!r}: give two different ones, e.g. ('prose', 'code')"
+        raise ValueError(msg)
+    a, b = names
+    return a, b
+
+
+def _refuse(a: HeadScores, b: HeadScores, names: tuple[str, str]) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        ValueError: If shapes differ, no head has a score in both, both are one result, or the same sequences were
+            resampled with other seeds.
+    """
+    name_a, name_b = (printable(name, newlines=False) for name in names)
+    if a.rho.shape != b.rho.shape:
+        shapes = [f"{layers} layers of {heads} heads" for layers, heads in (a.rho.shape, b.rho.shape)]
+        msg = f"{name_a} has {shapes[0]} and {name_b} {shapes[1]}: only models of one shape can be compared by head"
+        raise ValueError(msg)
+    if same_result(a, b):
+        msg = f"{name_a} and {name_b} are the same result, every number is equal: give two"
+        raise ValueError(msg)
+    if bool((a.rho.isnan() | b.rho.isnan()).all()):
+        msg = f"no head has a score in both {name_a} and {name_b}: score the same layers"
+        raise ValueError(msg)
+    if not same_sequences(a, b) or a.bootstrap_rho is None or b.bootstrap_rho is None:
+        return
+    drawn = [_drawn(one) for one in (a, b)]
+    if drawn[0] != drawn[1]:
+        said = " and ".join(f"seed {seed} and {resamples} resamples" for seed, resamples in drawn)
+        msg = (
+            f"{name_a} and {name_b} are of the same sequences, resampled differently ({said}), so that they cannot be "
+            "compared sequence by sequence: score one again with the seed and resamples of the other"
+        )
+        raise ValueError(msg)
+
+
+def _drawn(scores: HeadScores) -> tuple[Any, int]:
+    """Seed and number of the resamples: equal ones draw the same sequences."""
+    assert scores.bootstrap_rho is not None
+    return scores.provenance.get("settings", {}).get("seed"), len(scores.bootstrap_rho)
+
+
+def same_result(a: HeadScores, b: HeadScores) -> bool:
+    """Whether every number of both is equal."""
+    mine, other = a._tensors(), b._tensors()
+    return mine.keys() == other.keys() and all(
+        one.shape == other[name].shape and torch.equal(one.nan_to_num(9), other[name].nan_to_num(9))
+        for name, one in mine.items()
+    )

@@ -1,0 +1,260 @@
+"""The record of a comparison: how two scorings of one shape differ, head by head, and how far their ranks agree.
+
+A change is the second result (b) minus the first (a).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64
+from scipy import stats
+from torch import Tensor
+
+from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head
+from positional_heads.core.rank_agreement import RankAgreement, SharedTop, shared_top
+from positional_heads.core.statistics import benjamini_hochberg
+from positional_heads.results.comparison_tables import CHANGE_COLUMNS
+from positional_heads.results.comparison_verdict import comparison_verdict
+from positional_heads.results.differing import Difference
+from positional_heads.results.files import COMPARISON
+from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.text import printable
+from positional_heads.results.verdicts import ALPHA
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOP_FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
+BOTH, NEITHER, UNKNOWN = "both", "neither", "unknown"
+
+
+@dataclass(frozen=True)
+class Change:
+    """Change of one number of every head from a to b, and how certain it is.
+
+    Attributes:
+        value: The number in b minus that in a; NaN where either is undefined.
+        variance: Variance of the change, over sequences and, for the excess, over shuffles; NaN if unknown.
+        freedom: Degrees of freedom of that variance.
+    """
+
+    value: Float64[Tensor, "layer head"]
+    variance: Float64[Tensor, "layer head"]
+    freedom: Float64[Tensor, "layer head"]
+
+    def __repr__(self) -> str:
+        layers, heads = self.value.shape
+        return f"Change({layers} layers of {heads} heads)"
+
+    @cached_property
+    def p_values(self) -> Float64[Tensor, "layer head"]:
+        """Two-sided p-value of each change, by Student's t."""
+        t = (self.value / self.variance.sqrt()).abs()
+        return torch.from_numpy(np.asarray(2 * stats.t.sf(t.numpy(), self.freedom.numpy())))
+
+    @cached_property
+    def q_values(self) -> Float64[Tensor, "layer head"]:
+        """P-values after Benjamini-Hochberg over all heads."""
+        return benjamini_hochberg(self.p_values)
+
+    @checked
+    def interval(self, level: float = 0.95) -> Float64[Tensor, "layer head 2"]:
+        """Interval of each change; NaN where its variance is unknown.
+
+        Args:
+            level: Coverage, between 0 and 1.
+
+        Raises:
+            ValueError: If the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            msg = f"level {level} must be between 0 and 1, e.g. 0.95"
+            raise ValueError(msg)
+        quantile = torch.from_numpy(np.asarray(stats.t.ppf((1 + level) / 2, self.freedom.numpy())))
+        half = quantile * self.variance.sqrt()
+        return torch.stack([self.value - half, self.value + half], dim=-1)
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Comparison(Record):
+    """How two scorings of one shape differ, head by head, and how far their ranks agree.
+
+    Attributes:
+        names: What the two results, a and b, are called.
+        rho: rho of every head in a and in b.
+        intervals: 95 % intervals of rho.
+        rho_curve: rho of the curve in a and in b; no interval of it is known.
+        rho_change: Change of rho.
+        excess: Excess over the null in a and in b; None unless both have a null.
+        excess_change: Change of the excess; None unless both have a null.
+        beats_null: Heads with a positive rho that beat their null in a and in b, at a false discovery rate of 0.05;
+            None unless both have a null.
+        agreement: How far the ranks of the heads agree, by rho, excess, null_mean and rho_curve.
+        paired: Whether both scored the same sequences, so that differences between sequences drop out.
+        groups: Groups of sequences that count as independent, in a and in b.
+        reasons: Why a head has no score in a or in b.
+        provenance: The model, what differs, and the provenance of both results.
+    """
+
+    names: tuple[str, str]
+    rho: Float64[Tensor, "side layer head"]
+    intervals: Float64[Tensor, "side layer head 2"]
+    rho_curve: Float64[Tensor, "side layer head"]
+    rho_change: Change
+    excess: Float64[Tensor, "side layer head"] | None
+    excess_change: Change | None
+    beats_null: Bool[Tensor, "side layer head"] | None
+    agreement: dict[str, RankAgreement]
+    paired: bool
+    groups: tuple[int, int]
+    reasons: dict[Head, str]
+    provenance: dict[str, Any]
+
+    saved_as = COMPARISON
+
+    @property
+    def description(self) -> str:
+        """What was compared, in one line."""
+        a, b = (printable(name, newlines=False) for name in self.names)
+        layers, heads = self.rho.shape[1:]
+        name = printable(self.model_name, newlines=False)
+        how = "paired by sequence" if self.paired else "other sequences"
+        return f"{b} against {a}, {name}: {layers} layers of {heads} heads, {self.n_scored} with a score in both, {how}"
+
+    @property
+    def heads(self) -> list[Head]:
+        """Every head of the model, in order."""
+        _, layers, heads = self.rho.shape
+        return [Head(layer, head) for layer in range(layers) for head in range(heads)]
+
+    @property
+    def n_scored(self) -> int:
+        """Number of heads that have a score in both."""
+        return int((~self.rho_change.value.isnan()).sum())
+
+    @property
+    def differing(self) -> list[Difference]:
+        """Everything recorded in which the two runs differ: model, text, settings."""
+        return [Difference(**one) for one in self.provenance["differing"]]
+
+    @property
+    def changed(self) -> Bool[Tensor, "layer head"]:
+        """Heads whose rho differs, at a false discovery rate of 0.05."""
+        return self.rho_change.q_values <= ALPHA
+
+    @property
+    def excess_changed(self) -> Bool[Tensor, "layer head"]:
+        """Heads whose excess over the null differs, at a false discovery rate of 0.05; none without nulls."""
+        if self.excess_change is None:
+            return torch.zeros_like(self.changed)
+        return self.excess_change.q_values <= ALPHA
+
+    @property
+    def beats(self) -> dict[Head, str]:
+        """Where each head beats its null with a positive rho: "both", "neither", "a only" or "b only"; or "unknown"."""
+        if self.beats_null is None:
+            return dict.fromkeys(self.heads, UNKNOWN)
+        in_words = {(True, True): BOTH, (False, False): NEITHER, (True, False): "a only", (False, True): "b only"}
+        pairs = zip(*(side.flatten().tolist() for side in self.beats_null), strict=True)
+        defined = (~self.rho_change.value.isnan()).flatten().tolist()
+        found = [in_words[pair] if known else UNKNOWN for pair, known in zip(pairs, defined, strict=True)]
+        return dict(zip(self.heads, found, strict=True))
+
+    @property
+    def verdict(self) -> str:
+        """What differs, and what cannot be told, in words, at a false discovery rate of 0.05."""
+        return comparison_verdict(self)
+
+    @cached_property
+    def shared_top(self) -> dict[float, SharedTop]:
+        """Heads among the top ones by rho of both, against chance, by the fraction of heads that counts as top."""
+        defined = ~self.rho_change.value.isnan()
+        some, others = self.rho[0][defined], self.rho[1][defined]
+        return {part: shared_top(some, others, max(1, round(part * len(some)))) for part in TOP_FRACTIONS}
+
+    @computed_once
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head: rho in both, its change and, with nulls, the excess, its change and where it beats them."""
+        import pandas as pd
+
+        columns = {"rho_a": self.rho[0], "rho_b": self.rho[1], **_columns("change", self.rho_change)}
+        if self.excess is not None and self.excess_change is not None:
+            columns |= {"excess_a": self.excess[0], "excess_b": self.excess[1]}
+            columns |= _columns("excess_change", self.excess_change)
+        columns |= {"rho_curve_a": self.rho_curve[0], "rho_curve_b": self.rho_curve[1]}
+        frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
+        frame["layer"] = [head.layer for head in self.heads]
+        frame["head"] = [head.head for head in self.heads]
+        for name, values in columns.items():
+            frame[name] = values.flatten().numpy()
+        if self.beats_null is not None:
+            frame["beats"] = list(self.beats.values())
+        frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
+        return frame
+
+    @computed_once
+    def agreement_frame(self) -> "pd.DataFrame":
+        """One row per measure: how far the ranks of the heads agree."""
+        import pandas as pd
+
+        return pd.DataFrame([{"measure": name, **one._asdict()} for name, one in self.agreement.items()])
+
+    @computed_once
+    def top_frame(self) -> "pd.DataFrame":
+        """One row per fraction of heads: how many of the top ones by rho are shared, against chance."""
+        import pandas as pd
+
+        rows = [{"fraction": part, **one._asdict()} for part, one in self.shared_top.items()]
+        return pd.DataFrame(rows).rename(columns={"p_value": "p_shared"})
+
+    def _main_table(self) -> "pd.DataFrame":
+        frame = self.to_frame().dropna(subset=["change"]).sort_values("change", key=abs, ascending=False)
+        return frame[[name for name in CHANGE_COLUMNS if name in frame]]
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "names": list(self.names),
+            "table": json_rows(self.to_frame()),
+            "agreement": json_rows(self.agreement_frame()),
+            "top": json_rows(self.top_frame()),
+            "paired": self.paired,
+            "groups": list(self.groups),
+            "reasons": {str(head): reason for head, reason in self.reasons.items()},
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "Comparison":
+        excess_change = nested(tensors, "excess_change")
+        a, b = content["names"]
+        some, others = content["groups"]
+        agreement = {}
+        for row in content["agreement"]:
+            numbers = {name: np.nan if value is None else value for name, value in row.items() if name != "measure"}
+            agreement[row["measure"]] = RankAgreement(**numbers)
+        return cls(
+            names=(a, b),
+            rho=tensors["rho"],
+            intervals=tensors["intervals"],
+            rho_curve=tensors["rho_curve"],
+            rho_change=Change(**nested(tensors, "rho_change")),
+            excess=tensors.get("excess"),
+            excess_change=Change(**excess_change) if excess_change else None,
+            beats_null=tensors.get("beats_null"),
+            agreement=agreement,
+            paired=content["paired"],
+            groups=(some, others),
+            reasons={Head.parse(name): reason for name, reason in content["reasons"].items()},
+            provenance=content["provenance"],
+        )
+
+
+def _columns(name: str, change: Change) -> dict[str, Tensor]:
+    low, high = change.interval().unbind(-1)
+    ends = {f"{name}_low": low, f"{name}_high": high}
+    return {name: change.value, **ends, f"{name}_p": change.p_values, f"{name}_q": change.q_values}

@@ -1,0 +1,148 @@
+"""Plots of comparisons: every head in one result against another, and the heads that beat their null in several."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import CenteredNorm
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from positional_heads.core.arguments import checked, in_range
+from positional_heads.results.comparison import Change, Comparison
+from positional_heads.results.stability import Stability
+from positional_heads.views.figures import DIVERGING, NORMAL, PALETTE, SMALL, Picture, readable, share_legend
+
+LONGEST_LABEL = 24
+"""Characters of a result's name in a label."""
+OFFSETS = ((4, 4), (4, -9), (-24, 4), (-24, -9))
+"""Where names of heads stand from their points, in turn, so that neighbours do not cover each other."""
+
+
+@checked
+def comparison(comparison: Comparison, *, named: int = 8) -> Figure:
+    """Every head in one result against the other: rho and, with nulls, the excess over the null.
+
+    Heads on the dashed line are equal in both. Error bars of rho are 95 % intervals over sequences. The colour tells
+    whether the change is significant, at a false discovery rate of 0.05; those that change most are named.
+
+    Args:
+        comparison: What `compare` returned.
+        named: Most heads that a panel names.
+    """
+    in_range("named", named, 0)
+    a, b = (readable(name, LONGEST_LABEL) for name in comparison.names)
+    both = comparison.excess is not None and comparison.excess_change is not None
+    figure = Picture(figsize=(9.6 if both else 5.2, 5.0), layout="constrained")
+    panels = figure.subplots(1, 2 if both else 1, squeeze=False)[0]
+    changed = comparison.changed.flatten().numpy()
+    error = np.abs(comparison.intervals.numpy() - comparison.rho.numpy()[..., None]).reshape(2, -1, 2)
+    _draw_sides(panels[0], comparison.rho, changed, error)
+    _name_heads(panels[0], comparison, comparison.rho, comparison.rho_change, changed, named)
+    panels[0].set(xlabel=f"rho in {a}", ylabel=f"rho in {b}")
+    if comparison.excess is not None and comparison.excess_change is not None:
+        excess_changed = comparison.excess_changed.flatten().numpy()
+        _draw_sides(panels[1], comparison.excess, excess_changed, None)
+        _mark_beating(panels[1], comparison)
+        _name_heads(panels[1], comparison, comparison.excess, comparison.excess_change, excess_changed, named)
+        panels[1].set(xlabel=f"excess over the null in {a}", ylabel=f"excess over the null in {b}")
+    rank = comparison.agreement["rho"].correlation
+    how = "the same sequences" if comparison.paired else "other sequences"
+    title = f"{b} against {a}: {readable(comparison.model_name)}\n"
+    title += f"{int(changed.sum())} of {comparison.n_scored} heads change significantly in rho; {how}; "
+    title += f"rank correlation {rank:.2f}"
+    share_legend(figure, panels, title, columns=3)
+    return figure
+
+
+@checked
+def stability(stability: Stability, *, rows: int = 30) -> Figure:
+    """Rho in each result of the heads that beat their null in most of them; a dot marks where they do.
+
+    Args:
+        stability: What `compare_all` returned.
+        rows: Most heads to show.
+    """
+    in_range("rows", rows, 1)
+    frame = stability.to_frame().dropna(subset=["lowest_rho"])
+    frame = frame.sort_values(["times", "lowest_rho"], ascending=False)
+    beating = int((frame["times"] > 0).sum())
+    frame = frame.head(min(rows, beating) or min(rows, len(frame)))
+    rho = stability.rho.flatten(1).numpy()[:, frame.index].T
+    beats = stability.beats_null.flatten(1).numpy()[:, frame.index].T
+    figure = Picture(
+        figsize=(max(4.2, 2.4 + 1.1 * len(stability.names)), 1.8 + 0.24 * len(frame)), layout="constrained"
+    )
+    axes = figure.subplots()
+    largest = float(np.nanmax(np.abs(rho), initial=0.0)) or 1.0
+    image = axes.imshow(rho, cmap=DIVERGING, norm=CenteredNorm(0, halfrange=largest), aspect="auto")
+    figure.colorbar(image, ax=axes, label="rho (-1 to 1)")
+    for (row, column), value in np.ndenumerate(rho):
+        colour = "white" if abs(value) > 0.65 * largest else "black"
+        axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+    lines, columns = np.nonzero(beats)
+    axes.scatter(columns + 0.36, lines, s=14, color="black", edgecolor="white", linewidth=0.5, zorder=3)
+    names = [readable(name, LONGEST_LABEL) for name in stability.names]
+    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0, fontsize=SMALL)  # noqa: PLR2004
+    axes.set_yticks(range(len(frame)), frame["name"].tolist(), fontsize=SMALL)
+    left_out = f"; the first {len(frame)} of {beating}" if beating > len(frame) else ""
+    title = (
+        f"Heads that beat their null in most results{left_out}" if beating else "No head beats its null in any result"
+    )
+    title = f"{title}\n{readable(stability.model_name)}\ndot: beats its shuffled null there (FDR 0.05)"
+    axes.set_title(title, fontsize=NORMAL, parse_math=False)
+    return figure
+
+
+def _draw_sides(panel: Axes, sides: Tensor, changed: np.ndarray, error: np.ndarray | None) -> None:
+    x, y = sides.flatten(1).numpy()
+    defined = ~(np.isnan(x) | np.isnan(y))
+    ends = np.array([np.nanmin(sides), np.nanmax(sides)])
+    panel.plot(ends, ends, color="0.4", linestyle="--", linewidth=0.9, label="equal in both")
+    for group, colour, marker, label in (
+        (defined & ~changed, "0.55", "o", "not shown to differ"),
+        (defined & changed, PALETTE[1], "D", "differs significantly"),
+    ):
+        if group.any():
+            bars: dict[str, Any] = {} if error is None else {"xerr": error[0, group].T, "yerr": error[1, group].T}
+            options: dict[str, Any] = {
+                "fmt": marker,
+                "markersize": 4,
+                "elinewidth": 0.7,
+                "color": colour,
+                "label": label,
+                "alpha": 0.8,
+            }
+            panel.errorbar(x[group], y[group], **bars, **options)
+    panel.axhline(0, color="0.8", linewidth=0.7, zorder=0)
+    panel.axvline(0, color="0.8", linewidth=0.7, zorder=0)
+    panel.grid(alpha=0.25)
+
+
+def _mark_beating(panel: Axes, comparison: Comparison) -> None:
+    """A ring around the heads that beat their null in one or both."""
+    assert comparison.excess is not None
+    x, y = comparison.excess.flatten(1).numpy()
+    where = np.array(list(comparison.beats.values()))
+    for places, colour, label in (
+        (["both"], PALETTE[0], "beats its null in both"),
+        (["a only", "b only"], PALETTE[2], "beats its null in one"),
+    ):
+        group = np.isin(where, places)
+        if group.any():
+            ring: dict[str, Any] = {"s": 60, "facecolor": "none", "edgecolor": colour, "linewidth": 1.2}
+            panel.scatter(x[group], y[group], label=label, zorder=3, **ring)
+
+
+def _name_heads(
+    panel: Axes, comparison: Comparison, sides: Tensor, change: Change, changed: np.ndarray, named: int
+) -> None:
+    x, y = sides.flatten(1).numpy()
+    size = np.abs(change.value.flatten().numpy())
+    most = sorted(np.flatnonzero(changed), key=lambda index: -size[index])
+    for number, index in enumerate(most[:named]):
+        offset = OFFSETS[number % len(OFFSETS)]
+        text = str(comparison.heads[index])
+        panel.annotate(text, (x[index], y[index]), offset, textcoords="offset points", fontsize=7)
+    if len(most) > named > 0:
+        panel.set_title(f"named: the {named} that change most of {len(most)}", fontsize=SMALL)
