@@ -5,8 +5,8 @@ rotation among it. Here each of those is translated, found to be what the model 
 """
 
 import importlib.util
-import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import torch
 
 from positional_heads.bridge.gguf_attention import translate_rotation
 from positional_heads.bridge.gguf_header import GgufHeader, read_header
+from positional_heads.bridge.kept_models import file_hash, kept_model, made_once
+from positional_heads.bridge.provenance import ORIGIN
 
 logger = logging.getLogger(__name__)
 
-ORIGIN = "positional_heads_origin"
-"""Key in a configuration that says which file its weights were converted from."""
 NO_PARAMETERS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 """Tensors that are no parameters in `transformers`: they stretch wavelengths."""
 
@@ -44,6 +44,11 @@ def gguf_file(name_or_path: str | Path) -> Path | None:
         msg = f"{path}: no such GGUF file" + (f"; {path.parent} holds {', '.join(near)}" if near else "")
         raise FileNotFoundError(msg)
     return path
+
+
+def is_gguf(place: str | Path) -> bool:
+    """Whether a place is a GGUF file, and no folder or hub name."""
+    return Path(place).suffix.lower() == ".gguf" and Path(place).is_file()
 
 
 def refuse_without_package(what: str | Path) -> None:
@@ -87,13 +92,30 @@ def gguf_configuration(file: Path) -> tuple[Any, Any]:
     return config, tokenizer
 
 
-def write_plain(file: Path, folder: Path, sha256: str) -> None:
+def plain_folder(file: str | Path) -> Path:
+    """The model in a GGUF file as a folder in `transformers` format, converted once and kept in the user's cache.
+
+    Raises:
+        ImportError: If `gguf` is not installed, and the model is not kept already.
+        ValueError: If the file cannot be converted.
+    """
+    file = Path(file)
+    sha256 = file_hash(file)
+    if found := kept_model(sha256):
+        return found
+    refuse_without_package(file)
+    header = read_header(file)
+    size = 4 * sum(header.elements(name) for name in header.shapes)
+    return made_once(sha256, str(file), size, partial(write_plain, file, sha256))
+
+
+def write_plain(file: Path, sha256: str, folder: Path) -> None:
     """Write the model in a GGUF file to a folder in `transformers` format, in float32.
 
     Args:
         file: The GGUF file.
+        sha256: Its hash, which the configuration then names.
         folder: An existing folder, empty.
-        sha256: The file's, which the configuration then names.
 
     Raises:
         ImportError: If `gguf` is not installed.
@@ -120,12 +142,6 @@ def write_plain(file: Path, folder: Path, sha256: str) -> None:
     model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-
-
-def origin_of(folder: Path) -> dict[str, str] | None:
-    """Which file the model in a folder was converted from; None if it was not."""
-    origin: dict[str, str] | None = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(ORIGIN)
-    return origin
 
 
 def _reason(file: Path, error: Exception) -> str:
