@@ -6,9 +6,12 @@ rotation among it. Here each of those is translated, found to be what the model 
 
 import importlib.util
 import logging
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -123,16 +126,17 @@ def write_plain(file: Path, sha256: str, folder: Path) -> None:
     """
     import transformers
 
-    config, tokenizer = gguf_configuration(file)
-    settings: dict[str, Any] = {"config": config, "gguf_file": file.name, "dtype": torch.float32}
-    if hasattr(transformers, "GgufConfig"):  # newer ones keep 4 bits where they have a kernel for them
-        settings["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            str(file.parent), output_loading_info=True, **settings
-        )
-    except Exception as error:
-        raise ValueError(_reason(file, error)) from error
+    with _parsed_once():
+        config, tokenizer = gguf_configuration(file)
+        settings: dict[str, Any] = {"config": config, "gguf_file": file.name, "dtype": torch.float32}
+        if hasattr(transformers, "GgufConfig"):  # newer ones keep 4 bits where they have a kernel for them
+            settings["quantization_config"] = transformers.GgufConfig(dequantize=True)
+        try:
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                str(file.parent), output_loading_info=True, **settings
+            )
+        except Exception as error:
+            raise ValueError(_reason(file, error)) from error
     model, info = loaded
     header = read_header(file)
     _refuse_other_weights(file, header, model, info)
@@ -142,6 +146,15 @@ def write_plain(file: Path, sha256: str, folder: Path) -> None:
     model.save_pretrained(folder)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """A block in which a file is parsed once: `transformers` does so for configuration, tokenizer and weights."""
+    import gguf
+
+    with patch.object(gguf, "GGUFReader", lru_cache(maxsize=1)(gguf.GGUFReader)):
+        yield
 
 
 def _reason(file: Path, error: Exception) -> str:

@@ -159,6 +159,14 @@ def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
     return ResultTable(list(table[0]), table)
 
 
+def model_label(provenance: Mapping[str, Any]) -> str:
+    """Name of the model, and how its weights were stored if they were converted."""
+    model = provenance.get("model") or {}
+    origin = model.get("origin") or {}
+    name = str(model.get("name", "a model"))
+    return f"{name} ({origin['storage']})" if "storage" in origin else name
+
+
 def scores_line(provenance: Mapping[str, Any]) -> str:
     """What was scored on what, in one line."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
@@ -167,18 +175,17 @@ def scores_line(provenance: Mapping[str, Any]) -> str:
     if settings["null_repeats"] and settings.get("null_pairs", "all") != "all":
         null += " of sampled query-key pairs"
     return (
-        f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {counted} query-key pairs, {null}, seed "
-        f"{settings['seed']}"
+        f"{model_label(provenance)}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences "
+        f"of up to {data['longest']} tokens, {counted} query-key pairs, {null}, seed {settings['seed']}"
     )
 
 
 def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
     """What was ablated for which task, in one line."""
-    model, task, ablation = provenance["model"], provenance["task"], provenance["ablation"]
+    task, ablation = provenance["task"], provenance["ablation"]
     distance = "" if ablation["distance"] is None else f" at distance {ablation['distance']}"
     return (
-        f"{model['name']}: {task['name']}, {answers} answers under each of {sets} sets of heads, mode "
+        f"{model_label(provenance)}: {task['name']}, {answers} answers under each of {sets} sets of heads, mode "
         f"{ablation['mode']}{distance}, heads ranked by {provenance['scores']['rank_by']}"
     )
 
@@ -186,7 +193,7 @@ def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
 def extrapolation_line(provenance: Mapping[str, Any], training_length: int, heads: Sequence[str]) -> str:
     """What was extended and measured, in one line."""
     return (
-        f"{provenance['model']['name']}, trained on {training_length} tokens: {provenance['task']['name']} beyond "
+        f"{model_label(provenance)}, trained on {training_length} tokens: {provenance['task']['name']} beyond "
         f"them, allocation of {', '.join(heads)} on {provenance['data']['sequences']} sequences"
     )
 
