@@ -14,6 +14,8 @@ from positional_heads.bridge.model import TransformerLensModel
 
 LIBRARIES = ("positional-heads", "transformer-lens", "transformers", "torch")
 SAMPLED_VALUES = 4096
+ORIGIN = "positional_heads_origin"
+"""Key of a configuration that says how its weights were stored before, and in which file."""
 
 
 def library_versions() -> dict[str, str]:
@@ -22,8 +24,12 @@ def library_versions() -> dict[str, str]:
 
 
 def model_provenance(model: Any) -> dict[str, Any]:
-    """Name, architecture, Hugging Face revision, precision, and a fingerprint of the weights."""
+    """Name, architecture, Hugging Face revision, precision, a fingerprint of the weights, and where they come from.
+
+    `origin` is there for weights that were converted: how they were stored, in which file, and its sha256.
+    """
     config = getattr(model.original_model, "config", None)
+    origin = getattr(config, ORIGIN, None)
     return {
         "name": str(model.cfg.model_name),
         "architecture": str(getattr(model.cfg, "architecture", None) or type(model.original_model).__name__),
@@ -34,6 +40,7 @@ def model_provenance(model: Any) -> dict[str, Any]:
         "layers": int(model.cfg.n_layers),
         "heads": int(model.cfg.n_heads),
         "compatibility_mode": bool(getattr(model, "compatibility_mode", False)),
+        **({} if origin is None else {"origin": dict(origin)}),
     }
 
 

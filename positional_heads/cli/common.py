@@ -156,14 +156,14 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
 
 
 def load_named(model: str, device: str | None, dtype: str | None, trust_remote_code: bool) -> "TransformerBridge":
-    """Load `bundled`, a folder, or a model of the hub.
+    """Load `bundled`, `smollm2`, a folder, a GGUF file, or a model of the hub.
 
     Raises:
-        ValueError: If the name is a misspelt `bundled`.
+        ValueError: If the name is a misspelt one of ours.
     """
-    if (hint := _hint(model)) and not Path(model).is_dir():
-        msg = f"model {model!r} is not a folder{hint}"
-        raise ValueError(msg)
+    from positional_heads.zoo.real import refuse_misspelt
+
+    refuse_misspelt(model)
     say("loading TransformerLens and the model ...")
     from positional_heads.zoo.bundled import load_model
 

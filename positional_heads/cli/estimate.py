@@ -37,7 +37,7 @@ def print_estimate(
     """Print the estimate.
 
     Args:
-        model: 'bundled', a folder or a hub name.
+        model: As for `load_model`.
         cut: Cuts the texts into sequences, given something with the model's tokenizer and context.
         settings: Settings of the score.
         shards: Into how many shards the run is divided.

@@ -9,7 +9,12 @@ RECALL_TASKS = "passkey, needle, kv, copy, latest"
 METHODS = "none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope"
 """Names for help, which must not load torch; a test compares both with the lists in the library."""
 
-Model = Annotated[str, typer.Argument(help="'bundled', a local folder in transformers format, or a hub name.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        help="'bundled', 'smollm2', a local folder in transformers format, a GGUF file or its folder, or a hub name."
+    ),
+]
 Texts = Annotated[
     list[str] | None,
     typer.Option(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked
 from positional_heads.results.files import ResultKind, read_result, refuse_foreign, result_file, write_result
-from positional_heads.results.tables import result_html
+from positional_heads.results.tables import model_label, result_html
 from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Record(ABC):
 
     @property
     def model_name(self) -> str:
-        """Name of the model; parts of the provenance may be missing."""
-        return str(self.provenance.get("model", {}).get("name", "a model"))
+        """Name of the model, with how its weights were stored if converted; parts of the provenance may be missing."""
+        return model_label(self.provenance)
 
     @property
     def left_out(self) -> str:

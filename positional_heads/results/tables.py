@@ -205,6 +205,14 @@ def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
     return ResultTable(list(table[0]), table)
 
 
+def model_label(provenance: Mapping[str, Any]) -> str:
+    """Name of the model, and how its weights were stored if they were converted."""
+    model = provenance.get("model") or {}
+    origin = model.get("origin") or {}
+    name = str(model.get("name", "a model"))
+    return f"{name} ({origin['storage']})" if "storage" in origin else name
+
+
 def scores_line(provenance: Mapping[str, Any]) -> str:
     """What was scored on what, in one line."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
@@ -214,17 +222,17 @@ def scores_line(provenance: Mapping[str, Any]) -> str:
         null += " of sampled query-key pairs"
     control = f"a control without the first {keys} keys, " if (keys := settings.get("control_keys")) else ""
     return (
-        f"{model['name']}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
+        f"{model_label(provenance)}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
         f"{data['longest']} tokens, {counted} query-key pairs, {null}, {control}seed {settings['seed']}"
     )
 
 
 def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
     """What was ablated for which task, in one line."""
-    model, task, ablation = provenance["model"], provenance["task"], provenance["ablation"]
+    task, ablation = provenance["task"], provenance["ablation"]
     distance = "" if ablation["distance"] is None else f" at distance {ablation['distance']}"
     return (
-        f"{model['name']}: {task['name']}, {answers} answers under each of {sets} sets of heads, mode "
+        f"{model_label(provenance)}: {task['name']}, {answers} answers under each of {sets} sets of heads, mode "
         f"{ablation['mode']}{distance}, heads ranked by {printable(provenance['scores']['rank_by'], newlines=False)}"
     )
 
@@ -232,7 +240,7 @@ def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
 def extrapolation_line(provenance: Mapping[str, Any], training_length: int, heads: Sequence[str]) -> str:
     """What was extended and measured, in one line."""
     return (
-        f"{provenance['model']['name']}, trained on {training_length} tokens: {provenance['task']['name']} beyond "
+        f"{model_label(provenance)}, trained on {training_length} tokens: {provenance['task']['name']} beyond "
         f"them, allocation of {', '.join(heads)} on {provenance['data']['sequences']} sequences"
     )
 

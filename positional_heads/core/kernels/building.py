@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from positional_heads.core.user_cache import user_cache
+
 logger = logging.getLogger(__name__)
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -50,13 +52,6 @@ def load(source: Path) -> ctypes.CDLL:
         raise BuildError(msg) from error
 
 
-def cache_folder() -> Path:
-    """The folder of libraries: in POSITIONAL_HEADS_CACHE, or in the user's cache."""
-    chosen = os.environ.get("POSITIONAL_HEADS_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return (Path(chosen).expanduser() if chosen else home / "positional_heads") / "kernels"
-
-
 def _library(source: Path) -> tuple[Path, list[str]]:
     """The path of a source's library, built or not, and the command that compiles it, without files.
 
@@ -69,7 +64,7 @@ def _library(source: Path) -> tuple[Path, list[str]]:
     command = [*_compiler(os.environ.get("CXX", ""), os.environ.get("PATH", "")), *_flags()]
     parts = [source.read_text(), *command, _version(tuple(command)), _processor()]
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-    return cache_folder() / f"{source.stem}-{name}.so", command
+    return user_cache("kernels") / f"{source.stem}-{name}.so", command
 
 
 @functools.cache

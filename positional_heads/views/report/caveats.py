@@ -51,6 +51,12 @@ TASK_OPTIONS = [
 def caveats(scores: HeadScores | None, studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> list[str]:
     """The limits of these results, in sentences."""
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."]
+    stored = {
+        origin["storage"]
+        for one in (scores, *studies, *extended)
+        if one is not None and (origin := one.provenance.get("model", {}).get("origin"))
+    }
+    notes += [f"The weights were {how}: they are not the original's to the bit." for how in sorted(stored)]
     if scores is not None:
         notes += _score_caveats(scores)
     if not studies:

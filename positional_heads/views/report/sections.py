@@ -87,6 +87,7 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
         "Architecture": model.get("architecture"),
         "Size": f"{model['layers']} layers of {model['heads']} heads" if "layers" in model else None,
         "Revision": model.get("revision"),
+        "Weights": _origin_line(model.get("origin") or {}),
         "Precision": model.get("dtype"),
         "Context": f"{model['context']} tokens" if "context" in model else None,
         "Fingerprint of the weights": model.get("weights"),
@@ -97,6 +98,10 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
         "Result files": ", ".join(files),
     }
     return Section("run", "What was run", facts=[(name, str(value)) for name, value in facts.items() if value])
+
+
+def _origin_line(origin: Mapping[str, Any]) -> str | None:
+    return f"{origin.get('storage')}, {origin.get('file')}, sha256 {origin.get('sha256')}" if origin else None
 
 
 def scores_section(scores: HeadScores, dpi: int) -> Section:
