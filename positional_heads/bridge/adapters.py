@@ -6,6 +6,7 @@ there it stays beside them. Only safetensors are read: a pickle runs what its au
 
 import json
 import os
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ def with_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     if any(parameter.is_meta for parameter in model.parameters()):
         msg = "weights on disk cannot take an adapter: merge it first, save the model, and offload that"
         raise ValueError(msg)
-    adapted = PeftModel.from_pretrained(model, str(folder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's on transformers, and on tensors that are missing: refused below
+        adapted = PeftModel.from_pretrained(model, str(folder))
     with safe_open(folder / WEIGHTS, "pt") as file:
         stored = set(file.keys())
     wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))

@@ -88,6 +88,8 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
         "Size": f"{model['layers']} layers of {model['heads']} heads" if "layers" in model else None,
         "Revision": model.get("revision"),
         "Precision": model.get("dtype"),
+        "Quantised weights": model.get("quantization"),
+        "Adapter": model.get("adapter"),
         "Context": f"{model['context']} tokens" if "context" in model else None,
         "Fingerprint of the weights": model.get("weights"),
         "Text": _text_line(data),
