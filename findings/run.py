@@ -48,7 +48,10 @@ def once(folder: Path, load: Callable, run: Callable):
     print(f"{folder.relative_to(HERE)} ...", flush=True)
     began, processor = time.time(), time.process_time()
     result = run(UNFINISHED / folder.relative_to(HERE))
-    took = {"minutes": round((time.time() - began) / 60, 1), "processor_minutes": round((time.process_time() - processor) / 60, 1)}
+    took = {
+        "minutes": round((time.time() - began) / 60, 1),
+        "processor_minutes": round((time.process_time() - processor) / 60, 1),
+    }
     result.save(folder)
     (folder / "time.json").write_text(json.dumps({**took, "threads": torch.get_num_threads()}) + "\n", encoding="utf-8")
     print(f"    {took['minutes']} minutes: {result.verdict}", flush=True)

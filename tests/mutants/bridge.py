@@ -237,7 +237,7 @@ MUTANTS = (
     Mutant("bridge/model.py", 'endswith("inv_freq")', 'endswith("inv_freqs")', "bridge/test_frequency_check -k cast"),
     # Loads, or says why not
     Mutant(
-        "bridge/loading.py",
+        "bridge/checkpoints.py",
         'if "install" in words',
         'if "uninstall" in words',
         "bridge/test_loading -k installs_nothing",

@@ -101,7 +101,13 @@ def read(folder: Path, tokens: np.ndarray, dtype: torch.dtype = torch.float32) -
 
     In half precision with the attention that Hugging Face chooses: another one rounds in other places.
     """
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
+    return read_loaded(AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager"), tokens)
+
+
+def read_loaded(model: Any, tokens: np.ndarray) -> dict[int, Any]:
+    """The same of a model that is loaded already, quantised or with an adapter in its layers."""
+    model.eval()
+    dtype = model.get_input_embeddings().weight.dtype
     chosen = type(model)._supports_sdpa and hasattr(sys.modules[type(model).__module__], "eager_attention_forward")
     kind = "sdpa" if dtype != torch.float32 and chosen else "eager"
     AttentionInterface.register(f"oracle of {kind}", _interface)

@@ -138,7 +138,7 @@ def score_command(provenance: Mapping[str, Any]) -> str:
     else:
         words += ["--sequences", str(drawn["sequences"]), "--length", str(drawn["length"])]
         words += ["--plain-text"] if drawn["plain_text"] else []
-    words += _precision(provenance)
+    words += _loading_options(provenance)
     for setting, (option, default) in OPTIONS.items():
         if setting in settings and settings[setting] != default:
             words += [option, str(settings[setting])]
@@ -164,8 +164,10 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
     model, data = provenance["model"], provenance["data"]
     name = printable(model["name"], newlines=False)
     dtype = printable(model.get("dtype") or "float32", newlines=False)
-    precision = "" if dtype == "float32" else f", dtype={dtype!r}"
-    load = "ph.load_bundled_model()" if name == BUNDLED else f"ph.load_model({name!r}{precision})"
+    given = "" if dtype == "float32" else f", dtype={dtype!r}"
+    if model.get("adapter") is not None:
+        given += f", adapter={printable(model['adapter'], newlines=False)!r}"
+    load = "ph.load_bundled_model()" if (name, given) == (BUNDLED, "") else f"ph.load_model({name!r}{given})"
     texts = [_text_expression(text) for text in _text_names(provenance)]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     path = "from pathlib import Path\n\n" if "Path(" in text else ""
@@ -206,7 +208,7 @@ def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
     ablation, settings = provenance["ablation"], provenance.get("settings", {})
     words = ["positional-heads", "ablate", provenance["model"]["name"], "--scores", "report"]
     words += ["--task", provenance["task"].get("name", study.task)]  # a study of some answers has a longer name
-    words += ["--mode", ablation["mode"], *_precision(provenance)]
+    words += ["--mode", ablation["mode"], *_loading_options(provenance)]
     if ablation.get("distance") is not None:
         words.append(f"--distance={ablation['distance']}")
     task_words, missing = _task_options(provenance["task"])
@@ -237,7 +239,7 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
     methods = list(dict.fromkeys(study.labels))
     factors = ",".join(f"{length / study.training_length:.9g}" for length in sorted(set(study.lengths)))
     words = ["positional-heads", "extrapolate", provenance["model"]["name"], "--methods", ",".join(methods)]
-    words += ["--factors", factors, f"--training-length={study.training_length}", *_precision(provenance)]
+    words += ["--factors", factors, f"--training-length={study.training_length}", *_loading_options(provenance)]
     if data := provenance.get("data"):
         text = "bundled" if _on_bundled_text(provenance) else "TEXT.txt"
         words += ["--text", text, f"--sequences={data['sequences']}"]
@@ -275,9 +277,12 @@ def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return words, missing
 
 
-def _precision(provenance: Mapping[str, Any]) -> list[str]:
-    dtype = provenance["model"].get("dtype") or "float32"
-    return [] if dtype == "float32" else ["--dtype", str(dtype)]
+def _loading_options(provenance: Mapping[str, Any]) -> list[str]:
+    """The options that load the model as it was."""
+    model = provenance["model"]
+    dtype, adapter = model.get("dtype") or "float32", model.get("adapter")
+    words = [] if dtype == "float32" else ["--dtype", str(dtype)]
+    return words if adapter is None else [*words, "--adapter", str(adapter)]
 
 
 def _no_option(setting: str, value: Any) -> str:

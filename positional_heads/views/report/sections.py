@@ -89,6 +89,8 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
         "Revision": model.get("revision"),
         "Weights": _origin_line(model.get("origin") or {}),
         "Precision": model.get("dtype"),
+        "Quantised weights": model.get("quantization"),
+        "Adapter": model.get("adapter"),
         "Context": f"{model['context']} tokens" if "context" in model else None,
         "Fingerprint of the weights": model.get("weights"),
         "Text": _text_line(data),

@@ -1,0 +1,148 @@
+"""LoRA adapters: merged or not they score alike, as PEFT's own model does; what would be ignored or run is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import positional_heads as ph
+from positional_heads.bridge.provenance import weights_fingerprint
+from positional_heads.views.report.caveats import score_command, score_lines
+from tests.bridge.test_loaded_models import TOKENS, agrees
+from tests.support.tiny_models import save_tiny_model
+
+peft = pytest.importorskip("peft", reason="the extra [peft] is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A base model and an adapter beside it, which names it by a relative path."""
+    home = tmp_path_factory.mktemp("adapted")
+    base = save_tiny_model("llama", home / "base")
+    torch.manual_seed(1)
+    save_adapter(base, home / "lora", init_lora_weights=False)
+    return base, home / "lora"
+
+
+def save_adapter(base, folder, **settings):
+    config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "o_proj"], **settings)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(folder)
+    rewritten(folder, base_model_name_or_path="base")
+    return folder
+
+
+def rewritten(folder, **change):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    return folder
+
+
+def copied(folder, tmp_path, **change):
+    return rewritten(shutil.copytree(folder, tmp_path / "copy"), **change)
+
+
+def own(base, adapter):
+    """PEFT's own model, with the adapter beside the weights."""
+    return peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+
+
+def test_merged_and_unmerged_adapters_score_as_pefts_own_model(folders):
+    base, adapter = folders
+    plain = ph.score_heads(ph.load_model(base), TOKENS)
+    merged, unmerged = ph.load_model(adapter), ph.load_model(own(base, adapter))
+    assert any(hasattr(module, "lora_A") for module in unmerged.original_model.modules())
+    assert not any(hasattr(module, "lora_A") for module in merged.original_model.modules())
+    scores = [agrees(model, own(base, adapter).get_base_model()) for model in (merged, unmerged)]
+    assert float((scores[0].rho - scores[1].rho).abs().max()) < 1e-4
+    assert all(float((one.rho - plain.rho).abs().max()) > 0.01 for one in scores)
+    with torch.no_grad():
+        expected = own(base, adapter).eval()(TOKENS).logits
+        assert all(torch.allclose(model(TOKENS), expected, atol=1e-4) for model in (merged, unmerged))
+    assert unmerged.cfg.model_name == f"{base} with adapter default"
+
+
+def test_an_adapter_of_zeros_changes_nothing(folders, tmp_path):
+    base, _ = folders
+    adapter = save_adapter(base, tmp_path / "zero")
+    scores = ph.score_heads(ph.load_model(base, adapter=adapter), TOKENS)
+    expected = ph.score_heads(ph.load_model(base), TOKENS)
+    assert torch.equal(scores.rho, expected.rho)
+    assert scores.provenance["model"] == expected.provenance["model"] | {"adapter": str(adapter)}
+
+
+def test_the_fingerprint_tells_bases_adapters_and_their_scales_apart(folders):
+    base, adapter = folders
+    doubled = own(base, adapter)
+    for module in doubled.modules():
+        if isinstance(getattr(module, "scaling", None), dict):
+            module.scaling["default"] *= 2
+    models = [ph.load_model(given) for given in (base, adapter, own(base, adapter), doubled)]
+    assert len({weights_fingerprint(model) for model in models}) == len(models)
+    assert weights_fingerprint(ph.load_model(own(base, adapter))) == weights_fingerprint(models[2])
+
+
+def test_a_report_says_how_to_load_the_adapter(folders):
+    base, adapter = folders
+    given = ph.score_heads(ph.load_model(adapter), TOKENS).provenance
+    assert f"--adapter {adapter}" in score_command(given)
+    assert f"ph.load_model({str(base)!r}, adapter={str(adapter)!r})" in score_lines(given)
+
+
+def test_the_base_is_found_beside_the_adapter_or_refused_with_what_to_do(folders, tmp_path):
+    base, adapter = folders
+    for name, told in (
+        ("nobody/nothing", "not on this machine; download it first, hf download nobody/nothing, or give it yourself"),
+        ("/nowhere/base", "not on this machine; give it yourself: load_model"),
+        (None, "does not name the base model"),
+    ):
+        lost = copied(adapter, tmp_path / str(name).replace("/", "_"), base_model_name_or_path=name)
+        with pytest.raises(FileNotFoundError, match=told):
+            ph.load_model(lost)
+        assert ph.load_model(base, adapter=lost).cfg.model_name == str(base)
+
+
+def test_pickles_are_not_read(folders, tmp_path):
+    base, adapter = folders
+    pickled = copied(adapter, tmp_path)
+    (pickled / "adapter_model.safetensors").rename(pickled / "adapter_model.bin")
+    with pytest.raises(ValueError, match="a pickle, which runs code"):
+        ph.load_model(base, adapter=pickled)
+    (pickled / "adapter_model.bin").unlink()
+    with pytest.raises(FileNotFoundError, match="the adapter is incomplete"):
+        ph.load_model(pickled)
+
+
+@pytest.mark.parametrize("change", [lambda name: "", lambda name: name.replace("layers.0", "layers.7")])
+def test_an_adapter_that_does_not_fit_is_refused(change, folders, tmp_path):
+    base, adapter = folders
+    other = copied(adapter, tmp_path)
+    file = other / "adapter_model.safetensors"
+    named = {(change(name) if "layers.0.self_attn.q" in name else name): one for name, one in load_file(file).items()}
+    save_file({name: one for name, one in named.items() if name}, file)
+    with pytest.raises(ValueError, match=r"does not fit: 2 of its tensors are missing, [02] belong nowhere"):
+        ph.load_model(base, adapter=other)
+
+
+def test_other_kinds_of_adapters_are_refused(folders, tmp_path):
+    base, adapter = folders
+    with pytest.raises(ValueError, match="kind 'IA3', and only LoRA is supported"):
+        ph.load_model(base, adapter=copied(adapter, tmp_path, peft_type="IA3"))
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    prompted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    with pytest.raises(ValueError, match="adds virtual tokens"):
+        ph.load_model(prompted)
+    with pytest.raises(FileNotFoundError, match=r"no folder with an adapter_config\.json"):
+        ph.load_model(base, adapter=base)
+    (tmp_path / "copy" / "config.json").write_text((base / "config.json").read_text())
+    with pytest.raises(ValueError, match="would load another model and that adapter"):
+        ph.load_model(tmp_path / "copy", adapter=adapter)
+
+
+def test_without_the_package_the_extra_is_named(folders, monkeypatch):
+    monkeypatch.setattr("positional_heads.bridge.adapters.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'positional-heads\[peft\]'"):
+        ph.load_model(folders[1])
