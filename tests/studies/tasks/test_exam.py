@@ -128,6 +128,21 @@ def test_a_unit_has_text_of_its_own_and_held_out_examples_have_other_text_and_an
     assert len({example.unit for example in few.examples}) == few.settings["units"] < 12
 
 
+def test_held_out_numbers_are_new_where_few_exist(bundled, text):
+    task = make_task(bundled, "exam", haystack=text, **{**SMALL, "examples": 2, "digits": 1})
+    found = {}
+    for name, examples in (("measured", task.examples), ("held out", task.held_out)):
+        spans = [
+            (one, span)
+            for one in examples
+            for span, asked in zip(one.answers, one.asked, strict=True)
+            if asked.part == "passkey"
+        ]
+        found[name] = {read(one.tokens[slice(*span)]) for one, span in spans}
+    assert len(found["held out"]) > 1
+    assert not found["measured"] & found["held out"]
+
+
 def test_retrieval_heads_are_found_on_held_out_pass_keys(task, bundled):
     trials = RetrievalTrials(bundled, task).trials
     assert len(trials) == len(task.held_out)
