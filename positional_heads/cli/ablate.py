@@ -38,7 +38,9 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         list[int] | None, typer.Option(min=2, help="Tokens of a sequence, repeatable; the context if not given.")
     ] = None,
     depths: options.Depths = None,
-    examples: Annotated[int | None, typer.Option(min=1, help="Examples for every length and depth.")] = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Examples for every length and depth; exam: for every length.")
+    ] = None,
     haystack: Annotated[
         str | None,
         typer.Option(
@@ -48,14 +50,17 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     statement: Annotated[str | None, typer.Option(help="needle: the sentence to hide, with {answer} in it.")] = None,
     answer: Annotated[str | None, typer.Option(help="needle: the answer.")] = None,
     question: Annotated[str | None, typer.Option(help="needle: the end of the text, before the answer.")] = None,
-    digits: Annotated[int | None, typer.Option(min=1, help="passkey: digits of the number.")] = None,
-    keys: Annotated[int | None, typer.Option(min=1, help="kv: number of facts.")] = None,
+    digits: Annotated[int | None, typer.Option(min=1, help="passkey, exam: digits of a number.")] = None,
+    keys: Annotated[int | None, typer.Option(min=1, help="kv, exam: number of facts.")] = None,
     updates: Annotated[int | None, typer.Option(min=2, help="latest: number of values stated for the name.")] = None,
-    passage: Annotated[int | None, typer.Option(min=2, help="copy: tokens of the passage.")] = None,
+    passage: Annotated[int | None, typer.Option(min=2, help="copy, exam: tokens of a passage.")] = None,
     cue: Annotated[
-        int | None, typer.Option(min=1, help="copy: tokens of its second occurrence that are given.")
+        int | None, typer.Option(min=1, help="copy, exam: tokens of its second occurrence that are given.")
     ] = None,
-    near: Annotated[int | None, typer.Option(min=1, help="perplexity: tokens of the truncated context.")] = None,
+    near: Annotated[
+        int | None,
+        typer.Option(min=1, help="perplexity: tokens of the truncated context; exam: tokens of a block of text."),
+    ] = None,
     dataset: Annotated[str | None, typer.Option(help="longbench: name of one of its datasets.")] = None,
     file: Annotated[Path | None, typer.Option(help="longbench: JSON-lines file in LongBench's schema.")] = None,
     mode: Annotated[str, typer.Option(help="zero, mean, resample, uniform, far or near.")] = "zero",

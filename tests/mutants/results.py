@@ -52,4 +52,12 @@ MUTANTS = (
         "results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k their_bounds"
     ),
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
+    # A study of some of the answers
+    Mutant(
+        "results/ablation.py",
+        "values={name: values[:, chosen]",
+        "values={name: values[:, : len(chosen)]",
+        "studies/tasks/test_exam -k of_that_part",
+    ),
+    Mutant("results/selection.py", "if all(row", "if any(row", "studies/tasks/test_exam -k of_that_part"),
 )

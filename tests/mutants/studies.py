@@ -79,4 +79,9 @@ MUTANTS = (
         "studies/tasks/test_harness -k seed",
     ),
     Mutant("studies/tasks/harness_tasks.py", "[request.doc_id]", "[0]", "studies/tasks/test_harness -k each_documents"),
+    # Exams: measured text is outside all facts, questions of both ranges are alike
+    Mutant("studies/tasks/exam.py", "return AFTER_FACT + ", "return ", "studies/tasks/test_exam -k begins_after"),
+    Mutant("studies/tasks/exam.py", "NOUNS[::-1] if swapped", "NOUNS if swapped", "studies/tasks/test_exam -k alike"),
+    Mutant("studies/tasks/exam.py", "if not one.answers & used)", "if True)", "studies/tasks/test_exam -k few_exist"),
+    Mutant("studies/tasks/exam.py", "!= (first, ", "!= (None, ", "studies/tasks/test_exam -k retrieval"),
 )

@@ -14,7 +14,8 @@ from positional_heads.zoo.bundled import MODEL_FOLDER
 
 RECALL = ["passkey", "needle", "kv", "copy", "latest"]
 SMALL = {"length": 256, "depths": 3, "examples": 2}
-SETTINGS = dict.fromkeys(RECALL, SMALL) | {"perplexity": {"length": 256, "examples": 2}}
+EXAM = {"length": 480, "keys": 3, "passage": 12, "cue": 4, "near": 16, "examples": 2}
+SETTINGS = dict.fromkeys(RECALL, SMALL) | {"perplexity": {"length": 256, "examples": 2}, "exam": EXAM}
 
 
 @pytest.fixture(scope="module")
@@ -290,9 +291,8 @@ def numbered(model, words):
 def test_held_out_examples_share_no_text_and_no_answer_with_measured_ones(name, bundled):
     """Also where measured windows, left to themselves, would lie everywhere."""
     text = numbered(bundled, 150)  # 899 tokens
-    task = TASKS[name](
-        bundled, length=256, examples=30, haystack=text, **({} if name == "perplexity" else {"depths": 2})
-    )
+    own = {"perplexity": {}, "exam": EXAM}.get(name, {"depths": 2})
+    task = TASKS[name](bundled, **{"length": 256, **own, "examples": 30, "haystack": text})
     assert task.held_out, "no new answer was drawn: answers need far more possible values than examples"
     plain = runs([Example(torch.tensor([0, *text.encode()]), (), 0)], 20)
     assert not runs(task.examples, 20) & runs(task.held_out, 20) & plain
