@@ -60,7 +60,7 @@ def ablation_study(
     mode: AblationMode = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
-    rank_by: RankBy | tuple[str, Any] = "rho",
+    rank_by: RankBy | tuple[Any, ...] = "rho",
     singles: Singles | None = None,
     batch_size: int | None = None,
     seed: int = 0,
