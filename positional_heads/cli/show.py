@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from positional_heads.results.files import ResultKind
     from positional_heads.results.scores import HeadScores
 
-JSON_KEYS = ("verdict", "table", "link", "contrasts", "effects", "notes", "provenance")
+JSON_KEYS = ("verdict", "table", "link", "contrasts", "effects", "single_heads", "notes", "provenance")
 
 
 def show(
@@ -58,7 +58,7 @@ def finish(
         result: What the command computed.
         out: The folder.
         as_json: Print JSON.
-        top: Heads to print of scores.
+        top: Heads to print of scores, and of heads ablated alone.
         progress: File in the folder that the run could have been resumed from, removed now.
         more: Other files that the command wrote, to be listed.
     """
@@ -78,7 +78,7 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         path: The file, or its folder.
         kind: The kind of result it must be.
         as_json: Print JSON instead of a table.
-        top: Heads to print of scores.
+        top: Heads to print of scores, and of heads ablated alone.
     """
     from positional_heads.results import tables
     from positional_heads.results.files import ABLATION, SCORES, read_result
@@ -96,7 +96,9 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         lines = [
             tables.study_line(provenance, len(content["rows"]), len(sets)),
             f"Change of {content['measures'][0]}; negative is harm.",
-            tables.study_table(content["effects"], content["contrasts"]),
+            tables.study_table(content["effects"], content["contrasts"])
+            if content["contrasts"]
+            else tables.single_heads_table(content["single_heads"], top),
             *content["notes"],
         ]
     else:

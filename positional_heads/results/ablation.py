@@ -326,9 +326,8 @@ class AblationStudy(Record):
                 measure,
                 self.effects(),
                 self.by_head(),
+                self._own_prediction,
                 chance=self.chance.get(measure),
-                harm=self.correlations["score and harm"],
-                rank_by=self.rank_by,
             )
         return ablation_verdict(
             self.task,
@@ -357,6 +356,7 @@ class AblationStudy(Record):
             "notes": self.notes,
             "contrasts": json_rows(self.contrasts()),
             "effects": json_rows(self.effects()),
+            **({} if self.sizes else {"single_heads": json_rows(self.by_head())}),
             "provenance": self.provenance,
         }
 
@@ -378,6 +378,13 @@ class AblationStudy(Record):
             notes=content["notes"],
             provenance=content["provenance"],
         )
+
+    @cached_property
+    def _own_prediction(self) -> dict[str, Any]:
+        """How well what ranks the heads predicts the harm of single ones; empty with too few heads."""
+        if len(self.ranking) < FEWEST_RANKED:
+            return {}
+        return dict(self.predictors({self.rank_by: self.ranked_by}).iloc[0])
 
     @cached_property
     def _index(self) -> dict[HeadSet, int]:

@@ -153,6 +153,16 @@ def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mappin
     return ResultTable([name for name in STUDY_COLUMNS if name not in without], lines)
 
 
+def single_heads_table(by_head: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
+    """The heads whose ablation alone harms most.
+
+    Args:
+        by_head: Rows of `AblationStudy.by_head`.
+        top: How many heads.
+    """
+    return ResultTable(list(by_head[0]), by_head[:top])
+
+
 def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
     """An extrapolation study, one line for every method and length.
 

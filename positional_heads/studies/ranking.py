@@ -42,7 +42,7 @@ class Ranker:
                 same, inside = (values.count(ordered[size]) for values in (ordered, ordered[:size]))
                 notes.append(
                     f"{size} heads by {self.name}: {same} heads share the value {ordered[size]:g}; {inside} of them "
-                    "are in the set, those of the lowest layers, for no other reason."
+                    "are in the set, the first by layer and number, for no other reason."
                 )
         return notes
 
