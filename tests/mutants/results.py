@@ -52,4 +52,18 @@ MUTANTS = (
         "results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k their_bounds"
     ),
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
+    # Controls and predictors of harm
+    Mutant(
+        "results/ablation.py",
+        '("top", control, "permuted")',
+        '("top", "random", "permuted")',
+        "studies/test_ablation -k any_layer",
+    ),
+    Mutant("results/ablation.py", "harm = -units.changes", "harm = units.changes", "studies/test_ablation -k predict"),
+    Mutant(
+        "results/ablation.py",
+        'settings.get("n_permuted", settings',
+        'settings.get("n_random", settings',
+        "studies/test_ablation -k permutations_are",
+    ),
 )

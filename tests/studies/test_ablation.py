@@ -283,6 +283,18 @@ def test_without_retrieval_scores_there_is_nothing_to_rank_by(bundled, scores, m
         ablation_study(bundled, scores, "passkey", **QUICK, rank_by="retrieval")
 
 
+def test_a_note_says_who_is_in_a_set_only_because_heads_share_a_value(bundled, scores):
+    values = np.zeros((4, 8))
+    values[2, 3] = 1
+    settings = {"counts": [1, 3], "n_random": 1, "singles": "none"}
+    found = ablation_study(bundled, scores, CountingTask(), **settings, rank_by=("mine", values))
+    (note,) = [note for note in found.notes if "share" in note]
+    assert note == (
+        "3 heads by mine: 31 heads share the value 0; 2 of them are in the set, the first by layer and number, for no "
+        "other reason."
+    )
+
+
 def test_permutations_are_as_many_as_asked_for_apart_from_random_sets(bundled, scores):
     settings = {"counts": [3], "n_random": 4, "singles": "none"}
     found = ablation_study(bundled, scores, CountingTask(), **settings, n_permuted=25, n_anywhere=6)
@@ -294,7 +306,7 @@ def test_permutations_are_as_many_as_asked_for_apart_from_random_sets(bundled, s
     same = ablation_study(bundled, scores, CountingTask(), **settings)
     assert len(by_kind(same.cells, "permuted")[3]) == 4
     none = ablation_study(bundled, scores, CountingTask(), **settings, n_permuted=0)
-    assert none.verdict.startswith("Undecided: 0 permutations cannot give")
+    assert none.verdict.startswith("Undecided: 0 permutations cannot give a p-value of 0.05, 20 can (n_permuted=20)")
     assert none.contrasts()["difference"].notna().all()
 
 
@@ -439,8 +451,8 @@ def test_single_heads_alone_are_a_study(tmp_path):
     own = study.predictors({"rho": study.ranked_by}).iloc[0]
     assert study.verdict.startswith(
         f"Of 32 heads, each ablated alone, L0H0 is missed most by planted at long range (log_prob "
-        f"{study.by_head()['long'][0]:+.3f}, the largest of 32 and so likely overstated). Over heads, rho and harm have "
-        f"a rank correlation of {own['correlation']:+.2f} (95 % interval {own['low']:+.2f} to {own['high']:+.2f}; p = "
+        f"{study.by_head()['long'][0]:+.3f}, the largest of 32 and so likely overstated). Over heads, rho and harm "
+        f"have a rank correlation of {own['correlation']:+.2f} (95 % interval {own['low']:+.2f} to {own['high']:+.2f}; "
     )
     assert study.verdict.endswith("and more than others of their layers, is open.")
     assert "heads one by one" in repr(study)
