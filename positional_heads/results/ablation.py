@@ -241,6 +241,7 @@ class AblationStudy(Record):
             frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
         return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
 
+    @checked
     def predictors(
         self, measures: Mapping[str, Any], measure: str | None = None, *, level: float = 0.95
     ) -> "pd.DataFrame":
