@@ -21,8 +21,6 @@ from positional_heads.core.statistics import FEWEST_UNITS, RESAMPLES, bootstrap_
 FEWEST_HEADS = 8
 """Heads below which there is no interval, as for other rank correlations."""
 PERMUTATIONS = 9999
-LARGEST = 1 - 1e-12
-"""Correlations of 1 have no finite value on Fisher's scale."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,9 @@ def harm_predictions(
     found = _spearman(values, harm.mean(-1))
     spread, differing = _spreads(values, harm, seed)
     reach = NormalDist().inv_cdf((1 + level) / 2)
-    middle = found.clamp(-LARGEST, LARGEST).atanh()
-    low, high = (middle - reach * spread).tanh(), (middle + reach * spread).tanh()
+    middle = _on_fishers_scale(found, len(layers))
+    low = torch.minimum((middle - reach * spread).tanh(), found)
+    high = torch.maximum((middle + reach * spread).tanh(), found)
     apart = found - found[0]
     p_within = _p_values(values, harm.mean(-1), found, layers, seed)
     p_all = _p_values(values, harm.mean(-1), found, torch.zeros_like(layers), seed)
@@ -108,7 +107,13 @@ def _spreads(
     harms = _standardized_ranks(means.gather(1, drawn))
     found = torch.stack([(_standardized_ranks(one[drawn]) * harms).sum(-1) for one in measures])
     # a resample in which all heads have one value says nothing
-    return _sd(found.clamp(-LARGEST, LARGEST).atanh()), _sd(found - found[0])
+    return _sd(_on_fishers_scale(found, heads)), _sd(found - found[0])
+
+
+def _on_fishers_scale(found: Float64[Tensor, "*batch"], heads: int) -> Float64[Tensor, "*batch"]:
+    """Artanh of rank correlations; 1, which has none, counts as half way to the next lower one, two heads swapped."""
+    largest = 1 - 6 / (heads * (heads**2 - 1))
+    return found.clamp(-largest, largest).atanh()
 
 
 def _sd(found: Float64[Tensor, "measure resample"]) -> Float64[Tensor, " measure"]:

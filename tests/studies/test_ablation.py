@@ -23,7 +23,7 @@ from positional_heads.results.files import FINISHED_FILE_NAME, ResultFileError
 from positional_heads.studies import retrieval_trials
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.views import dose_response, write_report
-from positional_heads.views.report.page import read_results, report_html
+from positional_heads.views.report.page import report_html
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
 
 TASK = {"length": 128, "depths": 2, "examples": 1}
@@ -410,7 +410,8 @@ def test_measures_are_compared_by_how_well_they_predict_the_harm_of_single_heads
     study = predicting_study()
     noise = np.random.default_rng(1).normal(size=(LAYERS, HEADS))
     noise[1, 1] = np.nan
-    frame = study.predictors({"rank": study.ranked_by, "noise": noise, "both": study.ranked_by + 9 * noise})
+    mixed = study.ranked_by.numpy() + 9 * noise
+    frame = study.predictors({"rank": study.ranked_by, "noise": noise, "both": mixed})
     assert list(frame["reach"]) == [reach for reach in ("long", "short", "long - short") for _ in range(3)]
     assert set(frame["heads"]) == {31}
     assert set(frame["units"]) == {24}
@@ -418,7 +419,7 @@ def test_measures_are_compared_by_how_well_they_predict_the_harm_of_single_heads
     heads = [head for head in all_heads() if head != ph.Head(1, 1)]
     for row in frame.itertuples():
         harm = [-alone.loc[str(head), row.reach] for head in heads]
-        values = {"rank": study.ranked_by, "noise": noise, "both": study.ranked_by + 9 * noise}[row.measure]
+        values = {"rank": study.ranked_by, "noise": noise, "both": mixed}[row.measure]
         expected = stats.spearmanr([float(values[head]) for head in heads], harm).statistic
         assert row.correlation == pytest.approx(expected, abs=1e-12)
     table = frame.set_index(["reach", "measure"])
@@ -469,7 +470,7 @@ def test_single_heads_alone_are_a_study(tmp_path):
     assert study.verdict in shown.stdout
     with pytest.raises(ValueError, match="single heads alone"):
         dose_response(study)
-    assert "Change of log_prob by ablating one head" in report_html(read_results(tmp_path))
+    assert "Change of log_prob by ablating one head" in report_html(tmp_path)
 
 
 def test_a_study_of_earlier_versions_has_as_many_permutations_as_random_sets():
