@@ -67,7 +67,7 @@ def harm_predictions(
         seed: Seed of resamples and permutations.
     """
     values = torch.stack(list(measures.values()))
-    found = _spearman(values, harm.mean(-1))
+    found = _standardized_ranks(values) @ _standardized_ranks(harm.mean(-1))
     spread, differing = _spreads(values, harm, seed)
     reach = NormalDist().inv_cdf((1 + level) / 2)
     middle = _on_fishers_scale(found, len(layers))
@@ -86,12 +86,6 @@ def _standardized_ranks(values: Float64[Tensor, "*batch head"]) -> Float64[Tenso
     ranks -= ranks.mean(-1, keepdim=True)
     norm = ranks.norm(dim=-1, keepdim=True)
     return torch.where(norm > 0, ranks / norm, torch.nan)
-
-
-def _spearman(
-    some: Float64[Tensor, "*batch head"], others: Float64[Tensor, "*batch head"]
-) -> Float64[Tensor, "*batch"]:
-    return (_standardized_ranks(some) * _standardized_ranks(others)).sum(-1)
 
 
 def _spreads(

@@ -252,7 +252,7 @@ def test_heads_can_be_ranked_by_a_measure_of_ones_own(made, bundled, scores):
 
 
 def test_a_measure_of_ones_own_is_a_name_with_numbers(bundled, scores):
-    with pytest.raises(TypeError, match="not of a name and values: give rank_by="):
+    with pytest.raises(TypeError, match="not of a name and values: give "):
         ablation_study(bundled, scores, CountingTask(), rank_by=("reach",))
     with pytest.raises(TypeError, match="the values of reach are no array of numbers"):
         ablation_study(bundled, scores, CountingTask(), rank_by=("reach", ["a"]))
@@ -288,7 +288,7 @@ def test_a_note_says_who_is_in_a_set_only_because_heads_share_a_value(bundled, s
     values[2, 3] = 1
     settings = {"counts": [1, 3], "n_random": 1, "singles": "none"}
     found = ablation_study(bundled, scores, CountingTask(), **settings, rank_by=("mine", values))
-    (note,) = [note for note in found.notes if "share" in note]
+    (note,) = [note for note in found.notes if "heads by mine" in note]
     assert note == (
         "3 heads by mine: 31 heads share the value 0; 2 of them are in the set, the first by layer and number, for no "
         "other reason."
