@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from positional_heads.results.files import ResultKind
     from positional_heads.views.report.folder import Reported
 
-JSON_KEYS = ("verdict", "table", "link", "contrasts", "effects", "agreement", "top", "pairs", "notes", "provenance")
+JSON_KEYS = (
+    *("verdict", "table", "link", "contrasts", "effects", "single_heads", "agreement", "top", "pairs", "notes"),
+    "provenance",
+)
 
 
 def show(
@@ -56,7 +59,7 @@ def finish(
         result: What the command computed.
         out: The folder.
         as_json: Print JSON.
-        top: Heads to print of scores.
+        top: Heads to print of scores, and of heads ablated alone.
         progress: File in the folder that the run could have been resumed from, removed now.
         more: Other files that the command wrote, to be listed.
     """
@@ -76,7 +79,7 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         path: The file, or its folder.
         kind: The kind of result it must be.
         as_json: Print JSON instead of a table.
-        top: Heads to print of scores.
+        top: Heads to print of scores, and of heads ablated alone.
     """
     from positional_heads.results.files import read_result
 
@@ -101,7 +104,9 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
         lines = [
             tables.study_line(provenance, len(content["rows"]), len(sets)),
             f"Change of {content['measures'][0]}; negative is harm.",
-            tables.study_table(content["effects"], content["contrasts"]),
+            tables.study_table(content["effects"], content["contrasts"])
+            if content["contrasts"]
+            else tables.single_heads_table(content["single_heads"], top),
             *content["notes"],
         ]
     elif kind == COMPARISON:

@@ -4,6 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
 from positional_heads.core.arguments import is_integer
 
 
@@ -83,3 +87,30 @@ def as_head(head: Any) -> Head:
         msg += "; layer and head are counted from zero"
         raise ValueError(msg)
     return Head(int(numbers[0]), int(numbers[1]))
+
+
+def head_values(name: str, values: Any, shape: Sequence[int]) -> Float64[Tensor, "layer head"]:
+    """Read a measure of heads from a tensor, an array or nested lists; NaN where a head has none.
+
+    Args:
+        name: What the measure is called, for the messages.
+        values: One row per layer, one column per head.
+        shape: Layers of the model, and heads of each.
+
+    Raises:
+        TypeError: If these are no numbers.
+        ValueError: If the shape is another, a value is infinite, or all are NaN.
+    """
+    form = "give one row per layer and one column per head, NaN for heads to leave out"
+    try:
+        read = torch.as_tensor(values).detach().cpu().double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"the values of {name} are no array of numbers ({error}): {form}"
+        raise TypeError(msg) from error
+    if read.shape != torch.Size(shape):
+        msg = f"{name} has shape {list(read.shape)}, this model {list(shape)}: {form}"
+        raise ValueError(msg)
+    if bool(read.isinf().any()) or bool(read.isnan().all()):
+        msg = f"{name} is infinite for a head, or NaN for all: {form}"
+        raise ValueError(msg)
+    return read.clone()

@@ -6,7 +6,7 @@ the top heads minus the mean effect of random sets, in the same layers or, as a 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
-from positional_heads.core.heads import Head
+from positional_heads.core.heads import Head, head_values
+from positional_heads.core.predictors import harm_predictions
 from positional_heads.core.statistics import jaccard, permutation_p, rank_correlation
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL_SIZES = "all"
+FEWEST_RANKED = 3
+"""Heads below which no rank correlation is given."""
 RankBy = Literal["rho", "excess", "rho_curve", "retrieval"]
 """What can rank heads, beside measures of the user's own."""
 Control = Literal["random", "anywhere"]
@@ -260,6 +263,59 @@ class AblationStudy(Record):
             provenance={**self.provenance, "selected": {**earlier, **selected_json(properties)}},
         )
 
+    @checked
+    def predictors(
+        self, measures: Mapping[str, Any], measure: str | None = None, *, level: float = 0.95
+    ) -> "pd.DataFrame":
+        """How well each measure of the heads predicts the harm of ablating a head alone, at each reach.
+
+        Rank correlations over the heads that were ablated alone and have a value in every measure, and the difference
+        of each to that of the first measure. Intervals resample heads and units; p-values are one-sided (a higher
+        measure, more harm), by permutations within layers and over all heads. Harm that is measured on few units is
+        noisy, which makes all correlations smaller.
+
+        Args:
+            measures: Measures by name, each with one row per layer and one column per head, NaN where undefined, e.g.
+                {"rho": scores.rho, "excess": scores.excess, "retrieval": study.retrieval}.
+            measure: Which measure of the task; the most sensitive when None.
+            level: Coverage of the intervals.
+
+        Raises:
+            ValueError: If there is no such measure, no head was ablated alone, or a measure of the heads has another
+                shape or is infinite.
+            TypeError: If a measure of the heads is no array of numbers.
+        """
+        import pandas as pd
+
+        if not 0 < level < 1:
+            msg = f"level {level} must be between 0 and 1, e.g. 0.95"
+            raise ValueError(msg)
+        singles = by_kind(self.cells, "single").get(1, [])
+        if not singles or not measures:
+            msg = (
+                "no head was ablated alone: run the study with singles='all'"
+                if measures
+                else "no measure of the heads given: name one, e.g. {'rho': scores.rho}"
+            )
+            raise ValueError(msg)
+        of_heads = {
+            str(name): head_values(str(name), values, self.ranked_by.shape) for name, values in measures.items()
+        }
+        known = [cell for cell in singles if not any(values[cell.heads[0]].isnan() for values in of_heads.values())]
+        if len(known) < FEWEST_RANKED:
+            msg = f"{len(known)} heads were ablated alone and have a value in every measure: {FEWEST_RANKED} are needed"
+            raise ValueError(msg)
+        heads = [cell.heads[0] for cell in known]
+        chosen = {name: torch.stack([values[head] for head in heads]) for name, values in of_heads.items()}
+        layers = torch.tensor([head.layer for head in heads])
+        lines = []
+        for units in self._unit_means(measure):
+            harm = -units.changes(known)
+            found = harm_predictions(chosen, harm, layers, level=level)
+            size = {"heads": len(heads), "units": harm.shape[1]}
+            lines += [{"reach": units.reach, "measure": name, **asdict(one), **size} for name, one in found.items()]
+        return pd.DataFrame(lines)
+
     def overlap(self) -> "pd.DataFrame":
         """Jaccard overlap of the heads with the highest score and those with the highest retrieval score, by size."""
         import pandas as pd
@@ -296,9 +352,8 @@ class AblationStudy(Record):
                 measure,
                 self.effects(),
                 self.by_head(),
+                self._own_prediction,
                 chance=self.chance.get(measure),
-                harm=self.correlations["score and harm"],
-                rank_by=self.rank_by,
             )
         return ablation_verdict(
             self.task,
@@ -327,6 +382,7 @@ class AblationStudy(Record):
             "notes": self.notes,
             "contrasts": json_rows(self.contrasts()),
             "effects": json_rows(self.effects()),
+            **({} if self.sizes else {"single_heads": json_rows(self.by_head())}),
             "provenance": self.provenance,
         }
 
@@ -354,6 +410,12 @@ class AblationStudy(Record):
         """The study of each part of the task; none for a task of one part."""
         parts = parts_of(self.rows)
         return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
+
+    def _own_prediction(self) -> dict[str, Any]:
+        """How well what ranks the heads predicts the harm of single ones; empty with too few heads."""
+        if len(self.ranking) < FEWEST_RANKED:
+            return {}
+        return dict(self.predictors({self.rank_by: self.ranked_by}).iloc[0])
 
     @cached_property
     def _index(self) -> dict[HeadSet, int]:

@@ -72,6 +72,9 @@ MEANINGS = {
     ),
     "random_sets": "number of random sets",
     "permutations": "number of permuted rankings",
+    "correlation": "Spearman's rank correlation over heads of the measure and the harm of ablating a head alone",
+    "p_within": "its one-sided p-value over permutations of the heads of each layer",
+    "p_all": "its one-sided p-value over permutations of all heads",
     "rho_within": "mean rho over distances below the training length",
     "rho_beyond": "mean rho over distances from the training length on",
     "jump": "change of the mean dominant dimension across the training length, in standard deviations of the curve",
@@ -194,6 +197,16 @@ def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mappin
     lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
     without = () if any(line["anywhere"] is not None for line in lines) else ("anywhere",)
     return ResultTable([name for name in STUDY_COLUMNS if name not in without], lines)
+
+
+def single_heads_table(by_head: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
+    """The heads whose ablation alone harms most.
+
+    Args:
+        by_head: Rows of `AblationStudy.by_head`.
+        top: How many heads.
+    """
+    return ResultTable(list(by_head[0]), by_head[:top])
 
 
 def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:

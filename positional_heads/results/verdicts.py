@@ -1,5 +1,6 @@
 """The verdicts of scores and studies in words, from their numbers. Each one can be negative."""
 
+from collections.abc import Mapping
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -185,10 +186,9 @@ def single_heads_verdict(
     measure: str,
     effects: "pd.DataFrame",
     by_head: "pd.DataFrame",
+    prediction: Mapping[str, Any],
     *,
     chance: float | None,
-    harm: float,
-    rank_by: str,
 ) -> str:
     """What a study of single heads alone shows; it can say nothing of heads that are needed together.
 
@@ -197,20 +197,28 @@ def single_heads_verdict(
         measure: The measure that effects are about.
         effects: `AblationStudy.effects`.
         by_head: `AblationStudy.by_head`.
+        prediction: The first row of `AblationStudy.predictors` for what ranks the heads; empty with too few heads.
         chance: The measure of a guess, or None if unknown.
-        harm: Rank correlation over heads of what ranks them and harm at long range; NaN if unknown.
-        rank_by: What ranks the heads.
     """
     reach = effects["reach"].iloc[0]
     if unable := _unable(task, measure, effects[effects["reach"] == reach], chance):
         return unable
     worst = by_head.loc[by_head[reach].idxmin()]
-    related = (
-        "" if isnan(harm) else f"; {printable(rank_by, newlines=False)} and harm have a rank correlation of {harm:+.2f}"
-    )
+    related = ""
+    if prediction and not isnan(prediction["correlation"]):
+        within = (
+            f"no interval below {FEWEST_UNITS} units and {FEWEST_FOR_INTERVAL} heads"
+            if isnan(prediction["low"])
+            else f"95 % interval {prediction['low']:+.2f} to {prediction['high']:+.2f}"
+        )
+        related = (
+            f" Over heads, {printable(prediction['measure'], newlines=False)} and harm have a rank correlation of "
+            f"{prediction['correlation']:+.2f} ({within}; p = {prediction['p_within']:.3f} over permutations within "
+            "layers)."
+        )
     return (
         f"Of {len(by_head)} heads, each ablated alone, {worst['name']} is missed most by {task} at {reach} range "
-        f"({measure} {worst[reach]:+.3f}, the largest of {len(by_head)} and so likely overstated){related}. No set of "
+        f"({measure} {worst[reach]:+.3f}, the largest of {len(by_head)} and so likely overstated).{related} No set of "
         "heads was ablated: whether heads are needed together, and more than others of their layers, is open."
     )
 

@@ -60,7 +60,7 @@ def ablation_study(
     mode: AblationMode = "zero",
     reference: Reference | None = None,
     distance: int | None = None,
-    rank_by: RankBy | tuple[str, Any] = "rho",
+    rank_by: RankBy | tuple[Any, ...] = "rho",
     singles: Singles | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -119,15 +119,16 @@ def ablation_study(
     # 1. the task, and how heads are ablated in it
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
-    identity = {"model": scored_model, **task_provenance(task, ablation)}
-    finished, trials = FinishedParts(identity, checkpoint), RetrievalTrials(model, task)
     # 2. the ranking of the heads
     ranker = ranker_of(scores, rank_by)
     sizes = _sizes(len(ranker.ranking), fractions, counts, singles)
+    identity = {"model": scored_model, **task_provenance(task, ablation)}
+    finished, trials = FinishedParts(identity, checkpoint), RetrievalTrials(model, task)
     retrieval, notes = None, trials.notes
     if rank_by == RETRIEVAL:
         retrieval, missing = trials.scores(finished, progress)
         ranker = _by_retrieval(ranker, retrieval, [*notes, *missing])
+        sizes = _sizes(len(ranker.ranking), fractions, counts, singles)  # a head may have no retrieval score
         notes = [*notes, "Heads are ranked by retrieval score, so its control is the top set itself."]
     ranking = ranker.ranking
     # 3. what is run of the sets of heads: all that was asked for, or what fits into the budget

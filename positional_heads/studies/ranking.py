@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.heads import Head
+from positional_heads.core.heads import Head, head_values
 from positional_heads.results.ablation import RankBy
 from positional_heads.results.scores import HeadScores
 
@@ -42,12 +42,12 @@ class Ranker:
                 same, inside = (values.count(ordered[size]) for values in (ordered, ordered[:size]))
                 notes.append(
                     f"{size} heads by {self.name}: {same} heads share the value {ordered[size]:g}; {inside} of them "
-                    "are in the set, those of the lowest layers, for no other reason."
+                    "are in the set, the first by layer and number, for no other reason."
                 )
         return notes
 
 
-def ranker_of(scores: HeadScores, rank_by: RankBy | tuple[str, Any]) -> Ranker:
+def ranker_of(scores: HeadScores, rank_by: RankBy | tuple[Any, ...]) -> Ranker:
     """What ranks the heads; retrieval scores are not known yet, so it then has the heads only.
 
     Raises:
@@ -69,23 +69,11 @@ def ranked(values: Float64[Tensor, "layer head"]) -> list[Head]:
 
 
 def _own(rank_by: tuple[Any, ...], scores: HeadScores) -> Ranker:
-    form = 'give rank_by=("name", values), values with one row per layer and one column per head, NaN to leave out'
     if len(rank_by) != 2 or not isinstance(rank_by[0], str) or not rank_by[0].strip():  # noqa: PLR2004
-        msg = f"rank_by is a tuple, but not of a name and values: {form}"
+        msg = 'rank_by is a tuple, but not of a name and values: give ("name", values), values a tensor [layer head]'
         raise TypeError(msg)
     name = rank_by[0].strip()
     if name in get_args(RankBy) or len(name) > LONGEST_NAME:
         msg = f"rank_by: {name[:LONGEST_NAME]!r} is a name of ours, or too long: name your measure otherwise"
         raise ValueError(msg)
-    try:
-        values = torch.as_tensor(rank_by[1]).detach().cpu().double()
-    except (TypeError, ValueError, RuntimeError) as error:
-        msg = f"rank_by: the values of {name} are no array of numbers ({error}): {form}"
-        raise TypeError(msg) from error
-    if values.shape != scores.rho.shape:
-        msg = f"rank_by: {name} has shape {list(values.shape)}, this model {list(scores.rho.shape)}: {form}"
-        raise ValueError(msg)
-    if bool(values.isinf().any()) or bool(values.isnan().all()):
-        msg = f"rank_by: {name} is infinite for a head, or NaN for all: {form}"
-        raise ValueError(msg)
-    return Ranker(name, values.clone())
+    return Ranker(name, head_values(name, rank_by[1], scores.rho.shape))

@@ -1,14 +1,23 @@
 """Controls are what they claim to be: as many heads in every layer, none of the top ones, all different."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import combinations, pairwise
 from math import comb
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from positional_heads.core.head_sets import by_kind, distinct_sets, permuted_sets, random_sets, set_sizes, study_sets
+from positional_heads.core.head_sets import (
+    anywhere_sets,
+    by_kind,
+    distinct_sets,
+    permuted_sets,
+    random_sets,
+    set_sizes,
+    study_sets,
+)
 from positional_heads.core.heads import Head
 from tests.support.synthetic_studies import all_heads
 
@@ -78,3 +87,31 @@ def test_permutations_are_all_different_and_none_is_the_ranking_itself():
     drawn = permuted_sets(order, [1, 2], 20, "0")
     assert len({tuple(sets.values()) for sets in drawn}) == 20
     assert {1: (Head(0, 0),), 2: (Head(0, 0), Head(0, 1))} not in drawn
+
+
+def test_sets_of_any_layer_are_all_there_are_if_so_many_are_wanted():
+    pool, top = all_heads()[:7], all_heads()[2:5]
+    rest = [head for head in pool if head not in top]
+    every = {tuple(sorted(heads)) for heads in combinations(rest, 3)}
+    found = anywhere_sets(pool, top, 99, "s")
+    assert set(found) == every
+    assert len(found) == len(every) == 4
+    assert anywhere_sets(pool, top, 3, "s") == found[:3]
+    assert anywhere_sets(pool, pool[:4], 9, "s") == []
+    assert anywhere_sets(pool, top, 0, "s") == []
+
+
+def test_sets_of_any_layer_come_from_every_layer_alike():
+    top = all_heads()[:4]  # all of one layer
+    drawn = anywhere_sets(all_heads(), top, 700, "s")
+    assert len(set(drawn)) == 700
+    counts = Counter(head for heads in drawn for head in heads)
+    assert not set(top) & set(counts)
+    assert stats.chisquare([counts[head] for head in all_heads()[4:]]).pvalue > 0.01
+    ranking = [*all_heads()[::8], *(head for head in all_heads() if head.head)]  # one of each layer, then the others
+    sets = study_sets(ranking, [4], 5, None, [], 0, n_permuted=9, n_anywhere=7)
+    assert {kind: len(by_kind(sets, kind)[4]) for kind in ("random", "permuted", "anywhere")} == {
+        "random": 5,
+        "permuted": 9,
+        "anywhere": 7,
+    }

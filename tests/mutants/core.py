@@ -125,4 +125,11 @@ MUTANTS = (
     ),
     Mutant("core/statistics.py", "units < FEWEST_UNITS", "units < 1", "core/test_statistics -k too_few"),
     Mutant("core/head_sets.py", "FEWEST_PERMUTATIONS - 1, -1", "0, -1", "studies/test_budget -k plans_of_sets"),
+    # Controls of any layer, and what predicts harm
+    Mutant("core/head_sets.py", "comb(len(rest), len(top))", "wanted", "core/test_head_sets -k so_many_are_wanted"),
+    Mutant("core/head_sets.py", "in pool if head not in taken]\n    sets", "in pool]\n    sets", "core/test_head_sets"),
+    Mutant("core/predictors.py", "own[(groups[own] + keys)", "own[(keys)", "core/test_predictors -k all_orders"),
+    Mutant("core/predictors.py", ">= found - 1e-12", "> found", "core/test_predictors -k all_orders"),
+    Mutant("core/predictors.py", "means.gather(1, drawn)", "means", "core/test_predictors -k double_bootstrap"),
+    Mutant("core/predictors.py", "_sd(found - found[0])", "_sd(found)", "core/test_predictors -k double_bootstrap"),
 )

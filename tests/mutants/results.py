@@ -60,4 +60,18 @@ MUTANTS = (
         "studies/tasks/test_exam -k of_that_part",
     ),
     Mutant("results/selection.py", "if all(row", "if any(row", "studies/tasks/test_exam -k of_that_part"),
+    # Controls and predictors of harm
+    Mutant(
+        "results/ablation.py",
+        '("top", control, "permuted")',
+        '("top", "random", "permuted")',
+        "studies/test_ablation -k any_layer",
+    ),
+    Mutant("results/ablation.py", "harm = -units.changes", "harm = units.changes", "studies/test_ablation -k predict"),
+    Mutant(
+        "results/ablation.py",
+        'settings.get("n_permuted", settings',
+        'settings.get("n_random", settings',
+        "studies/test_ablation -k permutations_are",
+    ),
 )

@@ -84,4 +84,22 @@ MUTANTS = (
     Mutant("studies/tasks/exam.py", "NOUNS[::-1] if swapped", "NOUNS if swapped", "studies/tasks/test_exam -k alike"),
     Mutant("studies/tasks/exam.py", "if not one.answers & used)", "if True)", "studies/tasks/test_exam -k few_exist"),
     Mutant("studies/tasks/exam.py", "!= (first, ", "!= (None, ", "studies/tasks/test_exam -k retrieval"),
+    # Rankings and permutations
+    Mutant("studies/ranking.py", "(-values[head], head)", "(values[head], head)", "studies/test_ablation -k rank"),
+    Mutant(
+        "studies/ranking.py", "ordered[size - 1] == ordered[size]", "False", "studies/test_ablation -k share_a_value"
+    ),
+    Mutant(
+        "studies/ablation.py",
+        "n_random if n_permuted is None else n_permuted",
+        "n_random",
+        "studies/test_ablation -k apart_from_random",
+    ),
+    Mutant("studies/ablation.py", "retrieval is None and bool", "bool", "studies/test_ablation -k then_no_control"),
+    Mutant(
+        "core/head_sets.py",
+        "if asked.n_anywhere else []",
+        "if False else []",
+        "studies/test_budget -k any_layer_go_first",
+    ),
 )

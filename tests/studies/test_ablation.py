@@ -13,14 +13,17 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads.bridge.retrieval import retrieval_scores
+from positional_heads.cli import app
 from positional_heads.core.head_sets import by_kind
 from positional_heads.results.files import FINISHED_FILE_NAME, ResultFileError
 from positional_heads.studies import retrieval_trials
 from positional_heads.studies.ablation import ablation_study
-from positional_heads.views import dose_response
+from positional_heads.views import dose_response, write_report
+from positional_heads.views.report.page import report_html
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
 
 TASK = {"length": 128, "depths": 2, "examples": 1}
@@ -249,7 +252,7 @@ def test_heads_can_be_ranked_by_a_measure_of_ones_own(made, bundled, scores):
 
 
 def test_a_measure_of_ones_own_is_a_name_with_numbers(bundled, scores):
-    with pytest.raises(TypeError, match="not of a name and values: give rank_by="):
+    with pytest.raises(TypeError, match="not of a name and values: give "):
         ablation_study(bundled, scores, CountingTask(), rank_by=("reach",))
     with pytest.raises(TypeError, match="the values of reach are no array of numbers"):
         ablation_study(bundled, scores, CountingTask(), rank_by=("reach", ["a"]))
@@ -280,6 +283,18 @@ def test_without_retrieval_scores_there_is_nothing_to_rank_by(bundled, scores, m
         ablation_study(bundled, scores, "passkey", **QUICK, rank_by="retrieval")
 
 
+def test_a_note_says_who_is_in_a_set_only_because_heads_share_a_value(bundled, scores):
+    values = np.zeros((4, 8))
+    values[2, 3] = 1
+    settings = {"counts": [1, 3], "n_random": 1, "singles": "none"}
+    found = ablation_study(bundled, scores, CountingTask(), **settings, rank_by=("mine", values))
+    (note,) = [note for note in found.notes if "heads by mine" in note]
+    assert note == (
+        "3 heads by mine: 31 heads share the value 0; 2 of them are in the set, the first by layer and number, for no "
+        "other reason."
+    )
+
+
 def test_permutations_are_as_many_as_asked_for_apart_from_random_sets(bundled, scores):
     settings = {"counts": [3], "n_random": 4, "singles": "none"}
     found = ablation_study(bundled, scores, CountingTask(), **settings, n_permuted=25, n_anywhere=6)
@@ -291,7 +306,7 @@ def test_permutations_are_as_many_as_asked_for_apart_from_random_sets(bundled, s
     same = ablation_study(bundled, scores, CountingTask(), **settings)
     assert len(by_kind(same.cells, "permuted")[3]) == 4
     none = ablation_study(bundled, scores, CountingTask(), **settings, n_permuted=0)
-    assert none.verdict.startswith("Undecided: 0 permutations cannot give")
+    assert none.verdict.startswith("Undecided: 0 permutations cannot give a p-value of 0.05, 20 can (n_permuted=20)")
     assert none.contrasts()["difference"].notna().all()
 
 
@@ -328,6 +343,140 @@ def test_a_correlation_over_the_top_heads_alone_says_so():
     assert "says little" not in every
     assert "Over the top 5 of 32 heads alone, score and harm have a rank correlation of" in top
     assert top.endswith("(of scores as close as these, it says little about the others).")
+
+
+def in_layer_three(effect=-0.3, top=0.0):
+    """The top heads lie in layer 3, in which every head matters; they matter more, or less, by `top`."""
+    heads = [ph.Head(3, 2), ph.Head(3, 4), ph.Head(3, 5), ph.Head(3, 7)]
+    effects = np.zeros((LAYERS, HEADS))
+    effects[3] = effect
+    for head in heads:
+        effects[head] += top
+    ranking = heads + [head for head in all_heads() if head not in heads]
+    return planted_study(effects, effects / 2, ranking, sizes=(2,), noise=0.01, n_anywhere=30)
+
+
+def test_the_control_of_any_layer_shows_a_difference_of_layers():
+    study = in_layer_three()
+    matched = study.contrasts().set_index(["k", "reach"])
+    anywhere = study.contrasts(control="anywhere").set_index(["k", "reach"])
+    means = study.by_set().groupby(["kind", "reach"])["effect"].mean()
+    for reach in ("long", "short", "long - short"):
+        for table, kind in ((matched, "random"), (anywhere, "anywhere")):
+            expected = means["top", reach] - means[kind, reach]
+            assert table.loc[("all", reach), "difference"] == pytest.approx(expected, abs=1e-12)
+    assert abs(matched.loc[("all", "long"), "difference"]) < 0.02
+    assert anywhere.loc[("all", "long"), "high"] < -0.3
+    assert "p_value" not in anywhere
+    assert anywhere.loc[("all", "long"), "random_sets"] == 30
+    layers = anywhere.loc[("all", "long"), "difference"] - matched.loc[("all", "long"), "difference"]
+    said = "Against random heads of any layer, a weaker control, the difference would be "
+    assert study.verdict.startswith("No effect")
+    assert said in study.verdict
+    assert f"): {layers:+.3f} of it is that of the layers." in study.verdict
+    assert said in in_layer_three(top=-0.5).verdict
+    effects = study.effects().set_index(["kind", "reach"])["effect"]
+    assert effects["anywhere", "long"] == pytest.approx(means["anywhere", "long"], abs=1e-12)
+    labels = [line.get_label() for line in dose_response(study).axes[0].lines]
+    assert "random sets of any layer, mean" in labels
+
+
+def test_a_study_without_the_control_of_any_layer_says_how_to_have_it():
+    study = planted(0.0, 0.0)
+    assert "any layer" not in study.verdict
+    assert "anywhere" not in set(study.effects()["kind"])
+    with pytest.raises(ValueError, match="no sets of heads of any layer: run it with n_anywhere=20"):
+        study.contrasts(control="anywhere")
+    with pytest.raises(ValueError, match="control must be 'random' or 'anywhere', got 'all'"):
+        study.contrasts(control="all")
+
+
+def test_a_verdict_on_another_ranking_does_not_judge_positional_heads():
+    study = planted(0.0, 0.0, rank_by="retrieval", significant=0)
+    assert study.verdict.startswith("No effect: ablating the top heads by retrieval hurts planted no more")
+    assert "Positional Heads" not in study.verdict
+    assert "geometry" not in study.verdict
+    harmful = planted(-0.5, 0.0, rank_by="my measure").verdict
+    assert harmful.startswith("Ablating the top heads by my measure hurts planted at long range more")
+
+
+def predicting_study(**settings):
+    """Harm of single heads at long range follows the ranking, at short range nothing."""
+    effects = -np.linspace(1, 0, LAYERS * HEADS).reshape(LAYERS, HEADS)
+    return planted_study(effects, 0 * effects, all_heads(), noise=0.05, **settings)
+
+
+def test_measures_are_compared_by_how_well_they_predict_the_harm_of_single_heads():
+    study = predicting_study()
+    noise = np.random.default_rng(1).normal(size=(LAYERS, HEADS))
+    noise[1, 1] = np.nan
+    mixed = study.ranked_by.numpy() + 9 * noise
+    frame = study.predictors({"rank": study.ranked_by, "noise": noise, "both": mixed})
+    assert list(frame["reach"]) == [reach for reach in ("long", "short", "long - short") for _ in range(3)]
+    assert set(frame["heads"]) == {31}
+    assert set(frame["units"]) == {24}
+    alone = study.by_head().set_index("name")
+    heads = [head for head in all_heads() if head != ph.Head(1, 1)]
+    for row in frame.itertuples():
+        harm = [-alone.loc[str(head), row.reach] for head in heads]
+        values = {"rank": study.ranked_by, "noise": noise, "both": mixed}[row.measure]
+        expected = stats.spearmanr([float(values[head]) for head in heads], harm).statistic
+        assert row.correlation == pytest.approx(expected, abs=1e-12)
+    table = frame.set_index(["reach", "measure"])
+    assert table.loc[("long", "rank"), "low"] > 0.9
+    assert table.loc[("long", "rank"), "p_within"] < 0.001
+    assert table.loc[("long", "noise"), "difference_high"] < 0
+    assert table.loc[("short", "rank"), "p_all"] > 0.01
+
+
+def test_measures_that_cannot_be_compared_are_refused():
+    study = predicting_study()
+    for measures, settings, message in (
+        ({}, {}, "no measure of the heads given"),
+        ({"x": np.zeros((8, 4))}, {}, r"x has shape \[8, 4\], this model \[4, 8\]"),
+        ({"x": study.ranked_by}, {"level": 1.0}, "level 1.0 must be between 0 and 1"),
+        ({"x": study.ranked_by}, {"measure": "f1"}, "measure 'f1' is not in this study"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            study.predictors(measures, **settings)
+    with pytest.raises(ValueError, match="no head was ablated alone: run the study with singles='all'"):
+        predicting_study(singles=0).predictors({"x": study.ranked_by})
+    with pytest.raises(ValueError, match="2 heads were ablated alone and have a value in every measure: 3 are needed"):
+        predicting_study(singles=2).predictors({"x": study.ranked_by})
+
+
+def test_single_heads_alone_are_a_study(tmp_path):
+    study = predicting_study(sizes=())
+    assert [one.kind for one in study.cells] == ["none"] + ["single"] * 32
+    assert study.contrasts().empty
+    own = study.predictors({"rho": study.ranked_by}).iloc[0]
+    assert study.verdict.startswith(
+        f"Of 32 heads, each ablated alone, L0H0 is missed most by planted at long range (log_prob "
+        f"{study.by_head()['long'][0]:+.3f}, the largest of 32 and so likely overstated). Over heads, rho and harm "
+        f"have a rank correlation of {own['correlation']:+.2f} (95 % interval {own['low']:+.2f} to {own['high']:+.2f}; "
+    )
+    assert study.verdict.endswith("and more than others of their layers, is open.")
+    assert "heads one by one" in repr(study)
+    write_report(study, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("study.safetensors", "effects.csv", "contrasts.csv", "single_heads.csv", "answers.parquet", "ablation.md"),
+    }
+    text = (tmp_path / "ablation.md").read_text()
+    assert "# Ablation of single heads" in text
+    assert "| L0H0 |" in text
+    assert ph.AblationStudy.load(tmp_path).verdict == study.verdict
+    shown = CliRunner().invoke(app, ["show", str(tmp_path)])
+    assert "L0H0" in shown.stdout
+    assert study.verdict in shown.stdout
+    with pytest.raises(ValueError, match="single heads alone"):
+        dose_response(study)
+    assert "Change of log_prob by ablating one head" in report_html(tmp_path)
+
+
+def test_a_study_of_earlier_versions_has_as_many_permutations_as_random_sets():
+    study = planted(-0.5, 0.0, n_random=10)
+    study.provenance["settings"] = {"sizes": [2, 4], "n_random": 50, "seed": 0}
+    assert "10 permutations cannot give a p-value of 0.05, no others of these sizes exist" in study.verdict
 
 
 def test_single_heads_are_listed_the_most_harmful_first():

@@ -265,6 +265,42 @@ def test_plans_of_sets_shrink_to_one_size_and_its_controls():
     ]
 
 
+def test_sets_of_any_layer_go_first_and_permutations_and_random_sets_to_twenty_each():
+    ranking = [ph.Head(0, head) for head in range(30)]
+    asked = SetPlan((1, 2), 21, 22, 9, 0, retrieval=False)
+    plans = smaller_plans(asked, ranking)
+    assert plans == [
+        asked,
+        SetPlan((1, 2), 21, 22, 0, 0, retrieval=False),
+        SetPlan((1, 2), 21, 21, 0, 0, retrieval=False),
+        SetPlan((1, 2), 20, 20, 0, 0, retrieval=False),
+        SetPlan((1,), 20, 20, 0, 0, retrieval=False),
+    ]
+    assert plans[1].left_out_of(asked, ranking, 0) == ["18 of 18 sets of any layer"]
+    assert plans[2].left_out_of(asked, ranking, 0) == ["18 of 18 sets of any layer", "1 of 22 permuted rankings"]
+    few = SetPlan((1,), 3, 99, 0, 0, retrieval=False)
+    assert smaller_plans(few, ranking)[-1] == SetPlan((1,), 3, 20, 0, 0, retrieval=False)
+
+
+def test_single_heads_alone_are_all_run_or_refused(bundled, scores, clock):
+    alone = {"counts": [], "singles": "all"}
+    task = SlowTask(clock)
+    found = ph.ablation_study(bundled, scores, task, **alone, budget=60)
+    assert task.measured == len(found.sets) == 33
+    assert found.provenance["budget"]["left_out"] == []
+    with pytest.raises(ValueError, match="budget 5 is too small: every head alone would take about"):
+        ph.ablation_study(bundled, scores, SlowTask(clock), **alone, budget=5)
+
+
+def test_a_ranking_by_retrieval_counts_its_examples(bundled, scores, clock):
+    settings = {"counts": [2], "n_random": 20, "singles": "none", "rank_by": "retrieval"}
+    trials = len(retrieval_trials.RetrievalTrials(bundled, SlowTask(clock)).trials)
+    began = clock.seconds
+    found = ph.ablation_study(bundled, scores, SlowTask(clock), **settings, budget=999)
+    assert found.provenance["budget"]["all_minutes"] == float(f"{(clock.seconds - began) / 60:.2g}")
+    assert (clock.seconds - began) / 60 == pytest.approx(minutes_of(found, trials))
+
+
 def test_sizes_stay_without_which_no_p_value_could_be_below_005():
     ranking = [ph.Head(layer, head) for head in range(8) for layer in range(4)]  # every layer in turn
     asked = SetPlan((1, 2, 3), 20, 20, 0, 0, retrieval=False)  # with 7, 63 and 511 permutations other than the ranking

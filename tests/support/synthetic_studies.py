@@ -22,6 +22,8 @@ def planted_study(
     units: int = 24,
     noise: float = 0.1,
     n_random: int = 20,
+    n_anywhere: int = 0,
+    rank_by: str = "rho",
     baseline: float = -0.1,
     retrieval: Sequence[Head] | None = None,
     significant: int | None = None,
@@ -30,7 +32,7 @@ def planted_study(
 ) -> AblationStudy:
     """A study with effects `long[layer, head]` and `short[layer, head]` of each head, summed over a set."""
     rng = np.random.default_rng(seed)
-    chosen = study_sets(ranking, sizes, n_random, retrieval, ranking[:singles], seed)
+    chosen = study_sets(ranking, sizes, n_random, retrieval, ranking[:singles], seed, n_anywhere=n_anywhere)
     rows = [{"unit": unit, "reach": reach} for unit in range(units) for reach in ("long", "short")]
     difficulty = rng.normal(baseline, 0.02, len(rows))
     values = [
@@ -56,7 +58,7 @@ def planted_study(
             "model": {"name": "planted"},
             "task": {"name": "planted"},
             "ablation": {"mode": "zero", "distance": None},
-            "scores": {"significant": significant, "rank_by": "rho"},
+            "scores": {"significant": significant, "rank_by": rank_by},
         },
     )
 

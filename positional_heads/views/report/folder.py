@@ -16,6 +16,7 @@ from positional_heads.results.tables import (
     extrapolation_table,
     heads_table,
     scores_line,
+    single_heads_table,
     study_line,
     study_table,
 )
@@ -27,6 +28,7 @@ from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
+DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
 Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability
@@ -126,7 +128,11 @@ def _ablation_text(study: AblationStudy) -> str:
     overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
     correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
     notes = "\n".join(f"- {note}" for note in study.notes)
-    return f"""# Ablation of the top heads
+    if study.sizes:
+        table = f"{study_table(effects, json_rows(study.contrasts())).markdown}\n\n{DOSE_RESPONSE}"
+    else:
+        table = single_heads_table(json_rows(study.by_head()), REPORTED_HEADS).markdown
+    return f"""# Ablation of {"the top heads" if study.sizes else "single heads"}
 
 {study_line(study.provenance, len(study.rows), len(study.sets))}
 
@@ -134,9 +140,7 @@ def _ablation_text(study: AblationStudy) -> str:
 
 Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
 
-{study_table(effects, json_rows(study.contrasts())).markdown}
-
-![effect by number of heads](dose_response.png)
+{table}
 
 Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank correlations over heads:
 {correlations or "unknown"}.

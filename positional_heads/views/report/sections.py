@@ -17,6 +17,7 @@ from positional_heads.results.tables import (
     heads_table,
     meanings,
     scores_line,
+    single_heads_table,
     study_line,
     study_table,
 )
@@ -174,7 +175,11 @@ def examples_section(examples: HeadExamples) -> Section:
 def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
     """An ablation study: effects against controls."""
     measure, contrasts = study.measures[0], json_rows(study.contrasts())
-    effects = study_table(json_rows(study.effects()), contrasts)
+    table = study_table(json_rows(study.effects()), contrasts)
+    caption = f"Change of {measure} by range and number of ablated heads"
+    if not study.sizes:
+        table = single_heads_table(json_rows(study.by_head()), TABLED_HEADS)
+        caption = f"Change of {measure} by ablating one head, the {TABLED_HEADS} with the most harm"
     harm = [row for row in contrasts if row["k"] == "all"]
     means = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
     return Section(
@@ -185,9 +190,11 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
             study_line(study.provenance, len(study.rows), len(study.sets)),
             f"Effects are changes of {measure}.",
         ],
-        facts=meanings(effects.columns),
-        tables=[Table(f"Change of {measure} by range and number of ablated heads", effects.cells)],
-        plots=[
+        facts=meanings(table.columns),
+        tables=[Table(caption, table.cells)],
+        plots=[]
+        if not study.sizes
+        else [
             plot(
                 dose_response(study),
                 dpi,
