@@ -285,7 +285,8 @@ def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch):
 
 def test_the_printed_command_runs(bundled, tmp_path):
     tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:3]
-    scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
+    settings = {"null_repeats": 2, "skip_keys": 1, "control_keys": 9, "max_distance": 40, "seed": 5}
+    scores = ph.score_heads(bundled, tokens, **settings, bins=64)
     words = shlex.split(score_command(scores.provenance))
     assert words[:2] == ["positional-heads", "score"]
     assert words[words.index("--text") + 1] == "bundled"
@@ -295,7 +296,7 @@ def test_the_printed_command_runs(bundled, tmp_path):
     assert done.exit_code == 0, done.output
     again = ph.HeadScores.load(out).provenance
     assert again["data"] == scores.provenance["data"]
-    for key in ("null_repeats", "skip_keys", "max_distance", "seed", "temperature"):
+    for key in (*settings, "temperature"):
         assert again["settings"][key] == scores.provenance["settings"][key]
 
 
