@@ -79,6 +79,8 @@ def print_estimate(
         others[f"--null-repeats {FEWER}"] = of(replace(asked, null_repeats=FEWER), here)
     if asked.null_repeats:
         others["--null-repeats 0"] = of(replace(asked, null_repeats=0), here)
+    if asked.control_keys:
+        others["--control-keys 0"] = of(replace(asked, control_keys=0), here)
     if shards == 1 and len(lengths) >= SHARDS:
         others[f"each of {SHARDS} shards"] = of(asked, here, SHARDS)
     if gpu is not None:

@@ -280,8 +280,8 @@ MUTANTS = (
     Mutant("core/correlation.py", ".to(ours.device)", ".to(ours.dtype)", "bridge/test_devices -k workers"),
     Mutant(
         "scoring/counter.py",
-        "sums.layers[layer].on(vectors.rot_q.device)",
-        "sums.layers[layer]",
+        "layers[layer].on(vectors.rot_q.device)",
+        "layers[layer]",
         "bridge/test_devices -k resumed",
     ),
     Mutant("cli/common.py", "if device in PLACEMENTS", "if device not in PLACEMENTS", "bridge/test_devices -k spreads"),

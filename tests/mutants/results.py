@@ -28,6 +28,17 @@ MUTANTS = (
         '"Over single heads" if singles',
         "studies/test_ablation -k top_heads_alone",
     ),
+    # The control, and scores without curves
+    Mutant(
+        "results/scores.py",
+        "return self._rising(alpha) & self.control",
+        "return self.control",
+        "results/test_scores -k beat_their_null_in_both",
+    ),
+    Mutant(
+        "results/scores.py", "else control.without_curves()", "else control", "results/test_scores -k without_curves"
+    ),
+    Mutant("results/record.py", "named_tensors(inner).items()", "inner.items()", "scoring/test_control -k file_holds"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
     Mutant("results/record.py", "return tables[key].copy()", "return tables[key]", "results/test_record -k changed"),

@@ -16,7 +16,7 @@ MUTANTS = (
     Mutant(
         "scoring/batches.py", "Row(row, batch.first + row,", "Row(row, row,", "scoring/test_score -k batches_change"
     ),
-    Mutant("scoring/sums.py", "null.sums.absorb(other", "null.sums.absorb(self", "scoring/test_shards -k add_up"),
+    Mutant("scoring/layer_sums.py", "null.sums.absorb(other", "null.sums.absorb(self", "scoring/test_shards -k add_up"),
     Mutant("scoring/settings.py", "plan.distances > FEW", "plan.distances < FEW", "laws/test_nulls -k stated_error"),
     # What tokens, texts and heads are given
     Mutant(
@@ -27,15 +27,17 @@ MUTANTS = (
     ),
     # Frequencies are the configuration's
     Mutant(
-        "scoring/counter.py",
+        "scoring/layer_counter.py",
         "max(rows, key=lambda row: row.length)",
         "min(rows, key=lambda row: row.length)",
         "bridge/test_run_lengths -k extended_by",
     ),
     # Layers of every family, proven against the model's own scores
-    Mutant("scoring/sums.py", ": values.shape[-1]] =", "-values.shape[-1] :] =", "bridge/test_families -k fewer_pairs"),
     Mutant(
-        "scoring/counter.py",
+        "scoring/result.py", ": values.shape[-1]] =", "-values.shape[-1] :] =", "bridge/test_families -k fewer_pairs"
+    ),
+    Mutant(
+        "scoring/layer_counter.py",
         "pair_frequencies(phase).abs()",
         "pair_frequencies(phase)",
         "bridge/test_families -k backwards",
@@ -52,7 +54,44 @@ MUTANTS = (
     Mutant("scoring/sums.py", "self.done |= other.done", "self.done = other.done", "scoring/test_shards -k add_up"),
     Mutant("scoring/progress.py", "- self.finished\n", "\n", "studies/test_budget -k goes_by_cost"),
     Mutant("scoring/progress.py", "initial=begun", "initial=0", "studies/test_budget -k time_left"),
+    # The control without the first keys
+    Mutant(
+        "scoring/settings.py",
+        "0 < self.control_keys <= self",
+        "0 < self.control_keys < self",
+        "scoring/test_control -k sense",
+    ),
+    Mutant(
+        "scoring/settings.py",
+        "skip_keys=self.control_keys, control_keys=0",
+        "skip_keys=self.control_keys, control_keys=0, seed=1",
+        "scoring/test_control -k without_the_first",
+    ),
+    Mutant("scoring/settings.py", ", longest) >= 2", ", longest) >= 3", "scoring/test_control -k shortest"),
+    Mutant(
+        "scoring/sums.py",
+        "(self.control, other.control)",
+        "(self.control, self.control)",
+        "scoring/test_control -k add_up",
+    ),
+    Mutant("scoring/sums.py", "self.run, set(), control)", "self.run, set())", "scoring/test_control -k add_up"),
+    Mutant("scoring/layer_sums.py", "**settings | changed", "**settings", "scoring/test_control -k add_up"),
+    Mutant(
+        "scoring/result.py",
+        '"skip_keys": settings["control_keys"], "control_keys": 0',
+        '"control_keys": 0',
+        "scoring/test_control -k without_the_first",
+    ),
     # What a run will cost
+    Mutant(
+        "scoring/estimate.py",
+        "product(settings.scored,",
+        "product([settings],",
+        "scoring/test_estimate -k second_score",
+    ),
+    Mutant(
+        "scoring/estimate.py", "for one in settings.scored)", "for one in [settings])", "scoring/test_estimate -k bytes"
+    ),
     Mutant(
         "scoring/estimate.py",
         "entries * REPLICATES / plan.step",
@@ -64,8 +103,8 @@ MUTANTS = (
     ),
     Mutant(
         "scoring/estimate.py",
-        "for window, layers in Counter(size.windows).items()",
-        "for window, layers in Counter([None] * size.layers).items()",
+        "Counter(size.windows).items()",
+        "Counter([None] * size.layers).items()",
         "scoring/test_estimate -k one_by_one",
     ),
     Mutant("scoring/estimate.py", "windowed * masked", "windowed * causal", "scoring/test_estimate -k arithmetic"),

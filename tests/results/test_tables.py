@@ -29,10 +29,12 @@ def test_an_unknown_number_is_a_dash():
 def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
     scores = synthetic_scores()
     null = replace(scores.null, sampling_sd=0.001 * scores.rho.abs())
-    rows = replace(scores, saturation=scores.rho.abs(), null=null).to_frame().replace({np.nan: None}).to_dict("records")
+    scores = replace(scores, saturation=scores.rho.abs(), null=null, control=scores)
+    rows = scores.to_frame().replace({np.nan: None}).to_dict("records")
     lines = heads_table(rows, 2).markdown.splitlines()
     assert lines[0] == "| " + " | ".join(title(name) for name in HEAD_COLUMNS) + " |"
     assert lines.index("") == 4
+    assert [line.split(" | ")[9] for line in lines[2:4]] == ["yes", "-"]  # the second does not beat its null at all
 
 
 def test_a_text_table_ends_with_what_its_columns_mean():

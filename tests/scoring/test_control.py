@@ -8,6 +8,7 @@ import torch
 
 import positional_heads as ph
 from positional_heads.results.files import PARTIAL
+from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
 from tests.support.family_table import hooked
 from tests.support.watching import watch
@@ -67,6 +68,11 @@ def test_the_control_is_the_score_without_the_first_keys(name, tiny):
 def test_shards_with_a_control_add_up_to_the_whole(tiny, sequences, whole, tmp_path):
     for number in (2, 1):
         ph.score_shard(tiny("mistral"), sequences, (number, 2), tmp_path, **SETTINGS, control_keys=KEYS)
+    part = ScoreSums.load(tmp_path / shard_file(1, 2))
+    added = ScoreSums.from_bytes(part.empty().to_bytes())  # as a Ray worker begins
+    assert added.to_bytes() != part.to_bytes()
+    added.absorb(part)
+    assert added.to_bytes() == part.to_bytes()
     merged = ph.merge_shards(tmp_path)
     assert same(merged, whole)
     assert same(merged.control, whole.control)

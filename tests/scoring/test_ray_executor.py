@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray.*", "ignore::DeprecationWarning:ray.*"),
 ]
-SETTINGS = {"null_repeats": 2, "batch_size": 1}
+SETTINGS = {"null_repeats": 2, "batch_size": 1, "control_keys": 64}
 
 
 def noted_replica(folder, notes):

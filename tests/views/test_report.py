@@ -293,7 +293,8 @@ def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch, taken):
 @pytest.mark.parametrize(("taken", "text"), [("first", "bundled"), ("drawn", "bundled:code")])
 def test_the_printed_command_runs(bundled, tmp_path, taken, text):
     tokens = HOW_SEQUENCES_ARE_TAKEN[taken](bundled)
-    scores = ph.score_heads(bundled, tokens, null_repeats=2, skip_keys=1, max_distance=40, seed=5, bins=64)
+    settings = {"null_repeats": 2, "skip_keys": 1, "control_keys": 9, "max_distance": 40, "seed": 5}
+    scores = ph.score_heads(bundled, tokens, **settings, bins=64)
     words = shlex.split(score_command(scores.provenance))
     assert words[:2] == ["positional-heads", "score"]
     assert words[words.index("--text") + 1] == text
@@ -304,7 +305,7 @@ def test_the_printed_command_runs(bundled, tmp_path, taken, text):
     assert done.exit_code == 0, done.output
     again = ph.HeadScores.load(out).provenance
     assert again["data"] == scores.provenance["data"]
-    for key in ("null_repeats", "skip_keys", "max_distance", "seed", "temperature"):
+    for key in (*settings, "temperature"):
         assert again["settings"][key] == scores.provenance["settings"][key]
 
 
