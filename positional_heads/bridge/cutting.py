@@ -19,6 +19,9 @@ from positional_heads.bridge.text_sources import HeldText, TextFile, TextSource,
 from positional_heads.bridge.tokenizing import as_list, refuse_no_text, start_token, text_tokens
 from positional_heads.core.arguments import checked, in_range
 
+STATED_TEXTS = 64
+"""Texts, the first of those given, whose sizes and hashes the provenance of a draw states; a data set has thousands."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -91,7 +94,8 @@ def _drawn(
     start, random = start_token(model), Random(seed)
     sources = [_source(text, index) for index, text in enumerate(texts)]
     drawn: dict[str, Any] = {"sequences": count, "length": length, "seed": seed, "plain_text": plain_text}
-    drawn["texts"] = [{"bytes": source.size, "sha256": source.hash()} for source in sources]
+    drawn["bytes"] = sum(source.size for source in sources)
+    drawn["texts"] = [{"bytes": source.size, "sha256": source.hash()} for source in sources[:STATED_TEXTS]]
     drawing = Drawing(model, length - start.numel(), plain_text=plain_text, random=random)
     try:
         pieces = drawing.pieces(sources, count)

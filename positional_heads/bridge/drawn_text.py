@@ -40,7 +40,8 @@ class DrawnSequences(list[Tensor]):
 
     Attributes:
         drawn: How many were asked for, of which length, the seed, sizes and hashes of the texts, and for each sequence
-            its text and the bytes between which it lies; all JSON.
+            its text and the bytes between which it lies (`places`), or its number among all sequences of the texts
+            where these were cut as a whole (`numbers`); all JSON.
     """
 
     def __init__(self, sequences: Sequence[Tensor], drawn: dict[str, Any]) -> None:

@@ -1,8 +1,4 @@
-"""Token ids of a text by the model's tokenizer, with warnings about special tokens and invisible characters.
-
-Sequences of a text start with the beginning-of-sequence token where the model is used with one, so a sequence of
-`length` tokens has one token less of the text.
-"""
+"""Token ids of a text by the model's tokenizer, with warnings about special tokens and invisible characters."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import PurePath

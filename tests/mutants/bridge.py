@@ -3,6 +3,36 @@
 from tests.mutants.mutant import Mutant
 
 MUTANTS = (
+    # Sequences drawn from texts: where they lie, and what is read for them
+    Mutant(
+        "bridge/drawn_text.py",
+        "(1 - (1 - self.random.random()) ** (1 / left))",
+        "self.random.random() / left",
+        "bridge/test_drawn_text -k every_place",
+    ),
+    Mutant(
+        "bridge/drawn_text.py", "place = piece.stop", "place = piece.start", "bridge/test_drawn_text -k from_a_word"
+    ),
+    Mutant("bridge/drawn_text.py", "space.end()", "space.start()", "bridge/test_drawn_text -k from_a_word"),
+    Mutant(
+        "bridge/drawn_text.py",
+        "first + number * step",
+        "first",
+        "bridge/test_drawn_text -k in_proportion",
+    ),
+    Mutant(
+        "bridge/drawn_text.py",
+        "self.token_size * 1.1",
+        "self.token_size * 11",
+        "bridge/test_drawn_text -k large_file",
+    ),
+    Mutant(
+        "bridge/text_sources.py",
+        "FIRST_BITS != CONTINUES",
+        "FIRST_BITS == CONTINUES",
+        "bridge/test_drawn_text -k whole_character",
+    ),
+    Mutant("bridge/cutting.py", "(-len(every[number]), ", "(0, ", "bridge/test_drawn_text -k hardly_suffices"),
     # What is added to Hugging Face's own modules
     Mutant("bridge/plain_run.py", "_is_harmless if", "bool if", "bridge/test_plain_capture -k own_modules_is_read"),
     Mutant(
@@ -209,8 +239,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/tokenizing.py",
-        "split_special_tokens=True",
-        "split_special_tokens=False",
+        '"split_special_tokens": plain_text',
+        '"split_special_tokens": False',
         "bridge/test_sequences -k special",
     ),
     Mutant("bridge/tokenizing.py", "if bos and text", "if bos and not text", "bridge/test_sequences -k second_start"),
