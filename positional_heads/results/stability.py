@@ -163,7 +163,7 @@ def compare_all(results: Mapping[str, HeadScores]) -> Stability:
     """
     names, scores = tuple(results), list(results.values())
     if len(names) < 2:  # noqa: PLR2004
-        msg = f"{len(names)} result given: give two or more, by name"
+        msg = f"{len(names)} of them given: give two results or more, by name"
         raise ValueError(msg)
     for name, result in results.items():
         if not isinstance(name, str) or not isinstance(result, HeadScores):

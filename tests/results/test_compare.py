@@ -81,13 +81,13 @@ def test_intervals_cover_and_p_values_are_uniform_where_nothing_changed(paired, 
 
 def test_the_excess_is_covered_where_the_null_varies_with_the_sequences():
     """rho is the null of its own sequences plus noise, and shuffles have the same noise: no head has an excess."""
-    groups, repeats, shape = 8, 10, (30, 100)
+    groups, repeats, shape = 8, 10, (10, 100)
     sides = []
     for side, text in ((1, "x"), (2, "y")):
         geometry = normal(groups, *shape, seed=side)
         samples = geometry + normal(groups, *shape, seed=10 + side)
         null = geometry.mean(0) + normal(repeats, *shape, seed=20 + side) / groups**0.5
-        sides.append(scores_of_groups(samples, null, text=text))
+        sides.append(scores_of_groups(samples, null, text=text, resamples=200))
     comparison = ph.compare(*sides)
     assert float((comparison.excess_change.p_values <= 0.05).double().mean()) < 0.05
     assert int(comparison.excess_changed.sum()) == 0
@@ -104,12 +104,12 @@ def test_one_seed_resamples_the_same_sequences_of_two_runs(tiny):
     assert "temperature (1 against attention)" in comparison.verdict
     weights = bootstrap_weights(n, 40, 0).long()
     differences = b.bootstrap_rho - a.bootstrap_rho
-    for row in (0, 7):
-        drawn = tokens.repeat_interleave(weights[row], dim=0)
-        rescored = [ph.score_heads(model, drawn, **options).rho for options in (cold, warm)]
-        torch.testing.assert_close(differences[row], rescored[1] - rescored[0], atol=0.02, rtol=0)
-        spread = float(differences.std())
-        assert float((differences[row] - (rescored[1] - rescored[0])).abs().mean()) < spread / 4
+    drawn = tokens.repeat_interleave(weights[7], dim=0)
+    rescored = [ph.score_heads(model, drawn, **options).rho for options in (cold, warm)]
+    errors = (differences[7] - (rescored[1] - rescored[0])).abs()
+    moved = (differences[7] - (b.rho - a.rho)).abs()
+    assert float(errors.max()) < 0.01
+    assert float(errors.mean()) < float(moved.mean()) / 4
     expected = differences.numpy().var(0, ddof=1) * n / (n - 1)
     np.testing.assert_allclose(comparison.rho_change.variance, expected)
 
@@ -182,7 +182,9 @@ def test_the_same_sequences_drawn_in_another_order_are_refused(other):
     samples = normal(8, 1, 5, seed=0)
     a, b = scores_of_groups(samples), scores_of_groups(samples + 1, **other)
     assert same_sequences(a, b)
-    with pytest.raises(ValueError, match="of the same sequences, resampled differently.*score one again with the seed"):
+    with pytest.raises(
+        ValueError, match=r"of the same sequences, resampled differently.*score one again with the seed"
+    ):
         ph.compare(a, b)
     assert not ph.compare(a, scores_of_groups(samples + 1, text="y", **other)).paired
 
@@ -249,7 +251,7 @@ def test_several_results_show_which_heads_beat_their_null_in_all():
 
 def test_several_results_of_other_shapes_or_twice_the_same_are_refused():
     a, b = planted_nulls()
-    with pytest.raises(ValueError, match="1 result given: give two or more"):
+    with pytest.raises(ValueError, match="1 of them given: give two results or more"):
         ph.compare_all({"a": a})
     with pytest.raises(ValueError, match="layers x heads are a: 1 x 5, b: 2 x 5"):
         ph.compare_all({"a": a, "b": scores_of_groups(normal(8, 2, 5, seed=0))})
