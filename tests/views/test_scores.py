@@ -150,6 +150,15 @@ def test_a_comparison_without_nulls_has_one_panel():
     assert len(comparison_view(ph.compare(replace(a, null=None), b)).axes) == 1
 
 
+def test_names_of_results_may_hold_anything(tmp_path):
+    hostile = "$x_{ \0\ud800 <b>"
+    a, b = planted_nulls()
+    comparison, stability = ph.compare(a, b, names=["a", hostile]), ph.compare_all({"a": a, hostile: b})
+    for result, view in ((comparison, comparison_view), (stability, stability_view)):
+        view(result).savefig(io.BytesIO(), format="png")
+        assert (tmp_path / result.saved_as.file_name) in ph.views.write_report(result, tmp_path)
+
+
 def test_results_side_by_side_show_rho_and_dot_the_heads_that_beat_their_null():
     a, b = planted_nulls()
     stability = ph.compare_all({"prose": a, "code": b})
