@@ -82,7 +82,7 @@ def rank_agreement(
     # With one seed, row r draws the same numbers of both: if they are other sequences, pairing would invent a
     # correlation. A row and the next one are independent.
     resampled = row_correlations(some, others if paired else others.roll(1, 0))
-    half = stats.t.ppf((1 + level) / 2, fewest - 1) * float(resampled.std()) * math.sqrt(fewest / (fewest - 1))
+    half = float(stats.t.ppf((1 + level) / 2, fewest - 1)) * float(resampled.std()) * math.sqrt(fewest / (fewest - 1))
     low, high = max(-1.0, correlation - half), min(1.0, correlation + half)
     ceiling = math.nan if paired else math.sqrt(math.prod(map(reliability, resamples, groups)))
     return RankAgreement(correlation, low, high, ceiling)

@@ -102,18 +102,21 @@ def _over_sequences(a: HeadScores, b: HeadScores, paired: bool) -> list[Part] | 
 
 
 def _excess_change(a: HeadScores, b: HeadScores, paired: bool) -> Change:
-    """Change of the excess, with the chance of sequences and that of shuffles, as the p-value of an excess has."""
+    """Change of the excess: the variance of rho over sequences, and that of the mean of the null over shuffles.
+
+    A null varies over sequences too, but rho varies with it: where order has no effect, rho is the null of its
+    sequences plus noise, so the excess varies less than rho.
+    """
     assert a.null is not None
     assert b.null is not None
     sequences = _over_sequences(a, b, paired)
     if paired:
-        # shuffles of the same sequences are alike for all they share; where they are not, a difference of two
-        # independent shuffles has the variance of both
+        # with one seed, shuffle r permutes the same positions in both, and the difference drops what they share
         repeats = min(len(a.null.rho), len(b.null.rho))
         shuffled = [b.null.rho[:repeats] - a.null.rho[:repeats]]
     else:
         shuffled = [a.null.rho, b.null.rho]
-    shuffles = [(rho.double().var(0) * (1 + 1 / len(rho)), len(rho) - 1) for rho in shuffled]
+    shuffles = [(rho.double().var(0) / len(rho), len(rho) - 1) for rho in shuffled]
     sides = torch.stack([a.excess, b.excess]).double()
     return _change(sides, None if sequences is None else [*sequences, *shuffles])
 

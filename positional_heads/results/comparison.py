@@ -5,6 +5,7 @@ A change is the second result (b) minus the first (a).
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -220,7 +221,10 @@ class Comparison(Record):
             "verdict": self.verdict,
             "names": list(self.names),
             "table": json_rows(self.to_frame()),
-            "agreement": json_rows(self.agreement_frame()),
+            "agreement": [  # in full precision, because it is read back; JSON has no NaN
+                {"measure": name, **{key: None if isnan(value) else value for key, value in one._asdict().items()}}
+                for name, one in self.agreement.items()
+            ],
             "top": json_rows(self.top_frame()),
             "paired": self.paired,
             "groups": list(self.groups),
@@ -235,7 +239,7 @@ class Comparison(Record):
         some, others = content["groups"]
         agreement = {}
         for row in content["agreement"]:
-            numbers = {name: np.nan if value is None else value for name, value in row.items() if name != "measure"}
+            numbers = {name: nan if value is None else value for name, value in row.items() if name != "measure"}
             agreement[row["measure"]] = RankAgreement(**numbers)
         return cls(
             names=(a, b),

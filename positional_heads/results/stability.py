@@ -52,7 +52,7 @@ class Stability(Record):
     def description(self) -> str:
         """What is side by side, in one line."""
         _, layers, heads = self.rho.shape
-        names = [printable(name, newlines=False) for name in self.names]
+        names = self._shown_names
         shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
         return f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads on {shown}"
 
@@ -83,7 +83,7 @@ class Stability(Record):
         frame["head"] = [head.head for head in self.heads]
         frame["times"] = list(self.times.values())
         frame["lowest_rho"], frame["mean_rho"] = self.rho.amin(0).flatten().numpy(), self.rho.mean(0).flatten().numpy()
-        for number, name in enumerate(self.names):
+        for number, name in enumerate(self._shown_names):
             frame[f"rho on {name}"] = self.rho[number].flatten().numpy()
             frame[f"excess on {name}"] = self.excess[number].flatten().numpy()
             frame[f"beats on {name}"] = self.beats_null[number].flatten().numpy()
@@ -95,7 +95,7 @@ class Stability(Record):
         import pandas as pd
 
         rows = []
-        for (one, a), (two, b) in combinations(enumerate(self.names), 2):
+        for (one, a), (two, b) in combinations(enumerate(self._shown_names), 2):
             rho, excess = ((values[one].flatten(), values[two].flatten()) for values in (self.rho, self.excess))
             defined = ~(rho[0].isnan() | rho[1].isnan())
             n_top = max(1, round(TOP * int(defined.sum())))
@@ -130,10 +130,14 @@ class Stability(Record):
             f"there, `compare` tests that. {ranks}"
         )
 
+    @property
+    def _shown_names(self) -> list[str]:
+        return [printable(name, newlines=False) for name in self.names]
+
     def _main_table(self) -> "pd.DataFrame":
         frame = self.to_frame().dropna(subset=["lowest_rho"])
         frame = frame.sort_values(["times", "lowest_rho"], ascending=False)
-        return frame[["name", "times", "lowest_rho", "mean_rho", *(f"rho on {name}" for name in self.names)]]
+        return frame[["name", "times", "lowest_rho", "mean_rho", *(f"rho on {name}" for name in self._shown_names)]]
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -163,7 +167,7 @@ def compare_all(results: Mapping[str, HeadScores]) -> Stability:
     """
     names, scores = tuple(results), list(results.values())
     if len(names) < 2:  # noqa: PLR2004
-        msg = f"{len(names)} result given: give two or more, by name"
+        msg = f"{len(names)} of them given: give two results or more, by name"
         raise ValueError(msg)
     for name, result in results.items():
         if not isinstance(name, str) or not isinstance(result, HeadScores):

@@ -39,13 +39,13 @@ def comparison(comparison: Comparison, *, named: int = 8) -> Figure:
     error = np.abs(comparison.intervals.numpy() - comparison.rho.numpy()[..., None]).reshape(2, -1, 2)
     _draw_sides(panels[0], comparison.rho, changed, error)
     _name_heads(panels[0], comparison, comparison.rho, comparison.rho_change, changed, named)
-    panels[0].set(xlabel=f"rho in {a}", ylabel=f"rho in {b}")
+    _label_axes(panels[0], f"rho in {a}", f"rho in {b}")
     if comparison.excess is not None and comparison.excess_change is not None:
         excess_changed = comparison.excess_changed.flatten().numpy()
         _draw_sides(panels[1], comparison.excess, excess_changed, None)
         _mark_beating(panels[1], comparison)
         _name_heads(panels[1], comparison, comparison.excess, comparison.excess_change, excess_changed, named)
-        panels[1].set(xlabel=f"excess over the null in {a}", ylabel=f"excess over the null in {b}")
+        _label_axes(panels[1], f"excess over the null in {a}", f"excess over the null in {b}")
     rank = comparison.agreement["rho"].correlation
     how = "the same sequences" if comparison.paired else "other sequences"
     title = f"{b} against {a}: {readable(comparison.model_name)}\n"
@@ -84,6 +84,8 @@ def stability(stability: Stability, *, rows: int = 30) -> Figure:
     axes.scatter(columns + 0.36, lines, s=14, color="black", edgecolor="white", linewidth=0.5, zorder=3)
     names = [readable(name, LONGEST_LABEL) for name in stability.names]
     axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0, fontsize=SMALL)  # noqa: PLR2004
+    for label in axes.get_xticklabels():
+        label.set_parse_math(False)
     axes.set_yticks(range(len(frame)), frame["name"].tolist(), fontsize=SMALL)
     left_out = f"; the first {len(frame)} of {beating}" if beating > len(frame) else ""
     title = (
@@ -92,6 +94,11 @@ def stability(stability: Stability, *, rows: int = 30) -> Figure:
     title = f"{title}\n{readable(stability.model_name)}\ndot: beats its shuffled null there (FDR 0.05)"
     axes.set_title(title, fontsize=NORMAL, parse_math=False)
     return figure
+
+
+def _label_axes(panel: Axes, across: str, up: str) -> None:
+    panel.set_xlabel(across, parse_math=False)
+    panel.set_ylabel(up, parse_math=False)
 
 
 def _draw_sides(panel: Axes, sides: Tensor, changed: np.ndarray, error: np.ndarray | None) -> None:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
+from tests.support.synthetic_comparison import planted_nulls
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
@@ -97,6 +99,60 @@ def test_json_is_json(report):
     assert shown["verdict"] == ph.HeadScores.load(folder).verdict
     assert len(shown["table"]) == 32
     assert shown["provenance"]["settings"]["null_repeats"] == 3
+
+
+def test_compare_prints_and_writes_what_python_says(tmp_path):
+    folders = [tmp_path / name for name in ("prose", "code", "more")]
+    a, b = planted_nulls()
+    for folder, scores in zip(folders, (a, b, replace(a, rho=a.rho + 0.01)), strict=True):
+        scores.save(folder / "scores.safetensors")
+    invoke = functools.partial(CliRunner().invoke, app)
+    two, expected = list(map(str, folders[:2])), ph.compare(a, b, names=["prose", "code"])
+    printed = invoke(["compare", *two, "--top", "2"])
+    assert f"\nVerdict: {expected.verdict}\n" in printed.stdout
+    assert [line.split()[0] for line in printed.stdout.splitlines() if line.strip().startswith("L0H")] == [
+        "L0H1",
+        "L0H3",
+    ]
+    written = invoke(["compare", *two, "--top", "2", "--out", str(tmp_path / "out")])
+    assert written.stdout == printed.stdout == invoke(["show", str(tmp_path / "out"), "--top", "2"]).stdout
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        *("agreement.csv", "changes.csv", "comparison.md", "comparison.png", "comparison.safetensors", "top.csv")
+    ]
+    assert expected.verdict in (tmp_path / "out" / "comparison.md").read_text()
+    content = json.loads(invoke(["compare", *two, "--json"]).stdout)
+    assert content["agreement"][0]["measure"] == "rho"
+    assert "already holds results" in invoke(["compare", *two, "--out", str(tmp_path / "out")]).stderr
+    several = invoke(["compare", *map(str, folders), "--names", "x,y,z", "--out", str(tmp_path / "all")])
+    assert "in all 3 results" in several.stdout
+    assert "rho on z" in several.stdout
+    assert ph.Stability.load(tmp_path / "all").names == ("x", "y", "z")
+    page = invoke(["report", str(tmp_path)])
+    assert page.exit_code == 0, page.stderr
+    html = (tmp_path / "report.html").read_text()
+    assert "Comparison: prose, code" in html
+    assert "Comparison: x, y, z" in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "a alone cannot be compared: give two results"),
+        (["a", "a/scores.safetensors"], "a and a/scores.safetensors are the same file"),
+        (["a", "b"], "a and b are the same result, every number is equal"),
+        (["a", "nowhere"], "nowhere/scores.safetensors: no such result file"),
+        (["a", "c", "--names", "x"], "--names 'x': give 2 different ones"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_one_line(arguments, message, tmp_path, monkeypatch):
+    a, c = planted_nulls()
+    for name, scores in (("a", a), ("b", a), ("c", c)):
+        scores.save(tmp_path / name / "scores.safetensors")
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["compare", *arguments])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: {message}")
+    assert done.stderr.count("\n") == 1
 
 
 def test_shards_merge_to_the_same_report(report, tmp_path):

@@ -14,6 +14,7 @@ import torch
 import positional_heads as ph
 from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
 from positional_heads.results.record import Record
+from positional_heads.results.stability import Stability
 from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.task import AnswerTask, Example
@@ -67,6 +68,14 @@ def profile(name: str = "planted") -> ph.ContributionProfile:
     return ph.ContributionProfile(heads, mean, mean[:, 0], counts, edges, frequencies, {"model": {"name": name}})
 
 
+def comparison(name: str = "planted") -> ph.Comparison:
+    return ph.compare(synthetic_scores(name=name), synthetic_scores(seed=1, name=name), names=["first", name])
+
+
+def stability(name: str = "planted") -> Stability:
+    return ph.compare_all({"first": synthetic_scores(name=name), name: synthetic_scores(seed=1, name=name)})
+
+
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "AblationStudy": study,
@@ -74,6 +83,8 @@ RECORDS = {
     "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),
     "ContributionProfile": profile,
     "TaskResult": task_result,
+    "Comparison": comparison,
+    "Stability": stability,
 }
 
 

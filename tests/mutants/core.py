@@ -112,6 +112,9 @@ MUTANTS = (
     Mutant("core/kernels/native.cpp", "if ((room -= KEYS) >= 0)", "if (true)", "core/test_kernels -k cells_of"),
     # Which heads are Positional Heads, and text that shows nothing
     Mutant("core/statistics.py", "2 * most >= len", "most >= len", "laws/test_resolution -k repeated_token"),
+    Mutant("core/rank_agreement.py", "others if paired else others.roll(1, 0)", "others", "core/test_rank_agreement"),
+    Mutant("core/rank_agreement.py", "stats.hypergeom.sf(shared - 1", "stats.hypergeom.sf(shared", "core/test_rank"),
+    Mutant("core/rank_agreement.py", "max(0.0, 1 - noise)", "correlation", "core/test_rank_agreement"),
     Mutant("core/statistics.py", "(1 + 1 / repeats)", "1", "core/test_statistics"),
     Mutant("core/statistics.py", "stats.t.sf", "stats.t.cdf", "core/test_statistics"),
     # What tokens, texts and heads are given

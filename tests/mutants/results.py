@@ -39,6 +39,19 @@ MUTANTS = (
         "results/scores.py", "else control.without_curves()", "else control", "results/test_scores -k without_curves"
     ),
     Mutant("results/record.py", "named_tensors(inner).items()", "inner.items()", "scoring/test_control -k file_holds"),
+    # Comparisons: paired or not, whose variance, and what is not shown to differ
+    Mutant(
+        "results/compare.py", "if paired:\n        resampled", "if True:\n        resampled", "results/test_compare"
+    ),
+    Mutant("results/compare.py", "* groups / (groups - 1), groups - 1)", ", groups - 1)", "results/test_compare"),
+    Mutant("results/compare.py", "rho.double().var(0) / len(rho)", "rho.double().var(0)", "results/test_compare"),
+    Mutant("results/compare.py", "if drawn[0] != drawn[1]:", "if False:", "results/test_compare -k another_order"),
+    Mutant("results/compare.py", "value = sides[1] - sides[0]", "value = sides[0] - sides[1]", "results/test_compare"),
+    Mutant("results/comparison.py", "2 * stats.t.sf", "stats.t.sf", "results/test_compare"),
+    Mutant(
+        "results/comparison_verdict.py", "comparison.excess_changed[", "~comparison.changed[", "results/test_compare"
+    ),
+    Mutant("results/differing.py", 'PRECISION_ONLY = {"pairs", ', "PRECISION_ONLY = {", "results/test_compare"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),
     Mutant("results/record.py", "return tables[key].copy()", "return tables[key]", "results/test_record -k changed"),

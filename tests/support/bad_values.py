@@ -94,6 +94,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     """Every public function and method, with arguments that make sense."""
     tokens, head = torch.arange(24) % 7 + 65, ph.Head(0, 1)
     scores = ph.score_heads(model, TEXTS, null_repeats=2, resamples=20)
+    other = ph.score_heads(model, TEXTS[1:], null_repeats=2, resamples=20)
+    comparison, stability = ph.compare(scores, other), ph.compare_all({"a": scores, "b": other})
     examples = ph.head_examples(model, TEXTS[0], head)
     profile = ph.contribution_profile(model, TEXTS, head)
     task = TASKS["passkey"](model, length=64, depths=1, examples=1)
@@ -138,6 +140,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "rope_method": {"name": "yarn", "factor": 4},
         "self_extend_advice": {"training_length": 64, "target_length": 128},
         "plain_rope": {"model": model},
+        "compare": {"a": scores, "b": other},
+        "compare_all": {"results": {"a": scores, "b": other}},
         "resolve_layers": {"model": model},
         "live_rotary_hooks": {"model": model},
         "contribution_hooks": {"model": model},
@@ -162,6 +166,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     methods: dict[str, dict[str, Any]] = {"top": {"k": 1}}
     for name in ("top", "interval", "positional_heads", "significant"):
         yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
+    yield "Change.interval", comparison.rho_change.interval, {}
     yield "HeadScores.load", HeadScores.load, {"path": folder}
     yield "HeadExamples.indices", examples.indices, {"heads": [head]}
     yield "ContributionProfile.index", profile.index, {"head": head}
@@ -170,6 +175,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     seen: dict[str, dict[str, Any]] = {
         "rho_heat_map": {"scores": scores},
         "rho_distribution": {"scores": scores},
+        "comparison": {"comparison": comparison},
+        "stability": {"stability": stability},
         "allocation_curves": {"scores": scores, "heads": [head]},
         "attention_view": {"examples": examples},
         "token_view": {"examples": examples},
@@ -206,6 +213,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text, command = folder / "text.txt", typer.main.get_command(cli.app)
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
+    ph.score_heads(model, TEXTS[1:], null_repeats=0, resamples=2).save(other := folder / "other.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
     EntryCounter.begin = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
     given = {
@@ -213,6 +221,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "show": [str(folder)],
+        "compare": [str(scores), str(other)],
         "merge": [str(folder)],
         "report": [str(folder)],
     }

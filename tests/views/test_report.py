@@ -208,7 +208,7 @@ def test_results_without_any_score_or_null_have_a_page(tmp_path):
 
 
 def test_results_left_out_are_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_sections, "_plot", lambda _draw, _dpi, alt, said: report_sections.Plot("", alt, said, 1))
+    monkeypatch.setattr(report_sections, "plot", lambda _draw, _dpi, alt, said: report_sections.Plot("", alt, said, 1))
     synthetic_scores().save(tmp_path / "a")
     synthetic_scores(name="another").save(tmp_path / "b")
     other = synthetic_examples()

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+import positional_heads as ph
 from positional_heads.core.heads import Head
 from positional_heads.results.scores import NullScores
 from positional_heads.views import allocation_curves, rho_heat_map
+from positional_heads.views.comparison import comparison as comparison_view
+from positional_heads.views.comparison import stability as stability_view
 from positional_heads.views.scores import LABELLED_CELLS
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_comparison import planted_nulls
 
 
 def test_the_heat_map_shows_rho_and_dots_what_is_significant():
@@ -117,3 +121,50 @@ def test_plots_draw_any_model_name(null, name):
         figure.savefig(buffer := io.BytesIO(), format="png")
         assert buffer.getvalue().startswith(b"\x89PNG")
     assert name in rho_heat_map(scores).axes[0].get_title()
+
+
+def test_a_comparison_shows_both_sides_and_colours_what_differs():
+    comparison = ph.compare(*planted_nulls(), names=["prose", "code"])
+    figure = comparison_view(comparison, named=2)
+    rho, excess = figure.axes
+    shown = {line.get_label(): line for line in rho.lines}
+    points = np.concatenate([box.lines[0].get_xydata() for box in rho.containers])
+    expected = comparison.rho.flatten(1).T.numpy()
+    assert sorted(map(tuple, points)) == sorted(map(tuple, expected))
+    differing = next(box for box in rho.containers if box.get_label() == "differs significantly")
+    np.testing.assert_allclose(differing.lines[0].get_xydata(), expected[comparison.changed.flatten().numpy()])
+    segments = np.concatenate([bar.get_segments() for bar in differing.lines[2]])
+    ends = comparison.intervals.flatten(1, 2)[:, comparison.changed.flatten()].numpy()
+    np.testing.assert_allclose(segments[: ends.shape[1], :, 0], ends[0])
+    np.testing.assert_allclose(segments[ends.shape[1] :, :, 1], ends[1])
+    assert {text.get_text() for text in rho.texts} == {"L0H1", "L0H3"}
+    x, y = shown["equal in both"].get_data()
+    np.testing.assert_array_equal(x, y)
+    rings = {ring.get_label(): len(ring.get_offsets()) for ring in excess.collections if ring.get_label()[0] != "_"}
+    assert rings == {"beats its null in both": 1, "beats its null in one": 3}
+    assert (rho.get_xlabel(), rho.get_ylabel()) == ("rho in prose", "rho in code")
+
+
+def test_a_comparison_without_nulls_has_one_panel():
+    a, b = planted_nulls()
+    assert len(comparison_view(ph.compare(replace(a, null=None), b)).axes) == 1
+
+
+def test_names_of_results_may_hold_anything(tmp_path):
+    hostile = "$x_{ \0\ud800 <b>"
+    a, b = planted_nulls()
+    comparison, stability = ph.compare(a, b, names=["a", hostile]), ph.compare_all({"a": a, hostile: b})
+    for result, view in ((comparison, comparison_view), (stability, stability_view)):
+        view(result).savefig(io.BytesIO(), format="png")
+        assert (tmp_path / result.saved_as.file_name) in ph.views.write_report(result, tmp_path)
+
+
+def test_results_side_by_side_show_rho_and_dot_the_heads_that_beat_their_null():
+    a, b = planted_nulls()
+    stability = ph.compare_all({"prose": a, "code": b})
+    axes = stability_view(stability).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["L0H0", "L0H2", "L0H1", "L0H3"]
+    np.testing.assert_array_equal(axes.images[0].get_array(), stability.rho[:, 0, [0, 2, 1, 3]].T.numpy())
+    dots = {tuple(map(round, map(float, dot))) for dot in axes.collections[0].get_offsets()}
+    assert dots == {(0, 0), (1, 0), (0, 1), (0, 2), (1, 3)}
+    assert "the first 2 of 4" in stability_view(stability, rows=2).axes[0].get_title()
