@@ -12,7 +12,7 @@ from tests.support import oracles
 
 pytestmark = pytest.mark.real_model
 LAYERS, HEADS, KEY_HEADS, WIDTH, BASE = 30, 9, 3, 64, 100000.0
-LENGTH = 160
+LENGTH = 128
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,9 @@ def test_rho_of_all_270_heads_is_a_plain_count_in_float64(smollm2, sequences, ve
         assert np.abs(scores.curve[layer].numpy() - curve).max() < 2e-3
     errors, bounds = np.abs(scores.rho.numpy() - expected), scores.bound.numpy()
     assert (errors <= bounds + 1e-9).all(), (errors / bounds).max()
-    assert bounds.max() < 0.02
-    assert np.abs(expected).max() > 0.2  # and not because nothing is there to be found
+    assert errors.max() < 2e-3
+    assert bounds.max() < 0.05
+    assert np.abs(expected).max() > 0.15  # and not because nothing is there to be found
     wrong = np.stack([oracles.rho(distances, head, 1 / 256) for head in dominants[::-1]])  # heads in another order
     assert np.abs(scores.rho[-1].numpy() - wrong).max() > 0.02
 
