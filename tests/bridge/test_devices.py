@@ -181,5 +181,5 @@ def test_the_command_line_spreads_a_model(device, device_map, expected, tiny_fol
 
 @pytest.mark.parametrize("device_map", ["all", "[1]", '{"": null}', '{"": true}', "{"])
 def test_a_device_map_that_is_no_map_is_refused(device_map):
-    with pytest.raises(ValueError, match="--device-map .* give auto, balanced, sequential, or a table in JSON"):
+    with pytest.raises(ValueError, match=r"--device-map .* give auto, balanced, sequential, or a table in JSON"):
         load_named("bundled", None, None, False, device_map=device_map)
