@@ -251,7 +251,6 @@ MUTANTS = (
     Mutant("bridge/provenance.py", ".is_meta and name", ".is_cpu and name", "bridge/test_devices -k whole_model"),
     Mutant("bridge/provenance.py", "sorted(factors.items())", "sorted(factors)", "bridge/test_adapters -k fingerprint"),
     Mutant("bridge/adapters.py", "sorted(wanted - stored)", "sorted(wanted & stored)", "bridge/test_adapters -k zeros"),
-    Mutant("bridge/adapters.py", "adapted.get_base_model()", "model", "bridge/test_quantized -k beside"),
     Mutant(
         "bridge/loaded_models.py", "if not error <=", "if not error >=", "bridge/test_loaded_models -k as_its_folder"
     ),
