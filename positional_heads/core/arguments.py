@@ -194,10 +194,7 @@ def _refuse_other_model(model: Any) -> None:
     if hasattr(model, "cfg"):
         return
     if hasattr(model, "config") and hasattr(model, "forward"):
-        msg = (
-            f"model is Hugging Face's {type(model).__name__}: wrap it first, "
-            "TransformerBridge.boot_transformers(name, hf_model=model) from transformer_lens.model_bridge"
-        )
+        msg = f"model is Hugging Face's {type(model).__name__}: wrap it first, bridge = ph.load_model(model)"
         raise TypeError(msg)
     msg = f"model must be a TransformerBridge, got {_brief(model)}: load one by ph.load_model(name)"
     raise TypeError(msg)

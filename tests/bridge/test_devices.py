@@ -1,5 +1,7 @@
 """Models on several devices: layers on two GPUs that are pretended, weights on disk, and maps of one device."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -175,11 +177,13 @@ def test_device_and_device_map_exclude_each_other(tiny_folder):
 def test_the_command_line_spreads_a_model(device, device_map, expected, tiny_folder, monkeypatch):
     asked = {}
     monkeypatch.setattr("positional_heads.zoo.bundled.load_model", lambda name, **given: asked.update(given))
-    load_named(str(tiny_folder("llama")), device, None, False, device_map=device_map)
+    folders = {"adapter": Path("lora"), "offload_folder": Path("disk")}
+    load_named(str(tiny_folder("llama")), device, None, False, device_map=device_map, **folders)
     assert (asked["device"], asked["device_map"]) == expected
+    assert folders.items() <= asked.items()
 
 
 @pytest.mark.parametrize("device_map", ["all", "[1]", '{"": null}', '{"": true}', "{"])
 def test_a_device_map_that_is_no_map_is_refused(device_map):
-    with pytest.raises(ValueError, match="--device-map .* give auto, balanced, sequential, or a table in JSON"):
+    with pytest.raises(ValueError, match=r"--device-map .* give auto, balanced, sequential, or a table in JSON"):
         load_named("bundled", None, None, False, device_map=device_map)

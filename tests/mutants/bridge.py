@@ -276,6 +276,17 @@ MUTANTS = (
     Mutant("bridge/configuration.py", "and not quantized", "and quantized", "bridge/test_loading -k meant"),
     Mutant("bridge/provenance.py", "if not getattr(holder", "if getattr(holder", "bridge/test_loading -k disk"),
     Mutant(
+        "bridge/provenance.py", "if not hasattr(tensor,", "if hasattr(tensor,", "bridge/test_quantized -k fingerprint"
+    ),
+    Mutant("bridge/provenance.py", ".is_meta and name", ".is_cpu and name", "bridge/test_devices -k whole_model"),
+    Mutant("bridge/provenance.py", "sorted(factors.items())", "sorted(factors)", "bridge/test_adapters -k fingerprint"),
+    Mutant("bridge/adapters.py", "sorted(wanted - stored)", "sorted(wanted & stored)", "bridge/test_adapters -k zeros"),
+    Mutant(
+        "bridge/loaded_models.py", "if not error <=", "if not error >=", "bridge/test_loaded_models -k as_its_folder"
+    ),
+    Mutant("bridge/loading.py", "merge=not quantized", "merge=quantized", "bridge/test_adapters -k merged"),
+    Mutant("bridge/loading.py", "dtype or own or", "dtype or", "bridge/test_quantized -k precision"),
+    Mutant(
         "bridge/model.py",
         "parameter.is_meta and",
         "not parameter.is_meta and",
