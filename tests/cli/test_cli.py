@@ -29,8 +29,8 @@ COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
 
 
-def run(*arguments):
-    return Process(command_line, *map(str, arguments)).ended()
+def run(*arguments, stdin=b""):
+    return Process(command_line, *map(str, arguments), stdin=stdin).ended()
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +118,10 @@ def test_text_is_read_from_standard_input_and_from_several_files(tmp_path):
     text = ph.bundled_text()
     (tmp_path / "a.txt").write_text(text[:300])
     texts = ("--text", "-", "--text", tmp_path / "a.txt")
-    arguments = [*SCORE, *texts, "--dtype", "bfloat16", "--out", tmp_path / "r"]
-    done = CliRunner().invoke(app, [*map(str, arguments)], input=text[:200].encode())
-    assert done.exit_code == 0, done.stderr
+    done = run(*SCORE, *texts, "--dtype", "bfloat16", "--out", tmp_path / "r", stdin=text[:200].encode())
+    assert done.returncode == 0, done.stderr.decode()
     assert ph.HeadScores.load(tmp_path / "r").provenance["model"]["dtype"] == "bfloat16"
-    assert "2 texts cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr
+    assert "2 texts cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
 
 
 def bad_inputs(folder: Path) -> dict[str, tuple[list[str], str]]:

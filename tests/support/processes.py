@@ -28,14 +28,14 @@ class Ended(NamedTuple):
 
 
 class Process:
-    """A call of a function in a process of its own, whose output goes to two files."""
+    """A call of a function in a process of its own, whose input and output are files."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+    def __init__(self, function: Callable[..., Any], *arguments: Any, stdin: bytes = b"") -> None:
         self.folder = Path(tempfile.mkdtemp())
-        self.stdout, self.stderr = self.folder / "stdout", self.folder / "stderr"
-        for file in (self.stdout, self.stderr):
-            file.touch()
-        as_here = {**os.environ}, str(Path.cwd()), str(self.stdout), str(self.stderr)
+        self.stdin, self.stdout, self.stderr = (self.folder / name for name in ("stdin", "stdout", "stderr"))
+        for file, content in ((self.stdin, stdin), (self.stdout, b""), (self.stderr, b"")):
+            file.write_bytes(content)
+        as_here = {**os.environ}, Path.cwd(), (self.stdin, self.stdout, self.stderr)
         self.process = FORKED.Process(target=_call, args=(*as_here, function, *arguments))
         self.process.start()
 
@@ -56,12 +56,13 @@ class Process:
         return left
 
 
-def _call(environment, folder, stdout, stderr, function, *arguments):
+def _call(environment, folder, files, function, *arguments):
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    for stream, file in enumerate((stdout, stderr), start=1):
-        os.dup2(os.open(file, os.O_WRONLY), stream)
+    for stream, file in enumerate(files):
+        os.dup2(os.open(file, os.O_WRONLY if stream else os.O_RDONLY), stream)
+    sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing put nothing in its place
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     function(*arguments)
 
