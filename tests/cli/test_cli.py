@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import re
 import resource
 import shutil
@@ -10,6 +9,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+import time
 from pathlib import Path
 
 import pytest
@@ -26,16 +26,14 @@ from positional_heads.cli import score as cli_score
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 from tests.support.synthetic_comparison import planted_nulls
+from tests.support.processes import Process, command_line
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
 
 
-def run(*arguments, stdin=b"", **settings):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, env=environment, check=False, **settings
-    )
+def run(*arguments, stdin=b""):
+    return Process(command_line, *map(str, arguments), stdin=stdin).ended()
 
 
 @pytest.fixture(scope="module")
@@ -377,9 +375,10 @@ def test_results_are_not_replaced_unless_asked(report):
 
 def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     """A limit on file size stands in for a full disk: the write fails half-way."""
-    limited = run(
-        *SCORE,
-        *("--text", "bundled", "--out", tmp_path / "r"),
+    limited = subprocess.run(
+        [*COMMAND, *SCORE, "--text", "bundled", "--out", tmp_path / "r"],
+        capture_output=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
     )
     assert limited.returncode == 1
@@ -389,28 +388,21 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
 
 def interrupted(arguments, sign):
     """A command that is stopped by Ctrl-C once it has said something; its last words."""
-    process = subprocess.Popen(
-        [*COMMAND, *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  a shell may ignore it
-    )
-    seen = ""
-    while not re.search(sign, seen):
-        seen += (read := process.stderr.read(1))
-        assert read, seen
-    process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
-    return rest.splitlines()[-1]
+    process = Process(command_line, *map(str, arguments))
+    while not re.search(sign, process.stderr.read_text()):
+        assert process.runs(), process.ended()
+        time.sleep(0.01)
+    process.send(signal.SIGINT)
+    done = process.ended()
+    assert done.returncode == 130, done.stderr
+    return done.stderr.decode().splitlines()[-1]
 
 
 def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
     """The sums hold whole batches: going on from them gives the same bytes as never having stopped."""
-    command = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
-    command += ["--sequences", "60", "--out"]
-    said = interrupted([*command, tmp_path / "r"], r"scoring heads: [1-9]\d*/60")
+    score = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
+    score += ["--sequences", "60", "--out"]
+    said = interrupted([*score, tmp_path / "r"], r"scoring heads: [1-9]\d*/60")
     assert re.fullmatch(r"interrupted: \d+ of 60 batches are .*saved in .*sums.safetensors.*", said)
     assert [file.name for file in (tmp_path / "r").iterdir()] == ["sums.safetensors"]
     for reader in ("show", "report"):
@@ -419,9 +411,9 @@ def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
         assert re.search(
             rb"error: .*sums.safetensors: unfinished, \d+ of 60 batches are counted; to resume", shown.stderr
         )
-    assert run(*command, tmp_path / "r").returncode == 0
+    assert run(*score, tmp_path / "r").returncode == 0
     assert not (tmp_path / "r" / "sums.safetensors").exists()
-    run(*command, tmp_path / "whole")
+    run(*score, tmp_path / "whole")
     for name in ("scores.safetensors", "heads.csv", "report.md"):
         assert (tmp_path / "r" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
@@ -461,17 +453,21 @@ def test_show_reports_an_unfinished_study_next_to_scores(report, tmp_path):
         assert said in shown.stderr
 
 
-def test_bugs_are_reported_in_one_line_and_with_a_traceback_on_request(tmp_path):
-    code = (
-        "from positional_heads.cli import score as cli_score; from positional_heads import cli\n"
-        "def broken(*_): return {}['gone']\n"
-        "cli_score.load_named = broken\n"
-        "cli.main()"
-    )
+def command_with_a_fault(*arguments):
+    def broken(*_):
+        return {}["gone"]
+
+    cli_score.load_named = broken
+    command_line(*arguments)
+
+
+def test_bugs_are_reported_in_one_line_and_with_a_traceback_on_request(tmp_path, monkeypatch):
     (tmp_path / "text.txt").write_text("In the beginning")
-    command = [sys.executable, "-c", code, "score", "bundled", "--text", tmp_path / "text.txt", "--out", tmp_path / "r"]
-    for asked, lines in (({}, 1), ({"POSITIONAL_HEADS_DEBUG": "1"}, 0)):
-        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | asked, check=False)
+    score = ["score", "bundled", "--text", str(tmp_path / "text.txt"), "--out", str(tmp_path / "r")]
+    for asked, lines in ((False, 1), (True, 0)):
+        if asked:
+            monkeypatch.setenv("POSITIONAL_HEADS_DEBUG", "1")
+        done = Process(command_with_a_fault, *score).ended()
         assert done.returncode == 1
-        assert ("Traceback" in done.stderr) == bool(asked)
-        assert done.stderr.count("error: KeyError: 'gone'; this is a fault of positional-heads") == lines
+        assert (b"Traceback" in done.stderr) == asked
+        assert done.stderr.count(b"error: KeyError: 'gone'; this is a fault of positional-heads") == lines

@@ -9,13 +9,27 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {page.name: re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in DOCS.glob("*.md")}
 
 
+def write_few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RULER writes 500 documents, whatever the limit."""
+    from lm_eval.tasks.ruler import prepare_niah
+
+    write = prepare_niah.generate_samples
+    monkeypatch.setattr(
+        prepare_niah, "generate_samples", lambda *given, **named: write(*given, **named | {"num_samples": 2})
+    )
+
+
 # the harness and the libraries under it, on which we have no influence
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("page", [name for name, blocks in PAGES.items() if blocks])
-def test_code_on_every_page_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("no_retrieval")
+def test_code_on_every_page_runs(
+    page: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     if any("positional_heads.studies.tasks.harness" in block for block in PAGES[page]):
         pytest.importorskip("lm_eval", reason="the extra 'eval' is not installed")
+        write_few_documents(monkeypatch)
     namespace: dict[str, object] = {}
     for number, block in enumerate(PAGES[page]):
         exec(compile(block, f"{page} block {number}", "exec"), namespace)

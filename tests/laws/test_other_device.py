@@ -4,14 +4,13 @@ In a process of its own, because PyTorch cannot forget a device.
 """
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
 import positional_heads as ph
 from benchmarks.models import bridged, bridged_llama, llama_config, plain_llama, random_tokens
+from tests.support.processes import Process
 
 TOKENS = random_tokens(3, 130)
 PADDING = torch.ones_like(TOKENS)
@@ -58,7 +57,7 @@ CASES = {
 }
 
 
-def distances_from_the_cpu():
+def print_distances_from_the_cpu():
     """How far results on the other device are from those on the CPU, case by case; for a process of its own."""
     from tests.support.other_device import NAME, registered
 
@@ -67,13 +66,13 @@ def distances_from_the_cpu():
     expected = {name: case(own) for name, case in CASES.items()}
     with registered():
         model = bridged(plain_llama(config).to(NAME), NAME)
-        return {name: float((case(model) - expected[name]).abs().nan_to_num().max()) for name, case in CASES.items()}
+        found = {name: float((case(model) - expected[name]).abs().nan_to_num().max()) for name, case in CASES.items()}
+    print(json.dumps(found))  # noqa: T201
 
 
 @pytest.mark.slow
 def test_results_on_another_device_are_those_of_the_cpu():
-    code = "import json, tests.laws.test_other_device as t; print(json.dumps(t.distances_from_the_cpu()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = Process(print_distances_from_the_cpu).ended()
+    assert done.returncode == 0, done.stderr.decode()
     # the same arithmetic, by the same kernel
     assert json.loads(done.stdout.splitlines()[-1]) == dict.fromkeys(CASES, 0.0)

@@ -1,10 +1,9 @@
 """Shards, checkpoints and resumed runs give exactly the numbers of one run; shards of different runs are refused."""
 
 import os
+import random
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from positional_heads.scoring.checkpoint import interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
+from tests.support.processes import Process
+from tests.support.tiny_models import boot
 from tests.support.watching import watch
 
 SETTINGS = {"null_repeats": 2, "batch_size": 2, "skip_keys": 1}
@@ -231,45 +232,37 @@ def test_a_checkpoint_of_another_model_text_or_extension_is_refused(tiny, sequen
         ph.score_heads(model, sequences, **SETTINGS, checkpoint=tmp_path, checkpoint_seconds=-1)
 
 
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)  # so that forked processes may go on with it
-import positional_heads as ph
-from tests.support.tiny_models import boot
-model, folder = boot(Path(sys.argv[1])), Path(sys.argv[2])
-data = torch.randint(0, 256, (24, 96), generator=torch.Generator().manual_seed(0))
-ph.score_heads(model, data[:1], null_repeats=2)  # imports and builds once, before any process is forked
-def run(place):
-    scores = ph.score_heads(model, data, null_repeats=2, batch_size=1, checkpoint=place, checkpoint_seconds=0)
-    scores.save(place / "scores.safetensors")
-def child(place):
-    if (pid := os.fork()) == 0:
-        run(place)
-        os._exit(0)
-    return pid
-started = time.monotonic()
-assert os.waitpid(child(folder / "whole"), 0)[1] == 0
-takes, moments = time.monotonic() - started, random.Random(0)
-for number in range(10):
-    pid = child(folder / str(number))
-    time.sleep(moments.uniform(0, takes))
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    print("left behind:", sorted(file.name for file in (folder / str(number)).glob("*")))
-    assert os.waitpid(child(folder / str(number)), 0)[1] == 0
-"""
+def killed_at_ten_moments(model_folder, folder):
+    torch.set_num_threads(1)  # so that forked processes may go on with it
+    model = boot(model_folder)
+    data = torch.randint(0, 256, (24, 96), generator=torch.Generator().manual_seed(0))
+    ph.score_heads(model, data[:1], null_repeats=2)  # imports and builds once, before any process is forked
+
+    def child(place):
+        if (pid := os.fork()) == 0:
+            scores = ph.score_heads(model, data, null_repeats=2, batch_size=1, checkpoint=place, checkpoint_seconds=0)
+            scores.save(place / "scores.safetensors")
+            os._exit(0)
+        return pid
+
+    started = time.monotonic()
+    assert os.waitpid(child(folder / "whole"), 0)[1] == 0
+    takes, moments = time.monotonic() - started, random.Random(0)
+    for number in range(10):
+        pid = child(folder / str(number))
+        time.sleep(moments.uniform(0, takes))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        print("left behind:", sorted(file.name for file in (folder / str(number)).glob("*")))  # noqa: T201
+        assert os.waitpid(child(folder / str(number)), 0)[1] == 0
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills processes with SIGKILL")
 def test_killed_at_ten_moments_a_run_ends_ten_times_the_same(tiny_folder, tmp_path):
-    script = [sys.executable, "-c", KILLED, str(tiny_folder("llama")), str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(script, capture_output=True, text=True, check=False, env=environment)
+    done = Process(killed_at_ten_moments, tiny_folder("llama"), tmp_path).ended()
     assert done.returncode == 0, done.stderr
-    assert f"['{PARTIAL.file_name}']" in done.stdout  # some died in the middle
+    assert f"['{PARTIAL.file_name}']" in done.stdout.decode()  # some died in the middle
     expected = (tmp_path / "whole" / "scores.safetensors").read_bytes()
     for number in range(10):
         assert (tmp_path / str(number) / "scores.safetensors").read_bytes() == expected

@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
@@ -24,6 +22,7 @@ from positional_heads.studies import retrieval_trials
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.views import dose_response, write_report
 from positional_heads.views.report.page import report_html
+from tests.support.processes import Process, command_line
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
 
 TASK = {"length": 128, "depths": 2, "examples": 1}
@@ -157,26 +156,26 @@ def test_an_interrupted_study_is_resumed_with_the_same_result(bundled, scores, t
 @pytest.mark.skipif(os.name != "posix", reason="kills a process with SIGKILL")
 def test_a_killed_command_is_resumed(tmp_path, scores):
     scores.save(tmp_path / "scores.safetensors")
-    command = [sys.executable, "-m", "positional_heads", "ablate", "bundled"]
-    command += ["--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
+    command = ["ablate", "bundled", "--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
     command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
     progress = tmp_path / "out" / FINISHED_FILE_NAME
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while process.poll() is None and (not progress.exists() or progress.read_text().count("log_prob") < 3):
+    process = Process(command_line, *command)
+    while process.runs() and (not progress.exists() or progress.read_text().count("log_prob") < 3):
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send(signal.SIGKILL)
+    process.ended()
     lines = [json.loads(line) for line in progress.read_text().split("\n")[1:-1]]
     sets = {line["part"]: line["result"] for line in lines if not line["part"].startswith("retrieval")}
     assert len(sets) >= 2
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(sets)}/" in finished.stderr  # the bar starts at the finished parts
+    finished = Process(command_line, *command).ended()
+    assert finished.returncode == 0, finished.stderr
+    assert f"{len(sets)}/" in finished.stderr.decode()  # the bar starts at the finished parts
     assert not progress.exists()
     study = ph.AblationStudy.load(tmp_path / "out")
     numbers = {" ".join(map(str, heads)): number for number, heads in enumerate(study.sets)}
     for name, result in sets.items():
         assert study.values["log_prob"][numbers[name]].tolist() == result["log_prob"]
-    shown = subprocess.run([*command[:3], "show", str(tmp_path / "out")], capture_output=True, text=True, check=True)
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "out")])
     assert study.verdict in shown.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names == {

@@ -10,6 +10,7 @@ import io
 import linecache
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -55,11 +56,11 @@ class Passes:
 
 def ours(error: BaseException) -> bool:
     """Whether an error was raised on purpose, by the library, in one line."""
-    frames = list(inspect.getinnerframes(error.__traceback__)) if error.__traceback__ else []
-    last = frames[-1]
-    line = linecache.getline(last.filename, last.lineno).strip()
+    frame, number = list(traceback.walk_tb(error.__traceback__))[-1]
+    file = frame.f_code.co_filename
+    line = linecache.getline(file, number).strip()
     said = str(error)
-    return last.filename.startswith(PACKAGE) and line.startswith("raise ") and bool(said) and "\n" not in said
+    return file.startswith(PACKAGE) and line.startswith("raise ") and bool(said) and "\n" not in said
 
 
 def answer(function: Callable[..., Any], arguments: dict[str, Any]) -> str | None:

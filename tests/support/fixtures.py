@@ -74,3 +74,16 @@ def smollm2(smollm2_folder: Any) -> Any:
     import positional_heads as ph
 
     return ph.load_model("smollm2")
+
+
+@pytest.fixture
+def no_retrieval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retrieval scores of zero at once, where no result depends on them: they take most of a small study's time."""
+    import torch
+
+    from positional_heads.studies import retrieval_trials
+
+    def zeros(model: Any, *_: Any) -> torch.Tensor:
+        return torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
+
+    monkeypatch.setattr(retrieval_trials, "retrieval_scores", zeros)

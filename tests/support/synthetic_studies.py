@@ -35,10 +35,9 @@ def planted_study(
     chosen = study_sets(ranking, sizes, n_random, retrieval, ranking[:singles], seed, n_anywhere=n_anywhere)
     rows = [{"unit": unit, "reach": reach} for unit in range(units) for reach in ("long", "short")]
     difficulty = rng.normal(baseline, 0.02, len(rows))
+    effects = {head: np.tile([long[head], short[head]], units) for head in all_heads()}
     values = [
-        difficulty
-        + sum(np.where(np.arange(len(rows)) % 2 == 0, long[head], short[head]) for head in heads)
-        + (rng.normal(0, noise, len(rows)) if heads else 0)
+        difficulty + sum(effects[head] for head in heads) + (rng.normal(0, noise, len(rows)) if heads else 0)
         for heads in distinct_sets(chosen)
     ]
     score = torch.full((LAYERS, HEADS), torch.nan, dtype=torch.float64)

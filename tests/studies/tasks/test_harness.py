@@ -232,6 +232,7 @@ def test_generation_is_that_of_a_model_without_the_heads(folder, bundled):
     assert [text[0] for text in said] != ["48213", "90125"]  # with all heads it says them
 
 
+@pytest.mark.usefixtures("no_retrieval")
 def test_a_harness_task_is_a_task_of_ours(folder, bundled):
     task = harness_task(bundled, "our_say", "exact_match", include_path=folder)
     assert ph.evaluate(bundled, task).measures["exact_match"].tolist() == [1, 1]

@@ -265,6 +265,7 @@ def test_a_file_of_another_encoding_is_refused(bundled, tmp_path):
         ph.evaluate(bundled, "longbench", file=tmp_path / "latin.jsonl")
 
 
+@pytest.mark.usefixtures("no_retrieval")
 def test_the_documents_are_part_of_what_a_study_is(bundled, tmp_path):
     scores = ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 64)[:2])
     few = {"counts": [1], "n_random": 1, "singles": "none", "checkpoint": tmp_path / "kept"}

@@ -1,0 +1,76 @@
+"""Processes of their own, for tests that kill or interrupt one, or that must be free of the tests' type checker.
+
+All are forked from one that has imported the libraries, because importing TransformerLens takes seconds.
+"""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+IMPORTED_ONCE = ["transformer_lens.model_bridge", "transformers.models.llama.modeling_llama", "matplotlib.figure"]
+IMPORTED_ONCE += ["pandas", "scipy.stats"]
+FORKED = multiprocessing.get_context("forkserver")
+FORKED.set_forkserver_preload(IMPORTED_ONCE)
+
+
+class Ended(NamedTuple):
+    """What a process leaves behind, as in `subprocess.CompletedProcess`."""
+
+    returncode: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Process:
+    """A call of a function in a process of its own, whose input and output are files."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any, stdin: bytes = b"") -> None:
+        self.folder = Path(tempfile.mkdtemp())
+        self.stdin, self.stdout, self.stderr = (self.folder / name for name in ("stdin", "stdout", "stderr"))
+        for file, content in ((self.stdin, stdin), (self.stdout, b""), (self.stderr, b"")):
+            file.write_bytes(content)
+        as_here = {**os.environ}, Path.cwd(), (self.stdin, self.stdout, self.stderr)
+        self.process = FORKED.Process(target=_call, args=(*as_here, function, *arguments))
+        self.process.start()
+
+    def send(self, signal_number: int) -> None:
+        """Send a signal to the process."""
+        os.kill(self.process.pid, signal_number)
+
+    def runs(self) -> bool:
+        """Whether the process has not ended."""
+        return self.process.is_alive()
+
+    def ended(self) -> Ended:
+        """Wait for the end of the process."""
+        self.process.join()
+        left = Ended(self.process.exitcode, self.stdout.read_bytes(), self.stderr.read_bytes())
+        self.process.close()
+        shutil.rmtree(self.folder)
+        return left
+
+
+def _call(environment, folder, files, function, *arguments):
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    for stream, file in enumerate(files):
+        os.dup2(os.open(file, os.O_WRONLY if stream else os.O_RDONLY), stream)
+    sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing put nothing in its place
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
+    function(*arguments)
+
+
+def command_line(*arguments):
+    """The command line, as `positional-heads` with these arguments."""
+    from positional_heads.cli import main
+
+    os.environ["COLUMNS"] = "100"
+    sys.argv = ["positional-heads", *arguments]
+    main()
