@@ -12,8 +12,8 @@ METHODS = "none, linear, ntk, dynamic, yarn, llama3, p_rope, self_extend, rerope
 Model = Annotated[
     str,
     typer.Argument(
-        help="'bundled', 'smollm2', a folder in transformers format or with an adapter, a GGUF file or its folder, or a "
-        "hub name."
+        help="'bundled', 'smollm2', a folder in transformers format or with an adapter, a GGUF file or its folder, or "
+        "a hub name."
     ),
 ]
 Texts = Annotated[

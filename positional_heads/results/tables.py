@@ -72,7 +72,6 @@ MEANINGS = {
     ),
     "random_sets": "number of random sets",
     "permutations": "number of permuted rankings",
-    "correlation": "Spearman's rank correlation over heads of the measure and the harm of ablating a head alone",
     "p_within": "its one-sided p-value over permutations of the heads of each layer",
     "p_all": "its one-sided p-value over permutations of all heads",
     "rho_within": "mean rho over distances below the training length",
@@ -101,7 +100,10 @@ MEANINGS = {
     "times": "in how many results the head beats its null with a positive rho",
     "lowest_rho": "lowest rho of all results",
     "mean_rho": "mean rho of all results",
-    "correlation": "Spearman's rank correlation over heads; its interval is over sequences",
+    "correlation": (
+        "Spearman's rank correlation over heads, of rho in two results, or of a measure and the harm of ablating a head "
+        "alone"
+    ),
     "ceiling": "the correlation to expect if nothing but the sequences differed",
     "fraction": "share of the heads that counts as top",
     "shared": "heads that are among the top ones by rho in both",
@@ -235,8 +237,8 @@ def scores_line(provenance: Mapping[str, Any]) -> str:
         null += " of sampled query-key pairs"
     control = f"a control without the first {keys} keys, " if (keys := settings.get("control_keys")) else ""
     return (
-        f"{model_label(provenance)}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences of up to "
-        f"{data['longest']} tokens, {counted} query-key pairs, {null}, {control}seed {settings['seed']}"
+        f"{model_label(provenance)}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences "
+        f"of up to {data['longest']} tokens, {counted} query-key pairs, {null}, {control}seed {settings['seed']}"
     )
 
 

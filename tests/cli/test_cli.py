@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,8 @@ from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
-from tests.support.synthetic_comparison import planted_nulls
 from tests.support.processes import Process, command_line
+from tests.support.synthetic_comparison import planted_nulls
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
