@@ -310,7 +310,7 @@ BEFORE_THE_MODEL = {
         "--mode x": "mode 'x' is unknown",
         "--mode far": "mode 'far' needs distance=",
         "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
-        "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess",
+        "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess, rho_curve, retrieval",
         "--budget 0": "budget 0.0 must be a number of minutes above 0",
         "--scores nope": "leave one of them out",  # --text is given as well
         "--task paskey": "task 'paskey' is unknown",
