@@ -101,8 +101,8 @@ MEANINGS = {
     "lowest_rho": "lowest rho of all results",
     "mean_rho": "mean rho of all results",
     "correlation": (
-        "Spearman's rank correlation over heads, of rho in two results, or of a measure and the harm of ablating a head "
-        "alone"
+        "Spearman's rank correlation over heads, of rho in two results, or of a measure and the harm of ablating a "
+        "head alone"
     ),
     "ceiling": "the correlation to expect if nothing but the sequences differed",
     "fraction": "share of the heads that counts as top",
