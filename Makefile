@@ -25,7 +25,7 @@ demo: .venv/.installed .venv/.smollm2
 	.venv/bin/positional-heads score $$(test -e .venv/.smollm2 && echo smollm2 || echo bundled) $(DEMO)
 	.venv/bin/positional-heads report $(OUT) --overwrite
 
-DEMO = --text bundled --length 512 --sequences 8 --null-repeats 10 --out $(OUT) --overwrite
+DEMO = --text bundled --length 512 --sequences 8 --null-repeats 10 --control-keys 64 --out $(OUT) --overwrite
 
 test: lint .venv/.smollm2
 	.venv/bin/python -m pytest $(IN_PARALLEL) $(PYTEST_ARGS)
