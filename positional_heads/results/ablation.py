@@ -411,6 +411,7 @@ class AblationStudy(Record):
         parts = parts_of(self.rows)
         return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
 
+    @cached_property
     def _own_prediction(self) -> dict[str, Any]:
         """How well what ranks the heads predicts the harm of single ones; empty with too few heads."""
         if len(self.ranking) < FEWEST_RANKED:

@@ -254,7 +254,7 @@ def test_no_other_code_boots_models():
     }
     booting = {name for attribute, name in calls if attribute == "boot_transformers"}
     assert booting == {"loading.py", "loaded_models.py"}  # both inside `installing_refused`
-    assert {name for _, name in calls} - booting == {"adapters.py", "checkpoints.py"}
+    assert {name for _, name in calls} - booting == {"adapters.py", "checkpoints.py", "gguf.py"}
 
 
 def test_a_reports_lines_load_the_model_as_it_was_loaded(tiny_folder):

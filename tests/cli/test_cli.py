@@ -187,7 +187,7 @@ def test_a_command_draws_what_the_library_draws(tmp_path, bundled):
     (tmp_path / "a.txt").write_text(text := ph.bundled_text()[:9000])
     drawn = ("--text", str(tmp_path / "a.txt"), "--text", "bundled:dialogue", "--sequences", "3", "--length", "40")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli_score, "load_named", lambda *_: bundled)
+        patch.setattr(cli_score, "load_named", lambda *_, **__: bundled)
         out = ("--null-repeats", "0", "--seed", "7", "--out", str(tmp_path / "r"))
         done = CliRunner().invoke(app, ["score", "bundled", *drawn, *out])
     assert done.exit_code == 0, done.output
