@@ -425,7 +425,7 @@ def test_show_names_the_folders_below_that_have_a_result(report, tmp_path):
     done = show(["show", str(tmp_path)])
     assert done.exit_code == 1
     assert (
-        f"error: no result file in {tmp_path}: neither it nor a folder in it has scores.safetensors, study.safetensors"
+        f"error: no result file in {tmp_path}: neither it nor a folder in it has scores.safetensors, comparison.safe"
         in done.stderr
     )
     shutil.copytree(report[0], tmp_path / "first")
@@ -454,7 +454,7 @@ def test_show_reports_an_unfinished_study_next_to_scores(report, tmp_path):
 
 
 def command_with_a_fault(*arguments):
-    def broken(*_):
+    def broken(*_, **__):
         return {}["gone"]
 
     cli_score.load_named = broken

@@ -337,7 +337,8 @@ def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkey
 def test_commands_quote_the_name_of_a_model():
     provenance = synthetic_scores(name="a; rm -rf $HOME").provenance
     assert shlex.split(score_command(provenance))[2] == "a; rm -rf $HOME"
-    hostile = replace(ablation_study(), task="a b")
+    study = ablation_study()
+    hostile = replace(study, provenance={**study.provenance, "task": {**study.provenance["task"], "name": "a b"}})
     (line,) = study_commands([hostile], []).splitlines()
     assert shlex.split(line)[6] == "a b"
     assert "--n-random=20" in line
