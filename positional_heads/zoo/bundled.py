@@ -114,7 +114,7 @@ def load_model(
         msg = "tokenizer goes with a Hugging Face model that is loaded already; a folder's own is read from it"
         raise ValueError(msg)
     check_dtype(dtype)
-    place, own_name = _place(name)
+    place, own_name = _place(name if isinstance(name, str) else Path(name))
     try:
         return boot(
             plain_folder(place) if is_gguf(place) else place,
