@@ -344,7 +344,7 @@ class AblationStudy(Record):
         """Whether the task needs the top heads more than others, in words; the answer may be no."""
         if self._parts:
             how = f"{len(self._parts)} parts, each a test of its own (where(part=...)); tables of all average them."
-            return " ".join([how, *(part.verdict for part in self._parts.values())])
+            return " ".join([how, *(f"{name}: {part.verdict}" for name, part in self._parts.items())])
         measure, settings = self.measures[0], self.provenance.get("settings", {})
         if not self.sizes:
             return single_heads_verdict(
@@ -367,7 +367,7 @@ class AblationStudy(Record):
             scored=len(self.ranking),
             n_permuted=settings.get("n_permuted", settings.get("n_random")),
             rank_by=self.rank_by,
-            anywhere=self.contrasts(control="anywhere") if by_kind(self.cells, "anywhere") else None,
+            anywhere=self.contrasts(control="anywhere") if self._both_controls else None,
         )
 
     def _content(self) -> dict[str, Any]:
@@ -410,6 +410,11 @@ class AblationStudy(Record):
         """The study of each part of the task; none for a task of one part."""
         parts = parts_of(self.rows)
         return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
+
+    @property
+    def _both_controls(self) -> bool:
+        """Whether every size has random sets of both kinds, so that their means can be compared."""
+        return all(set(by_kind(self.cells, kind)) >= set(self.sizes) for kind in ("random", "anywhere"))
 
     @cached_property
     def _own_prediction(self) -> dict[str, Any]:

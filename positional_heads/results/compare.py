@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
@@ -49,13 +49,14 @@ def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) 
     groups = tuple(one.n_groups if one.bootstrap_rho is not None else 1 for one in (a, b))
     differences = differing(a.provenance, b.provenance)
     sides = torch.stack([a.rho, b.rho]).double()
+    change = _change(sides, _over_sequences(a, b, paired))
     reasons = {head: f"{called[1]}: {reason}" for head, reason in b.reasons.items()}
     return Comparison(
         names=called,
         rho=sides,
         intervals=torch.stack([a.interval(), b.interval()]).double(),
         rho_curve=torch.stack([a.rho_curve, b.rho_curve]).double(),
-        rho_change=_change(sides, _over_sequences(a, b, paired)),
+        rho_change=_beyond_rounding(change, a.bound + b.bound) if paired else change,
         excess=torch.stack([a.excess, b.excess]).double() if both_null else None,
         excess_change=_excess_change(a, b, paired) if both_null else None,
         beats_null=torch.stack([one.significant() & (one.rho > 0) for one in (a, b)]) if both_null else None,
@@ -87,6 +88,18 @@ def _change(sides: Float64[Tensor, "side layer head"], parts: list[Part] | None)
     return Change(value, torch.where(value.isnan(), torch.nan, variance), freedom)
 
 
+def _beyond_rounding(change: Change, error: Float[Tensor, "layer head"]) -> Change:
+    """The same, with changes that rounding alone could make less certain than that error.
+
+    Resamples of the same sequences are rounded alike, so their spread does not show it.
+    """
+    error = error.double().nan_to_num().clamp(min=torch.finfo(torch.float64).tiny ** 0.5)
+    rounded = change.value.abs() <= error
+    variance = torch.where(rounded, torch.maximum(change.variance, error**2), change.variance)
+    freedom = torch.where(rounded & change.freedom.isnan(), torch.inf, change.freedom)  # 0/0 of a variance of 0
+    return Change(change.value, variance, freedom)
+
+
 def _over_sequences(a: HeadScores, b: HeadScores, paired: bool) -> list[Part] | None:
     """Variances of a change of rho over sequences; None where one is unknown, or of too few groups.
 
@@ -110,15 +123,13 @@ def _excess_change(a: HeadScores, b: HeadScores, paired: bool) -> Change:
     assert a.null is not None
     assert b.null is not None
     sequences = _over_sequences(a, b, paired)
-    if paired:
-        # with one seed, shuffle r permutes the same positions in both, and the difference drops what they share
-        repeats = min(len(a.null.rho), len(b.null.rho))
-        shuffled = [b.null.rho[:repeats] - a.null.rho[:repeats]]
-    else:
-        shuffled = [a.null.rho, b.null.rho]
+    # with one seed, shuffle r permutes the same positions in both, and the difference drops what they share
+    alike = paired and len(a.null.rho) == len(b.null.rho)
+    shuffled = [b.null.rho - a.null.rho] if alike else [a.null.rho, b.null.rho]
     shuffles = [(rho.double().var(0) / len(rho), len(rho) - 1) for rho in shuffled]
     sides = torch.stack([a.excess, b.excess]).double()
-    return _change(sides, None if sequences is None else [*sequences, *shuffles])
+    change = _change(sides, None if sequences is None else [*sequences, *shuffles])
+    return _beyond_rounding(change, 2 * (a.bound + b.bound)) if paired else change  # rho and its null are both rounded
 
 
 def _agreement(

@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 from positional_heads.results.text import printable
 
-PRECISION_ONLY = {"pairs", "null_repeats", "null_pairs", "resamples", "bins", "seed"}
+PRECISION_ONLY = {"pairs", "null_repeats", "null_pairs", "resamples", "bins", "seed", "control_keys"}
 """Settings that change how exactly rho or its null is measured; all others change what rho is."""
-MODEL = ("name", "weights", "dtype", "architecture", "revision", "compatibility_mode")
-COUNTS = {"sha256", "groups", "monotonous", "tokens"}
+MODEL = (
+    *("name", "weights", "dtype", "architecture", "revision", "compatibility_mode"),
+    *("quantization", "adapter", "origin"),
+)
+COUNTS = {"sha256", "groups", "monotonous", "tokens", "drawn"}
 """Parts of the data that follow from others, or that no reader compares."""
 _NAMES = {"model name": "model", "data longest": "length", "data sequences": "sequences"}
 LONGEST_VALUE = 40
@@ -55,6 +58,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     if (a.get("extension") or None) != (b.get("extension") or None):
         found.append(_difference("extension", "setting", *(one.get("extension") for one in (a, b))))
     found += _parts("version of", versions, "other", ["positional-heads"])
+    found += _parts("", (a, b), "other", ["kernels"])
     return found
 
 

@@ -59,6 +59,11 @@ def test_the_excess_has_the_chance_of_sequences_and_of_the_nulls_means():
     np.testing.assert_allclose(change.freedom, freedom, rtol=0.02)
     np.testing.assert_allclose(change.value, b.excess - a.excess)
     paired = ph.compare(a, replace(b, provenance=a.provenance)).excess_change
+    unshared = [samples[1] - samples[0], *nulls]  # 6 and 9 shuffles
+    expected = sum(one.numpy().var(0, ddof=1) / len(one) for one in unshared)
+    np.testing.assert_allclose(paired.variance, expected, rtol=0.01)
+    b = all_resamples(samples[1], null=nulls[1][:6], text="x")
+    paired = ph.compare(a, b).excess_change
     differences = [samples[1] - samples[0], nulls[1][:6] - nulls[0]]
     expected = sum(one.numpy().var(0, ddof=1) / len(one) for one in differences)
     np.testing.assert_allclose(paired.variance, expected, rtol=0.01)
@@ -77,6 +82,21 @@ def test_intervals_cover_and_p_values_are_uniform_where_nothing_changed(paired, 
     assert float(((low <= 0) & (high >= 0)).double().mean()) == pytest.approx(0.95, abs=0.015)
     for level in (0.5, 0.05, 0.01):
         assert float((change.p_values <= level).double().mean()) == pytest.approx(level, abs=4 * (level / 4000) ** 0.5)
+
+
+def test_changes_within_rounding_and_of_unshared_shuffles_are_no_differences(bundled):
+    """The same queries and keys, at a temperature that is equal but for rounding, with more shuffles."""
+    tokens = ph.cut_text(bundled, ph.bundled_text(), 64, sequences=8, seed=1)
+    few = ph.score_heads(bundled, tokens, null_repeats=4)
+    many = ph.score_heads(bundled, tokens, null_repeats=40, temperature=1 + 1e-6)
+    found = ph.compare(few, many)
+    assert found.paired
+    assert 0 < float(found.rho_change.value.abs().max()) < 1e-3  # smaller than the bounds
+    assert not found.changed.any()
+    assert found.excess_change is not None
+    assert not (found.excess_change.q_values <= 0.05).any()
+    twice = ph.compare(few, replace(few, rho_curve=few.rho_curve + 0.01))
+    torch.testing.assert_close(twice.rho_change.p_values, torch.ones(4, 8, dtype=torch.float64))
 
 
 def test_the_excess_is_covered_where_the_null_varies_with_the_sequences():
