@@ -1,0 +1,215 @@
+"""Write the tables of docs/findings.md from the kept results: `python experiments/tables.py`."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import positional_heads as ph
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "findings.md"
+KINDS = ("prose", "code", "dialogue", "technical")
+LENGTHS = (512, 2048, 8192)
+PARTS = ("passkey", "kv", "copy", "text")
+CUT_OFF = 64
+BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
+
+
+@cache
+def scores(name: str) -> ph.HeadScores:
+    """Scores that are kept."""
+    return ph.HeadScores.load(HERE / "scores" / name)
+
+
+@cache
+def study(name: str) -> ph.AblationStudy:
+    """An ablation study that is kept."""
+    return ph.AblationStudy.load(HERE / "ablation" / name)
+
+
+def kept(kind: str, *names: str) -> list[str]:
+    """Those of the results of one kind that are kept."""
+    return [name for name in names if (HERE / kind / name).is_dir()]
+
+
+def table(header: Sequence[str], rows: Iterator[Sequence[Any]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
+
+
+def number(value: float) -> str:
+    """A number with its sign and two digits."""
+    return "" if value != value else f"{value:+.2f}"  # noqa: PLR0124  NaN
+
+
+def named(mask: torch.Tensor) -> str:
+    """Names of the heads of a mask."""
+    return ", ".join(str(ph.Head(*head)) for head in mask.nonzero().tolist()) or "none"
+
+
+def scores_table() -> str:
+    """How many heads beat their null on each text and at each length and temperature."""
+
+    def rows() -> Iterator[Sequence[Any]]:
+        names = [f"{kind}-{length}" for length in LENGTHS for kind in KINDS] + [
+            f"{kind}-512-attention" for kind in KINDS
+        ]
+        for name in kept("scores", *names):
+            one = scores(name)
+            kind, length, *temperature = name.split("-")
+            beat = one.positional_heads(alpha=0.05)
+            rising = one.excess.masked_fill(~(one.rho > 0), -torch.inf)
+            best = ph.Head(*divmod(int(rising.argmax()), rising.shape[1]))
+            low, high, null = (*map(float, one.interval()[best]), float(one.rho[best] - one.excess[best]))
+            yield [
+                f"{kind}, {length} tokens" + (", temperature `attention`" if temperature else ""),
+                *(len(beat), int(one.stays().sum())),
+                f"{best}: {float(one.rho[best]):.2f} ({low:.2f} to {high:.2f}), null {null:.2f}",
+                f"{float(one.saturation.median()):.3f}",
+            ]
+
+    return table(["text", "beat their null", "stay", "largest excess: rho (95 %), null", "saturation, median"], rows())
+
+
+def stability_table() -> str:
+    """Rank correlations between texts, lengths and temperatures, and the heads that two results share."""
+
+    def rows() -> Iterator[Sequence[Any]]:
+        pairs = [(f"{a}-{n}", f"{b}-{n}") for n in LENGTHS for a, b in combinations(KINDS, 2)]
+        by_length = [(f"{kind}-{a}", f"{kind}-{b}") for a, b in combinations(LENGTHS, 2) for kind in KINDS]
+        groups = [(f"two texts, {n} tokens", [p for p in pairs if p[0].endswith(f"-{n}")]) for n in LENGTHS]
+        groups += [
+            (
+                f"one text, {a} and {b} tokens",
+                [p for p in by_length if p[0].endswith(f"-{a}") and p[1].endswith(f"-{b}")],
+            )
+            for a, b in combinations(LENGTHS, 2)
+        ]
+        groups += [("one text, temperatures 1 and `attention`", [(f"{k}-512", f"{k}-512-attention") for k in KINDS])]
+        for label, chosen in groups:
+            found = [
+                ph.compare_all({a: scores(a), b: scores(b)}).pairs().iloc[0]
+                for a, b in chosen
+                if len(kept("scores", a, b)) == 2  # noqa: PLR2004  both
+            ]
+            if found:
+                spans = [[float(one[name]) for one in found] for name in ("correlation_rho", "correlation_excess")]
+                shared = [int(one["shared"]) for one in found]
+                spanned = [f"{min(span):.2f} to {max(span):.2f}" for span in spans]
+                yield [label, *spanned, f"{min(shared)} to {max(shared)} of 27"]
+
+    header = ["", "rank correlation of rho", "of the excess", "heads shared by both top 27 by rho (2.7 by chance)"]
+    return table(header, rows())
+
+
+def stable_heads() -> str:
+    """The heads that beat their null, and stay, on every text at every length."""
+    lines = []
+    for length in LENGTHS:
+        results = [scores(name) for name in kept("scores", *(f"{kind}-{length}" for kind in KINDS))]
+        if len(results) == len(KINDS):
+            stay = torch.stack([one.stays() for one in results]).all(0)
+            lines.append(f"- {length} tokens: {int(stay.sum())} heads stay on all four texts: {named(stay)}.\n")
+    names = kept("scores", *(f"{kind}-{length}" for kind in KINDS for length in LENGTHS))
+    stay = torch.stack([scores(name).stays() for name in names]).all(0)
+    return "".join(lines) + f"- In all {len(names)} results at temperature 1: {named(stay)}.\n"
+
+
+def ablation_table() -> str:
+    """The effect of the top heads of each ranking beside their controls, far answers."""
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for mode in ("zero", "mean", "far"):
+            for ranking in ("rho", "excess", "rho_curve", "retrieval"):
+                for name in kept("ablation", f"{ranking}-{mode}"):
+                    for part in PARTS:
+                        one = study(name).where(part=part)
+                        yield [f"{ranking}, {mode}, {part}", *effects(one)]
+
+    header = [
+        "ranking, mode, task",
+        "top 27 heads",
+        "difference to random heads",
+        "p",
+        "difference to heads of any layer",
+    ]
+    return table([*header, "short range: top 27"], rows())
+
+
+def effects(one: ph.AblationStudy) -> list[str]:
+    """Effect of the top heads, its difference to random heads of their layers with interval and p, and to any heads."""
+    matched = one.contrasts().set_index("reach")
+    matched = matched[matched["k"] == max(one.sizes)]
+    far = matched.loc["long"]
+    cells = [number(far["top"]), interval(far), p_value(far["p_value"], int(far["permutations"]))]
+    try:
+        anywhere = one.contrasts(control="anywhere").set_index("reach")
+        cells.append(interval(anywhere[anywhere["k"] == max(one.sizes)].loc["long"]))
+    except ValueError:
+        cells.append("")
+    return [*cells, number(matched.loc["short"]["top"])]
+
+
+def interval(row: Any) -> str:
+    """A difference and its interval."""
+    return f"{number(row['difference'])} ({number(row['low'])} to {number(row['high'])})" if row["random_sets"] else ""
+
+
+def p_value(value: float, permutations: int) -> str:
+    """A p-value, with the number of permutations that it comes from."""
+    return f"{value:.2f} of {permutations}"
+
+
+def predictors_table() -> str:
+    """How each measure of a head predicts the harm of ablating it alone."""
+    ranked, alone = scores("prose-512"), study("singles")
+    measures = {
+        "rho": ranked.rho,
+        "excess": ranked.excess,
+        "excess without the first 64 keys": ranked.control.excess if ranked.control is not None else ranked.excess,
+        "rho of the curve": ranked.rho_curve,
+        "retrieval score": study("retrieval-zero").ranked_by,
+        "mean distance of attention": torch.tensor(json.loads((HERE / "reach.json").read_text(encoding="utf-8"))),
+    }
+
+    def rows() -> Iterator[Sequence[Any]]:
+        found = {part: alone.where(part=part).predictors(measures).set_index(["measure", "reach"]) for part in PARTS}
+        for reach in ("long", "short"):
+            for name in measures:
+                cells = []
+                for part in PARTS:
+                    one = found[part].loc[(name, reach)]
+                    cells.append(f"{number(one['correlation'])} ({number(one['low'])} to {number(one['high'])})")
+                yield [f"{name}, {'far' if reach == 'long' else 'near'}", *cells]
+
+    return table(["rank correlation with harm", *PARTS], rows())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "scores": scores_table,
+    "stability": stability_table,
+    "stable heads": stable_heads,
+    "ablation": ablation_table,
+    "predictors": predictors_table,
+}
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    for name, make in TABLES.items():
+        pattern = BLOCK.format(name=name)
+        if re.search(pattern, text, re.DOTALL):
+            made = make()
+            text = re.sub(pattern, lambda found, made=made: f"{found[1]}{made}{found[2]}", text, flags=re.DOTALL)
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
