@@ -192,12 +192,32 @@ def predictors_table() -> str:
     return table(["rank correlation with harm", *PARTS], rows())
 
 
+def costs_table() -> str:
+    """Minutes of one thread that each part took."""
+
+    def minutes(*folders: Path) -> str:
+        took = [json.loads((folder / "time.json").read_text(encoding="utf-8")) for folder in folders]
+        return f"{sum(one.get('cpu_minutes', one['minutes']) for one in took):.0f}"
+
+    def rows() -> Iterator[Sequence[Any]]:
+        done, ablated = HERE / "scores", HERE / "ablation"
+        for length in LENGTHS:
+            yield [f"scores, {length} tokens, one text", *map(minutes, sorted(done.glob(f"prose-{length}")))]
+        yield ["each head alone", minutes(ablated / "singles")]
+        for mode in ("zero", "mean", "far"):
+            for folder in sorted(ablated.glob(f"*-{mode}")):
+                yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]
+
+    return table(["", "minutes of one thread"], rows())
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "scores": scores_table,
     "stability": stability_table,
     "stable heads": stable_heads,
     "ablation": ablation_table,
     "predictors": predictors_table,
+    "costs": costs_table,
 }
 
 

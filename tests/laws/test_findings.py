@@ -1,0 +1,62 @@
+"""The page of findings says what the kept results say, and these are of one model, small, and name nobody's folders."""
+
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+from scipy.stats import spearmanr
+
+import positional_heads as ph
+
+ROOT = Path(__file__).parents[2]
+KEPT = ROOT / "experiments"
+SCORES = sorted(path for path in (KEPT / "scores").iterdir() if path.is_dir())
+STUDIES = sorted(path for path in (KEPT / "ablation").iterdir() if path.is_dir())
+
+
+PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_are_those_of_the_kept_results():
+    tables = runpy.run_path(str(KEPT / "tables.py"))
+    assert all(f"<!-- {name} -->" in PAGE for name in tables["TABLES"])
+    tables["TABLES"].pop("predictors")  # its intervals take ten seconds
+    assert tables["page"](PAGE) == PAGE
+
+
+@pytest.mark.parametrize(("reach", "label"), [("long", "far"), ("short", "near")])
+def test_the_predictions_of_harm_are_rank_correlations_of_the_kept_numbers(reach, label):
+    alone, scores = ph.AblationStudy.load(KEPT / "ablation" / "singles"), ph.HeadScores.load(KEPT / "scores/prose-512")
+    answers = alone.to_frame().query("reach == @reach")
+    intact = answers[answers.kind == "none"].groupby(["part", "unit"]).log_prob.mean()
+    for column, part in enumerate(("passkey", "kv", "copy", "text")):
+        single = answers[(answers.kind == "single") & (answers.part == part)]
+        harm = (intact[part] - single.groupby(["heads", "unit"]).log_prob.mean()).groupby("heads").mean()
+        rho = [float(scores.rho[ph.Head.parse(head)]) for head in harm.index]
+        (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| rho, {label} |")]
+        assert float(line.split("|")[2 + column].split()[0]) == pytest.approx(spearmanr(rho, harm).statistic, abs=0.006)
+
+
+def test_the_results_are_of_one_model_and_were_made_by_name():
+    results = [*map(ph.HeadScores.load, SCORES), *map(ph.AblationStudy.load, STUDIES)]
+    models = [result.provenance["model"] for result in results]
+    assert len(results) >= 17
+    assert all(model == models[0] for model in models)
+    assert models[0]["name"] == "smollm2"
+    assert models[0]["origin"]["storage"] == "dequantised from Q4_1 and Q8_0"
+
+
+def test_the_results_are_small():
+    kept = [path for path in KEPT.rglob("*") if path.is_file() and "unfinished" not in path.parts]
+    assert sum(path.stat().st_size for path in kept) < 8e6
+
+
+@pytest.mark.real_model
+def test_a_kept_score_is_what_the_command_gives(smollm2, tmp_path, monkeypatch):
+    """One head's layer of one text, anew: the kept numbers to their rounding."""
+    shutil.copy(KEPT / "run.py", tmp_path)
+    run = runpy.run_path(str(tmp_path / "run.py"))
+    kept = ph.HeadScores.load(KEPT / "scores" / "code-512")
+    again = ph.score_heads(smollm2, run["sequences"](smollm2, "code", 512, 16), layers=[0], null_repeats=0)
+    assert (again.rho[0].float() - kept.rho[0].float()).abs().max() < 1e-4
