@@ -128,7 +128,10 @@ class Ablation:
             return [(hook_name(layer, OUTPUT), ReplacedHeads(tuple(heads), self._reference_z[layer]))]
         if self.mode == "resample":
             return _resampling(self.model, layer, heads, self._reference_z[layer])
-        return _masking(self._rotary[layer], heads, self.mode, self.distance or 0, LayerInputs(self.model, layer))
+        rotary, inputs, distance = self._rotary[layer], LayerInputs(self.model, layer), self.distance or 0
+        if self.mode == "far":
+            return [inputs.hook, (hook_name(layer, SCORES), HiddenFar(tuple(heads), distance, rotary, inputs))]
+        return _masking(rotary, heads, self.mode, distance, inputs)
 
     @property
     def reference_hash(self) -> str | None:
@@ -225,6 +228,29 @@ class ReplacedHeads:
         return self.heads, id(self.value)
 
 
+@dataclass(frozen=True, eq=False)
+class HiddenFar:
+    """A hook that hides from these heads the keys more than `distance` tokens back."""
+
+    heads: tuple[int, ...]
+    distance: int
+    rotary: RotaryLayer
+    inputs: LayerInputs
+
+    def __call__(self, scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
+        """A copy of scores [batch head query_pos key_pos], in which these entries are masked."""
+        heads = list(self.heads)
+        scores = scores.clone()
+        far = self.inputs.distances(self.rotary, scores) > self.distance
+        scores[:, heads] = scores[:, heads].masked_fill(far, torch.finfo(scores.dtype).min)
+        return scores
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for hooks that do the same in one layer."""
+        return self.heads, self.distance
+
+
 def _resampling(
     model: TransformerLensModel, layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]
 ) -> list[Hook]:
@@ -268,8 +294,7 @@ def _masking(
         if mode == "uniform":
             scores[:, heads] = own.masked_fill(~hidden, 0)
             return scores
-        back = inputs.distances(rotary, scores)
-        hidden = hidden | ((back > distance) if mode == "far" else (back < distance))
+        hidden = hidden | (inputs.distances(rotary, scores) < distance)
         scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
         # Softmax over a row whose keys are all masked is even attention, not none: `silence` sets z of that query to 0.
         blind[:] = [hidden.all(dim=-1)]

@@ -2,13 +2,15 @@
 
 A bridge computes attention with all its scores, and the logits of every token. Answers need neither. So they are run
 plainly (see `plain_run`) if no hook is active but those of an extension that replaces cos and sin, and of an ablation
-that replaces z by constants. These act where the bridge calls them, on the input of the output projection. Whether a
-plain run computes what the bridge does is tried on a probe. Anything else runs on the bridge.
+that replaces z by constants or hides far keys. The former act where the bridge calls them, on the input of the output
+projection; the latter by the mask that attention is given. Whether a plain run computes what the bridge does is tried
+on a probe. Anything else runs on the bridge.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -18,21 +20,22 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.ablation import OUTPUT, ReplacedHeads
+from positional_heads.bridge.ablation import OUTPUT, Ablation, HiddenFar, Hook, ReplacedHeads
 from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product
 from positional_heads.bridge.kept_residuals import active_residuals
-from positional_heads.bridge.model import TransformerLensModel, hook_name, layers_with_attention
+from positional_heads.bridge.model import SCORES, TransformerLensModel, hook_name, layers_with_attention
 from positional_heads.bridge.plain_run import plain_model, plain_run_refusal
-from positional_heads.bridge.prefill import exact_in_chunks, prefilled_logits
-from positional_heads.bridge.replayed_hooks import hooked_points
-from positional_heads.bridge.rotary_layer import TOLERANCE
+from positional_heads.bridge.prefill import chunk_length, exact_in_chunks, prefilled_logits
+from positional_heads.bridge.replayed_hooks import HookKind, hooked_points
+from positional_heads.bridge.rotary_layer import TOLERANCE, mask_limit
 from positional_heads.bridge.run_lengths import run_lengths
 
 LONGEST_SEGMENT = 8192
 """Tokens of one pass of a plain run, which keeps no scores but all of a layer's activations."""
 PROBE = 24
 
-_proven: "WeakKeyDictionary[Any, dict[str | None, bool]]" = WeakKeyDictionary()
+_proven: "WeakKeyDictionary[Any, dict[tuple[str | None, bool], bool]]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -41,8 +44,8 @@ def answer_run(model: TransformerLensModel) -> Iterator["AnswerRun"]:
     if not runs_plainly(model):
         yield AnswerRun(model)
         return
-    with _plain_ablated(model) as (plain, replaced):
-        yield AnswerRun(model, plain, replaced)
+    with _plain_ablated(model) as (plain, ablated):
+        yield AnswerRun(model, plain, ablated)
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,12 @@ class AnswerRun:
     Attributes:
         model: A TransformerBridge.
         plain: Hugging Face's own model, if it is run instead.
-        replaced: The hooks on `hook_z`, by layer.
+        ablated: The hooks that ablate heads, by layer.
     """
 
     model: TransformerLensModel
     plain: Any = None
-    replaced: Mapping[int, Sequence[Any]] | None = None
+    ablated: Mapping[int, Sequence[Any]] | None = None
 
     @property
     def shares(self) -> bool:
@@ -78,7 +81,8 @@ class AnswerRun:
         if self.plain is None:
             return prefilled_logits(self.model, tokens)[:, list(positions)]
         rows, length = tokens.shape
-        ends = {*range(LONGEST_SEGMENT, length, LONGEST_SEGMENT), *([shared] if rows > 1 and shared else [])}
+        segment = self._segment(rows, length)
+        ends = {*range(segment, length, segment), *([shared] if rows > 1 and shared else [])}
         bounds = [0, *(sorted(ends) if ends and exact_in_chunks(self.model) else []), length]
         cache = _empty_cache(self.plain) if len(bounds) > 2 else None  # noqa: PLR2004
         logits = []
@@ -93,30 +97,45 @@ class AnswerRun:
                 logits += [found.expand(rows, -1, -1)] if columns else []
         return torch.cat(logits, dim=1)
 
+    def _segment(self, rows: int, length: int) -> int:
+        """Tokens of one pass; with masks of their own, heads have as many entries as scores on a bridge."""
+        hooks = [hook for hooks in (self.ablated or {}).values() for hook in hooks]
+        masked = any(isinstance(hook, HiddenFar) for hook in hooks)
+        return min(LONGEST_SEGMENT, chunk_length(self.model, rows, length)) if masked else LONGEST_SEGMENT
+
     def _sharing_layers(self, tokens: Int[Tensor, "batch pos"], first: int) -> AbstractContextManager[None]:
         residuals = active_residuals(self.model)
-        if residuals is None or self.replaced is None:
+        if residuals is None or self.ablated is None:
             return nullcontext()
-        return residuals.kept(self.plain, self.replaced, tokens, first)
+        return residuals.kept(self.plain, self.ablated, tokens, first)
 
 
 def runs_plainly(model: TransformerLensModel) -> bool:
     """Whether Hugging Face's own model, with these ablations, computes what the bridge would now."""
     if getattr(model, "original_model", None) is None:
         return False
-    if plain_run_refusal(model, {OUTPUT: lambda hook: isinstance(hook, ReplacedHeads)}) is not None:
+    kinds: dict[str, HookKind] = {
+        OUTPUT: lambda hook: isinstance(hook, ReplacedHeads),
+        SCORES: lambda hook: isinstance(hook, HiddenFar),
+    }
+    if plain_run_refusal(model, kinds) is not None:
         return False
     extension = active_extension(model)
     known = _proven.setdefault(model, {})
-    kind = None if extension is None else extension.name
+    kind = None if extension is None else extension.name, bool(hooked_points(model, SCORES))
     if kind not in known:
-        known[kind] = _probe_agrees(model)
+        known[kind] = _probe_agrees(model, masked=kind[1])
     return known[kind]
 
 
 @torch.no_grad()
-def _probe_agrees(model: TransformerLensModel) -> bool:
-    """Whether a plain run gives the bridge's logits on a short run, with z of the heads exchanged in every layer."""
+def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
+    """Whether a plain run gives the bridge's logits on a short run, with z of the heads exchanged in every layer.
+
+    Args:
+        model: A TransformerBridge.
+        masked: Also hide far keys from the first head of each layer.
+    """
     points, names = model.hook_dict, [hook_name(layer, OUTPUT) for layer in layers_with_attention(model)]
     projections: list[Any] = [getattr(model.blocks[layer].attn, "o", None) for layer in layers_with_attention(model)]
     if None in projections or [one.hook_in for one in projections] != [points.get(name) for name in names]:
@@ -126,7 +145,10 @@ def _probe_agrees(model: TransformerLensModel) -> bool:
     def exchange(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         return z.roll(1, dims=2)
 
-    with model.hooks(fwd_hooks=[(name, exchange) for name in names]), run_lengths(model, [PROBE]):
+    hooks: list[Hook] = [(name, exchange) for name in names]
+    if masked:
+        hooks += Ablation(model, "far", distance=PROBE // 4).hooks([(n, 0) for n in layers_with_attention(model)])
+    with model.hooks(fwd_hooks=hooks), run_lengths(model, [PROBE]):
         bridged = model(tokens)
         with _plain_ablated(model) as (plain, _):
             ours = AnswerRun(model, plain)(tokens, range(PROBE))
@@ -136,18 +158,59 @@ def _probe_agrees(model: TransformerLensModel) -> bool:
 
 @contextmanager
 def _plain_ablated(model: TransformerLensModel) -> Iterator[tuple[Any, dict[int, list[Any]]]]:
-    """A block with Hugging Face's model under the hooks on `hook_z`, and these hooks by layer."""
-    hooked = {layer: point for layer, (point,) in hooked_points(model, OUTPUT).items()}
+    """A block with Hugging Face's model under the hooks on scores and on `hook_z`, and these hooks by layer."""
+    points = hooked_points(model, SCORES, OUTPUT)
+    hooks = {layer: [[handle.user_hook for handle in point.fwd_hooks] for point in points[layer]] for layer in points}
+    masked = {attention_module(model, layer): on_scores for layer, (on_scores, _) in hooks.items() if on_scores}
     with ExitStack() as undo:
-        for layer, point in hooked.items():
+        for layer, (_, point) in points.items():
 
             def edit(_: Any, args: tuple[Any, ...], point: Any = point) -> tuple[Any, ...]:
                 return (point(args[0]), *args[1:])
 
             projection = model.blocks[layer].attn.o.original_component
             undo.callback(projection.register_forward_pre_hook(edit).remove)
-        plain = undo.enter_context(plain_model(model))
-        yield plain, {layer: [handle.user_hook for handle in point.fwd_hooks] for layer, point in hooked.items()}
+        plain = undo.enter_context(plain_model(model, partial(_attend, masked) if masked else None))
+        yield plain, {layer: [*on_scores, *on_z] for layer, (on_scores, on_z) in hooks.items()}
+
+
+def _attend(
+    masked: Mapping[Any, Sequence[HiddenFar]],
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    **settings: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention in which some heads of some modules do not see far keys."""
+    for hidden in masked.get(module, ()):
+        mask = _mask_without_far(hidden, mask, query, key.shape[2])
+    return scaled_dot_product(module, query, key, value, mask, **settings)
+
+
+def _mask_without_far(
+    hidden: HiddenFar, mask: Tensor | None, query: Float[Tensor, "batch head query_pos d_head"], n_keys: int
+) -> Tensor:
+    """The mask of each head; distances count back from the last key that a query may see, its own, as on a bridge.
+
+    Args:
+        hidden: The heads, and how far they see.
+        mask: The model's own: which keys a query sees, or what is added to scores, or None for all keys before it.
+        query: Queries, rotated.
+        n_keys: Number of keys; the last is that of the last query.
+    """
+    column = torch.arange(n_keys, device=query.device)
+    if mask is None:
+        n_queries = query.shape[2]
+        mask = (column <= column[n_keys - n_queries :, None])[None, None]
+    mask = mask[..., :n_keys]
+    visible = mask if mask.dtype == torch.bool else mask > mask_limit(mask)
+    own = torch.where(visible, column, -1).amax(-1, keepdim=True)
+    chosen = torch.zeros(query.shape[1], 1, 1, dtype=torch.bool, device=query.device)
+    chosen[list(hidden.heads)] = True
+    far = chosen & (own - column > hidden.distance)
+    return mask & ~far if mask.dtype == torch.bool else mask.masked_fill(far, torch.finfo(mask.dtype).min)
 
 
 def _empty_cache(plain: Any) -> Any:

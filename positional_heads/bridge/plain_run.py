@@ -24,6 +24,7 @@ from positional_heads.bridge.replayed_hooks import (
     HookKind,
     all_are,
     hooked_points,
+    looks_on,
     replaces_tables,
     tables_refusal,
     tables_replaced,
@@ -110,7 +111,9 @@ def _hook_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKind])
         if "forward" in kept and not (id(module) in own and "_hf_hook" in kept):  # accelerate's only moves tensors
             return f"the forward method of {_name(model, module)} is replaced"
         harmless = _is_harmless if id(module) in own else _is_own
-        if id(module) not in allowed and not all(harmless(hook) for kind in HOOKS for hook in kept[kind].values()):
+        if id(module) in allowed or looks_on(module):
+            continue
+        if not all(harmless(hook) for kind in HOOKS for hook in kept[kind].values()):
             return f"a hook on {_name(model, module)} is active"
     return None
 

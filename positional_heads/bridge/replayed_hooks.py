@@ -11,6 +11,7 @@ from typing import Any
 
 from positional_heads.bridge.attention_interface import attention_module
 from positional_heads.bridge.model import TransformerLensModel, hook_name, layers_with_attention
+from positional_heads.bridge.positions import LayerInputs
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TABLES = ("hook_cos", "hook_sin")
@@ -46,6 +47,13 @@ def tables_refusal(model: TransformerLensModel) -> str | None:
         if "position_embeddings" not in signature(attention_module(model, layer).forward).parameters:
             return f"attention of layer {layer} is not given the cos and sin that an extension replaces"
     return None
+
+
+def looks_on(point: Any) -> bool:
+    """Whether the hooks on a module are all ours that only read what a layer is called with."""
+    return hasattr(point, "fwd_hooks") and all_are(
+        point, lambda hook: isinstance(getattr(hook, "__self__", None), LayerInputs)
+    )
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from positional_heads.studies.tasks.task import AnswerTask, Task
 Singles = Literal["all", "top", "none"]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 MOST_RANDOM = 100_000
-SHARING = ("zero", "mean")
+SHARING = ("zero", "mean", "far")
 """Modes in which sets of heads share the layers below their first difference."""
 MOST_SINGLES = 128
 """Up to this many scored heads, all are ablated one by one by default; in larger models only the top ones."""

@@ -102,7 +102,10 @@ def extrapolation_study(
     trials = [trial for method in methods for trial in _trials(method, factors, trained)]
     # 2. the model as it is, within the training length; the heads to follow
     settings = {"depths": 5, "examples": 2, **task_settings}
-    plain_scores = score_heads(model, rows[:, :trained], beyond_context=True, null_repeats=0, progress=progress)
+    layers = None if asked is None else sorted({head.layer for head in asked})  # all are needed to choose heads
+    plain_scores = score_heads(
+        model, rows[:, :trained], layers=layers, beyond_context=True, null_repeats=0, progress=progress
+    )
     followed = plain_scores.top(FOLLOWED_HEADS) if asked is None else asked
     plain = _performance(model, task, trained, 0, settings, batch_size)
     # 3. the same heads and the same task under each method, or under those that fit into the budget

@@ -50,6 +50,12 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/answer_run.py",
+        "own - column > hidden.distance",
+        "own - column >= hidden.distance",
+        "bridge/test_answer_run -k bridges_logits",
+    ),
+    Mutant(
+        "bridge/answer_run.py",
         "if start <= position < stop",
         "if start < position < stop",
         "bridge/test_answer_run -k whole",
@@ -337,7 +343,7 @@ MUTANTS = (
     Mutant("bridge/plain_run.py", "if own is not child:", "if own is child:", "bridge/test_plain_run -k last_bit"),
     Mutant("bridge/plain_run.py", "dict(child._modules)", "child._modules", "bridge/test_plain_run -k last_bit"),
     Mutant(
-        "bridge/plain_run.py", "id(module) not in allowed and", "not allowed and", "bridge/test_plain_run -k takes_care"
+        "bridge/plain_run.py", "id(module) in allowed or", "bool(allowed) or", "bridge/test_plain_run -k takes_care"
     ),
     Mutant(
         "bridge/plain_run.py", "if all_are(point, kind)", "if callable(kind)", "bridge/test_plain_run -k takes_care"
