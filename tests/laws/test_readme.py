@@ -8,13 +8,15 @@ import pytest
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.real_model
+@pytest.mark.usefixtures("smollm2_folder")  # skipped where the model is not installed
 def test_code_blocks_run_and_print_what_the_readme_shows(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     namespace: dict[str, object] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
     assert len(blocks) == 3
-    assert "No head beats its null" in capsys.readouterr().out
+    assert "of 270 heads beat their null" in capsys.readouterr().out
     assert namespace["run"]["blocks.2.attn.hook_contributions"].shape == (1, 8, 512, 512, 16)
 
 
