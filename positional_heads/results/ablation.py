@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
+from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets, existing_permutations
 from positional_heads.core.heads import Head, head_values
 from positional_heads.core.predictors import harm_predictions
 from positional_heads.core.statistics import jaccard, permutation_p, rank_correlation
@@ -156,9 +156,9 @@ class AblationStudy(Record):
     ) -> "pd.DataFrame":
         """Top heads against random ones: difference, interval over units, and permutation p-value, at each size.
 
-        The rows of size "all" average over the sizes; theirs is the p-value to quote, the one test of the study. It
-        compares with permuted rankings, which may share heads with the top sets; the difference is to random sets,
-        which may not.
+        The rows of size "all" average over the sizes that have random sets, all columns alike; over all sizes where
+        none has any. Theirs is the p-value to quote, the one test of the study. It compares with permuted rankings,
+        which may share heads with the top sets; the difference is to random sets, which may not.
 
         Args:
             measure: Which measure; the most sensitive when None.
@@ -175,8 +175,10 @@ class AblationStudy(Record):
             msg = "this study has no sets of heads of any layer: run it with n_anywhere=20"
             raise ValueError(msg)
 
+        controls = by_kind(self.cells, control)
+        both = [size for size in self.sizes if size in controls] or self.sizes
         groups: list[tuple[int | str, list[int]]] = [(k, [k]) for k in self.sizes]
-        groups += [(ALL_SIZES, self.sizes)] if self.sizes else []
+        groups += [(ALL_SIZES, both)] if both else []
         lines = []
         for units in self._unit_means(measure):
             top, random, permuted = (
@@ -345,7 +347,7 @@ class AblationStudy(Record):
         if self._parts:
             how = f"{len(self._parts)} parts, each a test of its own (where(part=...)); tables of all average them."
             return " ".join([how, *(f"{name}: {part.verdict}" for name, part in self._parts.items())])
-        measure, settings = self.measures[0], self.provenance.get("settings", {})
+        measure = self.measures[0]
         if not self.sizes:
             return single_heads_verdict(
                 self.task,
@@ -354,6 +356,7 @@ class AblationStudy(Record):
                 self.by_head(),
                 self._own_prediction,
                 chance=self.chance.get(measure),
+                units=self._units(self.reaches[0]),
             )
         return ablation_verdict(
             self.task,
@@ -361,11 +364,12 @@ class AblationStudy(Record):
             self.contrasts(),
             self.effects(),
             chance=self.chance.get(measure),
+            units=self._units(self.reaches[0]),
             significant=self.provenance["scores"].get("significant"),
             harm=self.correlations["score and harm"],
             singles=len(by_kind(self.cells, "single").get(1, [])),
             scored=len(self.ranking),
-            n_permuted=settings.get("n_permuted", settings.get("n_random")),
+            exhausted=self._permutations_exhausted,
             rank_by=self.rank_by,
             anywhere=self.contrasts(control="anywhere") if self._both_controls else None,
         )
@@ -405,6 +409,10 @@ class AblationStudy(Record):
             provenance=content["provenance"],
         )
 
+    def _units(self, reach: str) -> int:
+        """Independent units of the answers of a reach."""
+        return len({row["unit"] for row in self.rows if row["reach"] == reach})
+
     @cached_property
     def _parts(self) -> dict[str, "AblationStudy"]:
         """The study of each part of the task; none for a task of one part."""
@@ -412,9 +420,18 @@ class AblationStudy(Record):
         return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
 
     @property
+    def _permutations_exhausted(self) -> bool:
+        """Whether no more permuted rankings exist than there are: fewer than asked for, or all were drawn."""
+        settings = self.provenance.get("settings", {})
+        asked = settings.get("n_permuted", settings.get("n_random", 0))
+        drawn = max(map(len, by_kind(self.cells, "permuted").values()), default=0)
+        return drawn < asked or drawn >= existing_permutations(self.ranking, self.sizes)
+
+    @property
     def _both_controls(self) -> bool:
-        """Whether every size has random sets of both kinds, so that their means can be compared."""
-        return all(set(by_kind(self.cells, kind)) >= set(self.sizes) for kind in ("random", "anywhere"))
+        """Whether the same sizes have random sets of both kinds, so that their means can be compared."""
+        matched, anywhere = (by_kind(self.cells, kind).keys() for kind in ("random", "anywhere"))
+        return bool(matched) and matched == anywhere
 
     @cached_property
     def _own_prediction(self) -> dict[str, Any]:
