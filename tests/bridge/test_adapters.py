@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 import positional_heads as ph
 from positional_heads.bridge.adapters import _last_name
 from positional_heads.bridge.provenance import weights_fingerprint
-from positional_heads.views.report.caveats import score_command, score_lines
+from positional_heads.views.report.commands import score_command
+from positional_heads.views.report.lines import score_lines
 from tests.bridge.test_loaded_models import TOKENS, agrees
 from tests.support.tiny_models import save_tiny_model
 
