@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.bridge.ablation import AblationMode, Reference
+from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.answer_run import runs_plainly
 from positional_heads.bridge.kept_residuals import kept_residuals
 from positional_heads.bridge.model import TransformerLensModel
@@ -122,7 +123,7 @@ def ablation_study(
     # 2. the ranking of the heads
     ranker = ranker_of(scores, rank_by)
     sizes = _sizes(len(ranker.ranking), fractions, counts, singles)
-    identity = {"model": scored_model, **task_provenance(task, ablation)}
+    identity = {"model": scored_model, **task_provenance(task, ablation), **extension_provenance(model)}
     finished, trials = FinishedParts(identity, checkpoint), RetrievalTrials(model, task)
     retrieval, notes = None, trials.notes
     if rank_by == RETRIEVAL:
