@@ -15,8 +15,8 @@ from positional_heads.bridge.checkpoints import (
     has_tokenizer,
     installing_refused,
     quantization_of,
-    stated_quantization,
     stand_in_tokenizer,
+    stated_quantization,
     weights_read,
 )
 from positional_heads.bridge.loaded_models import execution_device, probe_logits, refuse_other_logits
@@ -88,12 +88,7 @@ def load_model(
 
     source, adapter = _base_and_adapter(name_or_path, adapter)
     check_dtype(dtype)
-    if device is not None and device_map is not None:
-        msg = f"device {device!r} and device_map {device_map!r} are both given: leave one of them out"
-        raise ValueError(msg)
-    if device_map is not None and not device_map:
-        msg = f"device_map {device_map!r} is empty: give 'auto', or a table from names of modules to devices"
-        raise ValueError(msg)
+    _check_places(device, device_map)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     settings |= {"device": device} if device_map is None else {"device_map": device_map}
     without_tokenizer = Path(source).is_dir() and not has_tokenizer(Path(source))
@@ -138,6 +133,20 @@ def load_model(
     for logits in own_logits:
         refuse_other_logits(bridge.eval(), logits)
     return bridge.eval()
+
+
+def _check_places(device: str | None, device_map: "str | Mapping[str, str | int] | None") -> None:
+    """Refuse a device beside a device map, and a map of nothing.
+
+    Raises:
+        ValueError: If it is one of these.
+    """
+    if device is not None and device_map is not None:
+        msg = f"device {device!r} and device_map {device_map!r} are both given: leave one of them out"
+        raise ValueError(msg)
+    if device_map is not None and not device_map:
+        msg = f"device_map {device_map!r} is empty: give 'auto', or a table from names of modules to devices"
+        raise ValueError(msg)
 
 
 def _precision(source: str, dtype: str | None) -> str:

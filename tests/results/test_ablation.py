@@ -42,7 +42,11 @@ def test_the_mean_over_sizes_is_that_of_sizes_with_random_sets_on_both_sides():
     ("sizes", "ranked", "said"),
     [
         ((5,), 5, r"log_prob -1\.\d\d\d, with no random set to compare with: too few other heads are left in these "),
-        ((32,), 5, r"0 permutations cannot .*, no others of these sizes exist: ablate fewer heads\. log_prob -3\.\d+, "),
+        (
+            (32,),
+            5,
+            r"0 permutations cannot .*, no others of these sizes exist: ablate fewer heads\. log_prob -3\.\d+, ",
+        ),
         ((8,), 8, r"0 permutations cannot .*, no others of these sizes exist: ablate more heads\."),
     ],
 )

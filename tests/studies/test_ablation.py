@@ -229,6 +229,18 @@ def test_impossible_studies_are_refused(case, bundled, scores):
         ablation_study(bundled, scores, "passkey", **QUICK | settings)
 
 
+def test_a_study_of_an_extended_model_says_so(bundled, scores, tmp_path):
+    settings = {"counts": [1], "n_random": 1, "singles": "none", "checkpoint": tmp_path}
+    plain = ablation_study(bundled, scores, CountingTask(), **settings)
+    assert "extension" not in plain.provenance
+    with ph.extended_rope(bundled, "linear", 2.0):
+        with pytest.raises(ValueError, match=r"another study \(different: extension\)"):
+            ablation_study(bundled, scores, CountingTask(), **settings)
+        found = ablation_study(bundled, scores, CountingTask(), **settings | {"checkpoint": None})
+        measured = ph.evaluate(bundled, CountingTask())
+    assert found.provenance["extension"]["method"] == measured.provenance["extension"]["method"] == "linear"
+
+
 def test_heads_can_be_ranked_by_excess(bundled, scores):
     found = ablation_study(bundled, scores, CountingTask(), counts=[1], n_random=1, rank_by="excess", singles="none")
     assert found.ranking[0] == max(scores.heads, key=lambda head: scores.excess[head])

@@ -105,7 +105,7 @@ def test_sequences_beyond_the_context_are_cut_so():
             "no option for quantising weights while they are loaded, quantization_config {'quant_method'",
         ),
         ("m", {"quantization_config": "Own()"}, "# give quantization_config to load_model: Own()\n", "Own()"),
-        ("m", {}, '["weights"] == \'abc\'  # the same weights', "# the same weights have the fingerprint abc"),
+        ("m", {}, "[\"weights\"] == 'abc'  # the same weights", "# the same weights have the fingerprint abc"),
     ],
 )
 def test_how_a_model_was_loaded_is_repeated_or_told(name, model, line, comment):

@@ -21,8 +21,8 @@ from positional_heads.views.report import page as report_page
 from positional_heads.views.report import sections as report_sections
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import score_command, study_commands
-from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.folder import write_report
+from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.page import read_results, report_html, write_report_page
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples

@@ -102,7 +102,9 @@ def not_repeated(provenance: Mapping[str, Any]) -> list[str]:
     """Sentences on what of the model no command repeats, and what its weights must then be."""
     model, missing = provenance["model"], []
     if step := STEP.fullmatch(str(model["name"])):
-        missing.append(f"the model was that of a step of training, ph.load_bundled_model({step[1]}): no command loads it")
+        missing.append(
+            f"the model was that of a step of training, ph.load_bundled_model({step[1]}): no command loads it"
+        )
     if WITH_ADAPTER in str(model["name"]):
         missing.append("the adapter was in the layers of a model that was loaded already: --adapter FOLDER merges one")
     if (config := model.get("quantization_config")) is not None:

@@ -28,8 +28,8 @@ from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import score_command, study_commands
-from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.comparison import comparison_section
+from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.sections import (
     Code,
     Section,
