@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,21 +143,29 @@ def extrapolation_study(
     )
     # 4. the record
     return ExtrapolationStudy(
-        labels=[trial.label for trial in trials],
-        lengths=[trial.length for trial in trials],
-        methods=[one["method"] for one in results],
+        **_measured(trials, results),
         heads=followed,
-        curves=torch.stack([_padded(one["curves"], max(trial.length for trial in trials)) for one in results]),
-        **{name: _float64([one[name] for one in results]) for name in ("frequencies", "rho_within", "rho_beyond")},
-        performance={
-            name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
-        },
         plain=plain,
         plain_curves=_head_values(kept(plain_scores.curve), followed),
         training_length=trained,
         provenance=provenance,
         notes=notes,
     )
+
+
+def _measured(trials: Sequence[Trial], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of the record that have one entry for each method and length."""
+    longest = max(trial.length for trial in trials)
+    tables = {name: _float64([one[name] for one in results]) for name in ("frequencies", "rho_within", "rho_beyond")}
+    performance = {name: [one["performance"][name] for one in results] for name in ("exact", "log_prob", "loss")}
+    return {
+        "labels": [trial.label for trial in trials],
+        "lengths": [trial.length for trial in trials],
+        "methods": [one["method"] for one in results],
+        "curves": torch.stack([_padded(one["curves"], longest) for one in results]),
+        "performance": {name: _float64(values) for name, values in performance.items()},
+        **tables,
+    }
 
 
 def trained_length(model: TransformerLensModel, training_length: int | None = None) -> int:

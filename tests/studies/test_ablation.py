@@ -202,11 +202,9 @@ def test_scores_of_another_model_are_refused(scores, bundled, tiny):
         ablation_study(other, scores, "passkey", **QUICK)
     model = scores.provenance["model"] | {"adapter": "a/lora", "quantization": "torchao", "weights": "0"}
     adapted = replace(scores, provenance=scores.provenance | {"model": model})
-    with pytest.raises(
-        ValueError,
-        match=r"bundled \(float32, compatibility mode False, quantised by torchao, with the adapter a/lora\), this model is "
-        r"bundled \(float32, compatibility mode False\) and has other weights",
-    ):
+    how = r"bundled \(float32, compatibility mode False"
+    message = f"{how}, quantised by torchao, with the adapter a/lora.*, this model is {how}\\) and has other weights"
+    with pytest.raises(ValueError, match=message):
         ablation_study(bundled, adapted, "passkey", **QUICK)
     with pytest.raises(ValueError, match="and has other layers"):
         ablation_study(tiny("llama"), scores, lambda model: [1.0])
