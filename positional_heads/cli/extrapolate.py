@@ -102,7 +102,11 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
 
 
 def _drawn(bridge: "TransformerLensModel", texts: list[Any], length: int, sequences: int, seed: int) -> list[Any]:
-    """Sequences of this length at random places of the texts; fewer where the texts hold fewer."""
+    """Sequences of this length at random places of the texts; fewer where the texts hold fewer.
+
+    Raises:
+        ValueError: If they hold none.
+    """
     from functools import partial
 
     from positional_heads.bridge.cutting import cut_text
@@ -110,7 +114,13 @@ def _drawn(bridge: "TransformerLensModel", texts: list[Any], length: int, sequen
     draw = partial(cut_text, bridge, texts, length, seed=seed, beyond_context=True)
     pieces = draw(sequences=sequences)
     whole = sum(len(piece) == length for piece in pieces)
-    if 0 < whole < len(pieces):
+    if not whole:
+        msg = (
+            f"no text holds a sequence of {length} tokens, the largest factor times the training length: give a longer "
+            "one, smaller --factors, or --in-order to join several"
+        )
+        raise ValueError(msg)
+    if whole < len(pieces):
         pieces = draw(sequences=whole)
     say_drawn(pieces, seed, len(texts))
     return pieces

@@ -182,15 +182,15 @@ def test_from_the_command_line(tmp_path):
     assert "did you mean yarn" in refused.output
 
 
-@pytest.mark.parametrize(("options", "asked", "found"), [([], 2, 2), (["--in-order"], 2, 2), ([], 9, 3)])
+@pytest.mark.parametrize(("options", "asked", "found"), [([], 2, 2), (["--in-order"], 2, 2), ([], 9, 3), ([], 1, 0)])
 def test_the_command_draws_its_sequences_and_reads_no_more_of_a_text(options, asked, found, tmp_path, monkeypatch):
-    """What the study is given, not what it does with it; a text that holds fewer whole sequences gives these."""
+    """What the study is given, not what it does with it; a text that holds fewer whole sequences gives these, or none."""
     from typer.testing import CliRunner
 
     from positional_heads.bridge import text_sources
     from positional_heads.studies import extrapolation
 
-    text = ph.bundled_text("code")[: 120_000 if asked == 2 else 2500]
+    text = ph.bundled_text("code")[: {1: 700, 2: 120_000, 9: 2500}[asked]]
     (tmp_path / "text.txt").write_text(text)
     read, given = [], {}
     plain = text_sources.TextFile.read
@@ -208,7 +208,9 @@ def test_the_command_draws_its_sequences_and_reads_no_more_of_a_text(options, as
     arguments = ["extrapolate", "bundled", "--text", str(tmp_path / "text.txt"), "--factors", "2,9", "--seed", "3"]
     arguments += ["--training-length", "80", "--sequences", str(asked), "--out", str(tmp_path / "out"), *options]
     result = CliRunner().invoke(app, arguments)
-    assert "error: that is all" in result.output
+    assert ("error: that is all" if found else "error: no text holds a sequence of 720 tokens") in result.output
+    if not found:
+        return
     if options:
         assert given == {"tokens": text, "sequences": 2}
         return
