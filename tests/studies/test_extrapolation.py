@@ -184,7 +184,7 @@ def test_from_the_command_line(tmp_path):
 
 @pytest.mark.parametrize(("options", "asked", "found"), [([], 2, 2), (["--in-order"], 2, 2), ([], 9, 3), ([], 1, 0)])
 def test_the_command_draws_its_sequences_and_reads_no_more_of_a_text(options, asked, found, tmp_path, monkeypatch):
-    """What the study is given, not what it does with it; a text that holds fewer whole sequences gives these, or none."""
+    """What the study is given, not what it does with it; a text with fewer whole sequences gives these, or none."""
     from typer.testing import CliRunner
 
     from positional_heads.bridge import text_sources

@@ -183,9 +183,9 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
     factors = ",".join(f"{length / study.training_length:.9g}" for length in sorted(set(study.lengths)))
     words = ["positional-heads", "extrapolate", _model_name(provenance), "--methods", ",".join(methods)]
     words += ["--factors", factors, f"--training-length={study.training_length}", *_loading_options(provenance)]
-    drawn: Mapping[str, Any] = {}
-    if data := provenance.get("data"):
-        drawn = data.get("drawn", {})
+    data: Mapping[str, Any] = provenance.get("data") or {}
+    drawn: Mapping[str, Any] = data.get("drawn") or {}
+    if data:
         for name in text_names(provenance):
             words += ["--text", name]
         words += [f"--sequences={data['sequences']}", *([] if drawn else ["--in-order"])]
