@@ -153,6 +153,7 @@ def ablation_verdict(
     by_size = contrasts[(contrasts["k"] != "all") & (contrasts["reach"] == reach)]
     sizes = by_size["k"]
     basis = f"{measure} {long['top']:+.3f}{_compared(long, by_size)}"
+    random = "random heads" if long["random_sets"] else "heads of permuted rankings, which may share some,"
     weaker = _against_any_layer(long, reach, anywhere)
     top = "the top heads" if rank_by == "rho" else f"the top heads by {printable(rank_by, newlines=False)}"
     if 1 / (1 + int(long["permutations"])) > ALPHA:
@@ -167,9 +168,9 @@ def ablation_verdict(
         others += _evidence_of_single_heads(harm, singles, scored)
         return (
             f"No effect: ablating {'these heads' if rank_by == 'rho' else top} hurts {task} no more than ablating "
-            f"random heads does: {basis}.{weaker}{others}"
+            f"{random} does: {basis}.{weaker}{others}"
         )
-    claim = f"Ablating {top} hurts {task} at {reach} range more than ablating random heads does: {basis}.{weaker}"
+    claim = f"Ablating {top} hurts {task} at {reach} range more than ablating {random} does: {basis}.{weaker}"
     if "long - short" not in over_sizes.index:
         return f"{claim} There is no short-range control: whether the heads are specific to distance is open."
     apart = over_sizes.loc["long - short"]
