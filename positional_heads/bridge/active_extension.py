@@ -60,6 +60,12 @@ def active_extension(model: TransformerLensModel) -> ActiveExtension | None:
     return _ACTIVE.get(model)
 
 
+def extension_provenance(model: TransformerLensModel) -> dict[str, Any]:
+    """The extension that is active on this model, for provenance; nothing without one."""
+    extension = active_extension(model)
+    return {} if extension is None else {"extension": extension.provenance}
+
+
 def set_active(model: TransformerLensModel, extension: ActiveExtension) -> None:
     """Make an extension the active one."""
     _ACTIVE[model] = extension

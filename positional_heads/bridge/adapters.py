@@ -5,13 +5,21 @@ there it stays beside them. Only safetensors are read: a pickle runs what its au
 """
 
 import json
+import logging
 import os
+import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from positional_heads.bridge.provenance import ORIGIN
+
 CONFIGURATION, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+PRECISION = re.compile(r"[.\-_](i?q\d\w*|bf16|f?p?16|f?p?32)$")
+"""What the name of a GGUF file adds to that of its model."""
+
+logger = logging.getLogger(__name__)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -95,12 +103,14 @@ def with_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
     Raises:
         ValueError: If it does not fit the model, or weights are on disk.
     """
+    _warn_of_another_base(folder, model)
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
     if any(parameter.is_meta for parameter in model.parameters()):
         msg = "weights on disk cannot take an adapter: merge it first, save the model, and offload that"
         raise ValueError(msg)
+    _refuse_another_shape(folder, model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's on transformers, and on tensors that are missing: refused below
         adapted = PeftModel.from_pretrained(model, str(folder))
@@ -115,6 +125,67 @@ def with_adapter(model: Any, folder: Path, *, merge: bool) -> Any:
         )
         raise ValueError(msg)
     return adapted.merge_and_unload(safe_merge=True) if merge else adapted.get_base_model()
+
+
+def _refuse_another_shape(folder: Path, model: Any) -> None:
+    """Refuse factors that do not fit the layers they belong to; `torch` would list all of them.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    from safetensors import safe_open
+
+    modules, wrong = dict(model.named_modules()), []
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        for name in file.keys():  # noqa: SIM118  it is no mapping
+            place, _, factor = name.removeprefix("base_model.model.").partition(".lora_")
+            axis, side = {"A": (1, "in_features"), "B": (0, "out_features")}.get(factor[:1], (0, ""))
+            has, wanted = file.get_slice(name).get_shape()[axis], getattr(modules.get(place), side, None)
+            if wanted not in {None, has}:
+                wrong.append(f"{place} has {wanted} {side.replace('_', ' ')}, the adapter's {has}")
+    if wrong:
+        msg = (
+            f"the adapter {folder} is of a model of another shape ({wrong[0]}): give the model that it was trained on, "
+            f"{_configuration(folder).get('base_model_name_or_path')!r} as it says"
+        )
+        raise ValueError(msg)
+
+
+def _warn_of_another_base(folder: Path, model: Any) -> None:
+    """Warn of an adapter that names another base than this one, where both have a name."""
+    stated, source = _configuration(folder).get("base_model_name_or_path"), str(model.name_or_path or "")
+    if not stated or not source or _is_here(str(stated), folder, Path(source)):
+        return
+    if not {_last_name(str(stated))} & {_last_name(name) for name in _names_of(model, source)}:
+        logger.warning(
+            "the adapter %s was trained on %r, as it says, and is put onto %r: unless these are the same weights, what "
+            "it changes means nothing there",
+            folder,
+            stated,
+            source,
+        )
+
+
+def _is_here(stated: str, folder: Path, source: Path) -> bool:
+    """Whether the base that an adapter states is this folder: a path, or one of the hub's in its cache."""
+    places = (Path(stated).expanduser(), folder / stated, folder.parent / stated)
+    cached = f"models--{stated.replace('/', '--')}"
+    return cached in source.parts or any(place.exists() and place.resolve() == source.resolve() for place in places)
+
+
+def _names_of(model: Any, source: str) -> list[str]:
+    """Names that a model is known by: of its folder or on the hub, in its own configuration, of the file it is from."""
+    origin = getattr(model.config, ORIGIN, None) or {}
+    names = [source, str(origin.get("file", ""))]
+    configuration = Path(source) / "config.json"
+    if configuration.is_file():
+        names.append(str(json.loads(configuration.read_text(encoding="utf-8")).get("_name_or_path") or ""))
+    return [name for name in names if name]
+
+
+def _last_name(name: str) -> str:
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2].casefold()
+    return PRECISION.sub("", last.removesuffix(".gguf"))
 
 
 def _configuration(folder: Path) -> dict[str, Any]:

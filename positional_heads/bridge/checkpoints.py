@@ -127,6 +127,14 @@ def check_quantization_config(config: Any) -> None:
     _refuse_missing_package(str(getattr(config.quant_method, "value", config.quant_method)))
 
 
+def stated_quantization(config: Any) -> Any:
+    """A configuration of quantisation as JSON, to be repeated; in words where it cannot be."""
+    try:
+        return json.loads(config.to_json_string(use_diff=False))
+    except (TypeError, ValueError, AttributeError):
+        return repr(config)
+
+
 def _refuse_missing_package(method: str) -> None:
     package = PACKAGES.get(method)
     if package is not None and find_spec(package) is None:

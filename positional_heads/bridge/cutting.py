@@ -34,6 +34,7 @@ def cut_text(
     sequences: int | None = None,
     seed: int = 0,
     plain_text: bool = False,
+    beyond_context: bool = False,
 ) -> list[Int[Tensor, " _"]]:
     """Cut texts into sequences of at most `length` tokens, or draw some sequences from them at random.
 
@@ -55,18 +56,19 @@ def cut_text(
         seed: Seed of the draw.
         plain_text: Read special tokens in a text as plain characters, and drop byte-order marks and carriage returns,
             see `text_tokens`.
+        beyond_context: Allow sequences longer than the model's context, to run past it.
 
     Returns:
         Token ids of each sequence. Scores of a draw state in their provenance how to repeat it.
 
     Raises:
-        ValueError: If a text is empty or `length` does not fit the model.
+        ValueError: If a text is empty or the name of a file, or `length` does not fit the model.
         TypeError: If it is neither a text nor a list of texts.
         FileNotFoundError: If there is no such file.
     """
     limit = int(model.cfg.n_ctx)
     length = limit if length is None else length
-    if not 2 <= length <= limit:  # noqa: PLR2004
+    if length < 2 or (length > limit and not beyond_context):  # noqa: PLR2004
         msg = f"length {length} must be between 2 and the model's context of {limit} tokens"
         raise ValueError(msg)
     in_range("sequences", sequences, 1)

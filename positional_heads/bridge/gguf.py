@@ -19,6 +19,7 @@ from positional_heads.bridge.gguf_attention import translate_rotation
 from positional_heads.bridge.gguf_header import GgufHeader, read_header
 from positional_heads.bridge.kept_models import file_hash, kept_model, made_once
 from positional_heads.bridge.provenance import ORIGIN
+from positional_heads.core.logs import error_reason
 
 logger = logging.getLogger(__name__)
 
@@ -158,8 +159,7 @@ def _parsed_once() -> Iterator[None]:
 
 
 def _reason(file: Path, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"{file}: transformers cannot read this GGUF file: {reason}"
+    return f"{file}: transformers cannot read this GGUF file: {error_reason(error, 300)}"
 
 
 def _refuse_other_weights(file: Path, header: GgufHeader, model: Any, info: dict[str, Any]) -> None:

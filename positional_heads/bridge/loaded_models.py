@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from positional_heads.bridge.checkpoints import BOOTING, installing_refused, stand_in_tokenizer, tokenizer_of
 from positional_heads.bridge.model import UnsupportedModelError, refuse_unsupported
 from positional_heads.bridge.rotary_layer import TOLERANCE
+from positional_heads.core.logs import error_reason
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -58,8 +59,7 @@ def wrapped_model(model: Any, tokenizer: Any = None) -> "TransformerBridge":
                 source, hf_model=own, device=device, dtype=own.dtype, tokenizer=found or stand_in_tokenizer()
             )
     except Exception as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        msg = f"TransformerLens cannot wrap this {type(own).__name__}: {reason}"
+        msg = f"TransformerLens cannot wrap this {type(own).__name__}: {error_reason(error)}"
         raise ValueError(msg) from error
     if found is None:
         logger.warning("%s: no tokenizer given or found, so the model takes token ids and no text", source)
@@ -140,8 +140,7 @@ def probe_logits(model: Any, device: str) -> Float[Tensor, "1 pos vocab"]:
     try:
         return model(input_ids=torch.arange(PROBE, device=device)[None] % vocabulary, use_cache=False).logits.cpu()
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        msg = f"its own forward pass fails: {reason}"
+        msg = f"its own forward pass fails: {error_reason(error)}"
         raise ValueError(msg) from error
 
 

@@ -16,9 +16,11 @@ from positional_heads.bridge.checkpoints import (
     installing_refused,
     quantization_of,
     stand_in_tokenizer,
+    stated_quantization,
     weights_read,
 )
 from positional_heads.bridge.loaded_models import execution_device, probe_logits, refuse_other_logits
+from positional_heads.core.logs import error_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,9 +88,7 @@ def load_model(
 
     source, adapter = _base_and_adapter(name_or_path, adapter)
     check_dtype(dtype)
-    if device is not None and device_map is not None:
-        msg = f"device {device!r} and device_map {device_map!r} are both given: leave one of them out"
-        raise ValueError(msg)
+    _check_places(device, device_map)
     settings: dict[str, Any] = {"trust_remote_code": trust_remote_code} if trust_remote_code else {}
     settings |= {"device": device} if device_map is None else {"device_map": device_map}
     without_tokenizer = Path(source).is_dir() and not has_tokenizer(Path(source))
@@ -115,8 +115,7 @@ def load_model(
             with weights_read(source, prepare, **reading):
                 bridge = TransformerBridge.boot_transformers(source, dtype=getattr(torch, precision), **settings)
     except Exception as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        msg = f"the model {source!r} cannot be loaded: {reason}"
+        msg = f"the model {name or source!r} cannot be loaded: {error_reason(error)}"
         raise ValueError(msg) from error
     if without_tokenizer:
         bridge.tokenizer = None
@@ -124,14 +123,30 @@ def load_model(
         _replace_weights(bridge, weights)
     if name is not None:
         bridge.cfg.model_name = name
+    own: Any = bridge.original_model
     if adapter is not None:
-        own: Any = bridge.original_model
         own.adapter_folder = str(adapter)  # for the provenance of results
+    if quantization_config is not None:
+        own.quantized_while_loading = stated_quantization(quantization_config)  # likewise
     if str(bridge.cfg.device) == "meta":  # its embeddings are on disk
         bridge.cfg.device = execution_device(bridge.original_model)
     for logits in own_logits:
         refuse_other_logits(bridge.eval(), logits)
     return bridge.eval()
+
+
+def _check_places(device: str | None, device_map: "str | Mapping[str, str | int] | None") -> None:
+    """Refuse a device beside a device map, and a map of nothing.
+
+    Raises:
+        ValueError: If it is one of these.
+    """
+    if device is not None and device_map is not None:
+        msg = f"device {device!r} and device_map {device_map!r} are both given: leave one of them out"
+        raise ValueError(msg)
+    if device_map is not None and not device_map:
+        msg = f"device_map {device_map!r} is empty: give 'auto', or a table from names of modules to devices"
+        raise ValueError(msg)
 
 
 def _precision(source: str, dtype: str | None) -> str:

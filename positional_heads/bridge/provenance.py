@@ -29,12 +29,13 @@ def model_provenance(model: Any) -> dict[str, Any]:
     """Name, architecture, Hugging Face revision, precision, a fingerprint of the weights, and where they come from.
 
     `origin` is there for weights that were converted: how they were stored, in which file, and its sha256; of quantised
-    weights the method is there, and of an adapter that was merged the folder.
+    weights the method is there, and its configuration if they were quantised while loading; of an adapter the folder.
     """
     own = model.original_model
     config = getattr(own, "config", None)
     origin = getattr(config, ORIGIN, None)
     quantized, adapter = quantization_method(own), getattr(own, "adapter_folder", None)
+    while_loading = getattr(own, "quantized_while_loading", None)
     return {
         "name": str(model.cfg.model_name),
         "architecture": str(getattr(model.cfg, "architecture", None) or type(model.original_model).__name__),
@@ -47,6 +48,7 @@ def model_provenance(model: Any) -> dict[str, Any]:
         "compatibility_mode": bool(getattr(model, "compatibility_mode", False)),
         **({} if origin is None else {"origin": dict(origin)}),
         **({} if quantized is None else {"quantization": quantized}),
+        **({} if while_loading is None else {"quantization_config": while_loading}),
         **({} if adapter is None else {"adapter": adapter}),
     }
 

@@ -1,7 +1,8 @@
 """Token ids of a text by the model's tokenizer, with warnings about special tokens and invisible characters."""
 
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import torch
@@ -13,6 +14,11 @@ from positional_heads.core.arguments import with_article
 from positional_heads.core.logs import warn_once
 
 BYTE_ORDER_MARK = "\ufeff"
+LONGEST_PATH = 1024
+FILE_NAME = re.compile(
+    r"\S{1,255}\.(txt|text|md|rst|tex|log|json|jsonl|csv|tsv|html?|xml|py|pdf|docx?|epub|gz|zip|parquet)", re.IGNORECASE
+)
+"""One word that ends as names of files do."""
 WAYS = "a text, a list or column of texts, or token ids as a list, an array or a tensor"
 
 
@@ -30,7 +36,7 @@ def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_tex
             line feed.
 
     Raises:
-        ValueError: If the model has no tokenizer, or the text is empty.
+        ValueError: If the model has no tokenizer, or the text is empty or the name of a file.
         TypeError: If it is not a text.
     """
     refuse_no_text(text, index)
@@ -38,14 +44,14 @@ def text_tokens(model: TransformerLensModel, text: str, index: int, *, plain_tex
 
 
 def refuse_no_text(text: Any, index: int) -> None:
-    """Refuse what is not a text, or blank.
+    """Refuse what is not a text, or blank, or the name of a file, whose letters would be scored.
 
     Args:
         text: The text.
         index: Its number, for the error message.
 
     Raises:
-        ValueError: If the text is empty.
+        ValueError: If the text is empty, or the name of a file.
         TypeError: If it is not a text.
     """
     if not isinstance(text, str):
@@ -54,6 +60,22 @@ def refuse_no_text(text: Any, index: int) -> None:
     if not text or text.isspace():
         msg = f"text {index} is empty: there is nothing to score"
         raise ValueError(msg)
+    if _is_file(text) or FILE_NAME.fullmatch(text):
+        msg = (
+            f"text {index} is {text!r:.200}, the name of a file, not what is in it: give "
+            f"cut_text(model, pathlib.Path({text!r:.200})), or read the file first"
+        )
+        raise ValueError(msg)
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is the path of a file on this machine."""
+    if len(text) > LONGEST_PATH or "\n" in text:
+        return False
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def encoded(model: TransformerLensModel, text: str, *, plain_text: bool = False) -> tuple[list[int], list[int] | None]:

@@ -98,6 +98,15 @@ def read_text(name: str) -> str:
     return whole_text(TextFile(_file(name)))
 
 
+def say_drawn(pieces: list[Any], seed: int, n_texts: int) -> None:
+    """Say how sequences were drawn."""
+    say(
+        f"{len(pieces)} sequences of at most {max(map(len, pieces))} tokens drawn from {n_texts} "
+        f"{'text' if n_texts == 1 else 'texts'} at random (--seed {seed}; --in-order takes the first ones), "
+        f"{sum(map(len, pieces))} tokens"
+    )
+
+
 def _given(names: list[str] | None) -> list[str]:
     if not names:
         msg = "no text given: add --text FILE (--text - reads standard input, --text bundled the bundled text)"

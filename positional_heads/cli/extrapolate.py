@@ -1,13 +1,25 @@
 """`positional-heads extrapolate`: the extrapolation study from the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts
+from positional_heads.cli.common import (
+    BUNDLED,
+    load_named,
+    numbers,
+    one_line_errors,
+    prepare_folder,
+    read_texts,
+    say_drawn,
+    text_sources,
+)
 from positional_heads.cli.show import finish
+
+if TYPE_CHECKING:
+    from positional_heads.bridge.model import TransformerLensModel
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
@@ -23,7 +35,10 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     task: Annotated[str, typer.Option(help=f"{options.RECALL_TASKS}.")] = "passkey",
     depths: options.Depths = 5,
     examples: Annotated[int, typer.Option(min=1, help="Examples for every length and depth.")] = 2,
-    sequences: Annotated[int, typer.Option(min=1, help="Sequences of the text to score on.")] = 2,
+    sequences: Annotated[int, typer.Option(min=1, help="Sequences to draw of the text at random.")] = 2,
+    in_order: Annotated[
+        bool, typer.Option("--in-order", help="Take the first sequences, of all texts joined, instead of drawing them.")
+    ] = False,
     training_length: Annotated[
         int | None,
         typer.Option(min=1, help="Tokens the model was trained on; read from its configuration if not given."),
@@ -34,7 +49,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     offload_folder: options.OffloadFolder = None,
     adapter: options.Adapter = None,
     dtype: options.Dtype = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the task.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences and of the task.")] = 0,
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
@@ -51,7 +66,8 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
     with one_line_errors():
         from positional_heads.results.files import EXTRAPOLATION, FINISHED_FILE_NAME
 
-        texts = read_texts([BUNDLED] if model == BUNDLED and not text else text)
+        named = [BUNDLED] if model == BUNDLED and not text else text
+        texts = read_texts(named) if in_order else text_sources(named)
         times = numbers("--factors", factors, "2,4")
         names = [name.strip() for name in methods.split(",")]
         from positional_heads.bridge.loading import check_dtype
@@ -64,11 +80,12 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
         places = {"offload_folder": offload_folder, "adapter": adapter}
         bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
-        from positional_heads.studies.extrapolation import extrapolation_study
+        from positional_heads.studies.extrapolation import extrapolation_study, trained_length
 
+        longest = round(max(times) * trained_length(bridge, training_length))
         study = extrapolation_study(
             bridge,
-            "\n".join(texts),
+            "\n".join(map(str, texts)) if in_order else _drawn(bridge, texts, longest, sequences, seed),
             names,
             times,
             task=task,
@@ -82,3 +99,28 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             seed=seed,
         )
         finish(study, out, as_json, progress=FINISHED_FILE_NAME)
+
+
+def _drawn(bridge: "TransformerLensModel", texts: list[Any], length: int, sequences: int, seed: int) -> list[Any]:
+    """Sequences of this length at random places of the texts; fewer where the texts hold fewer.
+
+    Raises:
+        ValueError: If they hold none.
+    """
+    from functools import partial
+
+    from positional_heads.bridge.cutting import cut_text
+
+    draw = partial(cut_text, bridge, texts, length, seed=seed, beyond_context=True)
+    pieces = draw(sequences=sequences)
+    whole = sum(len(piece) == length for piece in pieces)
+    if not whole:
+        msg = (
+            f"no text holds a sequence of {length} tokens, the largest factor times the training length: give a longer "
+            "one, smaller --factors, or --in-order to join several"
+        )
+        raise ValueError(msg)
+    if whole < len(pieces):
+        pieces = draw(sequences=whole)
+    say_drawn(pieces, seed, len(texts))
+    return pieces

@@ -9,7 +9,15 @@ from typing import Annotated, Any
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import load_named, one_line_errors, prepare_folder, read_texts, say, text_sources
+from positional_heads.cli.common import (
+    load_named,
+    one_line_errors,
+    prepare_folder,
+    read_texts,
+    say,
+    say_drawn,
+    text_sources,
+)
 from positional_heads.cli.estimate import print_estimate
 from positional_heads.cli.show import finish
 
@@ -142,7 +150,10 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
         from positional_heads.scoring.score import score_heads, score_shard
 
         pieces = cut(bridge)
-        pieces = _drawn(pieces, seed, len(texts)) if draws else _first(pieces, sequences, len(texts))
+        if draws:
+            say_drawn(pieces, seed, len(texts))
+        else:
+            pieces = _first(pieces, sequences, len(texts))
         settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
         if shard is not None:
             say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
@@ -211,16 +222,6 @@ def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
         f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
     )
     return chosen
-
-
-def _drawn(pieces: list[Any], seed: int, n_texts: int) -> list[Any]:
-    """All sequences; reports how they were drawn."""
-    texts = "text" if n_texts == 1 else "texts"
-    say(
-        f"{len(pieces)} sequences of at most {max(map(len, pieces))} tokens drawn from {n_texts} {texts} at random "
-        f"(--seed {seed}; --in-order takes the first ones), {sum(map(len, pieces))} tokens"
-    )
-    return pieces
 
 
 def _number_or(word: str, option: str, text: str, kind: Callable[[float], float]) -> float | str:

@@ -98,15 +98,19 @@ def head_values(name: str, values: Any, shape: Sequence[int]) -> Float64[Tensor,
         shape: Layers of the model, and heads of each.
 
     Raises:
-        TypeError: If these are no numbers.
+        TypeError: If these are no real numbers.
         ValueError: If the shape is another, a value is infinite, or all are NaN.
     """
     form = "give one row per layer and one column per head, NaN for heads to leave out"
     try:
-        read = torch.as_tensor(values).detach().cpu().double()
+        read = torch.as_tensor(values).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         msg = f"the values of {name} are no array of numbers ({error}): {form}"
         raise TypeError(msg) from error
+    if read.is_complex():
+        msg = f"the values of {name} are complex, and have no order: {form}"
+        raise TypeError(msg)
+    read = read.double()
     if read.shape != torch.Size(shape):
         msg = f"{name} has shape {list(read.shape)}, this model {list(shape)}: {form}"
         raise ValueError(msg)

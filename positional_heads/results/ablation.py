@@ -6,7 +6,7 @@ the top heads minus the mean effect of random sets, in the same layers or, as a 
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,28 +16,31 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets
+from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets, existing_permutations
 from positional_heads.core.heads import Head, head_values
-from positional_heads.core.predictors import harm_predictions
-from positional_heads.core.statistics import jaccard, permutation_p, rank_correlation
+from positional_heads.core.statistics import jaccard, rank_correlation
+from positional_heads.results.ablation_tables import (
+    FEWEST_RANKED,
+    Control,
+    contrasts_table,
+    effects_table,
+    heads_alone_table,
+    predictors_table,
+    set_labels,
+    sets_table,
+)
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.selection import matching, part_chance, parts_of, selected_json, selection_name
-from positional_heads.results.tables import KINDS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ablation_verdict, single_heads_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALL_SIZES = "all"
-FEWEST_RANKED = 3
-"""Heads below which no rank correlation is given."""
 RankBy = Literal["rho", "excess", "rho_curve", "retrieval"]
 """What can rank heads, beside measures of the user's own."""
-Control = Literal["random", "anywhere"]
-CONTRASTS = ("k", "reach", "top", "difference", "low", "high", "p_value", "random_sets", "permutations")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -119,7 +122,7 @@ class AblationStudy(Record):
         parts = []
         for cell in self.cells:
             measured = {name: values[self._index[cell.heads]].numpy() for name, values in self.values.items()}
-            parts.append(rows.assign(**_labels(cell), **measured))
+            parts.append(rows.assign(**set_labels(cell), **measured))
         return pd.concat(parts, ignore_index=True)
 
     @computed_once
@@ -137,17 +140,7 @@ class AblationStudy(Record):
         Raises:
             ValueError: If there is no such measure or column.
         """
-        import pandas as pd
-
-        lines = []
-        for units in self._unit_means(measure, by):
-            own = {} if by is None else {by: units.group}
-            lines.append({**own, "kind": "none", "k": 0, "reach": units.reach, **units.intact(level), "sets": 1})
-            for kind in KINDS:
-                for k, cells in by_kind(self.cells, kind).items():
-                    effect = units.change(units.changes(cells).mean(0), level)
-                    lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(cells)})
-        return pd.DataFrame(lines)
+        return effects_table(self.cells, self._unit_means(measure, by), by, level)
 
     @computed_once
     @checked
@@ -156,9 +149,9 @@ class AblationStudy(Record):
     ) -> "pd.DataFrame":
         """Top heads against random ones: difference, interval over units, and permutation p-value, at each size.
 
-        The rows of size "all" average over the sizes; theirs is the p-value to quote, the one test of the study. It
-        compares with permuted rankings, which may share heads with the top sets; the difference is to random sets,
-        which may not.
+        The rows of size "all" average over the sizes that have random sets, all columns alike; over all sizes where
+        none has any. Theirs is the p-value to quote, the one test of the study. It compares with permuted rankings,
+        which may share heads with the top sets; the difference is to random sets, which may not.
 
         Args:
             measure: Which measure; the most sensitive when None.
@@ -169,33 +162,10 @@ class AblationStudy(Record):
         Raises:
             ValueError: If there is no such measure, or the study has no sets of any layer.
         """
-        import pandas as pd
-
         if control == "anywhere" and not by_kind(self.cells, control) and self.sizes:
             msg = "this study has no sets of heads of any layer: run it with n_anywhere=20"
             raise ValueError(msg)
-
-        groups: list[tuple[int | str, list[int]]] = [(k, [k]) for k in self.sizes]
-        groups += [(ALL_SIZES, self.sizes)] if self.sizes else []
-        lines = []
-        for units in self._unit_means(measure):
-            top, random, permuted = (
-                {k: units.changes(cells) for k, cells in by_kind(self.cells, kind).items()}
-                for kind in ("top", control, "permuted")
-            )
-            for k, sizes in groups:
-                paired = [top[size][0] - random[size].mean(0) for size in sizes if size in random]
-                difference = torch.stack(paired).mean(0) if paired else torch.full_like(units.means[0], torch.nan)
-                effect = float(torch.stack([top[size][0].mean() for size in sizes]).mean())
-                by_chance = (
-                    torch.stack([permuted[size].mean(-1) for size in sizes]).mean(0) if permuted else torch.zeros(0)
-                )
-                line = {"k": k, "reach": units.reach, "top": effect, **units.change(difference, level, "difference")}
-                line["p_value"] = permutation_p(effect, by_chance.double())
-                line["random_sets"] = sum(len(random[size]) for size in sizes if size in random)
-                lines.append({**line, "permutations": len(by_chance)})
-        table = pd.DataFrame(lines, columns=CONTRASTS)
-        return table if control == "random" else table.drop(columns=["p_value", "permutations"])
+        return contrasts_table(self.cells, self._unit_means(measure), control, level)
 
     @computed_once
     def by_set(self, measure: str | None = None) -> "pd.DataFrame":
@@ -207,14 +177,7 @@ class AblationStudy(Record):
         Raises:
             ValueError: If there is no such measure.
         """
-        import pandas as pd
-
-        lines = [
-            {**_labels(cell), "reach": units.reach, "effect": effect}
-            for units in self._unit_means(measure)
-            for cell, effect in zip(self.cells, units.changes(self.cells).mean(-1).tolist(), strict=True)
-        ]
-        return pd.DataFrame(lines)
+        return sets_table(self.cells, self._unit_means(measure))
 
     @computed_once
     def by_head(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
@@ -227,20 +190,10 @@ class AblationStudy(Record):
         Raises:
             ValueError: If there is no such measure.
         """
-        import pandas as pd
-
-        by_reach = self._unit_means(measure)
-        singles = [cell for cells in by_kind(self.cells, "single").values() for cell in cells]
-        heads = [cell.heads[0] for cell in singles]
-        frame = pd.DataFrame({"name": [str(head) for head in heads]})
-        frame["score"] = [float(self.ranked_by[head]) for head in heads]
+        columns = {"score": self.ranked_by}
         if self.retrieval is not None and self.rank_by != "retrieval":
-            frame["retrieval"] = [float(self.retrieval[head]) for head in heads]
-        for units in by_reach if heads else ():
-            changes, reach = units.changes(singles), units.reach
-            low, high = units.intervals(changes, level).numpy().T
-            frame[reach], frame[f"{reach} low"], frame[f"{reach} high"] = changes.mean(-1).numpy(), low, high
-        return frame.sort_values("long", ignore_index=True) if "long" in frame else frame
+            columns["retrieval"] = self.retrieval
+        return heads_alone_table(self.cells, self._unit_means(measure), columns, level)
 
     def where(self, **properties: Any) -> "AblationStudy":
         """The study of the same sets of heads on some of the answers only, with effects, verdict and all.
@@ -285,36 +238,15 @@ class AblationStudy(Record):
                 shape or is infinite.
             TypeError: If a measure of the heads is no array of numbers.
         """
-        import pandas as pd
-
         if not 0 < level < 1:
             msg = f"level {level} must be between 0 and 1, e.g. 0.95"
             raise ValueError(msg)
-        singles = by_kind(self.cells, "single").get(1, [])
-        if not singles or not measures:
-            msg = (
-                "no head was ablated alone: run the study with singles='all'"
-                if measures
-                else "no measure of the heads given: name one, e.g. {'rho': scores.rho}"
-            )
+        if not measures:
+            msg = "no measure of the heads given: name one, e.g. {'rho': scores.rho}"
             raise ValueError(msg)
-        of_heads = {
-            str(name): head_values(str(name), values, self.ranked_by.shape) for name, values in measures.items()
-        }
-        known = [cell for cell in singles if not any(values[cell.heads[0]].isnan() for values in of_heads.values())]
-        if len(known) < FEWEST_RANKED:
-            msg = f"{len(known)} heads were ablated alone and have a value in every measure: {FEWEST_RANKED} are needed"
-            raise ValueError(msg)
-        heads = [cell.heads[0] for cell in known]
-        chosen = {name: torch.stack([values[head] for head in heads]) for name, values in of_heads.items()}
-        layers = torch.tensor([head.layer for head in heads])
-        lines = []
-        for units in self._unit_means(measure):
-            harm = -units.changes(known)
-            found = harm_predictions(chosen, harm, layers, level=level)
-            size = {"heads": len(heads), "units": harm.shape[1]}
-            lines += [{"reach": units.reach, "measure": name, **asdict(one), **size} for name, one in found.items()]
-        return pd.DataFrame(lines)
+        shape = self.ranked_by.shape
+        of_heads = {str(name): head_values(str(name), values, shape) for name, values in measures.items()}
+        return predictors_table(self.cells, self._unit_means(measure), of_heads, level)
 
     def overlap(self) -> "pd.DataFrame":
         """Jaccard overlap of the heads with the highest score and those with the highest retrieval score, by size."""
@@ -345,7 +277,7 @@ class AblationStudy(Record):
         if self._parts:
             how = f"{len(self._parts)} parts, each a test of its own (where(part=...)); tables of all average them."
             return " ".join([how, *(f"{name}: {part.verdict}" for name, part in self._parts.items())])
-        measure, settings = self.measures[0], self.provenance.get("settings", {})
+        measure = self.measures[0]
         if not self.sizes:
             return single_heads_verdict(
                 self.task,
@@ -354,6 +286,7 @@ class AblationStudy(Record):
                 self.by_head(),
                 self._own_prediction,
                 chance=self.chance.get(measure),
+                units=self._units(self.reaches[0]),
             )
         return ablation_verdict(
             self.task,
@@ -361,11 +294,12 @@ class AblationStudy(Record):
             self.contrasts(),
             self.effects(),
             chance=self.chance.get(measure),
+            units=self._units(self.reaches[0]),
             significant=self.provenance["scores"].get("significant"),
             harm=self.correlations["score and harm"],
             singles=len(by_kind(self.cells, "single").get(1, [])),
             scored=len(self.ranking),
-            n_permuted=settings.get("n_permuted", settings.get("n_random")),
+            exhausted=self._permutations_exhausted,
             rank_by=self.rank_by,
             anywhere=self.contrasts(control="anywhere") if self._both_controls else None,
         )
@@ -405,6 +339,10 @@ class AblationStudy(Record):
             provenance=content["provenance"],
         )
 
+    def _units(self, reach: str) -> int:
+        """Independent units of the answers of a reach."""
+        return len({row["unit"] for row in self.rows if row["reach"] == reach})
+
     @cached_property
     def _parts(self) -> dict[str, "AblationStudy"]:
         """The study of each part of the task; none for a task of one part."""
@@ -412,9 +350,18 @@ class AblationStudy(Record):
         return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
 
     @property
+    def _permutations_exhausted(self) -> bool:
+        """Whether no more permuted rankings exist than there are: fewer than asked for, or all were drawn."""
+        settings = self.provenance.get("settings", {})
+        asked = settings.get("n_permuted", settings.get("n_random", 0))
+        drawn = max(map(len, by_kind(self.cells, "permuted").values()), default=0)
+        return drawn < asked or drawn >= existing_permutations(self.ranking, self.sizes)
+
+    @property
     def _both_controls(self) -> bool:
-        """Whether every size has random sets of both kinds, so that their means can be compared."""
-        return all(set(by_kind(self.cells, kind)) >= set(self.sizes) for kind in ("random", "anywhere"))
+        """Whether the same sizes have random sets of both kinds, so that their means can be compared."""
+        matched, anywhere = (by_kind(self.cells, kind).keys() for kind in ("random", "anywhere"))
+        return bool(matched) and matched == anywhere
 
     @cached_property
     def _own_prediction(self) -> dict[str, Any]:
@@ -436,7 +383,3 @@ class AblationStudy(Record):
             msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"
             raise ValueError(msg)
         return unit_means_by_reach(self.rows, self.values[measure], self._index, by)
-
-
-def _labels(cell: StudySet) -> dict[str, Any]:
-    return {"kind": cell.kind, "k": cell.k, "number": cell.number, "heads": " ".join(str(head) for head in cell.heads)}

@@ -1,19 +1,17 @@
 """The verdict of a comparison in words: what differs, how far ranks agree, which heads change, what is not shown."""
 
+from collections.abc import Sequence
 from math import isnan
-from typing import TYPE_CHECKING
 
 import torch
 
 from positional_heads.core.heads import Head
 from positional_heads.core.rank_agreement import RankAgreement
 from positional_heads.core.statistics import FEWEST_UNITS
+from positional_heads.results.compared import Compared
 from positional_heads.results.differing import PRECISION_ONLY, Difference
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ALPHA
-
-if TYPE_CHECKING:
-    from positional_heads.results.comparison import Comparison
 
 TOP = 0.1
 """The fraction of heads whose overlap the verdict gives, as in `HeadScores.positional_heads`."""
@@ -21,7 +19,7 @@ NAMED = 5
 """Heads that a sentence names at most."""
 
 
-def comparison_verdict(comparison: "Comparison") -> str:
+def comparison_verdict(comparison: Compared) -> str:
     """What a comparison shows, in words.
 
     Args:
@@ -38,14 +36,14 @@ def comparison_verdict(comparison: "Comparison") -> str:
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _what_differs(differing: list[Difference]) -> str:
+def _what_differs(differing: Sequence[Difference]) -> str:
     if not differing:
         return "nothing that is recorded differs, neither model nor text nor settings"
     names = "; ".join(str(one) for one in differing)
     return f"what differs is {names}" if len(differing) == 1 else f"they differ in {names}"
 
 
-def _ranks(comparison: "Comparison") -> str:
+def _ranks(comparison: Compared) -> str:
     agreement = comparison.agreement
     parts = [f"{_correlation(agreement['rho'])} for rho"]
     if "excess" in agreement:
@@ -59,7 +57,7 @@ def _ranks(comparison: "Comparison") -> str:
     )
 
 
-def _changes(comparison: "Comparison") -> str:
+def _changes(comparison: Compared) -> str:
     some, others = comparison.groups
     if bool(comparison.rho_change.variance.isnan().all()):
         return (
@@ -85,7 +83,7 @@ def _changes(comparison: "Comparison") -> str:
     )
 
 
-def _appeared_and_vanished(comparison: "Comparison", a: str, b: str) -> str:
+def _appeared_and_vanished(comparison: Compared, a: str, b: str) -> str:
     if comparison.beats_null is None:
         return "Which heads are more than geometry is not known: both need a null (null_repeats=20)."
     places = ("both", "a only", "b only")
@@ -110,7 +108,7 @@ def _appeared_and_vanished(comparison: "Comparison", a: str, b: str) -> str:
     )
 
 
-def _caveats(comparison: "Comparison") -> list[str]:
+def _caveats(comparison: Compared) -> list[str]:
     kinds = {one.kind for one in comparison.differing}
     caveats = []
     if any(one.kind == "setting" and one.name not in PRECISION_ONLY for one in comparison.differing):

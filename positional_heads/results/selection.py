@@ -27,6 +27,9 @@ def matching(task: str, rows: Rows, properties: Mapping[str, Any]) -> list[int]:
             msg = f"the answers of {task} have no {name!r}: choose among {', '.join(rows[0])}"
             raise ValueError(msg)
         known = list(dict.fromkeys(row[name] for row in rows))
+        if not values:
+            msg = f"no value of {name} given: choose among {reprlib.repr(known)}"
+            raise ValueError(msg)
         if missing := [value for value in values if value not in known]:
             msg = f"no answer of {task} has {name} {missing[0]!r}: choose among {reprlib.repr(known)}"
             raise ValueError(msg)

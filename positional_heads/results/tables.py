@@ -68,7 +68,7 @@ MEANINGS = {
     "difference": "effect of the top heads minus that of random heads",
     "p_value": (
         "permutation p-value: share of shuffled rankings that hurt at least as much. In a paper, quote the row 'all', "
-        "the mean over all sizes"
+        "the mean over all sizes with random sets"
     ),
     "random_sets": "number of random sets",
     "permutations": "number of permuted rankings",

@@ -116,17 +116,18 @@ def ablation_verdict(
     effects: "pd.DataFrame",
     *,
     chance: float | None,
+    units: int,
     significant: int | None,
     harm: float,
     singles: int,
     scored: int,
-    n_permuted: int | None,
+    exhausted: bool,
     rank_by: str,
     anywhere: "pd.DataFrame | None",
 ) -> str:
     """Whether ablating the top heads hurts more than ablating others, and whether more at long range than at short.
 
-    The one test is on the mean over all sizes of the set, at a level of 0.05.
+    The one test is on the mean over the sizes of the set that have random sets, at a level of 0.05.
 
     Args:
         task: Name of the task.
@@ -134,32 +135,31 @@ def ablation_verdict(
         contrasts: `AblationStudy.contrasts`; its first reach is the one that is judged.
         effects: `AblationStudy.effects`.
         chance: The measure of a guess, or None if unknown.
+        units: Independent units of the judged reach.
         significant: How many heads beat their null, or None if unknown.
         harm: Rank correlation over single heads of score and harm; NaN if unknown.
         singles: How many heads were ablated alone, from the top of the ranking on.
         scored: How many heads the ranking has.
-        n_permuted: How many permutations were asked for, or None if unknown.
+        exhausted: Whether no more permutations exist than there are.
         rank_by: What ranks the heads.
         anywhere: The contrasts with random heads of any layer, or None without them.
     """
     over_sizes = contrasts[contrasts["k"] == "all"].set_index("reach")
     reach = over_sizes.index[0]
     here = effects[effects["reach"] == reach]
-    if unable := _unable(task, measure, here, chance):
+    if unable := _unable(task, measure, here, chance, units):
         return unable
     long = over_sizes.loc[reach]
-    sizes = contrasts.loc[(contrasts["k"] != "all") & (contrasts["reach"] == reach), "k"]
-    basis = (
-        f"{measure} {long['top']:+.3f}, {long['difference']:+.3f} against random sets of as many heads in the same "
-        f"layers ({_interval(long)}; p = {long['p_value']:.3f} over {long['permutations']} permuted rankings; mean "
-        f"over {len(sizes)} {'size' if len(sizes) == 1 else 'sizes'})"
-    )
+    by_size = contrasts[(contrasts["k"] != "all") & (contrasts["reach"] == reach)]
+    sizes = by_size["k"]
+    basis = f"{measure} {long['top']:+.3f}{_compared(long, by_size)}"
+    random = "random heads" if long["random_sets"] else "heads of permuted rankings, which may share some,"
     weaker = _against_any_layer(long, reach, anywhere)
     top = "the top heads" if rank_by == "rho" else f"the top heads by {printable(rank_by, newlines=False)}"
     if 1 / (1 + int(long["permutations"])) > ALPHA:
         too_few = f"{long['permutations']} permutations cannot give a p-value of {ALPHA:g}"
-        if long["permutations"] < (n_permuted or 0):
-            remedy = "no others of these sizes exist: ablate more heads"
+        if exhausted:
+            remedy = f"no others of these sizes exist: ablate {'fewer' if 2 * sizes.min() > scored else 'more'} heads"
         else:
             remedy = "20 can (n_permuted=20)"
         return f"Undecided: {too_few}, {remedy}. {basis}.{weaker}"
@@ -168,13 +168,14 @@ def ablation_verdict(
         others += _evidence_of_single_heads(harm, singles, scored)
         return (
             f"No effect: ablating {'these heads' if rank_by == 'rho' else top} hurts {task} no more than ablating "
-            f"random heads does: {basis}.{weaker}{others}"
+            f"{random} does: {basis}.{weaker}{others}"
         )
-    claim = f"Ablating {top} hurts {task} at {reach} range more than ablating random heads does: {basis}.{weaker}"
+    claim = f"Ablating {top} hurts {task} at {reach} range more than ablating {random} does: {basis}.{weaker}"
     if "long - short" not in over_sizes.index:
         return f"{claim} There is no short-range control: whether the heads are specific to distance is open."
     apart = over_sizes.loc["long - short"]
-    numbers = f"{apart['difference']:+.3f}, {_interval(apart)}, p = {apart['p_value']:.3f}"
+    against = "" if isnan(apart["difference"]) else f"{apart['difference']:+.3f}, "
+    numbers = f"{against}{_interval(apart)}, p = {apart['p_value']:.3f}"
     if _harmful(apart):
         meaning = "the effect of these heads depends on distance"
         return f"{claim} It hurts more at long range than at short ({numbers}): {meaning}."
@@ -189,6 +190,7 @@ def single_heads_verdict(
     prediction: Mapping[str, Any],
     *,
     chance: float | None,
+    units: int,
 ) -> str:
     """What a study of single heads alone shows; it can say nothing of heads that are needed together.
 
@@ -199,9 +201,10 @@ def single_heads_verdict(
         by_head: `AblationStudy.by_head`.
         prediction: The first row of `AblationStudy.predictors` for what ranks the heads; empty with too few heads.
         chance: The measure of a guess, or None if unknown.
+        units: Independent units of the judged reach.
     """
     reach = effects["reach"].iloc[0]
-    if unable := _unable(task, measure, effects[effects["reach"] == reach], chance):
+    if unable := _unable(task, measure, effects[effects["reach"] == reach], chance, units):
         return unable
     worst = by_head.loc[by_head[reach].idxmin()]
     related = ""
@@ -223,20 +226,43 @@ def single_heads_verdict(
     )
 
 
-def _unable(task: str, measure: str, here: "pd.DataFrame", chance: float | None) -> str | None:
-    """That the model cannot do the task, if so."""
+def _unable(task: str, measure: str, here: "pd.DataFrame", chance: float | None, units: int) -> str | None:
+    """That the model cannot do the task, or is not shown to, if so."""
     intact = here[here["kind"] == "none"].iloc[0]
-    if chance is None or (intact["effect"] if isnan(intact["low"]) else intact["low"]) > chance:
+    unknown = isnan(intact["low"])
+    if chance is None or (intact["effect"] if unknown else intact["low"]) > chance:
         return None
+    within = "" if unknown else f"95 % interval {intact['low']:.3f} to {intact['high']:.3f}, "
+    able, remedy = f"is not shown to beat a guess at {task} on {units} {'unit' if units == 1 else 'units'}", ""
+    if intact["high"] <= chance:
+        able = f"cannot do {task}"
+    elif intact["effect"] > chance:
+        remedy = ", or more examples"
     return (
-        f"The model cannot do {task} even with all heads ({measure} {intact['effect']:.3f}, chance {chance:.3f}), "
-        "so an ablation shows nothing. Choose an easier task or a shorter length."
+        f"The model {able} even with all heads ({measure} {intact['effect']:.3f}, {within}chance {chance:.3f}), so an "
+        f"ablation shows nothing. Choose an easier task or a shorter length{remedy}."
     )
 
 
 def _harmful(row: Any) -> bool:
     """Whether a contrast is significant, and its interval, if there is one, below zero."""
     return bool(row["p_value"] <= ALPHA and (isnan(row["high"]) or row["high"] < 0))
+
+
+def _compared(row: Any, by_size: "pd.DataFrame") -> str:
+    """What the mean over sizes is compared with, and over which sizes, as the rest of a sentence."""
+    paired = int((by_size["random_sets"] > 0).sum())
+    n_sizes = paired or len(by_size)
+    about = [_interval(row)] if paired else []
+    if row["permutations"]:
+        about.append(f"p = {row['p_value']:.3f} over {row['permutations']} permuted rankings")
+    about.append(f"mean over {n_sizes} {'size' if n_sizes == 1 else 'sizes'}")
+    if 0 < paired < len(by_size):
+        about[-1] += f" of {len(by_size)}, those with random sets"
+    against = ", with no random set to compare with: too few other heads are left in these layers"
+    if paired:
+        against = f", {row['difference']:+.3f} against random sets of as many heads in the same layers"
+    return f"{against} ({'; '.join(about)})"
 
 
 def _interval(row: Any) -> str:

@@ -1,6 +1,6 @@
 """The ablation study: whether tasks need high-scoring heads more than others, and more at long range than at short."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.bridge.ablation import AblationMode, Reference
+from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.answer_run import runs_plainly
 from positional_heads.bridge.kept_residuals import kept_residuals
 from positional_heads.bridge.model import TransformerLensModel
@@ -122,7 +123,7 @@ def ablation_study(
     # 2. the ranking of the heads
     ranker = ranker_of(scores, rank_by)
     sizes = _sizes(len(ranker.ranking), fractions, counts, singles)
-    identity = {"model": scored_model, **task_provenance(task, ablation)}
+    identity = {"model": scored_model, **task_provenance(task, ablation), **extension_provenance(model)}
     finished, trials = FinishedParts(identity, checkpoint), RetrievalTrials(model, task)
     retrieval, notes = None, trials.notes
     if rank_by == RETRIEVAL:
@@ -202,12 +203,19 @@ def _scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, 
     for key in ("layers", "heads", "weights"):
         if ours[key] != theirs[key]:
             msg = (
-                f"these scores are of {theirs['name']} ({theirs['dtype']}, compatibility mode "
-                f"{theirs['compatibility_mode']}), this model is {ours['name']} ({ours['dtype']}, compatibility mode "
-                f"{ours['compatibility_mode']}) and has other {key}: score this model, loaded this way, first"
+                f"these scores are of {_as_loaded(theirs)}, this model is {_as_loaded(ours)} and has other {key}: "
+                "score this model, loaded this way, first"
             )
             raise ValueError(msg)
     return ours
+
+
+def _as_loaded(model: Mapping[str, Any]) -> str:
+    """Name of a model, and everything recorded of how it was loaded that changes its weights."""
+    how = [str(model["dtype"]), f"compatibility mode {model['compatibility_mode']}"]
+    how += [f"quantised by {model['quantization']}"] if "quantization" in model else []
+    how += [f"with the adapter {model['adapter']}"] if "adapter" in model else []
+    return f"{model['name']} ({', '.join(how)})"
 
 
 def _scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
@@ -312,7 +320,7 @@ def _control_notes(cells: Sequence[StudySet], plan: SetPlan) -> list[str]:
         "anywhere": (plan.n_anywhere, "sets of as many other heads of any layer"),
     }
     return [
-        f"{size} heads: only {existing} {words} exist; {wanted} were asked for."
+        f"{size} heads: {f'only {existing}' if existing else 'no'} {words} exist; {wanted} were asked for."
         for kind, (wanted, words) in asked.items()
         for size in plan.sizes
         if (existing := len(by_kind(cells, kind).get(size, []))) < wanted

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,8 @@ def extrapolation_study(
 
     Args:
         model: A TransformerBridge.
-        tokens: A long text, or token ids at least as long as the largest factor times the training length.
+        tokens: A long text, of which the first sequences are taken; or token ids at least as long as the largest factor
+            times the training length, e.g. cut_text(model, text, length, sequences=2, beyond_context=True).
         methods: Methods by name, each tried at every factor, or methods from `rope_method`, tried with their own
             settings at the length of every factor.
         factors: Lengths of the sequences as multiples of the training length; above 1.
@@ -94,7 +95,7 @@ def extrapolation_study(
         msg = "no head given: name at least one to follow, or None for those with the highest rho"
         raise ValueError(msg)
     # 1. the sequences, and every method at every length
-    trained = plain_rope(model, min(resolve_layers(model).layers), training_length).training_length
+    trained = trained_length(model, training_length)
     longest = round(max(factors) * trained)
     refuse_fixed_tables(model, longest)
     _refuse_twice("factors", [f"the length {round(factor * trained)}" for factor in factors])
@@ -112,7 +113,7 @@ def extrapolation_study(
     provenance: dict[str, Any] = {
         "versions": library_versions(),
         "model": model_provenance(model),
-        "data": {"sha256": data_hash([(row, None) for row in rows]), "sequences": len(rows), "longest": longest},
+        "data": _data_provenance(rows, longest, tokens),
         "task": {"name": task, **{key: _abbreviated(value) for key, value in settings.items()}},
     }
     identity = {key: provenance[key] for key in ("model", "data", "task")}
@@ -145,21 +146,34 @@ def extrapolation_study(
     )
     # 4. the record
     return ExtrapolationStudy(
-        labels=[trial.label for trial in trials],
-        lengths=[trial.length for trial in trials],
-        methods=[one["method"] for one in results],
+        **_measured(trials, results),
         heads=followed,
-        curves=torch.stack([_padded(one["curves"], max(trial.length for trial in trials)) for one in results]),
-        **{name: _float64([one[name] for one in results]) for name in ("frequencies", "rho_within", "rho_beyond")},
-        performance={
-            name: _float64([one["performance"][name] for one in results]) for name in ("exact", "log_prob", "loss")
-        },
         plain=plain,
         plain_curves=_head_values(kept(plain_scores.curve), followed),
         training_length=trained,
         provenance=provenance,
         notes=notes,
     )
+
+
+def _measured(trials: Sequence[Trial], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of the record that have one entry for each method and length."""
+    longest = max(trial.length for trial in trials)
+    tables = {name: _float64([one[name] for one in results]) for name in ("frequencies", "rho_within", "rho_beyond")}
+    performance = {name: [one["performance"][name] for one in results] for name in ("exact", "log_prob", "loss")}
+    return {
+        "labels": [trial.label for trial in trials],
+        "lengths": [trial.length for trial in trials],
+        "methods": [one["method"] for one in results],
+        "curves": torch.stack([_padded(one["curves"], longest) for one in results]),
+        "performance": {name: _float64(values) for name, values in performance.items()},
+        **tables,
+    }
+
+
+def trained_length(model: TransformerLensModel, training_length: int | None = None) -> int:
+    """Tokens that the model was trained on: those given, or those that its configuration says."""
+    return plain_rope(model, min(resolve_layers(model).layers), training_length).training_length
 
 
 def check_choices(methods: Sequence[str | Method], factors: Sequence[float], task: str) -> None:
@@ -290,7 +304,7 @@ def _long_rows(model: TransformerLensModel, tokens: Text, length: int, sequences
     if not isinstance(tokens, str):
         rows = [row if mask is None else row[mask.bool()] for row, mask in as_sequences(model, tokens)]
         if (shortest := min(map(len, rows))) < length:
-            msg = f"sequences of {shortest} tokens given, the largest factor needs {length}"
+            msg = f"sequences of {shortest} tokens given, the largest factor needs {length}: give longer ones"
             raise ValueError(msg)
         return torch.stack([row[:length] for row in rows])
     start, ids = start_token(model), text_tokens(model, tokens, 0)
@@ -300,6 +314,12 @@ def _long_rows(model: TransformerLensModel, tokens: Text, length: int, sequences
         raise ValueError(msg)
     pieces = ids[: len(ids) // room * room].view(-1, room)[:sequences]
     return torch.stack([torch.cat([start, piece]) for piece in pieces])
+
+
+def _data_provenance(rows: Int[Tensor, "batch pos"], longest: int, tokens: Text) -> dict[str, Any]:
+    """What was run, and where it was drawn, if it was."""
+    data = {"sha256": data_hash([(row, None) for row in rows]), "sequences": len(rows), "longest": longest}
+    return data | ({} if (drawn := getattr(tokens, "drawn", None)) is None else {"drawn": drawn})
 
 
 def _allocation(

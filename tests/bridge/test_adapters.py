@@ -9,8 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
+from positional_heads.bridge.adapters import _last_name
 from positional_heads.bridge.provenance import weights_fingerprint
-from positional_heads.views.report.caveats import score_command, score_lines
+from positional_heads.views.report.commands import score_command
+from positional_heads.views.report.lines import score_lines
 from tests.bridge.test_loaded_models import TOKENS, agrees
 from tests.support.tiny_models import save_tiny_model
 
@@ -125,6 +127,54 @@ def test_an_adapter_that_does_not_fit_is_refused(change, folders, tmp_path):
     save_file({name: one for name, one in named.items() if name}, file)
     with pytest.raises(ValueError, match=r"does not fit: 2 of its tensors are missing, [02] belong nowhere"):
         ph.load_model(base, adapter=other)
+
+
+def test_an_adapter_of_another_shape_is_refused_in_a_sentence(folders, tmp_path):
+    _, adapter = folders
+    wide = save_tiny_model("llama", tmp_path / "wide", hidden_size=96)
+    with pytest.raises(ValueError, match="is of a model of another shape") as refused:
+        ph.load_model(wide, adapter=adapter)
+    assert str(refused.value) == (
+        f"the model {str(wide)!r} cannot be loaded: the adapter {adapter} is of a model of another shape "
+        "(model.layers.0.self_attn.k_proj has 96 in features, the adapter's 64): give the model that it was trained "
+        "on, 'base' as it says"
+    )
+
+
+def test_an_adapter_of_another_base_is_loaded_with_a_warning(folders, tmp_path, caplog):
+    base, adapter = folders
+
+    def told(base, stated):
+        caplog.clear()
+        with caplog.at_level("WARNING", "positional_heads"):
+            ph.load_model(base, adapter=copied(adapter, tmp_path / str(len(made)), base_model_name_or_path=stated))
+        made.append(stated)
+        return [record.getMessage() for record in caplog.records if "as it says" in record.getMessage()]
+
+    made: list[str | None] = []
+    other = shutil.copytree(base, tmp_path / "other")
+    assert not told(base, str(base))
+    assert not told(base, "org/Base")  # the folder's own name
+    assert not told(base, None)
+    (warning,) = told(other, str(base))
+    assert f"was trained on {str(base)!r}, as it says, and is put onto {str(other)!r}" in warning
+    rewritten_base = json.loads((other / "config.json").read_text()) | {"_name_or_path": "org/Known-1B"}
+    (other / "config.json").write_text(json.dumps(rewritten_base))
+    assert not told(other, "org/Known-1B")
+    assert told(other, "org/Known-2B")
+
+
+@pytest.mark.parametrize(
+    ("file", "base", "same"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "HuggingFaceTB/SmolLM2-135M", False),
+        ("llama-3.2-1b-q4_k_m.gguf", "meta-llama/Llama-3.2-1B/", True),
+        ("model-F16.gguf", "org/model", True),
+    ],
+)
+def test_a_gguf_file_is_known_by_its_models_name(file, base, same):
+    assert (_last_name(file) == _last_name(base)) == same
 
 
 def test_other_kinds_of_adapters_are_refused(folders, tmp_path):

@@ -183,6 +183,12 @@ def test_the_command_line_spreads_a_model(device, device_map, expected, tiny_fol
     assert folders.items() <= asked.items()
 
 
+@pytest.mark.parametrize("device_map", [{}, ""])
+def test_an_empty_device_map_is_refused(device_map, tiny_folder):
+    with pytest.raises(ValueError, match=f"device_map {device_map!r} is empty: give 'auto', or a table from names of"):
+        ph.load_model(tiny_folder("llama"), device_map=device_map)
+
+
 @pytest.mark.parametrize("device_map", ["all", "[1]", '{"": null}', '{"": true}', "{"])
 def test_a_device_map_that_is_no_map_is_refused(device_map):
     with pytest.raises(ValueError, match=r"--device-map .* give auto, balanced, sequential, or a table in JSON"):

@@ -203,6 +203,30 @@ def test_what_is_read_must_be_text(content, message, tmp_path):
             ph.cut_text(reader(), tmp_path / "t.txt", 20, sequences=count)
 
 
+@pytest.mark.parametrize("count", [2, None])
+def test_the_name_of_a_file_is_no_text(count, tmp_path):
+    """Its letters would be scored; the path itself is read."""
+    file = tmp_path / "a book"
+    file.write_text(words(900))
+    for name in (str(file), "Moby-Dick.txt", "../data/text.JSONL"):
+        with pytest.raises(ValueError, match=r"text 1 is .*, the name of a file, not what is in it: give cut_text"):
+            ph.cut_text(reader(), ["a text of some length", name], 20, sequences=count)
+    assert ph.cut_text(reader(), file, 20, sequences=count)
+    for text in (f"{file}\n", "see Moby-Dick.txt", "Moby-Dick", "x" * 5000, "e.g.", "\0"):
+        assert ph.cut_text(reader(), text, 20)
+
+
+def test_sequences_may_be_longer_than_the_context_if_asked_for():
+    text = words(3000)
+    for count in (2, None):
+        with pytest.raises(ValueError, match="length 100 must be between 2 and the model's context of 64 tokens"):
+            ph.cut_text(reader(), text, 100, sequences=count)
+        pieces = ph.cut_text(reader(), text, 100, sequences=count, beyond_context=True)
+        assert len(pieces[0]) == 100
+    with pytest.raises(ValueError, match="length 1 must be between"):
+        ph.cut_text(reader(), text, 1, beyond_context=True)
+
+
 def test_wrong_calls_of_a_draw_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere: no such text file"):
         ph.cut_text(reader(), tmp_path / "nowhere", sequences=2)

@@ -17,7 +17,7 @@ import positional_heads as ph
 from positional_heads.bridge.checkpoints import is_quantized
 from positional_heads.bridge.configuration import translated_configuration
 from positional_heads.bridge.provenance import weights_fingerprint
-from positional_heads.views.report.caveats import score_lines
+from positional_heads.views.report.lines import score_lines
 from positional_heads.zoo.architecture import byte_tokenizer
 from tests.support.tiny_models import COMMON, GROUPED, WRONG_BRIDGES, boot, save_tiny_model
 

@@ -76,6 +76,8 @@ def test_quantised_while_loading_before_and_in_memory_are_one_model(kind, folder
     ]
     found = [ph.score_heads(model, TOKENS) for model in models]
     assert all(torch.equal(one.rho, found[0].rho) for one in found)
+    stated = [one.provenance["model"].get("quantization_config", {}).get("quant_method") for one in found]
+    assert stated == [None, "torchao", None]
     assert len({one.provenance["model"]["weights"] for one in found}) == 1
 
 

@@ -457,4 +457,11 @@ MUTANTS = (
         "bridge/test_gguf -k damaged",
     ),
     Mutant("bridge/gguf_header.py", "if kind not in WHOLE]", "if kind]", "bridge/test_gguf -k blocks"),
+    # Adapters of other models, and names of files for texts
+    Mutant("bridge/adapters.py", '"B": (0,', '"B": (1,', "bridge/test_adapters -k pefts_own"),
+    Mutant("bridge/adapters.py", "if not {_last", "if {_last", "bridge/test_adapters -k another_base"),
+    Mutant(
+        "bridge/adapters.py", "if not stated or not source", "if not source", "bridge/test_adapters -k another_base"
+    ),
+    Mutant("bridge/tokenizing.py", "or FILE_NAME", "and FILE_NAME", "bridge/test_drawn_text -k name_of_a_file"),
 )

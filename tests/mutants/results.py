@@ -86,12 +86,27 @@ MUTANTS = (
     Mutant("results/selection.py", "if all(row", "if any(row", "studies/tasks/test_exam -k of_that_part"),
     # Controls and predictors of harm
     Mutant(
-        "results/ablation.py",
+        "results/ablation_tables.py",
         '("top", control, "permuted")',
         '("top", "random", "permuted")',
         "studies/test_ablation -k any_layer",
     ),
-    Mutant("results/ablation.py", "harm = -units.changes", "harm = units.changes", "studies/test_ablation -k predict"),
+    Mutant(
+        "results/ablation_tables.py",
+        "harm = -units.changes",
+        "harm = units.changes",
+        "studies/test_ablation -k predict",
+    ),
+    Mutant("results/ablation_tables.py", "if k in with_control", "if k", "results/test_ablation -k mean_over_sizes"),
+    Mutant(
+        "results/ablation.py", "matched == anywhere", "matched >= matched", "results/test_ablation -k mean_over_sizes"
+    ),
+    Mutant(
+        "results/verdicts.py", '["high"] <= chance', '["low"] <= chance', "results/test_ablation -k impossible_only"
+    ),
+    Mutant(
+        "results/verdicts.py", "2 * sizes.min() > scored", "sizes.min() < scored", "results/test_ablation -k no_nan"
+    ),
     Mutant(
         "results/ablation.py",
         'settings.get("n_permuted", settings',

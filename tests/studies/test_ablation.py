@@ -200,6 +200,12 @@ def test_scores_of_another_model_are_refused(scores, bundled, tiny):
         ValueError, match=r"these scores are of bundled .* this model is bundled at step 0 .* other weights"
     ):
         ablation_study(other, scores, "passkey", **QUICK)
+    model = scores.provenance["model"] | {"adapter": "a/lora", "quantization": "torchao", "weights": "0"}
+    adapted = replace(scores, provenance=scores.provenance | {"model": model})
+    how = r"bundled \(float32, compatibility mode False"
+    message = f"{how}, quantised by torchao, with the adapter a/lora.*, this model is {how}\\) and has other weights"
+    with pytest.raises(ValueError, match=message):
+        ablation_study(bundled, adapted, "passkey", **QUICK)
     with pytest.raises(ValueError, match="and has other layers"):
         ablation_study(tiny("llama"), scores, lambda model: [1.0])
 
@@ -227,6 +233,18 @@ def test_impossible_studies_are_refused(case, bundled, scores):
     settings, message = BAD[case]
     with pytest.raises(ValueError, match=message):
         ablation_study(bundled, scores, "passkey", **QUICK | settings)
+
+
+def test_a_study_of_an_extended_model_says_so(bundled, scores, tmp_path):
+    settings = {"counts": [1], "n_random": 1, "singles": "none", "checkpoint": tmp_path}
+    plain = ablation_study(bundled, scores, CountingTask(), **settings)
+    assert "extension" not in plain.provenance
+    with ph.extended_rope(bundled, "linear", 2.0):
+        with pytest.raises(ValueError, match=r"another study \(different: extension\)"):
+            ablation_study(bundled, scores, CountingTask(), **settings)
+        found = ablation_study(bundled, scores, CountingTask(), **settings | {"checkpoint": None})
+        measured = ph.evaluate(bundled, CountingTask())
+    assert found.provenance["extension"]["method"] == measured.provenance["extension"]["method"] == "linear"
 
 
 def test_heads_can_be_ranked_by_excess(bundled, scores):

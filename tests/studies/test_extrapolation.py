@@ -182,6 +182,44 @@ def test_from_the_command_line(tmp_path):
     assert "did you mean yarn" in refused.output
 
 
+@pytest.mark.parametrize(("options", "asked", "found"), [([], 2, 2), (["--in-order"], 2, 2), ([], 9, 3), ([], 1, 0)])
+def test_the_command_draws_its_sequences_and_reads_no_more_of_a_text(options, asked, found, tmp_path, monkeypatch):
+    """What the study is given, not what it does with it; a text with fewer whole sequences gives these, or none."""
+    from typer.testing import CliRunner
+
+    from positional_heads.bridge import text_sources
+    from positional_heads.studies import extrapolation
+
+    text = ph.bundled_text("code")[: {1: 700, 2: 120_000, 9: 2500}[asked]]
+    (tmp_path / "text.txt").write_text(text)
+    read, given = [], {}
+    plain = text_sources.TextFile.read
+
+    def reading(self, start, stop):
+        read.append(stop - start)
+        return plain(self, start, stop)
+
+    def study(model, tokens, *rest, **settings):
+        given.update(tokens=tokens, sequences=settings["sequences"])
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(text_sources.TextFile, "read", reading)
+    monkeypatch.setattr(extrapolation, "extrapolation_study", study)
+    arguments = ["extrapolate", "bundled", "--text", str(tmp_path / "text.txt"), "--factors", "2,9", "--seed", "3"]
+    arguments += ["--training-length", "80", "--sequences", str(asked), "--out", str(tmp_path / "out"), *options]
+    result = CliRunner().invoke(app, arguments)
+    assert ("error: that is all" if found else "error: no text holds a sequence of 720 tokens") in result.output
+    if not found:
+        return
+    if options:
+        assert given == {"tokens": text, "sequences": 2}
+        return
+    assert [len(piece) for piece in given["tokens"]] == [720] * found
+    assert given["tokens"].drawn["seed"] == 3
+    assert f"{found} sequences of at most 720 tokens drawn from 1 text at random (--seed 3; " in result.output
+    assert asked != 2 or sum(read) < 90_000  # of 120 kB; 65 kB are looked at before the model is loaded
+
+
 def test_what_pairs_tell_apart_follows_the_methods_frequencies(study):
     table = study.told_apart()
     assert len(table) == 6 * 16

@@ -19,8 +19,10 @@ from positional_heads.results.files import ResultFileError
 from positional_heads.results.tables import scores_line
 from positional_heads.views.report import page as report_page
 from positional_heads.views.report import sections as report_sections
-from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
+from positional_heads.views.report.caveats import caveats
+from positional_heads.views.report.commands import score_command, study_commands
 from positional_heads.views.report.folder import write_report
+from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.page import read_results, report_html, write_report_page
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
@@ -295,8 +297,11 @@ def test_the_printed_command_runs(bundled, tmp_path, taken, text):
     tokens = HOW_SEQUENCES_ARE_TAKEN[taken](bundled)
     settings = {"null_repeats": 2, "skip_keys": 1, "control_keys": 9, "max_distance": 40, "seed": 5}
     scores = ph.score_heads(bundled, tokens, **settings, bins=64)
-    words = shlex.split(score_command(scores.provenance))
+    command = score_command(scores.provenance)
+    words = shlex.split(command, comments=True)
     assert words[:2] == ["positional-heads", "score"]
+    assert "# the command has no option for bins 64\n" in command
+    assert ("# how the sequences were made is not recorded" in command) == (taken == "first")
     assert words[words.index("--text") + 1] == text
     assert ("--in-order" in words) == (taken == "first")
     out = tmp_path / "again"
@@ -314,7 +319,7 @@ def test_texts_of_a_draw_are_named_and_another_seed_is_told(bundled):
     provenance = ph.score_heads(bundled, tokens, null_repeats=0, resamples=2).provenance
     command = score_command(provenance)
     assert "--text bundled:prose --text TEXT2.txt --sequences 3 --length 20" in command
-    assert command.endswith("# draws other sequences: the seed of these was 2, see the lines in Python")
+    assert "\n# it draws other sequences: the seed of these was 2, see the lines in Python\n" in command
     cut = "ph.cut_text(model, [ph.bundled_text('prose'), Path('TEXT2.txt')], length=20, sequences=3, seed=2"
     assert cut in score_lines(provenance)
 
@@ -327,7 +332,7 @@ def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkey
     done = CliRunner().invoke(app, ["score", "bundled", "--text", "TEXT.txt", *options])
     assert done.exit_code == 0, done.output
     scores = ph.HeadScores.load("r")
-    words = shlex.split(score_command(scores.provenance))
+    words = shlex.split(score_command(scores.provenance), comments=True)
     assert words[words.index("--text") + 1] == "TEXT.txt"
     namespace: dict[str, object] = {}
     exec(score_lines(scores.provenance), namespace)
@@ -336,7 +341,7 @@ def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkey
 
 def test_commands_quote_the_name_of_a_model():
     provenance = synthetic_scores(name="a; rm -rf $HOME").provenance
-    assert shlex.split(score_command(provenance))[2] == "a; rm -rf $HOME"
+    assert shlex.split(score_command(provenance), comments=True)[2] == "a; rm -rf $HOME"
     study = ablation_study()
     hostile = replace(study, provenance={**study.provenance, "task": {**study.provenance["task"], "name": "a b"}})
     (line,) = study_commands([hostile], []).splitlines()
@@ -345,7 +350,7 @@ def test_commands_quote_the_name_of_a_model():
     other, _ = study_commands([], [extrapolation_study()]).splitlines()
     assert shlex.split(other)[2:] == shlex.split(
         "planted --methods none,yarn --factors 2 --training-length=16 "
-        "--text TEXT.txt --sequences=1 --task passkey --out extrapolation"
+        "--text TEXT.txt --sequences=1 --in-order --task passkey --out extrapolation"
     )
 
 
@@ -377,7 +382,8 @@ def test_the_printed_command_of_a_study_makes_the_same_study(bundled, task, tmp_
     done = CliRunner().invoke(app, first)
     assert done.exit_code == 0, done.output
     study = ph.AblationStudy.load("first")
-    (command,) = study_commands([study], []).splitlines()
+    command, weights = study_commands([study], []).splitlines()
+    assert weights == f"# the same weights have the fingerprint {study.provenance['model']['weights']}"
     done = CliRunner().invoke(app, shlex.split(command)[1:])
     assert done.exit_code == 0, done.output
     assert ph.AblationStudy.load("ablation").provenance == study.provenance
@@ -389,14 +395,16 @@ def test_the_printed_command_of_an_extrapolation_makes_the_same_study(bundled, t
     done = CliRunner().invoke(app, ["extrapolate", "bundled", *options.split(), "--out", "first"])
     assert done.exit_code == 0, done.output
     study = ph.ExtrapolationStudy.load("first")
-    command, comment = study_commands([], [study]).splitlines()
+    command, comment, weights = study_commands([], [study]).splitlines()
     assert comment.startswith("# ")
+    assert study.provenance["model"]["weights"] in weights
     assert str(study.heads[0]) in comment
     done = CliRunner().invoke(app, shlex.split(command)[1:])
     assert done.exit_code == 0, done.output
     again = ph.ExtrapolationStudy.load("extrapolation")
     assert again.provenance == study.provenance
     assert again.lengths == study.lengths
+    assert study.provenance["data"]["drawn"]["seed"] == 2
 
 
 def test_settings_without_an_option_are_listed_below_the_command():

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
+from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.core.arguments import check_settings, checked, in_range, keyword_names
@@ -61,6 +62,7 @@ def evaluate(
         "versions": library_versions(),
         "model": model_provenance(model),
         **task_provenance(task, ablation),
+        **extension_provenance(model),
         "heads": [str(head) for head in chosen],
     }
     return TaskResult(task.name, task.rows, measures, dict(task.chance), provenance)

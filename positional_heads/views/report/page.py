@@ -26,8 +26,10 @@ from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
-from positional_heads.views.report.caveats import caveats, score_command, score_lines, study_commands
+from positional_heads.views.report.caveats import caveats
+from positional_heads.views.report.commands import score_command, study_commands
 from positional_heads.views.report.comparison import comparison_section
+from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.sections import (
     Code,
     Section,
