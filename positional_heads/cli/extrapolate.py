@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepare_folder, read_texts
+from positional_heads.cli.common import BUNDLED, load_named, numbers, one_line_errors, prepared_folder, read_texts
 from positional_heads.cli.show import finish
 
 
@@ -61,24 +61,24 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         check_dtype(dtype)
         check_budget(budget)
         check_choices(names, times, task)
-        prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
-        places = {"offload_folder": offload_folder, "adapter": adapter}
-        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
-        from positional_heads.studies.extrapolation import extrapolation_study
+        with prepared_folder(out, EXTRAPOLATION.file_name, overwrite):
+            places = {"offload_folder": offload_folder, "adapter": adapter}
+            bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
+            from positional_heads.studies.extrapolation import extrapolation_study
 
-        study = extrapolation_study(
-            bridge,
-            "\n".join(texts),
-            names,
-            times,
-            task=task,
-            training_length=training_length,
-            sequences=sequences,
-            checkpoint=out,
-            progress=True,
-            budget=budget,
-            depths=depths,
-            examples=examples,
-            seed=seed,
-        )
-        finish(study, out, as_json, progress=FINISHED_FILE_NAME)
+            study = extrapolation_study(
+                bridge,
+                "\n".join(texts),
+                names,
+                times,
+                task=task,
+                training_length=training_length,
+                sequences=sequences,
+                checkpoint=out,
+                progress=True,
+                budget=budget,
+                depths=depths,
+                examples=examples,
+                seed=seed,
+            )
+            finish(study, out, as_json, progress=FINISHED_FILE_NAME)

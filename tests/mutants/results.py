@@ -4,7 +4,12 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS = (
     # Which heads are Positional Heads, and text that shows nothing
-    Mutant("results/scores.py", "& (self.rho > 0)", "& (self.rho < 2)", "results/test_scores -k by_significance"),
+    Mutant(
+        "results/scores.py",
+        "return self.significant(alpha) & (self.rho > 0)",
+        "return self.significant(alpha)",
+        "results/test_scores -k by_significance",
+    ),
     Mutant(
         "results/scores.py",
         "-float(self.excess[head])",
@@ -31,7 +36,7 @@ MUTANTS = (
     # The control, and scores without curves
     Mutant(
         "results/scores.py",
-        "return self._rising(alpha) & self.control",
+        "return self.beats_null(alpha) & self.control",
         "return self.control",
         "results/test_scores -k beat_their_null_in_both",
     ),

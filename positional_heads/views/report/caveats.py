@@ -14,7 +14,7 @@ from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import printable
 from positional_heads.zoo.architecture import BOS_ID
-from positional_heads.zoo.bundled import BUNDLED, bundled_text, text_provenance
+from positional_heads.zoo.bundled import BUNDLED, bundled_text, text_names
 
 FEW_GROUPS = 16
 ENOUGH_REPEATS = 10
@@ -44,6 +44,7 @@ TASK_OPTIONS = [
     "passage",
     "cue",
     "near",
+    "held_out",
 ]
 """Settings of tasks that are options of `ablate` by the same name."""
 
@@ -154,7 +155,7 @@ def _text_names(provenance: Mapping[str, Any]) -> list[str]:
     drawn = provenance["data"].get("drawn")
     if drawn is None:
         return [BUNDLED if _on_bundled_text(provenance) else "TEXT.txt"]
-    kinds = {stated["sha256"]: f"{BUNDLED}:{kind}" for kind, stated in text_provenance().items()}
+    kinds = text_names()
     names = [kinds.get(text["sha256"]) for text in drawn["texts"]]
     return [name or ("TEXT.txt" if len(names) == 1 else f"TEXT{number}.txt") for number, name in enumerate(names, 1)]
 
@@ -273,7 +274,7 @@ def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         words.append("--haystack=HAYSTACK.txt")
     if "documents" in task:  # LongBench
         words += ["--file=FILE.jsonl", f"--examples={task['documents']}"]
-    words += [f"--{key}={task[key]}" for key in TASK_OPTIONS if task.get(key) is not None]
+    words += [f"--{key.replace('_', '-')}={task[key]}" for key in TASK_OPTIONS if task.get(key) is not None]
     return words, missing
 
 
