@@ -115,6 +115,16 @@ MEANINGS = {
     "p_shared": "chance that two random rankings share as many or more",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
+FILE_MEANINGS = {
+    "bound": "largest error of rho by binning and rounding",
+    "sampling_sd": "standard deviation that sampling query-key pairs adds to rho, where they were sampled",
+    "null_sd": "standard deviation of rho over the shuffles",
+    "z": "excess divided by null_sd; it knows nothing of the spread over sequences, so judge heads by q_value",
+    "p_value": "one-sided p-value of the excess, over shuffles and sequences",
+    "q_value": "the same after Benjamini-Hochberg over all heads",
+    "reason": "why a head has no score",
+}
+"""What columns of heads.csv mean that tables do not show, or show under another name."""
 NAMED_TEXTS = 3
 """Texts that a line names at most."""
 SMALL = 5e-4
@@ -140,6 +150,11 @@ def title(column: str) -> str:
 def meanings(columns: Iterable[str]) -> list[tuple[str, str]]:
     """Title and meaning of these columns, but for those that explain themselves."""
     return [(title(name), MEANINGS[name]) for name in columns if name in MEANINGS]
+
+
+def file_legend() -> str:
+    """The meanings of the columns that only the file of all heads has, in one line."""
+    return "; ".join(f"{name}: {meaning}" for name, meaning in FILE_MEANINGS.items()) + "."
 
 
 def legend(columns: Iterable[str]) -> str:

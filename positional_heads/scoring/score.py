@@ -18,9 +18,10 @@ from positional_heads.bridge.sequences import Mask, Text
 from positional_heads.core.arguments import checked, keyword_names
 from positional_heads.core.logs import warn_once
 from positional_heads.results.scores import HeadScores
-from positional_heads.scoring.batches import sized_batches
-from positional_heads.scoring.checkpoint import Checkpoint
+from positional_heads.scoring.batches import batch_work, sized_batches
+from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
+from positional_heads.scoring.progress import work_bar
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
 from positional_heads.scoring.shards import parsed_shard, shard_file
@@ -187,3 +188,52 @@ def _origin(tokens: Text) -> dict[str, Any]:
     names = [known.get(str(text["sha256"]), text["name"]) for text in getattr(tokens, "texts", ())]
     drawn = getattr(tokens, "drawn", None)
     return {**({"texts": names} if any(names) else {}), **({} if drawn is None else {"drawn": drawn})}
+
+
+def _count(
+    counter: EntryCounter,
+    numbers: Sequence[int],
+    saved: Checkpoint,
+    ray: RayExecutor | None,
+    progress: bool,
+) -> ScoreSums:
+    """The sums over numbered batches, resumed from a checkpoint if there is one."""
+    sums = saved.load(lambda sums: counter.refuse_other_run(sums, saved.file))
+    done = set() if sums is None else sums.done
+    every = batch_work(counter.model, counter.data)
+    work = {number: every[number] for number in numbers}
+    with work_bar(work, done, title="scoring heads", unit="sequences", shown=progress) as bar:
+        if sums is None:
+            sums = counter.begin(count_longest=counter.longest in numbers)
+        elif sums.kernels:
+            counter.use_kernel(min(sums.kernels))  # as before the interruption, so all D are rounded alike
+        left = [number for number in numbers if number not in sums.done]
+        with saved.on_interrupt(sums):
+            bar.finish(sums.done)
+            if saved.file is not None:
+                bar.say(f"progress is saved in {saved.file}; rerun the same command to resume")
+            if ray is None:
+                for number in left:
+                    with interrupt_delayed():
+                        counter.count(number, sums)
+                    saved.save_if_due(sums)
+                    bar.finish([number])
+            else:
+                for part in ray.sums(counter, sums.empty(), left):
+                    with interrupt_delayed():
+                        sums.absorb(part)
+                    saved.save_if_due(sums)
+                    bar.finish(part.done)
+    saved.save(sums)
+    return sums
+
+
+def _warn_of_wide_bounds(scores: HeadScores) -> None:
+    wide = scores.bound.nan_to_num() > WIDE
+    if bool(wide.any()):
+        logger.warning(
+            "rho of %d heads has a bound of up to %.2g (scores.bound): their D is in few bins, or differs between "
+            "sequences more than the pilot shows; compare with batch_size=1 or another temperature",
+            int(wide.sum()),
+            float(scores.bound[wide].max()),
+        )
