@@ -134,10 +134,9 @@ def write_examples(
     if not scores.n_scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
+    shown = scores.notable(REPORTED_HEADS)
     try:
-        examples = head_examples(
-            model, tokens[:REPORTED_TOKENS], scores.notable(REPORTED_HEADS), temperature=temperature
-        )
+        examples = head_examples(model, tokens[:REPORTED_TOKENS], shown, temperature=temperature)
     except UnsupportedModelError:
         return None
     return examples.save(folder)

@@ -23,7 +23,7 @@ SMALL, NORMAL = 8, 9
 NOTEBOOK_DPI = 110
 LONGEST_NAME = 60
 WIDEST_LEGEND = 7
-NAME_SIZE, NAME_WIDTH, NAME_HEIGHT = 7, 4.4, 9.0
+NAME_SIZE, NAME_WIDTH, NAME_HEIGHT = 7, 5.0, 9.0
 """Size of the names of points, and the room that they take for each character and in height, in points."""
 POINTS_PER_INCH = 72
 NEAR_NAME = 8.0
@@ -111,8 +111,10 @@ def name_points(panel: Axes, points: Float[np.ndarray, "point 2"], names: Sequen
     """
     if not names:
         return
-    panel.figure.draw_without_rendering()  # lays the figure out
-    inside, scale = panel.get_window_extent(), panel.figure.dpi / POINTS_PER_INCH
+    figure = panel.get_figure(root=True)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+    inside, scale = panel.get_window_extent(), figure.dpi / POINTS_PER_INCH
     drawn = panel.transData.transform(points[~np.isnan(points).any(1)])
     taken: list[Bbox] = []
     for place, name in zip(points, names, strict=False):

@@ -40,7 +40,7 @@ NAMED = 12
 
 @checked
 def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
-    """Rho of every head, layers down and heads across; a dot marks heads that beat their null, a diamond those that stay.
+    """Rho of every head, layers down and heads across; dots mark heads that beat their null, diamonds those that stay.
 
     Args:
         scores: What `score_heads` returned.
@@ -62,11 +62,14 @@ def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     if scores.null is not None:
         size = min(16.0, 0.9 * (72 * min(width / heads, height / layers) / 2.4) ** 2)
         beating, staying = _standing(scores, alpha)
-        for marked, marker, colour in ((beating & ~staying, "o", "black"), (staying, "D", MARK)):
+        for marked, marker, colour, edge in (
+            (beating & ~staying, "o", "black", "white"),
+            (staying, "D", MARK, "black"),
+        ):
             rows, columns = np.nonzero(marked)
-            look = {"s": size, "marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.5}
+            look = {"s": size, "marker": marker, "color": colour, "edgecolor": edge, "linewidth": 0.5}
             axes.scatter(columns + 0.34, rows - 0.3, zorder=3, **look)
-        subtitle = _standing_in_words(scores, alpha, "dot: ", "diamond: ")
+        subtitle = _standing_in_words(scores, alpha, "dot: ", "diamond: ").replace("; ", "\n")  # maps are narrow
     subtitle += "; grey: no score" if np.isnan(rho).any() else ""
     axes.set(xlabel="head", ylabel="layer", xticks=_ticks(heads), yticks=_ticks(layers))
     title = f"Spearman's rho of token distance and dominant dimension\n{scored_what(scores)}"

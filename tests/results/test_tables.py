@@ -86,7 +86,7 @@ def test_a_small_p_value_is_never_printed_as_zero():
             {"skip_keys": 64, "min_distance": 2, "max_distance": 5, "control_keys": 128},
             ["a", None, "b", "c", "d"],
             "tokens of a, another text, b and 2 more, all query-key pairs but those with the first 64 keys of a "
-            "sequence or at distances below 2 or at distances above 5, 6 shuffles, a control without the first 128 keys, ",
+            "sequence or at distances below 2 or at distances above 5, 6 shuffles, a control without the first 128 key",
         ),
         ({"pairs": 7}, [], "tokens, 7 sampled query-key pairs of each sequence, "),
     ],
