@@ -112,6 +112,7 @@ def name_points(panel: Axes, points: Float[np.ndarray, "point 2"], names: Sequen
     if not names:
         return
     figure = panel.get_figure(root=True)
+    assert figure is not None
     if (engine := figure.get_layout_engine()) is not None:
         engine.execute(figure)
     inside, scale = panel.get_window_extent(), figure.dpi / POINTS_PER_INCH
