@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.bridge.drawn_text import Drawing, DrawnSequences, TooShortError
+from positional_heads.bridge.drawn_text import CutSequences, Drawing, DrawnSequences, TooShortError
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.text_sources import HeldText, TextFile, TextSource, whole_text
 from positional_heads.bridge.tokenizing import as_list, refuse_no_text, start_token, text_tokens
@@ -76,7 +76,7 @@ def cut_text(
     ways = "a text, a path, or a list or column of texts"
     many = [texts] if isinstance(texts, Path) else as_list(texts, ways)
     if sequences is None:
-        return _all_pieces(model, many, length, plain_text)
+        return CutSequences(_all_pieces(model, many, length, plain_text), _texts(many))
     return _drawn(model, many, length, sequences, seed, plain_text)
 
 
@@ -104,7 +104,7 @@ def _drawn(
         places = [[index, piece.start, piece.stop] for index, piece in pieces]
         found = [torch.cat([start, piece.tokens]) for _, piece in pieces]
         if min(map(len, found)) > 1:
-            return DrawnSequences(found, drawn | {"places": places})
+            return DrawnSequences(found, _texts(texts), drawn | {"places": places})
     except TooShortError:
         pass
     every = _all_pieces(model, texts, length, plain_text)
@@ -117,7 +117,19 @@ def _drawn(
         )
     order = sorted(range(len(every)), key=lambda number: (-len(every[number]), random.random()))  # whole ones first
     numbers = sorted(order[:count])
-    return DrawnSequences([every[number] for number in numbers], drawn | {"numbers": numbers})
+    return DrawnSequences([every[number] for number in numbers], _texts(texts), drawn | {"numbers": numbers})
+
+
+def _texts(texts: list[Any]) -> list[dict[str, str | None]]:
+    """What names each text, of the first ones."""
+    return [
+        {"name": given.name, "sha256": None} if isinstance(given, Path) else {"name": None, "sha256": _hash(given)}
+        for given in texts[:STATED_TEXTS]
+    ]
+
+
+def _hash(text: str) -> str:
+    return HeldText("", text.encode("utf-8", "surrogatepass")).hash()
 
 
 def _source(given: Any, index: int) -> TextSource:

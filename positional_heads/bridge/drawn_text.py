@@ -35,7 +35,23 @@ TRIES = 3
 """Arrangements that are tried before the texts count as too short for sequences at random places."""
 
 
-class DrawnSequences(list[Tensor]):
+class CutSequences(list[Tensor]):
+    """Sequences of token ids that know which texts they are of; the first few of them know it too.
+
+    Attributes:
+        texts: For each text its `name`, None unless it is a file, and its `sha256`, None if it is; all JSON.
+    """
+
+    def __init__(self, sequences: Sequence[Tensor], texts: list[dict[str, str | None]]) -> None:
+        super().__init__(sequences)
+        self.texts = texts
+
+    def __getitem__(self, index: Any) -> Any:
+        chosen = super().__getitem__(index)
+        return CutSequences(chosen, self.texts) if isinstance(index, slice) else chosen
+
+
+class DrawnSequences(CutSequences):
     """Sequences of token ids that know where they were drawn.
 
     Attributes:
@@ -44,8 +60,8 @@ class DrawnSequences(list[Tensor]):
             where these were cut as a whole (`numbers`); all JSON.
     """
 
-    def __init__(self, sequences: Sequence[Tensor], drawn: dict[str, Any]) -> None:
-        super().__init__(sequences)
+    def __init__(self, sequences: Sequence[Tensor], texts: list[dict[str, str | None]], drawn: dict[str, Any]) -> None:
+        super().__init__(sequences, texts)
         self.drawn = drawn
 
 

@@ -12,7 +12,7 @@ from positional_heads.cli.common import (
     load_named,
     numbers,
     one_line_errors,
-    prepare_folder,
+    prepared_folder,
     read_text,
     say,
     text_sources,
@@ -59,7 +59,11 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
     ] = None,
     near: Annotated[
         int | None,
-        typer.Option(min=1, help="perplexity: tokens of the truncated context; exam: tokens of a block of text."),
+        typer.Option(min=1, help="perplexity: tokens of the truncated context; exam: of a block of text, at least 2."),
+    ] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(min=1, help="exam: further examples of every length, to find retrieval heads; 10 if not given."),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="longbench: name of one of its datasets.")] = None,
     file: Annotated[Path | None, typer.Option(help="longbench: JSON-lines file in LongBench's schema.")] = None,
@@ -125,6 +129,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             make_task,
             task_setting_names,
         )
+        from positional_heads.studies.tasks.exam import check_exam
 
         check_dtype(dtype)
         check_budget(budget)
@@ -147,14 +152,16 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
         task_settings = {name: value for name, value in options_given.items() if name in known_settings}
         if "seed" not in task_setting_names(task):
             del task_settings["seed"]
+        if task == "exam":
+            check_exam(**task_settings)
         ranked = None if scores is None else HeadScores.load(scores)
-        prepare_folder(out, ABLATION.file_name, overwrite)
-        places = {"offload_folder": offload_folder, "adapter": adapter}
-        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
-        asked = make_task(bridge, task, **task_settings)
-        ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out, seed)
-        study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
-        finish(study, out, as_json, progress=FINISHED_FILE_NAME)
+        with prepared_folder(out, ABLATION.file_name, overwrite):
+            places = {"offload_folder": offload_folder, "adapter": adapter}
+            bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
+            asked = make_task(bridge, task, **task_settings)
+            ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out, seed)
+            study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
+            finish(study, out, as_json, progress=FINISHED_FILE_NAME)
 
 
 def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path, seed: int) -> "HeadScores":

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -68,6 +68,17 @@ def text_sources(names: list[str] | None) -> list[str | Path]:
         ValueError: If no text is given, or one is empty or does not begin as text.
     """
     return [_begun(name) if _is_file_name(name) else read_text(name) for name in _given(names)]
+
+
+def whole_sources(names: list[str] | None) -> list[str | Path]:
+    """Texts to cut as a whole; a file is its path, by which results name it.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If no text is given, or one is empty or not text.
+    """
+    texts = read_texts(names)
+    return [Path(name) if _is_file_name(name) else text for name, text in zip(_given(names), texts, strict=True)]
 
 
 def _begun(name: str) -> Path:
@@ -139,8 +150,11 @@ def _bundled(name: str) -> str:
     return bundled_text(kind)
 
 
-def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
+@contextmanager
+def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None]:
     """Check before a long run that results can be written to a folder and replace no others.
+
+    A folder that is made here and still empty when the run fails is removed.
 
     Args:
         out: The folder.
@@ -156,6 +170,7 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: already holds results; choose another --out, or add --overwrite"
         raise ValueError(msg)
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     probe = out / ".writable"
     try:
         write_atomically(probe, b"")
@@ -163,6 +178,13 @@ def prepare_folder(out: Path, file_name: str, overwrite: bool) -> None:
     except OSError as error:
         msg = f"{out}: cannot write there ({error.strerror or error}); choose another --out"
         raise OSError(msg) from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty: what is in it is worth keeping
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def load_named(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import one_line_errors, prepare_folder
+from positional_heads.cli.common import one_line_errors, prepared_folder
 from positional_heads.cli.show import finish, print_content
 
 
@@ -46,8 +46,8 @@ def compare(
         if out is None:
             print_content(result._content(), result.saved_as, as_json, top)
             return
-        prepare_folder(out, result.saved_as.file_name, overwrite)
-        finish(result, out, as_json, top=top)
+        with prepared_folder(out, result.saved_as.file_name, overwrite):
+            finish(result, out, as_json, top=top)
 
 
 def _scores_files(results: list[Path]) -> list[Path]:

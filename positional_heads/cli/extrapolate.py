@@ -11,7 +11,7 @@ from positional_heads.cli.common import (
     load_named,
     numbers,
     one_line_errors,
-    prepare_folder,
+    prepared_folder,
     read_texts,
     say_drawn,
     text_sources,
@@ -77,28 +77,28 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
         check_dtype(dtype)
         check_budget(budget)
         check_choices(names, times, task)
-        prepare_folder(out, EXTRAPOLATION.file_name, overwrite)
-        places = {"offload_folder": offload_folder, "adapter": adapter}
-        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
-        from positional_heads.studies.extrapolation import extrapolation_study, trained_length
+        with prepared_folder(out, EXTRAPOLATION.file_name, overwrite):
+            places = {"offload_folder": offload_folder, "adapter": adapter}
+            bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
+            from positional_heads.studies.extrapolation import extrapolation_study, trained_length
 
-        longest = round(max(times) * trained_length(bridge, training_length))
-        study = extrapolation_study(
-            bridge,
-            "\n".join(map(str, texts)) if in_order else _drawn(bridge, texts, longest, sequences, seed),
-            names,
-            times,
-            task=task,
-            training_length=training_length,
-            sequences=sequences,
-            checkpoint=out,
-            progress=True,
-            budget=budget,
-            depths=depths,
-            examples=examples,
-            seed=seed,
-        )
-        finish(study, out, as_json, progress=FINISHED_FILE_NAME)
+            longest = round(max(times) * trained_length(bridge, training_length))
+            study = extrapolation_study(
+                bridge,
+                "\n".join(map(str, texts)) if in_order else _drawn(bridge, texts, longest, sequences, seed),
+                names,
+                times,
+                task=task,
+                training_length=training_length,
+                sequences=sequences,
+                checkpoint=out,
+                progress=True,
+                budget=budget,
+                depths=depths,
+                examples=examples,
+                seed=seed,
+            )
+            finish(study, out, as_json, progress=FINISHED_FILE_NAME)
 
 
 def _drawn(bridge: "TransformerLensModel", texts: list[Any], length: int, sequences: int, seed: int) -> list[Any]:

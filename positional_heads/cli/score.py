@@ -12,11 +12,11 @@ from positional_heads.cli import options
 from positional_heads.cli.common import (
     load_named,
     one_line_errors,
-    prepare_folder,
-    read_texts,
+    prepared_folder,
     say,
     say_drawn,
     text_sources,
+    whole_sources,
 )
 from positional_heads.cli.estimate import print_estimate
 from positional_heads.cli.show import finish
@@ -123,7 +123,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             raise ValueError(msg)
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
         draws = sequences is not None and not in_order
-        texts = text_sources(text) if draws else read_texts(text)
+        texts = text_sources(text) if draws else whole_sources(text)
         shards = _refuse_settings(settings, shard, dtype)
         from positional_heads.bridge.cutting import cut_text
         from positional_heads.results.files import PARTIAL, SCORES
@@ -143,25 +143,25 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
                 as_json=as_json,
             )
             return
-        prepare_folder(out, SCORES.file_name, overwrite)
-        places = {"offload_folder": offload_folder, "adapter": adapter}
-        bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
-        from positional_heads.scoring.head_examples import write_examples
-        from positional_heads.scoring.score import score_heads, score_shard
+        with prepared_folder(out, SCORES.file_name, overwrite):
+            places = {"offload_folder": offload_folder, "adapter": adapter}
+            bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
+            from positional_heads.scoring.head_examples import write_examples
+            from positional_heads.scoring.score import score_heads, score_shard
 
-        pieces = cut(bridge)
-        if draws:
-            say_drawn(pieces, seed, len(texts))
-        else:
-            pieces = _first(pieces, sequences, len(texts))
-        settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
-        if shard is not None:
-            say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
-            return
-        scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
-        examples = write_examples(bridge, pieces[0], scores, out)
-        more = [] if examples is None else [examples]
-        finish(scores, out, as_json, top=top, progress=PARTIAL.file_name, more=more)
+            pieces = cut(bridge)
+            if draws:
+                say_drawn(pieces, seed, len(texts))
+            else:
+                pieces = _first(pieces, sequences, len(texts))
+            settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
+            if shard is not None:
+                say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
+                return
+            scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
+            examples = write_examples(bridge, pieces[0], scores, out)
+            more = [] if examples is None else [examples]
+            finish(scores, out, as_json, top=top, progress=PARTIAL.file_name, more=more)
 
 
 def merge(
@@ -183,8 +183,8 @@ def merge(
 
         target = folder if out is None else out
         scores = merge_shards(folder)
-        prepare_folder(target, SCORES.file_name, overwrite)
-        finish(scores, target, as_json, top=top)
+        with prepared_folder(target, SCORES.file_name, overwrite):
+            finish(scores, target, as_json, top=top)
 
 
 def _ray_executor(name: str | None, address: str | None, workers: int | None, cpus: int, gpus: float) -> Any:

@@ -89,6 +89,12 @@ def as_head(head: Any) -> Head:
     return Head(int(numbers[0]), int(numbers[1]))
 
 
+def named_heads(heads: Sequence[Head], most: int) -> str:
+    """The first heads by name, and how many more there are."""
+    more = f" and {len(heads) - most} more" if len(heads) > most else ""
+    return ", ".join(map(str, heads[:most])) + more
+
+
 def head_values(name: str, values: Any, shape: Sequence[int]) -> Float64[Tensor, "layer head"]:
     """Read a measure of heads from a tensor, an array or nested lists; NaN where a head has none.
 

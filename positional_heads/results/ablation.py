@@ -31,6 +31,7 @@ from positional_heads.results.ablation_tables import (
 )
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.files import ABLATION
+from positional_heads.results.ranked_heads import ranked_heads
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.selection import matching, part_chance, parts_of, selected_json, selection_name
 from positional_heads.results.text import printable
@@ -274,9 +275,19 @@ class AblationStudy(Record):
     @property
     def verdict(self) -> str:
         """Whether the task needs the top heads more than others, in words; the answer may be no."""
-        if self._parts:
-            how = f"{len(self._parts)} parts, each a test of its own (where(part=...)); tables of all average them."
-            return " ".join([how, *(f"{name}: {part.verdict}" for name, part in self._parts.items())])
+        parts = [f"{name}: {part._judgement}" for name, part in self._parts.items()]
+        if parts:
+            how = f"{len(parts)} parts, each a test of its own (where(part=...)); tables of all average them."
+            parts = [how, *parts]
+        if self.sizes:
+            largest = by_kind(self.cells, "top")[self.sizes[-1]][0].heads
+            ranked = ranked_heads(self.rank_by, largest, self.provenance.get("scores", {}))
+            return " ".join([*(parts or [self._judgement]), ranked])
+        return " ".join(parts) or self._judgement
+
+    @property
+    def _judgement(self) -> str:
+        """The verdict without what ranks the heads."""
         measure = self.measures[0]
         if not self.sizes:
             return single_heads_verdict(

@@ -47,6 +47,7 @@ def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) 
     both_null = a.null is not None and b.null is not None
     defined = ~(a.rho.isnan() | b.rho.isnan())
     groups = tuple(one.n_groups if one.bootstrap_rho is not None else 1 for one in (a, b))
+    controls = [one.control for one in (a, b) if one.control is not None and both_null]
     differences = differing(a.provenance, b.provenance)
     sides = torch.stack([a.rho, b.rho]).double()
     change = _change(sides, _over_sequences(a, b, paired))
@@ -59,7 +60,7 @@ def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) 
         rho_change=_beyond_rounding(change, a.bound + b.bound) if paired else change,
         excess=torch.stack([a.excess, b.excess]).double() if both_null else None,
         excess_change=_excess_change(a, b, paired) if both_null else None,
-        beats_null=torch.stack([one.significant() & (one.rho > 0) for one in (a, b)]) if both_null else None,
+        beats_null=torch.stack([one.beats_null() for one in (a, b)]) if both_null else None,
         agreement=_agreement(a, b, defined, (groups[0], groups[1]), paired),
         paired=paired,
         groups=(groups[0], groups[1]),
@@ -70,6 +71,8 @@ def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) 
             "a": a.provenance,
             "b": b.provenance,
         },
+        stays=torch.stack([a.stays(), b.stays()]) if len(controls) == 2 else None,  # noqa: PLR2004
+        control_change=_excess_change(controls[0], controls[1], paired) if len(controls) == 2 else None,  # noqa: PLR2004
     )
 
 

@@ -1,7 +1,7 @@
 """What a verdict on two scorings reads of their comparison, so that it need not import the record, which imports it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float64
 from torch import Tensor
@@ -82,3 +82,19 @@ class Compared(Protocol):
     @property
     def beats(self) -> Mapping[Head, str]:
         """Where each head beats its null."""
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Provenance of both, under "a" and "b"."""
+
+    @property
+    def stays(self) -> Bool[Tensor, "side layer head"] | None:
+        """Heads that stay without the first keys in both, if known."""
+
+    @property
+    def remains(self) -> Mapping[Head, str]:
+        """Where each head stays."""
+
+    @property
+    def control_changed(self) -> Bool[Tensor, "layer head"]:
+        """Heads whose excess without the first keys differs."""

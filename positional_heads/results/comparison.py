@@ -99,6 +99,9 @@ class Comparison(Record):
         groups: Groups of sequences that count as independent, in a and in b.
         reasons: Why a head has no score in a or in b.
         provenance: The model, what differs, and the provenance of both results.
+        stays: Heads that stay when the first keys are left out, in a and in b; None unless both have a control and
+            nulls.
+        control_change: Change of the excess without these keys; None unless both have a control and nulls.
     """
 
     names: tuple[str, str]
@@ -114,6 +117,8 @@ class Comparison(Record):
     groups: tuple[int, int]
     reasons: dict[Head, str]
     provenance: dict[str, Any]
+    stays: Bool[Tensor, "side layer head"] | None = None
+    control_change: Change | None = None
 
     saved_as = COMPARISON
 
@@ -157,10 +162,25 @@ class Comparison(Record):
     @property
     def beats(self) -> dict[Head, str]:
         """Where each head beats its null with a positive rho: "both", "neither", "a only" or "b only"; or "unknown"."""
-        if self.beats_null is None:
+        return self._where(self.beats_null)
+
+    @property
+    def remains(self) -> dict[Head, str]:
+        """Where each head stays when the first keys are left out, in the words of `beats`."""
+        return self._where(self.stays)
+
+    @property
+    def control_changed(self) -> Bool[Tensor, "layer head"]:
+        """Heads whose excess without the first keys differs, at a false discovery rate of 0.05; none if unknown."""
+        if self.control_change is None:
+            return torch.zeros_like(self.changed)
+        return self.control_change.q_values <= ALPHA
+
+    def _where(self, sides: Bool[Tensor, "side layer head"] | None) -> dict[Head, str]:
+        if sides is None:
             return dict.fromkeys(self.heads, UNKNOWN)
         in_words = {(True, True): BOTH, (False, False): NEITHER, (True, False): "a only", (False, True): "b only"}
-        pairs = zip(*(side.flatten().tolist() for side in self.beats_null), strict=True)
+        pairs = zip(*(side.flatten().tolist() for side in sides), strict=True)
         defined = (~self.rho_change.value.isnan()).flatten().tolist()
         found = [in_words[pair] if known else UNKNOWN for pair, known in zip(pairs, defined, strict=True)]
         return dict(zip(self.heads, found, strict=True))
@@ -194,6 +214,10 @@ class Comparison(Record):
             frame[name] = values.flatten().numpy()
         if self.beats_null is not None:
             frame["beats"] = list(self.beats.values())
+        if self.stays is not None and self.control_change is not None:
+            for name, values in _columns("control_change", self.control_change).items():
+                frame[name] = values.flatten().numpy()
+            frame["stays_in"] = list(self.remains.values())
         frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
         return frame
 
@@ -234,7 +258,7 @@ class Comparison(Record):
 
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "Comparison":
-        excess_change = nested(tensors, "excess_change")
+        excess_change, control_change = (nested(tensors, name) for name in ("excess_change", "control_change"))
         a, b = content["names"]
         some, others = content["groups"]
         agreement = {}
@@ -250,6 +274,8 @@ class Comparison(Record):
             excess=tensors.get("excess"),
             excess_change=Change(**excess_change) if excess_change else None,
             beats_null=tensors.get("beats_null"),
+            stays=tensors.get("stays"),
+            control_change=Change(**control_change) if control_change else None,
             agreement=agreement,
             paired=content["paired"],
             groups=(some, others),

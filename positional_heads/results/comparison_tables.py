@@ -8,7 +8,7 @@ from positional_heads.results.text import printable
 
 CHANGE_COLUMNS = (
     *("name", "rho_a", "rho_b", "change", "change_low", "change_high", "change_q"),
-    *("excess_a", "excess_b", "excess_change", "excess_change_q", "beats"),
+    *("excess_a", "excess_b", "excess_change", "excess_change_q", "beats", "stays_in"),
 )
 AGREEMENT_COLUMNS = ("measure", "correlation", "low", "high", "ceiling")
 TOP_COLUMNS = ("k", "shared", "expected", "jaccard", "p_shared")

@@ -5,16 +5,17 @@ from math import isnan
 
 import torch
 
-from positional_heads.core.heads import Head
+from positional_heads.core.heads import Head, named_heads
 from positional_heads.core.rank_agreement import RankAgreement
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.compared import Compared
 from positional_heads.results.differing import PRECISION_ONLY, Difference
-from positional_heads.results.text import printable
+from positional_heads.results.text import p_text, printable
 from positional_heads.results.verdicts import ALPHA
 
 TOP = 0.1
 """The fraction of heads whose overlap the verdict gives, as in `HeadScores.positional_heads`."""
+ONE_OR_BOTH = ("both", "a only", "b only")
 NAMED = 5
 """Heads that a sentence names at most."""
 
@@ -31,6 +32,7 @@ def comparison_verdict(comparison: Compared) -> str:
         _ranks(comparison),
         _changes(comparison),
         _appeared_and_vanished(comparison, a, b),
+        _staying(comparison, a, b),
         *_caveats(comparison),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -39,8 +41,8 @@ def comparison_verdict(comparison: Compared) -> str:
 def _what_differs(differing: Sequence[Difference]) -> str:
     if not differing:
         return "nothing that is recorded differs, neither model nor text nor settings"
-    names = "; ".join(str(one) for one in differing)
-    return f"what differs is {names}" if len(differing) == 1 else f"they differ in {names}"
+    *names, last = map(str, differing)
+    return f"they differ in {', '.join(names)} and {last}" if names else f"they differ in {last} only"
 
 
 def _ranks(comparison: Compared) -> str:
@@ -53,7 +55,7 @@ def _ranks(comparison: Compared) -> str:
     return (
         f"Over {comparison.n_scored} heads the rank correlation is {', '.join(parts)}; {top.shared} of the {top.k} "
         f"heads with the highest rho {'is' if top.shared == 1 else 'are'} the same ({top.expected:.1f} by chance, "
-        f"p = {top.p_value:.1g})."
+        f"{p_text(top.p_value)})."
     )
 
 
@@ -86,8 +88,7 @@ def _changes(comparison: Compared) -> str:
 def _appeared_and_vanished(comparison: Compared, a: str, b: str) -> str:
     if comparison.beats_null is None:
         return "Which heads are more than geometry is not known: both need a null (null_repeats=20)."
-    places = ("both", "a only", "b only")
-    in_both, in_a, in_b = ([head for head, one in comparison.beats.items() if one == place] for place in places)
+    in_both, in_a, in_b = ([head for head, one in comparison.beats.items() if one == where] for where in ONE_OR_BOTH)
     one_only = in_a + in_b
     if not one_only and not in_both:
         return "No head beats its null with a positive rho in either."
@@ -108,6 +109,28 @@ def _appeared_and_vanished(comparison: Compared, a: str, b: str) -> str:
     )
 
 
+def _staying(comparison: Compared, a: str, b: str) -> str:
+    """Which heads stay without the first keys: in both, or in one only."""
+    keys = [comparison.provenance[side].get("settings", {}).get("control_keys") or 0 for side in "ab"]
+    if comparison.stays is None:
+        name = a if keys[0] else b
+        return f"Only {name} has a control without its first keys, so it is not compared." if any(keys) else ""
+    in_both, in_a, in_b = ([head for head, one in comparison.remains.items() if one == where] for where in ONE_OR_BOTH)
+    left_out = f"{keys[0]}" if keys[0] == keys[1] else f"{keys[0]} or {keys[1]}"
+    names = f" ({named(in_both)})" if in_both else ""
+    said = (
+        f"When the first {left_out} keys are left out, {len(in_both)} {'stays' if len(in_both) == 1 else 'stay'} in "
+        f"both{names}, {len(in_a)} in {a} only and {len(in_b)} in {b} only"
+    )
+    differ = [head for head in in_a + in_b if bool(comparison.control_changed[head])]
+    if not in_a + in_b:
+        return f"{said}."
+    return (
+        f"{said}; of these {len(in_a + in_b)}, {len(differ)} {'differs' if len(differ) == 1 else 'differ'} "
+        f"significantly in the excess without these keys{f' ({named(differ)})' if differ else ''}."
+    )
+
+
 def _caveats(comparison: Compared) -> list[str]:
     kinds = {one.kind for one in comparison.differing}
     caveats = []
@@ -118,7 +141,12 @@ def _caveats(comparison: Compared) -> list[str]:
             "Heads are matched by layer and number, which has a meaning only if one model was trained from the other."
         )
     if not comparison.paired:
-        caveats.append("Where both texts share content, these intervals are too wide.")
+        texts = [{*comparison.provenance[side].get("data", {}).get("texts", [None])} for side in "ab"]
+        if shared := texts[0] & texts[1] - {None}:
+            names = printable(", ".join(sorted(shared)), newlines=False)
+            caveats.append(f"Both read {names}: where they read the same parts of it, these intervals are too wide.")
+        elif None in texts[0] | texts[1]:
+            caveats.append("If both texts have parts in common, which is not recorded, these intervals are too wide.")
     return caveats
 
 
@@ -134,5 +162,4 @@ def _correlation(agreement: RankAgreement) -> str:
 
 def named(heads: list[Head]) -> str:
     """The first few heads by name, and how many more there are."""
-    more = f" and {len(heads) - NAMED} more" if len(heads) > NAMED else ""
-    return ", ".join(map(str, heads[:NAMED])) + more
+    return named_heads(heads, NAMED)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from positional_heads.results.tables import text_label
 from positional_heads.results.text import printable
 
 PRECISION_ONLY = {"pairs", "null_repeats", "null_pairs", "resamples", "bins", "seed", "control_keys"}
@@ -11,9 +12,9 @@ MODEL = (
     *("name", "weights", "dtype", "architecture", "revision", "compatibility_mode"),
     *("quantization", "adapter", "origin"),
 )
-COUNTS = {"sha256", "groups", "monotonous", "tokens", "drawn"}
+COUNTS = {"sha256", "groups", "monotonous", "tokens", "texts", "drawn"}
 """Parts of the data that follow from others, or that no reader compares."""
-_NAMES = {"model name": "model", "data longest": "length", "data sequences": "sequences"}
+_NAMES = {"model name": "model", "data longest": "length", "data sequences": "number of sequences"}
 LONGEST_VALUE = 40
 
 
@@ -52,7 +53,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     )
     found += _parts("model", model, "model", list(MODEL))
     if data[0].get("sha256") != data[1].get("sha256"):
-        found.append(Difference("text", "text"))
+        found.append(_texts(a, b))
     found += _parts("data", data, "text", sorted({*data[0], *data[1]} - COUNTS))
     found += _parts("", settings, "setting", sorted({*settings[0], *settings[1]}))
     if (a.get("extension") or None) != (b.get("extension") or None):
@@ -60,6 +61,14 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     found += _parts("version of", versions, "other", ["positional-heads"])
     found += _parts("", (a, b), "other", ["kernels"])
     return found
+
+
+def _texts(a: Mapping[str, Any], b: Mapping[str, Any]) -> Difference:
+    """Other texts, or other sequences of the same ones."""
+    names = text_label(a), text_label(b)
+    if all(names) and names[0] == names[1]:
+        return Difference(f"sequences of {names[0]}", "text")
+    return Difference("text", "text", *map(_in_words, names)) if all(names) else Difference("text", "text")
 
 
 def _parts(

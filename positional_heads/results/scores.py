@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from scipy import stats
 from torch import Tensor
 
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS, benjamini_hochberg, excess_p_values
 from positional_heads.results.files import SCORES
 from positional_heads.results.null_scores import NullScores
 from positional_heads.results.record import Record, computed_once, json_rows, nested
-from positional_heads.results.tables import HEAD_COLUMNS
+from positional_heads.results.tables import HEAD_COLUMNS, text_label
 from positional_heads.results.text import printable
-from positional_heads.results.verdicts import scores_verdict
+from positional_heads.results.verdicts import ALPHA, scores_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,11 +69,12 @@ class HeadScores(Record):
         layers, heads = self.rho.shape
         data = self.provenance.get("data", {})
         longest = data.get("longest", "?") if self.curve is None else self.curve.shape[-1]
+        text = f" of {names}" if (names := text_label(self.provenance)) else ""
         best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self.n_scored)))
         return (
             f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads, "
             f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {longest} "
-            f"tokens, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
+            f"tokens{text}, {'no' if self.null is None else len(self.null.rho)} shuffles; highest rho: {best or 'none'}"
         )
 
     def _main_table(self) -> "pd.DataFrame":
@@ -125,7 +126,7 @@ class HeadScores(Record):
 
     @checked
     def significant(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
-        """Heads whose excess is positive and significant at this false discovery rate.
+        """Heads whose excess is positive and significant at this false discovery rate, whatever the sign of rho.
 
         Args:
             alpha: False discovery rate, above 0 and at most 1, where only the sign of the excess counts.
@@ -139,10 +140,23 @@ class HeadScores(Record):
         return (self.q_values <= alpha) & (self.excess > 0)
 
     @checked
+    def beats_null(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
+        """Heads that beat their null: rho is positive, and so is its excess, significantly.
+
+        Args:
+            alpha: False discovery rate, above 0 and at most 1.
+
+        Raises:
+            ValueError: If the rate is out of range, or no null was computed.
+        """
+        return self.significant(alpha) & (self.rho > 0)
+
+    @checked
     def stays(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
-        """Heads that beat their null with a positive rho, and do so without the first keys as well.
+        """Heads that beat their null, and do so without the first keys as well.
 
         Both are tested over all heads at this false discovery rate, the control as if it were scored alone.
+        `positional_heads(alpha=0.05, stays=True)` lists the same heads by name.
 
         Args:
             alpha: False discovery rate, above 0 and at most 1.
@@ -153,7 +167,7 @@ class HeadScores(Record):
         if self.control is None:
             msg = "no control was computed: score again with control_keys=64"
             raise ValueError(msg)
-        return self._rising(alpha) & self.control._rising(alpha)
+        return self.beats_null(alpha) & self.control.beats_null(alpha)
 
     @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
@@ -190,7 +204,12 @@ class HeadScores(Record):
 
     @checked
     def positional_heads(
-        self, fraction: float | None = None, *, threshold: float | None = None, alpha: float | None = None
+        self,
+        fraction: float | None = None,
+        *,
+        threshold: float | None = None,
+        alpha: float | None = None,
+        stays: bool = False,
     ) -> list[Head]:
         """The Positional Heads by one rule; the top 10 % by rho when no rule is given.
 
@@ -200,24 +219,47 @@ class HeadScores(Record):
             alpha: Heads with positive rho whose excess over the null is significant at this false discovery rate; the
                 largest excess first. With a null below zero, rho can be negative despite a significant excess: such a
                 head's D falls with distance, only less than by geometry alone, so it is not a Positional Head.
+            stays: With `alpha`, only the heads that beat their null without the first keys as well.
 
         Raises:
-            ValueError: If more than one rule is given, or a number is out of range.
+            ValueError: If more than one rule is given, a number is out of range, or there is no control.
         """
         if sum(rule is not None for rule in (fraction, threshold, alpha)) > 1:
             msg = "give one of fraction, threshold and alpha, not several"
+            raise ValueError(msg)
+        if stays and alpha is None:
+            msg = "stays=True goes with alpha, e.g. positional_heads(alpha=0.05, stays=True)"
             raise ValueError(msg)
         scored = self.top(self.n_scored)
         if threshold is not None:
             return [head for head in scored if self.rho[head] >= threshold]
         if alpha is not None:
-            positional = self._rising(alpha)
+            positional = self.stays(alpha) if stays else self.beats_null(alpha)
             return sorted((head for head in scored if positional[head]), key=lambda head: -float(self.excess[head]))
         fraction = 0.1 if fraction is None else fraction
         if not 0 < fraction <= 1:
             msg = f"fraction {fraction} must be above 0 and at most 1, e.g. 0.1 for the top 10 %"
             raise ValueError(msg)
         return scored[: max(1, round(fraction * len(scored)))]
+
+    @checked
+    def notable(self, most: int = 4) -> list[Head]:
+        """The heads to look at first: those that beat their null, and of these first those that stay; largest excess.
+
+        Where no head beats its null, or none is known to, those with the highest rho.
+
+        Args:
+            most: How many heads at most.
+
+        Raises:
+            ValueError: If the number is negative.
+        """
+        in_range("most", most, 0)
+        beating = [] if self.null is None else self.positional_heads(alpha=ALPHA)
+        if beating and self.control is not None and self.control.null is not None:
+            stays = self.stays()
+            beating.sort(key=lambda head: not stays[head])  # keeps the order by excess
+        return beating[:most] if beating else self.top(min(most, self.n_scored))
 
     @property
     def verdict(self) -> str:
@@ -287,8 +329,8 @@ class HeadScores(Record):
         for name, values in columns.items():
             frame[name] = values.flatten().numpy()
         if self.control is not None and self.null is not None:
-            judged = zip(self._rising().flatten().tolist(), self.stays().flatten().tolist(), strict=True)
-            frame["stays"] = pd.Series([stays if rising else None for rising, stays in judged], dtype=object)
+            judged = zip(self.beats_null().flatten().tolist(), self.stays().flatten().tolist(), strict=True)
+            frame["stays"] = pd.Series([stays if beats else None for beats, stays in judged], dtype=object)
         frame["reason"] = [self.reasons.get(head, "") for head in self.heads]
         return frame
 
@@ -324,9 +366,6 @@ class HeadScores(Record):
             provenance=content["provenance"],
             control=control,
         )
-
-    def _rising(self, alpha: float = 0.05) -> Bool[Tensor, "layer head"]:
-        return self.significant(alpha) & (self.rho > 0)
 
     def _required_null(self) -> NullScores:
         if self.null is None:

@@ -187,7 +187,7 @@ def compare_all(results: Mapping[str, HeadScores]) -> Stability:
             raise ValueError(msg)
     undefined = torch.full_like(scores[0].rho, torch.nan)
     nowhere = torch.zeros_like(undefined).bool()
-    beats = [nowhere if each.null is None else each.significant() & (each.rho > 0) for each in scores]
+    beats = [nowhere if each.null is None else each.beats_null() for each in scores]
     excess = [undefined if each.null is None else each.excess for each in scores]
     others = dict(list(results.items())[1:])
     changes = {name: differing(scores[0].provenance, other.provenance) for name, other in others.items()}

@@ -8,9 +8,10 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from positional_heads.results.text import printable
+from positional_heads.results.text import LEAST_P, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +38,7 @@ TITLES = {
     "excess_change": "change of excess",
     "excess_change_q": "q of that",
     "beats": "beats null in",
+    "stays_in": "stays in",
     "times": "beats null",
     "p_shared": "p",
     "correlation_rho": "rank correlation of rho",
@@ -97,6 +99,7 @@ MEANINGS = {
         "where the head beats its null with a positive rho; that it does in one only is no evidence of a difference, q "
         "of the change of excess is"
     ),
+    "stays_in": "where the head beats its null with the first keys and without them",
     "times": "in how many results the head beats its null with a positive rho",
     "lowest_rho": "lowest rho of all results",
     "mean_rho": "mean rho of all results",
@@ -112,6 +115,18 @@ MEANINGS = {
     "p_shared": "chance that two random rankings share as many or more",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
+FILE_MEANINGS = {
+    "bound": "largest error of rho by binning and rounding",
+    "sampling_sd": "standard deviation that sampling query-key pairs adds to rho, where they were sampled",
+    "null_sd": "standard deviation of rho over the shuffles",
+    "z": "excess divided by null_sd; it knows nothing of the spread over sequences, so judge heads by q_value",
+    "p_value": "one-sided p-value of the excess, over shuffles and sequences",
+    "q_value": "the same after Benjamini-Hochberg over all heads",
+    "reason": "why a head has no score",
+}
+"""What columns of heads.csv mean that tables do not show, or show under another name."""
+NAMED_TEXTS = 3
+"""Texts that a line names at most."""
 SMALL = 5e-4
 """Numbers that three places would show as 0."""
 HEAD_COLUMNS = (
@@ -137,6 +152,11 @@ def meanings(columns: Iterable[str]) -> list[tuple[str, str]]:
     return [(title(name), MEANINGS[name]) for name in columns if name in MEANINGS]
 
 
+def file_legend() -> str:
+    """The meanings of the columns that only the file of all heads has, in one line."""
+    return "; ".join(f"{name}: {meaning}" for name, meaning in FILE_MEANINGS.items()) + "."
+
+
 def legend(columns: Iterable[str]) -> str:
     """The meanings of these columns in one line."""
     lines = [f"{name}: {meaning}" for name, meaning in meanings(columns)]
@@ -160,7 +180,7 @@ class ResultTable:
         """Every cell as text, the titles first; an unknown number is a dash."""
         return [
             [title(name) for name in self.columns],
-            *([_cell(line.get(name)) for name in self.columns] for line in self.lines),
+            *([_cell(line.get(name), name) for name in self.columns] for line in self.lines),
         ]
 
     @property
@@ -228,17 +248,36 @@ def model_label(provenance: Mapping[str, Any]) -> str:
     return f"{name} ({origin['storage']})" if "storage" in origin else name
 
 
+def text_label(provenance: Mapping[str, Any]) -> str:
+    """Names of the texts that were scored, "" where none is known."""
+    names = [name or "another text" for name in (provenance.get("data") or {}).get("texts", [])]
+    more = f" and {len(names) - NAMED_TEXTS} more" if len(names) > NAMED_TEXTS else ""
+    return printable(", ".join(names[:NAMED_TEXTS]) + more, newlines=False)
+
+
+def counted_label(settings: Mapping[str, Any]) -> str:
+    """Which query-key pairs a score counts."""
+    pairs, skipped = settings.get("pairs", "all"), settings.get("skip_keys")
+    least, most = settings.get("min_distance"), settings.get("max_distance")
+    counted = "all query-key pairs" if pairs == "all" else f"{pairs} sampled query-key pairs of each sequence"
+    without = [f"with the first {skipped} key{'s' * (skipped > 1)} of a sequence"] if skipped else []
+    without += [f"at distances below {least}"] if least else []
+    without += [f"at distances above {most}"] if most is not None else []
+    return f"{counted} but those {' or '.join(without)}" if without else counted
+
+
 def scores_line(provenance: Mapping[str, Any]) -> str:
     """What was scored on what, in one line."""
     model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
-    counted = "all" if settings.get("pairs", "all") == "all" else f"{settings['pairs']} sampled"
+    text_names = f" of {named}" if (named := text_label(provenance)) else ""
     null = f"{settings['null_repeats']} shuffles"
     if settings["null_repeats"] and settings.get("null_pairs", "all") != "all":
         null += " of sampled query-key pairs"
     control = f"a control without the first {keys} keys, " if (keys := settings.get("control_keys")) else ""
     return (
         f"{model_label(provenance)}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences "
-        f"of up to {data['longest']} tokens, {counted} query-key pairs, {null}, {control}seed {settings['seed']}"
+        f"of up to {data['longest']} tokens{text_names}, {counted_label(settings)}, {null}, {control}seed "
+        f"{settings['seed']}"
     )
 
 
@@ -282,7 +321,7 @@ def result_html(
     if verdict is not None:
         parts.append(f"<p><b>Verdict.</b> {text(verdict)}</p>")
     if len(frame):
-        parts.append(table_html(frame.head(rows).rename(columns=title)))
+        parts.append(table_html(frame.head(rows)))
         parts.append(f"<p>{text(legend(frame))}</p>" if legend(frame) else "")
     if len(frame) > rows:
         parts.append(f"<p>The first {rows} of {len(frame)} rows.</p>")
@@ -293,10 +332,15 @@ def result_html(
 
 
 def table_html(frame: "pd.DataFrame") -> str:
-    """A table as HTML, numbers to three places (small ones to one digit), an unknown number as a dash."""
-    shown = frame.rename(columns=lambda name: printable(name, newlines=False))
-    for column in shown.select_dtypes(exclude="number"):
-        shown[column] = [value if value is None else printable(_cell(value)) for value in shown[column]]
+    """A table as HTML under titles, numbers to three places (small ones to one digit), an unknown number as a dash."""
+    shown = frame.copy()
+    numbers = {*shown.select_dtypes("number")}
+    for column in shown:
+        if column not in numbers:
+            shown[column] = [value if value is None else printable(_cell(value)) for value in shown[column]]
+        elif is_p_value(column):
+            shown[column] = [None if isnan(value) else _cell(value, column) for value in shown[column]]
+    shown = shown.rename(columns=lambda name: printable(title(name), newlines=False))
     return str(shown.to_html(index=False, na_rep="-", float_format=_cell, escape=True, border=0))
 
 
@@ -305,9 +349,16 @@ def text(value: object) -> str:
     return html.escape(printable(value))
 
 
-def _cell(value: Any) -> str:
+def is_p_value(column: str) -> bool:
+    """Whether a column holds p-values, or those adjusted for many heads."""
+    return column in {"p_within", "p_all", "p_shared"} or column.endswith(("p_value", "q_value", "_p", "_q"))
+
+
+def _cell(value: Any, column: str = "") -> str:
     if value is None:
         return "-"
+    if is_p_value(column) and value < LEAST_P:
+        return f"< {LEAST_P:g}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if not isinstance(value, float):

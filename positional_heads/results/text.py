@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
+LEAST_P = 0.001
+"""A smaller p-value is printed as below it: three places would show 0, which no p-value is."""
 LONGEST, LABEL = 60, 14
 """Most characters of a token in a text, and along an axis."""
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -50,6 +52,11 @@ def printable(text: object, *, newlines: bool = True) -> str:
     """
     kept = "\n\t" if newlines else ""
     return "".join(character if character in kept else _visible(character) for character in str(text))
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in a sentence: "p = 0.012" or "p < 0.001"."""
+    return f"p < {LEAST_P:g}" if p_value < LEAST_P else f"p = {p_value:.3f}"
 
 
 def axis_labels(tokens: Sequence[str]) -> list[str]:

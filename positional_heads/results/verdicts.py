@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from positional_heads.core.heads import Head, named_heads
 from positional_heads.core.statistics import FEWEST_UNITS
-from positional_heads.results.text import printable
+from positional_heads.results.text import p_text, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,8 @@ FEWEST_FOR_INTERVAL = 8
 """With fewer points, intervals of resampled correlations cover 52 to 95 % instead of 95 (measured at 4 to 6 points)."""
 SCORES_OF_DISTANCE = ("rho", "excess", "rho_curve")
 """What can rank heads as Positional Heads."""
+NAMED_STAYING = 10
+"""Heads that stay, the largest excess first, that the verdict of scores names at most."""
 VISIBLE_JUMP = 3.0
 """Standard deviations of the curve from which a jump is called visible."""
 
@@ -99,8 +102,10 @@ def _heads_that_beat_their_null(
     without, advice = "", "Leading positions differ in content even in an untrained model: score with control_keys=64. "
     if control is not None:
         keys, stays = control
-        number = f"{int(stays.sum())} of the {n_rising} stay{'s' * (int(stays.sum()) == 1)}"
-        without, advice = f"{number} when the first {keys} keys are left out; ", ""
+        staying = sorted(map(Head._make, stays.nonzero().tolist()), key=lambda head: -float(excess[head]))
+        number = f"{len(staying)} of the {n_rising} stay{'s' * (len(staying) == 1)}"
+        names = f" ({named_heads(staying, NAMED_STAYING)})" if staying else ""
+        without, advice = f"{number} when the first {keys} keys are left out{names}; ", ""
     return (
         f"{n_rising} of {n_heads} heads beat their null with a positive rho ({basis}); {without}"
         f"{not_positional + '; ' if falling else ''}the largest excess of rho over shuffled positions is "
@@ -175,7 +180,7 @@ def ablation_verdict(
         return f"{claim} There is no short-range control: whether the heads are specific to distance is open."
     apart = over_sizes.loc["long - short"]
     against = "" if isnan(apart["difference"]) else f"{apart['difference']:+.3f}, "
-    numbers = f"{against}{_interval(apart)}, p = {apart['p_value']:.3f}"
+    numbers = f"{against}{_interval(apart)}, {p_text(apart['p_value'])}"
     if _harmful(apart):
         meaning = "the effect of these heads depends on distance"
         return f"{claim} It hurts more at long range than at short ({numbers}): {meaning}."
@@ -216,7 +221,7 @@ def single_heads_verdict(
         )
         related = (
             f" Over heads, {printable(prediction['measure'], newlines=False)} and harm have a rank correlation of "
-            f"{prediction['correlation']:+.2f} ({within}; p = {prediction['p_within']:.3f} over permutations within "
+            f"{prediction['correlation']:+.2f} ({within}; {p_text(prediction['p_within'])} over permutations within "
             "layers)."
         )
     return (
@@ -255,7 +260,7 @@ def _compared(row: Any, by_size: "pd.DataFrame") -> str:
     n_sizes = paired or len(by_size)
     about = [_interval(row)] if paired else []
     if row["permutations"]:
-        about.append(f"p = {row['p_value']:.3f} over {row['permutations']} permuted rankings")
+        about.append(f"{p_text(row['p_value'])} over {row['permutations']} permuted rankings")
     about.append(f"mean over {n_sizes} {'size' if n_sizes == 1 else 'sizes'}")
     if 0 < paired < len(by_size):
         about[-1] += f" of {len(by_size)}, those with random sets"

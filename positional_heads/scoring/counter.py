@@ -46,7 +46,7 @@ class EntryCounter:
         resolved: RotaryModel,
         layers: Sequence[int] | None,
         settings: ScoringSettings,
-        drawn: dict[str, Any] | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
         """Choose the kernel; nothing is counted yet.
 
@@ -56,13 +56,13 @@ class EntryCounter:
             resolved: All layers of the model.
             layers: Layers to score; all that rotate when None.
             settings: Settings of the score.
-            drawn: How the sequences were drawn from texts, for the provenance; None where they were not.
+            origin: What is known of the texts, for the provenance: their names, how sequences were drawn from them.
 
         Raises:
             ValueError: If a layer does not exist or does not rotate.
         """
         self.model = model
-        self.drawn = drawn
+        self.origin = origin or {}
         self.data = data
         self.unscored = resolved.unscored
         self.rotary = resolved.select(layers)
@@ -187,9 +187,7 @@ class EntryCounter:
             warn_once(__name__, warning)
         provenance = run_provenance(self.model, self.data, asdict(self.settings))
         provenance["rotary"] = [rotary.provenance | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
-        provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous}
-        if self.drawn is not None:
-            provenance["data"]["drawn"] = self.drawn
+        provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous, **self.origin}
         return {
             "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
             "batches": len(self.data),

@@ -120,7 +120,7 @@ def examples_from_cache(
 def write_examples(
     model: TransformerLensModel, tokens: Int[Tensor, " pos"], scores: HeadScores, folder: Path
 ) -> Path | None:
-    """Write the examples that a report shows: the top heads on the first tokens of a sequence.
+    """Write the examples that a report shows: `scores.notable` heads on the first tokens of a sequence.
 
     Args:
         model: The model that was scored.
@@ -134,9 +134,9 @@ def write_examples(
     if not scores.n_scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
-    top = scores.top(min(REPORTED_HEADS, scores.n_scored))
+    shown = scores.notable(REPORTED_HEADS)
     try:
-        examples = head_examples(model, tokens[:REPORTED_TOKENS], top, temperature=temperature)
+        examples = head_examples(model, tokens[:REPORTED_TOKENS], shown, temperature=temperature)
     except UnsupportedModelError:
         return None
     return examples.save(folder)

@@ -26,6 +26,7 @@ from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
 from positional_heads.scoring.shards import parsed_shard, shard_file
 from positional_heads.scoring.sums import ScoreSums
+from positional_heads.zoo.bundled import text_names
 
 CHECKPOINT_SECONDS = 60.0
 WIDE = 0.05
@@ -178,7 +179,15 @@ def _prepared(
             "sampled of each (pairs='all' counts all)"
         )
         warn_once(__name__, warning)
-    return EntryCounter(model, data, resolved, layers, settled, getattr(tokens, "drawn", None))
+    return EntryCounter(model, data, resolved, layers, settled, _origin(tokens))
+
+
+def _origin(tokens: Text) -> dict[str, Any]:
+    """What sequences know of their texts: names, where any is known, and how they were drawn."""
+    known = text_names()
+    names = [known.get(str(text["sha256"]), text["name"]) for text in getattr(tokens, "texts", ())]
+    drawn = getattr(tokens, "drawn", None)
+    return {**({"texts": names} if any(names) else {}), **({} if drawn is None else {"drawn": drawn})}
 
 
 def _count(

@@ -1,5 +1,6 @@
 """The ablation study: whether tasks need high-scoring heads more than others, and more at long range than at short."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,12 +32,15 @@ from positional_heads.core.set_order import run_costs, shared_layers, sharing_or
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy, RankBy
 from positional_heads.results.scores import HeadScores
+from positional_heads.results.verdicts import ALPHA
 from positional_heads.studies.budget import Budget, Planned
 from positional_heads.studies.ranking import RETRIEVAL, Ranker, ranked, ranker_of
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.retrieval_trials import RetrievalTrials
 from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, refuse_misspelled, task_provenance
 from positional_heads.studies.tasks.task import AnswerTask, Task
+
+logger = logging.getLogger(__name__)
 
 Singles = Literal["all", "top", "none"]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -93,7 +97,8 @@ def ablation_study(
         distance: Distance in tokens for `far` and `near`.
         rank_by: Rank heads by rho, by its excess over the null, by the rho of the curve, by retrieval score on held-out
             examples of the task, or by a measure of your own: its name and a value for each head, layers first, e.g.
-            ("reach", reach). Heads whose value is NaN are in no set.
+            ("control excess", scores.control.excess). Heads whose value is NaN are in no set. The verdict says how many
+            of the top heads beat their null.
         singles: Heads to ablate one by one: all, those of the largest top set, or none; when None, all in models of up
             to 128 ranked heads, else those of the top set.
         batch_size: Sequences per forward pass; chosen by length when None.
@@ -120,6 +125,8 @@ def ablation_study(
     # 1. the task, and how heads are ablated in it
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
+    for note in _unit_notes(task):
+        logger.warning("%s Give more examples.", note)
     # 2. the ranking of the heads
     ranker = ranker_of(scores, rank_by)
     sizes = _sizes(len(ranker.ranking), fractions, counts, singles)
@@ -219,9 +226,15 @@ def _as_loaded(model: Mapping[str, Any]) -> str:
 
 
 def _scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
-    significant = None if scores.null is None else int(scores.significant().sum())
+    """What is known of the scores: text, settings, and which heads beat their null and stay."""
+    beating = staying = None
+    if scores.null is not None:
+        beating = [str(head) for head in scores.positional_heads(alpha=ALPHA)]
+        if scores.control is not None:
+            staying = [str(head) for head in scores.positional_heads(alpha=ALPHA, stays=True)]
     scored = {key: scores.provenance.get(key) for key in ("data", "settings")}
-    return {**scored, "rank_by": rank_by, "significant": significant}
+    known = {"significant": None if beating is None else len(beating), "beats_null": beating, "stays": staying}
+    return {**scored, "rank_by": rank_by, **known}
 
 
 def _sizes(

@@ -9,14 +9,21 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.results.comparison import Change, Comparison
+from positional_heads.results.comparison import BOTH, Change, Comparison
 from positional_heads.results.stability import Stability
-from positional_heads.views.figures import DIVERGING, NORMAL, PALETTE, SMALL, Picture, readable, share_legend
+from positional_heads.views.figures import (
+    DIVERGING,
+    NORMAL,
+    PALETTE,
+    SMALL,
+    Picture,
+    name_points,
+    readable,
+    share_legend,
+)
 
 LONGEST_LABEL = 24
 """Characters of a result's name in a label."""
-OFFSETS = ((4, 4), (4, -9), (-24, 4), (-24, -9))
-"""Where names of heads stand from their points, in turn, so that neighbours do not cover each other."""
 
 
 @checked
@@ -38,20 +45,23 @@ def comparison(comparison: Comparison, *, named: int = 8) -> Figure:
     changed = comparison.changed.flatten().numpy()
     error = np.abs(comparison.intervals.numpy() - comparison.rho.numpy()[..., None]).reshape(2, -1, 2)
     _draw_sides(panels[0], comparison.rho, changed, error)
-    _name_heads(panels[0], comparison, comparison.rho, comparison.rho_change, changed, named)
     _label_axes(panels[0], f"rho in {a}", f"rho in {b}")
     if comparison.excess is not None and comparison.excess_change is not None:
         excess_changed = comparison.excess_changed.flatten().numpy()
         _draw_sides(panels[1], comparison.excess, excess_changed, None)
         _mark_beating(panels[1], comparison)
-        _name_heads(panels[1], comparison, comparison.excess, comparison.excess_change, excess_changed, named)
+        _title_named(panels[1], excess_changed, named)
         _label_axes(panels[1], f"excess over the null in {a}", f"excess over the null in {b}")
     rank = comparison.agreement["rho"].correlation
     how = "the same sequences" if comparison.paired else "other sequences"
     title = f"{b} against {a}: {readable(comparison.model_name)}\n"
     title += f"{int(changed.sum())} of {comparison.n_scored} heads change significantly in rho; {how}; "
     title += f"rank correlation {rank:.2f}"
+    _title_named(panels[0], changed, named)
     share_legend(figure, panels, title, columns=3)
+    _name_heads(panels[0], comparison, comparison.rho, comparison.rho_change, changed, named)
+    if comparison.excess is not None and comparison.excess_change is not None:
+        _name_heads(panels[1], comparison, comparison.excess, comparison.excess_change, excess_changed, named)
     return figure
 
 
@@ -127,29 +137,30 @@ def _draw_sides(panel: Axes, sides: Tensor, changed: np.ndarray, error: np.ndarr
 
 
 def _mark_beating(panel: Axes, comparison: Comparison) -> None:
-    """A ring around the heads that beat their null in one or both."""
+    """A ring around the heads that beat their null in one or both, and a square around those that stay in both."""
     assert comparison.excess is not None
     x, y = comparison.excess.flatten(1).numpy()
-    where = np.array(list(comparison.beats.values()))
-    for places, colour, label in (
-        (["both"], PALETTE[0], "beats its null in both"),
-        (["a only", "b only"], PALETTE[2], "beats its null in one"),
+    beats, remains = (np.array(list(where.values())) for where in (comparison.beats, comparison.remains))
+    for group, colour, marker, label in (
+        (beats == BOTH, PALETTE[0], "o", "beats its null in both"),
+        (np.isin(beats, ["a only", "b only"]), PALETTE[2], "o", "beats its null in one"),
+        (remains == BOTH, PALETTE[3], "s", "stays in both"),
     ):
-        group = np.isin(where, places)
         if group.any():
-            ring: dict[str, Any] = {"s": 60, "facecolor": "none", "edgecolor": colour, "linewidth": 1.2}
+            ring: dict[str, Any] = {"s": 100 if marker == "s" else 60, "marker": marker}
+            ring |= {"facecolor": "none", "edgecolor": colour, "linewidth": 1.2}
             panel.scatter(x[group], y[group], label=label, zorder=3, **ring)
 
 
 def _name_heads(
     panel: Axes, comparison: Comparison, sides: Tensor, change: Change, changed: np.ndarray, named: int
 ) -> None:
-    x, y = sides.flatten(1).numpy()
-    size = np.abs(change.value.flatten().numpy())
-    most = sorted(np.flatnonzero(changed), key=lambda index: -size[index])
-    for number, index in enumerate(most[:named]):
-        offset = OFFSETS[number % len(OFFSETS)]
-        text = str(comparison.heads[index])
-        panel.annotate(text, (x[index], y[index]), offset, textcoords="offset points", fontsize=7)
-    if len(most) > named > 0:
-        panel.set_title(f"named: the {named} that change most of {len(most)}", fontsize=SMALL)
+    size = np.where(changed, np.abs(change.value.flatten().numpy()), -1.0)
+    order = np.argsort(-size, kind="stable")
+    names = [str(comparison.heads[index]) for index in order[: min(named, int(changed.sum()))]]
+    name_points(panel, sides.flatten(1).numpy().T[order], names)
+
+
+def _title_named(panel: Axes, changed: np.ndarray, named: int) -> None:
+    if int(changed.sum()) > named > 0:
+        panel.set_title(f"named: the {named} that change most of {int(changed.sum())}", fontsize=SMALL)

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from positional_heads.core.rotary import wavelengths
@@ -22,6 +23,18 @@ SMALL, NORMAL = 8, 9
 NOTEBOOK_DPI = 110
 LONGEST_NAME = 60
 WIDEST_LEGEND = 7
+NAME_SIZE, NAME_WIDTH, NAME_HEIGHT = 7, 5.0, 9.0
+"""Size of the names of points, and the room that they take for each character and in height, in points."""
+POINTS_PER_INCH = 72
+NEAR_NAME = 8.0
+"""Points between a point and its name beyond which a line connects them."""
+OFFSETS = tuple(
+    (round(side * radius * math.cos(math.radians(angle)), 2), round(radius * math.sin(math.radians(angle)), 2))
+    for radius in (6, 14, 24, 36, 50, 66)
+    for angle in (30, -30, 0, 60, -60)
+    for side in (1, -1)
+)
+"""Where a name may begin from its point, in points, the nearest first."""
 
 
 class Picture(Figure):
@@ -84,6 +97,56 @@ def share_legend(figure: Figure, panels: Iterable[Axes], title: str, *, columns:
     for text in (*legend.get_texts(), legend.get_title()):
         text.set_parse_math(False)
     legend.get_title().set_multialignment("center")
+
+
+def name_points(panel: Axes, points: Float[np.ndarray, "point 2"], names: Sequence[str]) -> None:
+    """Names beside points, each where it covers no other name and as few points as can be; a line leads to far ones.
+
+    Call it when all else is drawn, because the room for names depends on the panel's final size and limits.
+
+    Args:
+        panel: Where the points are.
+        points: Their places, all of them; the first ones are named.
+        names: Names of the first points, the most important first.
+    """
+    if not names:
+        return
+    figure = panel.get_figure(root=True)
+    assert figure is not None
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+    inside, scale = panel.get_window_extent(), figure.dpi / POINTS_PER_INCH
+    drawn = panel.transData.transform(points[~np.isnan(points).any(1)])
+    taken: list[Bbox] = []
+    for place, name in zip(points, names, strict=False):
+        anchor = panel.transData.transform(place)
+        size = np.array([NAME_WIDTH * len(name), NAME_HEIGHT]) * scale
+        boxes = [(offset, _name_box(anchor, np.array(offset) * scale, size)) for offset in OFFSETS]
+        free = [(offset, box) for offset, box in boxes if not any(map(box.overlaps, taken))]
+        within = [(offset, box) for offset, box in free if inside.containsx(box.x0) and inside.containsx(box.x1)]
+        within = [(offset, box) for offset, box in within if inside.containsy(box.y0) and inside.containsy(box.y1)]
+        offset, box = min(within or free or boxes[:1], key=lambda one: one[1].count_contains(drawn))
+        taken.append(box)
+        far = np.hypot(*offset) > NEAR_NAME
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 2} if far else None
+        label = panel.annotate(
+            name,
+            place,
+            offset,
+            textcoords="offset points",
+            fontsize=NAME_SIZE,
+            horizontalalignment="left" if offset[0] >= 0 else "right",
+            verticalalignment="center",
+            arrowprops=line,
+        )
+        label.set_in_layout(False)
+
+
+def _name_box(anchor: np.ndarray, offset: np.ndarray, size: np.ndarray) -> Bbox:
+    """The room that a name takes: its left or right end, at half its height, lies at the offset."""
+    left = anchor[0] + offset[0] - (size[0] if offset[0] < 0 else 0)
+    below = anchor[1] + offset[1] - size[1] / 2
+    return Bbox.from_bounds(left, below, size[0], size[1])
 
 
 def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: bool = True) -> None:

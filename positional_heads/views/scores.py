@@ -11,12 +11,14 @@ from matplotlib.figure import Figure
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.scores import HeadScores, kept
+from positional_heads.results.tables import text_label
 from positional_heads.views.figures import (
     DIVERGING,
     NORMAL,
     PALETTE,
     SMALL,
     Picture,
+    name_points,
     readable,
     share_legend,
     wavelength_axis,
@@ -28,17 +30,21 @@ WIDEST_LABELLED = 24
 FEWEST_PAIRS = 32
 """Query-key pairs below which a point of a curve is too noisy to set the scale by."""
 FEWEST_BINS, MOST_BINS = 8, 40
+SHOWN = 4
+"""Heads whose curves are shown if none are asked for."""
+MARK = "#E69F00"
+"""Colour of what marks a head that stays; it can be seen on red, white and blue."""
 NAMED = 12
 """Most heads that the distribution names."""
 
 
 @checked
 def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
-    """Rho of every head, layers down and heads across; a dot marks heads that beat their null.
+    """Rho of every head, layers down and heads across; dots mark heads that beat their null, diamonds those that stay.
 
     Args:
         scores: What `score_heads` returned.
-        alpha: False discovery rate of the dots.
+        alpha: False discovery rate of the marks.
     """
     rho = scores.rho.numpy()
     layers, heads = rho.shape
@@ -54,13 +60,19 @@ def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
         _label_cells(axes, rho, largest)
     subtitle = "no null was computed"
     if scores.null is not None:
-        rows, columns = np.nonzero(scores.significant(alpha).numpy())
         size = min(16.0, 0.9 * (72 * min(width / heads, height / layers) / 2.4) ** 2)
-        axes.scatter(columns + 0.34, rows - 0.3, s=size, color="black", edgecolor="white", linewidth=0.5, zorder=3)
-        subtitle = f"dot: beats its shuffled null (FDR {alpha:g}); {len(rows)} heads do"
+        beating, staying = _standing(scores, alpha)
+        for marked, marker, colour, edge in (
+            (beating & ~staying, "o", "black", "white"),
+            (staying, "D", MARK, "black"),
+        ):
+            rows, columns = np.nonzero(marked)
+            look = {"s": size, "marker": marker, "color": colour, "edgecolor": edge, "linewidth": 0.5}
+            axes.scatter(columns + 0.34, rows - 0.3, zorder=3, **look)
+        subtitle = _standing_in_words(scores, alpha, "dot: ", "diamond: ").replace("; ", "\n")  # maps are narrow
     subtitle += "; grey: no score" if np.isnan(rho).any() else ""
     axes.set(xlabel="head", ylabel="layer", xticks=_ticks(heads), yticks=_ticks(layers))
-    title = f"Spearman's rho of token distance and dominant dimension\n{readable(scores.model_name)}"
+    title = f"Spearman's rho of token distance and dominant dimension\n{scored_what(scores)}"
     axes.set_title(f"{title}\n{subtitle}", fontsize=NORMAL, parse_math=False)
     return figure
 
@@ -70,7 +82,7 @@ def rho_distribution(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     """Distribution of rho over heads, with that of all shuffles, and each head's rho against its own null.
 
     A high rho in the first panel may be geometry. In the second, heads above the diagonal have an excess over their
-    null; those whose excess is significant are named.
+    null; those that beat it, or, with a control, those that stay, are named.
 
     Args:
         scores: What `score_heads` returned.
@@ -82,10 +94,12 @@ def rho_distribution(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     subtitle = "no null was computed: score again with null_repeats=20"
     if scores.null is not None:
         _draw_against_null(panels[1], scores, alpha)
-        subtitle = f"{int(scores.significant(alpha).sum())} of {scores.n_scored} heads beat their null (FDR {alpha:g})"
+        subtitle = _standing_in_words(scores, alpha)
     if not scores.n_scored:
         subtitle = "no head has a score"
-    share_legend(figure, panels, f"rho of every head\n{readable(scores.model_name)}\n{subtitle}", columns=3)
+    share_legend(figure, panels, f"rho of every head\n{scored_what(scores)}\n{subtitle}", columns=3)
+    if scores.null is not None:
+        _name_heads(panels[1], scores, alpha)
     return figure
 
 
@@ -100,14 +114,14 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
 
     Args:
         scores: What `score_heads` returned.
-        heads: Which heads; the four with the highest rho when None.
+        heads: Which heads; `scores.notable(4)` when None: those that beat their null, if any do.
         training_length: Tokens that the model was trained on; when None, the one in the scores' provenance, or else the
             model's context.
 
     Raises:
         ValueError: If the model has no such head, the head has no curve, or curves were left out.
     """
-    heads = scores.top(min(4, scores.n_scored)) if heads is None else as_heads(heads, *scores.rho.shape)
+    heads = scores.notable(SHOWN) if heads is None else as_heads(heads, *scores.rho.shape)
     for head in heads:
         if kept(scores.curve)[head].isnan().all():
             reason = scores.reasons.get(head, "none of its query-key pairs counts")
@@ -126,7 +140,7 @@ def allocation_curves(scores: HeadScores, heads: Heads | None = None, *, trainin
         wavelength_axis(panel, scores.frequencies[head.layer], label=last_column)
     for panel in panels[len(heads) :]:
         panel.set_visible(False)
-    title = f"Allocation of rotary dimensions by distance\n{readable(scores.model_name)}"
+    title = f"Allocation of rotary dimensions by distance\n{scored_what(scores)}"
     title += "" if heads else ": no head has a score"
     share_legend(figure, panels[: len(heads)], title, columns=3 if columns > 1 else 1)
     figure.supxlabel("distance from query back to key (tokens)", fontsize=NORMAL)
@@ -187,14 +201,16 @@ def _draw_histogram(panel: Axes, scores: HeadScores) -> None:
 def _draw_against_null(panel: Axes, scores: HeadScores, alpha: float) -> None:
     assert scores.null is not None
     mean, spread, rho = (values.flatten().numpy() for values in (scores.null.mean, scores.null.sd, scores.rho))
-    significant = scores.significant(alpha).flatten().numpy()
+    beating, staying = (marked.flatten() for marked in _standing(scores, alpha))
+    controlled = scores.control is not None
     scored = ~np.isnan(rho)
     error = np.abs(scores.interval().flatten(0, 1).numpy() - rho[:, None]).T
     ends = np.array([min(0, np.nanmin(mean, initial=0)), max(0, np.nanmax(mean, initial=0))])
     panel.plot(ends, ends, color="0.4", linestyle="--", linewidth=0.9, label="rho equal to its null")
     for group, colour, marker, label in (
-        (scored & ~significant, "0.55", "o", "not significant"),
-        (scored & significant, PALETTE[1], "D", "beats its null"),
+        (scored & ~beating, "0.55", "o", "does not beat its null"),
+        (beating & ~staying, PALETTE[1], "s", "beats its null" + controlled * ", does not stay"),
+        (staying, PALETTE[0], "D", f"stays without the first {scores.control_keys} keys"),
     ):
         if group.any():
             panel.errorbar(
@@ -208,16 +224,53 @@ def _draw_against_null(panel: Axes, scores: HeadScores, alpha: float) -> None:
                 color=colour,
                 label=label,
             )
-    best = sorted(np.flatnonzero(significant), key=lambda index: mean[index] - rho[index])
-    for index in best[:NAMED]:
-        panel.annotate(
-            str(scores.heads[index]), (mean[index], rho[index]), (4, 4), textcoords="offset points", fontsize=7
-        )
-    if len(best) > NAMED:
-        panel.set_title(f"named: the {NAMED} with the largest excess of {len(best)}", fontsize=SMALL)
+    named = int(staying.sum()) or int(beating.sum())
+    if named > NAMED:
+        which = "that stay" if staying.any() else "that beat their null"
+        panel.set_title(f"named: the {NAMED} with the largest excess of the {named} {which}", fontsize=SMALL)
     panel.set_xlabel("rho with positions shuffled, mean and 2 sd", fontsize=NORMAL)
     panel.set_ylabel("rho on this text, and its 95 % interval", fontsize=NORMAL)
     panel.grid(alpha=0.25)
+
+
+def _name_heads(panel: Axes, scores: HeadScores, alpha: float) -> None:
+    """Name the heads with the largest excess of those that stay, or else of those that beat their null."""
+    assert scores.null is not None
+    staying = bool(_standing(scores, alpha)[1].any())
+    best = scores.positional_heads(alpha=alpha, stays=staying)[:NAMED]
+    others = [head for head in scores.heads if head not in best]
+    points = [(float(scores.null.mean[head]), float(scores.rho[head])) for head in [*best, *others]]
+    name_points(panel, np.array(points), [str(head) for head in best])
+
+
+def _standing(scores: HeadScores, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Heads that beat their null, and those of them that stay without the first keys; none without a control."""
+    beating = scores.beats_null(alpha).numpy()
+    controlled = scores.control is not None
+    return beating, scores.stays(alpha).numpy() if controlled else np.zeros_like(beating)
+
+
+def _standing_in_words(scores: HeadScores, alpha: float, beating: str = "", staying: str = "") -> str:
+    """How many heads beat their null and stay, each with the mark that it has."""
+    beats, stays = (int(marked.sum()) for marked in _standing(scores, alpha))
+    said = f"{beating}{beats} of {scores.n_scored} heads beat their null (FDR {alpha:g})"
+    if scores.control is None:
+        return said
+    return f"{said}; {staying}{stays} of them stay{'s' * (stays == 1)} without the first {scores.control_keys} keys"
+
+
+def notable_in_words(scores: HeadScores) -> str:
+    """Which heads `scores.notable` gives."""
+    if scores.null is None or not scores.beats_null().any():
+        return "the heads with the highest rho"
+    stay = scores.control is not None and bool(scores.stays().any())
+    return f"heads that beat their null{', first those that stay' if stay else ''}, the largest excess first"
+
+
+def scored_what(scores: HeadScores) -> str:
+    """The model and, where its name is known, the text, for a title."""
+    named = text_label(scores.provenance)
+    return readable(scores.model_name) + (f", text {readable(named)}" if named else "")
 
 
 def _label_cells(axes: Axes, rho: np.ndarray, largest: float) -> None:

@@ -187,3 +187,8 @@ def bundled_text(kind: TextKind = "revelation") -> str:
 def text_provenance() -> dict[str, dict[str, Any]]:
     """Title, author, source, changes, licence, size and sha256 of each bundled text, by its kind."""
     return dict(json.loads((TEXT_FOLDER / "provenance.json").read_text(encoding="utf-8")))
+
+
+def text_names() -> dict[str, str]:
+    """What `--text` calls each bundled text, by its sha256."""
+    return {stated["sha256"]: f"{BUNDLED}:{kind}" for kind, stated in text_provenance().items()}

@@ -48,7 +48,8 @@ def test_a_score_prints_heads_and_verdict_and_writes_a_report(report):
     folder, done = report
     lines = done.stdout.decode().splitlines()
     assert lines[0].startswith(
-        "bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens, all query-key pairs, 3 shuffles"
+        "bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens of bundled:revelation, all query-key pairs, 3 "
+        "shuffles"
     )
     assert len([line for line in lines if line.strip().startswith("L")]) == 10
     assert lines[-1].startswith("Verdict: ")
@@ -178,7 +179,9 @@ def test_text_is_read_from_standard_input_and_from_several_files(tmp_path):
     options = ("--dtype", "bfloat16", "--in-order")
     done = run(*SCORE, *texts, *options, "--out", tmp_path / "r", stdin=text[:200].encode())
     assert done.returncode == 0, done.stderr.decode()
-    assert ph.HeadScores.load(tmp_path / "r").provenance["model"]["dtype"] == "bfloat16"
+    provenance = ph.HeadScores.load(tmp_path / "r").provenance
+    assert provenance["model"]["dtype"] == "bfloat16"
+    assert provenance["data"]["texts"] == [None, "a.txt"]
     assert "2 texts cut into 9 sequences of at most 64 tokens; scoring the first 2, 128 tokens" in done.stderr.decode()
 
 
@@ -196,6 +199,7 @@ def test_a_command_draws_what_the_library_draws(tmp_path, bundled):
     data = ph.HeadScores.load(tmp_path / "r").provenance["data"]
     assert data["sha256"] == data_hash(rows)
     assert data["drawn"]["places"] == pieces.drawn["places"]
+    assert data["texts"] == ["a.txt", "bundled:dialogue"]
     assert [text["bytes"] for text in data["drawn"]["texts"]] == [9000, 375753]
 
 
@@ -313,6 +317,7 @@ BEFORE_THE_MODEL = {
         "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess, rho_curve, retrieval",
         "--budget 0": "budget 0.0 must be a number of minutes above 0",
         "--scores nope": "leave one of them out",  # --text is given as well
+        "--task exam --near 1": "near 1 must be at least 2",
         "--task paskey": "task 'paskey' is unknown",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },
@@ -471,3 +476,14 @@ def test_bugs_are_reported_in_one_line_and_with_a_traceback_on_request(tmp_path,
         assert done.returncode == 1
         assert (b"Traceback" in done.stderr) == asked
         assert done.stderr.count(b"error: KeyError: 'gone'; this is a fault of positional-heads") == lines
+
+
+def test_a_study_that_cannot_begin_leaves_no_folder_and_keeps_what_was_there(tmp_path, monkeypatch, bundled):
+    monkeypatch.setattr(cli_ablate, "load_named", lambda *_, **__: bundled)
+    command = ["ablate", "bundled", "--task", "exam", "--length", "200", "--examples", "1", "--out"]
+    done = CliRunner().invoke(app, [*command, str(tmp_path / "made" / "here")])
+    assert "give a length of at least" in done.stderr
+    assert not (tmp_path / "made").exists()
+    (tmp_path / "kept").mkdir()
+    CliRunner().invoke(app, [*command, str(tmp_path / "kept")])
+    assert (tmp_path / "kept").is_dir()

@@ -4,7 +4,12 @@ from tests.mutants.mutant import Mutant
 
 MUTANTS = (
     # Which heads are Positional Heads, and text that shows nothing
-    Mutant("results/scores.py", "& (self.rho > 0)", "& (self.rho < 2)", "results/test_scores -k by_significance"),
+    Mutant(
+        "results/scores.py",
+        "return self.significant(alpha) & (self.rho > 0)",
+        "return self.significant(alpha)",
+        "results/test_scores -k by_significance",
+    ),
     Mutant(
         "results/scores.py",
         "-float(self.excess[head])",
@@ -31,7 +36,7 @@ MUTANTS = (
     # The control, and scores without curves
     Mutant(
         "results/scores.py",
-        "return self._rising(alpha) & self.control",
+        "return self.beats_null(alpha) & self.control",
         "return self.control",
         "results/test_scores -k beat_their_null_in_both",
     ),
@@ -51,6 +56,26 @@ MUTANTS = (
     Mutant(
         "results/comparison_verdict.py", "comparison.excess_changed[", "~comparison.changed[", "results/test_compare"
     ),
+    Mutant(
+        "results/compare.py",
+        "torch.stack([a.stays(), b.stays()])",
+        "torch.stack([a.beats_null(), b.beats_null()])",
+        "results/test_compare -k what_stays",
+    ),
+    Mutant(
+        "results/comparison_verdict.py",
+        "elif None in texts[0]",
+        "elif None not in texts[0]",
+        "results/test_compare -k texts_are_named",
+    ),
+    Mutant(
+        "results/scores.py",
+        "lambda head: not stays[head]",
+        "lambda head: stays[head]",
+        "results/test_scores -k look_at",
+    ),
+    Mutant("results/tables.py", "value < LEAST_P", "value < 0", "results/test_tables -k printed_as_zero"),
+    Mutant("results/ranked_heads.py", "len(beating & {*scores", "len({*scores", "studies/test_ablation -k what_ranks"),
     Mutant("results/differing.py", 'PRECISION_ONLY = {"pairs", ', "PRECISION_ONLY = {", "results/test_compare"),
     # Values that make no sense, names of methods, runs that were stopped
     Mutant("results/unfinished.py", "done, total = len(content", "total, done = len(content", "cli/test_cli -k ctrl_c"),

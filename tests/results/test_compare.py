@@ -228,7 +228,7 @@ def test_everything_recorded_that_differs_is_named():
     b = b.provenance | {"extension": {"method": "yarn"}, "versions": {"positional-heads": "2"}}
     named = [str(one) for one in differing(a, b)]
     assert named == [
-        *("model (planted against other)", "model weights", "text", "sequences (8 against 4)"),
+        *("model (planted against other)", "model weights", "text", "number of sequences (8 against 4)"),
         *("pairs (all against None)", "skip_keys (0 against 64)", "temperature (1 against attention)"),
         *("extension (None against yarn)", "version of positional-heads (1 against 2)"),
     ]
@@ -245,10 +245,68 @@ def test_the_verdict_says_what_other_settings_and_models_mean():
     exact = ph.compare(a, scores_of_groups(samples + 1, pairs="all")).verdict
     assert "another quantity" not in exact
     assert "Heads are matched by layer and number" in ph.compare(a, scores_of_groups(samples + 1, name="b")).verdict
-    assert (
-        "they differ in text; sequences" in ph.compare(a, scores_of_groups(normal(5, 1, 5, seed=1), text="y")).verdict
+    fewer = ph.compare(a, scores_of_groups(normal(5, 1, 5, seed=1), text="y"), names=["x", "y"]).verdict
+    assert fewer.startswith("y against x: they differ in text and number of sequences (8 against 5). ")
+    assert ph.compare(a, scores_of_groups(samples + 1, text="y")).verdict.startswith(
+        "b against a: they differ in text only"
     )
     assert "nothing that is recorded differs" in ph.compare(a, scores_of_groups(samples + 1)).verdict
+
+
+@pytest.mark.parametrize(
+    ("texts", "differing", "caveat"),
+    [
+        ((["prose"], ["code"]), "text (prose against code) only", None),
+        ((["prose"], ["prose"]), "sequences of prose only", "Both read prose: where they read the same parts of it"),
+        ((["a", "b"], ["b", "c"]), "text (a, b against b, c) only", "Both read b: where"),
+        ((["prose"], ["prose", None]), "text (prose against prose, another text) only", "Both read prose"),
+        ((None, ["code"]), "text only", "If both texts have parts in common, which is not recorded"),
+        ((None, None), "text only", "If both texts have parts in common, which is not recorded"),
+    ],
+)
+def test_texts_are_named_and_only_shared_ones_are_a_caveat(texts, differing, caveat):
+    sides = []
+    for side, (sha256, names) in enumerate(zip("xy", texts, strict=True)):
+        one = scores_of_groups(normal(8, 1, 5, seed=side), text=sha256)
+        data = one.provenance["data"] | ({} if names is None else {"texts": names})
+        sides.append(replace(one, provenance=one.provenance | {"data": data}))
+    verdict = ph.compare(*sides).verdict
+    assert verdict.startswith(f"b against a: they differ in {differing}. ")
+    assert verdict.endswith("intervals are too wide.") == (caveat is not None)
+    assert caveat is None or caveat in verdict
+
+
+def controlled_nulls(left_out=64):
+    """`planted_nulls` with controls: without the first keys L0H0 stays in both, L0H1 in a, L0H3 in none."""
+    sides = []
+    for one in planted_nulls():
+        lost = torch.zeros_like(one.rho)
+        lost[0, 3] = 0.3
+        control = replace(one, rho=one.rho - lost, bootstrap_rho=one.bootstrap_rho - lost)
+        settings = one.provenance["settings"] | {"control_keys": left_out}
+        sides.append(replace(one, control=control, provenance=one.provenance | {"settings": settings}))
+    return sides
+
+
+def test_what_stays_is_compared_where_both_have_a_control(tmp_path):
+    a, b = controlled_nulls()
+    comparison = ph.compare(a, b, names=["prose", "code"])
+    assert list(comparison.remains.values()) == ["both", "a only", "a only", "neither", "neither"]
+    expected = ph.compare(a.control, b.control).excess_change
+    torch.testing.assert_close(comparison.control_change.q_values, expected.q_values)
+    assert (
+        "When the first 64 keys are left out, 1 stays in both (L0H0), 2 in prose only and 0 in code only; of these 2, "
+        "1 differs significantly in the excess without these keys (L0H1)." in comparison.verdict
+    )
+    frame = comparison.to_frame()
+    assert frame["stays_in"].tolist() == list(comparison.remains.values())
+    back = ph.Comparison.load(comparison.save(tmp_path))
+    assert back.verdict == comparison.verdict
+    assert back.to_frame().equals(frame)
+    alone = ph.compare(a, replace(b, control=None, provenance=planted_nulls()[1].provenance))
+    assert "Only a has a control without its first keys, so it is not compared." in alone.verdict
+    assert "stays_in" not in alone.to_frame()
+    assert "control" not in ph.compare(*planted_nulls()).verdict
 
 
 def test_several_results_show_which_heads_beat_their_null_in_all():

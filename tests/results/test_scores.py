@@ -10,6 +10,7 @@ from scipy import stats
 import positional_heads as ph
 from positional_heads.core.heads import Head
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_comparison import normal, scores_of_groups
 
 
 @pytest.mark.parametrize("null", [True, False])
@@ -211,7 +212,9 @@ def test_heads_stay_that_beat_their_null_in_both(control_rho, stays, tmp_path):
     scores = controlled(control_rho)
     assert [str(head) for head in scores.positional_heads(alpha=0.05)] == ["L0H3"]
     assert scores.stays().nonzero().tolist() == ([[0, 3]] if stays else [])
-    assert f"; {int(stays)} of the 1 stay{'s' * stays} when the first 4 keys are left out; " in scores.verdict
+    named = " (L0H3)" if stays else ""
+    assert f"; {int(stays)} of the 1 stay{'s' * stays} when the first 4 keys are left out{named}; " in scores.verdict
+    assert [str(head) for head in scores.positional_heads(alpha=0.05, stays=True)] == ["L0H3"] * stays
     assert "control_keys" not in scores.verdict
     frame = scores.to_frame().set_index("name")
     assert frame["stays"].dropna().to_dict() == {"L0H3": stays}
@@ -237,6 +240,27 @@ def test_a_head_without_rho_of_its_own_cannot_stay_and_without_a_control_none_is
     assert "score with control_keys=64" in scores.verdict
     with pytest.raises(ValueError, match="no control was computed: score again with control_keys=64"):
         scores.stays()
+    with pytest.raises(ValueError, match="no control was computed"):
+        scores.positional_heads(alpha=0.05, stays=True)
+    with pytest.raises(ValueError, match="stays=True goes with alpha"):
+        scores.positional_heads(0.1, stays=True)
+
+
+def test_the_heads_to_look_at_are_those_that_stay_then_those_that_beat_their_null():
+    rho = torch.tensor([[0.5, 0.4, 0.3, 0.2, 0.1, -0.1]]).double()
+    noise = [0.01 * normal(groups, 1, 6, seed=groups) for groups in (8, 20)]
+    samples, shuffles = (rho + one - one.mean(0) for one in noise)
+    scores = scores_of_groups(samples, shuffles - torch.tensor([0.0, 0.1, 0.2, 0.15, 0.0, 0.3]))
+    beating = ["L0H2", "L0H3", "L0H1"]  # by excess; L0H5 has the largest, and a negative rho
+    assert [str(head) for head in scores.notable()] == beating
+    assert [str(head) for head in scores.notable(2)] == beating[:2]
+    lost = torch.tensor([[0.0, 0.0, 0.2, 0.0, 0.0, 0.0]])
+    control = replace(scores, rho=rho - lost)
+    assert [str(head) for head in replace(scores, control=control).notable()] == ["L0H3", "L0H1", "L0H2"]
+    for without in (replace(scores, null=None), replace(scores, null=replace(scores.null, rho=scores.null.rho + 1))):
+        assert [str(head) for head in without.notable()] == ["L0H0", "L0H1", "L0H2", "L0H3"]
+    with pytest.raises(ValueError, match="most -1 must be at least 0"):
+        scores.notable(-1)
 
 
 def large(control=None):

@@ -3,8 +3,19 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pytest
 
-from positional_heads.results.tables import HEAD_COLUMNS, MEANINGS, heads_table, scores_line, title
+from positional_heads.results.tables import (
+    HEAD_COLUMNS,
+    MEANINGS,
+    ResultTable,
+    heads_table,
+    scores_line,
+    table_html,
+    title,
+)
+from positional_heads.results.text import p_text
 from tests.support.synthetic import synthetic_scores
 
 
@@ -42,6 +53,48 @@ def test_a_text_table_ends_with_what_its_columns_mean():
     table, _, meanings = str(heads_table(rows, 5)).partition("\n\n")
     assert table.splitlines()[0].split() == ["head", "rho", "excess"]
     assert meanings.replace("\n", " ") == f"rho: {MEANINGS['rho']}; excess: {MEANINGS['excess']}."
+
+
+def test_a_small_p_value_is_never_printed_as_zero():
+    columns = ["name", "p_value", "change_q", "change"]
+    lines = [{"name": "x", "p_value": value, "change_q": value, "change": value} for value in (0.0, 0.0009, 0.001)]
+    assert [row[1:] for row in ResultTable(columns, lines).cells[1:]] == [
+        ["< 0.001", "< 0.001", "0.000"],
+        ["< 0.001", "< 0.001", "0.001"],
+        ["0.001", "0.001", "0.001"],
+    ]
+    shown = table_html(pd.DataFrame([*lines, {"name": "y"}]))
+    assert shown.count("&lt; 0.001") == 4
+    assert shown.count("<td>-</td>") == 3
+    assert [p_text(value) for value in (0.0, 0.0005, 0.001, 0.25)] == [
+        "p < 0.001",
+        "p < 0.001",
+        "p = 0.001",
+        "p = 0.250",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "texts", "said"),
+    [
+        (
+            {"skip_keys": 1},
+            ["a.txt"],
+            "tokens of a.txt, all query-key pairs but those with the first 1 key of a sequence, ",
+        ),
+        (
+            {"skip_keys": 64, "min_distance": 2, "max_distance": 5, "control_keys": 128},
+            ["a", None, "b", "c", "d"],
+            "tokens of a, another text, b and 2 more, all query-key pairs but those with the first 64 keys of a "
+            "sequence or at distances below 2 or at distances above 5, 6 shuffles, a control without the first 128 key",
+        ),
+        ({"pairs": 7}, [], "tokens, 7 sampled query-key pairs of each sequence, "),
+    ],
+)
+def test_the_line_of_a_run_names_its_texts_and_says_what_is_left_out(settings, texts, said):
+    provenance = synthetic_scores().provenance
+    data = provenance["data"] | {"texts": texts}
+    assert said in scores_line(provenance | {"settings": provenance["settings"] | settings, "data": data})
 
 
 def test_the_line_of_a_run_names_model_and_data():

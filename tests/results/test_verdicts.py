@@ -62,7 +62,11 @@ def test_a_run_of_little_power_is_undecided(groups, repeats, few):
     ("control", "said", "unsaid"),
     [
         (None, "Leading positions differ.*score with control_keys=64", "stay"),
-        ((64, torch.tensor([[True, False]])), "1 of the 1 stays when the first 64 keys are left out", "control_keys"),
+        (
+            (64, torch.tensor([[True, False]])),
+            r"1 of the 1 stays when the first 64 keys are left out \(L0H0\); ",
+            "control_keys",
+        ),
         ((8, torch.tensor([[False, False]])), "0 of the 1 stay when the first 8 keys are left out", "control_keys"),
     ],
 )
@@ -72,3 +76,11 @@ def test_the_verdict_says_how_many_heads_stay(control, said, unsaid):
     assert unsaid not in found
     undecided = scores_verdict(RHO, EXCESS, torch.tensor([[0.5, 0.9]]), n_groups=1, repeats=20, control=control)
     assert "keys" not in undecided
+
+
+def test_the_verdict_names_ten_heads_that_stay_the_largest_excess_first():
+    excess = torch.arange(1, 13).double()[None] / 100
+    stays = torch.ones(1, 12, dtype=torch.bool)
+    found = scores_verdict(excess, excess, 0 * excess, n_groups=4, repeats=20, control=(64, stays))
+    names = ", ".join(f"L0H{head}" for head in range(11, 1, -1))
+    assert f"12 of the 12 stay when the first 64 keys are left out ({names} and 2 more); " in found

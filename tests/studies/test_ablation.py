@@ -327,6 +327,36 @@ def test_permutations_are_as_many_as_asked_for_apart_from_random_sets(bundled, s
     assert none.contrasts()["difference"].notna().all()
 
 
+def test_the_verdict_says_what_ranks_the_heads_and_how_many_beat_their_null(bundled, scores):
+    found = ablation_study(bundled, scores, CountingTask(), counts=[1, 3], n_random=2, singles="none")
+    kept = found.provenance["scores"]
+    beating = [str(head) for head in scores.positional_heads(alpha=0.05)]
+    assert (kept["beats_null"], kept["stays"], kept["significant"]) == (beating, None, len(beating))
+    top = [str(head) for head in found.ranking[:3]]
+    for known, said in (
+        ({}, f"; {len({*top} & {*beating})} of the top 3 beat their null."),
+        ({"beats_null": [top[0], "L9H9"]}, "; 1 of the top 3 beats its null."),
+        (
+            {"beats_null": top[1:], "stays": [top[0], top[2]], "settings": {"control_keys": 64}},
+            "; 2 of the top 3 beat their null, 1 without the first 64 keys as well.",
+        ),
+        ({"beats_null": None}, "; whether they beat their null is not known (score with null_repeats=20)."),
+    ):
+        study = replace(found, provenance=found.provenance | {"scores": kept | known})
+        assert study.verdict.endswith(f" Heads are ranked by rho{said}")
+    earlier = {key: value for key, value in kept.items() if key not in {"beats_null", "stays"}}
+    assert replace(found, provenance=found.provenance | {"scores": earlier}).verdict.endswith(
+        " Heads are ranked by rho."
+    )
+
+
+def test_too_few_units_are_told_before_anything_runs(bundled, scores, caplog):
+    with pytest.raises(KeyboardInterrupt):
+        ablation_study(bundled, scores, CountingTask(dies_after=0), counts=[1], n_random=2, rank_by="rho")
+    assert "No intervals: they need 4 units" in caplog.text
+    assert "own has 3. Give more examples." in caplog.text
+
+
 def test_a_note_says_how_many_random_sets_exist_if_fewer_than_asked_for(bundled, scores):
     found = ablation_study(bundled, scores, CountingTask(), counts=[1], n_random=9, singles="none")
     assert len(by_kind(found.cells, "random")[1]) == 7  # the other heads of the top head's layer

@@ -2,17 +2,20 @@
 
 import io
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 import positional_heads as ph
 from positional_heads.core.heads import Head
 from positional_heads.results.scores import NullScores
-from positional_heads.views import allocation_curves, rho_heat_map
+from positional_heads.views import allocation_curves, rho_distribution, rho_heat_map
 from positional_heads.views.comparison import comparison as comparison_view
 from positional_heads.views.comparison import stability as stability_view
+from positional_heads.views.figures import Picture, name_points
 from positional_heads.views.scores import LABELLED_CELLS
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_comparison import planted_nulls
@@ -36,19 +39,59 @@ def test_each_cell_is_labelled_with_its_own_rho_in_a_colour_that_can_be_read():
     assert (labels[2, 0].get_color(), labels[3, 0].get_color()) == ("black", "white")  # 0.4 is the darkest cell
 
 
-def test_dots_mark_exactly_the_significant_heads():
+def test_dots_mark_exactly_the_heads_that_beat_their_null():
     scores = synthetic_scores()
     many = replace(
         scores,
         null=NullScores(scores.null.rho - 0.3 * (scores.rho > 0.1), scores.null.curve_mean, scores.null.curve_sd),
     )
-    rows, columns = np.nonzero(many.significant().numpy())
+    rows, columns = np.nonzero(many.beats_null().numpy())
     assert len(rows) == 3
     axes = rho_heat_map(many).axes[0]
     dots = {tuple(map(round, map(float, dot))) for dot in axes.collections[0].get_offsets()}
     assert dots == set(zip(columns.tolist(), rows.tolist(), strict=True))
-    assert "3 heads do" in axes.get_title()
+    assert "dot: 3 of 8 heads beat their null (FDR 0.05)" in axes.get_title()
     assert len(rho_heat_map(many, alpha=1e-12).axes[0].collections[0].get_offsets()) == 0
+
+
+def test_every_plot_marks_heads_that_stay_and_counts_none_with_a_negative_rho_as_beating_its_null():
+    """L0H3 stays, L1H3 does not, and L0H0 is less far below zero than its null."""
+    scores = synthetic_scores()
+    lower = torch.zeros(3, 4)
+    lower[0, 0] = lower[1, 3] = 0.3
+    scores = replace(scores, null=replace(scores.null, rho=scores.null.rho - lower))
+    settings = scores.provenance["settings"] | {"control_keys": 4}
+    control = replace(scores, rho=scores.rho - lower)
+    scores = replace(scores, control=control, provenance=scores.provenance | {"settings": settings})
+    assert int(scores.significant().sum()) == 3
+    axes = rho_heat_map(scores).axes[0]
+    marks = [[tuple(map(round, map(float, place))) for place in one.get_offsets()] for one in axes.collections]
+    assert marks == [[(3, 1)], [(3, 0)]]
+    assert "dot: 2 of 8 heads beat their null (FDR 0.05)\ndiamond: 1 of them stays without the" in axes.get_title()
+    figure = rho_distribution(scores)
+    panel = figure.axes[1]
+    points = {box.get_label(): box.lines[0].get_xydata()[:, 1].tolist() for box in panel.containers}
+    assert points["beats its null, does not stay"] == [pytest.approx(0.15)]
+    assert points["stays without the first 4 keys"] == [pytest.approx(0.4)]
+    assert len(points["does not beat its null"]) == 6
+    assert [text.get_text() for text in panel.texts] == ["L0H3"]
+    assert "2 of 8 heads beat their null (FDR 0.05); 1 of them stays" in figure.legends[0].get_title().get_text()
+    curves = allocation_curves(scores)
+    assert [one.get_title().split(":")[0] for one in curves.axes if one.get_visible()] == ["L0H3", "L1H3"]
+    named = replace(scores, provenance=scores.provenance | {"data": scores.provenance["data"] | {"texts": ["prose"]}})
+    assert "made up, text prose" in rho_heat_map(named).axes[0].get_title()
+
+
+def test_names_of_close_points_do_not_cover_each_other():
+    panel = (figure := Picture(figsize=(4, 3), layout="constrained")).subplots()
+    points = 0.001 * np.random.default_rng(0).normal(size=(40, 2))
+    panel.plot(*np.concatenate([points, [[1, 1], [-1, -1]]]).T, "o")
+    name_points(panel, points, [f"L{index}H11" for index in range(12)])
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in panel.texts]  # without the line to its point
+    assert len(boxes) == 12
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(panel.bbox.contains(*corner) for box in boxes for corner in (box.p0, box.p1))
 
 
 def test_without_a_null_there_are_no_dots_and_no_band():

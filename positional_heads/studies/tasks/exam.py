@@ -54,6 +54,7 @@ def exam(
     passage: int = 24,
     cue: int = 8,
     near: int = 32,
+    held_out: int = HELD_OUT,
     haystack: str | None = None,
     beyond_context: bool = False,
     seed: int = 0,
@@ -70,7 +71,9 @@ def exam(
         keys: Number of facts `name = number;` hidden in the text, one of which is asked for.
         passage: Tokens of a passage to copy, drawn one by one from the haystack.
         cue: Leading tokens of its second occurrence that are given.
-        near: Tokens of a block of measured text; half as many precede the first at short range.
+        near: Tokens of a block of measured text, at least 2; half as many precede the first at short range.
+        held_out: Further sequences for every length, on which retrieval heads are found, and which are the reference of
+            `mean` and `resample`.
         haystack: The text; the bundled one when None.
         beyond_context: Allow lengths beyond the model's context.
         seed: Seed of all that is drawn.
@@ -78,16 +81,10 @@ def exam(
     Raises:
         ValueError: If a length does not fit the model, the text or the questions, or a setting makes no sense.
     """
+    check_exam(examples=examples, digits=digits, keys=keys, passage=passage, cue=cue, near=near, held_out=held_out)
+    in_range("seed", seed, 0)
     points = grid(model, length, depths, beyond_context=beyond_context)
     lengths, places = list(dict.fromkeys(one for one, _ in points)), list(dict.fromkeys(depth for _, depth in points))
-    in_range("examples", examples, 1, MOST_EXAMPLES)
-    in_range("digits", digits, 1, MOST_DIGITS)
-    in_range("keys", keys, 1, MOST_FACTS - 1)  # one more is stated at short range
-    in_range("near", near, 2)
-    in_range("seed", seed, 0)
-    if not 1 <= cue < passage:
-        msg = f"cue {cue} must be at least 1 and less than the passage of {passage} tokens"
-        raise ValueError(msg)
     source = Haystack(model, haystack)
     writer = _Writer(model, source, digits, keys, passage, cue, near)
     papers = [
@@ -101,7 +98,8 @@ def exam(
         rng = random.Random(f"exam-{seed}-text-{number}-{tokens}")
         text = source.window_in(number % units, units, writer.room(paper, tokens), rng)
         measured.append(writer.laid_out(paper, text, where[number], number % units))
-    held_out = _held_out(writer, lengths, places, {answer for _, _, paper in papers for answer in paper.answers}, seed)
+    used = {answer for _, _, paper in papers for answer in paper.answers}
+    others = _held_out(writer, lengths, places, held_out, used, seed)
     settings = {
         "lengths": sorted(set(lengths)),
         "depths": sorted(set(places)),
@@ -112,10 +110,37 @@ def exam(
         "passage": passage,
         "cue": cue,
         "near": near,
+        **({} if held_out == HELD_OUT else {"held_out": held_out}),  # studies begun without this setting resume
         "haystack": "bundled" if haystack is None else "own",
         "seed": seed,
     }
-    return AnswerTask("exam", tuple(measured), held_out, _chance(model, measured, digits, keys), settings)
+    return AnswerTask("exam", tuple(measured), others, _chance(model, measured, digits, keys), settings)
+
+
+def check_exam(
+    *,
+    examples: int = 30,
+    digits: int = 5,
+    keys: int = 8,
+    passage: int = 24,
+    cue: int = 8,
+    near: int = 32,
+    held_out: int = HELD_OUT,
+    **_: object,
+) -> None:
+    """Refuse settings of an exam that make no sense for any model.
+
+    Raises:
+        ValueError: If a setting makes no sense.
+    """
+    in_range("examples", examples, 1, MOST_EXAMPLES)
+    in_range("digits", digits, 1, MOST_DIGITS)
+    in_range("keys", keys, 1, MOST_FACTS - 1)  # one more is stated at short range
+    in_range("near", near, 2)
+    in_range("held_out", held_out, 1, MOST_EXAMPLES)
+    if not 1 <= cue < passage:
+        msg = f"cue {cue} must be at least 1 and less than the passage of {passage} tokens"
+        raise ValueError(msg)
 
 
 class _Item(NamedTuple):
@@ -211,8 +236,9 @@ class _Writer:
         taken, least = sum(map(len, pieces)), self.early + LEAST_MIDDLE + self.late
         if length < taken + least:
             msg = (
-                f"length {length}: these facts and questions take {taken} tokens, and the text needs {least}; give "
-                f"a length of at least {taken + least}, or fewer keys or digits, or a smaller passage or near"
+                f"length {length}: facts and questions take {taken} tokens (keys {self.keys}, digits {self.digits}, "
+                f"passage {self.passage}, cue {self.cue}), and the text needs {least} (near {self.near}); give a "
+                f"length of at least {taken + least}, or fewer keys or digits, or a smaller passage or near"
             )
             raise ValueError(msg)
         return length - taken
@@ -251,12 +277,17 @@ def _depths(places: Sequence[float], examples: int, seed: int) -> list[dict[str,
 
 
 def _held_out(
-    writer: _Writer, lengths: Sequence[int], places: Sequence[float], used: set[tuple[int, ...]], seed: int
+    writer: _Writer,
+    lengths: Sequence[int],
+    places: Sequence[float],
+    count: int,
+    used: set[tuple[int, ...]],
+    seed: int,
 ) -> tuple[Example, ...]:
     """Sequences with new text and new answers, passkey asked first; fewer where the text or the answers run out."""
     examples: list[Example] = []
-    where = _depths(places, HELD_OUT, seed)
-    for number, tokens in ((number, tokens) for tokens in lengths for number in range(HELD_OUT)):
+    where = _depths(places, count, seed)
+    for number, tokens in ((number, tokens) for tokens in lengths for number in range(count)):
         rng = random.Random(f"exam-{seed}-held out-{number}-{tokens}")
         draws = (writer.draw(rng, number % 2, first="passkey") for _ in range(MOST_DRAWS))
         paper = next((one for one in draws if not one.answers & used), None)

@@ -16,7 +16,8 @@ from positional_heads.results.ablation import AblationStudy, RankBy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.text import printable
 from positional_heads.zoo.architecture import BOS_ID
-from positional_heads.zoo.bundled import BUNDLED, bundled_text, text_provenance
+from positional_heads.zoo.bundled import BUNDLED, bundled_text
+from positional_heads.zoo.bundled import text_names as bundled_names
 
 OPTIONS = {
     "null_repeats": ("--null-repeats", 20),
@@ -49,6 +50,7 @@ TASK_OPTIONS = [
     "passage",
     "cue",
     "near",
+    "held_out",
 ]
 """Settings of tasks that are options of `ablate` by the same name."""
 
@@ -135,7 +137,7 @@ def text_names(provenance: Mapping[str, Any]) -> list[str]:
     drawn = provenance["data"].get("drawn")
     if drawn is None:
         return [BUNDLED if _on_bundled_text(provenance) else "TEXT.txt"]
-    kinds = {stated["sha256"]: f"{BUNDLED}:{kind}" for kind, stated in text_provenance().items()}
+    kinds = bundled_names()
     names = [kinds.get(text["sha256"]) for text in drawn["texts"]]
     return [name or ("TEXT.txt" if len(names) == 1 else f"TEXT{number}.txt") for number, name in enumerate(names, 1)]
 
@@ -225,7 +227,7 @@ def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         words.append("--haystack=HAYSTACK.txt")
     if "documents" in task:  # LongBench
         words += ["--file=FILE.jsonl", f"--examples={task['documents']}"]
-    words += [f"--{key}={task[key]}" for key in TASK_OPTIONS if task.get(key) is not None]
+    words += [f"--{key.replace('_', '-')}={task[key]}" for key in TASK_OPTIONS if task.get(key) is not None]
     return words, missing
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.comparison_tables import comparison_line, comparison_tables, stability_tables
 from positional_heads.results.stability import Stability
-from positional_heads.results.tables import meanings
+from positional_heads.results.tables import meanings, text_label
 from positional_heads.results.text import printable
 from positional_heads.views.comparison import comparison as comparison_plot
 from positional_heads.views.comparison import stability as stability_plot
@@ -58,7 +58,7 @@ def comparison_section(comparison: Comparison | Stability, number: int, dpi: int
         f"comparison-{number}",
         f"Comparison: {', '.join(names)}",
         verdict=comparison.verdict,
-        facts=meanings(dict.fromkeys(columns)),
+        glossary=meanings(dict.fromkeys(columns)),
         tables=[Table(caption, table.cells) for caption, table in zip(captions, tables, strict=True)],
         plots=[drawn],
         points=[_side(name, side) for name, side in sides.items()],
@@ -119,8 +119,9 @@ def _side(name: str, provenance: Mapping[str, Any]) -> str:
     model, data, settings = (provenance.get(part, {}) for part in ("model", "data", "settings"))
     chosen = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     tokens = str(data.get("sha256", "unknown"))[:12]
+    named = f" of {texts}" if (texts := text_label(provenance)) else ""
     said = (
         f"{model.get('name', 'a model')}, {data.get('sequences', '?')} sequences of up to {data.get('longest', '?')} "
-        f"tokens (fingerprint {tokens}); {chosen}"
+        f"tokens{named} (fingerprint {tokens}); {chosen}"
     )
     return f"{printable(name, newlines=False)}: {printable(said, newlines=False)}"

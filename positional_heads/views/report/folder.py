@@ -14,6 +14,7 @@ from positional_heads.results.stability import Stability
 from positional_heads.results.tables import (
     extrapolation_line,
     extrapolation_table,
+    file_legend,
     heads_table,
     scores_line,
     single_heads_table,
@@ -166,6 +167,8 @@ def _scores_text(scores: HeadScores) -> str:
 ![rho of every head](rho.png)
 
 {curves}
+
+`heads.csv` has every head, and further columns: {file_legend()}
 
 A high rho alone is not evidence that a head uses distance: geometry alone moves the dominant dimension too (see
 null). To show that a head matters for long range, ablate it.

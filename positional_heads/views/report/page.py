@@ -24,6 +24,7 @@ from positional_heads.results.files import (
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
+from positional_heads.results.tables import text_label
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
@@ -178,11 +179,13 @@ def page_file(folder: str | Path, out: str | Path | None = None) -> Path:
 def _page(results: Results, dpi: int) -> str:
     sections = _sections(results, dpi)
     model = results.provenance.get("model", {})
+    named = text_label(results.provenance)
     return render(
         "report.html",
         interactive=any(section.views for section in sections),
         images=True,
-        title=f"Positional Heads: {model.get('name', 'unknown model') if isinstance(model, dict) else model}",
+        title=f"Positional Heads: {model.get('name', 'unknown model') if isinstance(model, dict) else model}"
+        + (f" on {named}" if named else ""),
         folder=results.folder.resolve().name or str(results.folder),
         version=version("positional_heads"),
         verdict=results.scores.verdict if results.scores is not None else "",

@@ -20,6 +20,7 @@ from positional_heads.results.tables import (
     single_heads_table,
     study_line,
     study_table,
+    text_label,
 )
 from positional_heads.results.verdicts import FEWEST_POINTS
 from positional_heads.views.ablation import dose_response
@@ -28,7 +29,13 @@ from positional_heads.views.contributions import contribution_view
 from positional_heads.views.extrapolation import extrapolation_curves, method_comparison, methods_told_apart
 from positional_heads.views.figures import png
 from positional_heads.views.page import picture
-from positional_heads.views.scores import allocation_curves, rho_distribution, rho_heat_map
+from positional_heads.views.scores import (
+    SHOWN,
+    allocation_curves,
+    notable_in_words,
+    rho_distribution,
+    rho_heat_map,
+)
 from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
 
@@ -72,6 +79,7 @@ class Section:
     verdict: str = ""
     paragraphs: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
+    glossary: Sequence[tuple[str, str]] = ()
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
     views: Sequence[View] = ()
@@ -133,20 +141,20 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
     if ranked and scores.curve is None:
         paragraphs.append("Curves over distance were left out when these scores were saved (without_curves).")
     elif ranked:
-        top = ", ".join(str(head) for head in scores.top(min(4, len(ranked))))
+        shown = ", ".join(map(str, scores.notable(SHOWN)))
         plots.append(
             plot(
                 allocation_curves(scores),
                 dpi,
-                f"Mean dominant dimension over distance in tokens, for {top}, with the band of the shuffled null.",
-                f"Mean dominant dimension over distance, for the heads with the highest rho ({top}).",
+                f"Mean dominant dimension over distance in tokens, for {shown}, with the band of the shuffled null.",
+                f"Mean dominant dimension over distance, for {notable_in_words(scores)} ({shown}).",
             )
         )
     return Section(
         "scores",
         "Scores of the heads",
         paragraphs=paragraphs,
-        facts=meanings(heads.columns),
+        glossary=meanings(heads.columns),
         tables=[Table(f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number", heads.cells)],
         plots=plots,
     )
@@ -190,7 +198,7 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
             study_line(study.provenance, len(study.rows), len(study.sets)),
             f"Effects are changes of {measure}.",
         ],
-        facts=meanings(table.columns),
+        glossary=meanings(table.columns),
         tables=[Table(caption, table.cells)],
         plots=[]
         if not study.sizes
@@ -241,7 +249,7 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
         "Beyond the training length",
         verdict=study.verdict,
         paragraphs=[extrapolation_line(study.provenance, study.training_length, heads)],
-        facts=meanings(table[0]),
+        glossary=meanings(table[0]),
         tables=[Table("Allocation and task by method and length", extrapolation_table(table).cells)],
         plots=plots,
         points=study.notes,
@@ -249,7 +257,8 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
 
 
 def _text_line(data: Mapping[str, Any]) -> str | None:
-    parts = [f"{data[key]:,} {key}" for key in ("sequences", "tokens") if key in data]
+    parts = [named] if (named := text_label({"data": data})) else []
+    parts += [f"{data[key]:,} {key}" for key in ("sequences", "tokens") if key in data]
     if "longest" in data:
         parts.append(f"at most {data['longest']:,} tokens each")
     if "drawn" in data:
@@ -262,7 +271,7 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
     if not ranked:
         return f"Heat map of {layers} layers by {heads} heads; no head has a score."
     low, high = (pick(ranked, key=lambda row: row["rho"]) for pick in (min, max))
-    beating = "no null was computed" if scores.null is None else f"{int(scores.significant().sum())} beat their null"
+    beating = "no null was computed" if scores.null is None else f"{int(scores.beats_null().sum())} beat their null"
     return (
         f"Heat map of rho, {layers} layers by {heads} heads, from {low['rho']:.3f} ({low['name']}) to "
         f"{high['rho']:.3f} ({high['name']}); {beating}."

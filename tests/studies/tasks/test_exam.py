@@ -155,6 +155,8 @@ def test_retrieval_heads_are_found_on_held_out_pass_keys(task, bundled):
 def test_a_length_that_is_too_short_is_refused_with_the_one_needed(bundled):
     with pytest.raises(ValueError, match="give a length of at least") as refused:
         make_task(bundled, "exam", **{**SMALL, "length": 200, "examples": 1})
+    assert "(keys 3, digits 5, passage 12, cue 4)" in str(refused.value)
+    assert "(near 16)" in str(refused.value)
     needed = int(str(refused.value).split("at least ")[1].split(",")[0])
     assert len(make_task(bundled, "exam", **{**SMALL, "length": needed, "examples": 1}).examples[0].tokens) == needed
     with pytest.raises(ValueError, match=f"length {needed - 1}:"):
@@ -167,12 +169,22 @@ def test_a_length_that_is_too_short_is_refused_with_the_one_needed(bundled):
         ({"cue": 12}, "cue 12 must be at least 1 and less than the passage of 12"),
         ({"near": 1}, "near 1 must be at least 2"),
         ({"keys": 0}, "keys 0 must be at least 1"),
+        ({"held_out": 0}, "held_out 0 must be at least 1"),
         ({"updates": 3}, "no setting updates"),
     ],
 )
 def test_impossible_exams_are_refused(settings, message, bundled):
     with pytest.raises((ValueError, TypeError), match=message):
         make_task(bundled, "exam", **{**SMALL, **settings})
+
+
+def test_fewer_held_out_exams_can_be_asked_for(bundled):
+    few = make_task(bundled, "exam", **{**SMALL, "examples": 1, "held_out": 3})
+    usual = make_task(bundled, "exam", **{**SMALL, "examples": 1})
+    assert (len(few.held_out), len(usual.held_out)) == (3, 10)
+    assert all(torch.equal(some.tokens, same.tokens) for some, same in zip(few.examples, usual.examples, strict=True))
+    assert few.settings["held_out"] == 3
+    assert "held_out" not in usual.settings  # so that studies begun without this setting resume
 
 
 def test_an_example_has_as_many_properties_as_answers():
