@@ -1,8 +1,10 @@
-"""Run the notebooks and save their outputs, without times and without data of this machine's kernel.
+"""Run the notebooks and save their outputs, without times, progress bars or data of this machine's kernel.
 
 `python notebooks/keep_outputs.py` runs all of them, or those named after it; one with a failing cell is not written.
+What a cell writes to stderr, bars and warnings, is shown here and not saved: a notebook needs no cell that silences it.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from nbclient import NotebookClient
 FOLDER = Path(__file__).parent
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 SECONDS_PER_CELL = 600
+WITHOUT_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+"""Environment of the kernel: with ipywidgets, bars would not go to stderr."""
 
 
 def keep_outputs(file: Path) -> None:
@@ -23,7 +27,7 @@ def keep_outputs(file: Path) -> None:
     """
     notebook = nbformat.read(file, as_version=4)
     client = NotebookClient(notebook, timeout=SECONDS_PER_CELL, kernel_name="python3", record_timing=False)
-    client.execute(cwd=str(file.parent))
+    client.execute(cwd=str(file.parent), env=os.environ | WITHOUT_BARS)
     ended = [output.output_type for cell in notebook.cells for output in cell.get("outputs", [])]
     if "error" in ended:
         msg = f"{file.name}: the run was interrupted, nothing is written; run it again"
@@ -31,7 +35,17 @@ def keep_outputs(file: Path) -> None:
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for cell in notebook.cells:
         cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _to_stderr(output)]
     nbformat.write(notebook, file)
+
+
+def _to_stderr(output: nbformat.NotebookNode) -> bool:
+    """Whether an output went to stderr; it is then shown."""
+    if output.get("name") != "stderr":
+        return False
+    sys.stderr.write(output.text)
+    return True
 
 
 if __name__ == "__main__":

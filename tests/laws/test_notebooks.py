@@ -44,8 +44,6 @@ def markdown(notebook):
 def must_show(cell):
     """Whether running the cell leaves something to see: it prints, or ends in an expression with a value."""
     tree = ast.parse(source(cell))
-    if ast.unparse(tree.body[-1]).startswith("warnings.filterwarnings("):
-        return False
     prints = any(isinstance(node, ast.Call) and ast.unparse(node.func) == "print" for node in ast.walk(tree))
     return prints or (isinstance(tree.body[-1], ast.Expr) and not source(cell).rstrip().endswith(";"))
 
