@@ -105,10 +105,7 @@ def ablations(model: TransformerBridge) -> None:
 
 
 def ablation(model: TransformerBridge, ranking: str, mode: Any, permuted: int) -> ph.AblationStudy:
-    """Ablate the top heads of one ranking in one way, beside random heads, permuted rankings and any heads.
-
-    The top heads by excess and by retrieval fill most of some layers, so only heads of any layer can be their control.
-    """
+    """Ablate the top heads of one ranking in one way, beside random heads, permuted rankings and heads of any layer."""
     return study(
         model,
         f"ablation/{ranking}-{mode}",
@@ -118,7 +115,7 @@ def ablation(model: TransformerBridge, ranking: str, mode: Any, permuted: int) -
         distance=64 if mode == "far" else None,
         n_permuted=permuted,
         n_random=RANDOM,
-        n_anywhere=0 if ranking == "rho_curve" else RANDOM,
+        n_anywhere=RANDOM if ranking == "rho" else 0,
         singles="none",
     )
 
