@@ -331,6 +331,12 @@ class AblationStudy(Record):
             "provenance": self.provenance,
         }
 
+    def _tensors(self) -> dict[str, Tensor]:
+        """Measures are stored in single precision where it holds them exactly, as it does what models compute in it."""
+        single = {name: values.float() for name, values in self.values.items()}
+        exact = {f"values.{name}": one for name, one in single.items() if torch.equal(one.double(), self.values[name])}
+        return super()._tensors() | exact
+
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "AblationStudy":
         values = nested(tensors, "values")
@@ -341,7 +347,7 @@ class AblationStudy(Record):
                 StudySet(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
-            values={name: values[name] for name in content["measures"]},
+            values={name: values[name].double() for name in content["measures"]},
             ranking=[Head.parse(head) for head in content["ranking"]],
             ranked_by=tensors["ranked_by"],
             retrieval=tensors.get("retrieval"),

@@ -389,7 +389,7 @@ def test_a_correlation_over_the_top_heads_alone_says_so():
     assert "Over single heads, score and harm have a rank correlation of" in every
     assert "says little" not in every
     assert "Over the top 5 of 32 heads alone, score and harm have a rank correlation of" in top
-    assert top.endswith("(of scores as close as these, it says little about the others).")
+    assert "(of scores as close as these, it says little about the others)." in top
 
 
 def in_layer_three(effect=-0.3, top=0.0):

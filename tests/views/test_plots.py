@@ -255,7 +255,7 @@ def test_of_many_such_heads_those_with_the_largest_excess_are_named():
     scores = scores_of(rho, null)
     panel = views.rho_distribution(scores).axes[1]
     assert [text.get_text() for text in panel.texts] == [f"L1H{head}" for head in range(19, 19 - NAMED, -1)]
-    assert panel.get_title() == f"named: the {NAMED} with the largest excess of 40"
+    assert panel.get_title() == f"named: the {NAMED} with the largest excess of the 40 that beat their null"
 
 
 def test_the_distribution_notes_a_missing_null_or_score():
