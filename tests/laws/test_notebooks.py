@@ -45,8 +45,9 @@ def markdown(notebook):
 def must_show(cell):
     """Whether running the cell leaves something to see: it prints, draws, or ends in an expression with a value."""
     tree = ast.parse(source(cell))
-    only_on_error = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler) for inner in ast.walk(node)}
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in only_on_error]
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+    on_error = {id(inner) for handler in handlers for inner in ast.walk(handler)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and id(node) not in on_error]
     shows = any(ast.unparse(node.func) in {"print", "plt.subplots"} for node in calls)
     return shows or (isinstance(tree.body[-1], ast.Expr) and not source(cell).rstrip().endswith(";"))
 
