@@ -101,7 +101,7 @@ def ablations(model: TransformerBridge) -> None:
         ablation(model, ranking, "zero", PERMUTED if ranking in {"rho", "excess"} else RANDOM)
     for mode in ("mean", "far"):
         for ranking in ("rho", "retrieval"):
-            ablation(model, ranking, mode, RANDOM)
+            ablation(model, ranking, mode, PERMUTED if ranking == "rho" else RANDOM)
 
 
 def ablation(model: TransformerBridge, ranking: str, mode: Any, permuted: int) -> ph.AblationStudy:
@@ -140,9 +140,9 @@ def extrapolation(model: TransformerBridge) -> None:
             checkpoint=checkpoint,
             progress=True,
             depths=[0.1, 0.4],
-            examples=2,
+            examples=1,
             haystack=ph.bundled_text("prose"),
-        )
+        ).averaged(32)
 
     once("extrapolation", ph.ExtrapolationStudy.load, run)
 

@@ -192,6 +192,37 @@ def predictors_table() -> str:
     return table(["rank correlation with harm", *PARTS], rows())
 
 
+def extrapolation_table() -> str:
+    """Loss, passkey and allocation of each method at each length, after the plain model within its training length."""
+    if not kept(".", "extrapolation"):
+        return ""
+    one = ph.ExtrapolationStudy.load(HERE / "extrapolation")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        yield [f"none, {one.training_length} tokens", number(one.plain["log_prob"]), "1.00", *[""] * 5]
+        for row in one.to_frame().to_dict("records"):
+            cells = [f"{row[name]:.2f}" for name in ("efficiency", "loss", "rho_within", "rho_beyond", "jump")]
+            stretch = f"{row['stretch']:.2f} ({row['explained']:.2f})"
+            yield [f"{row['method']}, {row['length']} tokens", number(row["log_prob"]), *cells, stretch]
+
+    header = ["method, length", "passkey", "efficiency", "loss of text", "rho within", "rho beyond", "jump (sd)"]
+    return table([*header, "stretch (explained)"], rows())
+
+
+def link_table() -> str:
+    """The rank correlation over methods and lengths of each measure of allocation with efficiency."""
+    if not kept(".", "extrapolation"):
+        return ""
+    link = ph.ExtrapolationStudy.load(HERE / "extrapolation").link()
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for row in link.to_dict("records"):
+            low, high = number(row["low"]), number(row["high"])
+            yield [row["measure"].replace("_", " "), f"{number(row['correlation'])} ({low} to {high})"]
+
+    return table(["measure of allocation", f"rank correlation with efficiency, {link['points'].max()} points"], rows())
+
+
 def costs_table() -> str:
     """Minutes of one thread that each part took."""
 
@@ -204,6 +235,8 @@ def costs_table() -> str:
         for length in LENGTHS:
             yield [f"scores, {length} tokens, one text", *map(minutes, sorted(done.glob(f"prose-{length}")))]
         yield ["each head alone", minutes(ablated / "singles")]
+        for folder in (HERE / name for name in kept(".", "extrapolation")):
+            yield ["extrapolation, five methods at two lengths", minutes(folder)]
         for mode in ("zero", "mean", "far"):
             for folder in sorted(ablated.glob(f"*-{mode}")):
                 yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]
@@ -217,6 +250,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "stable heads": stable_heads,
     "ablation": ablation_table,
     "predictors": predictors_table,
+    "extrapolation": extrapolation_table,
+    "link": link_table,
     "costs": costs_table,
 }
 

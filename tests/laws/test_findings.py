@@ -1,5 +1,6 @@
 """The page of findings says what the kept results say, and these are of one model, small, and name nobody's folders."""
 
+import math
 import runpy
 import shutil
 from pathlib import Path
@@ -39,12 +40,21 @@ def test_the_predictions_of_harm_are_rank_correlations_of_the_kept_numbers(reach
 
 
 def test_the_results_are_of_one_model_and_were_made_by_name():
-    results = [*map(ph.HeadScores.load, SCORES), *map(ph.AblationStudy.load, STUDIES)]
+    extended = ph.ExtrapolationStudy.load(KEPT / "extrapolation")
+    results = [*map(ph.HeadScores.load, SCORES), *map(ph.AblationStudy.load, STUDIES), extended]
     models = [result.provenance["model"] for result in results]
-    assert len(results) >= 17
+    assert len(results) >= 26
     assert all(model == models[0] for model in models)
     assert models[0]["name"] == "smollm2"
     assert models[0]["origin"]["storage"] == "dequantised from Q4_1 and Q8_0"
+
+
+def test_the_extrapolation_table_is_that_of_the_kept_probabilities():
+    study = ph.ExtrapolationStudy.load(KEPT / "extrapolation")
+    for label, length, log_prob in zip(study.labels, study.lengths, study.performance["log_prob"], strict=True):
+        (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| {label}, {length} tokens | ")]
+        cells = [float(cell) for cell in line.split("|")[2:4]]
+        assert cells == pytest.approx([float(log_prob), math.exp(log_prob - study.plain["log_prob"])], abs=0.006)
 
 
 def test_the_results_are_small():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from positional_heads.results.extrapolation import RESAMPLES
+from positional_heads.results.extrapolation import RESAMPLES, ExtrapolationStudy
 from tests.support.synthetic_studies import planted_extrapolation
 
 
@@ -34,3 +34,28 @@ def test_fewer_than_eight_points_have_a_correlation_and_no_interval():
     assert link[["low", "high"]].isna().all(axis=None)
     assert "no interval below 8" in study.verdict
     assert "nan" not in study.verdict
+
+
+def test_averaged_curves_are_small_and_say_the_same(tmp_path):
+    study = planted_extrapolation(lengths=(2048, 4096), trained=1024)
+    small = ExtrapolationStudy.load(study.averaged(16).save(tmp_path / "small"))
+    assert (tmp_path / "small").stat().st_size < study.save(tmp_path / "whole").stat().st_size / 15
+    whole, kept = study.to_frame(), small.to_frame()
+    assert kept.drop(columns=["jump", "stretch", "explained"]).equals(
+        whole.drop(columns=["jump", "stretch", "explained"])
+    )
+    for run, length in enumerate(study.lengths):
+        _, means = small.running_means(run)
+        windows = study.curves[run, :, :length].unfold(-1, 64, 16).mean(-1)  # those that begin where a step does
+        assert np.abs(means[:, ::16] - windows.numpy()).max() < 1e-3  # half of float16's step between 2 and 4
+    assert np.allclose(kept["jump"], whole["jump"], rtol=0.1)
+
+
+def test_curves_are_averaged_once_and_in_whole_steps():
+    study = planted_extrapolation()
+    with pytest.raises(ValueError, match="step 5 must divide the training length and every other, not leave a rest"):
+        study.averaged(5)
+    with pytest.raises(ValueError, match="means over 8 distances already"):
+        study.averaged(8).averaged(2)
+    with pytest.raises(ValueError, match="step 0 must be at least 1"):
+        study.averaged(0)
