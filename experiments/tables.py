@@ -8,6 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 import positional_heads as ph
@@ -17,7 +18,7 @@ PAGE = HERE.parent / "docs" / "findings.md"
 KINDS = ("prose", "code", "dialogue", "technical")
 LENGTHS = (512, 2048, 8192)
 PARTS = ("passkey", "kv", "copy", "text")
-CUT_OFF = 64
+EXTENDED = {"extrapolation": "four methods at two lengths", "extrapolation-self_extend": "SelfExtend at 8192 tokens"}
 BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 
 
@@ -193,14 +194,13 @@ def predictors_table() -> str:
 
 
 def extrapolation_table() -> str:
-    """Loss, passkey and allocation of each method at each length, after the plain model within its training length."""
-    if not kept(".", "extrapolation"):
-        return ""
-    one = ph.ExtrapolationStudy.load(HERE / "extrapolation")
+    """Passkey, loss and allocation of each method at each length, after the plain model within its training length."""
+    studies = [ph.ExtrapolationStudy.load(HERE / name) for name in EXTENDED]
 
     def rows() -> Iterator[Sequence[Any]]:
-        yield [f"none, {one.training_length} tokens", number(one.plain["log_prob"]), "1.00", *[""] * 5]
-        for row in one.to_frame().to_dict("records"):
+        first = studies[0]
+        yield [f"none, {first.training_length} tokens", number(first.plain["log_prob"]), "1.00", *[""] * 5]
+        for row in pd.concat([one.to_frame() for one in studies]).to_dict("records"):
             cells = [f"{row[name]:.2f}" for name in ("efficiency", "loss", "rho_within", "rho_beyond", "jump")]
             stretch = f"{row['stretch']:.2f} ({row['explained']:.2f})"
             yield [f"{row['method']}, {row['length']} tokens", number(row["log_prob"]), *cells, stretch]
@@ -211,16 +211,15 @@ def extrapolation_table() -> str:
 
 def link_table() -> str:
     """The rank correlation over methods and lengths of each measure of allocation with efficiency."""
-    if not kept(".", "extrapolation"):
-        return ""
-    link = ph.ExtrapolationStudy.load(HERE / "extrapolation").link()
+    link = ph.ExtrapolationStudy.load(HERE / EXTENDED[0]).link()
 
     def rows() -> Iterator[Sequence[Any]]:
         for row in link.to_dict("records"):
             low, high = number(row["low"]), number(row["high"])
             yield [row["measure"].replace("_", " "), f"{number(row['correlation'])} ({low} to {high})"]
 
-    return table(["measure of allocation", f"rank correlation with efficiency, {link['points'].max()} points"], rows())
+    points = link["points"].max()
+    return table(["measure of allocation", f"rank correlation with efficiency, {points} methods and lengths"], rows())
 
 
 def costs_table() -> str:
@@ -235,8 +234,8 @@ def costs_table() -> str:
         for length in LENGTHS:
             yield [f"scores, {length} tokens, one text", *map(minutes, sorted(done.glob(f"prose-{length}")))]
         yield ["each head alone", minutes(ablated / "singles")]
-        for folder in (HERE / name for name in kept(".", "extrapolation")):
-            yield ["extrapolation, five methods at two lengths", minutes(folder)]
+        for name, label in EXTENDED.items():
+            yield [f"extrapolation, {label}", minutes(HERE / name)]
         for mode in ("zero", "mean", "far"):
             for folder in sorted(ablated.glob(f"*-{mode}")):
                 yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]
