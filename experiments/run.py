@@ -125,6 +125,32 @@ def singles(model: TransformerBridge) -> None:
     study(model, "ablation/singles", counts=[], singles="all")
 
 
+def trial(model: TransformerBridge) -> None:
+    """Repeat a small trial that had pointed the paper's way: passkeys alone, other text, 768 tokens."""
+    text = ph.bundled_text("revelation")
+
+    def run(checkpoint: Path) -> ph.AblationStudy:
+        return ph.ablation_study(
+            model,
+            ph.score_heads(model, ph.cut_text(model, text, 1024, sequences=4, seed=SEED), null_repeats=3, seed=SEED),
+            "passkey",
+            counts=[HEADS],
+            n_permuted=RANDOM,
+            n_random=RANDOM,
+            n_anywhere=RANDOM,
+            singles="none",
+            checkpoint=checkpoint,
+            seed=SEED,
+            progress=True,
+            haystack=text,
+            length=768,
+            depths=[0.1, 0.5],
+            examples=6,
+        )
+
+    once("ablation/trial", ph.AblationStudy.load, run)
+
+
 def extrapolation(model: TransformerBridge) -> None:
     """Extend the context from the longest length at which the model recalls a passkey, to twice and four times that."""
     extend(model, "extrapolation", ["none", "linear", "ntk", "yarn"], (2, 4))
@@ -198,7 +224,14 @@ def study(model: TransformerBridge, name: str, **settings: Any) -> ph.AblationSt
     return once(name, ph.AblationStudy.load, run)
 
 
-PARTS = {"scores": scores, "ablations": ablations, "singles": singles, "reach": reach, "extrapolation": extrapolation}
+PARTS = {
+    "scores": scores,
+    "ablations": ablations,
+    "singles": singles,
+    "trial": trial,
+    "reach": reach,
+    "extrapolation": extrapolation,
+}
 
 
 def main() -> None:

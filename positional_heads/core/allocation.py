@@ -1,21 +1,35 @@
 """How an extension changes D(t), the mean dominant dimension at distance t (docs/equations.md, section 6).
 
-The *jump* is the change of D across the training length; the *stretch* maps the plain curve onto the extended one.
+The *jump* is the change of D across the training length; the *stretch* maps the plain curve onto the extended one. A
+curve is NaN at distances of which no query-key pair was counted, as happens at the end of a long run where pairs are
+sampled; both leave them out.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 STRETCHES = 200
 """Candidate stretches, in geometric progression."""
 
 
+def running_means(curve: Float[Tensor, "head distance"], window: int) -> Float64[Tensor, "head place"]:
+    """Mean D over each `window` consecutive distances; NaN where none of them has any.
+
+    Args:
+        curve: Mean dominant dimension at each distance.
+        window: Distances averaged.
+    """
+    counted = ~curve.isnan()
+    sums, counts = (torch.nn.functional.pad(one.double().cumsum(-1), (1, 0)) for one in (curve.nan_to_num(), counted))
+    return (sums[:, window:] - sums[:, :-window]) / (counts[:, window:] - counts[:, :-window])
+
+
 def jump_at(
-    curve: Float64[Tensor, "head distance"], training_length: int, window: int | None = None
+    curve: Float[Tensor, "head distance"], training_length: int, window: int | None = None
 ) -> Float64[Tensor, " head"]:
     """Mean D just beyond the training length less mean D just within, in standard deviations of such differences.
 
@@ -34,8 +48,7 @@ def jump_at(
             f"has {curve.shape[1]}) and a training length of at least {4 * window}"
         )
         raise ValueError(msg)
-    sums = torch.nn.functional.pad(curve.double().cumsum(-1), (1, 0))
-    means = (sums[:, window:] - sums[:, :-window]) / window  # of the `window` distances from each one on
+    means = running_means(curve, window)  # of the `window` distances from each one on
     steps = means[:, window:] - means[:, :-window]  # column i compares both sides of distance i + window
     # the first windows are left out: near keys differ from all others
     within = steps[:, window : training_length - 2 * window + 1]
@@ -76,14 +89,16 @@ def stretch_between(
         raise ValueError(msg)
     factors, best, explained = np.geomspace(1, most, STRETCHES), [], []
     for before, after in zip(plain.numpy(), extended.numpy(), strict=True):
-        errors = [_squared_error(before, after, factor) for factor in factors]
-        variation = ((after - after.mean()) ** 2).sum()
+        errors = np.array([_squared_error(before, after, factor) for factor in factors])
+        variation = np.nansum((after - np.nanmean(after)) ** 2)
         best.append(factors[np.argmin(errors)])
-        explained.append(1 - min(errors) / variation if variation > 0 else np.nan)
+        explained.append(1 - errors.min() / variation if variation > 0 else np.nan)
     return Stretch(torch.tensor(best, dtype=torch.float64), torch.tensor(explained, dtype=torch.float64))
 
 
 def _squared_error(plain: np.ndarray, extended: np.ndarray, factor: float) -> float:
-    at = np.arange(len(extended)) / factor
-    predicted = np.where(at <= len(plain) - 1, np.interp(at, np.arange(len(plain)), plain), extended.mean())
-    return float(((extended - predicted) ** 2).sum())
+    """Of the distances with query-key pairs."""
+    known, here = (np.flatnonzero(~np.isnan(curve)) for curve in (plain, extended))
+    at, there = here / factor, extended[here]
+    predicted = np.where(at <= known[-1], np.interp(at, known, plain[known]), there.mean())
+    return float(((there - predicted) ** 2).sum())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from positional_heads.core.allocation import jump_at, stretch_between
+from positional_heads.core.allocation import jump_at, running_means, stretch_between
 
 
 def noisy(values, seed=0, noise=0.02):
@@ -57,3 +57,19 @@ def test_too_short_curves_are_refused():
         jump_at(torch.zeros(1, 260, dtype=torch.float64), 256)
     with pytest.raises(ValueError, match="must be at least 1"):
         stretch_between(torch.zeros(1, 9, dtype=torch.float64), torch.zeros(1, 9, dtype=torch.float64), 0.5)
+
+
+def test_distances_without_query_key_pairs_are_left_out():
+    """As at the end of a long run, where pairs are sampled."""
+    rng = np.random.default_rng(2)
+    plain = np.sin(np.arange(128) / 9) + np.arange(128) / 20
+    extended = np.interp(np.arange(512) / 4, np.arange(128), plain) + rng.normal(size=512) / 50
+    plain[-3], extended[-40::3], extended[100] = np.nan, np.nan, np.nan
+    found = stretch_between(torch.tensor(plain)[None], torch.tensor(extended)[None], 8.0)
+    assert float(found.factor) == pytest.approx(4, rel=0.03)
+    assert float(found.explained) > 0.98
+    means = running_means(torch.tensor(extended)[None], 16)
+    assert np.allclose(means[0], np.nanmean(np.lib.stride_tricks.sliding_window_view(extended, 16), axis=1))
+    steps = [np.nanmean(extended[i : i + 8]) - np.nanmean(extended[i - 8 : i]) for i in range(16, 249)]
+    jump = np.nanmean(extended[256:264]) - np.nanmean(extended[248:256])
+    assert float(jump_at(torch.tensor(extended)[None], 256, 8)) == pytest.approx(jump / np.std(steps, ddof=1))
