@@ -2,6 +2,9 @@
 
 import os
 
+from tests.support.checked_once import check_each_definition_once
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+check_each_definition_once()
 
 pytest_plugins = ["tests.support.fixtures"]

@@ -30,11 +30,17 @@ STEP = 2**24
 
 
 @pytest.fixture(autouse=True)
-def unchecked(monkeypatch):
-    """As in a new process, where nobody has chosen a kernel."""
+def unchosen(monkeypatch):
+    """As where nobody has chosen a kernel, or been warned."""
     monkeypatch.delenv("POSITIONAL_HEADS_KERNEL", raising=False)
     warn_once.cache_clear()
-    yield fused._problem.cache_clear
+
+
+@pytest.fixture
+def unchecked():
+    """As in a new process, where the kernel has not been compared with the eager one."""
+    fused._problem.cache_clear()
+    yield
     fused._problem.cache_clear()
 
 
@@ -163,8 +169,8 @@ def test_runs_of_shuffled_content_are_counted_as_by_the_eager_kernel():
         lambda sums: replace(sums, saturated=sums.saturated + 3),
     ],
 )
-def test_a_kernel_that_is_wrong_is_not_used_and_one_warning_says_so(unchecked, changed, monkeypatch, caplog):
-    unchecked()
+@pytest.mark.usefixtures("unchecked")
+def test_a_kernel_that_is_wrong_is_not_used_and_one_warning_says_so(changed, monkeypatch, caplog):
     real = fused._summed
     monkeypatch.setattr(fused, "_summed", lambda *given, **named: changed(real(*given, **named)))
     assert [choosing.choose_kernel("cuda", 2**45).name for _ in range(2)] == ["compiled", "compiled"]
@@ -174,15 +180,15 @@ def test_a_kernel_that_is_wrong_is_not_used_and_one_warning_says_so(unchecked, c
     )
 
 
-def test_a_kernel_that_does_not_compile_is_not_used(unchecked, monkeypatch, caplog):
-    unchecked()
+@pytest.mark.usefixtures("unchecked")
+def test_a_kernel_that_does_not_compile_is_not_used(monkeypatch, caplog):
     monkeypatch.setattr(fused, "add_entries", None)
     assert choosing.choose_kernel("cuda", 2**37).name == "eager"
     assert "using the slower eager kernel: the triton kernel cannot be used: TypeError: 'NoneType'" in caplog.text
 
 
-def test_a_kernel_that_is_right_is_chosen_for_large_jobs_on_a_gpu_and_compared_once(unchecked, monkeypatch):
-    unchecked()
+@pytest.mark.usefixtures("unchecked")
+def test_a_kernel_that_is_right_is_chosen_for_large_jobs_on_a_gpu_and_compared_once(monkeypatch):
     assert choosing.choose_kernel("cuda", choosing.TRITON_PAYS).name == "triton"
     monkeypatch.setattr(fused, "_summed", None)
     assert choosing.choose_kernel("cuda", 2**45).name == "triton"

@@ -2,7 +2,6 @@
 
 import math
 import runpy
-import shutil
 from pathlib import Path
 
 import pytest
@@ -64,13 +63,3 @@ def test_efficiency_is_the_ratio_of_the_kept_probabilities(folder):
 def test_the_results_are_small():
     kept = [path for path in KEPT.rglob("*") if path.is_file() and "unfinished" not in path.parts]
     assert sum(path.stat().st_size for path in kept) < 8e6
-
-
-@pytest.mark.real_model
-def test_a_kept_score_is_what_the_command_gives(smollm2, tmp_path, monkeypatch):
-    """One head's layer of one text, anew: the kept numbers to their rounding."""
-    shutil.copy(KEPT / "run.py", tmp_path)
-    run = runpy.run_path(str(tmp_path / "run.py"))
-    kept = ph.HeadScores.load(KEPT / "scores" / "code-512")
-    again = ph.score_heads(smollm2, run["sequences"](smollm2, "code", 512, 16), layers=[0], null_repeats=0)
-    assert (again.rho[0].float() - kept.rho[0].float()).abs().max() < 1e-4

@@ -4,7 +4,12 @@ import ast
 import re
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
+from beartype import beartype
+from jaxtyping import Float
+from torch import Tensor
 
 import positional_heads as ph
 from tests.mutants.__main__ import MUTANTS
@@ -49,3 +54,21 @@ def test_every_mutant_can_be_made_and_names_tests_that_exist(room):
         files = [file for prefix in prefixes.split() for file in TESTS.glob(f"{prefix}*.py")]
         assert files, mutant
         assert any(word in name for file in (*files, FAMILIES) for name in names(file)), mutant
+
+
+def test_a_function_within_a_function_gets_its_type_checks_once_and_has_them_always():
+    made = []
+
+    def scaled(by):
+        @jaxtyping.jaxtyped(typechecker=lambda function: made.append(function) or beartype(function))
+        def scale(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+            return by * (x + y) if by else x[:1]
+
+        return scale
+
+    two, three, wrong, ones = scaled(2), scaled(3), scaled(0), torch.ones(4)
+    assert len(made) == 2  # one of the arguments alone, and one with the result
+    for function, arguments in ((two, (ones, ones[:3])), (three, (1, ones)), (wrong, (ones, ones))):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            function(*arguments)
+        assert (two(ones, ones)[0], three(ones, y=ones)[0]) == (4, 6)

@@ -15,6 +15,8 @@ import torch
 
 import positional_heads as ph
 from positional_heads.results.files import PARTIAL
+from positional_heads.scoring import ray_executor
+from positional_heads.zoo.bundled import load_model
 from tests.scoring.test_shards import same
 
 pytestmark = [
@@ -27,12 +29,10 @@ pytestmark = [
 SETTINGS = {"null_repeats": 2, "batch_size": 1, "control_keys": 64}
 
 
-def noted_replica(folder, notes):
-    """A replica of the model, in a worker that leaves the number of its process in a folder."""
-    from positional_heads.zoo.bundled import load_model
-
-    (Path(notes) / str(os.getpid())).touch()
-    return load_model(str(folder), device="cpu")
+def noted_load(name, **own):
+    """What loads a model by its name in a worker, which leaves the number of its process in a folder."""
+    (Path(os.environ["NOTES"]) / str(os.getpid())).touch()
+    return load_model(name, **own)
 
 
 @pytest.fixture(scope="module")
@@ -46,37 +46,23 @@ def kill_one(notes, progress):
     os.kill(int(next(notes.iterdir()).name), signal.SIGKILL)
 
 
-def test_a_worker_killed_in_the_middle_changes_nothing(tiny, tiny_folder, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers know the tests, too
+def test_workers_load_the_model_by_its_name_and_one_killed_in_the_middle_changes_nothing(
+    tiny, data, tmp_path, monkeypatch
+):
     notes = tmp_path / "notes"
     notes.mkdir()
-    load = partial(noted_replica, str(tiny_folder("llama")), str(notes))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers know the tests, too
+    monkeypatch.setenv("NOTES", str(notes))
+    monkeypatch.setattr(ray_executor, "load_model", noted_load)
     killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL.file_name))
     killer.start()
-    executor = ph.RayExecutor(workers=2, load=load, batches_per_task=2)
+    executor = ph.RayExecutor(workers=2, batches_per_task=2)
     torch.set_num_threads(1)
     model, kept = tiny("llama"), {"checkpoint": tmp_path, "checkpoint_seconds": 0}
     found = ph.score_heads(model, data, **SETTINGS, executor=executor, **kept)
     killer.join()
     assert len(list(notes.iterdir())) == 3  # two workers, and the one that took the dead one's place
     assert same(found, ph.score_heads(model, data, **SETTINGS))
-
-
-def test_workers_load_the_model_by_its_name(tiny, data):
-    executor = ph.RayExecutor(workers=1)
-    assert same(
-        ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS),
-        ph.score_heads(tiny("llama"), data[:3], **SETTINGS),
-    )
-
-
-def test_a_replica_that_is_another_model_is_refused(tiny, tiny_folder, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    load = partial(
-        noted_replica, str(tiny_folder("llama", rope_parameters={"rope_type": "default", "rope_theta": 7})), tmp_path
-    )
-    with pytest.raises(ValueError, match=r"replica is not the model of this process .*RayExecutor.load="):
-        ph.score_heads(tiny("qwen3"), data[:3], executor=ph.RayExecutor(workers=1, load=load), **SETTINGS)
 
 
 def nodes(*cpus, gpus=0):
@@ -106,28 +92,6 @@ def test_more_workers_than_cores_are_refused_before_counting(tiny, data):
     with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are"):
         ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(workers=999), **SETTINGS)
     assert not ray.is_initialized()  # and the cluster that was started for it has ended
-
-
-def test_workers_that_do_not_start_in_time_raise_timeout(tiny, data, monkeypatch):
-    """As many as there is room for, on a cluster whose cores another run holds."""
-    import ray
-
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    try:
-
-        @ray.remote(num_cpus=1)
-        class Holder:
-            def here(self):
-                return True
-
-        holder = Holder.remote()
-        assert ray.get(holder.here.remote())
-        executor = ph.RayExecutor(workers=1, start_seconds=2)
-        with pytest.raises(TimeoutError, match=r"1 of 1 Ray workers had not started after 2 s, with 0 CPUs .* free"):
-            ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS)
-    finally:
-        ray.shutdown()
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])
@@ -169,3 +133,38 @@ def test_executor_settings_out_of_range_are_refused(tiny, data):
         pytest.raises(ValueError, match="an extended_rope block holds in this process only"),
     ):
         ph.score_heads(tiny("llama"), data[:3], executor="ray")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of one core that is there already; the tests below use it, and those above start their own or none."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
+        yield ray
+        ray.shutdown()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_replica_that_is_another_model_is_refused(tiny, tiny_folder, data):
+    other = tiny_folder("llama", rope_parameters={"rope_type": "default", "rope_theta": 7})
+    executor = ph.RayExecutor(workers=1, load=partial(load_model, str(other), device="cpu"))
+    with pytest.raises(ValueError, match=r"replica is not the model of this process .*RayExecutor.load="):
+        ph.score_heads(tiny("qwen3"), data[:3], executor=executor, **SETTINGS)
+
+
+def test_workers_that_do_not_start_in_time_raise_timeout(cluster, tiny, data):
+    """As many as there is room for, on a cluster whose cores another run holds."""
+
+    @cluster.remote(num_cpus=1)
+    class Holder:
+        def here(self):
+            return True
+
+    holder = Holder.remote()
+    assert cluster.get(holder.here.remote())
+    executor = ph.RayExecutor(workers=1, start_seconds=2)
+    with pytest.raises(TimeoutError, match=r"1 of 1 Ray workers had not started after 2 s, with 0 CPUs .* free"):
+        ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS)

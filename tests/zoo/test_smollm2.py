@@ -1,4 +1,12 @@
-"""The real model: its scores are those of a plain count in float64, from Hugging Face's own queries and keys."""
+"""The real model: its scores are those of a plain count in float64, from Hugging Face's own queries and keys.
+
+Whatever needs this model is tested here, because tests of one file share it: it takes seconds to load.
+"""
+
+import re
+import runpy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +21,7 @@ from tests.support import oracles
 pytestmark = pytest.mark.real_model
 LAYERS, HEADS, KEY_HEADS, WIDTH, BASE = 30, 9, 3, 64, 100000.0
 LENGTH = 128
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +97,23 @@ def test_the_wheels_file_gives_the_weights_that_a_folder_of_them_gives(smollm2, 
     assert weights_fingerprint(plain) == weights_fingerprint(smollm2) == model["weights"]
     ours, theirs = (dict(one.original_model.named_parameters()) for one in (smollm2, plain))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_code_blocks_of_the_readme_run_and_print_what_it_shows(smollm2, capsys, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    monkeypatch.setattr(ph, "load_model", {"smollm2": smollm2}.get)
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+    assert len(blocks) == 3
+    assert "of 270 heads beat their null" in capsys.readouterr().out
+    assert namespace["run"]["blocks.2.attn.hook_contributions"].shape == (1, 8, 512, 512, 16)
+
+
+def test_a_score_kept_in_the_repository_is_what_the_command_gives(smollm2, tmp_path):
+    """One head's layer of one text, anew: the kept numbers to their rounding."""
+    shutil.copy(ROOT / "experiments" / "run.py", tmp_path)
+    run = runpy.run_path(str(tmp_path / "run.py"))
+    kept = ph.HeadScores.load(ROOT / "experiments" / "scores" / "code-512")
+    again = ph.score_heads(smollm2, run["sequences"](smollm2, "code", 512, 16), layers=[0], null_repeats=0)
+    assert (again.rho[0].float() - kept.rho[0].float()).abs().max() < 1e-4

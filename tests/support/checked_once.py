@@ -1,0 +1,77 @@
+"""Functions within functions are given their type checks once, and not anew each time the outer function runs.
+
+jaxtyping decorates every definition that is executed, and beartype writes and compiles code for each. Most definitions
+are executed once, when a module is imported. A hook that is defined inside a function is executed with every call of
+it: that took a third of the suite's time. Here the checks of one definition are made once, and shared by all functions
+that it makes.
+"""
+
+import functools
+import inspect
+import threading
+from collections.abc import Callable
+from types import CodeType, FunctionType
+from typing import Any
+
+import jaxtyping
+
+Checked = Callable[..., Any]
+
+
+class CheckedOnce:
+    """Stands in for `jaxtyping.jaxtyped`, as the import hook calls it."""
+
+    def __init__(self, jaxtyped: Callable[..., Any]) -> None:
+        self._jaxtyped = jaxtyped
+        self._checked: dict[CodeType, Checked] = {}
+        self._begun = threading.local()
+
+    def __call__(self, *given: Any, typechecker: Any) -> Any:
+        """Decorate a class or function, or return what decorates one."""
+        if not given:
+            return functools.partial(self, typechecker=typechecker)
+        (one,) = given
+        if not isinstance(one, FunctionType) or "<locals>" not in one.__qualname__:
+            return self._jaxtyped(one, typechecker=typechecker)
+        if one.__code__ not in self._checked:
+            self._checked[one.__code__] = self._jaxtyped(self._relay(one), typechecker=typechecker)
+        return self._of(one, self._checked[one.__code__])
+
+    def _functions(self) -> list[Callable[..., Any]]:
+        """Functions of this thread whose arguments are being checked: the last one is to run next."""
+        if not hasattr(self._begun, "functions"):
+            self._begun.functions = []
+        return self._begun.functions
+
+    def _relay(self, like: FunctionType) -> FunctionType:
+        """A function with the signature of another one, which runs the function whose arguments have been checked."""
+        functions = self._functions
+
+        def relay(*args: Any, **kwargs: Any) -> Any:
+            return functions().pop()(*args, **kwargs)
+
+        # annotations that are texts are looked up in the module of the function
+        made = FunctionType(relay.__code__, like.__globals__, like.__name__, closure=relay.__closure__)
+        made.__signature__ = inspect.signature(like)
+        made.__qualname__, made.__module__, made.__annotations__ = like.__qualname__, like.__module__, {}
+        return made
+
+    def _of(self, function: FunctionType, checked: Checked) -> Checked:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            functions = self._functions()
+            before = len(functions)
+            functions.append(function)
+            try:
+                return checked(*args, **kwargs)
+            finally:
+                del functions[before:]  # still there if the arguments were refused
+
+        return run
+
+
+def check_each_definition_once() -> None:
+    """Let the import hook of jaxtyping use `CheckedOnce` from now on."""
+    if not isinstance(jaxtyping.jaxtyped, CheckedOnce):
+        jaxtyping.jaxtyped = CheckedOnce(jaxtyping.jaxtyped)
