@@ -19,11 +19,11 @@ Model = Annotated[
 Texts = Annotated[
     list[str] | None,
     typer.Option(
-        help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the bundled text, "
+        help="Text file to score on, repeatable; '-' for standard input, 'bundled' for the Revelation, "
         "'bundled:prose', ':code', ':dialogue' or ':technical' for other kinds."
     ),
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the report; created if missing.")]
+Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
 Device = Annotated[
     str | None, typer.Option(help="Device to run on, e.g. cpu or cuda; 'auto' is short for --device-map auto.")

@@ -10,7 +10,8 @@ from positional_heads.cli.common import one_line_errors, say
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="Folder written by score, ablate or extrapolate, or a folder of such folders.")
+        Path,
+        typer.Argument(help="Folder that score, compare, ablate or extrapolate wrote, or a folder of these."),
     ],
     out: Annotated[Path | None, typer.Option(help="File to write; report.html in the folder if not given.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing page.")] = False,

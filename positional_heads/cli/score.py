@@ -100,8 +100,8 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 
     rho is the correlation between token distance and the dominant rotary dimension.
 
-    Prints the top heads and a verdict against shuffled positions, and writes a report folder. To resume an interrupted
-    run, run the same command again.
+    Prints the top heads and a verdict against shuffled positions, and writes them and plots to a folder. To resume an
+    interrupted run, run the same command again.
 
     Example: positional-heads score bundled --text bundled --sequences 8 --out report
     """
@@ -166,7 +166,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
 
 def merge(
     folder: Annotated[Path, typer.Argument(help="Folder that `score --shard` wrote shards to.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; that of the shards if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; that of the shards if not given.")] = None,
     top: options.Top = 10,
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,

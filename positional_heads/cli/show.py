@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from positional_heads.results.files import ResultKind
     from positional_heads.views.report.folder import Reported
 
+ALPHA = 0.05
+"""False discovery rate of the verdicts; a test compares both, because importing theirs loads torch."""
+NAMED = 20
+"""Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
     *("verdict", "table", "link", "contrasts", "effects", "single_heads", "agreement", "top", "pairs", "notes"),
     "provenance",
@@ -21,13 +25,13 @@ JSON_KEYS = (
 
 
 def show(
-    result: Annotated[Path, typer.Argument(help="A report folder, or a result file in it.")],
+    result: Annotated[Path, typer.Argument(help="Folder that another command wrote, or a result file in it.")],
     top: options.Top = 10,
     as_json: options.AsJson = False,
 ) -> None:
     """Print a result from disk.
 
-    Scores or a study, after checking the file for damage; loads no model.
+    Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
         from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY
@@ -99,6 +103,7 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
     lines: list[object]
     if kind == SCORES:
         lines = [tables.scores_line(provenance), tables.heads_table(content["table"], top)]
+        lines += _heads_that_beat_their_null(content["table"])
     elif kind == ABLATION:
         sets = {tuple(heads) for _, _, _, heads in content["cells"]}
         lines = [
@@ -121,10 +126,21 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
         typer.echo(line)
 
 
+def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
+    """One line with their names, because the table ranks heads by rho and may show none of them."""
+    beating = [row for row in table if row.get("q_value") is not None and row["q_value"] <= ALPHA]
+    beating = sorted((row for row in beating if min(row["rho"], row["excess"]) > 0), key=lambda row: -row["excess"])
+    if not beating:
+        return []
+    names = ", ".join(row["name"] for row in beating[:NAMED])
+    more = f" and {len(beating) - NAMED} more" if len(beating) > NAMED else ""
+    return [f"\nBeat their null, the largest excess first: {names}{more}"]
+
+
 def _missing_result(folder: Path, names: list[str]) -> str:
     """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
     if not any(folder.iterdir()):
-        return f"{folder} is empty: give the --out folder of positional-heads score, ablate or extrapolate"
+        return f"{folder} is empty: give the --out folder of positional-heads score, compare, ablate or extrapolate"
     below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
     if below:
         return f"no result file in {folder}; {', '.join(below)} {'has' if len(below) == 1 else 'have'} one"

@@ -23,6 +23,8 @@ from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
+from positional_heads.cli import show as cli_show
+from positional_heads.results.verdicts import ALPHA
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 from tests.support.processes import Process, command_line
@@ -90,6 +92,17 @@ print(*sys.modules)
     assert "typer" in loaded
     heavy = "torch transformers transformer_lens numpy scipy pandas matplotlib plotly jaxtyping einops safetensors ray"
     return loaded & {*heavy.split()}
+
+
+def test_show_names_the_heads_that_beat_their_null(tmp_path):
+    scores, _ = planted_nulls()
+    scores = replace(scores, rho=scores.rho + scores.rho.cumsum(-1) / 100)  # no two heads have one excess
+    scores.save(tmp_path / "scores.safetensors")
+    beating = scores.positional_heads(alpha=ALPHA)
+    lines = CliRunner().invoke(app, ["show", str(tmp_path), "--top", "1"]).stdout.splitlines()
+    assert len(beating) > 1
+    assert f"Beat their null, the largest excess first: {', '.join(map(str, beating))}" in lines
+    assert cli_show.ALPHA == ALPHA
 
 
 def test_json_is_json(report):

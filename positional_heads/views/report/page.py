@@ -95,7 +95,8 @@ def read_results(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        msg = f"{folder}: no such folder; give the --out folder of positional-heads score, ablate or extrapolate"
+        known = "score, compare, ablate or extrapolate"
+        msg = f"{folder}: no such folder; give the --out folder of positional-heads {known}"
         raise FileNotFoundError(msg)
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
