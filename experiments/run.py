@@ -12,6 +12,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def once(name: str, load: Callable[[Path], Any], run: Callable[[Path], Any]) -> 
     """The result kept under this name; run and kept if there is none."""
     folder = HERE / name
     if folder.is_dir():
+        say_kept(name)
         return load(folder)
     began, used = time.time(), time.process_time()
     result = run(HERE / "unfinished" / name)
@@ -60,6 +62,13 @@ def once(name: str, load: Callable[[Path], Any], run: Callable[[Path], Any]) -> 
     sys.stdout.write(f"{name}: {took['minutes']} minutes. {result.verdict}\n")
     sys.stdout.flush()
     return result
+
+
+@cache
+def say_kept(name: str) -> None:
+    """Say once that a result is kept, and so not run."""
+    sys.stdout.write(f"{name}: kept, not run again; remove experiments/{name} to run it\n")
+    sys.stdout.flush()
 
 
 def scores(model: TransformerBridge) -> None:
@@ -188,6 +197,7 @@ def reach(model: TransformerBridge) -> None:
     """Measure how far back each head attends: mean distance weighted by attention, without the first key, a sink."""
     file = HERE / "reach.json"
     if file.is_file():
+        say_kept(file.name)
         return
     count, _ = LENGTHS[512]
     distance = (torch.arange(512)[:, None] - torch.arange(512)).double()

@@ -36,7 +36,7 @@ def gguf_file(name_or_path: str | Path) -> Path | None:
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        found = [] if (path / "config.json").exists() else sorted(path.glob("*.gguf"))
+        found = [] if (path / "config.json").exists() else _files_in(path)
         if len(found) > 1:
             msg = f"{path}: holds {len(found)} GGUF files, choose one: {', '.join(map(str, found))}"
             raise ValueError(msg)
@@ -44,10 +44,15 @@ def gguf_file(name_or_path: str | Path) -> Path | None:
     if path.suffix.lower() != ".gguf":
         return None
     if not path.is_file():
-        near = sorted(file.name for file in path.parent.glob("*.gguf")) if path.parent.is_dir() else []
+        near = [file.name for file in _files_in(path.parent)] if path.parent.is_dir() else []
         msg = f"{path}: no such GGUF file" + (f"; {path.parent} holds {', '.join(near)}" if near else "")
         raise FileNotFoundError(msg)
     return path
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The GGUF files of a folder, in capitals or not."""
+    return sorted(file for file in folder.iterdir() if is_gguf(file))
 
 
 def is_gguf(place: str | Path) -> bool:

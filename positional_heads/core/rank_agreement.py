@@ -19,7 +19,7 @@ class RankAgreement(NamedTuple):
         correlation: Spearman's, of the scores as they are: noise in either lowers it.
         low: Lower end of the interval over sequences; NaN without resamples.
         high: Its upper end.
-        ceiling: What it would be if nothing but the sequences differed; NaN if that is not known.
+        ceiling: What it would be if nothing but the sequences differed, of the excess at least; NaN if not known.
     """
 
     correlation: float

@@ -49,7 +49,7 @@ def _ranks(comparison: Compared) -> str:
     agreement = comparison.agreement
     parts = [f"{_correlation(agreement['rho'])} for rho"]
     if "excess" in agreement:
-        parts.append(f"{_correlation(agreement['excess'])} for the excess")
+        parts.append(f"{_correlation(agreement['excess'], at_least=True)} for the excess")
         parts.append(f"{_correlation(agreement['null_mean'])} for the null")
     top = comparison.shared_top[TOP]
     return (
@@ -150,12 +150,14 @@ def _caveats(comparison: Compared) -> list[str]:
     return caveats
 
 
-def _correlation(agreement: RankAgreement) -> str:
+def _correlation(agreement: RankAgreement, *, at_least: bool = False) -> str:
+    """A rank correlation, its interval, and what to expect of other sequences; only the least of it is known if so."""
     if isnan(agreement.correlation):
         return "undefined"
     about = [] if isnan(agreement.low) else [f"95 % interval {agreement.low:.2f} to {agreement.high:.2f}"]
     if not isnan(agreement.ceiling):
-        about.append(f"{agreement.ceiling:.2f} to be expected if only the sequences differed")
+        least = "at least " if at_least else ""
+        about.append(f"{least}{agreement.ceiling:.2f} to be expected if only the sequences differed")
     basis = f" ({'; '.join(about)})" if about else ""
     return f"{agreement.correlation:.2f}{basis}"
 

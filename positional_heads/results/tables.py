@@ -107,7 +107,7 @@ MEANINGS = {
         "Spearman's rank correlation over heads, of rho in two results, or of a measure and the harm of ablating a "
         "head alone"
     ),
-    "ceiling": "the correlation to expect if nothing but the sequences differed",
+    "ceiling": "the correlation to expect if nothing but the sequences differed; of the excess, the least to expect",
     "fraction": "share of the heads that counts as top",
     "shared": "heads that are among the top ones by rho in both",
     "expected": "how many two random rankings share",

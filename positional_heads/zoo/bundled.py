@@ -149,10 +149,13 @@ def _place(name: str | Path, *, weights: bool = True) -> tuple[str | Path, str |
 
     Raises:
         FileNotFoundError: If it is a path that does not exist, or "smollm2" and nowhere.
-        ValueError: If it is a misspelt name of ours, or a folder with several GGUF files.
+        ValueError: If it is empty, a misspelt name of ours, or a folder with several GGUF files.
     """
     from positional_heads.bridge.gguf import gguf_file
 
+    if not str(name).strip():
+        msg = f"no model is named: {name!r} is empty; give 'bundled', 'smollm2', a folder, a GGUF file or a hub name"
+        raise ValueError(msg)
     if name == BUNDLED:
         return MODEL_FOLDER, BUNDLED
     if name == SMOLLM2:

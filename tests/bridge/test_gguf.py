@@ -183,7 +183,10 @@ def test_a_folder_means_its_only_gguf_file(folder, tmp_path):
     alone = tmp_path / "alone"
     alone.mkdir()
     file = write_gguf(folder, alone / "tiny.gguf")
+    (alone / "folder.gguf").mkdir()
     assert reading.gguf_file(alone) == file
+    assert reading.gguf_file(file.rename(alone / "TINY.GGUF").parent) == alone / "TINY.GGUF"
+    (alone / "TINY.GGUF").rename(file)
     shutil.copy(file, alone / "more.gguf")
     with pytest.raises(ValueError, match=r"holds 2 GGUF files, choose one: \S*alone/more.gguf, \S*alone/tiny.gguf"):
         ph.load_model(alone)

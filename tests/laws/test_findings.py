@@ -1,10 +1,12 @@
 """The page of findings says what the kept results say, and these are of one model, small, and name nobody's folders."""
 
+import json
 import math
 import runpy
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from scipy.stats import spearmanr
 
 import positional_heads as ph
@@ -26,6 +28,34 @@ def test_the_tables_are_those_of_the_kept_results():
     assert tables["page"](PAGE) == PAGE
 
 
+def test_random_sets_and_the_intact_model_are_counted_from_the_kept_answers():
+    """Anew with NumPy, from the numbers in the file."""
+    for name in ("rho-zero", "rho-far", "rho_curve-zero"):
+        with safe_open(KEPT / "ablation" / name / "study.safetensors", "numpy") as file:
+            known = json.loads(file.metadata()["positional_heads"])
+            found = {key: file.get_tensor(f"values.{key}").astype(float) for key in ("log_prob", "exact")}
+        sets = list(dict.fromkeys(tuple(heads) for *_, heads in known["cells"]))
+        for part in ("passkey", "kv", "copy", "text"):
+            far = [row["part"] == part and row["reach"] == "long" for row in known["rows"]]
+            effects = found["log_prob"][:, far].mean(1)
+            by_kind: dict[str, list[float]] = {}
+            for kind, _, _, heads in known["cells"]:
+                by_kind.setdefault(kind, []).append(effects[sets.index(tuple(heads))])
+            cells = _line(f"{name.replace('-', ', ')}, {part}")
+            for column, kind in ((3, "random"), (6, "anywhere")):
+                milder = sum(effect > by_kind["top"][0] for effect in by_kind.get(kind, []))
+                assert cells[column] == (f"{milder} of {len(by_kind[kind])}" if kind in by_kind else "")
+            intact = _line(part)
+            assert float(intact[1].split()[0]) == pytest.approx(effects[0], abs=0.006)
+            assert float(intact[4]) == pytest.approx(found["exact"][0, far].mean(), abs=0.006)
+
+
+def _line(first: str) -> list[str]:
+    """The cells of the last row of the page that begins so, the first one may be a header."""
+    *_, line = [line for line in PAGE.splitlines() if line.startswith(f"| {first} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
 @pytest.mark.parametrize(("reach", "label"), [("long", "far"), ("short", "near")])
 def test_the_predictions_of_harm_are_rank_correlations_of_the_kept_numbers(reach, label):
     alone, scores = ph.AblationStudy.load(KEPT / "ablation" / "singles"), ph.HeadScores.load(KEPT / "scores/prose-512")
@@ -37,6 +67,17 @@ def test_the_predictions_of_harm_are_rank_correlations_of_the_kept_numbers(reach
         rho = [float(scores.rho[ph.Head.parse(head)]) for head in harm.index]
         (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| rho, {label} |")]
         assert float(line.split("|")[2 + column].split()[0]) == pytest.approx(spearmanr(rho, harm).statistic, abs=0.006)
+
+
+def test_the_excess_of_two_texts_agrees_more_than_the_least_to_expect():
+    some, others = (ph.HeadScores.load(KEPT / "scores" / f"{kind}-8192") for kind in ("prose", "code"))
+    found = ph.compare(some, others)
+    seen = spearmanr(some.excess.flatten(), others.excess.flatten()).statistic
+    assert seen > found.agreement["excess"].ceiling + 0.1
+    assert (
+        f"{found.agreement['rho'].ceiling:.2f} to be expected if only the sequences differed) for rho" in found.verdict
+    )
+    assert f"; at least {found.agreement['excess'].ceiling:.2f} to be expected" in found.verdict
 
 
 def test_the_results_are_of_one_model_and_were_made_by_name():

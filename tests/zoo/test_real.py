@@ -88,3 +88,12 @@ def test_a_misspelt_name_gets_a_hint(wrong, meant, tmp_path, monkeypatch):
             read(wrong)
     Path(wrong).mkdir()
     real.refuse_misspelt(wrong)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_folder_that_one_is_in(name, monkeypatch):
+    """As a shell variable that is not set gives it."""
+    monkeypatch.chdir(bundled.MODEL_FOLDER)
+    for read in (ph.load_model, bundled.load_configuration):
+        with pytest.raises(ValueError, match="no model is named"):
+            read(name)
