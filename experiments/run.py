@@ -51,7 +51,7 @@ def sequences(model: TransformerBridge, kind: str, length: int, count: int) -> l
 def once(name: str, load: Callable[[Path], Any], run: Callable[[Path], Any]) -> Any:
     """The result kept under this name; run and kept if there is none."""
     folder = HERE / name
-    if folder.is_dir():
+    if (folder / "time.json").is_file():  # written last
         say_kept(name)
         return load(folder)
     began, used = time.time(), time.process_time()
@@ -106,11 +106,10 @@ def score(model: TransformerBridge, kind: str, length: int, temperature: Any = 1
 
 def ablations(model: TransformerBridge) -> None:
     """Ablate the heads that each measure ranks highest, in three ways, and ask every question of one exam."""
-    for ranking in ("rho", "excess", "rho_curve", "retrieval"):
-        ablation(model, ranking, "zero", PERMUTED if ranking in {"rho", "excess"} else RANDOM)
-    for mode in ("mean", "far"):
-        for ranking in ("rho", "retrieval"):
-            ablation(model, ranking, mode, PERMUTED if ranking == "rho" else RANDOM)
+    for mode in ("zero", "mean", "far"):
+        for ranking in ("rho", "excess", "rho_curve", "retrieval"):
+            many = ranking == "rho" or (ranking, mode) == ("excess", "zero")
+            ablation(model, ranking, mode, PERMUTED if many else RANDOM)
 
 
 def ablation(model: TransformerBridge, ranking: str, mode: Any, permuted: int) -> ph.AblationStudy:
@@ -132,32 +131,6 @@ def ablation(model: TransformerBridge, ranking: str, mode: Any, permuted: int) -
 def singles(model: TransformerBridge) -> None:
     """Ablate each of the 270 heads alone."""
     study(model, "ablation/singles", counts=[], singles="all")
-
-
-def trial(model: TransformerBridge) -> None:
-    """Repeat a small trial that had pointed the paper's way: passkeys alone, other text, 768 tokens."""
-    text = ph.bundled_text("revelation")
-
-    def run(checkpoint: Path) -> ph.AblationStudy:
-        return ph.ablation_study(
-            model,
-            ph.score_heads(model, ph.cut_text(model, text, 1024, sequences=4, seed=SEED), null_repeats=3, seed=SEED),
-            "passkey",
-            counts=[HEADS],
-            n_permuted=RANDOM,
-            n_random=RANDOM,
-            n_anywhere=RANDOM,
-            singles="none",
-            checkpoint=checkpoint,
-            seed=SEED,
-            progress=True,
-            haystack=text,
-            length=768,
-            depths=[0.1, 0.5],
-            examples=6,
-        )
-
-    once("ablation/trial", ph.AblationStudy.load, run)
 
 
 def extrapolation(model: TransformerBridge) -> None:
@@ -238,7 +211,6 @@ PARTS = {
     "scores": scores,
     "ablations": ablations,
     "singles": singles,
-    "trial": trial,
     "reach": reach,
     "extrapolation": extrapolation,
 }

@@ -332,9 +332,12 @@ class AblationStudy(Record):
         }
 
     def _tensors(self) -> dict[str, Tensor]:
-        """Measures are stored in single precision where it holds them exactly, as it does what models compute in it."""
-        single = {name: values.float() for name, values in self.values.items()}
-        exact = {f"values.{name}": one for name, one in single.items() if torch.equal(one.double(), self.values[name])}
+        """Measures are stored in the smallest type that holds them exactly: models compute in single precision."""
+        exact = {}
+        for name, values in self.values.items():
+            for dtype in (torch.float32, torch.uint8):  # the last one that fits is the smallest
+                if torch.equal(values.to(dtype).double(), values):
+                    exact[f"values.{name}"] = values.to(dtype)
         return super()._tensors() | exact
 
     @classmethod
