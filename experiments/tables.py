@@ -232,14 +232,27 @@ def extrapolation_table() -> str:
 
     def rows() -> Iterator[Sequence[Any]]:
         first = studies[0]
-        yield [f"none, {first.training_length} tokens", number(first.plain["log_prob"]), "1.00", *[""] * 5]
+        yield [f"none, {first.training_length} tokens", number(first.plain["log_prob"]), "1.00", *[""] * 4]
         for row in pd.concat([one.to_frame() for one in studies]).to_dict("records"):
             cells = [f"{row[name]:.2f}" for name in ("efficiency", "loss", "rho_within", "rho_beyond", "jump")]
-            stretch = f"{row['stretch']:.2f} ({row['explained']:.2f})"
-            yield [f"{row['method']}, {row['length']} tokens", number(row["log_prob"]), *cells, stretch]
+            yield [f"{row['method']}, {row['length']} tokens", number(row["log_prob"]), *cells]
 
     header = ["method, length", "passkey", "efficiency", "loss of text", "rho within", "rho beyond", "jump (sd)"]
-    return table([*header, "stretch (explained)"], rows())
+    return table(header, rows())
+
+
+def stretch_table() -> str:
+    """The stretch of each head's curve under each method, and the share of variance that it explains."""
+    studies = [ph.ExtrapolationStudy.load(HERE / name) for name in EXTENDED]
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for (method, length), heads in pd.concat([one.by_head() for one in studies]).groupby(
+            ["method", "length"], sort=False
+        ):
+            cells = zip(heads["stretch"], heads["explained"], strict=True)
+            yield [f"{method} to {length}", *(f"{stretch:.2f} ({explained:.2f})" for stretch, explained in cells)]
+
+    return table(["stretch (explained)", *map(str, studies[0].heads)], rows())
 
 
 def link_table() -> str:
@@ -284,6 +297,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ablation": ablation_table,
     "predictors": predictors_table,
     "extrapolation": extrapolation_table,
+    "stretch": stretch_table,
     "link": link_table,
     "costs": costs_table,
 }

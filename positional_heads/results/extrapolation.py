@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 ALLOCATION = ("rho_beyond", "jump", "stretch")
+MEASURES = ("rho_within", "rho_beyond", "jump", "stretch", "explained")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -84,29 +85,45 @@ class ExtrapolationStudy(Record):
         """
         import pandas as pd
 
-        lines = []
+        by_head, n_heads, lines = self.by_head(), len(self.heads), []
+        by_head["jump"] = by_head["jump"].abs()
         for index, (label, length) in enumerate(zip(self.labels, self.lengths, strict=True)):
-            window = max(2, self.training_length // 16 // self.step)
-            steps = self.curves[index, :, : length // self.step]
-            jump = jump_at(steps, self.training_length // self.step, window)
-            plain, curves = self._by_distance(self.plain_curves), self._by_distance(self.curves[index])[:, :length]
-            stretch = stretch_between(plain, curves, 2 * length / self.training_length)
+            heads = by_head[index * n_heads : (index + 1) * n_heads]
+            performance = {name: float(values[index]) for name, values in self.performance.items()}
             lines.append(
                 {
                     "method": label,
                     "length": length,
-                    "rho_within": float(self.rho_within[index].mean()),
-                    "rho_beyond": float(self.rho_beyond[index].mean()),
-                    "jump": float(jump.abs().mean()),
-                    "stretch": float(stretch.factor.mean()),
-                    "explained": float(stretch.explained.mean()),
-                    "exact": float(self.performance["exact"][index]),
-                    "log_prob": float(self.performance["log_prob"][index]),
-                    "efficiency": float((self.performance["log_prob"][index] - self.plain["log_prob"]).exp()),
-                    "loss": float(self.performance["loss"][index]),
+                    **{name: float(heads[name].mean(skipna=False)) for name in MEASURES},
+                    "exact": performance["exact"],
+                    "log_prob": performance["log_prob"],
+                    "efficiency": float(np.exp(performance["log_prob"] - self.plain["log_prob"])),
+                    "loss": performance["loss"],
                 }
             )
         return pd.DataFrame(lines)
+
+    @computed_once
+    def by_head(self) -> "pd.DataFrame":
+        """One row per method, length and head: its allocation, as in `to_frame`; the jump has its sign."""
+        import pandas as pd
+
+        tables = []
+        for index, (label, length) in enumerate(zip(self.labels, self.lengths, strict=True)):
+            window = max(2, self.training_length // 16 // self.step)
+            steps = self.curves[index, :, : length // self.step]
+            plain, curves = self._by_distance(self.plain_curves), self._by_distance(self.curves[index])[:, :length]
+            stretch = stretch_between(plain, curves, 2 * length / self.training_length)
+            measures = {
+                "rho_within": self.rho_within[index].numpy(),
+                "rho_beyond": self.rho_beyond[index].numpy(),
+                "jump": jump_at(steps, self.training_length // self.step, window).numpy(),
+                "stretch": stretch.factor.numpy(),
+                "explained": stretch.explained.numpy(),
+            }
+            heads = [str(head) for head in self.heads]
+            tables.append(pd.DataFrame({"method": label, "length": length, "head": heads, **measures}))
+        return pd.concat(tables, ignore_index=True)
 
     def running_means(self, run: int) -> tuple[Float64[np.ndarray, " point"], Float64[np.ndarray, "head point"]]:
         """Curves of one method and length, as running means over a sixteenth of the training length.

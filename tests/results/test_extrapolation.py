@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from positional_heads.results.extrapolation import RESAMPLES, ExtrapolationStudy
@@ -59,3 +60,18 @@ def test_curves_are_averaged_once_and_in_whole_steps():
         study.averaged(8).averaged(2)
     with pytest.raises(ValueError, match="step 0 must be at least 1"):
         study.averaged(0)
+
+
+def test_a_table_by_head_is_averaged_and_finds_a_planted_stretch_in_one_of_two():
+    study = planted_extrapolation(methods=("linear",), lengths=(64,))
+    wave = np.sin(np.arange(32) / 3)
+    study.plain_curves[1] = torch.tensor(wave)
+    study.curves[0, 1, :64] = torch.tensor(np.interp(np.arange(64) / 2, np.arange(32), wave))
+    by_head, (row,) = study.by_head(), study.to_frame().to_dict("records")
+    assert by_head["head"].tolist() == [str(head) for head in study.heads]
+    assert by_head["stretch"][1] == pytest.approx(2, rel=0.05)
+    assert by_head["explained"][1] > 0.95
+    assert by_head["rho_beyond"].tolist() == study.rho_beyond[0].tolist()
+    for name in ("rho_within", "rho_beyond", "stretch", "explained"):
+        assert row[name] == pytest.approx(np.mean(by_head[name]))
+    assert row["jump"] == pytest.approx(np.mean(np.abs(by_head["jump"])))
