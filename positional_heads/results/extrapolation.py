@@ -158,7 +158,9 @@ class ExtrapolationStudy(Record):
         if others := [length for length in (self.training_length, *self.lengths) if length % step]:
             msg = f"step {step} must divide the training length and every other, not leave a rest of {others[0]}"
             raise ValueError(msg)
-        curves, plain = (one.unflatten(-1, (-1, step)).nanmean(-1).half() for one in (self.curves, self.plain_curves))
+        curves, plain = (
+            one.reshape(*one.shape[:-1], -1, step).nanmean(-1).half() for one in (self.curves, self.plain_curves)
+        )
         return replace(self, curves=curves, plain_curves=plain, step=step)
 
     def _by_distance(self, curves: Float[Tensor, "head step"]) -> Float64[Tensor, "head distance"]:
