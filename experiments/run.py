@@ -108,7 +108,7 @@ def ablations(model: TransformerBridge) -> None:
     """Ablate the heads that each measure ranks highest, in three ways, and ask every question of one exam."""
     for mode in ("zero", "mean", "far"):
         for ranking in ("rho", "excess", "rho_curve", "retrieval"):
-            many = ranking == "rho" or (ranking, mode) == ("excess", "zero")
+            many = ranking == "rho" or (ranking, mode) in {("excess", "zero"), ("rho_curve", "far")}
             ablation(model, ranking, mode, PERMUTED if many else RANDOM)
 
 
