@@ -8,6 +8,8 @@ import weakref
 from collections.abc import Container
 from typing import Any, Protocol, runtime_checkable
 
+from torch import Tensor
+
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
 from positional_heads.bridge.rotary_layer import RotaryModel
@@ -48,6 +50,18 @@ class ActiveExtension(Protocol):
     def bands(self, layer: int, length: int, device: Any = None, *, run_length: int | None = None) -> list[Band] | None:
         """Rotation of positions 0 to length - 1 by distance; None where cos and sin express it."""
 
+    @property
+    def far(self) -> int:
+        """Distance in tokens from which on the last of its bands rotates."""
+
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, None]:
+        """Attention of a plain run, where scores are rewritten; see `bridge.plain_run.plain_model`."""
+
+    def owns(self, hook: Any) -> bool:
+        """Whether a hook is one of its own."""
+
     def set_run_lengths(self, lengths: list[int] | None) -> None:
         """Rotate each row as part of a run of so many tokens; None: as the passes imply."""
 
@@ -64,6 +78,22 @@ def extension_provenance(model: TransformerLensModel) -> dict[str, Any]:
     """The extension that is active on this model, for provenance; nothing without one."""
     extension = active_extension(model)
     return {} if extension is None else {"extension": extension.provenance}
+
+
+def active_bands(
+    model: TransformerLensModel, layer: int, length: int, device: Any, run_length: int
+) -> list[Band] | None:
+    """How the active extension rotates a layer by distance; None where cos and sin say how it rotates.
+
+    Args:
+        model: A TransformerBridge.
+        layer: Which layer.
+        length: Tokens of the sequence.
+        device: Where to compute it.
+        run_length: Tokens of the whole run that it is part of.
+    """
+    extension = active_extension(model)
+    return None if extension is None else extension.bands(layer, length, device, run_length=run_length)
 
 
 def set_active(model: TransformerLensModel, extension: ActiveExtension) -> None:

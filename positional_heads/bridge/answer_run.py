@@ -1,16 +1,16 @@
 """Logits at the few positions that predict answers, by Hugging Face's own model where that computes the same.
 
 A bridge computes attention with all its scores, and the logits of every token. Answers need neither. So they are run
-plainly (see `plain_run`) if no hook is active but those of an extension that replaces cos and sin, and of an ablation
-that replaces z by constants or hides far keys. The former act where the bridge calls them, on the input of the output
-projection; the latter by the mask that attention is given. Whether a plain run computes what the bridge does is tried
-on a probe. Anything else runs on the bridge.
+plainly (see `plain_run`) if no hook is active but those of an extension, and of an ablation that replaces z by
+constants or hides far keys. The former of these act where the bridge calls them, on the input of the output projection;
+the latter by the mask that attention is given. Whether a plain run computes what the bridge does is tried on a probe.
+Anything else runs on the bridge.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -22,18 +22,20 @@ from torch import Tensor
 
 from positional_heads.bridge.ablation import OUTPUT, Ablation, HiddenFar, Hook, ReplacedHeads
 from positional_heads.bridge.active_extension import active_extension
-from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product
+from positional_heads.bridge.attention_interface import Attend, attention_module
 from positional_heads.bridge.kept_residuals import active_residuals
 from positional_heads.bridge.model import SCORES, TransformerLensModel, hook_name, layers_with_attention
-from positional_heads.bridge.plain_run import plain_model, plain_run_refusal
+from positional_heads.bridge.plain_run import plain_attention, plain_model, plain_run_refusal
 from positional_heads.bridge.prefill import chunk_length, exact_in_chunks, prefilled_logits
 from positional_heads.bridge.replayed_hooks import HookKind, hooked_points
-from positional_heads.bridge.rotary_layer import TOLERANCE, mask_limit
+from positional_heads.bridge.rotary_layer import TOLERANCE, shown_entries
 from positional_heads.bridge.run_lengths import run_lengths
 
 LONGEST_SEGMENT = 8192
 """Tokens of one pass of a plain run, which keeps no scores but all of a layer's activations."""
 PROBE = 24
+FARTHEST = 2048
+"""Most tokens that a probe is longer where far keys are rotated otherwise, so that it has some."""
 
 _proven: "WeakKeyDictionary[Any, dict[tuple[str | None, bool], bool]]" = WeakKeyDictionary()
 
@@ -122,10 +124,27 @@ def runs_plainly(model: TransformerLensModel) -> bool:
         return False
     extension = active_extension(model)
     known = _proven.setdefault(model, {})
-    kind = None if extension is None else extension.name, bool(hooked_points(model, SCORES))
+    kind = None if extension is None else json.dumps(extension.provenance), bool(_ablations(model, SCORES))
     if kind not in known:
         known[kind] = _probe_agrees(model, masked=kind[1])
     return known[kind]
+
+
+def _ablations(model: TransformerLensModel, *names: str) -> dict[int, list[list[Any]]]:
+    """The hooks on the attention's hook points of these names, by layer, without those of the active extension."""
+    extension = active_extension(model)
+    hooks = {
+        layer: [
+            [
+                handle.user_hook
+                for handle in point.fwd_hooks
+                if extension is None or not extension.owns(handle.user_hook)
+            ]
+            for point in points
+        ]
+        for layer, points in hooked_points(model, *names).items()
+    }
+    return {layer: found for layer, found in hooks.items() if any(found)}
 
 
 @torch.no_grad()
@@ -140,7 +159,9 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
     projections: list[Any] = [getattr(model.blocks[layer].attn, "o", None) for layer in layers_with_attention(model)]
     if None in projections or [one.hook_in for one in projections] != [points.get(name) for name in names]:
         return False
-    tokens = torch.arange(PROBE, device=model.cfg.device)[None] % int(model.cfg.d_vocab)
+    extension = active_extension(model)
+    length = PROBE + (0 if extension is None or not extension.rewrites_scores else min(extension.far, FARTHEST))
+    tokens = torch.arange(length, device=model.cfg.device)[None] % int(model.cfg.d_vocab)
 
     def exchange(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         return z.roll(1, dims=2)
@@ -148,10 +169,10 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
     hooks: list[Hook] = [(name, exchange) for name in names]
     if masked:
         hooks += Ablation(model, "far", distance=PROBE // 4).hooks([(n, 0) for n in layers_with_attention(model)])
-    with model.hooks(fwd_hooks=hooks), run_lengths(model, [PROBE]):
+    with model.hooks(fwd_hooks=hooks), run_lengths(model, [length]):
         bridged = model(tokens)
         with _plain_ablated(model) as (plain, _):
-            ours = AnswerRun(model, plain)(tokens, range(PROBE))
+            ours = AnswerRun(model, plain)(tokens, range(length))
     error = float((ours.float() - bridged.float()).abs().max() / bridged.float().abs().max())
     return error <= TOLERANCE.get(bridged.dtype, 0)
 
@@ -159,34 +180,31 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
 @contextmanager
 def _plain_ablated(model: TransformerLensModel) -> Iterator[tuple[Any, dict[int, list[Any]]]]:
     """A block with Hugging Face's model under the hooks on scores and on `hook_z`, and these hooks by layer."""
-    points = hooked_points(model, SCORES, OUTPUT)
-    hooks = {layer: [[handle.user_hook for handle in point.fwd_hooks] for point in points[layer]] for layer in points}
+    points, hooks = hooked_points(model, OUTPUT), _ablations(model, SCORES, OUTPUT)
     masked = {attention_module(model, layer): on_scores for layer, (on_scores, _) in hooks.items() if on_scores}
     with ExitStack() as undo:
-        for layer, (_, point) in points.items():
+        for layer, (point,) in points.items():
 
             def edit(_: Any, args: tuple[Any, ...], point: Any = point) -> tuple[Any, ...]:
                 return (point(args[0]), *args[1:])
 
             projection = model.blocks[layer].attn.o.original_component
             undo.callback(projection.register_forward_pre_hook(edit).remove)
-        plain = undo.enter_context(plain_model(model, partial(_attend, masked) if masked else None))
+        plain = undo.enter_context(plain_model(model, _hiding_far(masked, plain_attention(model))))
         yield plain, {layer: [*on_scores, *on_z] for layer, (on_scores, on_z) in hooks.items()}
 
 
-def _attend(
-    masked: Mapping[Any, Sequence[HiddenFar]],
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    **settings: Any,
-) -> tuple[Tensor, Tensor | None]:
+def _hiding_far(masked: Mapping[Any, Sequence[HiddenFar]], attention: Attend) -> Attend:
     """Attention in which some heads of some modules do not see far keys."""
-    for hidden in masked.get(module, ()):
-        mask = _mask_without_far(hidden, mask, query, key.shape[2])
-    return scaled_dot_product(module, query, key, value, mask, **settings)
+
+    def attend(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        for hidden in masked.get(module, ()):
+            mask = _mask_without_far(hidden, mask, query, key.shape[2])
+        return attention(module, query, key, value, mask, **settings)
+
+    return attend
 
 
 def _mask_without_far(
@@ -205,8 +223,7 @@ def _mask_without_far(
         n_queries = query.shape[2]
         mask = (column <= column[n_keys - n_queries :, None])[None, None]
     mask = mask[..., :n_keys]
-    visible = mask if mask.dtype == torch.bool else mask > mask_limit(mask)
-    own = torch.where(visible, column, -1).amax(-1, keepdim=True)
+    own = torch.where(shown_entries(mask), column, -1).amax(-1, keepdim=True)
     chosen = torch.zeros(query.shape[1], 1, 1, dtype=torch.bool, device=query.device)
     chosen[list(hidden.heads)] = True
     far = chosen & (own - column > hidden.distance)

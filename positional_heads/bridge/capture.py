@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.active_extension import active_bands
 from positional_heads.bridge.attention_interface import attention_read
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import proven_chunk_window, proven_window
@@ -158,10 +158,7 @@ def _vectors(
     model: TransformerLensModel, rotary: RotaryLayer, parts: Sequence[Tensor], window: int | None, run_length: int
 ) -> LayerVectors:
     rot_q, rot_k, phases = parts
-    extension = active_extension(model)
-    bands = None
-    if extension is not None:
-        bands = extension.bands(rotary.layer, rot_k.shape[1], rot_k.device, run_length=run_length)
+    bands = active_bands(model, rotary.layer, rot_k.shape[1], rot_k.device, run_length)
     return LayerVectors(rotary, rot_q, rot_k, phases, window, bands)
 
 

@@ -20,7 +20,6 @@ from positional_heads.core.contributions import (
     dominant_dimension,
     head_planes,
     plane_contributions,
-    unrotated_remainder,
 )
 from positional_heads.core.plan import EntryPlan
 from positional_heads.core.rotary import Planes
@@ -108,12 +107,9 @@ class LayerVectors:
         if self.bands is None:
             return rotary.scores(query, key)
         phase = self.phase(row)
-        free_query, free_key = (
-            unrotated(rotary.planes(query)[0], phase[queries]),
-            unrotated(rotary.planes(key)[0], phase),
-        )
-        rotated = banded_scores(self.bands, free_query, free_key, queries)
-        return rotary.soft_capped((rotated + unrotated_remainder(query, key, rotary.rotary_dim)) * rotary.scale)
+        free = (rotary.free_channels(query, phase[None, queries]), rotary.free_channels(key, phase[None]))
+        q_dot_k = banded_scores(self.bands, free[0].row(0), free[1].row(0), queries)
+        return rotary.soft_capped(q_dot_k * rotary.scale)[None]
 
     def phase(self, row: int) -> Complex[Tensor, "pos pair"]:
         """Cos + i sin of each position and pair of one sequence."""

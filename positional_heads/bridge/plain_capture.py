@@ -16,16 +16,16 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from positional_heads.bridge.active_extension import active_bands
 from positional_heads.bridge.attention_interface import (
     attention_module,
     relative_error,
-    scaled_dot_product,
     tables_kept,
 )
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.masks import MaskProof
 from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.plain_run import plain_model, plain_run_refusal, without_logits
+from positional_heads.bridge.plain_run import plain_attention, plain_model, plain_run_refusal, without_logits
 from positional_heads.bridge.rotary_layer import TOLERANCE, RotaryLayer, refuse_non_finite
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import real_spans
@@ -85,6 +85,7 @@ def capture_plainly(
     by_layer = {rotary.layer: rotary for rotary in layers}
     spans = real_spans(tokens, attention_mask)
     positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+    lengths = [stop - start for start, stop in spans]
     masks, last = MaskProof(spans), _Last()
 
     def prove_and_visit(layer: int, attended: Attended) -> None:
@@ -94,12 +95,12 @@ def capture_plainly(
         key = (rotary.table, rotary.sense)
         phases = last.of(record["hook_cos"], key, lambda: rotary.phase(model, record, positions))
         window = masks.window(layer, attended.mask, tokens.shape[1])
-        vectors = LayerVectors(rotary, rot_q, rot_k, phases, window)
+        bands = active_bands(model, layer, tokens.shape[1], tokens.device, lengths[0])
+        vectors = LayerVectors(rotary, rot_q, rot_k, phases, window, bands)
         _prove_output(vectors, attended, spans)
         visit(vectors)
 
     arguments = {} if attention_mask is None else {"attention_mask": attention_mask}
-    lengths = [stop - start for start, stop in spans]
     with run_lengths(model, lengths, attention_mask), _read(model, by_layer, prove_and_visit):
         model(tokens, return_type=None, use_cache=False, **without_logits(model), **arguments)
 
@@ -162,7 +163,7 @@ def _read(
     model: TransformerLensModel, layers: Mapping[int, RotaryLayer], visit: Callable[[int, Attended], None]
 ) -> Iterator[None]:
     """A block for one plain run, which ends after the last of these layers; each is visited when it has attended."""
-    modules = {attention_module(model, layer): layer for layer in layers}
+    modules, attention = {attention_module(model, layer): layer for layer in layers}, plain_attention(model)
     records: dict[int, Record] = {layer: {} for layer in layers}
     left = set(layers)
 
@@ -171,7 +172,7 @@ def _read(
     ) -> tuple[Tensor, Tensor | None]:
         if module in modules:
             _refuse_other_attention(layers[modules[module]], settings, records[modules[module]])
-        output, pattern = scaled_dot_product(module, query, key, value, mask, **settings)
+        output, pattern = attention(module, query, key, value, mask, **settings)
         if module in modules:
             layer = modules[module]
             rotated = {"hook_rot_q": query.transpose(1, 2), "hook_rot_k": key.transpose(1, 2)}
@@ -206,6 +207,19 @@ def _refuse_other_attention(rotary: RotaryLayer, settings: Mapping[str, Any], re
         raise UnsupportedModelError(msg)
 
 
+def _scores(
+    vectors: LayerVectors, row: int, query_pos: Int[Tensor, " query_pos"], groups: int
+) -> Float[Tensor, "head query_pos key_pos"]:
+    """Scores of some queries before the mask, rebuilt from rotated queries and keys."""
+    if vectors.bands is not None:
+        return vectors.scores(row, query_pos)[0]
+    # heads of one group share keys: one product for all their rows, rather than a copy of the keys for each head
+    query = rearrange(vectors.rot_q[row, query_pos], "query (group head) d -> group (head query) d", group=groups)
+    scores = torch.matmul(query.float(), rearrange(vectors.rot_k[row], "key group d -> group d key").float())
+    scores = rearrange(scores, "group (head query) key -> (group head) query key", query=len(query_pos))
+    return scores * vectors.rotary.scale
+
+
 def _prove_output(vectors: LayerVectors, attended: Attended, spans: Sequence[tuple[int, int]]) -> None:
     """Compare a few rows of each sequence with attention rebuilt from rotated queries, keys and values.
 
@@ -219,12 +233,7 @@ def _prove_output(vectors: LayerVectors, attended: Attended, spans: Sequence[tup
     key_pos = torch.arange(value.shape[2], device=device)
     for row, (start, stop) in enumerate(spans):
         query_pos = torch.linspace(start, stop - 1, min(CHECKED_ROWS, stop - start), device=device).round().long()
-        # heads of one group share keys: one product for all their rows, rather than a copy of the keys for each head
-        query = rearrange(vectors.rot_q[row, query_pos], "query (group head) d -> group (head query) d", group=groups)
-        scores = torch.matmul(query.float(), rearrange(vectors.rot_k[row], "key group d -> group d key").float())
-        scores = rearrange(
-            scores * rotary.scale, "group (head query) key -> (group head) query key", query=len(query_pos)
-        )
+        scores = _scores(vectors, row, query_pos, groups)
         distance = query_pos[:, None] - key_pos
         hidden = (distance < 0) | (key_pos < start)
         if vectors.window is not None:

@@ -4,12 +4,13 @@ A bridge puts a wrapper with hooks around every module, and computes attention i
 of a block the modules are put back in their own places, and attention goes through transformers' attention interface
 to a function of the caller's, which sees the rotated query and key. What the wrappers add is left out, and modules run
 that a bridge may pass by: so nobody else's hooks may be on either, and `plain_run_refusal` says where they are. An
-active extension that replaces cos and sin acts in plain runs, too.
+active extension acts in plain runs, too: on cos and sin, or as the attention.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -17,15 +18,14 @@ from torch import nn
 
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import Attend, attention_module, scaled_dot_product, served
-from positional_heads.bridge.model import TransformerLensModel, layers_with_attention
+from positional_heads.bridge.model import SCORES, TransformerLensModel, layers_with_attention
+from positional_heads.bridge.recording import RECORDED
 from positional_heads.bridge.replayed_hooks import (
     HOOKS,
-    TABLES,
     HookKind,
     all_are,
     hooked_points,
     looks_on,
-    replaces_tables,
     tables_refusal,
     tables_replaced,
 )
@@ -45,19 +45,28 @@ def plain_model(model: TransformerLensModel, attend: Attend | None = None) -> It
         model: A TransformerBridge.
         attend: Attention of every layer that uses transformers' attention interface: called as
             `attend(module, query, key, value, attention_mask, **settings)`, with rotated query [batch head pos d_head]
-            and key [batch kv_head pos d_head], and returns its output [batch pos head d_head] and None. PyTorch's
-            scaled dot product attention when None.
+            and key [batch kv_head pos d_head], and returns its output [batch pos head d_head] and None. That of
+            `plain_attention` when None.
 
     Yields:
         Hugging Face's model.
     """
     modules = [attention_module(model, layer) for layer in layers_with_attention(model)]
     with ExitStack() as undo:
-        if active_extension(model) is not None:
+        extension = active_extension(model)
+        if extension is not None and not extension.rewrites_scores:
             undo.enter_context(tables_replaced(model))
         _unwrap(model.original_model, undo, set())
-        undo.enter_context(served([module for module in modules if module is not None], attend or scaled_dot_product))
+        undo.enter_context(
+            served([module for module in modules if module is not None], attend or plain_attention(model))
+        )
         yield model.original_model
+
+
+def plain_attention(model: TransformerLensModel) -> Attend:
+    """Attention of plain runs: by PyTorch's own kernels, or by an extension that rewrites scores."""
+    extension = active_extension(model)
+    return extension.attend if extension is not None and extension.rewrites_scores else scaled_dot_product
 
 
 def without_logits(model: TransformerLensModel) -> dict[str, Any]:
@@ -78,19 +87,22 @@ def plain_run_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKi
         return "the model is in training mode"
     if getattr(model, "_weights_processed", False):
         return "its weights are processed (compatibility mode)"
-    extension = active_extension(model)
-    if extension is not None and extension.rewrites_scores:
-        return f"{extension.name} rewrites its scores"
     for layer in layers_with_attention(model):
         module = attention_module(model, layer)
         if module is None:
             return f"attention of layer {layer} does not use transformers' attention interface"
         if getattr(module, "attn_logit_softcapping", None) is not None or getattr(module, "sinks", None) is not None:
             return f"attention of layer {layer} has a soft-cap or a sink, which PyTorch's kernels do not have"
-    kinds = dict(replayed or {})
-    if extension is not None:
-        kinds |= dict.fromkeys(TABLES, replaces_tables)
-    return _hook_refusal(model, kinds) or (tables_refusal(model) if extension is not None else None)
+    extension, kinds = active_extension(model), dict(replayed or {})
+    if extension is None:
+        return _hook_refusal(model, kinds)
+    for name in (*RECORDED, SCORES):
+        kinds[name] = partial(_is_either, extension.owns, kinds.get(name))
+    return _hook_refusal(model, kinds) or (None if extension.rewrites_scores else tables_refusal(model))
+
+
+def _is_either(owns: HookKind, kind: HookKind | None, hook: Any) -> bool:
+    return owns(hook) or (kind is not None and kind(hook))
 
 
 def _hook_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKind]) -> str | None:

@@ -36,11 +36,6 @@ def all_are(point: Any, kind: HookKind) -> bool:
     return len(point.fwd_hooks) == _hooks_on(point) and all(kind(handle.user_hook) for handle in point.fwd_hooks)
 
 
-def replaces_tables(hook: Any) -> bool:
-    """Whether a length extension added this hook, to rotate by other frequencies."""
-    return str(getattr(hook, "__module__", "")).startswith("positional_heads.bridge.rope_scaling.")
-
-
 def tables_refusal(model: TransformerLensModel) -> str | None:
     """Why hooks on cos and sin cannot act in a plain run; None if they can."""
     for layer in hooked_points(model, *TABLES):

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 import torch
 from einops import einsum
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int, Shaped
 from torch import Tensor
 
 from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError
+from positional_heads.core.bands import FreeChannels, unrotated
 from positional_heads.core.contributions import expand_key_heads, head_planes
 from positional_heads.core.rotary import Layout, rotate
 
@@ -100,6 +101,18 @@ class RotaryLayer:
         """Rotary planes of queries or keys, for every query head."""
         return head_planes(vectors, self.layout, self.rotary_dim, self.n_heads)
 
+    def free_channels(
+        self, vectors: Float[Tensor, "batch pos any_head d_head"], phase: Complex[Tensor, "#batch pos pair"]
+    ) -> FreeChannels:
+        """Queries or keys before rotation, for every query head.
+
+        Args:
+            vectors: The rotated ones.
+            phase: What they were rotated by.
+        """
+        rest = expand_key_heads(vectors, self.n_heads)[..., self.rotary_dim :].transpose(1, 2)
+        return FreeChannels(unrotated(self.planes(vectors), phase[:, None]), rest.float())
+
     def scaled_scores(
         self, rot_q: Float[Tensor, "batch query_pos head d_head"], rot_k: Float[Tensor, "batch key_pos kv_head d_head"]
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
@@ -139,6 +152,11 @@ class RotaryLayer:
         own = own.float()
         difference, size = ((x.masked_fill(hidden, 0)).abs().max() for x in (rebuilt - own, own))
         return float(difference / size.clamp(min=1e-3))
+
+
+def shown_entries(mask: Shaped[Tensor, "*shape"]) -> Bool[Tensor, "*shape"]:
+    """Entries that a mask of transformers shows: it is True there, or 0 where the others are very negative."""
+    return mask if mask.dtype == torch.bool else mask > mask_limit(mask)
 
 
 @dataclass(frozen=True)

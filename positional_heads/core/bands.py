@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 
 import einops
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
 from positional_heads.core.rotary import Planes
+
+QUERY_BLOCK = 512
+"""Queries of one call of the attention kernel, whose mask has an entry for each of them and each key."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Band:
         return Band(self.nearest, self.furthest, self.query_phase[:, :length], self.key_phase[:, :length])
 
 
-def unrotated(planes: Planes, phase: Complex[Tensor, "pos pair"]) -> Complex[Tensor, "head pos pair"]:
+def unrotated(planes: Planes, phase: Complex[Tensor, "*#batch pos pair"]) -> Complex[Tensor, "*batch pos pair"]:
     """Rotary planes with rotation and attention factor undone, as complex numbers."""
     return torch.view_as_complex(planes.contiguous()) * (phase.conj() / phase.abs().square())
 
@@ -76,26 +79,110 @@ class Unrotated:
         return replace(self, query=self.query.to(dtype.to_complex()), key=self.key.to(dtype.to_complex()))
 
 
+@dataclass(frozen=True)
+class FreeChannels:
+    """Queries or keys before rotation.
+
+    Attributes:
+        rotary: The channels that are rotated, as complex numbers.
+        rest: The channels that are not.
+    """
+
+    rotary: Complex[Tensor, "*batch head pos pair"]
+    rest: Float[Tensor, "*batch head pos rest"]
+
+    def row(self, number: int) -> "FreeChannels":
+        """Those of one sequence of a batch."""
+        return FreeChannels(self.rotary[number], self.rest[number])
+
+    def turned(self, phase: Complex[Tensor, "#head pos pair"]) -> Float[Tensor, "*batch head pos d"]:
+        """All channels after rotation."""
+        return torch.cat([torch.view_as_real(self.rotary * phase).flatten(-2), self.rest], dim=-1)
+
+
 def banded_scores(
-    bands: Sequence[Band],
-    query: Complex[Tensor, "head query_pos pair"],
-    key: Complex[Tensor, "head key_pos pair"],
-    query_pos: Int[Tensor, " query_pos"],
+    bands: Sequence[Band], query: FreeChannels, key: FreeChannels, query_pos: Int[Tensor, " query_pos"]
 ) -> Float[Tensor, "head query_pos key_pos"]:
-    """Q . k of the rotary channels, each entry by the band of its distance; unscaled, without the remainder.
+    """Q . k of one sequence, each entry by the band of its distance; unscaled.
 
     Args:
         bands: Phases of all positions from zero to the last key's.
-        query: Unrotated queries.
-        key: Unrotated keys, from position zero on.
+        query: Queries before rotation.
+        key: Keys before rotation, one head for each query head, from position zero on.
         query_pos: Positions of the queries.
     """
-    distance = query_pos[:, None] - torch.arange(key.shape[1], device=key.device)
-    scores = torch.zeros(query.shape[0], *distance.shape, device=key.device)
+    heads, n_keys = key.rotary.shape[:2]
+    distance = query_pos[:, None] - torch.arange(n_keys, device=query_pos.device)
+    scores = torch.zeros(heads, *distance.shape, device=query_pos.device)
     for band in bands:
-        rot_q = torch.view_as_real(query * band.query_phase[:, query_pos]).flatten(-2)
-        rot_k = torch.view_as_real(key * band.key_phase[:, : key.shape[1]]).flatten(-2)
         furthest = distance.max() if band.furthest is None else band.furthest
         inside = (distance >= band.nearest) & (distance <= furthest)
-        scores = torch.where(inside, rot_q @ rot_k.transpose(1, 2), scores)
+        own = query.turned(band.query_phase[:, query_pos]) @ key.turned(band.key_phase[:, :n_keys]).mT
+        scores = torch.where(inside, own, scores)
     return scores
+
+
+def banded_attention(
+    bands: Sequence[Band],
+    query: FreeChannels,
+    key: FreeChannels,
+    value: Float[Tensor, "batch head key_pos d_value"],
+    query_pos: Int[Tensor, " query_pos"],
+    scale: float,
+    *,
+    visible: Bool[Tensor, "#batch #head query_pos key_pos"] | None = None,
+) -> Float[Tensor, "batch head query_pos d_value"]:
+    """Causal attention, each score by the band of its distance, by PyTorch's kernel: never all scores at once.
+
+    Queries hold the channels of all bands side by side. Keys have a copy for each band, with zeros for the channels of
+    the others, so q . k of a copy is the score in its band. Each block of queries is given the copies within reach.
+
+    Args:
+        bands: Phases of all positions from zero to the last key's.
+        query: Queries before rotation.
+        key: Keys before rotation, from position zero on.
+        value: Values, one head for each query head.
+        query_pos: Positions of the queries, ascending.
+        scale: Factor on q . k.
+        visible: Entries that the model's mask shows, besides causality; all when None.
+    """
+    rotated = torch.cat([query.turned(band.query_phase[:, query_pos]) for band in bands], dim=-1).to(value.dtype)
+    width = rotated.shape[-1] // len(bands)
+    copies = []
+    for number, band in enumerate(bands):
+        others = (number * width, (len(bands) - 1 - number) * width)
+        own = key.turned(band.key_phase[:, : value.shape[2]]).to(value.dtype)
+        copies.append(torch.nn.functional.pad(own, others))
+    # kernels that keep no scores want values as wide as keys
+    values = torch.nn.functional.pad(value, (0, max(0, rotated.shape[-1] - value.shape[-1])))
+    output = []
+    for start in range(0, len(query_pos), QUERY_BLOCK):
+        rows = slice(start, start + QUERY_BLOCK)
+        reached = [_reached(band, query_pos[rows]) for band in bands]
+        masks = [
+            inside if visible is None else inside & visible[..., rows, keys]
+            for band, keys in zip(bands, reached, strict=True)
+            for inside in [_inside(band, query_pos[rows], keys)]
+        ]
+        output.append(
+            torch.nn.functional.scaled_dot_product_attention(
+                rotated[:, :, rows],
+                torch.cat([copy[:, :, keys] for copy, keys in zip(copies, reached, strict=True)], dim=2),
+                torch.cat([values[:, :, keys] for keys in reached], dim=2),
+                attn_mask=torch.cat(masks, dim=-1),
+                scale=scale,
+            )
+        )
+    return torch.cat(output, dim=2)[..., : value.shape[-1]]
+
+
+def _reached(band: Band, query_pos: Int[Tensor, " query_pos"]) -> slice:
+    """The keys at distances of a band from any of these queries, and maybe more."""
+    first = 0 if band.furthest is None else max(0, int(query_pos[0]) - band.furthest)
+    return slice(first, max(first, int(query_pos[-1]) - band.nearest + 1))
+
+
+def _inside(band: Band, query_pos: Int[Tensor, " query_pos"], keys: slice) -> Bool[Tensor, "1 1 query_pos key_pos"]:
+    distance = query_pos[:, None] - torch.arange(keys.start, keys.stop, device=query_pos.device)
+    inside = distance >= band.nearest
+    return (inside if band.furthest is None else inside & (distance <= band.furthest))[None, None]

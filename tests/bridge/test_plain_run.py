@@ -162,7 +162,9 @@ def test_other_states_of_a_bridge_are_reasons(tiny, tiny_folder):
     assert "training" in plain_run_refusal(model.train())
     model.eval()
     with ph.extended_rope(model, "self_extend", group=4, window=8):
-        assert "self_extend" in plain_run_refusal(model)
+        assert plain_run_refusal(model) is None
+        with model.hooks(fwd_hooks=[("blocks.1.attn.hook_attn_scores", lambda scores, hook: scores)]):
+            assert "blocks.1.attn" in plain_run_refusal(model)
     with ph.extended_rope(model, "yarn", factor=2):
         assert plain_run_refusal(model) is None
         with model.hooks(fwd_hooks=[("blocks.1.attn.hook_sin", lambda table, hook: table)]):

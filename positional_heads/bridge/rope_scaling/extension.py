@@ -2,7 +2,8 @@
 
 Where a method only changes frequencies, for all heads of a layer, the layer's cos and sin are replaced, computed as
 Hugging Face computes them. Methods that rotate by distance, and single heads, need attention scores rewritten, from
-unrotated queries and keys; entries that the model masks stay masked. Positions are read from the model's own rotary
+unrotated queries and keys; entries that the model masks stay masked. Plain runs have no scores to rewrite: there they
+give attention of their own. Positions are read from the model's own rotary
 module, so padding, key-value caches and generation work. Frequencies that follow the length of a run follow each row's.
 """
 
@@ -17,14 +18,15 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
+from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import Record, recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rope
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
-from positional_heads.bridge.rotary_layer import RotaryLayer, RotaryModel
+from positional_heads.bridge.rotary_layer import RotaryModel, shown_entries
 from positional_heads.bridge.run_lengths import rotary_modules
-from positional_heads.core.bands import Band, banded_scores, unrotated
+from positional_heads.core.bands import Band, banded_attention, banded_scores
 from positional_heads.core.contributions import expand_key_heads
 
 ChosenHeads = dict[int, list[int] | None]
@@ -122,6 +124,48 @@ class Extension:
             for band in self.method.bands(rope, rotary, position, run_length)
         ]
 
+    @property
+    def far(self) -> int:
+        """Distance in tokens from which on the last of its bands rotates."""
+        layer, rope = next(iter(self.ropes.items()))
+        return self.method.bands(rope, self.resolved.layers[layer], torch.zeros(1, dtype=torch.long), 1)[-1].nearest
+
+    @torch.no_grad()
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, None]:
+        """Attention of a plain run, where scores are rewritten; that of other layers is the model's own.
+
+        Args:
+            module: Hugging Face's attention module.
+            query: Rotated queries [batch head pos d_head].
+            key: Rotated keys [batch kv_head key_pos d_head], cached ones among them.
+            value: Values [batch kv_head key_pos d_value].
+            mask: As transformers makes it for PyTorch's kernels: True, or 0, at visible entries; causality when None.
+            **settings: What else the module gives; the scale of the layer is used.
+
+        Raises:
+            ValueError: If rows are padded.
+        """
+        layer, running = self._layers.get(module), self.running_pass
+        if layer is None:
+            return scaled_dot_product(module, query, key, value, mask, **settings)
+        rotary, n_keys = self.resolved.layers[layer], key.shape[2]
+        running.refuse_padding(n_keys)
+        run_length = running.lengths[0]
+        phase = running.own_phase(rotary, n_keys, run_length).to(key.device)[None]
+        query_pos = running.positions[0].to(key.device)
+        output = banded_attention(
+            self.bands(layer, n_keys, key.device, run_length=run_length) or [],
+            rotary.free_channels(query.transpose(1, 2), phase[:, query_pos]),
+            rotary.free_channels(key.transpose(1, 2), phase),
+            expand_key_heads(value.transpose(1, 2), rotary.n_heads).transpose(1, 2),
+            query_pos,
+            rotary.scale,
+            visible=None if mask is None else shown_entries(mask)[..., :n_keys],
+        )
+        return output.transpose(1, 2), None
+
     def set_run_lengths(self, lengths: list[int] | None) -> None:
         """Rotate each row as part of a run of so many tokens; None: as the passes imply."""
         self.running_pass.run_lengths = lengths
@@ -134,13 +178,19 @@ class Extension:
         layers = list(self.chosen)
         if self.rewrites_scores:
             hooks = recording_hooks(self.model, layers, self._rewritten_scores)
+            self._layers = {attention_module(self.model, layer): layer for layer in layers}
         else:
             hooks = [
                 (hook_name(layer, name), self._replacing(layer, part))
                 for layer in layers
                 for name, part in (("hook_cos", torch.cos), ("hook_sin", torch.sin))
             ]
+        self._hooks = {hook for _, hook in hooks}
         undo.enter_context(self.model.hooks(fwd_hooks=hooks))
+
+    def owns(self, hook: Any) -> bool:
+        """Whether a hook is one of its own."""
+        return hook in self._hooks
 
     def _refuse_unfit(self) -> None:
         for layer, rope in self.ropes.items():
@@ -207,8 +257,7 @@ class Extension:
         if len(running.lengths) > 1 and not self.method.rewrites_scores:
             msg = f"rows of {running.lengths} tokens cannot be extended by heads: give sequences of one length"
             raise ValueError(msg)
-        query, rest_q = _unrotated_parts(rotary, rot_q, phase)
-        key, rest_k = _unrotated_parts(rotary, rot_k, key_phase)
+        query, key = rotary.free_channels(rot_q, phase), rotary.free_channels(rot_k, key_phase)
         bands = self.bands(layer, n_keys, scores.device, run_length=running.lengths[0]) or []
         query_pos = running.positions[0].to(scores.device)
         unchanged = rotary.masked_entries(scores)[..., :n_keys]
@@ -218,7 +267,7 @@ class Extension:
             unchanged = unchanged | (distance < bands[-1].nearest)
         new = scores.clone()
         for row in range(scores.shape[0]):
-            q_dot_k = banded_scores(bands, query[row], key[row], query_pos) + rest_q[row] @ rest_k[row].mT
+            q_dot_k = banded_scores(bands, query.row(row), key.row(row), query_pos)
             rebuilt = rotary.soft_capped(q_dot_k * rotary.scale).to(scores.dtype)
             new[row, ..., :n_keys] = torch.where(unchanged[row], scores[row, ..., :n_keys], rebuilt)
         return new
@@ -228,15 +277,3 @@ class Extension:
         if heads is None:
             return torch.ones(n_heads, dtype=torch.bool, device=device)
         return torch.isin(torch.arange(n_heads, device=device), torch.tensor(heads, device=device))
-
-
-def _unrotated_parts(
-    rotary: RotaryLayer,
-    vectors: Float[Tensor, "batch pos any_head d_head"],
-    phase: Complex[Tensor, "#batch pos pair"],
-) -> tuple[Complex[Tensor, "batch head pos pair"], Float[Tensor, "batch head pos rest"]]:
-    """Queries or keys of all query heads before rotation, as complex pairs, and their unrotated channels."""
-    planes = rotary.planes(vectors)
-    rows = [unrotated(plane, phase[min(row, len(phase) - 1)]) for row, plane in enumerate(planes)]
-    rest = expand_key_heads(vectors, rotary.n_heads)[..., rotary.rotary_dim :].transpose(1, 2).float()
-    return torch.stack(rows), rest
