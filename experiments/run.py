@@ -134,20 +134,17 @@ def singles(model: TransformerBridge) -> None:
 
 
 def extrapolation(model: TransformerBridge) -> None:
-    """Extend the context from the longest length at which the model recalls a passkey, to twice and four times that."""
-    extend(model, "extrapolation", ["none", "linear", "ntk", "yarn"], (2, 4))
-    extend(model, "extrapolation-self_extend", ["self_extend"], (2,))  # at four times, it would take four hours
+    """Extend the context from the longest length at which the model recalls a passkey, to twice and four times that.
 
-
-def extend(model: TransformerBridge, name: str, methods: list[str], factors: tuple[float, ...]) -> None:
-    """One extrapolation study, with curves averaged over 32 distances, for their size."""
+    Curves are averaged over 32 distances, for their size.
+    """
 
     def run(checkpoint: Path) -> ph.ExtrapolationStudy:
         return ph.extrapolation_study(
             model,
             ph.bundled_text("prose"),
-            methods,
-            factors,
+            ["none", "linear", "ntk", "yarn", "self_extend"],
+            (2, 4),
             heads=FOLLOWED,
             sequences=1,
             training_length=RECALLED,
@@ -158,7 +155,7 @@ def extend(model: TransformerBridge, name: str, methods: list[str], factors: tup
             haystack=ph.bundled_text("prose"),
         ).averaged(32)
 
-    once(name, ph.ExtrapolationStudy.load, run)
+    once("extrapolation", ph.ExtrapolationStudy.load, run)
 
 
 def is_pattern(name: str) -> bool:

@@ -54,6 +54,10 @@ class ActiveExtension(Protocol):
     def far(self) -> int:
         """Distance in tokens from which on the last of its bands rotates."""
 
+    @property
+    def reach(self) -> int | None:
+        """Tokens of the longest run that it can rotate; None for any."""
+
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
     ) -> tuple[Tensor, None]:

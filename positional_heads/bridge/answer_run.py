@@ -160,7 +160,10 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
     if None in projections or [one.hook_in for one in projections] != [points.get(name) for name in names]:
         return False
     extension = active_extension(model)
-    length = PROBE + (0 if extension is None or not extension.rewrites_scores else min(extension.far, FARTHEST))
+    length = PROBE
+    if extension is not None and extension.rewrites_scores:
+        length = min(PROBE + min(extension.far, FARTHEST), extension.reach or FARTHEST + PROBE)
+    compared = sorted({*range(length)[:PROBE], *range(length)[-PROBE:]})
     tokens = torch.arange(length, device=model.cfg.device)[None] % int(model.cfg.d_vocab)
 
     def exchange(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
@@ -170,11 +173,12 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
     if masked:
         hooks += Ablation(model, "far", distance=PROBE // 4).hooks([(n, 0) for n in layers_with_attention(model)])
     with model.hooks(fwd_hooks=hooks), run_lengths(model, [length]):
-        bridged = model(tokens)
+        bridged = model(tokens)[0, compared]
         with _plain_ablated(model) as (plain, _):
-            ours = AnswerRun(model, plain)(tokens, range(length))
-    error = float((ours.float() - bridged.float()).abs().max() / bridged.float().abs().max())
-    return error <= TOLERANCE.get(bridged.dtype, 0)
+            ours = AnswerRun(model, plain)(tokens, compared)[0]
+    errors = (ours.float() - bridged.float()).abs().amax(-1) / bridged.float().abs().max()
+    # with heads exchanged, a deep model amplifies rounding a hundredfold at a token in a thousand
+    return all(float(part.quantile(0.9)) <= TOLERANCE.get(bridged.dtype, 0) for part in errors.split(PROBE))
 
 
 @contextmanager

@@ -98,7 +98,7 @@ def plain_run_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKi
         return _hook_refusal(model, kinds)
     for name in (*RECORDED, SCORES):
         kinds[name] = partial(_is_either, extension.owns, kinds.get(name))
-    return _hook_refusal(model, kinds) or (None if extension.rewrites_scores else tables_refusal(model))
+    return _hook_refusal(model, kinds) or tables_refusal(model)
 
 
 def _is_either(owns: HookKind, kind: HookKind | None, hook: Any) -> bool:

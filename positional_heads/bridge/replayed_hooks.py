@@ -37,7 +37,7 @@ def all_are(point: Any, kind: HookKind) -> bool:
 
 
 def tables_refusal(model: TransformerLensModel) -> str | None:
-    """Why hooks on cos and sin cannot act in a plain run; None if they can."""
+    """Why an extension cannot act in a plain run, as it needs the cos and sin of each layer; None if it can."""
     for layer in hooked_points(model, *TABLES):
         if "position_embeddings" not in signature(attention_module(model, layer).forward).parameters:
             return f"attention of layer {layer} is not given the cos and sin that an extension replaces"

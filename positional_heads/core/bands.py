@@ -40,7 +40,9 @@ class Band:
         return Band(self.nearest, self.furthest, self.query_phase[:, :length], self.key_phase[:, :length])
 
 
-def unrotated(planes: Planes, phase: Complex[Tensor, "*#batch pos pair"]) -> Complex[Tensor, "*batch pos pair"]:
+def unrotated(
+    planes: Float[Tensor, "*batch pos pair 2"], phase: Complex[Tensor, "*#batch pos pair"]
+) -> Complex[Tensor, "*batch pos pair"]:
     """Rotary planes with rotation and attention factor undone, as complex numbers."""
     return torch.view_as_complex(planes.contiguous()) * (phase.conj() / phase.abs().square())
 

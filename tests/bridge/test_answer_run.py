@@ -92,19 +92,55 @@ def test_processed_weights_run_on_the_bridge(tiny):
     assert torch.equal(logits(model), bridged(model))
 
 
-@pytest.mark.parametrize(("method", "plainly"), [("yarn", True), ("dynamic_ntk", True), ("rerope", False)])
-def test_extensions_act_as_on_the_bridge(method, plainly, tiny):
+EXTENSIONS = [
+    ("yarn", {"factor": 4}),
+    ("dynamic_ntk", {"factor": 4}),
+    ("self_extend", {"group": 8, "window": 8}),
+    ("rerope", {"window": 10, "leak": 0.2}),
+    ("dpe", {"pair_groups": [8, 4] * 4, "window": 8}),
+    ("yarn", {"factor": 4, "heads": ["L0H1", "L1H0"]}),
+    ("self_extend", {"group": 6, "window": 6, "layers": [1]}),
+]
+
+
+@pytest.mark.parametrize(("method", "settings"), EXTENSIONS)
+def test_extensions_act_as_on_the_bridge(method, settings, tiny, monkeypatch):
     model = tiny("llama", max_position_embeddings=20)
     plain = logits(model)
-    with extended_rope(model, method, **({"window": 8} if method == "rerope" else {"factor": 4})):
-        assert runs_plainly(model) == plainly
-        with model.hooks(fwd_hooks=hooks_of(model, "zero")):
-            expected = running.prefilled_logits(model, TOKENS)[:, POSITIONS]
-            for shared in (0, 25):
-                assert torch.allclose(logits(model, shared=shared), expected, atol=1e-4)
+    with extended_rope(model, method, **settings):
+        for mode in ("zero", "far"):
+            with model.hooks(fwd_hooks=hooks_of(model, mode)):
+                assert runs_plainly(model)
+                expected = running.prefilled_logits(model, TOKENS)[:, POSITIONS]
+                for shared, segment in ((0, 8192), (25, 8192), (25, 20)):
+                    monkeypatch.setattr(running, "LONGEST_SEGMENT", segment)
+                    assert torch.allclose(logits(model, shared=shared), expected, atol=1e-4)
         with model.hooks(fwd_hooks=[("blocks.0.attn.hook_cos", lambda x, hook: x)]):
             assert not runs_plainly(model)
     assert (expected - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", ["neox", "glm", "gemma3", "mistral"])
+def test_scores_are_rewritten_as_on_the_bridge_in_other_families(family, tiny):
+    """Of partial and adjacent pairs, windows, and layers of two bases."""
+    model = tiny(family)
+    with extended_rope(model, "self_extend", group=4, window=8):
+        assert runs_plainly(model)
+        expected = bridged(model)
+        assert torch.allclose(logits(model), expected, atol=1e-4)
+
+
+def test_what_an_extension_computes_only_plainly_is_left_to_the_bridge(tiny, monkeypatch):
+    model = tiny("llama", max_position_embeddings=40)
+    attend = running.plain_attention
+    with extended_rope(model, "self_extend", group=4, window=32) as extension:
+
+        def wrong_far_away(module, query, key, value, mask, **rest):
+            value = torch.cat([1.01 * value[:, :, : -extension.far], value[:, :, -extension.far :]], dim=2)
+            return attend(model)(module, query, key, value, mask, **rest)
+
+        monkeypatch.setattr(running, "plain_attention", lambda _: wrong_far_away)
+        assert not runs_plainly(model)
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "dynamic", "factor": 4.0}, {"rope_type": "yarn", "factor": 4.0}])

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product
+from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product, tables_kept
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import Record, recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
@@ -26,13 +26,22 @@ from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rop
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryModel, shown_entries
 from positional_heads.bridge.run_lengths import rotary_modules
-from positional_heads.core.bands import Band, banded_attention, banded_scores
+from positional_heads.core.bands import Band, FreeChannels, banded_attention, banded_scores
 from positional_heads.core.contributions import expand_key_heads
 
 ChosenHeads = dict[int, list[int] | None]
 """Query heads to extend by layer; None for all of a layer's."""
 KEPT_TABLES = 1024
 """Layers times lengths of runs whose frequencies are kept."""
+
+
+class _BeforeRotation(NamedTuple):
+    """Queries and keys of a pass before rotation, and how they are rotated by distance."""
+
+    bands: list[Band]
+    query: FreeChannels
+    key: FreeChannels
+    query_pos: Int[Tensor, " query_pos"]
 
 
 @dataclass(eq=False, repr=False)
@@ -130,6 +139,15 @@ class Extension:
         layer, rope = next(iter(self.ropes.items()))
         return self.method.bands(rope, self.resolved.layers[layer], torch.zeros(1, dtype=torch.long), 1)[-1].nearest
 
+    @property
+    def reach(self) -> int | None:
+        """Tokens of the longest run that it can rotate; None for any."""
+        return self.method.reach(self._trained)
+
+    @property
+    def _trained(self) -> int:
+        return min(rope.training_length for rope in self.ropes.values())
+
     @torch.no_grad()
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
@@ -145,22 +163,21 @@ class Extension:
             **settings: What else the module gives; the scale of the layer is used.
 
         Raises:
-            ValueError: If rows are padded.
+            ValueError: If rows are padded on the left.
         """
-        layer, running = self._layers.get(module), self.running_pass
+        layer = self._layers.get(module)
         if layer is None:
             return scaled_dot_product(module, query, key, value, mask, **settings)
-        rotary, n_keys = self.resolved.layers[layer], key.shape[2]
-        running.refuse_padding(n_keys)
-        run_length = running.lengths[0]
-        phase = running.own_phase(rotary, n_keys, run_length).to(key.device)[None]
-        query_pos = running.positions[0].to(key.device)
+        own = key[:, :, -query.shape[2] :]  # a cache puts earlier keys before those of this pass
+        rotated = {"hook_rot_q": query.transpose(1, 2), "hook_rot_k": own.transpose(1, 2)}
+        parts = self._before_rotation(layer, {**self._tables[layer], **rotated}, key.shape[2])
+        rotary, n_keys = self.resolved.layers[layer], parts.key.rotary.shape[2]
         output = banded_attention(
-            self.bands(layer, n_keys, key.device, run_length=run_length) or [],
-            rotary.free_channels(query.transpose(1, 2), phase[:, query_pos]),
-            rotary.free_channels(key.transpose(1, 2), phase),
-            expand_key_heads(value.transpose(1, 2), rotary.n_heads).transpose(1, 2),
-            query_pos,
+            parts.bands,
+            parts.query,
+            parts.key,
+            expand_key_heads(value[:, :, :n_keys].transpose(1, 2), rotary.n_heads).transpose(1, 2),
+            parts.query_pos,
             rotary.scale,
             visible=None if mask is None else shown_entries(mask)[..., :n_keys],
         )
@@ -178,7 +195,11 @@ class Extension:
         layers = list(self.chosen)
         if self.rewrites_scores:
             hooks = recording_hooks(self.model, layers, self._rewritten_scores)
+            self._tables: dict[int, Record] = {layer: {} for layer in layers}
             self._layers = {attention_module(self.model, layer): layer for layer in layers}
+            for module, layer in self._layers.items():
+                if module is not None:
+                    undo.enter_context(tables_kept(module, self._tables[layer]))
         else:
             hooks = [
                 (hook_name(layer, name), self._replacing(layer, part))
@@ -215,8 +236,7 @@ class Extension:
 
     def _refuse_too_long(self, *_: Any) -> None:
         length = max(self.running_pass.lengths)
-        trained = min(rope.training_length for rope in self.ropes.values())
-        reach = self.method.reach(trained)
+        reach, trained = self.reach, self._trained
         if reach is not None and length > reach:
             settings = ", ".join(f"{key} {value}" for key, value in self.method.settings.items())
             msg = (
@@ -247,19 +267,9 @@ class Extension:
     @torch.no_grad()
     def _rewritten_scores(self, layer: int, record: Record) -> Float[Tensor, "batch head query_pos key_pos"]:
         """A layer's scores; visible ones of extended heads are computed from unrotated queries and keys."""
-        rotary, scores, running = self.resolved.layers[layer], record[SCORES], self.running_pass
-        rot_q, rot_k = rotary.rotated_vectors(self.model, record, running.positions)
-        phase = key_phase = rotary.phase(self.model, record, running.positions)
-        if scores.shape[-1] > rot_k.shape[1]:
-            rot_k, key_phase = running.all_keys(rotary, rot_k, phase, scores.shape[-1])
-        n_keys = rot_k.shape[1]
-        running.refuse_padding(n_keys)
-        if len(running.lengths) > 1 and not self.method.rewrites_scores:
-            msg = f"rows of {running.lengths} tokens cannot be extended by heads: give sequences of one length"
-            raise ValueError(msg)
-        query, key = rotary.free_channels(rot_q, phase), rotary.free_channels(rot_k, key_phase)
-        bands = self.bands(layer, n_keys, scores.device, run_length=running.lengths[0]) or []
-        query_pos = running.positions[0].to(scores.device)
+        rotary, scores = self.resolved.layers[layer], record[SCORES]
+        bands, query, key, query_pos = self._before_rotation(layer, record, scores.shape[-1])
+        n_keys = key.rotary.shape[2]
         unchanged = rotary.masked_entries(scores)[..., :n_keys]
         unchanged = unchanged | ~self._extended_heads(layer, scores.device)[:, None, None]
         if self.ropes[layer].extension == "default":  # near entries keep the model's own scores, to the last bit
@@ -271,6 +281,34 @@ class Extension:
             rebuilt = rotary.soft_capped(q_dot_k * rotary.scale).to(scores.dtype)
             new[row, ..., :n_keys] = torch.where(unchanged[row], scores[row, ..., :n_keys], rebuilt)
         return new
+
+    def _before_rotation(self, layer: int, record: Record, n_keys: int) -> "_BeforeRotation":
+        """What a pass attends with in a layer.
+
+        Args:
+            layer: Which layer.
+            record: Its rotated queries and keys, and their cos and sin.
+            n_keys: Keys that it attends to, cached ones among them.
+        """
+        rotary, running = self.resolved.layers[layer], self.running_pass
+        rot_q, rot_k = rotary.rotated_vectors(self.model, record, running.positions)
+        phase = key_phase = rotary.phase(self.model, record, running.positions)
+        if n_keys > rot_k.shape[1]:
+            rot_k, key_phase = running.all_keys(rotary, rot_k, phase, n_keys)
+        self._refuse_rows(rot_k.shape[1])
+        return _BeforeRotation(
+            self.bands(layer, rot_k.shape[1], rot_k.device, run_length=running.lengths[0]) or [],
+            rotary.free_channels(rot_q, phase),
+            rotary.free_channels(rot_k, key_phase),
+            running.positions[0].to(rot_k.device),
+        )
+
+    def _refuse_rows(self, n_keys: int) -> None:
+        lengths = self.running_pass.lengths
+        self.running_pass.refuse_padding(n_keys)
+        if len(lengths) > 1 and not self.method.rewrites_scores:
+            msg = f"rows of {lengths} tokens cannot be extended by heads: give sequences of one length"
+            raise ValueError(msg)
 
     def _extended_heads(self, layer: int, device: Any) -> Bool[Tensor, " head"]:
         heads, n_heads = self.chosen[layer], self.resolved.layers[layer].n_heads

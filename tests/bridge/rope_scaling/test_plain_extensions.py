@@ -1,23 +1,29 @@
-"""Plain runs are rotated by an extension that replaces cos and sin, as the bridge's are."""
+"""Plain runs are rotated by an extension as the bridge's are, by cos and sin or by attention of their own."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 import positional_heads as ph
 from positional_heads.bridge import plain_capture
 from positional_heads.bridge.plain_capture import plain_capture_refusal
-from positional_heads.bridge.plain_run import plain_model, plain_run_refusal
+from positional_heads.bridge.plain_run import plain_attention, plain_model, plain_run_refusal
 from positional_heads.bridge.replayed_hooks import tables_refusal
+from positional_heads.bridge.rope_scaling import extension as extension_module
+from positional_heads.bridge.run_lengths import run_lengths
+from positional_heads.core.bands import banded_attention
 from positional_heads.studies.extrapolation import _allocation
 from tests.bridge.rope_scaling.test_clex import clex
+from tests.bridge.rope_scaling.test_self_extend import grouped
 from tests.bridge.test_plain_capture import MASKS, captured
 from tests.support import hugging_face as own
 from tests.support import oracles
-from tests.support.extended import PAIRS, SCALED, TRAINED, hugging_face, settings_for
+from tests.support.extended import PAIRS, SCALED, TRAINED, hugging_face, scores_by_distance, settings_for
 from tests.support.family_table import hooked
 
 TOKENS = torch.randint(256, (2, 30), generator=torch.Generator().manual_seed(5))
@@ -74,6 +80,62 @@ def test_plain_runs_show_what_the_hooks_show_under_every_method_of_frequencies(m
     changed = {layer: not torch.equal(extended[layer].phases[-1], before[layer].phases[-1]) for layer in before}
     assert changed == dict.fromkeys(before, method != "none")
     assert all(torch.equal(after.rot_q, before[layer].rot_q) for layer, after in captured(model, TOKENS, mask).items())
+
+
+REWRITING = {
+    "self_extend": {"group": 8, "window": 8},
+    "rerope": {"window": 5, "leak": 0.2},
+    "yarn": {"factor": 4, "heads": ["L0H1", "L1H0"]},
+}
+
+
+@pytest.mark.parametrize("method", REWRITING)
+def test_methods_that_rewrite_scores_are_read_plainly(method, tiny, read_plainly):
+    model = tiny("llama")
+    with ph.extended_rope(model, method, training_length=12, **REWRITING[method]):
+        for vectors in compared(model, read_plainly).values():
+            assert vectors.bands is not None
+        if "heads" not in REWRITING[method]:  # frequencies that follow each row's length are refused
+            compared(model, read_plainly, MASKS["right"])
+
+
+@pytest.mark.parametrize("mask", ["none", "right"])
+@torch.no_grad()
+def test_attention_of_a_plain_run_is_a_softmax_in_float64(mask, tiny, monkeypatch):
+    """Of scores at SelfExtend's own distances, in blocks of 7 queries."""
+    monkeypatch.setattr("positional_heads.core.bands.QUERY_BLOCK", 7)
+    model, tokens = tiny("neox"), TOKENS[:1]
+    weights = softmax(scores_by_distance(model, tokens, 0, grouped) + np.triu(np.full((30, 30), -np.inf), 1), axis=-1)
+    outputs, values = [], []
+    with ph.extended_rope(model, "self_extend", group=4, window=8):
+        attention = plain_attention(model)
+
+        def attend(module, query, key, value, hidden, **settings):
+            if mask == "right":
+                hidden = torch.zeros(1, 1, 30, 30).masked_fill(torch.ones(30, 30).triu(1).bool(), -1e38)
+            output, _ = attention(module, query, key, value, hidden, **settings)
+            outputs.append(output[0].numpy())
+            values.append(value[0].double().numpy())
+            return output, None
+
+        with run_lengths(model, [30]), plain_model(model, attend) as plain:
+            plain(tokens)
+    expected = np.einsum("hmn,hnd->mhd", weights, values[0])
+    np.testing.assert_allclose(outputs[0], expected, atol=1e-5)
+
+
+def test_attention_that_is_not_that_of_the_bands_is_refused(tiny, monkeypatch):
+    model = tiny("llama")
+
+    def off_by_one(chosen, *parts, **rest):
+        near, far = chosen
+        moved = [replace(near, furthest=near.furthest - 1), replace(far, nearest=far.nearest - 1)]
+        return banded_attention(moved, *parts, **rest)
+
+    monkeypatch.setattr(extension_module, "banded_attention", off_by_one)
+    refused = pytest.raises(ph.UnsupportedModelError, match=r"layer 0: the softmax of q \. k")
+    with ph.extended_rope(model, "self_extend", group=4, window=8), refused:
+        captured(model)
 
 
 @pytest.mark.parametrize("family", ["neox", "glm", "gemma3", "smollm3", "mistral"])
