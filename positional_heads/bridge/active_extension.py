@@ -8,8 +8,7 @@ import weakref
 from collections.abc import Container
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
+from positional_heads.bridge.attention_interface import Attend
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
 from positional_heads.bridge.rotary_layer import RotaryModel
@@ -58,10 +57,9 @@ class ActiveExtension(Protocol):
     def reach(self) -> int | None:
         """Tokens of the longest run that it can rotate; None for any."""
 
-    def attend(
-        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
-    ) -> tuple[Tensor, None]:
-        """Attention of a plain run, where scores are rewritten; see `bridge.plain_run.plain_model`."""
+    @property
+    def attend(self) -> Attend:
+        """Attention of a plain run, where scores are rewritten."""
 
     def owns(self, hook: Any) -> bool:
         """Whether a hook is one of its own."""

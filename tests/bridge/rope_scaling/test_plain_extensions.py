@@ -14,7 +14,7 @@ from positional_heads.bridge import plain_capture
 from positional_heads.bridge.plain_capture import plain_capture_refusal
 from positional_heads.bridge.plain_run import plain_attention, plain_model, plain_run_refusal
 from positional_heads.bridge.replayed_hooks import tables_refusal
-from positional_heads.bridge.rope_scaling import extension as extension_module
+from positional_heads.bridge.rope_scaling import rewriting
 from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.core.bands import banded_attention
 from positional_heads.studies.extrapolation import _allocation
@@ -132,7 +132,7 @@ def test_attention_that_is_not_that_of_the_bands_is_refused(tiny, monkeypatch):
         moved = [replace(near, furthest=near.furthest - 1), replace(far, nearest=far.nearest - 1)]
         return banded_attention(moved, *parts, **rest)
 
-    monkeypatch.setattr(extension_module, "banded_attention", off_by_one)
+    monkeypatch.setattr(rewriting, "banded_attention", off_by_one)
     refused = pytest.raises(ph.UnsupportedModelError, match=r"layer 0: the softmax of q \. k")
     with ph.extended_rope(model, "self_extend", group=4, window=8), refused:
         captured(model)

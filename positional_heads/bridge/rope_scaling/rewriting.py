@@ -1,0 +1,145 @@
+"""Scores rewritten by a method that rotates by distance, or single heads: on a bridge, and as attention of a plain run.
+
+Rotated queries and keys of the pass are rotated back, and again by the phases of each band of distances. A bridge has
+all scores of a layer: those that the method changes are replaced, and entries that the model masks stay masked. A plain
+run never has them: there both go to PyTorch's kernel.
+"""
+
+from collections.abc import Callable, Container, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product, tables_kept
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel
+from positional_heads.bridge.rope_scaling.running_pass import RunningPass
+from positional_heads.bridge.rotary_layer import RotaryLayer, shown_entries
+from positional_heads.core.bands import Band, FreeChannels, banded_attention, banded_scores
+from positional_heads.core.contributions import expand_key_heads
+
+
+class _BeforeRotation(NamedTuple):
+    """Queries and keys of a pass before rotation, and how they are rotated by distance."""
+
+    bands: list[Band]
+    query: FreeChannels
+    key: FreeChannels
+    query_pos: Int[Tensor, " query_pos"]
+
+
+@dataclass(eq=False, repr=False)
+class Rewriting:
+    """The scores of an extension that rewrites them.
+
+    Attributes:
+        model: The model.
+        layers: How the extended layers rotate without it.
+        running: The pass that the model is in.
+        bands: The rotation of a layer by distance, see `Extension.bands`.
+        extended: Which query heads of a layer are extended.
+        own_near: Layers whose near entries keep the model's own scores, to the last bit.
+        equal_rows: Whether rows must have one length, as the frequencies follow it.
+    """
+
+    model: TransformerLensModel
+    layers: Mapping[int, RotaryLayer]
+    running: RunningPass
+    bands: Callable[..., list[Band] | None]
+    extended: Callable[[int, Any], Bool[Tensor, " head"]]
+    own_near: Container[int]
+    equal_rows: bool
+
+    def __post_init__(self) -> None:
+        self._by_module = {attention_module(self.model, layer): layer for layer in self.layers}
+        self._tables: dict[int, Record] = {layer: {} for layer in self.layers}
+
+    def watch(self, undo: ExitStack) -> None:
+        """Note the cos and sin of plain runs until the stack is closed."""
+        for module, layer in self._by_module.items():
+            if module is not None:
+                undo.enter_context(tables_kept(module, self._tables[layer]))
+
+    @torch.no_grad()
+    def attend(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    ) -> tuple[Tensor, None]:
+        """Attention of a plain run, where scores are rewritten; that of other layers is the model's own.
+
+        Args:
+            module: Hugging Face's attention module.
+            query: Rotated queries [batch head pos d_head].
+            key: Rotated keys [batch kv_head key_pos d_head], cached ones among them.
+            value: Values [batch kv_head key_pos d_value].
+            mask: As transformers makes it for PyTorch's kernels: True, or 0, at visible entries; causality when None.
+            **settings: What else the module gives; the scale of the layer is used.
+
+        Raises:
+            ValueError: If rows are padded on the left.
+        """
+        layer = self._by_module.get(module)
+        if layer is None:
+            return scaled_dot_product(module, query, key, value, mask, **settings)
+        own = key[:, :, -query.shape[2] :]  # a cache puts earlier keys before those of this pass
+        rotated = {"hook_rot_q": query.transpose(1, 2), "hook_rot_k": own.transpose(1, 2)}
+        parts = self._before_rotation(layer, {**self._tables[layer], **rotated}, key.shape[2])
+        rotary, n_keys = self.layers[layer], parts.key.rotary.shape[2]
+        output = banded_attention(
+            parts.bands,
+            parts.query,
+            parts.key,
+            expand_key_heads(value[:, :, :n_keys].transpose(1, 2), rotary.n_heads).transpose(1, 2),
+            parts.query_pos,
+            rotary.scale,
+            visible=None if mask is None else shown_entries(mask)[..., :n_keys],
+        )
+        return output.transpose(1, 2), None
+
+    @torch.no_grad()
+    def scores(self, layer: int, record: Record) -> Float[Tensor, "batch head query_pos key_pos"]:
+        """A layer's scores; visible ones of extended heads are computed from unrotated queries and keys."""
+        rotary, scores = self.layers[layer], record[SCORES]
+        bands, query, key, query_pos = self._before_rotation(layer, record, scores.shape[-1])
+        n_keys = key.rotary.shape[2]
+        unchanged = rotary.masked_entries(scores)[..., :n_keys]
+        unchanged = unchanged | ~self.extended(layer, scores.device)[:, None, None]
+        if layer in self.own_near:
+            distance = query_pos[:, None] - torch.arange(n_keys, device=scores.device)
+            unchanged = unchanged | (distance < bands[-1].nearest)
+        new = scores.clone()
+        for row in range(scores.shape[0]):
+            q_dot_k = banded_scores(bands, query.row(row), key.row(row), query_pos)
+            rebuilt = rotary.soft_capped(q_dot_k * rotary.scale).to(scores.dtype)
+            new[row, ..., :n_keys] = torch.where(unchanged[row], scores[row, ..., :n_keys], rebuilt)
+        return new
+
+    def _before_rotation(self, layer: int, record: Record, n_keys: int) -> _BeforeRotation:
+        """What a pass attends with in a layer.
+
+        Args:
+            layer: Which layer.
+            record: Its rotated queries and keys, and their cos and sin.
+            n_keys: Keys that it attends to, cached ones among them.
+        """
+        rotary, running = self.layers[layer], self.running
+        rot_q, rot_k = rotary.rotated_vectors(self.model, record, running.positions)
+        phase = key_phase = rotary.phase(self.model, record, running.positions)
+        if n_keys > rot_k.shape[1]:
+            rot_k, key_phase = running.all_keys(rotary, rot_k, phase, n_keys)
+        self._refuse_rows(rot_k.shape[1])
+        return _BeforeRotation(
+            self.bands(layer, rot_k.shape[1], rot_k.device, run_length=running.lengths[0]) or [],
+            rotary.free_channels(rot_q, phase),
+            rotary.free_channels(rot_k, key_phase),
+            running.positions[0].to(rot_k.device),
+        )
+
+    def _refuse_rows(self, n_keys: int) -> None:
+        lengths = self.running.lengths
+        self.running.refuse_padding(n_keys)
+        if len(lengths) > 1 and self.equal_rows:
+            msg = f"rows of {lengths} tokens cannot be extended by heads: give sequences of one length"
+            raise ValueError(msg)
