@@ -33,8 +33,8 @@ distance equal those of a float64 brute force over the queries, keys and masks o
 sequence at a time, without a bridge: to 0.001, and in bf16, against Hugging Face's bf16, to 0.01 and 0.05.
 
 - *read from*: a *plain run* of the model, with Hugging Face's own attention and no attention scores in memory, or the
-  bridge's *hooks*, with the reason. With hooks of your own, in compatibility mode and under extensions that rewrite
-  scores, it is read from hooks in every family.
+  bridge's *hooks*, with the reason. With hooks of your own and in compatibility mode, it is read from hooks in every
+  family.
 - *whole*, *left* and *right padding* (sequences of 30 and 23 tokens in one batch): read as the second column says.
   *Hooks* (one row padded on the left, one on the right) and *chunked* (8 tokens at a time; hybrids in one pass): beside
   another hook, so read from hooks.
