@@ -210,8 +210,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/extension.py",
-        '== "default":  # near',
-        '!= "default":  # near',
+        'rope.extension == "default"]',
+        'rope.extension != "default"]',
         "bridge/rope_scaling/test_running_pass -k counted_alike",
     ),
     # ReRoPE rotates far keys by the window and the leak
@@ -356,9 +356,9 @@ MUTANTS = (
         "bridge/rope_scaling/test_plain_extensions -k every_method",
     ),
     Mutant(
-        "bridge/replayed_hooks.py",
-        'startswith("positional_heads.bridge.rope_scaling.")',
-        'startswith("")',
+        "bridge/rope_scaling/extension.py",
+        "return hook in self._hooks",
+        "return bool(self._hooks)",
         "bridge/rope_scaling/test_plain_extensions -k users",
     ),
     Mutant(
@@ -385,7 +385,38 @@ MUTANTS = (
         "usual",
         "bridge/test_plain_run -k that_is_given",
     ),
-    Mutant("bridge/plain_capture.py", "* rotary.scale", "* 1", "bridge/test_plain_capture -k hooks_show"),
+    # Extensions that rewrite scores attend in plain runs
+    Mutant(
+        "bridge/rope_scaling/rewriting.py",
+        "visible=None if mask is None else shown_entries(mask)[..., :n_keys]",
+        "visible=None",
+        "bridge/test_answer_run -k other_families",
+    ),
+    Mutant(
+        "bridge/rope_scaling/rewriting.py",
+        "key[:, :, -query.shape[2] :]",
+        "key[:, :, : query.shape[2]]",
+        "bridge/test_answer_run -k act_as_on",
+    ),
+    Mutant(
+        "bridge/plain_run.py",
+        "return owns(hook) or",
+        "return True or",
+        "bridge/test_plain_run -k other_states",
+    ),
+    Mutant(
+        "bridge/answer_run.py",
+        "range(length)[-PROBE:]",
+        "range(length)[:PROBE]",
+        "bridge/test_answer_run -k left_to_the_bridge",
+    ),
+    Mutant(
+        "bridge/answer_run.py",
+        "if extension is None or not extension.owns(handle.user_hook)",
+        "if True",
+        "bridge/test_answer_run -k act_as_on",
+    ),
+    Mutant("bridge/plain_capture.py", "* vectors.rotary.scale", "* 1", "bridge/test_plain_capture -k hooks_show"),
     Mutant(
         "bridge/plain_capture.py",
         "distance >= vectors.window",

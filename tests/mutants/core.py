@@ -9,6 +9,30 @@ MUTANTS = (
     # Pairs of channels and their contributions
     Mutant("core/rotary.py", '"half": "... (two pair)', '"half": "... (pair two)', "core/test_rotary"),
     Mutant("core/bands.py", "phase.conj() / phase", "phase / phase", "core/test_rotary -k moving"),
+    Mutant(
+        "core/bands.py",
+        "query_pos[-1]) - band.nearest + 1",
+        "query_pos[-1]) - band.nearest",
+        "bridge/rope_scaling/test_plain_extensions -k softmax_in_float64",
+    ),
+    Mutant(
+        "core/bands.py",
+        "query_pos[0]) - band.furthest)",
+        "query_pos[-1]) - band.furthest)",
+        "bridge/rope_scaling/test_plain_extensions -k softmax_in_float64",
+    ),
+    Mutant(
+        "core/bands.py",
+        "inside & (distance <= band.furthest))",
+        "inside & (distance < band.furthest))",
+        "bridge/rope_scaling/test_plain_extensions -k softmax_in_float64",
+    ),
+    Mutant(
+        "core/bands.py",
+        "visible[..., rows, keys]",
+        "visible[..., rows, : keys.stop - keys.start]",
+        "bridge/rope_scaling/test_plain_extensions -k softmax_in_float64",
+    ),
     Mutant("core/bands.py", "x if order is None else", "x if True else", "core/test_rotary -k moving"),
     Mutant("core/bands.py", "(kv_head group) pos pair", "(group kv_head) pos pair", "core/test_rotary -k moving"),
     Mutant(
