@@ -99,21 +99,23 @@ def test_methods_that_rewrite_scores_are_read_plainly(method, tiny, read_plainly
             compared(model, read_plainly, MASKS["right"])
 
 
-@pytest.mark.parametrize("mask", ["none", "right"])
+@pytest.mark.parametrize("hides", [None, 12])
 @torch.no_grad()
-def test_attention_of_a_plain_run_is_a_softmax_in_float64(mask, tiny, monkeypatch):
-    """Of scores at SelfExtend's own distances, in blocks of 7 queries."""
+def test_attention_of_a_plain_run_is_a_softmax_in_float64(hides, tiny, monkeypatch):
+    """Of scores at SelfExtend's own distances, in blocks of 7 queries; with a mask that hides one key, too."""
     monkeypatch.setattr("positional_heads.core.bands.QUERY_BLOCK", 7)
     model, tokens = tiny("neox"), TOKENS[:1]
-    weights = softmax(scores_by_distance(model, tokens, 0, grouped) + np.triu(np.full((30, 30), -np.inf), 1), axis=-1)
+    hidden = torch.ones(30, 30).triu(1)
+    if hides is not None:
+        hidden[hides + 1 :, hides] = 1
+    hidden = torch.zeros(1, 1, 30, 30).masked_fill(hidden.bool(), -1e38)
+    weights = softmax(scores_by_distance(model, tokens, 0, grouped) + hidden[0, 0].numpy(), axis=-1)
     outputs, values = [], []
     with ph.extended_rope(model, "self_extend", group=4, window=8):
         attention = plain_attention(model)
 
-        def attend(module, query, key, value, hidden, **settings):
-            if mask == "right":
-                hidden = torch.zeros(1, 1, 30, 30).masked_fill(torch.ones(30, 30).triu(1).bool(), -1e38)
-            output, _ = attention(module, query, key, value, hidden, **settings)
+        def attend(module, query, key, value, mask, **settings):
+            output, _ = attention(module, query, key, value, mask if hides is None else hidden, **settings)
             outputs.append(output[0].numpy())
             values.append(value[0].double().numpy())
             return output, None
