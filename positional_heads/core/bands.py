@@ -129,7 +129,7 @@ def banded_attention(
     query: FreeChannels,
     key: FreeChannels,
     value: Float[Tensor, "batch head key_pos d_value"],
-    query_pos: Int[Tensor, " query_pos"],
+    first: int,
     scale: float,
     *,
     visible: Bool[Tensor, "#batch #head query_pos key_pos"] | None = None,
@@ -144,11 +144,12 @@ def banded_attention(
         query: Queries before rotation.
         key: Keys before rotation, from position zero on.
         value: Values, one head for each query head.
-        query_pos: Positions of the queries, ascending.
+        first: Position of the first query; the others follow.
         scale: Factor on q . k.
         visible: Entries that the model's mask shows, besides causality; all when None.
     """
-    rotated = torch.cat([query.turned(band.query_phase[:, query_pos]) for band in bands], dim=-1).to(value.dtype)
+    turned = [query.turned(band.query_phase[:, first : first + query.rest.shape[2]]) for band in bands]
+    rotated = torch.cat(turned, dim=-1).to(value.dtype)
     width = rotated.shape[-1] // len(bands)
     copies = []
     for number, band in enumerate(bands):
@@ -158,19 +159,18 @@ def banded_attention(
     # kernels that keep no scores want values as wide as keys
     values = torch.nn.functional.pad(value, (0, max(0, rotated.shape[-1] - value.shape[-1])))
     output = []
-    for start in range(0, len(query_pos), QUERY_BLOCK):
-        rows = slice(start, start + QUERY_BLOCK)
-        reached = [_reached(band, query_pos[rows]) for band in bands]
-        masks = [
-            inside if visible is None else inside & visible[..., rows, keys]
-            for band, keys in zip(bands, reached, strict=True)
-            for inside in [_inside(band, query_pos[rows], keys)]
-        ]
+    for start in range(0, rotated.shape[2], QUERY_BLOCK):
+        rows = rotated[:, :, start : start + QUERY_BLOCK]
+        reached = [_inside(band, first + start, rows.shape[2], rows.device) for band in bands]
+        masks = [inside for _, inside in reached]
+        if visible is not None:
+            own = visible[..., start : start + QUERY_BLOCK, :]
+            masks = [mask & own[..., keys] for mask, (keys, _) in zip(masks, reached, strict=True)]
         output.append(
             torch.nn.functional.scaled_dot_product_attention(
-                rotated[:, :, rows],
-                torch.cat([copy[:, :, keys] for copy, keys in zip(copies, reached, strict=True)], dim=2),
-                torch.cat([values[:, :, keys] for keys in reached], dim=2),
+                rows,
+                torch.cat([copy[:, :, keys] for copy, (keys, _) in zip(copies, reached, strict=True)], dim=2),
+                torch.cat([values[:, :, keys] for keys, _ in reached], dim=2),
                 attn_mask=torch.cat(masks, dim=-1),
                 scale=scale,
             )
@@ -178,13 +178,19 @@ def banded_attention(
     return torch.cat(output, dim=2)[..., : value.shape[-1]]
 
 
-def _reached(band: Band, query_pos: Int[Tensor, " query_pos"]) -> slice:
-    """The keys at distances of a band from any of these queries, and maybe more."""
-    first = 0 if band.furthest is None else max(0, int(query_pos[0]) - band.furthest)
-    return slice(first, max(first, int(query_pos[-1]) - band.nearest + 1))
+def _inside(
+    band: Band, first: int, count: int, device: torch.device
+) -> tuple[slice, Bool[Tensor, "1 1 query_pos key_pos"]]:
+    """The keys at distances of a band from any of some queries in a row, and which of these from each.
 
-
-def _inside(band: Band, query_pos: Int[Tensor, " query_pos"], keys: slice) -> Bool[Tensor, "1 1 query_pos key_pos"]:
-    distance = query_pos[:, None] - torch.arange(keys.start, keys.stop, device=query_pos.device)
-    inside = distance >= band.nearest
-    return (inside if band.furthest is None else inside & (distance <= band.furthest))[None, None]
+    Args:
+        band: The range of distances.
+        first: Position of the first query.
+        count: Number of queries.
+        device: Where to compute it.
+    """
+    start = 0 if band.furthest is None else max(0, first - band.furthest)
+    keys = slice(start, max(start, first + count - band.nearest))
+    inside = torch.ones(count, keys.stop - keys.start, dtype=torch.bool, device=device)
+    inside = inside.tril(first - start - band.nearest)
+    return keys, (inside if band.furthest is None else inside.triu(first - start - band.furthest))[None, None]

@@ -92,7 +92,7 @@ class Rewriting:
             parts.query,
             parts.key,
             expand_key_heads(value[:, :, :n_keys].transpose(1, 2), rotary.n_heads).transpose(1, 2),
-            parts.query_pos,
+            int(parts.query_pos[0]),  # rows without padding: the others follow
             rotary.scale,
             visible=None if mask is None else shown_entries(mask)[..., :n_keys],
         )
