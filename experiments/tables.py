@@ -18,7 +18,6 @@ PAGE = HERE.parent / "docs" / "findings.md"
 KINDS = ("prose", "code", "dialogue", "technical")
 LENGTHS = (512, 2048, 8192)
 PARTS = ("passkey", "kv", "copy", "text")
-EXTENDED = {"extrapolation": "four methods at two lengths", "extrapolation-self_extend": "SelfExtend at 8192 tokens"}
 BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 
 
@@ -228,12 +227,11 @@ def predictors_table() -> str:
 
 def extrapolation_table() -> str:
     """Passkey, loss and allocation of each method at each length, after the plain model within its training length."""
-    studies = [ph.ExtrapolationStudy.load(HERE / name) for name in EXTENDED]
+    study = ph.ExtrapolationStudy.load(HERE / "extrapolation")
 
     def rows() -> Iterator[Sequence[Any]]:
-        first = studies[0]
-        yield [f"none, {first.training_length} tokens", number(first.plain["log_prob"]), "1.00", *[""] * 4]
-        for row in pd.concat([one.to_frame() for one in studies]).to_dict("records"):
+        yield [f"none, {study.training_length} tokens", number(study.plain["log_prob"]), "1.00", *[""] * 4]
+        for row in study.to_frame().to_dict("records"):
             cells = [f"{row[name]:.2f}" for name in ("efficiency", "loss", "rho_within", "rho_beyond", "jump")]
             yield [f"{row['method']}, {row['length']} tokens", number(row["log_prob"]), *cells]
 
@@ -243,21 +241,19 @@ def extrapolation_table() -> str:
 
 def stretch_table() -> str:
     """The stretch of each head's curve under each method, and the share of variance that it explains."""
-    studies = [ph.ExtrapolationStudy.load(HERE / name) for name in EXTENDED]
+    study = ph.ExtrapolationStudy.load(HERE / "extrapolation")
 
     def rows() -> Iterator[Sequence[Any]]:
-        for (method, length), heads in pd.concat([one.by_head() for one in studies]).groupby(
-            ["method", "length"], sort=False
-        ):
+        for (method, length), heads in study.by_head().groupby(["method", "length"], sort=False):
             cells = zip(heads["stretch"], heads["explained"], strict=True)
             yield [f"{method} to {length}", *(f"{stretch:.2f} ({explained:.2f})" for stretch, explained in cells)]
 
-    return table(["stretch (explained)", *map(str, studies[0].heads)], rows())
+    return table(["stretch (explained)", *map(str, study.heads)], rows())
 
 
 def link_table() -> str:
     """The rank correlation over methods and lengths of each measure of allocation with efficiency."""
-    link = ph.ExtrapolationStudy.load(HERE / next(iter(EXTENDED))).link()
+    link = ph.ExtrapolationStudy.load(HERE / "extrapolation").link()
 
     def rows() -> Iterator[Sequence[Any]]:
         for row in link.to_dict("records"):
@@ -280,8 +276,7 @@ def costs_table() -> str:
         for length in LENGTHS:
             yield [f"scores, {length} tokens, one text", *map(minutes, sorted(done.glob(f"prose-{length}")))]
         yield ["each head alone", minutes(ablated / "singles")]
-        for name, label in EXTENDED.items():
-            yield [f"extrapolation, {label}", minutes(HERE / name)]
+        yield ["extrapolation, five methods at two lengths", minutes(HERE / "extrapolation")]
         for mode in ("zero", "mean", "far"):
             for folder in sorted(ablated.glob(f"*-{mode}")):
                 yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]

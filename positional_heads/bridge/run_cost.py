@@ -10,7 +10,7 @@ from collections.abc import Callable
 from positional_heads.bridge.model import TransformerLensModel
 
 REWRITTEN = 3.0
-"""Cost of a query-key pair whose score is rewritten, in those of one that is not (measured on SmolLM2 at 4096 tokens)."""
+"""Cost of a query-key pair whose score is rewritten, in those of one that is not (SmolLM2, 4096 tokens)."""
 
 
 def run_costs(model: TransformerLensModel, *, rewritten: bool = False) -> Callable[[int], float]:
