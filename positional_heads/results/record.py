@@ -139,9 +139,9 @@ def nested(tensors: Mapping[str, Tensor], field: str) -> dict[str, Tensor]:
 
 
 def json_rows(frame: "pd.DataFrame") -> list[dict[str, Any]]:
-    """The rows of a table as JSON; an unknown number is None."""
-    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records"))
-    return rows
+    """The rows of a table as JSON, to six digits: who needs more has the tensors. An unknown number is None."""
+    rows: list[dict[str, Any]] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return [{key: float(f"{x:.6g}") if isinstance(x, float) else x for key, x in row.items()} for row in rows]
 
 
 def computed_once(method: Table) -> Table:
