@@ -35,7 +35,8 @@ LONGEST_SEGMENT = 8192
 """Tokens of one pass of a plain run, which keeps no scores but all of a layer's activations."""
 PROBE = 24
 FARTHEST = 2048
-"""Most tokens that a probe is longer where far keys are rotated otherwise, so that it has some."""
+"""Most tokens that a probe is longer where far keys are rotated otherwise, so that it has some. If they begin farther
+away, it has none: a bridge would need all scores of that length."""
 
 _proven: "WeakKeyDictionary[Any, dict[tuple[str | None, bool], bool]]" = WeakKeyDictionary()
 
