@@ -18,7 +18,7 @@ from positional_heads.scoring.checkpoint import interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
-from tests.support.processes import Process, die_in
+from tests.support.processes import Process, signal_in
 from tests.support.tiny_models import boot
 from tests.support.watching import watch
 
@@ -249,16 +249,16 @@ def test_a_checkpoint_of_another_model_text_or_extension_is_refused(tiny, sequen
 def killed_at_ten_moments(model_folder, folder):
     torch.set_num_threads(1)  # so that forked processes may go on with it
     model = boot(model_folder)
-    data = torch.randint(0, 256, (24, 96), generator=torch.Generator().manual_seed(0))
+    data = torch.randint(0, 256, (12, 96), generator=torch.Generator().manual_seed(0))
     ph.score_heads(model, data[:1], null_repeats=2)  # imports and builds once, before any process is forked
 
     def child(place, dies_counting=None, dies_saving=None):
         if (pid := os.fork()) == 0:
             if dies_counting:
-                die_in(*dies_counting)
+                signal_in(*dies_counting)
             scores = ph.score_heads(model, data, null_repeats=2, batch_size=1, checkpoint=place, checkpoint_seconds=0)
             if dies_saving:
-                die_in(*dies_saving)
+                signal_in(*dies_saving)
             scores.save(place / "scores.safetensors")
             os._exit(0)
         return pid

@@ -40,14 +40,6 @@ class Process:
         self.process = FORKED.Process(target=_call, args=(*as_here, function, *arguments))
         self.process.start()
 
-    def send(self, signal_number: int) -> None:
-        """Send a signal to the process."""
-        os.kill(self.process.pid, signal_number)
-
-    def runs(self) -> bool:
-        """Whether the process has not ended."""
-        return self.process.is_alive()
-
     def ended(self) -> Ended:
         """Wait for the end of the process."""
         self.process.join()
@@ -68,21 +60,29 @@ def _call(environment, folder, files, function, *arguments):
     function(*arguments)
 
 
-def die_in(owner, name, number):
-    """Let this process kill itself in the so-many-th call from now of a function, instead of calling it."""
+def signal_in(owner, name, number, sent=signal.SIGKILL):
+    """Let this process send itself a signal, by default its death, at the so-many-th call of a function."""
     function, calls = getattr(owner, name), itertools.count(1)
 
-    def dying(*arguments, **named):
+    def signalled(*arguments, **named):
         if next(calls) == number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), sent)
         return function(*arguments, **named)
 
-    setattr(owner, name, dying)
+    setattr(owner, name, signalled)
 
 
 def dying_command_line(number, *arguments):
     """The command line, killed in its so-many-th `fsync`, which is while it saves something."""
-    die_in(os, "fsync", number)
+    signal_in(os, "fsync", number)
+    command_line(*arguments)
+
+
+def interrupted_command_line(number, *arguments):
+    """The command line, stopped by Ctrl-C in its so-many-th batch of a scoring run."""
+    from positional_heads.scoring.counter import EntryCounter
+
+    signal_in(EntryCounter, "count", number, signal.SIGINT)
     command_line(*arguments)
 
 
