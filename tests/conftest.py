@@ -3,8 +3,10 @@
 import os
 
 from tests.support.checked_once import check_each_definition_once
+from tests.support.forked_kernels import fork_kernels
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 check_each_definition_once()
+fork_kernels()
 
 pytest_plugins = ["tests.support.fixtures"]

@@ -165,7 +165,7 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
         ValueError: If the folder holds results, and they may not be replaced.
         OSError: If the folder cannot be written.
     """
-    from positional_heads.results.files import write_atomically
+    from positional_heads.core.whole_files import write_atomically
 
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: already holds results; choose another --out, or add --overwrite"

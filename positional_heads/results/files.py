@@ -6,11 +6,11 @@ numbers: without it safetensors would load a file with a flipped bit as if nothi
 
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from positional_heads.core.whole_files import write_atomically
 
 
 class ResultKind(NamedTuple):
@@ -48,28 +48,6 @@ _CHECKSUM = "sha256"
 
 class ResultFileError(ValueError):
     """A result file is damaged, foreign, or from a newer version of this library."""
-
-
-def write_atomically(file: Path, content: bytes | str) -> None:
-    """Write a complete file or none, even when interrupted or when the disk is full.
-
-    Raises:
-        OSError: If the folder cannot be written; no partial file is left.
-    """
-    content = content.encode() if isinstance(content, str) else content
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # in the same folder: a file can only be replaced atomically within one file system
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.", suffix=".partial")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def result_file(path: str | Path, file_name: str) -> Path:

@@ -46,11 +46,7 @@ class Checkpoint:
         Raises:
             ResultFileError: If the file is damaged.
         """
-        if self.file is None:
-            return None
-        for unfinished in self.file.parent.glob(f".{self.file.name}.*.partial"):  # left by a killed process
-            unfinished.unlink(missing_ok=True)
-        if not self.file.exists():
+        if self.file is None or not self.file.exists():
             return None
         sums = ScoreSums.load(self.file)
         check(sums)

@@ -145,6 +145,7 @@ def score_shard(
     numbers = range(number - 1, len(counter.data), total)
     if finished is not None:
         counter.refuse_other_run(finished, file)
+        saved.remove()  # left where the run was killed just after it had finished
         return file
     _count(counter, numbers, saved, None, progress).save(file)
     saved.remove()

@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors.torch import load, save
 
+from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import (
     PARTIAL,
     ResultFileError,
@@ -18,7 +19,6 @@ from positional_heads.results.files import (
     read_result,
     result_file,
     unpacked,
-    write_atomically,
 )
 from positional_heads.results.record import nested
 from positional_heads.results.scores import HeadScores

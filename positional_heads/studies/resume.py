@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from positional_heads.results.files import FINISHED_FILE_NAME, write_atomically
+from positional_heads.core.whole_files import write_atomically
+from positional_heads.results.files import FINISHED_FILE_NAME
 from positional_heads.scoring.progress import Work, work_bar
 
 Part = TypeVar("Part")

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-from positional_heads.results.files import write_atomically
+from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.text import printable
 from positional_heads.views.page import render
 

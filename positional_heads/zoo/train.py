@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM
 
+from positional_heads.core.whole_files import write_atomically
 from positional_heads.zoo.architecture import bundled_config, byte_tokenizer
 from positional_heads.zoo.curriculum import make_example
 from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
@@ -142,9 +143,7 @@ def _save_state(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step:
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-    file = out / "state.safetensors"
-    save_file(tensors | {"step": torch.tensor(step)}, file.with_suffix(".partial"))
-    file.with_suffix(".partial").replace(file)
+    write_atomically(out / "state.safetensors", save(tensors | {"step": torch.tensor(step)}))
 
 
 def _resume(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, out: Path) -> int:

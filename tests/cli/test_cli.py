@@ -5,10 +5,8 @@ import json
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from positional_heads.cli import show as cli_show
 from positional_heads.results.verdicts import ALPHA
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
-from tests.support.processes import Process, command_line
+from tests.support.processes import Process, command_line, interrupted_command_line
 from tests.support.synthetic_comparison import planted_nulls
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
@@ -404,31 +402,20 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     assert not list(tmp_path.glob("r/*"))
 
 
-def interrupted(arguments, sign):
-    """A command that is stopped by Ctrl-C once it has said something; its last words."""
-    process = Process(command_line, *map(str, arguments))
-    while not re.search(sign, process.stderr.read_text()):
-        assert process.runs(), process.ended()
-        time.sleep(0.01)
-    process.send(signal.SIGINT)
-    done = process.ended()
-    assert done.returncode == 130, done.stderr
-    return done.stderr.decode().splitlines()[-1]
-
-
 def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
     """The sums hold whole batches: going on from them gives the same bytes as never having stopped."""
     score = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
-    score += ["--sequences", "24", "--out"]
-    said = interrupted([*score, tmp_path / "r"], r"scoring heads: [1-9]\d*/24")
-    assert re.fullmatch(r"interrupted: \d+ of 24 batches are .*saved in .*sums.safetensors.*", said)
+    score += ["--sequences", "6", "--out"]
+    done = Process(interrupted_command_line, 2, *score, str(tmp_path / "r")).ended()  # one is counted before
+    assert done.returncode == 130, done.stderr
+    assert b"scoring heads: " in done.stderr
+    said = done.stderr.decode().splitlines()[-1]
+    assert re.fullmatch(r"interrupted: 3 of 6 batches are .*saved in .*sums.safetensors.*", said)
     assert [file.name for file in (tmp_path / "r").iterdir()] == ["sums.safetensors"]
     for reader in ("show", "report"):
         shown = run(reader, tmp_path / "r")
         assert shown.returncode == 1
-        assert re.search(
-            rb"error: .*sums.safetensors: unfinished, \d+ of 24 batches are counted; to resume", shown.stderr
-        )
+        assert re.search(rb"error: .*sums.safetensors: unfinished, 3 of 6 batches are counted; to resume", shown.stderr)
     assert run(*score, tmp_path / "r").returncode == 0
     assert not (tmp_path / "r" / "sums.safetensors").exists()
     run(*score, tmp_path / "whole")

@@ -159,4 +159,11 @@ MUTANTS = (
     Mutant("core/predictors.py", ">= found - 1e-12", "> found", "core/test_predictors -k all_orders"),
     Mutant("core/predictors.py", "means.gather(1, drawn)", "means", "core/test_predictors -k double_bootstrap"),
     Mutant("core/predictors.py", "_sd(found - found[0])", "_sd(found)", "core/test_predictors -k double_bootstrap"),
+    # Files are whole, and what is being written is nobody else's to clear
+    Mutant("core/whole_files.py", "    _clear_left_behind(file)\n", "", "core/test_whole_files -k killed"),
+    Mutant("core/whole_files.py", "glob.escape(file.name)", "file.name", "core/test_whole_files -k killed"),
+    Mutant("core/whole_files.py", '"????????"', '"*"', "core/test_whole_files -k killed"),
+    Mutant("core/whole_files.py", "fcntl.flock(handle, fcntl.LOCK_EX)", "pass", "core/test_whole_files -k live"),
+    Mutant("core/whole_files.py", "if os.path.lexists(name)", "if True", "core/test_whole_files -k any_moment"),
+    Mutant("core/whole_files.py", "if fcntl is None:  #", "if fcntl:  #", "core/test_whole_files -k any_moment"),
 )

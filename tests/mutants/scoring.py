@@ -143,4 +143,7 @@ MUTANTS = (
         ",\n                settings",
         "scoring/test_estimate -k runs_nothing",
     ),
+    Mutant(
+        "scoring/score.py", "        saved.remove()  # left", "        pass  # left", "scoring/test_shards -k finished"
+    ),
 )

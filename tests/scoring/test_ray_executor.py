@@ -2,11 +2,10 @@
 
 import importlib.util
 import os
-import signal
 import socket
 import sys
-import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +13,11 @@ import pytest
 import torch
 
 import positional_heads as ph
-from positional_heads.results.files import PARTIAL
 from positional_heads.scoring import ray_executor
+from positional_heads.scoring.counter import EntryCounter
 from positional_heads.zoo.bundled import load_model
 from tests.scoring.test_shards import same
+from tests.support.processes import signal_in
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,20 +30,21 @@ SETTINGS = {"null_repeats": 2, "batch_size": 1, "control_keys": 64}
 
 
 def noted_load(name, **own):
-    """What loads a model by its name in a worker, which leaves the number of its process in a folder."""
-    (Path(os.environ["NOTES"]) / str(os.getpid())).touch()
+    """What loads a model by its name in a worker, which leaves the number of its process in a folder.
+
+    The first of them is killed in the middle of its first task, of two batches.
+    """
+    notes = Path(os.environ["NOTES"])
+    (notes / str(os.getpid())).touch()
+    with suppress(FileExistsError):
+        (notes / "first").touch(exist_ok=False)
+        signal_in(EntryCounter, "count", 2)
     return load_model(name, **own)
 
 
 @pytest.fixture(scope="module")
 def data():
     return torch.randint(0, 256, (40, 200), generator=torch.Generator().manual_seed(0))
-
-
-def kill_one(notes, progress):
-    while not (progress.exists() and list(notes.iterdir())):
-        time.sleep(0.01)
-    os.kill(int(next(notes.iterdir()).name), signal.SIGKILL)
 
 
 def test_workers_load_the_model_by_its_name_and_one_killed_in_the_middle_changes_nothing(
@@ -54,14 +55,11 @@ def test_workers_load_the_model_by_its_name_and_one_killed_in_the_middle_changes
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers know the tests, too
     monkeypatch.setenv("NOTES", str(notes))
     monkeypatch.setattr(ray_executor, "load_model", noted_load)
-    killer = threading.Thread(target=kill_one, args=(notes, tmp_path / PARTIAL.file_name))
-    killer.start()
     executor = ph.RayExecutor(workers=2, batches_per_task=2)
     torch.set_num_threads(1)
     model, kept = tiny("llama"), {"checkpoint": tmp_path, "checkpoint_seconds": 0}
     found = ph.score_heads(model, data, **SETTINGS, executor=executor, **kept)
-    killer.join()
-    assert len(list(notes.iterdir())) == 3  # two workers, and the one that took the dead one's place
+    assert len(list(notes.glob("[0-9]*"))) == 3  # two workers, and the one that took the dead one's place
     assert same(found, ph.score_heads(model, data, **SETTINGS))
 
 
@@ -165,6 +163,6 @@ def test_workers_that_do_not_start_in_time_raise_timeout(cluster, tiny, data):
 
     holder = Holder.remote()
     assert cluster.get(holder.here.remote())
-    executor = ph.RayExecutor(workers=1, start_seconds=2)
-    with pytest.raises(TimeoutError, match=r"1 of 1 Ray workers had not started after 2 s, with 0 CPUs .* free"):
+    executor = ph.RayExecutor(workers=1, start_seconds=0.5)
+    with pytest.raises(TimeoutError, match=r"1 of 1 Ray workers had not started after 0\.5 s, with 0 CPUs .* free"):
         ph.score_heads(tiny("llama"), data[:3], executor=executor, **SETTINGS)

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import time
 
@@ -17,7 +18,7 @@ from positional_heads.scoring.checkpoint import interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
 from positional_heads.scoring.sums import ScoreSums
-from tests.support.processes import Process
+from tests.support.processes import Process, signal_in
 from tests.support.tiny_models import boot
 from tests.support.watching import watch
 
@@ -65,10 +66,11 @@ def test_shards_add_up_to_the_whole(total, more, tiny, sequences, whole, tmp_pat
 def test_a_finished_shard_is_not_counted_again(tiny, sequences, tmp_path, runs):
     ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
     before, content = sum(runs), (tmp_path / shard_file(1, 2)).read_bytes()
+    (tmp_path / "shard-0001-of-0002.unfinished.safetensors").write_bytes(content)  # killed before this was removed
     ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
     probes = sum(runs) - before
     assert 0 < probes < 6  # only the look at the layers
-    assert (tmp_path / shard_file(1, 2)).read_bytes() == content
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {shard_file(1, 2): content}
 
 
 def test_missing_and_foreign_shards_are_named(tiny, sequences, tmp_path):
@@ -200,6 +202,18 @@ def test_a_resumed_run_keeps_its_kernel(tiny, sequences, tmp_path, monkeypatch):
     assert set(counter_used) == {"other"}
 
 
+@pytest.mark.skipif(os.name != "posix", reason="without locks nobody knows who is alive")
+def test_a_run_clears_what_a_dead_one_left_and_not_what_another_is_saving(tiny, sequences, tmp_path):
+    import fcntl
+
+    dead, alive = (tmp_path / f".{PARTIAL.file_name}.{name}.partial" for name in ("written_", "writing_"))
+    dead.write_bytes(b"")
+    with alive.open("wb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        ph.score_heads(tiny("mistral"), sequences[:1], **SETTINGS, checkpoint=tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {PARTIAL.file_name, alive.name}
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
@@ -235,35 +249,54 @@ def test_a_checkpoint_of_another_model_text_or_extension_is_refused(tiny, sequen
 def killed_at_ten_moments(model_folder, folder):
     torch.set_num_threads(1)  # so that forked processes may go on with it
     model = boot(model_folder)
-    data = torch.randint(0, 256, (24, 96), generator=torch.Generator().manual_seed(0))
+    data = torch.randint(0, 256, (12, 96), generator=torch.Generator().manual_seed(0))
     ph.score_heads(model, data[:1], null_repeats=2)  # imports and builds once, before any process is forked
 
-    def child(place):
+    def child(place, dies_counting=None, dies_saving=None):
         if (pid := os.fork()) == 0:
+            if dies_counting:
+                signal_in(*dies_counting)
             scores = ph.score_heads(model, data, null_repeats=2, batch_size=1, checkpoint=place, checkpoint_seconds=0)
+            if dies_saving:
+                signal_in(*dies_saving)
             scores.save(place / "scores.safetensors")
             os._exit(0)
         return pid
 
+    def resumed(place):
+        assert os.waitpid(child(place), 0)[1] == 0
+
+    sums, unfinished_sums, unfinished_scores = PARTIAL.file_name, f".{PARTIAL.file_name}", ".scores.safetensors"
+    for name, dies, left in (
+        ("in the first save", {"dies_counting": (os, "fsync", 1)}, [unfinished_sums]),
+        ("in a later save", {"dies_counting": (os, "fsync", 9)}, [unfinished_sums, sums]),
+        ("between two saves", {"dies_counting": (EntryCounter, "count", 9)}, [sums]),
+        ("in the last save", {"dies_saving": (os, "fsync", 1)}, [unfinished_scores, sums]),
+    ):
+        place = folder / name
+        assert os.waitpid(child(place, **dies), 0)[1] == signal.SIGKILL
+        assert sorted(re.sub(r"\.\w{8}\.partial$", "", file.name) for file in place.iterdir()) == left
+        resumed(place)
     started = time.monotonic()
-    assert os.waitpid(child(folder / "whole"), 0)[1] == 0
+    resumed(folder / "whole")
     takes, moments = time.monotonic() - started, random.Random(0)
-    for number in range(10):
+    for number in range(6):
         pid = child(folder / str(number))
         time.sleep(moments.uniform(0, takes))
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        print("left behind:", sorted(file.name for file in (folder / str(number)).glob("*")))  # noqa: T201
-        assert os.waitpid(child(folder / str(number)), 0)[1] == 0
+        resumed(folder / str(number))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="kills processes with SIGKILL")
 def test_killed_at_ten_moments_a_run_ends_ten_times_the_same(tiny_folder, tmp_path):
-    done = Process(killed_at_ten_moments, tiny_folder("llama"), tmp_path).ended()
+    done = Process(killed_at_ten_moments, tiny_folder("llama"), tmp_path / "runs").ended()
     assert done.returncode == 0, done.stderr
-    assert f"['{PARTIAL.file_name}']" in done.stdout.decode()  # some died in the middle
-    expected = (tmp_path / "whole" / "scores.safetensors").read_bytes()
-    for number in range(10):
-        assert (tmp_path / str(number) / "scores.safetensors").read_bytes() == expected
-        assert not list((tmp_path / str(number)).glob(".*"))  # what was being written is cleared away
+    expected = (tmp_path / "runs" / "whole" / "scores.safetensors").read_bytes()
+    runs = list((tmp_path / "runs").iterdir())
+    assert len(runs) == 11
+    for run in runs:
+        assert (run / "scores.safetensors").read_bytes() == expected
+        # what was being written is cleared away
+        assert {file.name for file in run.iterdir()} == {"scores.safetensors", PARTIAL.file_name}

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -22,7 +21,7 @@ from positional_heads.studies import retrieval_trials
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.views import dose_response, write_report
 from positional_heads.views.report.page import report_html
-from tests.support.processes import Process, command_line
+from tests.support.processes import Process, command_line, dying_command_line
 from tests.support.synthetic_studies import HEADS, LAYERS, all_heads, planted_study
 
 TASK = {"length": 128, "depths": 2, "examples": 1}
@@ -159,11 +158,7 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     command = ["ablate", "bundled", "--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
     command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
     progress = tmp_path / "out" / FINISHED_FILE_NAME
-    process = Process(command_line, *command)
-    while process.runs() and (not progress.exists() or progress.read_text().count("log_prob") < 3):
-        time.sleep(0.02)
-    process.send(signal.SIGKILL)
-    process.ended()
+    assert Process(dying_command_line, 9, *command).ended().returncode == -signal.SIGKILL
     lines = [json.loads(line) for line in progress.read_text().split("\n")[1:-1]]
     sets = {line["part"]: line["result"] for line in lines if not line["part"].startswith("retrieval")}
     assert len(sets) >= 2

@@ -3,6 +3,7 @@
 All are forked from one that has imported the libraries, because importing TransformerLens takes seconds.
 """
 
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -39,14 +40,6 @@ class Process:
         self.process = FORKED.Process(target=_call, args=(*as_here, function, *arguments))
         self.process.start()
 
-    def send(self, signal_number: int) -> None:
-        """Send a signal to the process."""
-        os.kill(self.process.pid, signal_number)
-
-    def runs(self) -> bool:
-        """Whether the process has not ended."""
-        return self.process.is_alive()
-
     def ended(self) -> Ended:
         """Wait for the end of the process."""
         self.process.join()
@@ -65,6 +58,32 @@ def _call(environment, folder, files, function, *arguments):
     sys.stdin = os.fdopen(0, closefd=False)  # multiprocessing put nothing in its place
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may ignore it
     function(*arguments)
+
+
+def signal_in(owner, name, number, sent=signal.SIGKILL):
+    """Let this process send itself a signal, by default its death, at the so-many-th call of a function."""
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    def signalled(*arguments, **named):
+        if next(calls) == number:
+            os.kill(os.getpid(), sent)
+        return function(*arguments, **named)
+
+    setattr(owner, name, signalled)
+
+
+def dying_command_line(number, *arguments):
+    """The command line, killed in its so-many-th `fsync`, which is while it saves something."""
+    signal_in(os, "fsync", number)
+    command_line(*arguments)
+
+
+def interrupted_command_line(number, *arguments):
+    """The command line, stopped by Ctrl-C in its so-many-th batch of a scoring run."""
+    from positional_heads.scoring.counter import EntryCounter
+
+    signal_in(EntryCounter, "count", number, signal.SIGINT)
+    command_line(*arguments)
 
 
 def command_line(*arguments):

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from positional_heads.core.user_cache import user_cache
+from positional_heads.core.whole_files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -105,11 +106,10 @@ def _build(source: Path, library: Path, command: list[str]) -> None:
     """Compile in a temporary folder, then move the library: two processes may do so at the same time."""
     library.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _refuse_writable_by_others(library.parent)
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix=".building-") as folder:
+    with tempfile.TemporaryDirectory(prefix="positional_heads-") as folder:
         compiled = Path(folder) / library.name
         _run([*command, str(source), "-o", str(compiled)])
-        compiled.chmod(0o700)
-        compiled.replace(library)
+        write_atomically(library, compiled.read_bytes(), 0o700)
 
 
 def _refuse_writable_by_others(path: Path) -> None:

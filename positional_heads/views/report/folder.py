@@ -4,10 +4,10 @@ import io
 from pathlib import Path
 
 from positional_heads.core.arguments import checked
+from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
-from positional_heads.results.files import write_atomically
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability

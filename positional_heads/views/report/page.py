@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from positional_heads.core.arguments import checked
+from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
@@ -19,7 +20,6 @@ from positional_heads.results.files import (
     EXTRAPOLATION,
     SCORES,
     STABILITY,
-    write_atomically,
 )
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
