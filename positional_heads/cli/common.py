@@ -162,11 +162,12 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
         overwrite: Allow replacing results.
 
     Raises:
-        ValueError: If the folder holds results, and they may not be replaced.
+        ValueError: If the folder holds results, and they may not be replaced, or something else of that name.
         OSError: If the folder cannot be written.
     """
-    from positional_heads.results.files import write_atomically
+    from positional_heads.results.files import refuse_foreign, write_atomically
 
+    refuse_foreign(out / file_name)
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: already holds results; choose another --out, or add --overwrite"
         raise ValueError(msg)

@@ -34,11 +34,11 @@ def show(
     Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY
+        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY, lies_in
         from positional_heads.results.unfinished import unfinished
 
         kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, SCORES)
-        held = [one for one in kinds if result.name == one.file_name or (result / one.file_name).is_file()]
+        held = [one for one in kinds if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION)]
@@ -85,10 +85,11 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         as_json: Print JSON instead of a table.
         top: Heads to print of scores, and of heads ablated alone.
     """
-    from positional_heads.results.files import read_result
+    from positional_heads.results.files import read_result, understood
 
     content, _ = read_result(path, kind)
-    print_content(content, kind, as_json, top)
+    with understood(path, kind):
+        print_content(content, kind, as_json, top)
 
 
 def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from positional_heads.results.files import FINISHED_FILE_NAME, write_atomically
+from positional_heads.results.unfinished import finished_line, finished_lines
 from positional_heads.scoring.progress import Work, work_bar
 
 Part = TypeVar("Part")
@@ -45,6 +46,7 @@ class FinishedParts:
 
         Raises:
             ValueError: If the folder holds parts of another study.
+            ResultFileError: If the file is damaged.
         """
         self.file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
         lines = [] if self.file is None else _saved_lines(self.file, study)
@@ -89,7 +91,7 @@ class FinishedParts:
         if self.file is None:
             return
         with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(finished_line(line))
             stream.flush()
             os.fsync(stream.fileno())  # a finished part survives a crash of the machine, too
 
@@ -142,7 +144,7 @@ def run_parts(
 def _saved_lines(file: Path, study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The lines below the header; the file is begun, or rewritten without its incomplete last line."""
     header = json.loads(json.dumps(study))
-    lines = _complete_lines(file) or [header]
+    lines = (finished_lines(file) if file.exists() else []) or [header]
     if lines[0] != header:
         changed = sorted(key for key in {*header, *lines[0]} if header.get(key) != lines[0].get(key))
         msg = (
@@ -150,12 +152,5 @@ def _saved_lines(file: Path, study: Mapping[str, Any]) -> list[dict[str, Any]]:
             "its own settings, choose another folder, or delete the file"
         )
         raise ValueError(msg)
-    write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(file, "".join(map(finished_line, lines)))
     return lines[1:]
-
-
-def _complete_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    # what follows the last newline was still being written
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]

@@ -19,6 +19,7 @@ from positional_heads.results.files import (
     EXTRAPOLATION,
     SCORES,
     STABILITY,
+    lies_in,
     write_atomically,
 )
 from positional_heads.results.head_examples import HeadExamples
@@ -101,7 +102,7 @@ def read_results(folder: str | Path) -> Results:
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
     named = {
-        name: [path / name for path in folders if (path / name).is_file()]
+        name: [path / name for path in folders if lies_in(path, name)]
         for name in (one.file_name for one in (SCORES, EXAMPLES, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY))
     }
     chosen = {
