@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
+from positional_heads.cli.wording import say, warnings_in_options
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -28,7 +30,8 @@ DEBUG = "POSITIONAL_HEADS_DEBUG"
 def one_line_errors() -> Iterator[None]:
     """Report any failure in one line, with an exit status; with DEBUG set, show the traceback."""
     try:
-        yield
+        with warnings_in_options():
+            yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise  # reported already, or nobody reads the output
     except KeyboardInterrupt as interrupt:
@@ -44,11 +47,6 @@ def one_line_errors() -> Iterator[None]:
             )
         say(f"error: {reason}")
         raise typer.Exit(1) from error
-
-
-def say(message: str) -> None:
-    """Print a message to standard error; standard output is for results."""
-    typer.echo(message, err=True)
 
 
 def read_texts(names: list[str] | None) -> list[str]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import one_line_errors, say
+from positional_heads.cli.common import one_line_errors
+from positional_heads.cli.wording import in_options, say
 
 if TYPE_CHECKING:
     from positional_heads.results.files import ResultKind
@@ -113,7 +114,7 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
             tables.study_table(content["effects"], content["contrasts"])
             if content["contrasts"]
             else tables.single_heads_table(content["single_heads"], top),
-            *content["notes"],
+            *map(in_options, content["notes"]),
         ]
     elif kind == COMPARISON:
         found = comparison_tables.comparison_tables(content, top)
@@ -122,8 +123,8 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
-        lines = [heading, tables.extrapolation_table(content["table"]), *content.get("notes", [])]
-    for line in (*lines, f"\nVerdict: {content['verdict']}"):
+        lines = [heading, tables.extrapolation_table(content["table"]), *map(in_options, content.get("notes", []))]
+    for line in (*lines, in_options(f"\nVerdict: {content['verdict']}")):
         typer.echo(line)
 
 

@@ -16,6 +16,8 @@ from positional_heads.results.unfinished import finished_line, finished_lines
 from positional_heads.scoring.progress import Work, work_bar
 
 Part = TypeVar("Part")
+WORTH_SAYING = 30.0
+"""Seconds of finished parts from which on it is said where they are saved."""
 clock = time.monotonic
 """The clock; tests have one of their own."""
 
@@ -54,7 +56,7 @@ class FinishedParts:
         self.results: dict[str, Any] = {line["part"]: line["result"] for line in parts}
         self.seconds: dict[str, float] = {line["part"]: line["seconds"] for line in parts if "seconds" in line}
         self.decisions: list[dict[str, Any]] = [line["decision"] for line in lines if "decision" in line]
-        self.announced, self.spent = self.file is None, 0.0
+        self.announced, self.spent = False, 0.0
 
     def run(self, name: str, part: Part, run: Callable[[Part], Any]) -> Any:
         """The result of a part, which is run unless it is finished."""
@@ -125,13 +127,12 @@ def run_parts(
     """
     work = {name: Work(cost(part)) for name, part in parts.items()}
     with work_bar(work, finished.results, title=title, unit=unit, shown=progress) as bar:
-        if not finished.announced:
-            bar.say(f"progress is saved in {finished.file}; rerun the same command to resume")
-            finished.announced = True
+        bar.announced = finished.announced
         try:
             for name, part in parts.items():
                 finished.run(name, part, run)
-                bar.finish([name])
+                bar.finish([name], finished.file if finished.spent > WORTH_SAYING else None)
+                finished.announced = bar.announced
         except KeyboardInterrupt as interrupt:
             if finished.file is None:
                 raise

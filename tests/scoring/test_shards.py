@@ -267,3 +267,11 @@ def test_killed_at_ten_moments_a_run_ends_ten_times_the_same(tiny_folder, tmp_pa
     for number in range(10):
         assert (tmp_path / str(number) / "scores.safetensors").read_bytes() == expected
         assert not list((tmp_path / str(number)).glob(".*"))  # what was being written is cleared away
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, 1), (60, 0)])
+def test_it_is_said_once_where_progress_is_saved_when_it_is(tiny, sequences, tmp_path, capsys, seconds, times):
+    kept = {"checkpoint": tmp_path, "checkpoint_seconds": seconds}
+    ph.score_heads(tiny("mistral"), sequences, **SETTINGS, **kept, progress=True)
+    said = capsys.readouterr().err
+    assert said.count(f"progress is saved in {tmp_path / PARTIAL.file_name}; rerun the same command to resume") == times
