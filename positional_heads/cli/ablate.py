@@ -188,9 +188,8 @@ def _scores(
                 f"another --out, or rank by what is there: --scores {out} instead of --text"
             )
             raise ValueError(msg)
-        say(
-            f"using the scores in {file}, of {data['sequences']} sequences of {text_label(saved.provenance) or 'a text'}"
-        )
+        of = text_label(saved.provenance) or "a text"
+        say(f"using the scores in {file}, of {data['sequences']} sequences of {of}")
         return saved
     from positional_heads.scoring.score import score_heads
 
