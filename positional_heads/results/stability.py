@@ -147,9 +147,9 @@ class Stability(Record):
         return (
             f"{len(stable)} of {n_scored} heads beat their null with a positive rho in all {n_results} results (false "
             f"discovery rate {ALPHA:g} in each){f': {named(stable)}' if stable else ''}. By chance it would be "
-            f"{by_chance:.2g}, if each result drew its heads at random.{self._staying(stable)} {ever} heads do in at least one "
-            f"({', '.join(map(str, per_result))} in each); that one does not in another is no evidence that it differs "
-            f"there, `compare` tests that. {ranks}"
+            f"{by_chance:.2g}, if each result drew its heads at random.{self._staying(stable)} {ever} heads do in at "
+            f"least one ({', '.join(map(str, per_result))} in each); that one does not in another is no evidence that "
+            f"it differs there, `compare` tests that. {ranks}"
         )
 
     def _staying(self, stable: list[Head]) -> str:
@@ -158,16 +158,15 @@ class Stability(Record):
             return ""
         if self.stays is None:
             return (
-                " How many of these only tell the first keys from the others is not known: score every text with "
+                " Whether these tell more than the first keys from the others is not known: score every text with "
                 "control_keys=64."
             )
         settings = (one.get("settings", {}) for one in self.provenance["results"].values())
         keys = " or ".join(map(str, sorted({int(one.get("control_keys", 0)) for one in settings})))
         staying = self.stable_heads(stays=True)
-        return (
-            f" {len(staying)} of these {len(stable)} {'stays' if len(staying) == 1 else 'stay'} in all "
-            f"{len(self.names)} results when the first {keys} keys are left out{f': {named(staying)}' if staying else ''}."
-        )
+        stay = f"{len(staying)} of these {len(stable)} {'stays' if len(staying) == 1 else 'stay'}"
+        names = f": {named(staying)}" if staying else ""
+        return f" {stay} in all {len(self.names)} results when the first {keys} keys are left out{names}."
 
     @property
     def _shown_names(self) -> list[str]:
@@ -233,9 +232,8 @@ def compare_all(results: Mapping[str, HeadScores]) -> Stability:
     nowhere = torch.zeros_like(undefined).bool()
     beats = [nowhere if each.null is None else each.beats_null() for each in scores]
     excess = [undefined if each.null is None else each.excess for each in scores]
-    controlled = all(
-        each.null is not None and each.control is not None and each.control.null is not None for each in scores
-    )
+    controls = [each.control for each in scores if each.null is not None and each.control is not None]
+    controlled = len(controls) == len(scores) and all(control.null is not None for control in controls)
     others = dict(list(results.items())[1:])
     changes = {name: differing(scores[0].provenance, other.provenance) for name, other in others.items()}
     return Stability(

@@ -472,3 +472,13 @@ def test_mistakes_end_in_one_line(tmp_path):
         assert len(done.stderr.splitlines()) == 1
         assert message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_title_of_a_comparison_says_what_differs(tmp_path):
+    a, b = planted_nulls()
+    settings = {"settings": b.provenance["settings"] | {"temperature": "attention"}}
+    ph.compare(a, replace(b, provenance=b.provenance | settings), names=["prose", "<code>"]).save(tmp_path / "two")
+    title = re.search(r"<title>(.*?)</title>", report_html(tmp_path / "two"))[1]
+    assert title == "Positional Heads: &lt;code&gt; against prose, planted; text, temperature attention against None"
+    ph.compare_all({"x": a, "y": b}).save(tmp_path / "many")
+    assert "<title>Positional Heads: x, y side by side, planted</title>" in report_html(tmp_path / "many")
