@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 import positional_heads as ph
 from positional_heads.core.statistics import bootstrap_weights
 from positional_heads.results.compare import same_sequences
+from positional_heads.results.comparison_tables import stable_table
 from positional_heads.results.differing import differing
 from tests.support.synthetic_comparison import every_resample, normal, planted_nulls, scores_of_groups
 

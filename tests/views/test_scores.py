@@ -214,10 +214,9 @@ def test_results_side_by_side_show_rho_and_dot_the_heads_that_beat_their_null():
 
 
 def test_results_side_by_side_ring_the_heads_that_fall_without_the_first_keys():
-    controlled = [
-        replace(one, control=replace(one, rho=one.rho - lost)) for one, lost in zip(planted_nulls(), (0, 0.3))
-    ]
-    axes = stability_view(ph.compare_all(dict(zip(("prose", "code"), controlled, strict=True)))).axes[0]
+    a, b = planted_nulls()
+    a, b = replace(a, control=replace(a)), replace(b, control=replace(b, rho=b.rho - 0.3))
+    axes = stability_view(ph.compare_all({"prose": a, "code": b})).axes[0]
     full, rings = ({tuple(map(round, map(float, dot))) for dot in one.get_offsets()} for one in axes.collections)
     assert full == {(0, 0), (0, 1), (0, 2)}
     assert rings == {(1, 0), (1, 3)}
