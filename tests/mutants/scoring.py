@@ -143,4 +143,5 @@ MUTANTS = (
         ",\n                settings",
         "scoring/test_estimate -k runs_nothing",
     ),
+    Mutant("scoring/progress.py", "self.finished < self._parts.keys()", "True", "studies/test_budget -k worth_it"),
 )
