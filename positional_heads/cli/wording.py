@@ -14,7 +14,7 @@ COMMANDS = {"run ablation_study": "run positional-heads ablate"}
 """Calls that verdicts advise."""
 NAMED = re.compile(
     r"\w\([^()]*\)"  # a call of Python stays as it is
-    r"|(?<![\w/.\\-])([a-z]\w*)=('[^']*'|\"[^\"]*\"|[\w.]*\w|)"
+    r"|(?<![\w/.\\-])([a-z]\w*)=(?!\S*[/\\])('[^']*'|\"[^\"]*\"|[\w.]*\w(?![\w:])|(?=[\s:,.){]|$))"  # no path
     r"|(?<![\w/.\\-])([a-z]+(?:_[a-z]+)+)(?![\w/(-]|\.\w)"
 )
 

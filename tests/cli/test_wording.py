@@ -29,6 +29,12 @@ from tests.support.synthetic import synthetic_scores
         ("run ablation_study to test whether", "run positional-heads ablate to test whether"),
         ("tokens; beyond_context=True runs past it", "tokens; beyond_context=True (in Python) runs past it"),
         ("load_model(BASE, adapter=/x), or --adapter /x", "load_model(BASE, adapter=/x), or --adapter /x"),
+        ("written: seed=1/a.st, seed=12: no, x/seed=1", "written: seed=1/a.st, seed=12: no, x/seed=1"),
+        (
+            "mode mean needs reference=: the task; file=, a table",
+            "mode mean needs --reference: the task; --file, a table",
+        ),
+        ("load it in float32 (dtype=) or device_map={'a': 0}", "load it in float32 (--dtype) or --device-map {'a': 0}"),
         ("/runs/skip_keys/a.st, skip_keys.txt, rho_curve", "/runs/skip_keys/a.st, skip_keys.txt, rho_curve"),
     ],
 )
