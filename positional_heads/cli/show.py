@@ -90,17 +90,24 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
 
     content, _ = read_result(path, kind)
     with understood(path, kind):
-        print_content(content, kind, as_json, top)
+        lines = _lines(content, kind, as_json, top)
+    for line in lines:
+        typer.echo(line)
 
 
 def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> None:
     """Print a result from everything in its file that is not a tensor; arguments as in `print_result`."""
+    for line in _lines(content, kind, as_json, top):
+        typer.echo(line)
+
+
+def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
+    """What is printed of a result, by line or table."""
     from positional_heads.results import comparison_tables, tables
     from positional_heads.results.files import ABLATION, COMPARISON, SCORES, STABILITY
 
     if as_json:
-        typer.echo(json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1))
-        return
+        return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
     provenance = content["provenance"]
     lines: list[object]
     if kind == SCORES:
@@ -124,8 +131,7 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
         lines = [heading, tables.extrapolation_table(content["table"]), *map(in_options, content.get("notes", []))]
-    for line in (*lines, in_options(f"\nVerdict: {content['verdict']}")):
-        typer.echo(line)
+    return [*map(str, lines), in_options(f"\nVerdict: {content['verdict']}")]
 
 
 def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
