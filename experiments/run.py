@@ -11,7 +11,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ SHUFFLES, RESAMPLES, CONTROL_KEYS = 20, 200, 64
 
 EXAM = {"length": 512, "examples": 8}
 """Settings of the task that all ablations are measured on; its text is the bundled prose."""
+RECORDED = ("rank_by", "mode", "distance", "n_permuted", "n_random", "n_anywhere")
+"""Settings of a study that its result knows by the same name."""
 HEADS = 27
 """Heads that are ablated together: the top 10 % of 270."""
 PERMUTED, RANDOM = 99, 20
@@ -48,12 +50,15 @@ def sequences(model: TransformerBridge, kind: str, length: int, count: int) -> l
     return [pieces[index] for index in sorted(random.Random(SEED).sample(range(len(pieces)), count))]
 
 
-def once(name: str, load: Callable[[Path], Any], run: Callable[[Path], Any]) -> Any:
-    """The result kept under this name; run and kept if there is none."""
+def once(
+    name: str, load: Callable[[Path], Any], run: Callable[[Path], Any], asked: Mapping[str, Any] | None = None
+) -> Any:
+    """The result kept under this name; run and kept if there is none. It is said if it has other settings than asked."""
     folder = HERE / name
     if (folder / "time.json").is_file():  # written last
-        say_kept(name)
-        return load(folder)
+        result = load(folder)
+        say_kept(name, others(result.provenance, asked or {}))
+        return result
     began, used = time.time(), time.process_time()
     result = run(HERE / "unfinished" / name)
     took = {"minutes": round((time.time() - began) / 60, 1), "cpu_minutes": round((time.process_time() - used) / 60, 1)}
@@ -64,10 +69,19 @@ def once(name: str, load: Callable[[Path], Any], run: Callable[[Path], Any]) -> 
     return result
 
 
+def others(provenance: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Settings that a kept result was made with, where this file now asks for others."""
+    parts = [provenance.get(part) or {} for part in ("scores", "task", "ablation", "data", "settings")]
+    made = {name: value for part in parts for name, value in part.items()}
+    changed = [f"{name} {made.get(name)}, not {value}" for name, value in asked.items() if made.get(name) != value]
+    return "; ".join(changed)
+
+
 @cache
-def say_kept(name: str) -> None:
-    """Say once that a result is kept, and so not run."""
-    sys.stdout.write(f"{name}: kept, not run again; remove experiments/{name} to run it\n")
+def say_kept(name: str, made_with: str = "") -> None:
+    """Say once that a result is kept, and so not run; and what it was made with, if that is no longer asked for."""
+    though = f", although it was made with {made_with}" if made_with else ""
+    sys.stdout.write(f"{name}: kept, not run again{though}; remove experiments/{name} to run it\n")
     sys.stdout.flush()
 
 
@@ -84,24 +98,22 @@ def scores(model: TransformerBridge) -> None:
 def score(model: TransformerBridge, kind: str, length: int, temperature: Any = 1.0) -> ph.HeadScores:
     """Score one kind of text; numbers by distance are not kept, for their size."""
     count, pairs = LENGTHS[length]
+    settings: dict[str, Any] = {
+        "temperature": temperature,
+        "null_repeats": SHUFFLES,
+        "control_keys": CONTROL_KEYS,
+        "pairs": pairs or "all",
+        "resamples": RESAMPLES,
+        "seed": SEED,
+    }
 
     def run(checkpoint: Path) -> ph.HeadScores:
-        return ph.score_heads(
-            model,
-            sequences(model, kind, length, count),
-            temperature=temperature,
-            null_repeats=SHUFFLES,
-            control_keys=CONTROL_KEYS,
-            pairs=pairs,
-            resamples=RESAMPLES,
-            batch_size=max(1, 2048 // length),
-            checkpoint=checkpoint,
-            seed=SEED,
-            progress=True,
-        ).without_curves()
+        drawn, size = sequences(model, kind, length, count), max(1, 2048 // length)
+        scored = ph.score_heads(model, drawn, batch_size=size, checkpoint=checkpoint, progress=True, **settings)
+        return scored.without_curves()
 
     name = f"scores/{kind}-{length}" + ("-attention" if temperature == "attention" else "")
-    return once(name, ph.HeadScores.load, run)
+    return once(name, ph.HeadScores.load, run, {**settings, "sequences": count, "longest": length})
 
 
 def ablations(model: TransformerBridge) -> None:
@@ -201,7 +213,9 @@ def study(model: TransformerBridge, name: str, **settings: Any) -> ph.AblationSt
             **EXAM,
         )
 
-    return once(name, ph.AblationStudy.load, run)
+    asked = {name: settings[name] for name in RECORDED if name in settings}
+    task = {"lengths": [EXAM["length"]], "examples": EXAM["examples"], "seed": SEED}
+    return once(name, ph.AblationStudy.load, run, {**asked, "sizes": settings["counts"], **task})
 
 
 PARTS = {

@@ -255,7 +255,7 @@ def _check_sequence(model: TransformerLensModel, index: int, tokens: Tensor, mas
         msg = f"sequence {index} holds token id {wrong}, the vocabulary is 0 to {vocabulary - 1}"
         token = getattr(getattr(model, "tokenizer", None), "added_tokens_decoder", {}).get(wrong)
         if token is not None:
-            msg += f": it is the tokenizer's {str(token)!r}; plain_text=True (--plain-text) reads it as characters"
+            msg += f": it is the tokenizer's {str(token)!r}; plain_text=True reads it as characters"
         raise ValueError(msg)
 
 

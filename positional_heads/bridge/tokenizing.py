@@ -119,7 +119,7 @@ def _warn_unless_plain(model: TransformerLensModel, text: str) -> None:
     if "\r" in text:
         warnings.append("the text has carriage returns (Windows line endings), which become tokens")
     for warning in warnings:
-        warn_once(__name__, f"{warning}; plain_text=True (--plain-text) reads plain characters and line feeds instead")
+        warn_once(__name__, f"{warning}; plain_text=True reads plain characters and line feeds instead")
 
 
 def start_token(model: TransformerLensModel) -> Int[Tensor, " start"]:

@@ -14,10 +14,10 @@ from positional_heads.cli.common import (
     one_line_errors,
     prepared_folder,
     read_text,
-    say,
     text_sources,
 )
 from positional_heads.cli.show import finish
+from positional_heads.cli.wording import say
 
 if TYPE_CHECKING:
     from positional_heads.bridge.model import TransformerLensModel
@@ -159,26 +159,45 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             places = {"offload_folder": offload_folder, "adapter": adapter}
             bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
             asked = make_task(bridge, task, **task_settings)
-            ranked = ranked or _scores(bridge, [BUNDLED] if model == BUNDLED and not text else text, out, seed)
+            ranked = ranked or _scores(bridge, text, out, seed, bundled=model == BUNDLED)
             study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
             finish(study, out, as_json, progress=FINISHED_FILE_NAME)
 
 
-def _scores(bridge: "TransformerLensModel", text: list[str] | None, out: Path, seed: int) -> "HeadScores":
-    """Scores of a few sequences of a text; saved with the study, so that a resumed run need not score again."""
+def _scores(
+    bridge: "TransformerLensModel", text: list[str] | None, out: Path, seed: int, *, bundled: bool
+) -> "HeadScores":
+    """Scores of a few sequences of a text; saved with the study, so that a resumed run need not score again.
+
+    Raises:
+        ValueError: If there is no text, or the scores saved are not those that were asked for.
+    """
+    from positional_heads.bridge.cutting import cut_text
     from positional_heads.results.files import SCORES
     from positional_heads.results.scores import HeadScores
+    from positional_heads.results.tables import text_label
 
-    if (out / SCORES.file_name).is_file():
-        say(f"using the scores in {out / SCORES.file_name}")
-        return HeadScores.load(out / SCORES.file_name)
-    from positional_heads.bridge.cutting import cut_text
+    file = out / SCORES.file_name
+    pieces = cut_text(bridge, text_sources(text), sequences=SCORED_SEQUENCES, seed=seed) if text else None
+    if file.is_file():
+        saved = HeadScores.load(file)
+        data = saved.provenance["data"]
+        if pieces is not None and data.get("drawn") != getattr(pieces, "drawn", None):
+            msg = (
+                f"{file}: holds scores of other sequences than these {len(pieces)} of --text (--seed {seed}); choose "
+                f"another --out, or rank by what is there: --scores {out} instead of --text"
+            )
+            raise ValueError(msg)
+        of = text_label(saved.provenance) or "a text"
+        say(f"using the scores in {file}, of {data['sequences']} sequences of {of}")
+        return saved
     from positional_heads.scoring.score import score_heads
 
-    if not text:
+    if pieces is None and not bundled:
         msg = "no scores: add --scores DIR (written by positional-heads score), or --text FILE to score on first"
         raise ValueError(msg)
-    pieces = cut_text(bridge, text_sources(text), sequences=SCORED_SEQUENCES, seed=seed)
+    if pieces is None:
+        pieces = cut_text(bridge, text_sources([BUNDLED]), sequences=SCORED_SEQUENCES, seed=seed)
     scores = score_heads(bridge, pieces, null_repeats=5, progress=True)
-    scores.save(out / SCORES.file_name)
+    scores.save(file)
     return scores

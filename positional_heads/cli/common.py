@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
+from positional_heads.cli.wording import say, warnings_in_options
+
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -28,7 +30,8 @@ DEBUG = "POSITIONAL_HEADS_DEBUG"
 def one_line_errors() -> Iterator[None]:
     """Report any failure in one line, with an exit status; with DEBUG set, show the traceback."""
     try:
-        yield
+        with warnings_in_options():
+            yield
     except (typer.Exit, typer.Abort, BrokenPipeError):
         raise  # reported already, or nobody reads the output
     except KeyboardInterrupt as interrupt:
@@ -44,11 +47,6 @@ def one_line_errors() -> Iterator[None]:
             )
         say(f"error: {reason}")
         raise typer.Exit(1) from error
-
-
-def say(message: str) -> None:
-    """Print a message to standard error; standard output is for results."""
-    typer.echo(message, err=True)
 
 
 def read_texts(names: list[str] | None) -> list[str]:
@@ -162,11 +160,13 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
         overwrite: Allow replacing results.
 
     Raises:
-        ValueError: If the folder holds results, and they may not be replaced.
+        ValueError: If the folder holds results, and they may not be replaced, or something else of that name.
         OSError: If the folder cannot be written.
     """
     from positional_heads.core.whole_files import write_atomically
+    from positional_heads.results.files import refuse_foreign
 
+    refuse_foreign(out / file_name)
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: already holds results; choose another --out, or add --overwrite"
         raise ValueError(msg)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from positional_heads.cli.common import PLACEMENTS, say
+from positional_heads.cli.common import PLACEMENTS
+from positional_heads.cli.wording import say
 
 if TYPE_CHECKING:
     from positional_heads.bridge.model_size import ModelSize

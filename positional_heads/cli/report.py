@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from positional_heads.cli.common import one_line_errors, say
+from positional_heads.cli.common import one_line_errors
+from positional_heads.cli.wording import say
 
 
 def report(

@@ -13,13 +13,13 @@ from positional_heads.cli.common import (
     load_named,
     one_line_errors,
     prepared_folder,
-    say,
     say_drawn,
     text_sources,
     whole_sources,
 )
 from positional_heads.cli.estimate import print_estimate
 from positional_heads.cli.show import finish
+from positional_heads.cli.wording import say
 
 
 def score(  # noqa: PLR0917  one parameter is one option of the command

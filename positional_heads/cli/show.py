@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import one_line_errors, say
+from positional_heads.cli.common import one_line_errors
+from positional_heads.cli.wording import in_options, say
 
 if TYPE_CHECKING:
     from positional_heads.results.files import ResultKind
@@ -34,11 +35,11 @@ def show(
     Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY
+        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY, lies_in
         from positional_heads.results.unfinished import unfinished
 
         kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, SCORES)
-        held = [one for one in kinds if result.name == one.file_name or (result / one.file_name).is_file()]
+        held = [one for one in kinds if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION)]
@@ -85,20 +86,28 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         as_json: Print JSON instead of a table.
         top: Heads to print of scores, and of heads ablated alone.
     """
-    from positional_heads.results.files import read_result
+    from positional_heads.results.files import read_result, understood
 
     content, _ = read_result(path, kind)
-    print_content(content, kind, as_json, top)
+    with understood(path, kind):
+        lines = _lines(content, kind, as_json, top)
+    for line in lines:
+        typer.echo(line)
 
 
 def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> None:
     """Print a result from everything in its file that is not a tensor; arguments as in `print_result`."""
+    for line in _lines(content, kind, as_json, top):
+        typer.echo(line)
+
+
+def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
+    """What is printed of a result, by line or table."""
     from positional_heads.results import comparison_tables, tables
     from positional_heads.results.files import ABLATION, COMPARISON, SCORES, STABILITY
 
     if as_json:
-        typer.echo(json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1))
-        return
+        return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
     provenance = content["provenance"]
     lines: list[object]
     if kind == SCORES:
@@ -112,7 +121,7 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
             tables.study_table(content["effects"], content["contrasts"])
             if content["contrasts"]
             else tables.single_heads_table(content["single_heads"], top),
-            *content["notes"],
+            *map(in_options, content["notes"]),
         ]
     elif kind == COMPARISON:
         found = comparison_tables.comparison_tables(content, top)
@@ -121,9 +130,8 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
-        lines = [heading, tables.extrapolation_table(content["table"]), *content.get("notes", [])]
-    for line in (*lines, f"\nVerdict: {content['verdict']}"):
-        typer.echo(line)
+        lines = [heading, tables.extrapolation_table(content["table"]), *map(in_options, content.get("notes", []))]
+    return [*map(str, lines), in_options(f"\nVerdict: {content['verdict']}")]
 
 
 def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:

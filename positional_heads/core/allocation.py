@@ -89,6 +89,10 @@ def stretch_between(
         raise ValueError(msg)
     factors, best, explained = np.geomspace(1, most, STRETCHES), [], []
     for before, after in zip(plain.numpy(), extended.numpy(), strict=True):
+        if np.isnan(before).all() or np.isnan(after).all():  # nothing was observed
+            best.append(np.nan)
+            explained.append(np.nan)
+            continue
         errors = np.array([_squared_error(before, after, factor) for factor in factors])
         variation = np.nansum((after - np.nanmean(after)) ** 2)
         best.append(factors[np.argmin(errors)])

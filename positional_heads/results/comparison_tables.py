@@ -12,6 +12,8 @@ CHANGE_COLUMNS = (
 )
 AGREEMENT_COLUMNS = ("measure", "correlation", "low", "high", "ceiling")
 TOP_COLUMNS = ("k", "shared", "expected", "jaccard", "p_shared")
+RANKED_BY = ("times", "times_stays", "lowest_rho")
+"""What puts a head first where several results are side by side; without controls, none is known to stay."""
 PAIR_COLUMNS = ("a", "b", "correlation_rho", "correlation_excess", *TOP_COLUMNS)
 
 
@@ -33,9 +35,10 @@ def stable_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
         table: Rows of `Stability.to_frame`.
         top: How many heads.
     """
+    ranked_by = [name for name in RANKED_BY if name in table[0]]
     scored = [row for row in table if row["lowest_rho"] is not None]
-    scored.sort(key=lambda row: (-row["times"], -row["lowest_rho"]))
-    columns = ["name", "times", "lowest_rho", "mean_rho", *(name for name in table[0] if name.startswith("rho on "))]
+    scored.sort(key=lambda row: [-row[name] for name in ranked_by])
+    columns = ["name", *ranked_by, "mean_rho", *(name for name in table[0] if name.startswith("rho on "))]
     return ResultTable(columns, scored[:top])
 
 

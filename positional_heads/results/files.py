@@ -6,7 +6,10 @@ numbers: without it safetensors would load a file with a flipped bit as if nothi
 
 import hashlib
 import json
+import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +59,12 @@ def result_file(path: str | Path, file_name: str) -> Path:
     return path / file_name if path.is_dir() or not path.suffix else path
 
 
+def lies_in(folder: Path, file_name: str) -> bool:
+    """Whether a folder holds a file of this name, or a link to none: it is not passed over, and refused when read."""
+    file = folder / file_name
+    return os.path.lexists(file) and not file.is_dir()
+
+
 def kind_of(file: Path) -> str | None:
     """The format label of a result file; None if this is none."""
     try:
@@ -65,17 +74,20 @@ def kind_of(file: Path) -> str | None:
                 return None
             metadata = json.loads(stream.read(length)).get("__metadata__", {})
         label: str | None = json.loads(metadata.get(_KEY, "{}")).get("format")
-    except (OSError, ValueError, AttributeError, struct.error):
+    except (OSError, ValueError, AttributeError, RecursionError, TypeError, struct.error):
         return None
     return label
 
 
 def refuse_foreign(file: Path) -> None:
-    """Refuse to replace a file that is not a result.
+    """Refuse to replace a file that is not a result, or a folder.
 
     Raises:
         ResultFileError: If there is one.
     """
+    if file.is_dir():
+        msg = f"{file}: is a folder, and a result file would get this name; choose another, or move the folder first"
+        raise ResultFileError(msg)
     if file.is_file() and file.stat().st_size and kind_of(file) is None:
         msg = f"{file}: exists already and is not a result file; choose another name, or delete it first"
         raise ResultFileError(msg)
@@ -116,10 +128,39 @@ def read_result(path: str | Path, kind: ResultKind) -> tuple[dict[str, Any], byt
     """
     file = result_file(path, kind.file_name)
     if not file.is_file():
-        msg = f"{file}: no such result file; {kind.written_by} writes one called {kind.file_name}"
+        found = "a link to a file that is not there" if file.is_symlink() else "no such result file"
+        found = "a folder, not a result file" if file.is_dir() else found
+        msg = f"{file}: {found}; {kind.written_by} writes one called {kind.file_name}"
         raise FileNotFoundError(msg)
-    raw = file.read_bytes()
+    try:
+        raw = file.read_bytes()
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror or error}); make it readable, or run again"
+        raise OSError(msg) from error
     return unpacked(raw, kind, file), raw
+
+
+@contextmanager
+def understood(source: Any, kind: ResultKind) -> Iterator[None]:
+    """A block that reads a whole file's content; what it lacks is reported as a fault of the file.
+
+    Args:
+        source: The file, for the error.
+        kind: The kind of result it is.
+
+    Raises:
+        ResultFileError: If the content is not what this version expects.
+    """
+    try:
+        yield
+    except ResultFileError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        msg = (
+            f"{source}: not damaged, but not a {kind.label} as this version reads it "
+            f"({type(error).__name__}: {error}); read it by the program or version that wrote it, or run again"
+        )
+        raise ResultFileError(msg) from error
 
 
 def earlier_sums(file: Path, content: dict[str, Any]) -> str | None:
@@ -145,16 +186,16 @@ def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
         metadata = header.get("__metadata__", {})
         stated = metadata.pop(_CHECKSUM, None)
         content: dict[str, Any] = json.loads(metadata.get(_KEY, "{}"))
-    except (ValueError, AttributeError, struct.error) as error:
+        label, version = str(content.get("format", "")), int(content.get("version", FORMAT_VERSION))
+    except (ValueError, AttributeError, RecursionError, TypeError, struct.error) as error:
         msg = f"{source}: not a result file, or a truncated one; run again"
         raise ResultFileError(msg) from error
-    if content.get("format") != kind.label:
+    if label != kind.label:
         msg = f"{source}: a safetensors file, but not a {kind.label}; {kind.written_by} writes those"
-        if name := content.get("format", "").removeprefix("positional_heads."):
-            msg += f"; this is a {name}"
-            msg += f": read it by {name}.load in Python" if content["format"] in {PROFILE.label, TASK.label} else ""
+        if name := label.removeprefix("positional_heads."):
+            msg += f"; this is {'an' if name[0] in 'AE' else 'a'} {name}"
+            msg += f": read it by {name}.load in Python" if label in {PROFILE.label, TASK.label} else ""
         raise ResultFileError(msg)
-    version = content.get("version", FORMAT_VERSION)
     if version > FORMAT_VERSION:
         msg = f"{source}: written in format {version}, this version reads up to {FORMAT_VERSION}: upgrade"
         raise ResultFileError(msg)

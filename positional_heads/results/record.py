@@ -14,7 +14,14 @@ import torch
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.results.files import ResultKind, read_result, refuse_foreign, result_file, write_result
+from positional_heads.results.files import (
+    ResultKind,
+    read_result,
+    refuse_foreign,
+    result_file,
+    understood,
+    write_result,
+)
 from positional_heads.results.tables import model_label, result_html
 from positional_heads.results.text import printable
 
@@ -114,7 +121,8 @@ class Record(ABC):
             ResultFileError: If the file is damaged, foreign, or from a newer version.
         """
         content, raw = read_result(path, cls.saved_as)
-        return cls._from_file(content, safetensors.torch.load(raw))
+        with understood(result_file(path, cls.saved_as.file_name), cls.saved_as):
+            return cls._from_file(content, safetensors.torch.load(raw))
 
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor by the name of its field; one in a dict or in a dataclass as `field.name`."""

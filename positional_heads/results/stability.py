@@ -15,6 +15,7 @@ from positional_heads.core.heads import Head
 from positional_heads.core.rank_agreement import shared_top
 from positional_heads.core.statistics import rank_correlation
 from positional_heads.results.compare import same_result
+from positional_heads.results.comparison_tables import RANKED_BY
 from positional_heads.results.comparison_verdict import NAMED, TOP, named
 from positional_heads.results.differing import differing
 from positional_heads.results.files import STABILITY
@@ -38,6 +39,8 @@ class Stability(Record):
         beats_null: Heads with a positive rho that beat their null, at a false discovery rate of 0.05; none in results
             without a null.
         provenance: The model, what differs from the first result, and the provenance of each.
+        stays: Heads that beat their null without the first keys as well; None unless every result has a control and
+            nulls, and in files of earlier versions.
     """
 
     names: tuple[str, ...]
@@ -45,6 +48,7 @@ class Stability(Record):
     excess: Float64[Tensor, "result layer head"]
     beats_null: Bool[Tensor, "result layer head"]
     provenance: dict[str, Any]
+    stays: Bool[Tensor, "result layer head"] | None = None
 
     saved_as = STABILITY
 
@@ -67,26 +71,44 @@ class Stability(Record):
         """In how many results each head beats its null with a positive rho."""
         return dict(zip(self.heads, self.beats_null.sum(0).flatten().tolist(), strict=True))
 
-    def stable_heads(self) -> list[Head]:
-        """Heads that beat their null in every result, the one with the highest of its lowest rho first."""
+    @checked
+    def stable_heads(self, *, stays: bool = False) -> list[Head]:
+        """Heads that beat their null in every result, the one with the highest of its lowest rho first.
+
+        Args:
+            stays: Only those that do so without the first keys as well, in every result.
+
+        Raises:
+            ValueError: If that is asked for, and a result has no control.
+        """
+        if stays and self.stays is None:
+            msg = "not every result has a control: score again with control_keys=64"
+            raise ValueError(msg)
         lowest = self.rho.amin(0)
-        stable = [head for head, times in self.times.items() if times == len(self.names)]
-        return sorted(stable, key=lambda head: -float(lowest[head]))
+        everywhere = (self.stays if stays and self.stays is not None else self.beats_null).all(0)
+        return sorted((head for head in self.heads if everywhere[head]), key=lambda head: -float(lowest[head]))
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
-        """One row per head: rho in each result, its lowest and mean, and in how many results it beats its null."""
+        """One row per head: rho in each result, its lowest and mean, and in how many results it beats its null.
+
+        `times_stays` counts the results in which it does so without the first keys as well, if that is known.
+        """
         import pandas as pd
 
         frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
         frame["layer"] = [head.layer for head in self.heads]
         frame["head"] = [head.head for head in self.heads]
         frame["times"] = list(self.times.values())
+        if self.stays is not None:
+            frame["times_stays"] = self.stays.sum(0).flatten().numpy()
         frame["lowest_rho"], frame["mean_rho"] = self.rho.amin(0).flatten().numpy(), self.rho.mean(0).flatten().numpy()
         for number, name in enumerate(self._shown_names):
             frame[f"rho on {name}"] = self.rho[number].flatten().numpy()
             frame[f"excess on {name}"] = self.excess[number].flatten().numpy()
             frame[f"beats on {name}"] = self.beats_null[number].flatten().numpy()
+            if self.stays is not None:
+                frame[f"stays on {name}"] = self.stays[number].flatten().numpy()
         return frame
 
     @computed_once
@@ -125,19 +147,40 @@ class Stability(Record):
         return (
             f"{len(stable)} of {n_scored} heads beat their null with a positive rho in all {n_results} results (false "
             f"discovery rate {ALPHA:g} in each){f': {named(stable)}' if stable else ''}. By chance it would be "
-            f"{by_chance:.2g}, if each result drew its heads at random. {ever} heads do in at least one "
-            f"({', '.join(map(str, per_result))} in each); that one does not in another is no evidence that it differs "
-            f"there, `compare` tests that. {ranks}"
+            f"{by_chance:.2g}, if each result drew its heads at random.{self._staying(stable)} {ever} heads do in at "
+            f"least one ({', '.join(map(str, per_result))} in each); that one does not in another is no evidence that "
+            f"it differs there, `compare` tests that. {ranks}"
         )
+
+    def _staying(self, stable: list[Head]) -> str:
+        """How many of the stable heads stay in every result, as a sentence; what to do where it is not known."""
+        if not stable:
+            return ""
+        if self.stays is None:
+            return (
+                " Whether these tell more than the first keys from the others is not known: score every text with "
+                "control_keys=64."
+            )
+        settings = (one.get("settings", {}) for one in self.provenance["results"].values())
+        keys = " or ".join(map(str, sorted({int(one.get("control_keys", 0)) for one in settings})))
+        staying = self.stable_heads(stays=True)
+        stay = f"{len(staying)} of these {len(stable)} {'stays' if len(staying) == 1 else 'stay'}"
+        names = f": {named(staying)}" if staying else ""
+        return f" {stay} in all {len(self.names)} results when the first {keys} keys are left out{names}."
 
     @property
     def _shown_names(self) -> list[str]:
         return [printable(name, newlines=False) for name in self.names]
 
-    def _main_table(self) -> "pd.DataFrame":
+    def ranked(self) -> "pd.DataFrame":
+        """Rows of `to_frame` with a rho in every result: those first that beat their null, and stay, in most."""
         frame = self.to_frame().dropna(subset=["lowest_rho"])
-        frame = frame.sort_values(["times", "lowest_rho"], ascending=False)
-        return frame[["name", "times", "lowest_rho", "mean_rho", *(f"rho on {name}" for name in self._shown_names)]]
+        return frame.sort_values([name for name in RANKED_BY if name in frame], ascending=False)
+
+    def _main_table(self) -> "pd.DataFrame":
+        frame = self.ranked()
+        columns = ["name", *RANKED_BY, "mean_rho", *(f"rho on {name}" for name in self._shown_names)]
+        return frame[[name for name in columns if name in frame]]
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -189,6 +232,8 @@ def compare_all(results: Mapping[str, HeadScores]) -> Stability:
     nowhere = torch.zeros_like(undefined).bool()
     beats = [nowhere if each.null is None else each.beats_null() for each in scores]
     excess = [undefined if each.null is None else each.excess for each in scores]
+    controls = [each.control for each in scores if each.null is not None and each.control is not None]
+    controlled = len(controls) == len(scores) and all(control.null is not None for control in controls)
     others = dict(list(results.items())[1:])
     changes = {name: differing(scores[0].provenance, other.provenance) for name, other in others.items()}
     return Stability(
@@ -196,6 +241,7 @@ def compare_all(results: Mapping[str, HeadScores]) -> Stability:
         rho=torch.stack([each.rho for each in scores]).double(),
         excess=torch.stack(excess).double(),
         beats_null=torch.stack(beats),
+        stays=torch.stack([each.stays() for each in scores]) if controlled else None,
         provenance={
             "model": {"name": " and ".join(dict.fromkeys(each.model_name for each in scores))},
             "differing": {name: [str(change) for change in found] for name, found in changes.items()},

@@ -40,6 +40,7 @@ TITLES = {
     "beats": "beats null in",
     "stays_in": "stays in",
     "times": "beats null",
+    "times_stays": "stays",
     "p_shared": "p",
     "correlation_rho": "rank correlation of rho",
     "correlation_excess": "of the excess",
@@ -101,6 +102,7 @@ MEANINGS = {
     ),
     "stays_in": "where the head beats its null with the first keys and without them",
     "times": "in how many results the head beats its null with a positive rho",
+    "times_stays": "in how many results it does so without the first keys as well",
     "lowest_rho": "lowest rho of all results",
     "mean_rho": "mean rho of all results",
     "correlation": (

@@ -1,9 +1,14 @@
 """Interrupted runs in a folder and how to resume them, read without a model and without torch."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, earlier_sums, read_result
+
+_CHECKSUM = "sha256"
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -35,11 +40,46 @@ def _unfinished_scores(file: Path) -> str:
 
 
 def _unfinished_study(file: Path) -> str:
-    header, *parts = file.read_text(encoding="utf-8").split("\n")[:-1] or ["{}"]
-    command, function = (
-        ("ablate", "ablation_study") if "ablation" in json.loads(header) else ("extrapolate", "extrapolation_study")
-    )
+    try:
+        header, *parts = finished_lines(file) or [{}]
+    except ResultFileError as error:
+        return f"{error}."
+    command, function = ("ablate", "ablation_study") if "ablation" in header else ("extrapolate", "extrapolation_study")
+    if not header:  # killed before it was written
+        return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."
     return (
         f"{file}: unfinished study, {len(parts)} of its parts done; to resume, repeat the same positional-heads "
         f"{command} command, or {function} call with the same checkpoint=."
     )
+
+
+def finished_line(line: Mapping[str, Any]) -> str:
+    """A finished part as a line of the file, with a checksum: a flipped bit would change a number unnoticed."""
+    return json.dumps({**line, _CHECKSUM: _checksum(line)}) + "\n"
+
+
+def finished_lines(file: Path) -> list[dict[str, Any]]:
+    """The complete lines of a file of finished parts; what follows the last newline was still being written.
+
+    Lines of earlier versions have no checksum.
+
+    Raises:
+        ResultFileError: If a line is damaged.
+    """
+    lines = []
+    for number, raw in enumerate(file.read_bytes().split(b"\n")[:-1], 1):
+        try:
+            line = json.loads(raw)
+            whole = line.pop(_CHECKSUM, None) in {None, _checksum(line)}
+        except (AttributeError, RecursionError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            remedy = "that line, so that only its part is run again" if number > 1 else "the file to start over"
+            msg = f"{file}: line {number} is damaged; delete {remedy}"
+            raise ResultFileError(msg)
+        lines.append(line)
+    return lines
+
+
+def _checksum(line: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(line).encode()).hexdigest()[:16]

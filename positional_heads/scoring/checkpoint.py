@@ -65,14 +65,19 @@ class Checkpoint:
         finished = time.monotonic()
         self._due = finished + max(self._seconds, SHARE * (finished - started) if self._seconds else 0)
 
-    def save_if_due(self, sums: ScoreSums) -> None:
+    def save_if_due(self, sums: ScoreSums) -> bool:
         """Save the sums if enough time has passed since the last save.
 
         Args:
             sums: Whole batches only.
+
+        Returns:
+            Whether they were saved.
         """
-        if time.monotonic() >= self._due:
-            self.save(sums)
+        if self.file is None or time.monotonic() < self._due:
+            return False
+        self.save(sums)
+        return True
 
     @contextmanager
     def on_interrupt(self, sums: ScoreSums) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from tqdm.auto import tqdm
@@ -28,13 +29,14 @@ class WorkBar(Generic[Name]):
 
     Attributes:
         finished: Names of the parts that are finished.
+        announced: Whether it has said where progress is saved.
     """
 
     def __init__(
         self, parts: Mapping[Name, Work], finished: Iterable[Name], title: str, unit: str, shown: bool
     ) -> None:
         """Show a bar; see `work_bar` for the arguments."""
-        self.finished = {name for name in finished if name in parts}
+        self.finished, self.announced = {name for name in finished if name in parts}, False
         self._parts, self._title, self._unit = parts, title, unit
         self._units, self._total = self._sum(self.finished).units, self._sum(parts)
         begun = self._sum(self.finished).cost
@@ -42,19 +44,23 @@ class WorkBar(Generic[Name]):
             total=self._total.cost, initial=begun, desc=self._described(), bar_format=BAR, disable=not shown
         )
 
-    def finish(self, names: Iterable[Name]) -> None:
-        """These parts are finished; each is counted once."""
+    def finish(self, names: Iterable[Name], saved: Path | None = None) -> None:
+        """These parts are finished; each is counted once.
+
+        Args:
+            names: Their names.
+            saved: The file that they were saved in; named once, if parts are left for which a run would be resumed.
+        """
         new = {name for name in names if name in self._parts} - self.finished
         self.finished |= new
         added = self._sum(new)
         self._units += added.units
         self.bar.set_description_str(self._described(), refresh=False)
         self.bar.update(added.cost)
-
-    def say(self, line: str) -> None:
-        """Write a line above the bar, if it is shown."""
-        if not self.bar.disable:
-            self.bar.write(line, sys.stderr)
+        if saved is not None and not self.announced and self.finished < self._parts.keys():
+            self.announced = True
+            if not self.bar.disable:
+                self.bar.write(f"progress is saved in {saved}; rerun the same command to resume", sys.stderr)
 
     def _sum(self, names: Iterable[Name]) -> Work:
         parts = [self._parts[name] for name in names]

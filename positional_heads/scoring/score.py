@@ -211,20 +211,16 @@ def _count(
         left = [number for number in numbers if number not in sums.done]
         with saved.on_interrupt(sums):
             bar.finish(sums.done)
-            if saved.file is not None:
-                bar.say(f"progress is saved in {saved.file}; rerun the same command to resume")
             if ray is None:
                 for number in left:
                     with interrupt_delayed():
                         counter.count(number, sums)
-                    saved.save_if_due(sums)
-                    bar.finish([number])
+                    bar.finish([number], saved.file if saved.save_if_due(sums) else None)
             else:
                 for part in ray.sums(counter, sums.empty(), left):
                     with interrupt_delayed():
                         sums.absorb(part)
-                    saved.save_if_due(sums)
-                    bar.finish(part.done)
+                    bar.finish(part.done, saved.file if saved.save_if_due(sums) else None)
     saved.save(sums)
     return sums
 

@@ -18,6 +18,7 @@ from positional_heads.results.files import (
     packed,
     read_result,
     result_file,
+    understood,
     unpacked,
 )
 from positional_heads.results.record import nested
@@ -111,9 +112,11 @@ class ScoreSums:
             ResultFileError: If the file is damaged, of another kind, or of another version.
         """
         content, raw = read_result(path, PARTIAL)
-        if earlier := earlier_sums(result_file(path, PARTIAL.file_name), content):
+        file = result_file(path, PARTIAL.file_name)
+        if earlier := earlier_sums(file, content):
             raise ResultFileError(earlier)
-        return cls.from_bytes(raw)
+        with understood(file, PARTIAL):
+            return cls.from_bytes(raw)
 
     def to_bytes(self) -> bytes:
         """The content of the file that `save` writes."""

@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import FINISHED_FILE_NAME
+from positional_heads.results.unfinished import finished_line, finished_lines
 from positional_heads.scoring.progress import Work, work_bar
 
 Part = TypeVar("Part")
+WORTH_SAYING = 30.0
+"""Seconds of finished parts from which on it is said where they are saved."""
 clock = time.monotonic
 """The clock; tests have one of their own."""
 
@@ -46,6 +49,7 @@ class FinishedParts:
 
         Raises:
             ValueError: If the folder holds parts of another study.
+            ResultFileError: If the file is damaged.
         """
         self.file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
         lines = [] if self.file is None else _saved_lines(self.file, study)
@@ -53,7 +57,7 @@ class FinishedParts:
         self.results: dict[str, Any] = {line["part"]: line["result"] for line in parts}
         self.seconds: dict[str, float] = {line["part"]: line["seconds"] for line in parts if "seconds" in line}
         self.decisions: list[dict[str, Any]] = [line["decision"] for line in lines if "decision" in line]
-        self.announced, self.spent = self.file is None, 0.0
+        self.announced, self.spent = False, 0.0
 
     def run(self, name: str, part: Part, run: Callable[[Part], Any]) -> Any:
         """The result of a part, which is run unless it is finished."""
@@ -90,7 +94,7 @@ class FinishedParts:
         if self.file is None:
             return
         with self.file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(finished_line(line))
             stream.flush()
             os.fsync(stream.fileno())  # a finished part survives a crash of the machine, too
 
@@ -124,13 +128,12 @@ def run_parts(
     """
     work = {name: Work(cost(part)) for name, part in parts.items()}
     with work_bar(work, finished.results, title=title, unit=unit, shown=progress) as bar:
-        if not finished.announced:
-            bar.say(f"progress is saved in {finished.file}; rerun the same command to resume")
-            finished.announced = True
+        bar.announced = finished.announced
         try:
             for name, part in parts.items():
                 finished.run(name, part, run)
-                bar.finish([name])
+                bar.finish([name], finished.file if finished.spent > WORTH_SAYING else None)
+                finished.announced = bar.announced
         except KeyboardInterrupt as interrupt:
             if finished.file is None:
                 raise
@@ -143,7 +146,7 @@ def run_parts(
 def _saved_lines(file: Path, study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The lines below the header; the file is begun, or rewritten without its incomplete last line."""
     header = json.loads(json.dumps(study))
-    lines = _complete_lines(file) or [header]
+    lines = (finished_lines(file) if file.exists() else []) or [header]
     if lines[0] != header:
         changed = sorted(key for key in {*header, *lines[0]} if header.get(key) != lines[0].get(key))
         msg = (
@@ -151,12 +154,5 @@ def _saved_lines(file: Path, study: Mapping[str, Any]) -> list[dict[str, Any]]:
             "its own settings, choose another folder, or delete the file"
         )
         raise ValueError(msg)
-    write_atomically(file, "".join(json.dumps(line) + "\n" for line in lines))
+    write_atomically(file, "".join(map(finished_line, lines)))
     return lines[1:]
-
-
-def _complete_lines(file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    # what follows the last newline was still being written
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n")[:-1]]

@@ -69,13 +69,14 @@ def comparison(comparison: Comparison, *, named: int = 8) -> Figure:
 def stability(stability: Stability, *, rows: int = 30) -> Figure:
     """Rho in each result of the heads that beat their null in most of them; a dot marks where they do.
 
+    With controls, the dot is full where a head stays without the first keys, and a ring where it does not.
+
     Args:
         stability: What `compare_all` returned.
         rows: Most heads to show.
     """
     in_range("rows", rows, 1)
-    frame = stability.to_frame().dropna(subset=["lowest_rho"])
-    frame = frame.sort_values(["times", "lowest_rho"], ascending=False)
+    frame = stability.ranked()
     beating = int((frame["times"] > 0).sum())
     frame = frame.head(min(rows, beating) or min(rows, len(frame)))
     rho = stability.rho.flatten(1).numpy()[:, frame.index].T
@@ -90,8 +91,10 @@ def stability(stability: Stability, *, rows: int = 30) -> Figure:
     for (row, column), value in np.ndenumerate(rho):
         colour = "white" if abs(value) > 0.65 * largest else "black"
         axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
-    lines, columns = np.nonzero(beats)
-    axes.scatter(columns + 0.36, lines, s=14, color="black", edgecolor="white", linewidth=0.5, zorder=3)
+    stays = beats if stability.stays is None else stability.stays.flatten(1).numpy()[:, frame.index].T
+    for marked, colour, edge in ((stays, "black", "white"), (beats & ~stays, "white", "black")):
+        lines, columns = np.nonzero(marked)
+        axes.scatter(columns + 0.36, lines, s=14, color=colour, edgecolor=edge, linewidth=0.5, zorder=3)
     names = [readable(name, LONGEST_LABEL) for name in stability.names]
     axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 3 else 0, fontsize=SMALL)  # noqa: PLR2004
     for label in axes.get_xticklabels():
@@ -102,6 +105,7 @@ def stability(stability: Stability, *, rows: int = 30) -> Figure:
         f"Heads that beat their null in most results{left_out}" if beating else "No head beats its null in any result"
     )
     title = f"{title}\n{readable(stability.model_name)}\ndot: beats its shuffled null there (FDR 0.05)"
+    title += "" if stability.stays is None else "\nring: only with the first keys of a sequence"
     axes.set_title(title, fontsize=NORMAL, parse_math=False)
     return figure
 

@@ -26,6 +26,7 @@ from positional_heads.results.verdicts import ALPHA
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 from tests.support.processes import Process, command_line, interrupted_command_line
+from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_comparison import planted_nulls
 
 COMMAND = [sys.executable, "-m", "positional_heads"]
@@ -316,14 +317,14 @@ BEFORE_THE_MODEL = {
         "--temperature 0": "temperature 0.0 must be positive",
         "--resolution 5": "resolution 5.0: give pair indices from 0",
         "--pairs 0": "0 query-key pairs are too few",
-        "--null-repeats 1": "null_repeats 1: give 0 for none, or at least 2",
-        "--min-distance 100 --max-distance 50": "max_distance 50 must be at least min_distance 100",
+        "--null-repeats 1": "--null-repeats 1: give 0 for none, or at least 2",
+        "--min-distance 100 --max-distance 50": "--max-distance 50 must be at least --min-distance 100",
         "--dtype fp32": "dtype 'fp32' is unknown: choose one of float32",
         "--sequences 0": "--sequences 0 must be at least 1",
     },
     "ablate": {
         "--mode x": "mode 'x' is unknown",
-        "--mode far": "mode 'far' needs distance=",
+        "--mode far": "mode 'far' needs --distance",
         "--singles x": "--singles 'x' is unknown: choose one of all, top, none",
         "--rank-by x": "--rank-by 'x' is unknown: choose one of rho, excess, rho_curve, retrieval",
         "--budget 0": "budget 0.0 must be a number of minutes above 0",
@@ -357,8 +358,8 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, 
     assert not loaded
 
 
-def test_a_run_reports_where_progress_is_saved(report, tmp_path):
-    assert f"progress is saved in {report[0]}/sums.safetensors" in report[1].stderr.decode()
+def test_a_short_run_does_not_report_where_progress_is_saved(report, tmp_path):
+    assert b"is saved in" not in report[1].stderr
     (tmp_path / "sums.safetensors").write_bytes(b"damaged")
     done = run(*SCORE, "--text", "bundled", "--out", tmp_path)
     assert done.returncode == 1
@@ -371,7 +372,6 @@ def test_a_reference_longer_than_the_context_is_averaged_over(report, tmp_path):
     averaged = ("--mode", "mean", "--reference", tmp_path / "long.txt", "--singles", "none")
     done = run("ablate", "bundled", "--scores", report[0], *task, *averaged, "--out", tmp_path / "r")
     assert done.returncode == 0, done.stderr.decode()
-    assert "progress is saved in" in done.stderr.decode()
 
 
 def test_wrong_usage_is_status_2():
@@ -487,3 +487,17 @@ def test_a_study_that_cannot_begin_leaves_no_folder_and_keeps_what_was_there(tmp
     (tmp_path / "kept").mkdir()
     CliRunner().invoke(app, [*command, str(tmp_path / "kept")])
     assert (tmp_path / "kept").is_dir()
+
+
+def test_ablate_does_not_take_saved_scores_for_those_of_another_text(bundled, tmp_path):
+    """A killed command left its scores; with another text or seed, another command would rank by them."""
+    given = tmp_path / "a.txt"
+    given.write_text(ph.bundled_text()[:40_000])
+    pieces = ph.cut_text(bundled, given, sequences=cli_ablate.SCORED_SEQUENCES, seed=0)
+    replace(synthetic_scores(), provenance={"data": {"drawn": pieces.drawn, "sequences": 12}}).save(tmp_path)
+    found = functools.partial(cli_ablate._scores, bundled, out=tmp_path, bundled=True)
+    for text in ([str(given)], None):  # without a text, those that lie there are meant
+        assert found(text, seed=0).provenance["data"]["sequences"] == 12
+    for text, seed in ((str(given), 1), ("bundled:code", 0)):
+        with pytest.raises(ValueError, match="holds scores of other sequences than these 12 of --text"):
+            found([text], seed=seed)

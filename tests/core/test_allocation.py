@@ -73,3 +73,12 @@ def test_distances_without_query_key_pairs_are_left_out():
     steps = [np.nanmean(extended[i : i + 8]) - np.nanmean(extended[i - 8 : i]) for i in range(16, 249)]
     jump = np.nanmean(extended[256:264]) - np.nanmean(extended[248:256])
     assert float(jump_at(torch.tensor(extended)[None], 256, 8)) == pytest.approx(jump / np.std(steps, ddof=1))
+
+
+def test_curves_of_nothing_have_no_stretch():
+    curve = torch.linspace(0, 5, 40, dtype=torch.float64)[None]
+    nothing = torch.full_like(curve, torch.nan)
+    for plain, extended in ((nothing, curve), (curve, nothing)):
+        found = stretch_between(plain, extended, 4)
+        assert found.factor.isnan().all()
+        assert found.explained.isnan().all()

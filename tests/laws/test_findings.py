@@ -104,3 +104,21 @@ def test_efficiency_is_the_ratio_of_the_kept_probabilities(folder):
 def test_the_results_are_small():
     kept = [path for path in KEPT.rglob("*") if path.is_file() and "unfinished" not in path.parts]
     assert sum(path.stat().st_size for path in kept) < 8e6
+
+
+def test_a_kept_result_is_said_to_have_other_settings(capsys):
+    """Every kept score and study is what run.py asks for now; a changed number is said, and only that."""
+    run = runpy.run_path(str(KEPT / "run.py"))
+    scope, model = run["score"].__globals__, None
+    run["scores"](model)
+    run["ablations"](model)
+    run["singles"](model)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) > 12
+    assert not [line for line in said if "although" in line]
+    scope["SHUFFLES"], scope["EXAM"] = 10, {"length": 256, "examples": 8}
+    run["score"](model, "code", 512)
+    run["ablation"](model, "rho", "zero", 20)
+    code, _, rho = capsys.readouterr().out.splitlines()
+    assert "although it was made with null_repeats 20, not 10; remove experiments/scores/code-512" in code
+    assert "made with n_permuted 99, not 20; lengths [512], not [256]; remove experiments/ablation/rho-zero" in rho

@@ -68,7 +68,7 @@ def test_a_special_token_that_the_model_lacks_is_named_with_the_way_out():
     """Bundled tokenizers get <|endoftext|> from the host, behind the last row of the embedding."""
     bundled = ph.load_bundled_model()
     text = "In the beginning<|endoftext|>God created"
-    with pytest.raises(ValueError, match=r"id 258, .*'<\|endoftext\|>'; plain_text=True \(--plain-text\) reads it"):
+    with pytest.raises(ValueError, match=r"id 258, .*'<\|endoftext\|>'; plain_text=True reads it"):
         ph.score_heads(bundled, text)
     assert ph.score_heads(bundled, text, plain_text=True).provenance["data"]["tokens"] == 1 + len(text)
     with pytest.raises(ValueError, match=r"the vocabulary is 0 to 257$"):

@@ -138,4 +138,23 @@ MUTANTS = (
         'settings.get("n_random", settings',
         "studies/test_ablation -k permutations_are",
     ),
+    # Damaged files, and heads that are stable by the first keys alone
+    Mutant(
+        "results/unfinished.py",
+        "in {None, _checksum(line)}",
+        "is not line",
+        "results/test_files -k finished_part",
+    ),
+    Mutant(
+        "results/files.py",
+        "return os.path.lexists(file) and",
+        "return file.exists() and",
+        "results/test_files -k is_none_is",
+    ),
+    Mutant(
+        "results/stability.py",
+        "self.stays if stays and",
+        "self.stays if not stays and",
+        "results/test_compare -k first_keys_alone",
+    ),
 )

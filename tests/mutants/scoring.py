@@ -146,4 +146,5 @@ MUTANTS = (
     Mutant(
         "scoring/score.py", "        saved.remove()  # left", "        pass  # left", "scoring/test_shards -k finished"
     ),
+    Mutant("scoring/progress.py", "self.finished < self._parts.keys()", "True", "studies/test_budget -k worth_it"),
 )

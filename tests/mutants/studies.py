@@ -102,4 +102,7 @@ MUTANTS = (
         "if False else []",
         "studies/test_budget -k any_layer_go_first",
     ),
+    Mutant(
+        "studies/resume.py", "finished.spent > WORTH_SAYING", "finished.spent > 0", "studies/test_budget -k worth_it"
+    ),
 )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 import positional_heads as ph
 from positional_heads.core.statistics import bootstrap_weights
 from positional_heads.results.compare import same_sequences
+from positional_heads.results.comparison_tables import stable_table
 from positional_heads.results.differing import differing
 from tests.support.synthetic_comparison import every_resample, normal, planted_nulls, scores_of_groups
 
@@ -325,6 +327,44 @@ def test_several_results_show_which_heads_beat_their_null_in_all():
     np.testing.assert_allclose(frame["lowest_rho"], torch.stack([a.rho, b.rho]).amin(0).flatten())
     np.testing.assert_allclose(frame["rho on code"], b.rho.flatten())
     assert "every result needs a null" in ph.compare_all({"a": a, "b": replace(b, null=None)}).verdict
+
+
+def test_heads_that_are_stable_by_the_first_keys_alone_are_told_apart(tmp_path):
+    a, b = controlled_nulls()
+    stability = ph.compare_all({"prose": a, "code": b})
+    assert stability.to_frame()["times_stays"].tolist() == [2, 1, 1, 0, 0]
+    assert stability.to_frame()["stays on code"].tolist() == b.stays().flatten().tolist()
+    assert "1 of these 1 stays in all 2 results when the first 64 keys are left out: L0H0." in stability.verdict
+    table = stable_table(stability._content()["table"], 5)
+    assert table.columns[:3] == ["name", "times", "times_stays"]
+    assert [row["name"] for row in table.lines] == ["L0H0", "L0H1", "L0H2", "L0H3", "L0H4"]
+    back = ph.Stability.load(stability.save(tmp_path))
+    assert back.verdict == stability.verdict
+    assert torch.equal(back.stays, stability.stays)
+    lost = torch.zeros_like(b.rho)
+    lost[0, 0] = 0.3
+    gone = replace(b, control=replace(b.control, rho=b.control.rho - lost))
+    stability = ph.compare_all({"prose": a, "code": gone})
+    assert [str(head) for head in stability.stable_heads()] == ["L0H0"]
+    assert stability.stable_heads(stays=True) == []
+    assert "0 of these 1 stay in all 2 results when the first 64 keys are left out. " in stability.verdict
+    without = ph.compare_all({"prose": a, "code": planted_nulls()[1]})
+    assert without.stays is None
+    assert "is not known: score every text with control_keys=64." in without.verdict
+    with pytest.raises(ValueError, match="not every result has a control"):
+        without.stable_heads(stays=True)
+    assert "times_stays" not in without.to_frame()
+
+
+def test_stability_of_the_kept_results_is_what_the_findings_count():
+    """The tables of docs/findings.md count the heads that stay on all four texts with `HeadScores.stays`."""
+    kept = Path(__file__).parents[2] / "experiments" / "scores"
+    results = {kind: ph.HeadScores.load(kept / f"{kind}-2048") for kind in ("prose", "code", "dialogue", "technical")}
+    stable = ph.compare_all(results).stable_heads(stays=True)
+    assert {ph.Head(*head) for head in stable} == {
+        ph.Head(*head) for head in torch.stack([one.stays() for one in results.values()]).all(0).nonzero().tolist()
+    }
+    assert {"L4H1", "L7H1", "L7H5", "L8H0"} < {str(head) for head in stable}
 
 
 def test_several_results_of_other_shapes_or_twice_the_same_are_refused():

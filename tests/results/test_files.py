@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import positional_heads as ph
+from positional_heads.cli.common import prepared_folder
+from positional_heads.results.files import FINISHED_FILE_NAME, SCORES, kind_of, write_result
+from positional_heads.results.unfinished import finished_line, finished_lines, unfinished
+from positional_heads.views.report.page import read_results
 from tests.support.synthetic import synthetic_scores
 
 
@@ -74,6 +78,102 @@ def test_a_flipped_bit_anywhere_in_the_header_is_refused(tmp_path, bit):
         file.write_bytes(raw)
         with pytest.raises(ph.ResultFileError):
             ph.HeadScores.load(file)
+
+
+def _header(**metadata):
+    raw = json.dumps({"__metadata__": metadata}).encode()
+    return struct.pack("<Q", len(raw)) + raw
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 17) + b'{"__metadata__":1}',
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        _header(positional_heads=3),
+        _header(positional_heads="[1]"),
+        _header(positional_heads='{"format": "positional_heads.HeadScores", "version": "a"}'),
+    ],
+    ids=["list", "number", "deep", "content is a number", "content is a list", "version in words"],
+)
+def test_a_header_of_another_structure_is_no_result(tmp_path, raw):
+    file = tmp_path / "scores.safetensors"
+    file.write_bytes(raw)
+    with pytest.raises(ph.ResultFileError, match="not a result file"):
+        ph.HeadScores.load(file)
+    assert kind_of(file) in {None, SCORES.label}  # it may be replaced only if it is ours
+
+
+@pytest.mark.parametrize("lacks", ["tensors", "reasons"])
+def test_a_whole_file_that_lacks_something_is_refused(tmp_path, lacks):
+    scores = synthetic_scores()
+    content = scores._content()
+    content.pop("reasons" if lacks == "reasons" else "verdict")
+    tensors = {} if lacks == "tensors" else {"rho": scores.rho.contiguous()}
+    write_result(tmp_path / "scores.safetensors", save(tensors), content, SCORES)
+    with pytest.raises(ph.ResultFileError, match=r"not damaged, but not a positional_heads\.HeadScores as this"):
+        ph.HeadScores.load(tmp_path)
+
+
+def test_what_has_the_name_of_a_result_and_is_none_is_named(tmp_path):
+    file = tmp_path / "scores.safetensors"
+    file.symlink_to(tmp_path / "gone")
+    for read in (ph.HeadScores.load, read_results):
+        with pytest.raises(FileNotFoundError, match="a link to a file that is not there"):
+            read(tmp_path)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(FileNotFoundError, match="a folder, not a result file; positional-heads score writes one"):
+        ph.HeadScores.load(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    file = synthetic_scores().save(tmp_path)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(OSError, match=rf"{file}: cannot be read \(Permission denied\); make it readable"):
+        ph.HeadScores.load(tmp_path)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda file: file.write_text("notes")])
+def test_what_a_result_could_not_replace_is_refused_before_a_run(tmp_path, make):
+    make(tmp_path / "scores.safetensors")
+    for overwrite in (False, True):
+        with (
+            pytest.raises(ph.ResultFileError, match=r"is a folder|not a result file"),
+            prepared_folder(tmp_path, "scores.safetensors", overwrite),
+        ):
+            pytest.fail("the run has begun")
+
+
+def test_a_flipped_bit_in_a_finished_part_is_refused(tmp_path):
+    file = tmp_path / FINISHED_FILE_NAME
+    lines = [{"ablation": {}}, {"part": "L0H1", "result": {"log_prob": [-1.25, 0.5]}, "seconds": 1.5}]
+    file.write_text("".join(map(finished_line, lines)))
+    assert finished_lines(file) == lines
+    whole = file.read_bytes()
+    begin, refused = whole.index(b"\n") + 1, 0
+    for place in range(begin, len(whole) - 1):
+        raw = bytearray(whole)
+        raw[place] ^= 1
+        file.write_bytes(raw)
+        try:
+            (_, part) = finished_lines(file)
+        except ph.ResultFileError as error:
+            refused += "is damaged; delete" in str(error)
+        else:  # it was in the name of the checksum
+            assert {name: part[name] for name in lines[1]} == lines[1]
+    assert refused == len(whole) - 1 - begin - len("sha256")
+    assert "line 2 is damaged; delete that line, so that only its part" in unfinished(tmp_path)
+
+
+def test_finished_parts_of_an_earlier_version_have_no_checksum(tmp_path):
+    file = tmp_path / FINISHED_FILE_NAME
+    file.write_text('{"ablation": {}}\n{"part": "none", "result": 1}\n{"part": "L0')
+    assert finished_lines(file) == [{"ablation": {}}, {"part": "none", "result": 1}]
 
 
 def test_foreign_files_are_refused(tmp_path):

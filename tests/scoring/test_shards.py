@@ -300,3 +300,11 @@ def test_killed_at_ten_moments_a_run_ends_ten_times_the_same(tiny_folder, tmp_pa
         assert (run / "scores.safetensors").read_bytes() == expected
         # what was being written is cleared away
         assert {file.name for file in run.iterdir()} == {"scores.safetensors", PARTIAL.file_name}
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0, 1), (60, 0)])
+def test_it_is_said_once_where_progress_is_saved_when_it_is(tiny, sequences, tmp_path, capsys, seconds, times):
+    kept = {"checkpoint": tmp_path, "checkpoint_seconds": seconds}
+    ph.score_heads(tiny("mistral"), sequences, **SETTINGS, **kept, progress=True)
+    said = capsys.readouterr().err
+    assert said.count(f"progress is saved in {tmp_path / PARTIAL.file_name}; rerun the same command to resume") == times

@@ -491,3 +491,20 @@ def test_the_time_left_is_that_of_the_cost_left(capsys):
         assert "t: 2/3 sets" in str(work.bar)
         assert "[00:10, 00:20 left]" in str(work.bar)
     assert "left]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(20.0, 1), (5.0, 0), (31.0, 1)])
+def test_where_parts_are_saved_is_said_once_they_are_worth_it(clock, tmp_path, capsys, seconds, times):
+    """At 31 seconds, the first part says it; five seconds a part, no part does; the last one has nothing to say."""
+
+    def wait(part):
+        clock.seconds += seconds
+        return part
+
+    finished = resume.FinishedParts({}, tmp_path)
+    run = {"finished": finished, "title": "t", "unit": "parts", "progress": True}
+    resume.run_parts({"alone": 0}, wait, **run)
+    assert "is saved in" not in capsys.readouterr().err
+    for names in (("a", "b", "c"), ("d", "e")):
+        resume.run_parts(dict.fromkeys(names, 1), wait, **run)
+    assert capsys.readouterr().err.count(f"progress is saved in {finished.file}; rerun the same") == times

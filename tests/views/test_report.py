@@ -1,5 +1,6 @@
 """The report says what the results say, finds all of them, and is one page that anyone can read."""
 
+import re
 import shlex
 from dataclasses import replace
 from html import unescape
@@ -25,6 +26,7 @@ from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.page import read_results, report_html, write_report_page
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_comparison import planted_nulls
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
 from tests.support.synthetic_studies import all_heads, planted_study
 from tests.views.test_tokens import Page
@@ -472,3 +474,16 @@ def test_mistakes_end_in_one_line(tmp_path):
         assert len(done.stderr.splitlines()) == 1
         assert message in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_title_of_a_comparison_says_what_differs(tmp_path):
+    a, b = planted_nulls()
+    a, b = (
+        replace(one, provenance=one.provenance | {"settings": one.provenance["settings"] | {"temperature": chosen}})
+        for one, chosen in ((a, 1.0), (b, "attention"))
+    )
+    ph.compare(a, b, names=["prose", "<code>"]).save(tmp_path / "two")
+    title = re.search(r"<title>(.*?)</title>", report_html(tmp_path / "two"))[1]
+    assert title == "Positional Heads: &lt;code&gt; against prose, planted; text, temperature attention against 1"
+    ph.compare_all({"x": a, "y": b}).save(tmp_path / "many")
+    assert "<title>Positional Heads: x, y side by side, planted</title>" in report_html(tmp_path / "many")

@@ -211,3 +211,13 @@ def test_results_side_by_side_show_rho_and_dot_the_heads_that_beat_their_null():
     dots = {tuple(map(round, map(float, dot))) for dot in axes.collections[0].get_offsets()}
     assert dots == {(0, 0), (1, 0), (0, 1), (0, 2), (1, 3)}
     assert "the first 2 of 4" in stability_view(stability, rows=2).axes[0].get_title()
+
+
+def test_results_side_by_side_ring_the_heads_that_fall_without_the_first_keys():
+    a, b = planted_nulls()
+    a, b = replace(a, control=replace(a)), replace(b, control=replace(b, rho=b.rho - 0.3))
+    axes = stability_view(ph.compare_all({"prose": a, "code": b})).axes[0]
+    full, rings = ({tuple(map(round, map(float, dot))) for dot in one.get_offsets()} for one in axes.collections)
+    assert full == {(0, 0), (0, 1), (0, 2)}
+    assert rings == {(1, 0), (1, 3)}
+    assert "ring: only with the first keys" in axes.get_title()

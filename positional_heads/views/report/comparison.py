@@ -5,6 +5,7 @@ from typing import Any
 
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.comparison_tables import comparison_line, comparison_tables, stability_tables
+from positional_heads.results.differing import PRECISION_ONLY
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import meanings, text_label
 from positional_heads.results.text import printable
@@ -15,6 +16,8 @@ from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.sections import Section, Table, plot
 
 REPORTED_HEADS = 10
+MOST_NAMED = 4
+"""Results, or differences, that a title names at most."""
 
 
 def comparison_files(comparison: Comparison) -> dict[str, bytes | str]:
@@ -63,6 +66,18 @@ def comparison_section(comparison: Comparison | Stability, number: int, dpi: int
         plots=[drawn],
         points=[_side(name, side) for name, side in sides.items()],
     )
+
+
+def compared_title(result: Comparison | Stability) -> str:
+    """What is compared, and for two results in what they differ: the model alone would be the title of either."""
+    names = [printable(name, newlines=False) for name in result.names]
+    model = printable(result.model_name, newlines=False)
+    if isinstance(result, Stability):
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        return f"{', '.join(names[:MOST_NAMED])}{more} side by side, {model}"
+    found = [one for one in result.differing if one.name != "model" and one.name not in PRECISION_ONLY]
+    said = [one.name if one.a == one.b else f"{one.name} {one.b} against {one.a}" for one in found[:MOST_NAMED]]
+    return f"{names[1]} against {names[0]}, {model}" + (f"; {', '.join(said)}" if said else "")
 
 
 def _comparison_text(comparison: Comparison) -> str:

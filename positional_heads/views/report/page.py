@@ -20,6 +20,7 @@ from positional_heads.results.files import (
     EXTRAPOLATION,
     SCORES,
     STABILITY,
+    lies_in,
 )
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
@@ -29,7 +30,7 @@ from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import score_command, study_commands
-from positional_heads.views.report.comparison import comparison_section
+from positional_heads.views.report.comparison import compared_title, comparison_section
 from positional_heads.views.report.lines import score_lines
 from positional_heads.views.report.sections import (
     Code,
@@ -101,7 +102,7 @@ def read_results(folder: str | Path) -> Results:
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
     named = {
-        name: [path / name for path in folders if (path / name).is_file()]
+        name: [path / name for path in folders if lies_in(path, name)]
         for name in (one.file_name for one in (SCORES, EXAMPLES, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY))
     }
     chosen = {
@@ -179,20 +180,27 @@ def page_file(folder: str | Path, out: str | Path | None = None) -> Path:
 
 def _page(results: Results, dpi: int) -> str:
     sections = _sections(results, dpi)
-    model = results.provenance.get("model", {})
-    named = text_label(results.provenance)
     return render(
         "report.html",
         interactive=any(section.views for section in sections),
         images=True,
-        title=f"Positional Heads: {model.get('name', 'unknown model') if isinstance(model, dict) else model}"
-        + (f" on {named}" if named else ""),
+        title=f"Positional Heads: {_subject(results)}",
         folder=results.folder.resolve().name or str(results.folder),
         version=version("positional_heads"),
         verdict=results.scores.verdict if results.scores is not None else "",
         sections=sections,
         notes=results.notes,
     )
+
+
+def _subject(results: Results) -> str:
+    """What the page is about: a model, and the text or what is compared."""
+    only_compared = results.scores is None and not results.ablations and not results.extrapolations
+    if only_compared and results.comparisons:
+        return compared_title(results.comparisons[0])
+    model, named = results.provenance.get("model", {}), text_label(results.provenance)
+    name = model.get("name", "unknown model") if isinstance(model, dict) else model
+    return f"{name} on {named}" if named else str(name)
 
 
 def _sections(results: Results, dpi: int) -> list[Section]:
