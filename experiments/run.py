@@ -150,24 +150,26 @@ def extrapolation(model: TransformerBridge) -> None:
 
     Curves are averaged over 32 distances, for their size.
     """
+    answers = {"depths": [0.1, 0.4], "examples": 1}
+    factors = (2, 4)
 
     def run(checkpoint: Path) -> ph.ExtrapolationStudy:
         return ph.extrapolation_study(
             model,
             ph.bundled_text("prose"),
             ["none", "linear", "ntk", "yarn", "self_extend"],
-            (2, 4),
+            factors,
             heads=FOLLOWED,
             sequences=1,
             training_length=RECALLED,
             checkpoint=checkpoint,
             progress=True,
-            depths=[0.1, 0.4],
-            examples=1,
             haystack=ph.bundled_text("prose"),
+            **answers,
         ).averaged(32)
 
-    once("extrapolation", ph.ExtrapolationStudy.load, run)
+    asked = {**answers, "sequences": 1, "longest": max(factors) * RECALLED}
+    once("extrapolation", ph.ExtrapolationStudy.load, run, asked)
 
 
 def is_pattern(name: str) -> bool:
