@@ -10,8 +10,17 @@ PAGES = {page.name: re.findall(r"```python\n(.*?)```", page.read_text(), flags=r
 
 
 def write_few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RULER writes 500 documents, whatever the limit."""
-    from lm_eval.tasks.ruler import prepare_niah
+    """RULER writes 500 documents, whatever the limit, and for their words pairs each adjective with each noun."""
+    import wonderwords
+
+    class FewWords(wonderwords.RandomWord):
+        def __init__(self) -> None:
+            super().__init__()
+            self._categories = {kind: list(words)[:99] for kind, words in self._categories.items()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wonderwords, "RandomWord", FewWords)
+        from lm_eval.tasks.ruler import prepare_niah
 
     write = prepare_niah.generate_samples
     monkeypatch.setattr(

@@ -104,7 +104,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     both.cache_dict.update(ph.dominant_dimension_cache(model, tokens, contributions=True).cache_dict)
     rotated, frequencies = torch.ones(1, 3, 2, 4), torch.tensor([1.0, 0.1])
     text, named = {"model": model, "tokens": TEXTS}, [str(number) for number in tokens.tolist()]
-    small = {"null_repeats": 0, "resamples": 2}
+    small = {"null_repeats": 0, "resamples": 2, "layers": [0]}
     given: dict[str, dict[str, Any]] = {
         "score_heads": {**text, **small},
         "score_shard": {**text, "shard": "1/2", "folder": folder / "shards", **small},
