@@ -59,7 +59,9 @@ def _option(found: re.Match[str]) -> str:
         return option or found[0]
     if option is None:
         return f"{found[0]} (in Python)" if "_" in argument else found[0]
-    return option if value in {"", "True"} else f"{option} {value.strip(chr(39) + chr(34))}"
+    if value in {"", "True"}:
+        return f"{option} " if found.string[found.end() : found.end() + 1] == "{" else option
+    return f"{option} {value.strip(chr(39) + chr(34))}"
 
 
 @functools.cache

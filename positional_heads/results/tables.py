@@ -243,11 +243,13 @@ def extrapolation_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 
 def model_label(provenance: Mapping[str, Any]) -> str:
-    """Name of the model, and how its weights were stored if they were converted."""
+    """Name of the model, and what made its weights others: how they were stored if converted, quantised, an adapter."""
     model = provenance.get("model") or {}
-    origin = model.get("origin") or {}
+    how = [str(origin["storage"])] if "storage" in (origin := model.get("origin") or {}) else []
+    how += [f"quantised by {model['quantization']}"] if "quantization" in model else []
+    how += [f"adapter {model['adapter']}"] if "adapter" in model else []
     name = str(model.get("name", "a model"))
-    return f"{name} ({origin['storage']})" if "storage" in origin else name
+    return f"{name} ({', '.join(how)})" if how else name
 
 
 def text_label(provenance: Mapping[str, Any]) -> str:

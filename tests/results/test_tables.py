@@ -11,6 +11,7 @@ from positional_heads.results.tables import (
     MEANINGS,
     ResultTable,
     heads_table,
+    model_label,
     scores_line,
     table_html,
     title,
@@ -102,3 +103,9 @@ def test_the_line_of_a_run_names_model_and_data():
     assert (
         line == "made up: 3 layers of 4 heads, 5 sequences of up to 9 tokens, all query-key pairs, 6 shuffles, seed 0"
     )
+
+
+def test_a_model_with_an_adapter_or_quantised_is_not_named_as_its_base():
+    model = {"name": "base", "quantization": "torchao", "adapter": "lora"}
+    assert model_label({"model": model}) == "base (quantised by torchao, adapter lora)"
+    assert model_label({"model": {"name": "base"}}) == "base"

@@ -25,7 +25,7 @@ from positional_heads.results.files import (
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
-from positional_heads.results.tables import text_label
+from positional_heads.results.tables import model_label, text_label
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
@@ -199,7 +199,7 @@ def _subject(results: Results) -> str:
     if only_compared and results.comparisons:
         return compared_title(results.comparisons[0])
     model, named = results.provenance.get("model", {}), text_label(results.provenance)
-    name = model.get("name", "unknown model") if isinstance(model, dict) else model
+    name = model_label(results.provenance) if isinstance(model, dict) and "name" in model else "unknown model"
     return f"{name} on {named}" if named else str(name)
 
 
