@@ -357,9 +357,21 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/extension.py",
-        "return hook in self._hooks",
+        "return id(hook) in self._hooks",
         "return bool(self._hooks)",
         "bridge/rope_scaling/test_plain_extensions -k users",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extension.py",
+        "(self._by_heads and follows_length(self.model))",
+        "(self._by_heads and False)",
+        "bridge/rope_scaling/test_plain_extensions -k other_lengths",
+    ),
+    Mutant(
+        "bridge/rope_scaling/self_extend.py",
+        "if self.window >= training_length:",
+        "if False:",
+        "bridge/rope_scaling/test_self_extend -k reach",
     ),
     Mutant(
         "bridge/replayed_hooks.py",

@@ -25,7 +25,7 @@ from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rop
 from positional_heads.bridge.rope_scaling.rewriting import Rewriting
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryModel
-from positional_heads.bridge.run_lengths import rotary_modules
+from positional_heads.bridge.run_lengths import follows_length, rotary_modules
 from positional_heads.core.bands import Band
 
 ChosenHeads = dict[int, list[int] | None]
@@ -65,7 +65,8 @@ class Extension:
             self.bands,
             self.extended_heads,
             own_near=[layer for layer, rope in self.ropes.items() if rope.extension == "default"],
-            equal_rows=not self.method.rewrites_scores,
+            # other heads of a layer are rotated back, and again by the model's own phases, which are one row's
+            equal_rows=not self.method.rewrites_scores or (self._by_heads and follows_length(self.model)),
         )
 
     def __repr__(self) -> str:
@@ -81,7 +82,11 @@ class Extension:
     @property
     def rewrites_scores(self) -> bool:
         """Whether attention scores are rewritten, rather than cos and sin, which a layer's heads share."""
-        return self.method.rewrites_scores or any(heads is not None for heads in self.chosen.values())
+        return self.method.rewrites_scores or self._by_heads
+
+    @property
+    def _by_heads(self) -> bool:
+        return any(heads is not None for heads in self.chosen.values())
 
     @property
     def follows_length(self) -> bool:
@@ -178,12 +183,12 @@ class Extension:
                 for layer in layers
                 for name, part in (("hook_cos", torch.cos), ("hook_sin", torch.sin))
             ]
-        self._hooks = {hook for _, hook in hooks}
+        self._hooks = {id(hook): hook for _, hook in hooks}
         undo.enter_context(self.model.hooks(fwd_hooks=hooks))
 
     def owns(self, hook: Any) -> bool:
         """Whether a hook is one of its own."""
-        return hook in self._hooks
+        return id(hook) in self._hooks  # others' need not be hashable
 
     def _refuse_unfit(self) -> None:
         for layer, rope in self.ropes.items():

@@ -41,6 +41,8 @@ class SelfExtend(Method):
 
     def reach(self, training_length: int) -> int:
         """Longest run in which no distance exceeds the training length, in tokens."""
+        if self.window >= training_length:
+            return training_length
         return (training_length - self.window) * self.group + self.window
 
     def bands(self, rope: PlainRope, rotary: RotaryLayer, position: Int[Tensor, " pos"], length: int) -> list[Band]:  # noqa: ARG002

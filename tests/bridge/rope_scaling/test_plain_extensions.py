@@ -82,6 +82,7 @@ def test_plain_runs_show_what_the_hooks_show_under_every_method_of_frequencies(m
     assert all(torch.equal(after.rot_q, before[layer].rot_q) for layer, after in captured(model, TOKENS, mask).items())
 
 
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
 REWRITING = {
     "self_extend": {"group": 8, "window": 8},
     "rerope": {"window": 5, "leak": 0.2},
@@ -200,6 +201,32 @@ def test_a_hook_of_the_users_on_cos_is_read_from_hooks(tiny, read_plainly):
         assert "blocks.1.attn" in plain_capture_refusal(model, layers)
         captured(model, TOKENS, None, layers)
     assert read_plainly == []
+
+
+def test_a_hook_that_cannot_be_hashed_is_a_reason(tiny):
+    model = tiny("llama")
+
+    class Doubling:
+        __hash__ = None
+
+        def __call__(self, scores, hook):
+            return scores * 2
+
+    users = [("blocks.1.attn.hook_attn_scores", Doubling())]
+    with ph.extended_rope(model, "self_extend", group=4, window=8), model.hooks(fwd_hooks=users):
+        assert "blocks.1.attn.hook_attn_scores" in plain_run_refusal(model)
+
+
+def test_rows_of_other_lengths_are_refused_where_other_heads_follow_their_length(tiny):
+    """Heads that are not extended are rotated again by the model's own frequencies, which differ between rows."""
+    model = tiny("llama", max_position_embeddings=24, rope_parameters=DYNAMIC)
+    right, settings = MASKS["right"], {"group": 4, "window": 8, "training_length": 24}
+    with ph.extended_rope(model, "self_extend", heads=["L1H3"], **settings):
+        with pytest.raises(ValueError, match="give sequences of one length"):
+            captured(model, TOKENS, right)
+        assert captured(model, TOKENS)
+    with ph.extended_rope(model, "self_extend", layers=[1], **settings):
+        assert captured(model, TOKENS, right)
 
 
 def test_tables_that_attention_is_not_given_are_a_reason(tiny, monkeypatch):

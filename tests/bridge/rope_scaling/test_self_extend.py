@@ -8,6 +8,7 @@ import torch
 
 import positional_heads as ph
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
+from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.bridge.rope_scaling.self_extend import Dpe, self_extend_advice
 from tests.support import oracles
 from tests.support.extended import PAIRS, contributions_by_distance, dominant_dimension, scores_by_distance
@@ -101,6 +102,13 @@ def test_scores_under_self_extend_use_the_distance_really_used(family, tiny):
         assert float(scores.rho[0, head]) == pytest.approx(expected, abs=1e-3)
     assert scores.provenance["extension"]["method"] == "self_extend"
     assert scores.provenance["extension"]["group"] == 4
+
+
+@pytest.mark.parametrize(("window", "longest"), [(32, 160), (64, 64), (96, 64)])
+def test_its_reach_is_where_a_distance_would_exceed_the_training_length(window, longest):
+    method = rope_method("self_extend", group=4, window=window)
+    assert method.reach(64) == longest
+    assert grouped(longest - 1, 0, 4, window) == 63
 
 
 def test_advice_is_the_smallest_group_that_reaches_and_the_authors_rule():
