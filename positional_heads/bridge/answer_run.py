@@ -174,10 +174,10 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
     if masked:
         hooks += Ablation(model, "far", distance=PROBE // 4).hooks([(n, 0) for n in layers_with_attention(model)])
     with model.hooks(fwd_hooks=hooks), run_lengths(model, [length]):
-        bridged = model(tokens)[0, compared]
+        bridged = model(tokens)[0, torch.tensor(compared, device=tokens.device)]
         with _plain_ablated(model) as (plain, _):
             ours = AnswerRun(model, plain)(tokens, compared)[0]
-    errors = (ours.float() - bridged.float()).abs().amax(-1) / bridged.float().abs().max()
+    errors = ((ours.float() - bridged.float()).abs().amax(-1) / bridged.float().abs().max()).cpu()
     # with heads exchanged, a deep model amplifies rounding a hundredfold at a token in a thousand
     return all(float(part.quantile(0.9)) <= TOLERANCE.get(bridged.dtype, 0) for part in errors.split(PROBE))
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from positional_heads.cli import ablate, compare, extrapolate, report, score, show
+from positional_heads.cli.wording import know_options_of
 
 app = typer.Typer(
     add_completion=False,
@@ -47,3 +48,4 @@ for command in (
     *(ablate.ablate, extrapolate.extrapolate, report.report),
 ):
     app.command()(command)
+know_options_of(app)

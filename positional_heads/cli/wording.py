@@ -19,6 +19,14 @@ NAMED = re.compile(
 )
 
 
+_apps: list[typer.Typer] = []
+
+
+def know_options_of(app: typer.Typer) -> None:
+    """Name the options of this program's commands from now on."""
+    _apps.append(app)
+
+
 def say(message: str) -> None:
     """Print a message to standard error; standard output is for results."""
     typer.echo(in_options(message), err=True)
@@ -67,8 +75,10 @@ def _option(found: re.Match[str]) -> str:
 @functools.cache
 def _options() -> dict[str, str]:
     """The option of each argument, of all commands."""
-    from positional_heads.cli import app
-
-    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    commands = [
+        command
+        for app in _apps
+        for command in typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    ]
     options = {one.name: one.opts[0] for command in commands for one in command.params if one.opts[0].startswith("--")}
     return options | RENAMED
