@@ -113,7 +113,7 @@ class LayerVectors:
 
     def phase(self, row: int) -> Complex[Tensor, "pos pair"]:
         """Cos + i sin of each position and pair of one sequence."""
-        return self.phases[min(row, len(self.phases) - 1)]
+        return self.phases[min(row, len(self.phases) - 1)].to(self.rot_q.device)  # one table may serve all devices
 
     def by_distance(self, row: int, start: int = 0, stop: int | None = None) -> Iterator[DistanceRange]:
         """Queries and keys of one sequence as they are rotated at each distance, nearest range first.

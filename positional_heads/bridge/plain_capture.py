@@ -95,7 +95,7 @@ def capture_plainly(
         key = (rotary.table, rotary.sense)
         phases = last.of(record["hook_cos"], key, lambda: rotary.phase(model, record, positions))
         window = masks.window(layer, attended.mask, tokens.shape[1])
-        bands = active_bands(model, layer, tokens.shape[1], tokens.device, lengths[0])
+        bands = active_bands(model, layer, tokens.shape[1], rot_k.device, lengths[0])
         vectors = LayerVectors(rotary, rot_q, rot_k, phases, window, bands)
         _prove_output(vectors, attended, spans)
         visit(vectors)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import positional_heads as ph
 from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.cli import app
+from positional_heads.cli.wording import in_options
 from positional_heads.core.head_sets import by_kind
 from positional_heads.results.files import FINISHED_FILE_NAME, ResultFileError
 from positional_heads.studies import retrieval_trials
@@ -171,7 +172,7 @@ def test_a_killed_command_is_resumed(tmp_path, scores):
     for name, result in sets.items():
         assert study.values["log_prob"][numbers[name]].tolist() == result["log_prob"]
     shown = CliRunner().invoke(app, ["show", str(tmp_path / "out")])
-    assert study.verdict in shown.stdout
+    assert in_options(study.verdict) in shown.stdout
     names = {file.name for file in (tmp_path / "out").iterdir()}
     assert names == {
         *("study.safetensors", "effects.csv", "contrasts.csv", "single_heads.csv", "answers.parquet"),
@@ -509,7 +510,7 @@ def test_single_heads_alone_are_a_study(tmp_path):
     assert ph.AblationStudy.load(tmp_path).verdict == study.verdict
     shown = CliRunner().invoke(app, ["show", str(tmp_path)])
     assert "L0H0" in shown.stdout
-    assert study.verdict in shown.stdout
+    assert in_options(study.verdict) in shown.stdout
     with pytest.raises(ValueError, match="single heads alone"):
         dose_response(study)
     assert "Change of log_prob by ablating one head" in report_html(tmp_path)

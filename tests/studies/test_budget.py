@@ -219,6 +219,7 @@ def test_parts_of_older_versions_have_no_times_and_are_timed_again(bundled, scor
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     for line in lines:
         line.pop("seconds", None)
+        line.pop("sha256", None)
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = SlowTask(clock)
     ph.ablation_study(bundled, scores, task, **settings, budget=9, checkpoint=tmp_path)

@@ -132,8 +132,8 @@ class Rewriting:
         self._refuse_rows(rot_k.shape[1])
         return _BeforeRotation(
             self.bands(layer, rot_k.shape[1], rot_k.device, run_length=running.lengths[0]) or [],
-            rotary.free_channels(rot_q, phase),
-            rotary.free_channels(rot_k, key_phase),
+            rotary.free_channels(rot_q, phase.to(rot_q.device)),
+            rotary.free_channels(rot_k, key_phase.to(rot_k.device)),
             running.positions[0].to(rot_k.device),
         )
 
