@@ -242,7 +242,7 @@ def refused(*arguments):
 
 def test_an_estimate_is_refused_where_a_run_would_be(tiny_folder, tmp_path):
     assert "no query-key pair counts: --skip-keys" in refused("bundled", "--length", 64, "--skip-keys", 64)
-    assert "control_keys 64 leaves fewer than two" in refused("bundled", "--length", 64, "--control-keys", 64)
+    assert "--control-keys 64 leaves fewer than two" in refused("bundled", "--length", 64, "--control-keys", 64)
     assert "device 'cudda' is unknown" in refused("bundled", "--device", "cudda")
     for file in tiny_folder("llama").iterdir():
         if file.name == "config.json" or file.name.startswith("tokenizer"):
