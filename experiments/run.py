@@ -53,7 +53,7 @@ def sequences(model: TransformerBridge, kind: str, length: int, count: int) -> l
 def once(
     name: str, load: Callable[[Path], Any], run: Callable[[Path], Any], asked: Mapping[str, Any] | None = None
 ) -> Any:
-    """The result kept under this name, with a word if it has other settings than asked; run and kept if there is none."""
+    """The result kept under this name, with a word if it has other settings than asked; run if there is none."""
     folder = HERE / name
     if (folder / "time.json").is_file():  # written last
         result = load(folder)
