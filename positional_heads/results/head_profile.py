@@ -1,0 +1,218 @@
+"""The record of a head profile: every measure of every head in one table, and the statistics of its rotary pairs."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float64, Int
+from scipy import stats
+from torch import Tensor
+
+from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head
+from positional_heads.core.statistics import FEWEST_UNITS, RESAMPLES, bootstrap_weights
+from positional_heads.results.files import HEAD_PROFILE
+from positional_heads.results.head_names import NAMED_BY, head_labels
+from positional_heads.results.pair_statistics import PairStatistics
+from positional_heads.results.rank_correlations import rank_correlations
+from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.scores import HeadScores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCORE_MEASURES = ("rho", "rho_curve", "excess")
+"""Measures that are those of the scores; `excess` only where there is a null."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class HeadProfile(Record):
+    """What every head does: how far it looks and at what, which rotary pairs it uses, and its score.
+
+    Attributes:
+        scores: rho, its null and its intervals, from the same pass.
+        sums: Sum of each attention measure over the queries of each group of sequences.
+        weights: What each sum is divided by: queries, or attention.
+        others: Measures without a spread over sequences: massive values, and the kernel score of the weights.
+        mass: Share of each head's attention in each range of distances.
+        reached: Mean distance in tokens of the attention in each range; NaN where there is none.
+        edges: First distance of each range in tokens, then the first distance beyond the last range.
+        pairs: Statistics of every rotary pair.
+        key_heads: Key head that each query head reads; -1 in layers that were not profiled.
+        provenance: Versions, model, data and settings, among them `window` and `sinks`.
+    """
+
+    scores: HeadScores
+    sums: dict[str, Float64[Tensor, "_group layer head"]]
+    weights: dict[str, Float64[Tensor, "_group layer head"]]
+    others: dict[str, Float64[Tensor, "layer head"]]
+    mass: Float64[Tensor, "layer head range"]
+    reached: Float64[Tensor, "layer head range"]
+    edges: Int[Tensor, " edge"]
+    pairs: PairStatistics
+    key_heads: Int[Tensor, "layer head"]
+    provenance: dict[str, Any]
+
+    saved_as = HEAD_PROFILE
+
+    @property
+    def heads(self) -> list[Head]:
+        """Every head of the model, in order."""
+        return self.scores.heads
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all measures that this profile has, as `values` takes them."""
+        scored = SCORE_MEASURES if self.scores.null is not None else SCORE_MEASURES[:-1]
+        return [*scored, *self.sums, *self.others]
+
+    @checked
+    def values(self, name: str) -> Float64[Tensor, "layer head"]:
+        """One measure of every head; NaN where it is not defined.
+
+        Args:
+            name: One of `names`.
+
+        Raises:
+            ValueError: If the profile has no such measure.
+        """
+        if name not in self.names:
+            msg = f"{name!r} is no measure of this profile: choose one of {', '.join(self.names)}"
+            if name == "excess":
+                msg += "; for the excess, profile with null_repeats=20"
+            raise ValueError(msg)
+        if name in SCORE_MEASURES:
+            return getattr(self.scores, name).double()  # type: ignore[no-any-return]
+        return self.others[name] if name in self.others else self.sums[name].sum(0) / self.weights[name].sum(0)
+
+    @checked
+    def interval(self, name: str, level: float = 0.95) -> Float64[Tensor, "layer head 2"]:
+        """Interval of one measure over sequences: Student's t on the bootstrap's variance, as for rho.
+
+        NaN below 4 groups of sequences, and for measures that have no spread over sequences.
+
+        Args:
+            name: One of `names`.
+            level: Coverage, between 0 and 1.
+
+        Raises:
+            ValueError: If the profile has no such measure, or the level is not between 0 and 1.
+        """
+        if not 0 < level < 1:
+            msg = f"level {level} must be between 0 and 1, e.g. 0.95"
+            raise ValueError(msg)
+        values = self.values(name)
+        if name == "rho":
+            return self.scores.interval(level).double()
+        unknown = torch.full((*values.shape, 2), torch.nan, dtype=torch.float64)
+        if name not in self.sums or len(self.sums[name]) < FEWEST_UNITS:
+            return unknown
+        sums, weights = self.sums[name], self.weights[name]
+        n_groups = len(sums)
+        drawn = bootstrap_weights(n_groups, RESAMPLES, 0)
+        resampled = torch.einsum("rg,glh->rlh", drawn, sums) / torch.einsum("rg,glh->rlh", drawn, weights)
+        variance = resampled.var(0) * n_groups / (n_groups - 1)
+        half = stats.t.ppf((1 + level) / 2, n_groups - 1) * variance.sqrt()
+        return torch.stack([values - half, values + half], dim=-1)
+
+    @cached_property
+    def labels(self) -> dict[Head, list[str]]:
+        """Every name that a head has by the rules of `head_names`, the first being what `name` shows; often several."""
+        known = [name for name in NAMED_BY if name in self.names]
+        return head_labels(self.heads, {name: self.values(name) for name in known})
+
+    def name(self, head: Head) -> str:
+        """What the head is by the first rule that holds for it, e.g. "sink" or "induction"; "mixed" if none does."""
+        return (self.labels[head] or ["mixed"])[0]
+
+    @checked
+    def by_key_head(self, name: str) -> Float64[Tensor, "layer kv_head"]:
+        """One measure of every key head: the largest of the query heads that read it; NaN where none has it.
+
+        What a key head must keep is what the most demanding of its readers needs.
+
+        Args:
+            name: One of `names`.
+
+        Raises:
+            ValueError: If the profile has no such measure.
+        """
+        values = self.values(name)
+        known = values.nan_to_num(-torch.inf)
+        largest = torch.full((len(values), int(self.key_heads.max()) + 1), -torch.inf, dtype=torch.float64)
+        largest.scatter_reduce_(1, self.key_heads.clamp(min=0), known, "amax")
+        return largest.masked_fill(largest.isinf(), torch.nan)
+
+    @computed_once
+    def correlations(self) -> "pd.DataFrame":
+        """Spearman's rank correlation over heads of every two measures: which are one thing under two names?"""
+        return rank_correlations({name: self.values(name) for name in self.names})
+
+    @property
+    def description(self) -> str:
+        """Model, text, and how many heads have which name, in one line."""
+        data = self.provenance.get("data", {})
+        found = [self.name(head) for head in self.heads if int(self.key_heads[head]) >= 0]
+        counts = ", ".join(
+            f"{found.count(name)} {name}" for name in dict.fromkeys(sorted(found, key=found.count)[::-1])
+        )
+        layers, heads = self.mass.shape[:2]
+        return (
+            f"{self.model_name}: {layers} layers of {heads} heads, {data.get('sequences', '?')} sequences of up to "
+            f"{data.get('longest', '?')} tokens; {counts}"
+        )
+
+    @computed_once
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head: its name, every measure with its interval where there is one."""
+        import pandas as pd
+
+        frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
+        frame["layer"] = [head.layer for head in self.heads]
+        frame["head"] = [head.head for head in self.heads]
+        frame["key_head"] = self.key_heads.flatten().numpy()
+        frame["is"] = [self.name(head) for head in self.heads]
+        for name in self.names:
+            frame[name] = self.values(name).flatten().numpy()
+            low, high = self.interval(name).flatten(0, 1).unbind(-1)
+            if not bool(low.isnan().all()):
+                frame[f"{name}_low"], frame[f"{name}_high"] = low.numpy(), high.numpy()
+        return frame
+
+    @computed_once
+    def pair_frame(self) -> "pd.DataFrame":
+        """One row per head and rotary pair: wavelength, norms, centres, agreement."""
+        import pandas as pd
+
+        pairs, shape = self.pairs, self.pairs.agreement.shape
+        index = [torch.arange(n).view([-1 if axis == at else 1 for axis in range(3)]) for at, n in enumerate(shape)]
+        layer, head, pair = (axis.expand(shape).flatten().numpy() for axis in index)
+        frame = pd.DataFrame({"layer": layer, "head": head, "pair": pair})
+        by_head = {"frequency": pairs.frequencies[:, None], "wavelength": pairs.wavelengths[:, None]}
+        by_head |= {"query_norm": pairs.query_norm, "key_norm": pairs.key_norm, "band_norm": pairs.band_norm}
+        for name, center in (("query", pairs.query_center), ("key", pairs.key_center)):
+            by_head |= {f"{name}_center_{part}": center[..., at] for at, part in enumerate(("real", "imag"))}
+        by_head["agreement"] = pairs.agreement
+        for name, values in by_head.items():
+            frame[name] = values.expand(shape).flatten().numpy()
+        frame.insert(0, "name", [str(Head(*one)) for one in zip(layer.tolist(), head.tolist(), strict=True)])
+        return frame[~frame["query_norm"].isna()].reset_index(drop=True)
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "table": json_rows(self.to_frame()),
+            "measures": [*self.sums, *self.others],
+            "scores": self.scores._content(),
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadProfile":
+        scores = HeadScores._from_file(content["scores"], nested(tensors, "scores"))
+        own = {name: tensor for name, tensor in tensors.items() if "." not in name}
+        read = {name: nested(tensors, name) for name in ("sums", "weights", "others")}
+        order = content["measures"]  # a safetensors file has its own
+        grouped = {name: {key: one[key] for key in order if key in one} for name, one in read.items()}
+        pairs = PairStatistics(**nested(tensors, "pairs"))
+        return cls(scores=scores, pairs=pairs, provenance=content["provenance"], **grouped, **own)  # type: ignore[arg-type]
