@@ -35,6 +35,7 @@ from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
 from .scoring.head_examples import examples_from_cache as examples_from_cache
 from .scoring.head_examples import head_examples as head_examples
+from .scoring.head_profile import profile_heads as profile_heads
 from .scoring.profile import contribution_profile as contribution_profile
 from .scoring.ray_executor import RayExecutor as RayExecutor
 from .scoring.score import score_heads as score_heads
