@@ -112,7 +112,8 @@ def semantic_and_positional(
     correlations = torch.einsum("hqkm,hqkn->hqmn", unit, unit)
     later = torch.ones(correlations.shape[-2:], dtype=torch.bool).triu(1)
     steps = (next_scores - scores).square().mean((2, 3)).sqrt()
-    return correlations[..., later].mean(-1), steps / scores.flatten(2).std(-1, correction=0)
+    spread = scores.flatten(2).std(-1, correction=0)
+    return correlations[..., later].mean(-1), torch.where(spread > 0, steps / spread, torch.nan)
 
 
 def moved_distances(length: int) -> Int[Tensor, " distance"]:

@@ -41,7 +41,7 @@ PILOT_BATCHES, BATCHES_PER_PILOT = 4, 16
 class EntryCounter:
     """Counts the entries of numbered batches of one run with one model."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  what a run consists of
         self,
         model: TransformerLensModel,
         data: list[Batch],

@@ -27,6 +27,9 @@ from positional_heads.scoring.batches import Row
 from positional_heads.scoring.profile_settings import ProfileSettings
 from positional_heads.scoring.profile_sums import MEASURES, ProfileSums
 
+Content = tuple[Complex[Tensor, "head pos pair"], Complex[Tensor, "kv_head pos pair"]]
+"""Queries and keys of one sequence before rotation."""
+
 
 class ProfileCounter:
     """Counts the profile of layers under one setting.
@@ -48,10 +51,12 @@ class ProfileCounter:
         self.edges = torch.from_numpy(geometric_edges(max(lengths), settings.ranges))
         self._plan = EntryPlan(lengths, None, n_groups=groups)
         self._matches: dict[tuple[int, torch.device], TokenMatches] = {}
+        self._known: tuple[Tensor, int, Tensor] | None = None
 
     def forget(self) -> None:
         """Drop what was found in the tokens of a batch."""
         self._matches.clear()
+        self._known = None
 
     def begin(self, vectors: LayerVectors) -> ProfileSums:
         """Sums of a layer, nothing counted."""
@@ -75,10 +80,11 @@ class ProfileCounter:
             if key not in self._matches:
                 self._matches[key] = TokenMatches(tokens[row.number, row.start : row.stop].to(key[1]))
             self._count_attention(sums, vectors, row, self._matches[key])
-            self._count_pairs(sums, vectors, row)
             self._count_contributions(sums, vectors, row)
+            content = vectors.content(row.number, row.start, row.stop)
+            _count_pairs(sums, vectors, row, content)
             if row.length > 1:
-                self._count_sampled(sums, vectors, row)
+                self._count_sampled(sums, vectors, row, content)
 
     def _add(self, sums: ProfileSums, row: Row, name: str, value: Tensor | float, weight: Tensor | float) -> None:
         group, at = self._plan.group(row.sequence), MEASURES.index(name)
@@ -106,20 +112,6 @@ class ProfileCounter:
         mass, moment = (range_sums(values, self.edges) for values in (found.by_distance, found.by_distance * distance))
         sums.add(mass=mass, moment=moment, tokens=length)
 
-    def _count_pairs(self, sums: ProfileSums, vectors: LayerVectors, row: Row) -> None:
-        """Norms and centres before rotation, and squares of every channel after it."""
-        span = slice(row.start, row.stop)
-        query, key = vectors.content(row.number, row.start, row.stop)
-        squares = [x[row.number, span].float().square().sum(0) for x in (vectors.rot_q, vectors.rot_k)]
-        sums.add(
-            query_norm=query.abs().sum(1),
-            key_norm=key.abs().sum(1),
-            query_center=torch.view_as_real(query.sum(1)),
-            key_center=torch.view_as_real(key.sum(1)),
-            query_squares=squares[0],
-            key_squares=squares[1],
-        )
-
     def _count_contributions(self, sums: ProfileSums, vectors: LayerVectors, row: Row) -> None:
         """Contributions of every pair, and of the channels without rotation, at the distances that the mask shows."""
         rotary, counts = vectors.rotary, EntryPlan((row.length,), vectors.window).entry_counts
@@ -131,9 +123,9 @@ class ProfileCounter:
         if rotary.rotary_dim < rotary.d_head:
             rest = [x.to(torch.complex64) for x in _unrotated_channels(vectors, row)]
             sums.add(unrotated=contribution_range_sums(*rest, shown, self.edges).sum(1) * rotary.scale)
-        sums.add(entries=range_sums(counts, self.edges))
+        sums.add(entries=range_sums(counts.double(), self.edges))
 
-    def _count_sampled(self, sums: ProfileSums, vectors: LayerVectors, row: Row) -> None:
+    def _count_sampled(self, sums: ProfileSums, vectors: LayerVectors, row: Row, content: Content) -> None:
         """Agreement of every pair, and the semantic and positional score, for a few queries."""
         length, device = row.length, vectors.rot_q.device
         queries = _spread(max(1, length // 2), length - 1, self.settings.queries)
@@ -148,9 +140,18 @@ class ProfileCounter:
         distances = moved_distances(length)
         if len(distances) > 1:
             keys = _spread(0, length - 1, self.settings.agreement_keys)
-            moved = [_moved(vectors, row, queries, keys, distances + step) for step in (0, 1)]
+            chosen = _chosen(vectors, row, content, queries, keys)
+            moved = [moved_scores(*chosen, self._frequencies(vectors, row), distances + step) for step in (0, 1)]
             for name, values in zip(("semantic", "positional"), semantic_and_positional(*moved), strict=True):
-                self._add(sums, row, name, values.sum(1), len(queries))
+                # where all keys score the same there is no order and no spread
+                self._add(sums, row, name, values.nansum(1), values.isfinite().sum(1))
+
+    def _frequencies(self, vectors: LayerVectors, row: Row) -> Float[Tensor, " pair"]:
+        """Frequency of each pair, negative where it rotates clockwise; layers that share a table share them."""
+        table, length = vectors.phases, row.length
+        if self._known is None or self._known[0] is not table or self._known[1] != length:
+            self._known = table, length, pair_frequencies(vectors.phase(row.number)[row.start : row.stop])
+        return self._known[2]
 
 
 def _spread(first: int, last: int, most: int) -> list[int]:
@@ -159,18 +160,32 @@ def _spread(first: int, last: int, most: int) -> list[int]:
     return positions
 
 
-def _moved(
-    vectors: LayerVectors, row: Row, queries: list[int], keys: list[int], distances: Int[Tensor, " distance"]
-) -> Float[Tensor, "head query key distance"]:
-    """Scores of some queries and keys of one sequence with the keys moved to other distances, in plain RoPE."""
+def _count_pairs(sums: ProfileSums, vectors: LayerVectors, row: Row, content: Content) -> None:
+    """Norms and centres before rotation, and squares of every channel after it."""
+    query, key = content
+    squares = [x[row.number, row.start : row.stop].float().square().sum(0) for x in (vectors.rot_q, vectors.rot_k)]
+    sums.add(
+        query_norm=query.abs().sum(1),
+        key_norm=key.abs().sum(1),
+        query_center=torch.view_as_real(query.sum(1)),
+        key_center=torch.view_as_real(key.sum(1)),
+        query_squares=squares[0],
+        key_squares=squares[1],
+    )
+
+
+def _chosen(
+    vectors: LayerVectors, row: Row, content: Content, queries: list[int], keys: list[int]
+) -> tuple[Complex[Tensor, "head query pair"], Complex[Tensor, "head key pair"], Float[Tensor, "head query key"]]:
+    """Some queries and keys before rotation, and q . k of their channels without rotation."""
     heads, device = vectors.rotary.n_heads, vectors.rot_q.device
     at = [torch.tensor(positions, device=device) for positions in (queries, keys)]
-    content = vectors.content(row.number, row.start, row.stop)
-    rest = _unrotated_channels(vectors, row)
-    query, key = (_for_each_query_head(x[:, positions], heads) for x, positions in zip(content, at, strict=True))
-    rest_q, rest_k = (_for_each_query_head(x[:, positions], heads) for x, positions in zip(rest, at, strict=True))
-    frequencies = pair_frequencies(vectors.phase(row.number)[row.start : row.stop])
-    return moved_scores(query, key, rest_q @ rest_k.mT, frequencies, distances)
+    query, key, rest_q, rest_k = (
+        x[:, positions].repeat_interleave(heads // len(x), 0)
+        for pair in (content, _unrotated_channels(vectors, row))
+        for x, positions in zip(pair, at, strict=True)
+    )
+    return query, key, rest_q @ rest_k.mT
 
 
 def _unrotated_channels(vectors: LayerVectors, row: Row) -> list[Float[Tensor, "any_head pos rest"]]:
@@ -224,7 +239,3 @@ def _complex_ranges(
 
 def _complex(planes: Float[Tensor, "head pos pair 2"]) -> Complex[Tensor, "head pos pair"]:
     return torch.view_as_complex(planes.float().contiguous())
-
-
-def _for_each_query_head(x: Tensor, heads: int) -> Tensor:
-    return x.repeat_interleave(heads // len(x), 0)

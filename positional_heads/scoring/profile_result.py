@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 from positional_heads.results.head_profile import HeadProfile
@@ -115,7 +115,7 @@ def _pair_statistics(sums: dict[int, ProfileSums], scores: HeadScores) -> PairSt
     )
 
 
-def _by_query_head(values: Float64[Tensor, "any_head *rest"], heads: int) -> Float64[Tensor, "head *rest"]:
+def _by_query_head(values: Shaped[Tensor, "any_head *rest"], heads: int) -> Shaped[Tensor, "head *rest"]:
     return values.repeat_interleave(heads // len(values), 0)
 
 
