@@ -35,7 +35,6 @@ from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
 from .scoring.head_examples import examples_from_cache as examples_from_cache
 from .scoring.head_examples import head_examples as head_examples
-from .scoring.head_profile import profile_heads as profile_heads
 from .scoring.profile import contribution_profile as contribution_profile
 from .scoring.ray_executor import RayExecutor as RayExecutor
 from .scoring.score import score_heads as score_heads
@@ -45,6 +44,7 @@ from .scoring.shards import merge_shards as merge_shards
 from .studies.ablation import ablation_study as ablation_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
+from .studies.head_profile import profile_heads as profile_heads
 from .studies.tasks.evaluate import evaluate as evaluate
 from .studies.tasks.harness import evaluate_harness as evaluate_harness
 from .studies.tasks.harness import harness_task as harness_task

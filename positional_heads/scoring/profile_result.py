@@ -17,16 +17,13 @@ MASSIVE = 5.0
 """A channel is massive if its norm is more than so many times the mean over the channels of its head."""
 
 
-def profile_of(
-    sums: dict[int, ProfileSums], scores: HeadScores, counter: ProfileCounter, others: dict[str, Tensor]
-) -> HeadProfile:
+def profile_of(sums: dict[int, ProfileSums], scores: HeadScores, counter: ProfileCounter) -> HeadProfile:
     """The profile of all sums.
 
     Args:
         sums: The sums of every profiled layer.
         scores: Scores of the same run.
         counter: What counted them.
-        others: Measures that need no run, e.g. the kernel score.
     """
     layers, heads = scores.rho.shape
     shape = layers, heads
@@ -50,7 +47,7 @@ def profile_of(
         scores=scores,
         sums={name: by_measure["sums"][..., at].clone() for at, name in enumerate(MEASURES)},
         weights={name: by_measure["weights"][..., at].clone() for at, name in enumerate(MEASURES)},
-        others={f"massive_{name}": stacked(_massive(sums, name)).squeeze(-1) for name in ("query", "key")} | others,
+        others={f"massive_{name}": stacked(_massive(sums, name)).squeeze(-1) for name in ("query", "key")},
         mass=mass / total,
         reached=moment / mass,
         edges=counter.edges.clone(),

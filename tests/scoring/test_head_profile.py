@@ -1,6 +1,7 @@
 """Every measure of a head profile against a direct computation from the model's own pattern, queries and keys."""
 
 import cmath
+import functools
 import itertools
 
 import numpy as np
@@ -12,6 +13,7 @@ import positional_heads as ph
 from positional_heads.core.attention_sums import attention_sums
 from positional_heads.core.token_matches import TokenMatches
 
+profile_heads = functools.partial(ph.profile_heads, retrieval=None)
 LENGTH, WINDOW, SINKS = 40, 16, 3
 TOKENS = torch.randint(97, 105, (3, LENGTH), generator=torch.Generator().manual_seed(7))
 FAMILIES = ["llama", "neox", "gptj", "qwen3", "gemma2"]
@@ -22,7 +24,7 @@ FAMILIES = ["llama", "neox", "gptj", "qwen3", "gemma2"]
 def profiled(request, tiny):
     model = tiny(request.param)
     settings = {"window": WINDOW, "sinks": SINKS, "queries": 3, "agreement_keys": 6, "ranges": 7}
-    profile = ph.profile_heads(model, TOKENS, **settings)
+    profile = profile_heads(model, TOKENS, **settings)
     _, run = model.run_with_cache(TOKENS)
     contributions = ph.dominant_dimension_cache(model, TOKENS, contributions=True)
     patterns = torch.stack([run["pattern", layer, "attn"] for layer in range(2)]).double()  # [layer batch head q k]
@@ -72,7 +74,7 @@ def test_token_measures_are_those_of_the_models_own_pattern(profiled):
 @pytest.mark.parametrize("family", ["llama", "gptj", "gemma2"])
 def test_token_measures_equal_those_of_transformer_lens(family, tiny):
     model, text = tiny(family), "the cat sat on the mat, and the cat ran to the man"
-    profile = ph.profile_heads(model, text)
+    profile = profile_heads(model, text)
     for name in ("previous_token", "duplicate_token", "induction"):
         detected = detect_head(model, text, f"{name.removesuffix('_token')}{'_token' * (name != 'induction')}_head")
         close(profile.values(name), detected)
@@ -110,7 +112,7 @@ def test_pair_norms_and_agreement_are_those_of_the_contributions(profiled):
 @pytest.mark.parametrize(("family", "layout"), [("llama", "half"), ("neox", "half"), ("gptj", "adjacent")])
 def test_centers_and_norms_are_of_queries_and_keys_before_rotation(family, layout, tiny):
     model = tiny(family)
-    profile = ph.profile_heads(model, TOKENS, window=WINDOW)
+    profile = profile_heads(model, TOKENS, window=WINDOW)
     _, run = model.run_with_cache(TOKENS)
     pairs = profile.pairs.query_norm.shape[-1]
     for layer, (name, own) in itertools.product(range(2), (("query", "q"), ("key", "k"))):
@@ -129,7 +131,7 @@ def test_centers_and_norms_are_of_queries_and_keys_before_rotation(family, layou
 
 def test_semantic_and_positional_follow_their_definition_in_plain_python(tiny):
     model = tiny("neox")
-    profile = ph.profile_heads(model, TOKENS[:1], window=WINDOW, queries=2, agreement_keys=5)
+    profile = profile_heads(model, TOKENS[:1], window=WINDOW, queries=2, agreement_keys=5)
     _, run = model.run_with_cache(TOKENS[:1])
     layer, head = 1, 2
     q, k = (run[name, layer, "attn"][0].reshape(LENGTH, -1, 16)[:, head].double().numpy() for name in "qk")
@@ -162,7 +164,7 @@ def test_semantic_and_positional_follow_their_definition_in_plain_python(tiny):
 def test_massive_channels_are_those_whose_norm_exceeds_five_means(tiny):
     model = tiny("llama")
     with model.hooks(fwd_hooks=[("blocks.0.attn.q.hook_out", _one_large_channel)]):
-        profile = ph.profile_heads(model, TOKENS, window=WINDOW)
+        profile = profile_heads(model, TOKENS, window=WINDOW)
     # rotation spreads a channel over the two of its pair
     assert profile.values("massive_query")[0].tolist() in ([0, 1, 0, 0], [0, 2, 0, 0])
     assert profile.values("massive_query")[1].tolist() == [0, 0, 0, 0]
@@ -179,8 +181,8 @@ def test_scores_are_those_of_scoring_and_batches_and_padding_change_nothing(tiny
     mask = torch.ones(3, LENGTH, dtype=torch.long)
     mask[1, :11] = 0
     options = {"null_repeats": 3, "window": WINDOW}
-    padded = ph.profile_heads(model, TOKENS, attention_mask=mask, batch_size=3, **options)
-    alone = ph.profile_heads(model, [TOKENS[0], TOKENS[1, 11:], TOKENS[2]], **options)
+    padded = profile_heads(model, TOKENS, attention_mask=mask, batch_size=3, **options)
+    alone = profile_heads(model, [TOKENS[0], TOKENS[1, 11:], TOKENS[2]], **options)
     scores = ph.score_heads(model, [TOKENS[0], TOKENS[1, 11:], TOKENS[2]], null_repeats=3)
     assert torch.equal(alone.scores.rho, scores.rho)
     assert torch.equal(alone.values("excess"), scores.excess.double())
@@ -192,7 +194,7 @@ def test_scores_are_those_of_scoring_and_batches_and_padding_change_nothing(tiny
 def test_rewritten_scores_are_profiled_as_they_are_attended(tiny):
     model = tiny("llama")
     with ph.extended_rope(model, "self_extend", group=4, window=8):
-        profile = ph.profile_heads(model, TOKENS, window=WINDOW, sinks=SINKS)
+        profile = profile_heads(model, TOKENS, window=WINDOW, sinks=SINKS)
         pattern = torch.stack([model.run_with_cache(TOKENS)[1]["pattern", layer, "attn"] for layer in range(2)])
         mean = ph.contribution_profile(model, TOKENS, [(1, 3)])
     close(profile.values("mean_distance"), (pattern.double() * distances()).sum(-1).mean((1, 3)), atol=1e-5)
@@ -217,7 +219,7 @@ def test_a_block_of_queries_is_summed_like_the_whole(monkeypatch):
 
 def test_an_interrupted_profile_resumes_to_the_same_numbers(tiny, tmp_path, monkeypatch):
     model = tiny("llama")
-    expected = ph.profile_heads(model, TOKENS, batch_size=1, window=WINDOW)
+    expected = profile_heads(model, TOKENS, batch_size=1, window=WINDOW)
     from positional_heads.scoring import counter
 
     real, calls = counter.capture_batch, []
@@ -230,17 +232,17 @@ def test_an_interrupted_profile_resumes_to_the_same_numbers(tiny, tmp_path, monk
 
     monkeypatch.setattr(counter, "capture_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ph.profile_heads(model, TOKENS, batch_size=1, window=WINDOW, checkpoint=tmp_path, checkpoint_seconds=0)
+        profile_heads(model, TOKENS, batch_size=1, window=WINDOW, checkpoint=tmp_path, checkpoint_seconds=0)
     monkeypatch.setattr(counter, "capture_batch", real)
     with pytest.raises(ValueError, match="different: profile window"):
-        ph.profile_heads(model, TOKENS, batch_size=1, window=8, checkpoint=tmp_path)
-    resumed = ph.profile_heads(model, TOKENS, batch_size=1, window=WINDOW, checkpoint=tmp_path)
+        profile_heads(model, TOKENS, batch_size=1, window=8, checkpoint=tmp_path)
+    resumed = profile_heads(model, TOKENS, batch_size=1, window=WINDOW, checkpoint=tmp_path)
     for name, tensor in expected._tensors().items():
         assert torch.equal(resumed._tensors()[name].nan_to_num(-9), tensor.nan_to_num(-9)), name
 
 
 def test_a_short_text_has_no_distant_mass_and_no_moved_keys(tiny):
-    profile = ph.profile_heads(tiny("llama"), torch.tensor([[97, 98]]))
+    profile = profile_heads(tiny("llama"), torch.tensor([[97, 98]]))
     assert bool(profile.values("distant_mass").isnan().all())
     assert bool(profile.values("semantic").isnan().all())
     assert bool(profile.values("previous_token").isfinite().all())
