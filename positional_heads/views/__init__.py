@@ -14,6 +14,7 @@ from positional_heads.views.extrapolation import (
     method_comparison,
     methods_told_apart,
 )
+from positional_heads.views.head_profile import measure_correlations, pair_curves, profile_maps
 from positional_heads.views.profile import contribution_by_distance
 from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.page import write_report_page
@@ -31,8 +32,11 @@ __all__ = [
     "distinguishability",
     "dose_response",
     "extrapolation_curves",
+    "measure_correlations",
     "method_comparison",
     "methods_told_apart",
+    "pair_curves",
+    "profile_maps",
     "rho_distribution",
     "rho_heat_map",
     "stability",

@@ -8,6 +8,7 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
@@ -25,6 +26,7 @@ from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
 from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
+from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
@@ -32,18 +34,19 @@ REPORTED_HEADS = 10
 DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
-Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability
+Reported = HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability
 """Results that have a report folder."""
 
 
 @checked
 def write_report(
-    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability, folder: str | Path
+    result: HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability, folder: str | Path
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `compare`, `compare_all`, `ablation_study` or `extrapolation_study` returned.
+        result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study` or
+            `extrapolation_study` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -54,6 +57,8 @@ def write_report(
     content: dict[str, bytes | str]
     if isinstance(result, HeadScores):
         content = _scores_files(result)
+    elif isinstance(result, HeadProfile):
+        content = profile_files(result)
     elif isinstance(result, AblationStudy):
         content = _ablation_files(result)
     elif isinstance(result, ExtrapolationStudy):
