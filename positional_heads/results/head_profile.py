@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int
 from scipy import stats
 from torch import Tensor
 
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import FEWEST_UNITS, RESAMPLES, bootstrap_weights
 from positional_heads.results.files import HEAD_PROFILE
@@ -147,7 +147,13 @@ class HeadProfile(Record):
         Args:
             first: Number of the first range.
             last: One past the number of the last range, as a slice takes it; up to the end when None.
+
+        Raises:
+            ValueError: If the profile has no such range.
         """
+        ranges = len(self.edges) - 1
+        in_range("first", first, 0, ranges)
+        in_range("last", ranges if last is None else last, 0, ranges)
         chosen = slice(first, last)
         counts = self.pairs.counts[:, None, None, chosen].double()
         values = self.pairs.contribution[..., chosen]

@@ -48,8 +48,8 @@ def profile_verdict(
         return "No head was profiled."
     sentences = [_named(names, n_heads)]
     if beating is not None:
-        verb = "beats its" if beating == 1 else "beat their"
-        sentences.append(f"{beating} {verb} null with a positive rho.")
+        several = f"{beating} beat their" if beating else "No head beats its"
+        sentences.append(f"{'1 beats its' if beating == 1 else several} null with a positive rho.")
     sentences += _related(correlations, scores, n_heads)
     sentences += [_basis(provenance, groups), *_missing(provenance, unknown, beating)]
     return " ".join(sentences)

@@ -63,7 +63,7 @@ def profile_maps(profile: HeadProfile, names: Sequence[str] | None = None) -> Fi
     layers, heads = profile.key_heads.shape
     columns = min(MAPS_ACROSS, len(values))
     rows = -(-len(values) // columns)
-    width, height = min(3.2, max(2.3, 0.16 * heads + 0.9)), min(4.5, max(1.7, 0.09 * layers + 0.9))
+    width, height = min(3.2, max(2.1, 0.16 * heads + 0.8)), min(4.5, max(1.8, 0.09 * layers + 1.0))
     figure = Picture(figsize=(width * columns + 0.5, height * rows + 0.8), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     for panel, (name, shown) in zip(panels, values.items(), strict=False):
@@ -133,7 +133,7 @@ def pair_curves(profile: HeadProfile, heads: Heads | None = None, *, training_le
         msg = "no heads to show: give at least one that was profiled"
         raise ValueError(msg)
     figure = Picture(figsize=(7.6, 8.4), layout="constrained")
-    panels = figure.subplots(3, 1, sharex=True)
+    panels = list(figure.subplots(3, 1, sharex=True))
     split = _window_range(profile)
     near, far = profile.mean_contribution(0, split), profile.mean_contribution(split)
     for number, head in enumerate(heads):
@@ -160,13 +160,12 @@ def _draw_map(panel: Axes, name: str, values: np.ndarray) -> None:
         largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
         colours, norm = DIVERGING, CenteredNorm(0, halfrange=largest)
     else:
-        colours, norm = SEQUENTIAL, None
+        colours, norm = SEQUENTIAL, Normalize(0, 1) if np.isnan(values).all() else None
     image = panel.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
     bar = panel.figure.colorbar(image, ax=panel, pad=0.03)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.ax.locator_params(nbins=5)
-    bar.set_label(UNITS.get(name, ""), fontsize=SMALL)
-    panel.set_title(measure_title(name), fontsize=NORMAL)
+    panel.set_title(f"{measure_title(name)}\n{UNITS.get(name, '')}", fontsize=SMALL)
     for axis, size in ((panel.xaxis, values.shape[1]), (panel.yaxis, values.shape[0])):
         axis.set_ticks(np.arange(0, size, max(1, -(-size // 8))))
         axis.set_tick_params(labelsize=SMALL)

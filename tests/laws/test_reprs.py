@@ -20,6 +20,7 @@ from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
+from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 HOSTILE = "</td><script>alert(1)</script>\0\ud800 <img src=x onerror=alert(2)> & $x_{"
@@ -78,6 +79,7 @@ def stability(name: str = "planted") -> Stability:
 
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
+    "HeadProfile": lambda name: synthetic_profile(name=name),
     "AblationStudy": study,
     "ExtrapolationStudy": planted_extrapolation,
     "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),
