@@ -18,7 +18,9 @@ def profile(  # noqa: PLR0917  one parameter is one option of the command
     length: options.Length = None,
     sequences: options.Sequences = None,
     in_order: options.InOrder = False,
-    window: Annotated[int, typer.Option(min=1, help="Distances in tokens that count as near; beyond is distant.")] = 256,
+    window: Annotated[
+        int, typer.Option(min=1, help="Distances in tokens that count as near; beyond is distant.")
+    ] = 256,
     sinks: Annotated[int, typer.Option(min=0, help="First keys of each sequence that count as sinks.")] = 4,
     retrieval: Annotated[
         str, typer.Option(help=f"Task for the retrieval score: {options.RECALL_TASKS}; 'none' for no such score.")

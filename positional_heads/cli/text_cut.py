@@ -29,7 +29,7 @@ class TextCut:
     seed: int
 
     @classmethod
-    def of_options(  # noqa: PLR0917  one parameter is one option of the command
+    def of_options(
         cls,
         text: list[str] | None,
         length: int | None,

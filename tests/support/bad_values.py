@@ -88,7 +88,13 @@ def settings_of(name: str) -> list[str]:
     passkey = [parameter for parameter in inspect.signature(TASKS["passkey"]).parameters if parameter != "model"]
     methods = ["beta_fast", "beta_slow", "attention_factor", "truncate"]
     run = ["attention_mask", "layers", "batch_size", "beyond_context", "plain_text", "settings"]
-    own = {"score_shard": scoring + run, "profile_heads": scoring, "evaluate": passkey, "extended_rope": methods, "rope_method": methods}
+    own = {
+        "score_shard": scoring + run,
+        "profile_heads": scoring,
+        "evaluate": passkey,
+        "extended_rope": methods,
+        "rope_method": methods,
+    }
     return own.get(name, scoring if name.startswith("score_") else [])
 
 

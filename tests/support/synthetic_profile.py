@@ -10,9 +10,7 @@ MEASURES = ("mean_distance", "reach", "distant_mass", "sink_mass", "current_toke
 MEASURES += ("duplicate_token", "induction", "copying", "semantic", "positional", "retrieval")
 
 
-def synthetic_profile(
-    *, null: bool = True, groups: int = 5, seed: int = 0, name: str = "made up"
-) -> HeadProfile:
+def synthetic_profile(*, null: bool = True, groups: int = 5, seed: int = 0, name: str = "made up") -> HeadProfile:
     """A small `HeadProfile` with every part; every query head reads the key head of its half of the layer."""
     generator = torch.Generator().manual_seed(seed)
 

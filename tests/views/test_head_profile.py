@@ -1,6 +1,7 @@
 """Plots of a head profile hold the record's own numbers."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,12 +50,13 @@ def test_measures_that_no_head_has_are_left_out():
 def test_names_and_numbers_of_thirty_layers_do_not_overlap():
     profile = synthetic_profile()
     tall = {
-        name: torch.rand(5, 30, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64) for name in profile.sums
+        name: torch.rand(5, 30, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        for name in profile.sums
     }
     zeros = torch.zeros(30, 9).double()
     scores = replace(
         profile.scores.without_curves(),
-        **{name: zeros for name in ("rho", "rho_curve", "bound")},
+        **dict.fromkeys(("rho", "rho_curve", "bound"), zeros),
         frequencies=torch.ones(30, 4).double(),
         null=None,
         bootstrap_rho=None,
@@ -74,8 +76,10 @@ def test_names_and_numbers_of_thirty_layers_do_not_overlap():
     figure = views.profile_maps(big, ["rho", "reach", "sink_mass", "duplicate_token", "induction", "retrieval"])
     figure.draw_without_rendering()
     for panel in maps(figure).values():
-        labels = [text.get_window_extent() for text in panel.get_yticklabels() if text.get_text() and text.get_visible()]
-        assert not any(one.overlaps(other) for one, other in zip(labels, labels[1:], strict=False))
+        labels = [
+            text.get_window_extent() for text in panel.get_yticklabels() if text.get_text() and text.get_visible()
+        ]
+        assert not any(one.overlaps(other) for one, other in pairwise(labels))
     titles = [panel.title.get_window_extent() for panel in maps(figure).values()]
     assert not any(one.overlaps(other) for at, one in enumerate(titles) for other in titles[:at])
 

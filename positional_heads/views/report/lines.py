@@ -1,4 +1,4 @@
-"""Lines of Python that repeat a score or a head profile with every setting, and assert that its tokens and weights were the same."""
+"""Lines of Python that repeat a score or a profile with every setting, and assert the same tokens and weights."""
 
 import json
 from collections.abc import Mapping

@@ -49,7 +49,7 @@ PAGE_NAME = "report.html"
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
-_SHOWN = (SCORES, EXAMPLES, HEAD_PROFILE, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY)
+SHOWN_KINDS = (SCORES, EXAMPLES, HEAD_PROFILE, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY)
 MOST_STUDIES = 4
 """Studies of each kind on the page."""
 PAPER = """\
@@ -108,8 +108,7 @@ def read_results(folder: str | Path) -> Results:
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
     named = {
-        name: [path / name for path in folders if lies_in(path, name)]
-        for name in (one.file_name for one in _SHOWN)
+        name: [path / name for path in folders if lies_in(path, name)] for name in (one.file_name for one in SHOWN_KINDS)
     }
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
@@ -142,7 +141,8 @@ def report_html(folder: str | Path) -> str:
     """The page of a result folder, below 6 MB.
 
     Args:
-        folder: An --out folder of `positional-heads score`, `profile`, `ablate` or `extrapolate`, or a folder of such folders.
+        folder: An --out folder of `positional-heads score`, `profile`, `ablate` or `extrapolate`, or a folder of such
+            folders.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
