@@ -51,8 +51,8 @@ class TextCut:
     def _cut(self, reader: Any) -> list[Any]:
         from positional_heads.bridge.cutting import cut_text
 
-        drawn = {"sequences": self.sequences} if self.draws else {}
-        return cut_text(reader, self.texts, self.length, plain_text=self.plain_text, seed=self.seed, **drawn)
+        drawn = self.sequences if self.draws else None
+        return cut_text(reader, self.texts, self.length, sequences=drawn, plain_text=self.plain_text, seed=self.seed)
 
     def sequences_for(self, reader: Any) -> list[Any]:
         """The sequences, given a model or what has its tokenizer and context."""

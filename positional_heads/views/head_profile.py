@@ -158,6 +158,7 @@ def pair_curves(profile: HeadProfile, heads: Heads | None = None, *, training_le
 
 def _draw_map(panel: Axes, name: str, values: np.ndarray) -> None:
     panel.set_facecolor("0.85")
+    norm: Normalize | None
     if name in SIGNED:
         largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
         colours, norm = DIVERGING, CenteredNorm(0, halfrange=largest)

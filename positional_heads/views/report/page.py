@@ -108,7 +108,8 @@ def read_results(folder: str | Path) -> Results:
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
     named = {
-        name: [path / name for path in folders if lies_in(path, name)] for name in (one.file_name for one in SHOWN_KINDS)
+        name: [path / name for path in folders if lies_in(path, name)]
+        for name in (one.file_name for one in SHOWN_KINDS)
     }
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
