@@ -73,7 +73,8 @@ def attention_sums(
         for key in range(first.shape[2]):  # the query at position m sees it at distance m - key
             nearest = max(start, key)
             by_distance[:, nearest - key : stop - key] += first[:, nearest - start :, key].cpu().double()
-    return AttentionSums(by_distance + free, free, sink, *matched, copyable)
+    duplicate, induction, copying = matched
+    return AttentionSums(by_distance + free, free, sink, duplicate, induction, copying, copyable)
 
 
 def _pattern(scores: PaddedScores, start: int, stop: int, window: int | None) -> PaddedScores:

@@ -12,7 +12,7 @@ A head gets every name whose rule holds, in this order; the first one is what ta
 | far | 0.2 or more goes beyond the window and past the first keys (`distant_mass`) |
 | local | 0.05 or less goes there, and less than half to the first keys |
 
-0.4 and 0.1 are what TransformerLens' demonstrations use; 0.5, 0.2 and 0.05 are our choice.
+The thresholds are our choice, but for that of retrieval.
 """
 
 from collections.abc import Callable, Mapping
