@@ -15,8 +15,8 @@ press.load_attention_pattern = lambda model: (plan["sink_size"], plan["recent_si
 ```
 
 Streaming heads have 0 and the others 1, and the share is that of the streaming ones, so that the press takes exactly
-these. It hides their keys between the sinks and the last `recent_size` of the prompt from every token that is generated;
-the prompt itself is read in full, and what is generated is never hidden.
+these. It hides their keys between the sinks and the last `recent_size` of the prompt from every token that is
+generated; the prompt itself is read in full, and what is generated is never hidden.
 """
 
 import json

@@ -1,13 +1,14 @@
 """MHA2MLA's rank tensors: which rotary pairs of each key head matter most (Ji et al., arXiv 2502.14837).
 
-Their `2_norm.py` scores pair i of a key head by `sum over its query heads of mean |q^(i)| * mean |k^(i)|`, with norms
-before rotation and means over tokens, and ranks the pairs of each head, 0 for the largest. A file holds uint8
-`[layer, kv_head, d_head]`: the ranks of all pairs, twice, because channels i and i + d_head / 2 are one pair (the "half"
-layout). Their `patch_func.py` keeps the rotation of the channels whose rank is below the number of pairs asked for.
+Their `2_norm.py` scores pair i of a key head by the sum, over the query heads that read it, of mean |q^(i)| times mean
+|k^(i)|, with norms before rotation and means over tokens, and ranks the pairs of each head, 0 for the largest. A file
+holds uint8 `[layer, kv_head, d_head]`: the ranks of all pairs, twice, because channels i and i + d_head / 2 are one
+pair (the "half" layout). Their `patch_func.py` keeps the rotation of channels whose rank is below the number of pairs
+asked for.
 
-Where we depart from them: ties go to the pair with the lower number (theirs to any); the mean is over all tokens (theirs
-over the means of sequences, the same for sequences of one length); where a model normalises its queries and keys, the
-norms are those of what it rotates (theirs of what it normalises).
+Where we depart from them: ties go to the pair with the lower number (theirs to any); the mean is over all tokens
+(theirs over the means of sequences, the same for sequences of one length); where a model normalises its queries and
+keys, the norms are those of what it rotates (theirs of what it normalises).
 """
 
 from dataclasses import dataclass

@@ -69,7 +69,7 @@ def summed_over_readers(
     known, readers = profiled_layers(profile), profile.key_heads
     n_kv_heads = int(readers.max()) + 1
     if bool((readers[known].amax(-1) + 1 != n_kv_heads).any()):
-        msg = f"the layers of this model have different numbers of key heads, up to {n_kv_heads}: one table cannot hold them"
+        msg = f"layers of this model have different numbers of key heads, up to {n_kv_heads}, and a table needs one"
         raise ValueError(msg)
     chosen = torch.nn.functional.one_hot(readers.clamp(min=0), n_kv_heads).double()
     summed = torch.einsum("lhk,lhp->lkp", chosen, values.nan_to_num())
