@@ -89,7 +89,8 @@ def read_fasa_agreement(path: str | Path, budget: int | None = None) -> Float64[
         ResultFileError: If it is a pickle, damaged, or another file; nothing in it is run.
     """
     file = existing_file(path, KIND)
-    start = file.open("rb").read(2)
+    with file.open("rb") as stream:
+        start = stream.read(2)
     if start == ZIPPED:
         return _of_their_file(file, budget)
     if start[:1] != b"{":
