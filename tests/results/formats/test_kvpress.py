@@ -1,11 +1,13 @@
 """The plan for kvpress: its content, and, where kvpress is installed, that its press hides exactly these keys."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 
 import positional_heads as ph
 from positional_heads.results.formats import kvpress as module
@@ -61,6 +63,8 @@ def press_of(file: Path):
 @pytest.mark.filterwarnings("ignore")
 def test_kvpress_hides_the_keys_of_exactly_the_streaming_heads(tmp_path):
     pytest.importorskip("kvpress", reason="kvpress is not installed: only the format was tested")
+    if Version(version("transformers")) >= Version("5.3"):
+        pytest.skip("kvpress 0.5.5 needs transformers below 5.3: only the format was tested")
     from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
     sinks, window, length = 2, 5, 24
