@@ -9,12 +9,13 @@ Their loader clips the numbers to 0 to 1, because training leaves some a little 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from positional_heads.core.arguments import checked, in_range, is_integer
+from positional_heads.core.arguments import LIMIT, checked, in_range
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import ResultFileError
 from positional_heads.results.formats.foreign_files import existing_file, read_json, refuse_other_kind
@@ -122,9 +123,22 @@ def _read_values(file: Path) -> Float64[Tensor, "layer kv_head"]:
 
 
 def _read_sizes(file: Path) -> tuple[int, int]:
-    content = read_json(file, CONFIG_KIND)
-    sizes = [content.get(key) if isinstance(content, dict) else None for key in ("sink_size", "recent_size")]
-    if not all(is_integer(size) and 0 <= size < 2**31 for size in sizes):
-        msg = f"{file}: is not {CONFIG_KIND}: two whole numbers"
+    return sinks_and_window(read_json(file, CONFIG_KIND), file, CONFIG_KIND)
+
+
+def sinks_and_window(content: Any, file: Path, kind: str) -> tuple[int, int]:
+    """`sink_size` and `recent_size` of a JSON file.
+
+    Args:
+        content: What was read.
+        file: Where from.
+        kind: What it should be, for the message.
+
+    Raises:
+        ResultFileError: If they are not whole numbers, of at least 0 and 1.
+    """
+    sinks, window = (content.get(key) if isinstance(content, dict) else None for key in ("sink_size", "recent_size"))
+    if type(sinks) is not int or type(window) is not int or not (0 <= sinks < LIMIT and 1 <= window < LIMIT):
+        msg = f"{file}: is not {kind}: sink_size and recent_size must be whole numbers, of at least 0 and 1"
         raise ResultFileError(msg)
-    return sizes[0], sizes[1]
+    return sinks, window

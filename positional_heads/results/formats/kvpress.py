@@ -25,9 +25,9 @@ from pathlib import Path
 from jaxtyping import Bool
 from torch import Tensor
 
-from positional_heads.core.arguments import checked, in_range, is_integer
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.results.files import ResultFileError
-from positional_heads.results.formats.duo_attention import HeadPattern
+from positional_heads.results.formats.duo_attention import HeadPattern, sinks_and_window
 from positional_heads.results.formats.foreign_files import (
     existing_file,
     read_own_json,
@@ -86,10 +86,8 @@ def read_kvpress(path: str | Path) -> HeadPattern:
     file = existing_file(path, KIND)
     content = read_own_json(file, KIND, FORMAT, VERSION)
     values = table_of_numbers(content.get("full_attention_heads"), 2, file, "full_attention_heads")
-    sinks, window = content.get("sink_size"), content.get("recent_size")
-    right = is_integer(sinks) and is_integer(window) and sinks >= 0 and window >= 1
-    share = float((values == 0).double().mean())
-    if not right or not bool(((values == 0) | (values == 1)).all()) or content.get("head_compression_ratio") != share:
-        msg = f"{file}: heads must be 0 or 1, head_compression_ratio the share of 0, and the sizes whole numbers"
+    share = int((values == 0).sum()) / values.numel()
+    if not bool(((values == 0) | (values == 1)).all()) or content.get("head_compression_ratio") != share:
+        msg = f"{file}: is not {KIND}: heads must be 0 or 1, and head_compression_ratio the share of 0"
         raise ResultFileError(msg)
-    return HeadPattern(values, sinks, window)
+    return HeadPattern(values, *sinks_and_window(content, file, KIND))

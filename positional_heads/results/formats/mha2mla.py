@@ -165,6 +165,6 @@ def _mean_ranks(ranks: Int64[Tensor, "layer head pair"]) -> Float64[Tensor, " pa
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
-    if len(a.unique()) == 1 or len(b.unique()) == 1:  # without an order there is no correlation
+    if bool((a == a[0]).all() or (b == b[0]).all()):  # without an order there is no correlation
         return torch.nan
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)

@@ -49,7 +49,15 @@ def test_trained_values_are_clipped_and_other_tables_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "{}", '{"sink_size": 4, "recent_size": 2.5}', '{"sink_size": -1, "recent_size": 2}']
+    "content",
+    [
+        "[]",
+        "{}",
+        '{"sink_size": 4, "recent_size": 2.5}',
+        '{"sink_size": -1, "recent_size": 2}',
+        '{"sink_size": 1, "recent_size": 0}',
+        '{"sink_size": 1}',
+    ],
 )
 def test_the_configuration_of_a_model_is_neither_read_nor_replaced(content, tmp_path):
     ph.formats.write_duo_attention(VALUES, tmp_path, sinks=1, window=2)

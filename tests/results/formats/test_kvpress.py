@@ -39,6 +39,7 @@ def test_the_plan_is_read_back_and_is_plain_json(tmp_path):
         {"full_attention_heads": [0, 1]},
         {"head_compression_ratio": 0.4},
         {"sink_size": -1},
+        {"sink_size": True},
         {"recent_size": 0},
         {"recent_size": None},
     ],
