@@ -31,6 +31,7 @@ from positional_heads.results.formats.foreign_files import (
 )
 from positional_heads.results.formats.rotation import layout_of, profiled_layers
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.text import printable
 
 KIND = "a file of contextual agreements"
 FORMAT, VERSION = "positional_heads.ContextualAgreement", 1
@@ -61,7 +62,7 @@ def write_fasa_agreement(profile: HeadProfile, path: str | Path) -> Path:
     content = {
         "format": FORMAT,
         "version": VERSION,
-        "model": profile.model_name,
+        "model": printable(profile.model_name, newlines=False),
         "definition": "share of a head's top keys that are also top keys of one rotary pair (arXiv 2602.03152)",
         "axes": ["layer", "pair", "head"],
         "channels": _channels(layout_of(profile), agreement.shape[-1]),

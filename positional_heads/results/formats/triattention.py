@@ -31,6 +31,7 @@ from positional_heads.results.formats.foreign_files import (
 )
 from positional_heads.results.formats.rotation import layout_of, profiled_layers, refuse_unfit_rotation
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.text import printable
 
 KIND = "a file of TriAttention's statistics"
 STYLES = {"half": "half", "adjacent": "interleaved"}
@@ -98,7 +99,7 @@ def write_triattention(profile: HeadProfile, path: str | Path) -> Path:
         "num_kv_heads": int(profile.key_heads.max()) + 1,
         "sampled_heads": sampled,
         "measured_by": "positional_heads",
-        "measured_model": profile.model_name,
+        "measured_model": printable(profile.model_name, newlines=False),
     }
     frequencies = pairs.frequencies[known]
     if bool((frequencies == frequencies[0]).all()):  # their file has one set for all layers

@@ -64,6 +64,8 @@ def test_the_file_holds_what_their_calibration_measures(tmp_path):
 def test_what_was_written_is_read_back_and_absent_heads_are_unknown(tmp_path):
     profile = profile_of(queries())
     file = ph.formats.write_triattention(profile, tmp_path / "stats.pt")
+    named = replace(profile, provenance=profile.provenance | {"model": {"name": "\ud800\0</b>"}})  # no text at all
+    file = ph.formats.write_triattention(named, file)
     read = ph.formats.read_triattention(file)
     torch.testing.assert_close(read.query_center, profile.pairs.query_center[:2], atol=1e-6, rtol=0)
     torch.testing.assert_close(read.query_norm, profile.pairs.query_norm[:2], atol=1e-6, rtol=0)
