@@ -21,6 +21,7 @@ from .core.heads import Head as Head
 from .core.rotary import injective_range as injective_range
 from .core.rotary import told_apart as told_apart
 from .core.rotary import wavelengths as wavelengths
+from .results import formats as formats
 from .results.ablation import AblationStudy as AblationStudy
 from .results.compare import compare as compare
 from .results.comparison import Comparison as Comparison

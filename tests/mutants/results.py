@@ -157,4 +157,86 @@ MUTANTS = (
         "self.stays if not stays and",
         "results/test_compare -k first_keys_alone",
     ),
+    # Files of other tools: whose channels, whose order, and nothing that runs
+    Mutant(
+        "results/formats/mha2mla.py",
+        "torch.cat([single, single], -1)",
+        "single.repeat_interleave(2, -1)",
+        "results/formats/test_mha2mla -k channel_order",
+    ),
+    Mutant(
+        "results/formats/mha2mla.py",
+        "descending=True, stable=True",
+        "descending=False, stable=True",
+        "results/formats/test_mha2mla -k channel_order",
+    ),
+    Mutant(
+        "results/formats/mha2mla.py",
+        "profile.pairs.band_norm",
+        "profile.pairs.query_norm",
+        "results/formats/test_mha2mla -k channel_order",
+    ),
+    Mutant(
+        "results/formats/mha2mla.py",
+        "(a == a[0]).all() or",
+        "(a == a[0]).all() and",
+        "results/formats/test_mha2mla -k compared_as_a_whole",
+    ),
+    Mutant(
+        "results/formats/triattention.py",
+        '"q_mean_real", "q_mean_imag", "q_abs_mean"',
+        '"q_mean_imag", "q_mean_real", "q_abs_mean"',
+        "results/formats/test_triattention -k calibration",
+    ),
+    Mutant(
+        "results/formats/triattention.py",
+        "center * (1 - ROUNDING)",
+        "center * 0",
+        "results/formats/test_triattention -k no_statistics",
+    ),
+    Mutant(
+        "results/formats/fasa.py",
+        "agreement.transpose(1, 2).tolist()",
+        "agreement.tolist()",
+        "results/formats/test_fasa -k ranking",
+    ),
+    Mutant(
+        "results/formats/fasa.py", 'if layout == "half"', 'if layout != "half"', "results/formats/test_fasa -k ranking"
+    ),
+    Mutant(
+        "results/formats/duo_attention.py",
+        "values.double().nan_to_num(1.0)",
+        "values.double().nan_to_num(0.0)",
+        "results/formats/test_duo_attention -k loader",
+    ),
+    Mutant(
+        "results/formats/duo_attention.py",
+        "flat.argsort(stable=True)",
+        "flat.argsort(stable=True, descending=True)",
+        "results/formats/test_duo_attention -k lowest",
+    ),
+    Mutant(
+        "results/formats/kvpress.py",
+        "(~streaming).int()",
+        "streaming.int()",
+        "results/formats/test_kvpress -k plain_json",
+    ),
+    Mutant(
+        "results/formats/foreign_files.py",
+        'map_location="cpu", weights_only=True',
+        'map_location="cpu", weights_only=False',
+        "results/formats/test_hostile_files -k is_run",
+    ),
+    Mutant(
+        "results/formats/foreign_files.py",
+        "if unpacked > file.stat().st_size",
+        "if unpacked < file.stat().st_size // 2",
+        "results/formats/test_hostile_files -k large",
+    ),
+    Mutant(
+        "results/formats/rotation.py",
+        'layer.get("rotary_dim") != layer.get("d_head")',
+        "False",
+        "results/formats/test_mha2mla -k other_channels",
+    ),
 )

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from positional_heads import cli, views
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
+from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import ablation, extrapolation
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
+from tests.support.synthetic_profile import synthetic_profile
 
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
 WORDS = ("", "x", "-1", "1.5", "nan", "9" * 40, ",")
@@ -194,6 +196,31 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     assert seen.keys() | {"View"} == set(views.__all__), set(views.__all__) ^ seen.keys()
     for name, arguments in seen.items():
         yield f"views.{name}", getattr(views, name), arguments
+    yield from file_formats(folder)
+
+
+def file_formats(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Every function for files of other tools, with arguments that make sense."""
+    made, sizes = synthetic_profile(), {"sinks": 1, "window": 2}
+    norm = made.pairs.query_center.norm(dim=-1) + 1  # no mean length is below the length of the mean
+    heads, made = torch.ones(2, 3), replace(made, pairs=replace(made.pairs, query_norm=norm))
+    file, pattern = {"path": folder / "file"}, {"folder": folder / "pattern"}
+    seen: dict[str, dict[str, Any]] = {
+        "mha2mla_ranks": {"profile": made},
+        "compare_mha2mla": {"profile": made, "ranks": formats.mha2mla_ranks(made)},
+        "published": {"name": formats.PUBLISHED[0]},
+        "read_duo_attention": pattern,
+        "write_duo_attention": {"values": heads, **pattern, **sizes},
+        "write_kvpress": {"streaming": heads > 0, **file, **sizes},
+        "write_tables": {"profile": made, "folder": folder / "tables"},
+    }
+    seen |= {name: file for name in formats.__all__ if name.startswith("read_") and name not in seen}
+    others = ("write_mha2mla_ranks", "write_fasa_agreement", "write_triattention")
+    seen |= {name: {"profile": made, **file} for name in others}
+    assert {*seen} == {name for name in formats.__all__ if inspect.isroutine(getattr(formats, name))}
+    for name, arguments in seen.items():
+        yield f"formats.{name}", getattr(formats, name), arguments
+    yield "HeadPattern.streaming", formats.HeadPattern(heads.double(), 1, 2).streaming, {"share": 0.5}
 
 
 def in_python(folder: Path) -> Iterator[str]:
