@@ -27,6 +27,8 @@ from .results.comparison import Comparison as Comparison
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
+from .results.head_plan import HeadPlan as HeadPlan
+from .results.head_plan import window_plan as window_plan
 from .results.head_profile import HeadProfile as HeadProfile
 from .results.pair_statistics import PairStatistics as PairStatistics
 from .results.profile import ContributionProfile as ContributionProfile
