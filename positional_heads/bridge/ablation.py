@@ -6,8 +6,8 @@ Every mode acts on query heads, also where they share key heads, and on the prom
 - `mean`: z is its mean over a reference corpus.
 - `resample`: z is that of a reference sequence at the same positions, of sequence i for example i.
 - `uniform`: its scores are 0 at all visible keys, so it attends to them evenly.
-- `far`: keys more than `distance` tokens back are masked, but for the first `sinks` of the text; the softmax renormalises
-  the others. A window of w keys, the query's own among them, is a distance of w - 1.
+- `far`: keys more than `distance` tokens back are masked, but for the first `sinks` of the text; the softmax
+  renormalises the others. A window of w keys, the query's own among them, is a distance of w - 1.
 - `near`: keys less than `distance` tokens back are masked; where no key is left, z is 0.
 
 Distances and positions are the text's own, also with padding and with caches of any kind. Compatibility mode moves a

@@ -327,8 +327,8 @@ def value_notes(
         inside = int((same & windowed).sum())
         if inside < int(same.sum()):
             notes.append(
-                f"{int(same.sum())} key heads share the value {float(edge):g} of {name}; {inside} of them get a window, "
-                "the first by layer and number, for no other reason."
+                f"{int(same.sum())} key heads share the value {float(edge):g} of {name}; {inside} of them get a "
+                "window, the first by layer and number, for no other reason."
             )
     return notes
 

@@ -1,4 +1,4 @@
-"""Heads that see the first keys and a window: Hugging Face's eager attention with a mask for each head is the oracle."""
+"""Heads that see the first keys and a window, against Hugging Face's eager attention with a mask for each head."""
 
 from contextlib import contextmanager
 

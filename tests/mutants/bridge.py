@@ -53,7 +53,10 @@ MUTANTS = (
     ),
     Mutant("bridge/ablation.py", "distances >= self.sinks", "distances > self.sinks", "bridge/test_sinks -k window"),
     Mutant(
-        "bridge/answer_run.py", "self.attend.end = stop", "self.attend.end = 60", "bridge/test_answer_run -k bridges_log"
+        "bridge/answer_run.py",
+        "self.attend.end = stop",
+        "self.attend.end = 60",
+        "bridge/test_answer_run -k bridges_log",
     ),
     Mutant("bridge/answer_run.py", "end - n_queries, end", "n_queries", "bridge/test_answer_run -k bridges_logits"),
     Mutant(

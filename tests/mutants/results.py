@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
     # A study of some of the answers
     Mutant(
-        "results/ablation.py",
+        "results/answered_sets.py",
         "values={name: values[:, chosen]",
         "values={name: values[:, : len(chosen)]",
         "studies/tasks/test_exam -k of_that_part",

@@ -26,7 +26,7 @@ from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation
+from positional_heads.studies import ablation, extrapolation, set_runs
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 
@@ -216,7 +216,8 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     ph.score_heads(model, TEXTS[1:], null_repeats=0, resamples=2).save(other := folder / "other.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    EntryCounter.begin = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
+    EntryCounter.begin = ablation.run_parts = reached  # type: ignore[method-assign]
+    set_runs.run_parts = extrapolation.run_parts = reached
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
@@ -270,7 +271,7 @@ if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    ablation.run_parts = extrapolation.run_parts = first_part_only
+    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_ablate, cli_extrapolate):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
