@@ -51,15 +51,15 @@ def drawn_values(shape: Sequence[int], seed: str) -> Float64[Tensor, "layer kv_h
     return torch.tensor([[rng.random() for _ in range(heads)] for _ in range(layers)], dtype=torch.float64)
 
 
-def drawn_within_layers(
-    chosen: Bool[Tensor, "layer kv_head"], among: Bool[Tensor, "layer kv_head"], seed: str
-) -> Bool[Tensor, "layer kv_head"]:
-    """As many key heads of each layer as are chosen there, at random."""
-    rng, drawn = random.Random(seed), []
-    for layer, (own, allowed) in enumerate(zip(chosen, among, strict=True)):
-        places = (allowed.nonzero().flatten() + layer * among.shape[1]).tolist()
-        drawn += rng.sample(places, int((own & allowed).sum()))
-    return _mask(among, drawn)
+def permuted_within_layers(
+    values: Float64[Tensor, "layer kv_head"], among: Bool[Tensor, "layer kv_head"], seed: str
+) -> Float64[Tensor, "layer kv_head"]:
+    """The values of these key heads exchanged at random within each layer: its lowest are as many in every layer."""
+    rng, permuted = random.Random(seed), values.clone()
+    for layer, allowed in enumerate(among):
+        places = allowed.nonzero().flatten().tolist()
+        permuted[layer, places] = values[layer, rng.sample(places, len(places))]
+    return permuted
 
 
 def _mask(like: Bool[Tensor, "layer kv_head"], places: Sequence[int]) -> Bool[Tensor, "layer kv_head"]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from positional_heads.core.heads import Head
-from positional_heads.core.key_heads import drawn_within_layers
+from positional_heads.core.key_heads import lowest, permuted_within_layers
 from positional_heads.results.head_plan import HeadPlan, ranking, window_plan
 from tests.support.synthetic_profile import synthetic_profile
 
@@ -102,12 +102,15 @@ def test_chance_draws_every_key_head_alike_and_the_same_by_seed() -> None:
     assert not drawn[:, 2].any()
     # 200 draws of 3 of 4: 150 of each, with a standard deviation of 6
     np.testing.assert_allclose(drawn.sum(0)[:2].numpy(), 150, atol=25)
-    among, chosen = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool)
-    among[0, 0], chosen[0, 1:3], chosen[2, 4] = False, True, True
-    drawn = torch.stack([drawn_within_layers(chosen, among, str(seed)) for seed in range(200)])
-    assert set(map(tuple, drawn.sum(-1).tolist())) == {(2, 0, 1)}
+    among, values = torch.ones(3, 5, dtype=torch.bool), torch.arange(15, dtype=torch.float64).view(3, 5) ** 2 % 17
+    among[0, 0], values[1, 3] = False, torch.nan
+    own = lowest(values, among, 6)
+    drawn = torch.stack([lowest(permuted_within_layers(values, among, str(seed)), among, 6) for seed in range(200)])
+    assert set(map(tuple, drawn.sum(-1).tolist())) == {tuple(own.sum(-1).tolist())}
     assert not drawn[:, 0, 0].any()
-    np.testing.assert_allclose(drawn.sum(0)[0, 1:].numpy(), 100, atol=30)
+    n_chosen = own.sum(-1).double()
+    expected = 200 * n_chosen[:, None] / among.sum(-1, keepdim=True)
+    np.testing.assert_allclose(drawn.sum(0)[among].numpy(), expected.expand(3, 5)[among].numpy(), atol=30)
 
 
 def test_a_plan_is_applied_as_an_ablation_and_says_what_it_is(tmp_path) -> None:

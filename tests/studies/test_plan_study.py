@@ -1,0 +1,94 @@
+"""A study of head plans gives windows to exactly the chosen heads, resumes, and refuses what cannot be tried."""
+
+import pytest
+import torch
+
+import positional_heads as ph
+from positional_heads.results.head_plan import window_plan
+from positional_heads.studies.plan_study import plan_study
+from positional_heads.studies.tasks.task import AnswerTask
+from tests.support.planted_plans import profile_of
+
+TASK = {"length": 96, "depths": 2, "examples": 1}
+QUICK = {"budgets": (0.4, 0.75), "window": 8, "sinks": 2, "by": ["reach", "-rho"], "n_random": 2, **TASK}
+
+
+@pytest.fixture(scope="module")
+def profile(bundled):
+    scores = ph.score_heads(bundled, ph.cut_text(bundled, ph.bundled_text(), 96)[:2])
+    generator = torch.Generator().manual_seed(0)
+    layers, heads = scores.rho.shape
+    reach = torch.rand(layers, heads, generator=generator)
+    return profile_of(scores, torch.arange(heads).repeat(layers, 1), reach=reach)
+
+
+@pytest.fixture(scope="module")
+def study(bundled, profile):
+    return plan_study(bundled, profile, "passkey", **QUICK)
+
+
+def test_each_plan_has_the_measures_of_its_ablation(study, bundled, profile) -> None:
+    assert study.by == ["reach", "-rho"]
+    assert [one.kind for one in study.cells] == ["none", *["plan"] * 4, *["chance"] * 4, "all"]
+    plans = [window_plan(profile, 0.75, 8, 2, by) for by in ("reach", "-rho")]
+    plans.append(window_plan(profile, 0.4, 8, 2, "chance", seed=1))
+    cells = [one for one in study.cells if one.budget == 0.75 and one.kind == "plan"]
+    cells += [one for one in study.cells if (one.kind, one.budget, one.number) == ("chance", 0.4, 1)]
+    for cell, plan in zip(cells, plans, strict=True):
+        assert cell.heads == tuple(plan.heads)
+        with ph.ablated_heads(bundled, **plan.ablation):
+            expected = ph.evaluate(bundled, "passkey", **TASK)
+        found = study.values["log_prob"][study.sets.index(cell.heads)]
+        torch.testing.assert_close(found, expected.measures["log_prob"], atol=1e-5, rtol=0)
+    assert (study.values["log_prob"][1:] - study.values["log_prob"][0]).abs().amax(1).min() > 1e-3
+    assert study.provenance["ablation"] == {"mode": "far", "distance": 7, "reference": None, "sinks": 2}
+    assert study.provenance["settings"]["windowable"] == 32
+
+
+def test_an_interrupted_study_is_resumed_with_the_same_result(study, bundled, profile, tmp_path, monkeypatch) -> None:
+    measure, measured = AnswerTask.measure, []
+
+    def counted(self, *arguments):
+        measured.append(1)
+        if len(measured) == 4:
+            raise KeyboardInterrupt
+        return measure(self, *arguments)
+
+    monkeypatch.setattr(AnswerTask, "measure", counted)
+    with pytest.raises(KeyboardInterrupt, match="3 of 10 parts are finished and saved"):
+        plan_study(bundled, profile, "passkey", **QUICK, checkpoint=tmp_path)
+    found = plan_study(bundled, profile, "passkey", **QUICK, checkpoint=tmp_path)
+    assert len(measured) == 4 + 7
+    torch.testing.assert_close(found.values["log_prob"], study.values["log_prob"], atol=1e-5, rtol=0)
+    more = QUICK | {"by": ["reach"], "budgets": (0.75,), "n_random": 1}
+    plan_study(bundled, profile, "passkey", **more, checkpoint=tmp_path)  # has nothing new to run
+    assert len(measured) == 4 + 7
+    with pytest.raises(ValueError, match=r"another study \(different: ablation\)"):
+        plan_study(bundled, profile, "passkey", **QUICK | {"window": 9}, checkpoint=tmp_path)
+
+
+BAD = {
+    "nothing hidden": ({"window": 94}, "passkey has 96 tokens, and sinks and window show 96: they hide nothing"),
+    "all": ({"budgets": (0.001,)}, "budget 0.001 gives windows to 32 of 32 key heads: there is nothing to choose"),
+    "none": ({"budgets": ()}, "no budget given"),
+    "percent": ({"budgets": (25, 50)}, "budget 25 must be from 0 to 1"),
+    "near": ({"budgets": (0.5, 0.501)}, "two of the budgets 0.5, 0.501 give windows to as many key heads"),
+    "chance": ({"by": ["chance"]}, "chance is always tried, n_random times"),
+    "twice": ({"by": ["reach", "reach"]}, "by has 'reach' twice"),
+    "unknown": ({"by": ["retrieval"]}, "'retrieval' is no measure of this profile"),
+    "random": ({"n_random": 0}, "n_random 0 must be at least 1"),
+    "task": ({"task": "pass"}, "task 'pass' is unknown"),
+    "misspelt": ({"n_randoms": 3}, "plan_study has no n_randoms; did you mean n_random?"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_impossible_studies_are_refused(case, bundled, profile) -> None:
+    settings, message = BAD[case]
+    with pytest.raises((ValueError, TypeError), match=message):
+        plan_study(bundled, profile, **{"task": "passkey", **QUICK, **settings})
+
+
+def test_a_profile_of_another_model_is_refused(tiny, profile) -> None:
+    with pytest.raises(ValueError, match="score this model, loaded this way, first"):
+        plan_study(tiny("llama"), profile, "passkey", **QUICK)
