@@ -271,6 +271,9 @@ def ranking(
     if name.removeprefix("-") in {*profile.names, *RESERVED} or len(name) > LONGEST_NAME:
         msg = f"by: {name[:LONGEST_NAME]!r} is a name of ours, or too long: name your measure otherwise"
         raise ValueError(msg)
+    if printable(name, newlines=False) != name:
+        msg = f"by: {printable(name, newlines=False)!r} holds characters that cannot be printed: name it otherwise"
+        raise ValueError(msg)
     if tuple(getattr(by[1], "shape", ())) == shape:
         return name, head_values(name, by[1], shape)
     return name, most_of_readers(head_values(name, by[1], key_heads.shape), key_heads)

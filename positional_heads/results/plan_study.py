@@ -100,9 +100,9 @@ class PlanStudy(AnsweredSets):
     def contrasts(
         self, measure: str | None = None, *, control: PlanControl = "chance", level: float = 0.95
     ) -> "pd.DataFrame":
-        """The plan of each measure against random ones: difference, interval over units, and p-value, at each budget.
+        """The plan of each measure against random ones: gain, interval over units, and p-value, at each budget.
 
-        A positive difference says that the measure chooses better than chance. The p-value is the share of random plans
+        A positive gain says that the measure chooses better than chance. The p-value is the share of random plans
         that cost as little or less, the plan itself included. The rows of budget "all" average over the budgets, random
         plans of one number being of one random ranking; theirs is the p-value to quote.
 
@@ -121,11 +121,11 @@ class PlanStudy(AnsweredSets):
 
     @computed_once
     def differences(self, to: str | None = None, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
-        """The plan of each measure against that of one of them: paired difference and its interval over units.
+        """The plan of each measure against that of one of them: paired gain and its interval over units.
 
         Args:
             to: The measure to compare with; when None, the one that costs least at the first reach, over all budgets.
-                It was chosen for that, so differences to it look larger than they are.
+                It was chosen for that, so gains over it look smaller than they are.
             measure: Which measure of the task; the most sensitive when None.
             level: Coverage of the intervals.
 

@@ -1,8 +1,8 @@
 """The tables of a plan study, from the means of its units under every set of windows.
 
-An effect is the measure with windows minus the measure without, so what windows cost is negative. A difference is the
-effect of a plan minus the mean effect of random plans at the same budget, so a plan that chooses well has a positive
-one.
+An effect is the measure with windows minus the measure without, so what windows cost is negative. The gain of a plan is
+its effect minus the mean effect of random plans at the same budget, or minus that of another plan: a plan that chooses
+well has a positive one.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ALL_BUDGETS = "all"
 PlanControl = Literal["chance", "layers"]
-CONTRASTS = ("by", "budget", "reach", "effect", "difference", "low", "high", "p_value", "plans")
+CONTRASTS = ("by", "budget", "reach", "effect", "gain", "low", "high", "p_chance", "plans")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,14 @@ def plan_effects(cells: Plans, by_reach: Iterable[UnitMeans], by: str | None, le
         for kind in ("none", "plan", "chance", "layers", "all"):
             for name, budgets in tried(cells, kind).items():
                 for budget, plans in budgets.items():
-                    known = {**own, "kind": kind, "by": name, "budget": budget, "k": plans[0].k, "reach": units.reach}
+                    known = {
+                        **own,
+                        "kind": kind,
+                        "by": name,
+                        "budget": budget,
+                        "windows": plans[0].k,
+                        "reach": units.reach,
+                    }
                     effect = units.intact(level) if kind == "none" else units.change(_mean(units, plans), level)
                     lines.append({**known, **effect, "plans": len(plans)})
     return pd.DataFrame(lines)
@@ -95,9 +102,9 @@ def plan_contrasts(cells: Plans, by_reach: Iterable[UnitMeans], control: PlanCon
                 plan = _over_budgets(units, own, budgets)[0]
                 drawn = _over_budgets(units, others, budgets)
                 line = {"by": name, "budget": label, "reach": units.reach, "effect": float(plan.mean())}
-                line |= units.change(plan - drawn.mean(0), level, "difference")
+                line |= units.change(plan - drawn.mean(0), level, "gain")
                 # one-sided: how many random plans cost as little, or less
-                line["p_value"] = permutation_p(-float(plan.mean()), -drawn.mean(-1))
+                line["p_chance"] = permutation_p(-float(plan.mean()), -drawn.mean(-1))
                 lines.append({**line, "plans": len(drawn)})
     return pd.DataFrame(lines, columns=CONTRASTS)
 
@@ -120,8 +127,8 @@ def plan_differences(cells: Plans, by_reach: Iterable[UnitMeans], to: str, level
             for label, budgets in _budgets(own) if name != to else ():
                 change = (_over_budgets(units, own, budgets) - _over_budgets(units, plans[to], budgets))[0]
                 line = {"by": name, "to": to, "budget": label, "reach": units.reach}
-                lines.append(line | units.change(change, level, "difference"))
-    return pd.DataFrame(lines, columns=["by", "to", "budget", "reach", "difference", "low", "high"])
+                lines.append(line | units.change(change, level, "gain"))
+    return pd.DataFrame(lines, columns=["by", "to", "budget", "reach", "gain", "low", "high"])
 
 
 def _budgets(own: Mapping[float, Any]) -> list[tuple[float | str, list[float]]]:

@@ -26,7 +26,7 @@ def plan_verdict(
     """Which measure chooses the key heads whose windows cost a task least, over all budgets of a study.
 
     A measure chooses better than chance if few random plans cost as little (p of at most 0.05) and the interval of its
-    difference to their mean lies above zero; worse if the reverse holds of both.
+    gain over their mean lies above zero; worse if the reverse holds of both.
 
     Args:
         task: Name of the task.
@@ -60,10 +60,10 @@ def _against_chance(over: "pd.DataFrame", plans: int) -> list[str]:
     if 1 / (1 + plans) > ALPHA:
         return [f"Undecided whether that is chance: {plans} random plans cannot give a p-value of {ALPHA:g}, 20 can."]
     rows = [row for _, row in over.iterrows()]
-    better = [row for row in rows if row["p_value"] <= ALPHA and (isnan(row["low"]) or row["low"] > 0)]
+    better = [row for row in rows if row["p_chance"] <= ALPHA and (isnan(row["low"]) or row["low"] > 0)]
     names = {row["by"] for row in better}
     as_bad = 1 + 1 / (1 + plans) - ALPHA - 1e-9  # few random plans cost as much or more
-    worse = [row for row in rows if row["p_value"] >= as_bad and row["high"] < 0]
+    worse = [row for row in rows if row["p_chance"] >= as_bad and row["high"] < 0]
     open_ = [row for row in rows if row["by"] not in names | {row["by"] for row in worse}]
     parts = [f"Better than random plans of as many windows: {_listed(better)}."] if better else []
     if not better:
@@ -90,7 +90,7 @@ def _against_best(best: Any, reach: str, differences: "pd.DataFrame") -> list[st
 
 def _listed(rows: Sequence[Any], *, p_values: bool = True) -> str:
     return "; ".join(
-        f"{_name(row)} {row['difference']:+.3f} ({_interval(row)}{', ' + p_text(row['p_value']) if p_values else ''})"
+        f"{_name(row)} {row['gain']:+.3f} ({_interval(row)}{', ' + p_text(row['p_chance']) if p_values else ''})"
         for row in rows
     )
 

@@ -94,6 +94,7 @@ def plan_study(
         logger.warning("%s Give more examples.", note)
     ablation = Ablation(model, "far", distance=window - 1, sinks=sinks)
     identity = {"model": own_model, **task_provenance(task, ablation), **extension_provenance(model)}
+    identity["windows"] = {"window": window, "sinks": sinks}
     finished = FinishedParts(identity, checkpoint)
     with set_runs(model, task, ablation, finished, batch_size) as runs:
         results = runs.run(distinct_sets(cells), title=f"trying windows on {task.name}", progress=progress)

@@ -17,6 +17,7 @@ from positional_heads.results.record import Record
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.results.task import TaskResult
+from positional_heads.results.text import printable
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
@@ -79,7 +80,7 @@ def stability(name: str = "planted") -> Stability:
 
 
 def head_plan(name: str = "planted") -> ph.HeadPlan:
-    made = ph.window_plan(synthetic_profile(), by=(name.strip()[:80], torch.arange(6).view(3, 2).double()))
+    made = ph.window_plan(synthetic_profile(), by=(printable(name.strip()[:50], newlines=False), torch.arange(6).view(3, 2).double()))
     return replace(made, provenance=made.provenance | {"model": {"name": name}})
 
 

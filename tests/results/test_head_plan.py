@@ -136,6 +136,7 @@ BAD = {
     "measure": ({"by": "lenght"}, "'lenght' is no measure of this profile"),
     "minus": ({"by": "-lenght"}, "'lenght' is no measure of this profile"),
     "taken": ({"by": ("reach", SIX)}, "'reach' is a name of ours"),
+    "unprintable": ({"by": ("mi\0ne", SIX)}, "holds characters that cannot be printed"),
     "chance": ({"by": ("chance", SIX)}, "'chance' is a name of ours"),
     "form": ({"by": ("mine",)}, "by is a tuple, but not of a name and values"),
     "shape": ({"by": ("mine", SIX.T)}, r"mine has shape \[2, 3\], this model \[3, 4\]"),

@@ -66,19 +66,19 @@ def test_effects_and_contrasts_are_plain_means_of_the_saved_answers(study) -> No
             assert effects["plan", by, budget, "long"] == pytest.approx(plans[budget].mean())
             assert effects["chance", "chance", budget, "long"] == pytest.approx(chance[budget].mean())
             row = contrasts.loc[(by, budget, "long")]
-            assert row["difference"] == pytest.approx((plans[budget] - chance[budget].mean(0)).mean())
+            assert row["gain"] == pytest.approx((plans[budget] - chance[budget].mean(0)).mean())
             as_good = (chance[budget].mean(-1) >= plans[budget].mean()).sum()
-            assert row["p_value"] == pytest.approx((1 + as_good) / 21)
+            assert row["p_chance"] == pytest.approx((1 + as_good) / 21)
         over = np.mean([plans[budget] for budget in study.budgets], axis=0)
         by_number = np.mean([chance[budget] for budget in study.budgets], axis=0)
         row = contrasts.loc[(by, "all", "long")]
         assert row["effect"] == pytest.approx(over.mean())
-        assert row["p_value"] == pytest.approx((1 + (by_number.mean(-1) >= over.mean()).sum()) / 21)
+        assert row["p_chance"] == pytest.approx((1 + (by_number.mean(-1) >= over.mean()).sum()) / 21)
         expected = mean_interval(torch.from_numpy(over - by_number.mean(0))).tolist()
         assert [row["low"], row["high"]] == pytest.approx(expected)
         layers = np.mean([changes(study, "layers", by, budget) for budget in study.budgets], axis=0)
         row = study.contrasts(control="layers").set_index(["by", "budget", "reach"]).loc[(by, "all", "long")]
-        assert row["difference"] == pytest.approx((over - layers.mean(0)).mean())
+        assert row["gain"] == pytest.approx((over - layers.mean(0)).mean())
         assert row["plans"] == 3
     assert effects["none", "none", 1.0, "long"] == pytest.approx(study.values["log_prob"][0, ::2].mean())
     assert effects["all", "all", 0.0, "long"] == pytest.approx(-COSTS.sum(), abs=0.03)
@@ -90,7 +90,7 @@ def test_measures_are_compared_on_the_same_answers(study) -> None:
     for budget in study.budgets:
         paired = changes(study, "plan", "bad", budget)[0] - changes(study, "plan", "noise", budget)[0]
         row = table.loc[("bad", budget, "long")]
-        assert row["difference"] == pytest.approx(paired.mean())
+        assert row["gain"] == pytest.approx(paired.mean())
         assert [row["low"], row["high"]] == pytest.approx(mean_interval(torch.from_numpy(paired)).tolist())
     with pytest.raises(ValueError, match="no plan by 'chance' was tried: choose one of good, noise, bad"):
         study.differences("chance")

@@ -1,10 +1,16 @@
 """A study of head plans gives windows to exactly the chosen heads, resumes, and refuses what cannot be tried."""
 
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import positional_heads as ph
-from positional_heads.results.head_plan import window_plan
+from positional_heads.cli import app
+from positional_heads.cli.wording import in_options
+from positional_heads.results.head_plan import HeadPlan, window_plan
+from positional_heads.results.plan_study import PlanStudy
 from positional_heads.studies.plan_study import plan_study
 from positional_heads.studies.tasks.task import AnswerTask
 from tests.support.planted_plans import profile_of
@@ -63,7 +69,7 @@ def test_an_interrupted_study_is_resumed_with_the_same_result(study, bundled, pr
     more = QUICK | {"by": ["reach"], "budgets": (0.75,), "n_random": 1}
     plan_study(bundled, profile, "passkey", **more, checkpoint=tmp_path)  # has nothing new to run
     assert len(measured) == 4 + 7
-    with pytest.raises(ValueError, match=r"another study \(different: ablation\)"):
+    with pytest.raises(ValueError, match=r"another study \(different: ablation, windows\)"):
         plan_study(bundled, profile, "passkey", **QUICK | {"window": 9}, checkpoint=tmp_path)
 
 
@@ -92,3 +98,51 @@ def test_impossible_studies_are_refused(case, bundled, profile) -> None:
 def test_a_profile_of_another_model_is_refused(tiny, profile) -> None:
     with pytest.raises(ValueError, match="score this model, loaded this way, first"):
         plan_study(tiny("llama"), profile, "passkey", **QUICK)
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_command_writes_a_plan(profile, tmp_path) -> None:
+    profile.save(tmp_path)
+    out = tmp_path / "out"
+    given = ("plan", tmp_path, "--budget", 0.75, "--window", 16, "--sinks", 2, "--out", out)
+    code, shown, said = run(*given)
+    assert code == 0, said
+    plan = HeadPlan.load(out)
+    expected = window_plan(profile, 0.75, 16, 2)
+    assert torch.equal(plan.windowed, expected.windowed)
+    assert in_options(plan.verdict) in shown
+    assert "run positional-heads plan --study to test" in shown
+    assert {file.name for file in out.iterdir()} == {"plan.safetensors", "key_heads.csv", "plan.md"}
+    assert run("show", out)[1] == shown
+    assert json.loads(run("show", out, "--json")[1])["kept"]["512"] == expected.kept(512)
+    assert "already holds results" in run(*given)[2]
+    for wrong, message in (
+        (("--by", "reach", "--by", "rho"), "one --by and one --budget"),
+        (("--budget", "0.2,0.4"), "compare several with --study MODEL"),
+        (("--budget", "half"), "--budget 'half' must be numbers separated by commas, e.g. 0.5"),
+        (("--by", "lenght"), "no measure of this profile"),
+    ):
+        code, _, said = run("plan", tmp_path, "--out", tmp_path / "new", *wrong)
+        assert (code, len(said.splitlines())) == (1, 1)
+        assert message in said
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
+    profile.save(tmp_path)
+    out = tmp_path / "out"
+    settings = ("--budget", "0.4,0.75", "--window", 8, "--sinks", 2, "--by", "reach", "--by=-rho", "--n-random", 2)
+    task = ("--length", 96, "--depths", 2, "--examples", 1)
+    code, shown, said = run("plan", tmp_path, "--study", "bundled", *settings, *task, "--out", out)
+    assert code == 0, said
+    found = PlanStudy.load(out)
+    assert found.cells == study.cells
+    torch.testing.assert_close(found.values["log_prob"], study.values["log_prob"], atol=1e-5, rtol=0)
+    assert in_options(found.verdict) in shown
+    names = {"effects.csv", "contrasts.csv", "differences.csv", "answers.parquet", "loss_by_budget.png", "plans.md"}
+    assert {file.name for file in out.iterdir()} == {"plans.safetensors", *names}
+    assert run("show", out)[1] == shown
