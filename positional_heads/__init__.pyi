@@ -47,6 +47,7 @@ from .scoring.shards import merge_shards as merge_shards
 from .studies.ablation import ablation_study as ablation_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
+from .studies.head_profile import profile_heads as profile_heads
 from .studies.plan_study import plan_study as plan_study
 from .studies.tasks.evaluate import evaluate as evaluate
 from .studies.tasks.harness import evaluate_harness as evaluate_harness

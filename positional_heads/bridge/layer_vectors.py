@@ -115,6 +115,23 @@ class LayerVectors:
         """Cos + i sin of each position and pair of one sequence."""
         return self.phases[min(row, len(self.phases) - 1)].to(self.rot_q.device)  # one table may serve all devices
 
+    def content(
+        self, row: int, start: int = 0, stop: int | None = None
+    ) -> tuple[Complex[Tensor, "head pos pair"], Complex[Tensor, "kv_head pos pair"]]:
+        """Queries and keys of one sequence before rotation, without attention factor, key heads not repeated.
+
+        Args:
+            row: Which sequence.
+            start: Its first token.
+            stop: One past its last token.
+        """
+        rotary, phase = self.rotary, self.phase(row)[start:stop]
+        query, key = (
+            head_planes(x[row : row + 1, start:stop], rotary.layout, rotary.rotary_dim, x.shape[2])[0]
+            for x in (self.rot_q, self.rot_k)
+        )
+        return unrotated(query, phase), unrotated(key, phase)
+
     def by_distance(self, row: int, start: int = 0, stop: int | None = None) -> Iterator[DistanceRange]:
         """Queries and keys of one sequence as they are rotated at each distance, nearest range first.
 
@@ -159,12 +176,7 @@ class LayerVectors:
                 yield part, replace(content, query=self.divided(content.query)) if divide else content
 
     def _unrotated(self, row: int, start: int, stop: int | None) -> Iterator[tuple[int, int | None, Unrotated]]:
-        rotary, phase = self.rotary, self.phase(row)[start:stop]
-        planes = (
-            head_planes(x[row : row + 1, start:stop], rotary.layout, rotary.rotary_dim, x.shape[2])[0]
-            for x in (self.rot_q, self.rot_k)
-        )
-        query, key = (unrotated(some, phase) for some in planes)
+        phase, (query, key) = self.phase(row)[start:stop], self.content(row, start, stop)
         if self.bands is None:
             yield 0, None, Unrotated(query, key, phase[None], phase[None])
             return
@@ -185,7 +197,9 @@ def _part(plan: EntryPlan, nearest: int, furthest: int | None, length: int) -> E
 
 
 def contributions_by_distance(
-    ranges: Sequence[DistanceRange], heads: slice = slice(None), queries: slice = slice(None)
+    ranges: Sequence[DistanceRange],
+    heads: slice = slice(None),
+    queries: slice | Int[Tensor, " query_pos"] = slice(None),
 ) -> Float[Tensor, "chosen query_pos key_pos pair"]:
     """Contribution of each pair to q . k, for some heads and queries, each key by the range of its distance.
 

@@ -27,6 +27,8 @@ from positional_heads.core.statistics import one_token_rules
 from positional_heads.scoring.batches import Row, capture_batch, run_provenance, token_rows
 from positional_heads.scoring.layer_counter import PILOT_ENTRIES, LayerCounter
 from positional_heads.scoring.layer_sums import LayerSums
+from positional_heads.scoring.profile_counter import ProfileCounter
+from positional_heads.scoring.profile_settings import ProfileSettings
 from positional_heads.scoring.settings import MOST_GROUPS, ScoringSettings
 from positional_heads.scoring.sums import ScoreSums, differences
 
@@ -39,7 +41,7 @@ PILOT_BATCHES, BATCHES_PER_PILOT = 4, 16
 class EntryCounter:
     """Counts the entries of numbered batches of one run with one model."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0917  what a run consists of
         self,
         model: TransformerLensModel,
         data: list[Batch],
@@ -47,6 +49,7 @@ class EntryCounter:
         layers: Sequence[int] | None,
         settings: ScoringSettings,
         origin: dict[str, Any] | None = None,
+        profile: ProfileSettings | None = None,
     ) -> None:
         """Choose the kernel; nothing is counted yet.
 
@@ -57,6 +60,7 @@ class EntryCounter:
             layers: Layers to score; all that rotate when None.
             settings: Settings of the score.
             origin: What is known of the texts, for the provenance: their names, how sequences were drawn from them.
+            profile: Settings of a head profile to count in the same passes; None for none.
 
         Raises:
             ValueError: If a layer does not exist or does not rotate.
@@ -69,6 +73,8 @@ class EntryCounter:
         self.settings = settings
         kernel = self._kernel(self._terms())
         self._layers = [LayerCounter(one, self.lengths, kernel) for one in settings.scored]
+        groups = min(len(self.lengths), MOST_GROUPS)
+        self.profile = None if profile is None else ProfileCounter(profile, self.lengths, groups)
 
     @property
     def kernel(self) -> Kernel:
@@ -128,6 +134,10 @@ class EntryCounter:
                 # together. So it is not run a second time: each layer is counted here, while its vectors exist.
                 if count_longest:
                     counter.count(layers[layer], vectors, rows)
+            if self.profile is not None:
+                sums.profile[layer] = self.profile.begin(vectors)
+                if count_longest:
+                    self.profile.count(sums.profile[layer], vectors, rows, self.data[self.longest].tokens)
 
         *others, longest = self.pilot_batches
         for number in others:
@@ -149,6 +159,8 @@ class EntryCounter:
             for counter, layers in self._counted(sums):
                 layers[layer] = layers[layer].on(vectors.rot_q.device)
                 counter.count(layers[layer], vectors, rows)
+            if self.profile is not None:
+                self.profile.count(sums.profile[layer], vectors, rows, self.data[number].tokens)
 
         self._capture(number, count_rows)
         sums.done.add(number)
@@ -188,6 +200,8 @@ class EntryCounter:
         provenance = run_provenance(self.model, self.data, asdict(self.settings))
         provenance["rotary"] = [rotary.provenance | {"window": windows.get(rotary.layer)} for rotary in self.rotary]
         provenance["data"] |= {"groups": min(len(self.lengths), MOST_GROUPS), "monotonous": monotonous, **self.origin}
+        if self.profile is not None:
+            provenance["profile"] = asdict(self.profile.settings)
         return {
             "shape": [int(self.model.cfg.n_layers), int(self.model.cfg.n_heads)],
             "batches": len(self.data),
@@ -218,6 +232,8 @@ class EntryCounter:
     def _capture(self, number: int, visit: Callable[[LayerVectors, list[Row]], None]) -> None:
         for counter in self._layers:
             counter.forget()
+        if self.profile is not None:
+            self.profile.forget()
         capture_batch(self.model, self.data[number], self.rotary, visit)
 
 

@@ -21,6 +21,7 @@ from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.batches import batch_work, sized_batches
 from positional_heads.scoring.checkpoint import Checkpoint, interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
+from positional_heads.scoring.profile_settings import ProfileSettings
 from positional_heads.scoring.progress import work_bar
 from positional_heads.scoring.ray_executor import RayExecutor
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings, updated_settings
@@ -98,10 +99,10 @@ def score_heads(
     ray = RayExecutor() if executor == "ray" else executor
     run: RunOptions = {"attention_mask": attention_mask, "layers": layers, "batch_size": batch_size}
     run |= {"beyond_context": beyond_context, "plain_text": plain_text, "settings": settings, **options}
-    counter = _prepared(score_heads, model, tokens, **run)
+    counter = prepared_counter(score_heads, model, tokens, **run)
     with nullcontext() if ray is None else ray.started(model):
-        scores = _count(counter, range(len(counter.data)), saved, ray, progress).result()
-    _warn_of_wide_bounds(scores)
+        scores = count_batches(counter, range(len(counter.data)), saved, ray, progress).result()
+    warn_of_wide_bounds(scores)
     return scores
 
 
@@ -141,19 +142,19 @@ def score_shard(
     file = Path(folder) / shard_file(number, total)
     saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
     finished = ScoreSums.load(file) if file.exists() else None  # a file that cannot be read is refused at once
-    counter = _prepared(score_shard, model, tokens, **options)
+    counter = prepared_counter(score_shard, model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)
     if finished is not None:
         counter.refuse_other_run(finished, file)
         saved.remove()  # left where the run was killed just after it had finished
         return file
-    _count(counter, numbers, saved, None, progress).save(file)
+    count_batches(counter, numbers, saved, None, progress).save(file)
     saved.remove()
     return file
 
 
 @checked
-def _prepared(
+def prepared_counter(
     owner: Callable[..., Any],
     model: TransformerLensModel,
     tokens: Text,
@@ -164,6 +165,7 @@ def _prepared(
     beyond_context: bool = False,
     plain_text: bool = False,
     settings: ScoringSettings | None = None,
+    profile: ProfileSettings | None = None,
     **options: Unpack[ScoringOptions],
 ) -> EntryCounter:
     """The counter of a run, after every check of its arguments, model and text; nothing is counted."""
@@ -180,7 +182,7 @@ def _prepared(
             "sampled of each (pairs='all' counts all)"
         )
         warn_once(__name__, warning)
-    return EntryCounter(model, data, resolved, layers, settled, _origin(tokens))
+    return EntryCounter(model, data, resolved, layers, settled, _origin(tokens), profile)
 
 
 def _origin(tokens: Text) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def _origin(tokens: Text) -> dict[str, Any]:
     return {**({"texts": names} if any(names) else {}), **({} if drawn is None else {"drawn": drawn})}
 
 
-def _count(
+def count_batches(
     counter: EntryCounter,
     numbers: Sequence[int],
     saved: Checkpoint,
@@ -225,7 +227,8 @@ def _count(
     return sums
 
 
-def _warn_of_wide_bounds(scores: HeadScores) -> None:
+def warn_of_wide_bounds(scores: HeadScores) -> None:
+    """Log a warning if binning may have moved the rho of a head."""
     wide = scores.bound.nan_to_num() > WIDE
     if bool(wide.any()):
         logger.warning(

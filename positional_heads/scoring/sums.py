@@ -24,6 +24,7 @@ from positional_heads.results.files import (
 from positional_heads.results.record import nested
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.layer_sums import LayerSums, named_tensors, read_layers
+from positional_heads.scoring.profile_sums import ProfileSums
 from positional_heads.scoring.result import run_of_control, scores_of
 
 MAY_DIFFER = {"python", "name", "revision"}
@@ -40,6 +41,7 @@ class ScoreSums:
         run: Shape, number of batches, reasons and provenance of the run; must be JSON.
         kernels: Names of the kernels that placed the bins or counted.
         control: The sums of every scored layer without the first keys; empty if no control was asked for.
+        profile: The sums of a head profile of every scored layer; empty if none was asked for.
     """
 
     layers: dict[int, LayerSums]
@@ -47,6 +49,7 @@ class ScoreSums:
     run: dict[str, Any]
     kernels: set[str]
     control: dict[int, LayerSums] = field(default_factory=dict)
+    profile: dict[int, ProfileSums] = field(default_factory=dict)
 
     @property
     def missing(self) -> set[int]:
@@ -61,7 +64,8 @@ class ScoreSums:
     def empty(self) -> "ScoreSums":
         """The same run, nothing counted."""
         layers, control = ({layer: one.empty() for layer, one in part.items()} for part in (self.layers, self.control))
-        return ScoreSums(layers, set(), self.run, set(), control)
+        profile = {layer: one.empty() for layer, one in self.profile.items()}
+        return ScoreSums(layers, set(), self.run, set(), control, profile)
 
     def absorb(self, other: "ScoreSums") -> None:
         """Add the sums over other batches of the same run, in place.
@@ -78,6 +82,8 @@ class ScoreSums:
         for mine, others in ((self.layers, other.layers), (self.control, other.control)):
             for layer, ours in mine.items():
                 ours.absorb(others[layer])
+        for layer, own in self.profile.items():
+            own.absorb(other.profile[layer])
         self.done |= other.done
         self.kernels |= other.kernels
 
@@ -123,6 +129,8 @@ class ScoreSums:
         tensors = named_tensors(self.layers) | {
             f"control.{name}": one for name, one in named_tensors(self.control).items()
         }
+        for layer, one in self.profile.items():
+            tensors |= {f"profile.{layer}.{name}": tensor for name, tensor in one.tensors.items()}
         plans = {str(layer): asdict(one.own.plan) for layer, one in self.layers.items()}
         null = next(iter(self.layers.values())).null
         (lengths, *_) = [plan.pop("lengths") for plan in plans.values()]
@@ -148,16 +156,18 @@ class ScoreSums:
         control = {}
         if keys := content["run"]["provenance"]["settings"].get("control_keys"):
             control = read_layers(content, nested(tensors, "control"), skip_keys=keys)
-        return cls(
-            read_layers(content, tensors), set(content["done"]), content["run"], set(content["kernels"]), control
-        )
+        layers, run = read_layers(content, tensors), content["run"]
+        profile = {}
+        if "profile" in run["provenance"]:
+            profile = {layer: ProfileSums(nested(tensors, f"profile.{layer}")) for layer in layers}
+        return cls(layers, set(content["done"]), run, set(content["kernels"]), control, profile)
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Names of what differs between two runs so that their sums cannot be added."""
     ours, theirs = (json.loads(json.dumps(run)) for run in (ours, theirs))
     names = []
-    for part in ("model", "rotary", "data", "settings", "extension", "versions"):
+    for part in ("model", "rotary", "data", "settings", "profile", "extension", "versions"):
         mine, other = (run["provenance"].get(part) for run in (ours, theirs))
         if isinstance(mine, dict) and isinstance(other, dict):
             keys = sorted({*mine, *other} - MAY_DIFFER)

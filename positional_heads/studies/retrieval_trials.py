@@ -83,12 +83,21 @@ class RetrievalTrials:
 
     def scores(self, finished: FinishedParts, progress: bool) -> tuple[Float64[Tensor, "layer head"] | None, list[str]]:
         """Mean retrieval score of each head over the trials that the model answers; None, with a note, if none."""
+        answered, notes = self.each(finished, progress)
+        return None if answered is None else answered.mean(0), notes
+
+    def each(
+        self, finished: FinishedParts, progress: bool
+    ) -> tuple[Float64[Tensor, "trial layer head"] | None, list[str]]:
+        """Retrieval scores in each trial that the model answers; None, with a note, if it answers none."""
         self._run_trials(self.trials, finished, progress)
         results = [finished.results[trial.name] for trial in self.trials]
         answered = [torch.tensor(one, dtype=torch.float64) for one in results if one is not None]
-        if not answered:
-            return None, [f"No retrieval scores: the model answers no held-out example of `{self._name}` correctly."]
-        return sum(answered[1:], answered[0]) / len(answered), []
+        if answered:
+            return torch.stack(answered), []
+        if self.notes:
+            return None, self.notes
+        return None, [f"No retrieval scores: the model answers no held-out example of `{self._name}` correctly."]
 
     def _run_trials(self, trials: list[Trial], finished: FinishedParts, progress: bool) -> None:
         run_parts(

@@ -1,0 +1,79 @@
+"""Which keys hold the token of a query, what followed it before, or what comes next: the same for every layer and head.
+
+The first two are the detection patterns of TransformerLens' `detect_head` for duplicate-token and induction heads.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Int32
+from torch import Tensor
+
+KEPT_ENTRIES = 2**24
+"""Entries of a sequence up to which matches are kept for the next layer: sequences of 4096 tokens."""
+
+BlockEntries = Int32[Tensor, " entry"]
+"""Entries of a block of queries, numbered row by row."""
+
+
+class BlockMatches(NamedTuple):
+    """Matching keys of some queries in a row, among the keys up to the last of them.
+
+    Attributes:
+        duplicate: Entries whose key is an earlier occurrence of the query's token.
+        induction: Entries whose key comes right after one.
+        copying: Entries whose key holds the token that comes next after the query.
+        copyable: Number of queries with an entry of the last kind.
+    """
+
+    duplicate: BlockEntries
+    induction: BlockEntries
+    copying: BlockEntries
+    copyable: int
+
+
+class TokenMatches:
+    """The matches of one sequence, found block by block, and kept while the sequence is short enough."""
+
+    def __init__(self, tokens: Int[Tensor, " pos"]) -> None:
+        """Nothing is searched yet.
+
+        Args:
+            tokens: Real tokens of the sequence, on the device on which entries are wanted.
+        """
+        self.tokens = tokens
+        self._kept: dict[tuple[int, int, int | None], BlockMatches] = {}
+
+    def block(self, start: int, stop: int, window: int | None) -> BlockMatches:
+        """The matches of the queries from one position to another, among the keys that the mask shows.
+
+        Args:
+            start: First query.
+            stop: One past the last query, and one past the last key.
+            window: Distances that the mask lets through, 0 to window - 1; None for all.
+        """
+        key = start, stop, window
+        if key in self._kept:
+            return self._kept[key]
+        matches = self._found(start, stop, window)
+        if len(self.tokens) ** 2 <= KEPT_ENTRIES:
+            self._kept[key] = matches
+        return matches
+
+    def _found(self, start: int, stop: int, window: int | None) -> BlockMatches:
+        tokens = self.tokens
+        query, key = tokens[start:stop, None], tokens[:stop]
+        before = torch.full_like(key, -1)
+        before[1:] = key[:-1]
+        following = torch.full_like(query, -1)  # the last token of a sequence has none
+        following[: len(tokens[start + 1 : stop + 1])] = tokens[start + 1 : stop + 1, None]
+        position = torch.arange(stop, device=tokens.device)
+        distance = position[start:, None] - position
+        visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        copying = (following == key) & visible
+        matching = (query == key) & visible & (distance > 0), (query == before) & visible, copying
+        return BlockMatches(*map(_numbers, matching), int(copying.any(-1).sum()))
+
+
+def _numbers(entries: Bool[Tensor, "query_pos key_pos"]) -> BlockEntries:
+    return entries.flatten().nonzero().flatten().int()

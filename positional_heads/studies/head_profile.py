@@ -1,0 +1,160 @@
+"""Profile every head: one pass over a text for all measures but retrieval, then a few passkeys for that."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from typing_extensions import Unpack
+
+from positional_heads.bridge.active_extension import extension_provenance
+from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.provenance import model_provenance
+from positional_heads.bridge.sequences import Mask, Text
+from positional_heads.core.arguments import checked, in_range
+from positional_heads.results.head_profile import HeadProfile
+from positional_heads.scoring.checkpoint import Checkpoint
+from positional_heads.scoring.counted_profile import counted_profile
+from positional_heads.scoring.profile_settings import ProfileSettings
+from positional_heads.scoring.score import CHECKPOINT_SECONDS, prepared_counter
+from positional_heads.scoring.settings import ScoringOptions, ScoringSettings
+from positional_heads.studies.resume import FinishedParts
+from positional_heads.studies.retrieval_trials import RetrievalTrials
+from positional_heads.studies.tasks.evaluate import make_task
+from positional_heads.studies.tasks.task import Task
+
+LONGEST, SHORTEST = 512, 64
+"""Tokens of a passkey example at most, and least."""
+
+
+@checked
+def profile_heads(
+    model: TransformerLensModel,
+    tokens: Text,
+    *,
+    window: int = 256,
+    sinks: int = 4,
+    ranges: int = 24,
+    queries: int = 4,
+    agreement_keys: int = 64,
+    retrieval: str | Task | Callable[[Any], Any] | None = "passkey",
+    retrieval_examples: int = 5,
+    attention_mask: Mask | None = None,
+    layers: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    beyond_context: bool = False,
+    plain_text: bool = False,
+    checkpoint: str | Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    progress: bool = False,
+    settings: ScoringSettings | None = None,
+    **options: Unpack[ScoringOptions],
+) -> HeadProfile:
+    r"""Every known measure of every head in one table, from one pass over a text (docs/profile.md defines each).
+
+    Each measure is a mean over all queries of all sequences. A is the attention pattern, m a query, n a key, and
+    t = m - n their distance in tokens:
+
+    - `rho`, `rho_curve`, `excess`: as `score_heads` gives them, in the same pass.
+    - `mean_distance`: `sum A t / sum A`. `reach`: the same without the first `sinks` keys.
+    - `distant_mass`: attention at `t >= window` to keys that are no sinks, of the queries that have such keys: what
+      DuoAttention-style tools classify heads by. `sink_mass`: attention to the sinks, of the queries after them.
+    - `current_token`, `previous_token`, `duplicate_token`, `induction`: shares of all attention; the last three are
+      TransformerLens' `detect_head`, to rounding.
+    - `copying`: attention to keys that hold the next token, of the queries that have such keys.
+    - `semantic`, `positional`: see `core.pair_sums.semantic_and_positional` (after RoPE Profiler, arXiv 2609.39929).
+    - `massive_query`, `massive_key`: number of rotated channels whose norm over all tokens is more than five times the
+      mean over the head's channels (arXiv 2502.01563).
+    - `kernel`: from the weights alone, see `core.kernel_score` (after LPS, ICML 2026).
+    - `retrieval`: Wu et al. (arXiv 2404.15574), on examples of a task that the model answers.
+
+    Norms, centres, agreement and contributions of every rotary pair are in `HeadProfile.pairs`. Attention is that among
+    keys: a learned sink (GPT-OSS) is left out of all shares.
+
+    Args:
+        model: A TransformerBridge.
+        tokens: As in `score_heads`.
+        window: Distances that count as near, 0 to window - 1.
+        sinks: First keys of each sequence that count as sinks.
+        ranges: Ranges of distance at most, each about as wide for its distance.
+        queries: Queries sampled of each sequence for agreement, semantic and positional score.
+        agreement_keys: K of Contextual Agreement, and keys that are moved for the semantic and positional score.
+        retrieval: Task for the retrieval score: the name of one with a needle, or a task; None for no such score.
+        retrieval_examples: Examples of it at most, each at another depth as far as there are depths.
+        attention_mask: As in `score_heads`.
+        layers: Layers to profile, all when None.
+        batch_size: As in `score_heads`.
+        beyond_context: As in `score_heads`.
+        plain_text: As in `score_heads`.
+        checkpoint: Folder to resume from: progress is saved there, and the same call resumes.
+        checkpoint_seconds: Seconds between saves.
+        progress: Show progress bars.
+        settings: Settings of the score; the defaults when None.
+        **options: Fields of `ScoringSettings`, e.g. `null_repeats=20`, without which there is no excess.
+
+    Raises:
+        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
+        ValueError: If input or settings make no sense, or the checkpoint is of another run.
+    """
+    chosen = ProfileSettings(window, sinks, ranges, queries, agreement_keys)
+    in_range("retrieval_examples", retrieval_examples, 1, 100_000)
+    saved = Checkpoint(checkpoint, checkpoint_seconds)
+    counter = prepared_counter(
+        profile_heads,
+        model,
+        tokens,
+        attention_mask=attention_mask,
+        layers=layers,
+        batch_size=batch_size,
+        beyond_context=beyond_context,
+        plain_text=plain_text,
+        settings=settings,
+        profile=chosen,
+        **options,
+    )
+    asked = None if retrieval is None else _asked(model, retrieval, max(counter.lengths))
+    profile = counted_profile(counter, saved, progress)
+    if asked is None:
+        return profile
+    if isinstance(asked, str):
+        return _noted(profile, asked)
+    trials = RetrievalTrials(model, asked)
+    trials.trials = trials.trials[:retrieval_examples]
+    identity = {"model": model_provenance(model), "task": {"name": asked.name, **asked.settings}}
+    answered, notes = trials.each(FinishedParts({**identity, **extension_provenance(model)}, checkpoint), progress)
+    if answered is None:
+        return _noted(profile, " ".join(notes))
+    return _with_retrieval(profile, answered, {"task": asked.name, **asked.settings, "answered": len(answered)})
+
+
+def _asked(model: TransformerLensModel, retrieval: str | Task | Callable[[Any], Any], longest: int) -> Task | str:
+    """The task for the retrieval score, or why there is none; a task by name is as long as the text, within limits."""
+    if not isinstance(retrieval, str):
+        return make_task(model, retrieval)
+    if getattr(model, "tokenizer", None) is None:
+        return "No retrieval scores: the model has no tokenizer to make examples with."
+    length = min(int(model.cfg.n_ctx), max(SHORTEST, min(longest, LONGEST)))
+    try:
+        return make_task(model, retrieval, length=length)
+    except ValueError as error:
+        return f"No retrieval scores: {error}"
+
+
+def _noted(profile: HeadProfile, note: str) -> HeadProfile:
+    return replace(profile, provenance={**profile.provenance, "retrieval": note})
+
+
+def _with_retrieval(
+    profile: HeadProfile, answered: Float64[Tensor, "trial layer head"], provenance: dict[str, Any]
+) -> HeadProfile:
+    """The profile with retrieval scores, whose groups are the examples; heads that were not profiled have none."""
+    answered = answered.masked_fill(profile.key_heads < 0, torch.nan)
+    return replace(
+        profile,
+        sums={**profile.sums, "retrieval": answered},
+        weights={**profile.weights, "retrieval": torch.ones_like(answered)},
+        provenance={**profile.provenance, "retrieval": provenance},
+    )
