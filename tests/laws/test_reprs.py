@@ -80,7 +80,9 @@ def stability(name: str = "planted") -> Stability:
 
 
 def head_plan(name: str = "planted") -> ph.HeadPlan:
-    made = ph.window_plan(synthetic_profile(), by=(printable(name.strip()[:50], newlines=False), torch.arange(6).view(3, 2).double()))
+    made = ph.window_plan(
+        synthetic_profile(), by=(printable(name.strip()[:50], newlines=False), torch.arange(6).view(3, 2).double())
+    )
     return replace(made, provenance=made.provenance | {"model": {"name": name}})
 
 
