@@ -80,9 +80,8 @@ def stability(name: str = "planted") -> Stability:
 
 
 def head_plan(name: str = "planted") -> ph.HeadPlan:
-    made = ph.window_plan(
-        synthetic_profile(), by=(printable(name.strip()[:50], newlines=False), torch.arange(6).view(3, 2).double())
-    )
+    by = printable(name.strip()[:50], newlines=False), torch.arange(6).view(3, 2).double()
+    made = ph.window_plan(synthetic_profile(), by=by)
     return replace(made, provenance=made.provenance | {"model": {"name": name}})
 
 

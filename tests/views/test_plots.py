@@ -65,9 +65,8 @@ def study(name: str = "planted"):
 
 def plans(name: str = "planted"):
     costs = np.arange(24).reshape(SHAPE) / 100
-    made = planted_plans(
-        costs, {"good": costs, f"by {readable(name)}": -costs}, budgets=(0.25, 0.75), units=6, n_random=3
-    )
+    measures = {"good": costs, f"by {readable(name)}": -costs}
+    made = planted_plans(costs, measures, budgets=(0.25, 0.75), units=6, n_random=3)
     return replace(made, task=name, provenance=made.provenance | {"model": {"name": name}})
 
 
