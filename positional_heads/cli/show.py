@@ -20,7 +20,7 @@ ALPHA = 0.05
 NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
-    *("verdict", "table", "link", "contrasts", "effects", "single_heads", "agreement", "top", "pairs", "notes"),
+    *("verdict", "table", "link", "contrasts", "effects", "single_heads", "kept", "agreement", "top", "pairs", "notes"),
     "provenance",
 )
 
@@ -35,14 +35,25 @@ def show(
     Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY, lies_in
+        from positional_heads.results.files import (
+            ABLATION,
+            COMPARISON,
+            EXTRAPOLATION,
+            HEAD_PLAN,
+            PLAN_STUDY,
+            SCORES,
+            STABILITY,
+            lies_in,
+        )
         from positional_heads.results.unfinished import unfinished
 
-        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, SCORES)
+        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, PLAN_STUDY, HEAD_PLAN, SCORES)
         held = [one for one in kinds if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            names = [one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION)]
+            names = [
+                one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION, HEAD_PLAN, PLAN_STUDY)
+            ]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else SCORES, as_json, top)
         if interrupted is not None:
@@ -104,7 +115,7 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
     from positional_heads.results import comparison_tables, tables
-    from positional_heads.results.files import ABLATION, COMPARISON, SCORES, STABILITY
+    from positional_heads.results.files import ABLATION, COMPARISON, HEAD_PLAN, PLAN_STUDY, SCORES, STABILITY
 
     if as_json:
         return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
@@ -128,6 +139,15 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         lines = [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
     elif kind == STABILITY:
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
+    elif kind == HEAD_PLAN:
+        lines = [tables.key_heads_table(content["table"]), *map(in_options, content["notes"])]
+    elif kind == PLAN_STUDY:
+        lines = [
+            tables.plans_line(content),
+            f"Change of {content['measures'][0]} with windows; negative is harm.",
+            tables.plan_table(content["contrasts"]),
+            *map(in_options, content["notes"]),
+        ]
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
         lines = [heading, tables.extrapolation_table(content["table"]), *map(in_options, content.get("notes", []))]

@@ -45,6 +45,8 @@ def _unfinished_study(file: Path) -> str:
     except ResultFileError as error:
         return f"{error}."
     command, function = ("ablate", "ablation_study") if "ablation" in header else ("extrapolate", "extrapolation_study")
+    if "windows" in header:
+        command, function = "plan --study", "plan_study"
     if not header:  # killed before it was written
         return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."
     return (

@@ -14,6 +14,7 @@ from positional_heads.views.extrapolation import (
     method_comparison,
     methods_told_apart,
 )
+from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.profile import contribution_by_distance
 from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.page import write_report_page
@@ -31,6 +32,7 @@ __all__ = [
     "distinguishability",
     "dose_response",
     "extrapolation_curves",
+    "loss_by_budget",
     "method_comparison",
     "methods_told_apart",
     "rho_distribution",

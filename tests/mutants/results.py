@@ -103,7 +103,7 @@ MUTANTS = (
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
     # A study of some of the answers
     Mutant(
-        "results/ablation.py",
+        "results/answered_sets.py",
         "values={name: values[:, chosen]",
         "values={name: values[:, : len(chosen)]",
         "studies/tasks/test_exam -k of_that_part",
@@ -239,4 +239,39 @@ MUTANTS = (
         "False",
         "results/formats/test_mha2mla -k other_channels",
     ),
+    # Head plans: who gets a window, what is kept, and what is compared with what
+    Mutant("core/key_heads.py", '"amax"', '"amin"', "results/test_head_plan -k demanding"),
+    Mutant(
+        "core/key_heads.py", "nan_to_num(torch.inf).sort", "nan_to_num(0).sort", "results/test_head_plan -k without_a"
+    ),
+    Mutant(
+        "core/key_heads.py",
+        "values[layer, rng.sample(places",
+        "values[0, rng.sample(places",
+        "results/test_head_plan -k draws",
+    ),
+    Mutant("results/head_plan.py", "budget * n + 0.5", "budget * n", "results/test_head_plan -k demanding"),
+    Mutant("results/head_plan.py", "self.window - 1", "self.window", "results/test_head_plan -k applied"),
+    Mutant(
+        "results/head_plan.py",
+        "min(length, self.sinks + self.window)",
+        "min(length, self.window)",
+        "results/test_head_plan -k one_by_one",
+    ),
+    Mutant(
+        "results/head_plan.py", "layer_windows(profile) == 0", "layer_windows(profile) >= 0", "results/test_head_plan"
+    ),
+    Mutant(
+        "results/plan_tables.py",
+        "permutation_p(-float(plan.mean()), -drawn.mean(-1))",
+        "permutation_p(float(plan.mean()), drawn.mean(-1))",
+        "results/test_plan_study -k plain_means",
+    ),
+    Mutant(
+        "results/plan_tables.py",
+        "for budget in budgets]).mean(0)",
+        "for budget in budgets])[0]",
+        "results/test_plan_study",
+    ),
+    Mutant("results/plan_verdict.py", 'row["high"] < 0', 'row["low"] < 0', "results/test_plan_study -k planted_costs"),
 )

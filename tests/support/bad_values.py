@@ -23,11 +23,12 @@ import positional_heads as ph
 from positional_heads import cli, views
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import plan as cli_plan
 from positional_heads.cli import score as cli_score
 from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation
+from positional_heads.studies import ablation, extrapolation, set_runs
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_profile import synthetic_profile
@@ -101,6 +102,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     comparison, stability = ph.compare(scores, other), ph.compare_all({"a": scores, "b": other})
     examples = ph.head_examples(model, TEXTS[0], head)
     profile = ph.contribution_profile(model, TEXTS, head)
+    heads_profiled = ph.profile_heads(model, TEXTS, retrieval=None, null_repeats=0, resamples=2)
     task = TASKS["passkey"](model, length=64, depths=1, examples=1)
     both = model.run_with_cache(tokens[None])[1]
     both.cache_dict.update(ph.dominant_dimension_cache(model, tokens, contributions=True).cache_dict)
@@ -118,6 +120,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "cut_text": {"model": model, "texts": TEXTS},
         "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
         "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
+        "window_plan": {"profile": heads_profiled},
+        "plan_study": {"model": model, "profile": heads_profiled, "task": task, "window": 8, "n_random": 1},
         "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
         "extrapolation_study": {
             "model": model,
@@ -187,6 +191,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "contribution_by_distance": {"profile": profile},
         "distinguishability": {"frequencies": frequencies, "length": 9},
         "dose_response": {"study": None},
+        "loss_by_budget": {"study": None},
         "extrapolation_curves": {"study": None},
         "method_comparison": {"study": None},
         "methods_told_apart": {"study": None},
@@ -242,12 +247,16 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     ph.score_heads(model, TEXTS[1:], null_repeats=0, resamples=2).save(other := folder / "other.safetensors")
+    ph.profile_heads(model, TEXTS, retrieval=None, null_repeats=0, resamples=2).save(folder / "heads.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    EntryCounter.begin = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
+    EntryCounter.begin = ablation.run_parts = reached  # type: ignore[method-assign]
+    set_runs.run_parts = extrapolation.run_parts = reached
+    task = ["--length", "64", "--depths", "1", "--examples", "1"]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
+        "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
         "show": [str(folder)],
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
@@ -297,9 +306,9 @@ if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    ablation.run_parts = extrapolation.run_parts = first_part_only
+    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_ablate, cli_extrapolate):
+    for module in (cli_score, cli_ablate, cli_extrapolate, cli_plan):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}
