@@ -26,7 +26,7 @@ PROFILED = (1024, 12)
 """Tokens and number of the sequences that are profiled: drawn from prose, at other places than the tasks' texts."""
 EXAMS = {"exam-1024": (1024, 8), "exam-2048": (2048, 4)}
 """Passkey, key-value recall, copying and text in one sequence: its tokens, and how many of them."""
-TEXTS = {"text-2048": (2048, 8)}
+TEXTS = {"text-2048": (2048, 6)}
 """Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
 
 
