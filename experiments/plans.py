@@ -1,7 +1,7 @@
 """Which measure picks the key heads that may see only the first keys and a window? Plan studies on SmolLM2.
 
     python experiments/plans.py                # the profile, then every study; finished results are not run again
-    python experiments/plans.py exam-1024      # some of them
+    python experiments/plans.py exam-1024      # some of them; exam-1024-layers: against plans within layers
 
 Results lie beside those of run.py, in experiments/plans, and are resumed in the same way.
 """
@@ -22,12 +22,15 @@ MEASURES = (
     *("reach", "mean_distance", "distant_mass", "-sink_mass", "retrieval", "induction", "semantic", "-positional"),
     *("rho", "rho_curve", "excess", "kernel", "massive_key"),
 )
+LAYERS = "-layers"
 PROFILED = (1024, 12)
-"""Tokens and number of the sequences that are profiled: drawn from prose, at other places than the tasks' texts."""
+"""Tokens and number of the sequences that are profiled; they are prose, the texts of the tasks are technical."""
 EXAMS = {"exam-1024": (1024, 8), "exam-2048": (2048, 4)}
 """Passkey, key-value recall, copying and text in one sequence: its tokens, and how many of them."""
-TEXTS = {"text-2048": (2048, 8)}
+TEXTS = {"text-2048": (2048, 6)}
 """Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
+MATCHED = ("reach",)
+"""Measures that are also compared with random plans of as many windows in every layer: 60 sets of windows each."""
 
 
 def profile(model: TransformerBridge) -> ph.HeadProfile:
@@ -59,30 +62,33 @@ def text(model: TransformerBridge, length: int, examples: int) -> ph.AnswerTask:
     return replace(task, name="text", examples=tuple(one for one in task.examples if one.reach == "long"))
 
 
-def study(model: TransformerBridge, name: str) -> ph.PlanStudy:
-    """Windows on the key heads that each measure ranks lowest, and on random ones."""
+def study(model: TransformerBridge, name: str, *, matched: bool = False) -> ph.PlanStudy:
+    """Windows on the key heads that each measure ranks lowest, and on random ones, of any layer or of the same ones."""
     task = exam(model, *EXAMS[name]) if name in EXAMS else text(model, *TEXTS[name])
     profiled = profile(model)
     settings = {"budgets": BUDGETS, "window": WINDOW, "sinks": SINKS, "n_random": RANDOM, "seed": SEED}
-    measures = [one for one in MEASURES if one.removeprefix("-") in profiled.names]
+    settings["n_matched"] = RANDOM if matched else 0
+    by = [one for one in (MATCHED if matched else MEASURES) if one.removeprefix("-") in profiled.names]
+    checkpoint = HERE / "unfinished" / "plans" / name  # both studies of a task share their parts
 
-    def run(checkpoint: Path) -> ph.PlanStudy:
+    def run(_: Path) -> ph.PlanStudy:
         return ph.plan_study(
-            model, profiled, task, by=measures, batch_size=1, checkpoint=checkpoint, progress=True, **settings
+            model, profiled, task, by=by, batch_size=1, checkpoint=checkpoint, progress=True, **settings
         )
 
-    return once(f"plans/{name}", ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS), "by": measures})
+    folder = f"plans/{name}{LAYERS if matched else ''}"
+    return once(folder, ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS), "by": by})
 
 
 def main() -> None:
-    """Run the studies named on the command line, or all."""
-    names = [*EXAMS, *TEXTS]
+    """Run the studies named on the command line, or all, those against chance first."""
+    names = [*EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS))]
     chosen = sys.argv[1:] or names
     if unknown := set(chosen) - set(names):
         sys.exit(f"no study {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(names)}")
     model = ph.load_model("smollm2")
     for name in chosen:
-        study(model, name)
+        study(model, name.removesuffix(LAYERS), matched=name.endswith(LAYERS))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,7 @@ def plan_study(
     Raises:
         ValueError: If the profile is of another model, the task, a budget, a measure or a setting makes no sense, or no
             sequence of the task is long enough for a window to hide a key.
+        UnsupportedModelError: If the attention scores of a layer cannot be edited.
     """
     in_range("n_random", n_random, 1, MOST_RANDOM)
     in_range("n_matched", n_matched, 0, MOST_RANDOM)
@@ -93,6 +94,7 @@ def plan_study(
     for note in unit_notes(task):
         logger.warning("%s Give more examples.", note)
     ablation = Ablation(model, "far", distance=window - 1, sinks=sinks)
+    ablation.hooks(list(cells[-1].heads))  # refuses layers whose scores cannot be edited before anything runs
     identity = {"model": own_model, **task_provenance(task, ablation), **extension_provenance(model)}
     identity["windows"] = {"window": window, "sinks": sinks}
     finished = FinishedParts(identity, checkpoint)

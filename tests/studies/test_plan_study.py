@@ -95,6 +95,19 @@ def test_impossible_studies_are_refused(case, bundled, profile) -> None:
         plan_study(bundled, profile, **{"task": "passkey", **QUICK, **settings})
 
 
+def test_layers_with_a_window_of_their_own_are_seen_in_a_real_profile(tiny) -> None:
+    model = tiny("gemma3")
+    tokens = torch.randint(256, (2, 40), generator=torch.Generator().manual_seed(1))
+    profiled = ph.profile_heads(model, tokens, window=8, sinks=2, retrieval=None, null_repeats=0)
+    assert profiled.key_heads.tolist() == [[0, 0, 1, 1]] * 2
+    plan = window_plan(profiled, 0.5, window=8, sinks=2)
+    assert plan.own_windows.tolist() == [12, 0]
+    key_head = int(profiled.by_key_head("reach")[1].argmin())
+    assert plan.heads == [ph.Head(1, 2 * key_head), ph.Head(1, 2 * key_head + 1)]
+    assert plan.kept(40) == 2 * 12 + 40 + 10
+    assert plan.notes == ["Layers 0 have a sliding window of their own, and stay as they are."]
+
+
 def test_a_profile_of_another_model_is_refused(tiny, profile) -> None:
     with pytest.raises(ValueError, match="score this model, loaded this way, first"):
         plan_study(tiny("llama"), profile, "passkey", **QUICK)
