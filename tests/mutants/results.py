@@ -273,5 +273,10 @@ MUTANTS = (
         "for budget in budgets])[0]",
         "results/test_plan_study",
     ),
-    Mutant("results/plan_verdict.py", 'row["high"] < 0', 'row["low"] < 0', "results/test_plan_study -k planted_costs"),
+    Mutant(
+        "results/plan_verdict.py",
+        'row["p_chance"] >= as_bad',
+        'row["p_chance"] >= 0',
+        "results/test_plan_study -k planted_costs",
+    ),
 )
