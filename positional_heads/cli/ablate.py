@@ -161,7 +161,7 @@ def ablate(  # noqa: PLR0917  one parameter is one option of the command
             asked = make_task(bridge, task, **task_settings)
             ranked = ranked or _scores(bridge, text, out, seed, bundled=model == BUNDLED)
             study = ablation_study(bridge, ranked, asked, **study_settings, checkpoint=out, progress=True)
-            finish(study, out, as_json, progress=FINISHED_FILE_NAME)
+            finish(study, out, as_json, progress=[FINISHED_FILE_NAME])
 
 
 def _scores(

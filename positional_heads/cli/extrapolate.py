@@ -98,7 +98,7 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
                 examples=examples,
                 seed=seed,
             )
-            finish(study, out, as_json, progress=FINISHED_FILE_NAME)
+            finish(study, out, as_json, progress=[FINISHED_FILE_NAME])
 
 
 def _drawn(bridge: "TransformerLensModel", texts: list[Any], length: int, sequences: int, seed: int) -> list[Any]:

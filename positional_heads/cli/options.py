@@ -24,6 +24,26 @@ Texts = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for the results; created if missing.")]
+Length = Annotated[int | None, typer.Option(min=2, help="Tokens per sequence; the model's context if not given.")]
+Sequences = Annotated[int | None, typer.Option(help="Draw N sequences at random; all of the text if not given.")]
+InOrder = Annotated[
+    bool, typer.Option("--in-order", help="Take the first sequences of the text instead of drawing them.")
+]
+PlainText = Annotated[
+    bool,
+    typer.Option(
+        help="Read special tokens in the text as plain characters; drop byte-order marks and carriage returns."
+    ),
+]
+NullRepeats = Annotated[int, typer.Option(min=0, help="Shuffles of the positions for the null; 0 for none.")]
+ControlKeys = Annotated[
+    int,
+    typer.Option(
+        min=0, help="In the same pass, score again without the first N keys, e.g. 64, and report which heads stay."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences, shuffles, samples and resamples.")]
+CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two saves of the progress.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]
 Device = Annotated[
     str | None, typer.Option(help="Device to run on, e.g. cpu or cuda; 'auto' is short for --device-map auto.")

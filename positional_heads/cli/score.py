@@ -2,23 +2,16 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import (
-    load_named,
-    one_line_errors,
-    prepared_folder,
-    say_drawn,
-    text_sources,
-    whole_sources,
-)
+from positional_heads.cli.common import load_named, one_line_errors, prepared_folder
 from positional_heads.cli.estimate import print_estimate
 from positional_heads.cli.show import finish
+from positional_heads.cli.text_cut import TextCut, refuse_sequences
 from positional_heads.cli.wording import say
 
 
@@ -26,16 +19,10 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     model: options.Model,
     text: options.Texts = None,
     out: options.Out = Path("report"),
-    length: Annotated[
-        int | None, typer.Option(min=2, help="Tokens per sequence; the model's context if not given.")
-    ] = None,
-    sequences: Annotated[
-        int | None, typer.Option(help="Draw N sequences at random; all of the text if not given.")
-    ] = None,
-    in_order: Annotated[
-        bool, typer.Option("--in-order", help="Take the first sequences of the text instead of drawing them.")
-    ] = False,
-    null_repeats: Annotated[int, typer.Option(min=0, help="Shuffles of the positions for the null; 0 for none.")] = 20,
+    length: options.Length = None,
+    sequences: options.Sequences = None,
+    in_order: options.InOrder = False,
+    null_repeats: options.NullRepeats = 20,
     null_pairs: Annotated[
         str | None,
         typer.Option(
@@ -46,23 +33,13 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     skip_keys: Annotated[
         int, typer.Option(min=0, help="Ignore the first N keys of each sequence (1 drops an attention sink).")
     ] = 0,
-    control_keys: Annotated[
-        int,
-        typer.Option(
-            min=0, help="In the same pass, score again without the first N keys, e.g. 64, and report which heads stay."
-        ),
-    ] = 0,
+    control_keys: options.ControlKeys = 0,
     min_distance: Annotated[int, typer.Option(min=0, help="Smallest distance to count, in tokens.")] = 0,
     max_distance: Annotated[int | None, typer.Option(min=0, help="Largest distance to count, in tokens.")] = None,
     temperature: Annotated[
         str, typer.Option(help="Softmax temperature of the dominant dimension: a number, or 'attention' for sqrt(d).")
     ] = "1",
-    plain_text: Annotated[
-        bool,
-        typer.Option(
-            help="Read special tokens in the text as plain characters; drop byte-order marks and carriage returns."
-        ),
-    ] = False,
+    plain_text: options.PlainText = False,
     resolution: Annotated[
         float, typer.Option(help="Count dominant dimensions this close, in pair indices, as equal; 0 for none.")
     ] = 1 / 256,
@@ -76,7 +53,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     offload_folder: options.OffloadFolder = None,
     adapter: options.Adapter = None,
     dtype: options.Dtype = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences, shuffles, samples and resamples.")] = 0,
+    seed: options.Seed = 0,
     shard: Annotated[
         str | None, typer.Option(help="Count only one shard of the run, e.g. 3/8; `merge` adds the shards.")
     ] = None,
@@ -87,7 +64,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     workers: Annotated[int | None, typer.Option(min=1, help="Ray workers; as many as fit if not given.")] = None,
     worker_cpus: Annotated[int, typer.Option(min=1, help="CPU cores per Ray worker.")] = 1,
     worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker; may be a fraction.")] = 0,
-    checkpoint_seconds: Annotated[float, typer.Option(min=0, help="Seconds between two saves of the progress.")] = 60,
+    checkpoint_seconds: options.CheckpointSeconds = 60,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print what the run would cost, and run nothing; loads no weights.")
     ] = False,
@@ -118,22 +95,16 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             "null_pairs": None if null_pairs is None else _number_or("all", "--null-pairs", null_pairs, int),
             "seed": seed,
         }
-        if sequences is not None and sequences < 1:
-            msg = f"--sequences {sequences} must be at least 1"
-            raise ValueError(msg)
+        refuse_sequences(sequences)
         ray = _ray_executor(executor, address, workers, worker_cpus, worker_gpus)
-        draws = sequences is not None and not in_order
-        texts = text_sources(text) if draws else whole_sources(text)
+        taken = TextCut.of_options(text, length, sequences, in_order, plain_text, seed)
         shards = _refuse_settings(settings, shard, dtype)
-        from positional_heads.bridge.cutting import cut_text
         from positional_heads.results.files import PARTIAL, SCORES
 
-        cut = partial(cut_text, texts=texts, length=length, plain_text=plain_text, seed=seed)
-        cut = partial(cut, sequences=sequences) if draws else cut
         if estimate:
             print_estimate(
                 model,
-                lambda reader: cut(reader)[:sequences],
+                taken.sequences_for,
                 settings,
                 shards=shards,
                 batch_size=batch_size,
@@ -149,11 +120,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             from positional_heads.scoring.head_examples import write_examples
             from positional_heads.scoring.score import score_heads, score_shard
 
-            pieces = cut(bridge)
-            if draws:
-                say_drawn(pieces, seed, len(texts))
-            else:
-                pieces = _first(pieces, sequences, len(texts))
+            pieces = taken.said("scoring", bridge)
             settings |= {"batch_size": batch_size, "checkpoint_seconds": checkpoint_seconds, "progress": True}
             if shard is not None:
                 say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
@@ -161,7 +128,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
             scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
             examples = write_examples(bridge, pieces[0], scores, out)
             more = [] if examples is None else [examples]
-            finish(scores, out, as_json, top=top, progress=PARTIAL.file_name, more=more)
+            finish(scores, out, as_json, top=top, progress=[PARTIAL.file_name], more=more)
 
 
 def merge(
@@ -210,18 +177,6 @@ def _refuse_settings(settings: dict[str, Any], shard: str | None, dtype: str | N
     check_dtype(dtype)
     ScoringSettings(**settings)
     return 1 if shard is None else parsed_shard(shard)[1]
-
-
-def _first(pieces: list[Any], sequences: int | None, n_texts: int) -> list[Any]:
-    """The first sequences; reports how the texts were cut."""
-    chosen = pieces[:sequences]
-    tokens = sum(len(piece) for piece in chosen)
-    texts = "text" if n_texts == 1 else "texts"
-    say(
-        f"{n_texts} {texts} cut into {len(pieces)} sequences of at most {max(map(len, pieces))} tokens; scoring "
-        f"{'all of them' if len(chosen) == len(pieces) else f'the first {len(chosen)}'}, {tokens} tokens"
-    )
-    return chosen
 
 
 def _number_or(word: str, option: str, text: str, kind: Callable[[float], float]) -> float | str:

@@ -20,8 +20,8 @@ ALPHA = 0.05
 NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
-    *("verdict", "table", "link", "contrasts", "effects", "single_heads", "kept", "agreement", "top", "pairs", "notes"),
-    "provenance",
+    *("verdict", "table", "heads_by_name", "correlations", "link", "contrasts", "effects", "single_heads", "kept"),
+    *("agreement", "top", "pairs", "notes", "provenance"),
 )
 
 
@@ -35,27 +35,18 @@ def show(
     Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results.files import (
-            ABLATION,
-            COMPARISON,
-            EXTRAPOLATION,
-            HEAD_PLAN,
-            PLAN_STUDY,
-            SCORES,
-            STABILITY,
-            lies_in,
-        )
+        from positional_heads.results import files
         from positional_heads.results.unfinished import unfinished
 
-        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, PLAN_STUDY, HEAD_PLAN, SCORES)
-        held = [one for one in kinds if result.name == one.file_name or lies_in(result, one.file_name)]
+        kinds = (files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY)
+        kinds = (*kinds, files.HEAD_PLAN, files.HEAD_PROFILE, files.SCORES)
+        held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            names = [
-                one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION, HEAD_PLAN, PLAN_STUDY)
-            ]
+            names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
+            names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
-        print_result(result, held[0] if held else SCORES, as_json, top)
+        print_result(result, held[0] if held else files.SCORES, as_json, top)
         if interrupted is not None:
             say(interrupted)
 
@@ -66,7 +57,7 @@ def finish(
     as_json: bool,
     *,
     top: int = 10,
-    progress: str | None = None,
+    progress: Sequence[str] = (),
     more: Sequence[Path] = (),
 ) -> None:
     """Write a result's report folder, and print the result.
@@ -75,15 +66,15 @@ def finish(
         result: What the command computed.
         out: The folder.
         as_json: Print JSON.
-        top: Heads to print of scores, and of heads ablated alone.
-        progress: File in the folder that the run could have been resumed from, removed now.
+        top: Heads to print of scores and profiles, and of heads ablated alone.
+        progress: Files in the folder that the run could have been resumed from, removed now.
         more: Other files that the command wrote, to be listed.
     """
     from positional_heads.views.report.folder import write_report
 
     written = [*write_report(result, out), *more]
-    if progress is not None:
-        (out / progress).unlink(missing_ok=True)
+    for name in progress:
+        (out / name).unlink(missing_ok=True)
     print_result(written[0], result.saved_as, as_json, top)
     say("written: " + ", ".join(str(file) for file in written))
 
@@ -95,7 +86,7 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         path: The file, or its folder.
         kind: The kind of result it must be.
         as_json: Print JSON instead of a table.
-        top: Heads to print of scores, and of heads ablated alone.
+        top: Heads to print of scores and profiles, and of heads ablated alone.
     """
     from positional_heads.results.files import read_result, understood
 
@@ -114,8 +105,16 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
-    from positional_heads.results import comparison_tables, tables
-    from positional_heads.results.files import ABLATION, COMPARISON, HEAD_PLAN, PLAN_STUDY, SCORES, STABILITY
+    from positional_heads.results import comparison_tables, profile_tables, tables
+    from positional_heads.results.files import (
+        ABLATION,
+        COMPARISON,
+        HEAD_PLAN,
+        HEAD_PROFILE,
+        PLAN_STUDY,
+        SCORES,
+        STABILITY,
+    )
 
     if as_json:
         return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
@@ -124,6 +123,10 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     if kind == SCORES:
         lines = [tables.scores_line(provenance), tables.heads_table(content["table"], top)]
         lines += _heads_that_beat_their_null(content["table"])
+    elif kind == HEAD_PROFILE:
+        lines = [profile_tables.profile_line(provenance), profile_tables.order_in_words(content["table"])]
+        lines += [profile_tables.profile_table(content["table"], top), ""]
+        lines += profile_tables.named_lines(content["heads_by_name"])
     elif kind == ABLATION:
         sets = {tuple(heads) for _, _, _, heads in content["cells"]}
         lines = [
@@ -168,7 +171,8 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 def _missing_result(folder: Path, names: list[str]) -> str:
     """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
     if not any(folder.iterdir()):
-        return f"{folder} is empty: give the --out folder of positional-heads score, compare, ablate or extrapolate"
+        writing = "score, profile, compare, ablate or extrapolate"
+        return f"{folder} is empty: give the --out folder of positional-heads {writing}"
     below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
     if below:
         return f"no result file in {folder}; {', '.join(below)} {'has' if len(below) == 1 else 'have'} one"

@@ -34,11 +34,13 @@ class Rule(NamedTuple):
         name: The name.
         needs: Measures that the rule reads.
         holds: Whether it holds, for every head; False where a measure is NaN.
+        sign: 1 if the clearest case has most of the first of these measures, -1 if it has least.
     """
 
     name: str
     needs: tuple[str, ...]
     holds: Callable[[Measures], Bool[Tensor, "layer head"]]
+    sign: int = 1
 
 
 def _at_least(name: str, measure: str, least: float) -> Rule:
@@ -56,8 +58,11 @@ RULES = (
         "local",
         ("distant_mass", "sink_mass"),
         lambda values: (values["distant_mass"] <= 0.05) & (values["sink_mass"] < 0.5),  # noqa: PLR2004
+        sign=-1,
     ),
 )
+MIXED = Rule("mixed", ("reach",), lambda values: values["reach"].isfinite())
+"""What a head is that no rule names; the clearest case is the one that looks furthest."""
 NAMED_BY = tuple(dict.fromkeys(measure for rule in RULES for measure in rule.needs))
 """Measures that the rules read."""
 

@@ -9,16 +9,19 @@ from jaxtyping import Float64, Int
 from scipy import stats
 from torch import Tensor
 
-from positional_heads.core.arguments import checked
+from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
 from positional_heads.core.key_heads import most_of_readers
 from positional_heads.core.statistics import FEWEST_UNITS, RESAMPLES, bootstrap_weights
 from positional_heads.results.files import HEAD_PROFILE
-from positional_heads.results.head_names import NAMED_BY, head_labels
+from positional_heads.results.head_names import MIXED, NAMED_BY, RULES, head_labels
 from positional_heads.results.pair_statistics import PairStatistics
+from positional_heads.results.profile_tables import PROFILE_COLUMNS, SHOWN_AS, order_of
+from positional_heads.results.profile_verdict import profile_verdict
 from positional_heads.results.rank_correlations import rank_correlations
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.scores import HeadScores
+from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,7 +128,37 @@ class HeadProfile(Record):
 
     def name(self, head: Head) -> str:
         """What the head is by the first rule that holds for it, e.g. "sink" or "induction"; "mixed" if none does."""
-        return (self.labels[head] or ["mixed"])[0]
+        return (self.labels[head] or [MIXED.name])[0]
+
+    @cached_property
+    def by_name(self) -> dict[str, list[Head]]:
+        """The profiled heads of each name that any has, in the order of the rules, the clearest cases first."""
+        profiled = [head for head in self.heads if int(self.key_heads[head]) >= 0]
+        found = {}
+        for rule in (*RULES, MIXED):
+            if named := [head for head in profiled if self.name(head) == rule.name]:
+                values = rule.sign * self.values(rule.needs[0]).nan_to_num(-torch.inf)
+                found[rule.name] = sorted(named, key=lambda head, values=values: -float(values[head]))  # type: ignore[misc]
+        return found
+
+    @checked
+    def mean_contribution(self, first: int = 0, last: int | None = None) -> Float64[Tensor, "layer head pair"]:
+        """Mean contribution of every pair to the scores at distances in some ranges; NaN where they have no keys.
+
+        Args:
+            first: Number of the first range.
+            last: One past the number of the last range, as a slice takes it; up to the end when None.
+
+        Raises:
+            ValueError: If the profile has no such range.
+        """
+        ranges = len(self.edges) - 1
+        in_range("first", first, 0, ranges)
+        in_range("last", ranges if last is None else last, 0, ranges)
+        chosen = slice(first, last)
+        counts = self.pairs.counts[:, None, None, chosen].double()
+        values = self.pairs.contribution[..., chosen]
+        return (values.nan_to_num() * counts).sum(-1) / (counts * values.isfinite()).sum(-1)
 
     @checked
     def by_key_head(self, name: str) -> Float64[Tensor, "layer kv_head"]:
@@ -149,16 +182,35 @@ class HeadProfile(Record):
     @property
     def description(self) -> str:
         """Model, text, and how many heads have which name, in one line."""
-        data = self.provenance.get("data", {})
-        found = [self.name(head) for head in self.heads if int(self.key_heads[head]) >= 0]
-        counts = ", ".join(
-            f"{found.count(name)} {name}" for name in dict.fromkeys(sorted(found, key=found.count)[::-1])
-        )
+        data, named = self.provenance.get("data", {}), self.by_name
+        counts = ", ".join(f"{len(named[name])} {name}" for name in sorted(named, key=lambda name: -len(named[name])))
         layers, heads = self.mass.shape[:2]
         return (
-            f"{self.model_name}: {layers} layers of {heads} heads, {data.get('sequences', '?')} sequences of up to "
-            f"{data.get('longest', '?')} tokens; {counts}"
+            f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads, "
+            f"{data.get('sequences', '?')} sequences of up to {data.get('longest', '?')} tokens; {counts}"
         )
+
+    @property
+    def verdict(self) -> str:
+        """How many heads have which name, which measures are nearly the same thing, and what is not known."""
+        beating = None if self.scores.null is None else int(self.scores.beats_null().sum())
+        unknown = {name for name in self.names if bool(self.values(name).isnan().all())}
+        return profile_verdict(
+            {name: len(heads) for name, heads in self.by_name.items()},
+            self.correlations(),
+            scores=SCORE_MEASURES,
+            unknown=unknown,
+            beating=beating,
+            groups=self.scores.n_groups,
+            provenance=self.provenance,
+        )
+
+    def _main_table(self) -> "pd.DataFrame":
+        frame = self.to_frame()
+        frame = frame[frame["key_head"] >= 0]
+        order = order_of(json_rows(frame))
+        frame = frame.sort_values(order, ascending=False, kind="stable")
+        return frame[[name for name in PROFILE_COLUMNS if name in frame]].rename(columns=SHOWN_AS)
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
@@ -198,7 +250,10 @@ class HeadProfile(Record):
 
     def _content(self) -> dict[str, Any]:
         return {
+            "verdict": self.verdict,
             "table": json_rows(self.to_frame()),
+            "heads_by_name": {name: [*map(str, heads)] for name, heads in self.by_name.items()},
+            "correlations": json_rows(self.correlations().reset_index(names="measure")),
             "measures": [*self.sums, *self.others],
             "scores": self.scores._content(),
             "provenance": self.provenance,

@@ -25,6 +25,8 @@ TITLES = {
     "rho_curve": "rho of curve",
     "saturation": "saturated",
     "reach": "range",
+    "head_reach": "reach",
+    "retrieval_score": "retrieval",
     "k": "heads",
     "difference": "top - random",
     "p_value": "p",
@@ -122,6 +124,28 @@ MEANINGS = {
     "p_chance": "share of random plans that cost as little or less; quote the row 'all', the mean over all budgets",
     "plans": "number of random plans",
     "p_shared": "chance that two random rankings share as many or more",
+    "is": (
+        "what the head is by the first rule that holds: sink (sink mass 0.5 or more), previous token (0.4), induction "
+        "(0.1), duplicate token (0.1), retrieval (0.1), far (distant mass 0.2 or more), local (0.05 or less), or mixed"
+    ),
+    "head_reach": (
+        "mean distance of the attention in tokens, the first keys left out; of a sink, that of the little that is left"
+    ),
+    "distant_mass": "share of the attention beyond the window and past the first keys, of queries that have such keys",
+    "sink_mass": "share of the attention on the first keys",
+    "previous_token": "share of the attention on the token before",
+    "induction": "share of the attention on what followed earlier occurrences of the token",
+    "copying": "share of the attention on keys that hold the next token, of queries that have such keys",
+    "retrieval_score": "share of the answer's tokens that the head copies from the needle",
+    "key_head": "key head that the head reads; -1 in a layer that was not profiled",
+    "mean_distance": "mean distance of the attention in tokens",
+    "current_token": "share of the attention on the token itself",
+    "duplicate_token": "share of the attention on earlier occurrences of the token",
+    "semantic": "how alike the scores of the same keys are at other distances, as a correlation",
+    "positional": "root mean square change of scores by a shift of one token, over their standard deviation",
+    "massive_query": "channels of the query whose norm is over 5 times the mean of the head's",
+    "massive_key": "the same of the key",
+    "kernel": "from the weights alone: share of the slow pairs in the query-key kernel, times how low its rank is",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
 FILE_MEANINGS = {

@@ -34,6 +34,8 @@ def _unfinished_scores(file: Path) -> str:
         return f"{earlier}."
     done, total = len(content["done"]), content["run"]["batches"]
     call = "positional-heads score command, or score_heads call with the same checkpoint="
+    if "profile" in content["run"]["provenance"]:
+        call = "positional-heads profile command, or profile_heads call with the same checkpoint="
     if file.name != PARTIAL.file_name:
         call = "positional-heads score --shard command, or score_shard call"
     return f"{file}: unfinished, {done} of {total} batches are counted; to resume, repeat the same {call}."
@@ -47,6 +49,8 @@ def _unfinished_study(file: Path) -> str:
     command, function = ("ablate", "ablation_study") if "ablation" in header else ("extrapolate", "extrapolation_study")
     if "windows" in header:
         command, function = "plan --study", "plan_study"
+    elif header and not {"ablation", "trained"} & {*header}:
+        command, function = "profile", "profile_heads"
     if not header:  # killed before it was written
         return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."
     return (

@@ -127,7 +127,8 @@ def profile_heads(
     answered, notes = trials.each(FinishedParts({**identity, **extension_provenance(model)}, checkpoint), progress)
     if answered is None:
         return _noted(profile, " ".join(notes))
-    return _with_retrieval(profile, answered, {"task": asked.name, **asked.settings, "answered": len(answered)})
+    asked_for = {"task": asked.name, **asked.settings, "examples_tried": retrieval_examples}
+    return _with_retrieval(profile, answered, {**asked_for, "answered": len(answered)})
 
 
 def _asked(model: TransformerLensModel, retrieval: str | Task | Callable[[Any], Any], longest: int) -> Task | str:

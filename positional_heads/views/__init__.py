@@ -14,6 +14,7 @@ from positional_heads.views.extrapolation import (
     method_comparison,
     methods_told_apart,
 )
+from positional_heads.views.head_profile import measure_correlations, pair_curves, profile_maps
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.profile import contribution_by_distance
 from positional_heads.views.report.folder import write_report
@@ -33,8 +34,11 @@ __all__ = [
     "dose_response",
     "extrapolation_curves",
     "loss_by_budget",
+    "measure_correlations",
     "method_comparison",
     "methods_told_apart",
+    "pair_curves",
+    "profile_maps",
     "rho_distribution",
     "rho_heat_map",
     "stability",

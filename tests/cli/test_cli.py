@@ -20,6 +20,7 @@ from positional_heads.bridge.rope_scaling.methods import METHODS
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import score as cli_score
 from positional_heads.cli import show as cli_show
 from positional_heads.results.verdicts import ALPHA
@@ -322,6 +323,14 @@ BEFORE_THE_MODEL = {
         "--dtype fp32": "dtype 'fp32' is unknown: choose one of float32",
         "--sequences 0": "--sequences 0 must be at least 1",
     },
+    "profile": {
+        "--retrieval paskey": "--retrieval 'paskey' is unknown: choose one of passkey, ",
+        "--retrieval perplexity": "--retrieval 'perplexity' has no needle: choose one of passkey, ",
+        "--null-repeats 1": "--null-repeats 1: give 0 for none, or at least 2",
+        "--window 99999999999": "window 99999999999 must be at most 2147483648",
+        "--dtype fp32": "dtype 'fp32' is unknown",
+        "--sequences 0": "--sequences 0 must be at least 1",
+    },
     "ablate": {
         "--mode x": "mode 'x' is unknown",
         "--mode far": "mode 'far' needs --distance",
@@ -346,7 +355,7 @@ BEFORE_THE_MODEL = {
 @pytest.mark.parametrize("command", BEFORE_THE_MODEL)
 def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, monkeypatch):
     loaded = []
-    for module in (cli_score, cli_ablate, cli_extrapolate):
+    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate):
         monkeypatch.setattr(module, "load_named", lambda *_: loaded.append(1))
     for options, message in BEFORE_THE_MODEL[command].items():
         arguments = [command, "bundled", "--text", "bundled", "--out", str(tmp_path / "r"), *options.split()]

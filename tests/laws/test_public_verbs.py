@@ -12,7 +12,8 @@ from positional_heads.bridge.model import TransformerLensModel
 
 VERBS = {name: getattr(ph, name) for name in ph.__all__ if inspect.isfunction(getattr(ph, name))}
 ON_A_MODEL = {name: verb for name, verb in VERBS.items() if "model" in inspect.signature(verb).parameters}
-TEXT = ("score_heads", "score_shard", "contribution_profile", "head_examples", "dominant_dimension_cache")
+TEXT = ("score_heads", "score_shard", "profile_heads", "contribution_profile", "head_examples")
+TEXT += ("dominant_dimension_cache",)
 STUDIES = ("extrapolation_study", "base_sweep")
 MAY_DIFFER = {
     "heads": "what acts on heads needs some; what may act on all of them takes None, and `evaluate` none",

@@ -92,6 +92,7 @@ def plan_study(name: str = "planted") -> ph.PlanStudy:
 
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
+    "HeadProfile": lambda name: synthetic_profile(name=name),
     "AblationStudy": study,
     "ExtrapolationStudy": planted_extrapolation,
     "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),

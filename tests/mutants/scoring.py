@@ -143,9 +143,9 @@ MUTANTS = (
     Mutant("cli/estimate.py", "if not all(int(", "if not any(1 + int(", "scoring/test_estimate -k refused_where"),
     Mutant("cli/estimate.py", "- 1) > CHANGED", "- 1) >= 0", "scoring/test_estimate -k command_line"),
     Mutant(
-        "cli/score.py",
-        "[:sequences],\n                settings",
-        ",\n                settings",
+        "cli/text_cut.py",
+        "return self._cut(reader)[: self.sequences]",
+        "return self._cut(reader)",
         "scoring/test_estimate -k runs_nothing",
     ),
     Mutant(

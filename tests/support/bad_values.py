@@ -24,11 +24,12 @@ from positional_heads import cli, views
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import plan as cli_plan
+from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import score as cli_score
 from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation, set_runs
+from positional_heads.studies import ablation, extrapolation, head_profile, set_runs
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_profile import synthetic_profile
@@ -90,7 +91,13 @@ def settings_of(name: str) -> list[str]:
     passkey = [parameter for parameter in inspect.signature(TASKS["passkey"]).parameters if parameter != "model"]
     methods = ["beta_fast", "beta_slow", "attention_factor", "truncate"]
     run = ["attention_mask", "layers", "batch_size", "beyond_context", "plain_text", "settings"]
-    own = {"score_shard": scoring + run, "evaluate": passkey, "extended_rope": methods, "rope_method": methods}
+    own = {
+        "score_shard": scoring + run,
+        "profile_heads": scoring,
+        "evaluate": passkey,
+        "extended_rope": methods,
+        "rope_method": methods,
+    }
     return own.get(name, scoring if name.startswith("score_") else [])
 
 
@@ -102,7 +109,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     comparison, stability = ph.compare(scores, other), ph.compare_all({"a": scores, "b": other})
     examples = ph.head_examples(model, TEXTS[0], head)
     profile = ph.contribution_profile(model, TEXTS, head)
-    heads_profiled = ph.profile_heads(model, TEXTS, retrieval=None, null_repeats=0, resamples=2)
+    heads = ph.profile_heads(model, TEXTS, window=4, null_repeats=0, resamples=2, retrieval=None)
+    head_profile.counted_profile = reached  # type: ignore[assignment]
     task = TASKS["passkey"](model, length=64, depths=1, examples=1)
     both = model.run_with_cache(tokens[None])[1]
     both.cache_dict.update(ph.dominant_dimension_cache(model, tokens, contributions=True).cache_dict)
@@ -113,6 +121,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "score_heads": {**text, **small},
         "score_shard": {**text, "shard": "1/2", "folder": folder / "shards", **small},
         "merge_shards": {"folder": folder},
+        "profile_heads": {**text, **small, "retrieval": None},
         "head_examples": {"model": model, "tokens": TEXTS[0], "heads": [head]},
         "examples_from_cache": {"cache": both, "heads": [head], "tokens": named},
         "contribution_profile": {**text, "heads": [head]},
@@ -120,9 +129,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "cut_text": {"model": model, "texts": TEXTS},
         "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
         "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
-        "window_plan": {"profile": heads_profiled},
-        "profile_heads": {**text, "retrieval": None, **small},
-        "plan_study": {"model": model, "profile": heads_profiled, "task": task, "window": 8, "n_random": 1},
+        "window_plan": {"profile": heads},
+        "plan_study": {"model": model, "profile": heads, "task": task, "window": 8, "n_random": 1},
         "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
         "extrapolation_study": {
             "model": model,
@@ -174,6 +182,9 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     methods: dict[str, dict[str, Any]] = {"top": {"k": 1}}
     for name in ("top", "interval", "positional_heads", "significant"):
         yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
+    for name in ("values", "interval", "by_key_head"):
+        yield f"HeadProfile.{name}", getattr(heads, name), {"name": "reach"}
+    yield "HeadProfile.mean_contribution", heads.mean_contribution, {}
     yield "Change.interval", comparison.rho_change.interval, {}
     yield "HeadScores.load", HeadScores.load, {"path": folder}
     yield "HeadExamples.indices", examples.indices, {"heads": [head]}
@@ -185,6 +196,9 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "rho_distribution": {"scores": scores},
         "comparison": {"comparison": comparison},
         "stability": {"stability": stability},
+        "profile_maps": {"profile": heads},
+        "measure_correlations": {"profile": heads},
+        "pair_curves": {"profile": heads, "heads": [head]},
         "allocation_curves": {"scores": scores, "heads": [head]},
         "attention_view": {"examples": examples},
         "token_view": {"examples": examples},
@@ -255,6 +269,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     task = ["--length", "64", "--depths", "1", "--examples", "1"]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
+        "profile": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
@@ -309,7 +324,7 @@ if __name__ == "__main__":
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_ablate, cli_extrapolate, cli_plan):
+    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}

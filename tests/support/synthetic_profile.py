@@ -10,7 +10,7 @@ MEASURES = ("mean_distance", "reach", "distant_mass", "sink_mass", "current_toke
 MEASURES += ("duplicate_token", "induction", "copying", "semantic", "positional", "retrieval")
 
 
-def synthetic_profile(*, null: bool = True, groups: int = 5, seed: int = 0) -> HeadProfile:
+def synthetic_profile(*, null: bool = True, groups: int = 5, seed: int = 0, name: str = "made up") -> HeadProfile:
     """A small `HeadProfile` with every part; every query head reads the key head of its half of the layer."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -33,7 +33,7 @@ def synthetic_profile(*, null: bool = True, groups: int = 5, seed: int = 0) -> H
         unrotated=unprofiled(torch.zeros(3, 4, 3, dtype=torch.float64)),
         counts=torch.tensor([[45, 60, 120], [45, 60, 120], [0, 0, 0]]),
     )
-    scores = synthetic_scores(null=null, seed=seed)
+    scores = synthetic_scores(null=null, seed=seed, name=name)
     return HeadProfile(
         scores=scores,
         sums=sums,

@@ -19,6 +19,7 @@ from positional_heads.views.figures import Picture, interpolated, readable, toke
 from positional_heads.views.scores import NAMED, WIDEST_LABELLED
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 HOSTILE = "$x_{$ </svg><script>alert(1)</script>\0\ud800\n\\frac" + "x" * 300
@@ -75,6 +76,9 @@ FIGURES = {
     "allocation_curves": lambda name: views.allocation_curves(synthetic_scores(name=name)),
     "rho_distribution": lambda name: views.rho_distribution(synthetic_scores(name=name)),
     "contribution_by_distance": lambda name: views.contribution_by_distance(profile(name)),
+    "profile_maps": lambda name: views.profile_maps(synthetic_profile(name=name)),
+    "measure_correlations": lambda name: views.measure_correlations(synthetic_profile(name=name)),
+    "pair_curves": lambda name: views.pair_curves(synthetic_profile(name=name)),
     "dose_response": lambda name: views.dose_response(study(name)),
     "loss_by_budget": lambda name: views.loss_by_budget(plans(name)),
     "extrapolation_curves": lambda name: views.extrapolation_curves(planted_extrapolation(name)),

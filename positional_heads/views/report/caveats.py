@@ -1,8 +1,11 @@
 """Caveats of results: the limits of what they show, in sentences, from their provenance alone."""
 
+from collections.abc import Sequence
+
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.scores import HeadScores
 
 FEW_GROUPS = 16
@@ -11,17 +14,27 @@ ENOUGH_PERMUTATIONS = 19
 """With fewer, no p-value can reach 0.05."""
 
 
-def caveats(scores: HeadScores | None, studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> list[str]:
+def caveats(
+    scores: HeadScores | None,
+    studies: list[AblationStudy],
+    extended: list[ExtrapolationStudy],
+    profiles: Sequence[HeadProfile] = (),
+) -> list[str]:
     """The limits of these results, in sentences."""
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."]
     stored = {
         origin["storage"]
-        for one in (scores, *studies, *extended)
+        for one in (scores, *studies, *extended, *profiles)
         if one is not None and (origin := one.provenance.get("model", {}).get("origin"))
     }
     notes += [f"The weights were {how}: they are not the original's to the bit." for how in sorted(stored)]
     if scores is not None:
         notes += _score_caveats(scores)
+    if profiles:
+        notes.append(
+            "A head profile says where heads attend, not what the model does with it, and its names are thresholds: "
+            "ablate heads to show that they matter."
+        )
     if not studies:
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:

@@ -32,8 +32,15 @@ OPTIONS = {
     "seed": ("--seed", 0),
 }
 """Settings of a score that are options of `score`, and their defaults there."""
+PROFILE_OPTIONS = {name: OPTIONS[name] for name in ("null_repeats", "control_keys", "seed")} | {
+    "window": ("--window", 256),
+    "sinks": ("--sinks", 4),
+}
+"""Settings of a head profile that are options of `profile`, and their defaults there."""
 WITHOUT_OPTION = {"resamples": 1000, "bins": 2048, "divide_attention_factor": True}
 """Those that are none, and their defaults."""
+WITHOUT_PROFILE_OPTION = {name: default for name, (_, default) in OPTIONS.items() if name not in PROFILE_OPTIONS}
+WITHOUT_PROFILE_OPTION |= {**WITHOUT_OPTION, "ranges": 24, "queries": 4, "agreement_keys": 64}
 STEP = re.compile(rf"{BUNDLED} at step (\d+)")
 """Name of the bundled model at a step of its training."""
 WITH_ADAPTER = " with adapter "
@@ -68,9 +75,32 @@ def _on_bundled_text(provenance: Mapping[str, Any]) -> bool:
 
 def score_command(provenance: Mapping[str, Any]) -> str:
     """The command that scores the same model with the same settings; the result does not contain the text."""
+    words, missing = _counting_command("score", provenance, OPTIONS, WITHOUT_OPTION)
+    return _printed([*words, "--out", "report"], [*missing, *not_repeated(provenance)])
+
+
+def profile_command(provenance: Mapping[str, Any]) -> str:
+    """The command that profiles the same model with the same settings; the result does not contain the text."""
+    words, missing = _counting_command("profile", provenance, PROFILE_OPTIONS, WITHOUT_PROFILE_OPTION)
+    asked = provenance.get("retrieval")
+    if asked is None:
+        words += ["--retrieval", "none"]
+    elif isinstance(asked, Mapping):
+        words += ["--retrieval", str(asked["task"])] if asked["task"] != "passkey" else []
+        words += [f"--retrieval-examples={asked['examples_tried']}"] if "examples_tried" in asked else []
+    return _printed([*words, "--out", "profile"], [*missing, *not_repeated(provenance)])
+
+
+def _counting_command(
+    command: str,
+    provenance: Mapping[str, Any],
+    options: Mapping[str, tuple[str, Any]],
+    without: Mapping[str, Any],
+) -> tuple[list[str], list[str]]:
+    """The words of a command that counts over a text, and what they do not repeat."""
     data, settings = provenance["data"], provenance["settings"]
     drawn, missing = data.get("drawn"), []
-    words = ["positional-heads", "score", _model_name(provenance)]
+    words = ["positional-heads", command, _model_name(provenance)]
     for name in text_names(provenance):
         words += ["--text", name]
     if drawn is None:
@@ -80,19 +110,19 @@ def score_command(provenance: Mapping[str, Any]) -> str:
         words += ["--sequences", str(drawn["sequences"]), "--length", str(drawn["length"])]
         words += ["--plain-text"] if drawn["plain_text"] else []
     words += _loading_options(provenance)
-    for setting, (option, default) in OPTIONS.items():
+    for setting, (option, default) in options.items():
         if setting in settings and settings[setting] != default:
             words += [option, str(settings[setting])]
     missing += [
         _no_option(setting, settings[setting])
-        for setting, default in WITHOUT_OPTION.items()
+        for setting, default in without.items()
         if settings.get(setting, default) != default
     ]
     if drawn is not None and drawn["seed"] != settings.get("seed", drawn["seed"]):
         missing.append(f"it draws other sequences: the seed of these was {drawn['seed']}, see the lines in Python")
     if beyond_context(provenance):
         missing.append(f"sequences of {data['longest']} tokens are beyond the model's context, which it refuses")
-    return _printed([*words, "--out", "report"], [*missing, *not_repeated(provenance)])
+    return words, missing
 
 
 def beyond_context(provenance: Mapping[str, Any]) -> bool:

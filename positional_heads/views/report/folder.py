@@ -9,6 +9,7 @@ from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
+from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
@@ -27,6 +28,7 @@ from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
 from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
+from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.plans import head_plan_files, plan_study_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
@@ -35,20 +37,27 @@ REPORTED_HEADS = 10
 DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
-Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy
+Reported = HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy
 """Results that have a report folder."""
 
 
 @checked
 def write_report(
-    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy,
+    result: HeadScores
+    | HeadProfile
+    | AblationStudy
+    | ExtrapolationStudy
+    | Comparison
+    | Stability
+    | HeadPlan
+    | PlanStudy,
     folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`, `window_plan` or
-            `plan_study` returned.
+        result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`,
+            `window_plan` or `plan_study` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -59,6 +68,8 @@ def write_report(
     content: dict[str, bytes | str]
     if isinstance(result, HeadScores):
         content = _scores_files(result)
+    elif isinstance(result, HeadProfile):
+        content = profile_files(result)
     elif isinstance(result, AblationStudy):
         content = _ablation_files(result)
     elif isinstance(result, ExtrapolationStudy):

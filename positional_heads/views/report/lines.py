@@ -1,4 +1,4 @@
-"""Lines of Python that repeat a score with every setting, and assert that its tokens and weights were the same."""
+"""Lines of Python that repeat a score or a profile with every setting, and assert the same tokens and weights."""
 
 import json
 from collections.abc import Mapping
@@ -13,6 +13,20 @@ from positional_heads.zoo.bundled import BUNDLED
 
 def score_lines(provenance: Mapping[str, Any]) -> str:
     """The lines; the text is not in the result, so a file is named TEXT.txt."""
+    return _lines(provenance, "scores", "score_heads", provenance["settings"])
+
+
+def profile_lines(provenance: Mapping[str, Any]) -> str:
+    """The same of a head profile."""
+    asked = provenance.get("retrieval")
+    given = {"retrieval": None} if asked is None else {}
+    if isinstance(asked, Mapping):
+        tried = {"retrieval_examples": asked["examples_tried"]} if "examples_tried" in asked else {}
+        given = {"retrieval": asked["task"], **tried}
+    return _lines(provenance, "profile", "profile_heads", {**provenance["settings"], **given})
+
+
+def _lines(provenance: Mapping[str, Any], result: str, verb: str, arguments: Mapping[str, Any]) -> str:
     texts = [_text_expression(text) for text in text_names(provenance)]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
     imports, load = _loading(provenance["model"])
@@ -23,14 +37,14 @@ def score_lines(provenance: Mapping[str, Any]) -> str:
     else:
         how = ", ".join(f"{key}={drawn[key]!r}" for key in ("length", "sequences", "seed", "plain_text"))
         cut = printable(f"ph.cut_text(model, {text}, {how}{beyond})", newlines=False)
-    settings = [f"    {key}={value!r},\n" for key, value in provenance["settings"].items()]
+    settings = [f"    {key}={value!r},\n" for key, value in arguments.items()]
     settings += ["    beyond_context=True,\n"] if beyond else []
-    score = f"scores = ph.score_heads(\n    model,\n    tokens,\n{''.join(settings)})\n"
+    score = f"{result} = ph.{verb}(\n    model,\n    tokens,\n{''.join(settings)})\n"
     if extension := provenance.get("extension"):
         score = _within(extension, provenance["model"].get("layers"), score)
     known = (("data", "sha256", "tokens"), ("model", "weights", "weights"))
     asserted = "".join(
-        f'assert scores.provenance["{part}"]["{key}"] == {printable(value)!r}  # the same {what}\n'
+        f'assert {result}.provenance["{part}"]["{key}"] == {printable(value)!r}  # the same {what}\n'
         for part, key, what in known
         if (value := provenance[part].get(key)) is not None
     )

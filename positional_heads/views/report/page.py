@@ -18,20 +18,23 @@ from positional_heads.results.files import (
     COMPARISON,
     EXAMPLES,
     EXTRAPOLATION,
+    HEAD_PROFILE,
     SCORES,
     STABILITY,
     lies_in,
 )
 from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import model_label, text_label
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
-from positional_heads.views.report.commands import score_command, study_commands
+from positional_heads.views.report.commands import profile_command, score_command, study_commands
 from positional_heads.views.report.comparison import compared_title, comparison_section
-from positional_heads.views.report.lines import score_lines
+from positional_heads.views.report.head_profile import profile_section
+from positional_heads.views.report.lines import profile_lines, score_lines
 from positional_heads.views.report.sections import (
     Code,
     Section,
@@ -46,6 +49,7 @@ PAGE_NAME = "report.html"
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
+SHOWN_KINDS = (SCORES, EXAMPLES, HEAD_PROFILE, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY)
 MOST_STUDIES = 4
 """Studies of each kind on the page."""
 PAPER = """\
@@ -76,6 +80,7 @@ class Results:
     examples: HeadExamples | None
     ablations: list[AblationStudy]
     extrapolations: list[ExtrapolationStudy]
+    profiles: list[HeadProfile]
     comparisons: list[Comparison | Stability]
     files: list[str]
     notes: list[str]
@@ -83,7 +88,8 @@ class Results:
     @property
     def provenance(self) -> dict[str, object]:
         """The provenance of the scores, or else of the first study."""
-        results = [self.scores, *self.ablations, *self.extrapolations, self.examples, *self.comparisons]
+        studies = [*self.profiles, *self.ablations, *self.extrapolations]
+        results = [self.scores, *studies, self.examples, *self.comparisons]
         return next(result.provenance for result in results if result is not None)
 
 
@@ -96,14 +102,14 @@ def read_results(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        known = "score, compare, ablate or extrapolate"
+        known = "score, profile, compare, ablate or extrapolate"
         msg = f"{folder}: no such folder; give the --out folder of positional-heads {known}"
         raise FileNotFoundError(msg)
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
     named = {
         name: [path / name for path in folders if lies_in(path, name)]
-        for name in (one.file_name for one in (SCORES, EXAMPLES, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY))
+        for name in (one.file_name for one in SHOWN_KINDS)
     }
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
@@ -125,6 +131,7 @@ def read_results(folder: str | Path) -> Results:
         examples=_matching(examples, scores, notes),
         ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
         extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
+        profiles=[HeadProfile.load(file) for file in chosen[HEAD_PROFILE.file_name]],
         comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
@@ -135,7 +142,8 @@ def report_html(folder: str | Path) -> str:
     """The page of a result folder, below 6 MB.
 
     Args:
-        folder: An --out folder of `positional-heads score`, `ablate` or `extrapolate`, or a folder of such folders.
+        folder: An --out folder of `positional-heads score`, `profile`, `ablate` or `extrapolate`, or a folder of such
+            folders.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
@@ -195,8 +203,8 @@ def _page(results: Results, dpi: int) -> str:
 
 def _subject(results: Results) -> str:
     """What the page is about: a model, and the text or what is compared."""
-    only_compared = results.scores is None and not results.ablations and not results.extrapolations
-    if only_compared and results.comparisons:
+    others = [*results.profiles, *results.ablations, *results.extrapolations]
+    if results.scores is None and not others and results.comparisons:
         return compared_title(results.comparisons[0])
     model, named = results.provenance.get("model", {}), text_label(results.provenance)
     name = model_label(results.provenance) if isinstance(model, dict) and "name" in model else "unknown model"
@@ -209,10 +217,11 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         sections.append(scores_section(results.scores, dpi))
     if results.examples is not None:
         sections.append(examples_section(results.examples))
+    sections += [profile_section(profile, number, dpi) for number, profile in enumerate(results.profiles, 1)]
     sections += [comparison_section(one, number, dpi) for number, one in enumerate(results.comparisons, 1)]
     sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
-    points = caveats(results.scores, results.ablations, results.extrapolations)
+    points = caveats(results.scores, results.ablations, results.extrapolations, results.profiles)
     sections.append(Section("caveats", "What this does not show", points=points))
     sections.append(_reproduction(results))
     request = "Please cite the paper that defines the measure, and this software."
@@ -226,6 +235,9 @@ def _reproduction(results: Results) -> Section:
     if results.scores is not None:
         codes.append(Code("Scores, from the command line", score_command(results.scores.provenance)))
         codes.append(Code("Scores, in Python", score_lines(results.scores.provenance)))
+    for profile in results.profiles:
+        codes.append(Code("Head profile, from the command line", profile_command(profile.provenance)))
+        codes.append(Code("Head profile, in Python", profile_lines(profile.provenance)))
     studies = study_commands(results.ablations, results.extrapolations)
     if studies:
         codes.append(Code("Studies, from the command line", studies))

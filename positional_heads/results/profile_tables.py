@@ -1,0 +1,120 @@
+"""The tables of a head profile: its heads, those that look furthest first, and the heads of each name."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from positional_heads.results.tables import ResultTable, meanings, model_label, text_label, title
+
+PROFILE_COLUMNS = (
+    *("name", "is", "rho", "excess", "reach", "distant_mass", "sink_mass"),
+    *("previous_token", "induction", "copying", "retrieval"),
+)
+SHOWN_AS = {"reach": "head_reach", "retrieval": "retrieval_score"}
+"""Columns whose names mean something else in the tables of studies."""
+PAIR_MEANINGS = {
+    "frequency": "radians per token",
+    "wavelength": "tokens per turn",
+    "query_norm": "mean length of the query in the pair",
+    "key_norm": "that of the key",
+    "band_norm": "their product",
+    "query_center": "mean of the query before rotation, as a complex number",
+    "key_center": "that of the key",
+    "agreement": "share of the head's best-scored keys that are also the pair's",
+}
+"""What the columns of pairs.csv mean."""
+UNITS = {
+    **dict.fromkeys(("rho", "rho_curve"), "-1 to 1"),
+    "excess": "rho minus null",
+    **dict.fromkeys(("mean_distance", "reach"), "tokens"),
+    **dict.fromkeys(
+        ("distant_mass", "sink_mass", "current_token", "previous_token", "duplicate_token", "induction", "copying"),
+        "share of attention",
+    ),
+    "semantic": "correlation",
+    "positional": "relative change",
+    "retrieval": "share of tokens copied",
+    **dict.fromkeys(("massive_query", "massive_key"), "channels"),
+    "kernel": "0 to 1",
+}
+"""Unit of each measure."""
+NAMED = 10
+"""Heads of a name that a line lists at most."""
+
+
+def order_of(table: Sequence[Mapping[str, Any]]) -> str:
+    """The measure that puts heads first: attention beyond the window, or reach where no text is longer than that.
+
+    Reach alone would begin with sinks, of whose attention hardly any is left to have a distance.
+
+    Args:
+        table: Rows of `HeadProfile.to_frame`.
+    """
+    return "distant_mass" if any(row.get("distant_mass") is not None for row in table) else "reach"
+
+
+def profile_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
+    """The heads that look furthest.
+
+    Args:
+        table: Rows of `HeadProfile.to_frame`.
+        top: How many heads.
+    """
+    order = order_of(table)
+    profiled = sorted((row for row in table if row[order] is not None), key=lambda row: -row[order])
+    columns = [SHOWN_AS.get(name, name) for name in PROFILE_COLUMNS if table and name in table[0]]
+    return ResultTable(columns, [{SHOWN_AS.get(name, name): row[name] for name in row} for row in profiled[:top]])
+
+
+def measure_title(name: str) -> str:
+    """The title of a measure."""
+    return title(SHOWN_AS.get(name, name))
+
+
+def order_in_words(table: Sequence[Mapping[str, Any]]) -> str:
+    """How the table of heads is ordered.
+
+    Args:
+        table: Rows of `HeadProfile.to_frame`.
+    """
+    return f"The heads with the largest {measure_title(order_of(table))} first."
+
+
+def named_lines(by_name: Mapping[str, Sequence[object]]) -> list[str]:
+    """One line for each name that heads have, with the clearest of them.
+
+    Args:
+        by_name: Heads of each name, as `HeadProfile.by_name` or its file has them.
+    """
+    lines = []
+    for name, heads in by_name.items():
+        more = f" and {len(heads) - NAMED} more" if len(heads) > NAMED else ""
+        lines.append(f"{name} ({len(heads)}): {', '.join(map(str, heads[:NAMED]))}{more}")
+    return lines
+
+
+def profile_line(provenance: Mapping[str, Any]) -> str:
+    """What was profiled on what, in one line."""
+    model, data, settings = provenance["model"], provenance["data"], provenance["settings"]
+    text_names = f" of {named}" if (named := text_label(provenance)) else ""
+    asked = provenance.get("retrieval")
+    task = f", retrieval by {asked['answered']} examples of {asked['task']}" if isinstance(asked, Mapping) else ""
+    return (
+        f"{model_label(provenance)}: {model['layers']} layers of {model['heads']} heads, {data['sequences']} sequences "
+        f"of up to {data['longest']} tokens{text_names}, a window of {settings['window']} tokens, {settings['sinks']} "
+        f"sinks, {settings['null_repeats']} shuffles{task}, seed {settings['seed']}"
+    )
+
+
+def profile_file_legend(columns: Sequence[str]) -> str:
+    """The meanings of the columns of profile.csv that tables do not show, in one line.
+
+    Args:
+        columns: The columns of the file.
+    """
+    further = [name for name in columns if name not in PROFILE_COLUMNS]
+    lines = [f"{name}: {meaning}" for name, (_, meaning) in zip(_known(further), meanings(further), strict=True)]
+    return "; ".join([*lines, "name_low and name_high: 95 % interval over sequences of a measure"]) + "."
+
+
+def _known(columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if meanings([name])]
