@@ -278,35 +278,36 @@ MUTANTS = (
         'row["p_chance"] >= as_bad',
         'row["p_chance"] >= 0',
         "results/test_plan_study -k planted_costs",
-    # What a head is, and which measures are one thing
-    Mutant(
-        "results/profile_verdict.py",
-        "if abs(pair[2]) >= SAME",
-        "if pair[2] >= SAME",
-        "results/test_profile_verdict -k whatever_the_sign",
-    ),
-    Mutant(
-        "results/profile_verdict.py",
-        "beyond = ordered[ordered.abs() > chance]",
-        "beyond = ordered[ordered.abs() > 0]",
-        "results/test_profile_verdict -k beyond_what_chance",
-    ),
-    Mutant(
-        "results/profile_verdict.py",
-        "norm.isf(ALPHA / (2 * len(others)))",
-        "norm.isf(ALPHA / 2)",
-        "results/test_profile_verdict -k beyond_what_chance",
-    ),
-    Mutant(
-        "results/head_profile.py",
-        "values = rule.sign * self",
-        "values = -rule.sign * self",
-        "results/test_profile_verdict -k of_a_record",
-    ),
-    Mutant(
-        "results/profile_tables.py",
-        """row.get("distant_mass") is not None for row""",
-        """row.get("distant_mass") is None for row""",
-        "cli/test_profile -k longer_than_the_window",
+        # What a head is, and which measures are one thing
+        Mutant(
+            "results/profile_verdict.py",
+            "if abs(pair[2]) >= SAME",
+            "if pair[2] >= SAME",
+            "results/test_profile_verdict -k whatever_the_sign",
+        ),
+        Mutant(
+            "results/profile_verdict.py",
+            "beyond = ordered[ordered.abs() > chance]",
+            "beyond = ordered[ordered.abs() > 0]",
+            "results/test_profile_verdict -k beyond_what_chance",
+        ),
+        Mutant(
+            "results/profile_verdict.py",
+            "norm.isf(ALPHA / (2 * len(others)))",
+            "norm.isf(ALPHA / 2)",
+            "results/test_profile_verdict -k beyond_what_chance",
+        ),
+        Mutant(
+            "results/head_profile.py",
+            "values = rule.sign * self",
+            "values = -rule.sign * self",
+            "results/test_profile_verdict -k of_a_record",
+        ),
+        Mutant(
+            "results/profile_tables.py",
+            """row.get("distant_mass") is not None for row""",
+            """row.get("distant_mass") is None for row""",
+            "cli/test_profile -k longer_than_the_window",
+        ),
     ),
 )
