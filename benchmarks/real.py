@@ -33,6 +33,8 @@ from benchmarks.real_table import (
     IMPORT,
     MEMORY,
     NULL,
+    PROFILE,
+    RETRIEVED,
     SAMPLED,
     SAMPLED_NULL,
     STUDY,
@@ -115,6 +117,26 @@ class Measurement:
     def long(self) -> Iterator[Row]:
         """One long sequence."""
         yield from self._scored(self.tokens(1, self.lengths[1]), [EXACT])
+
+    def heads(self) -> Iterator[Row]:
+        """Head profiles of four sequences per call, beside exact scores of the same."""
+        tokens = self.tokens(4, self.lengths[0])
+        settings: dict[str, Any] = {"pairs": "all", "beyond_context": True}
+        works: dict[str, Callable[[], Any]] = {
+            FORWARD: lambda: forward(self.plain, tokens[:1]),
+            EXACT: lambda: self.score(tokens, pairs="all"),
+            PROFILE: lambda: ph.profile_heads(self.bridge, tokens, retrieval=None, **settings),
+            RETRIEVED: lambda: ph.profile_heads(self.bridge, tokens, **settings),
+        }
+        seconds = rounds(works, self.repeats)
+        for name in works:
+            shared = 1 if name == FORWARD else len(tokens)
+            row = {"name": name, "tokens": tokens.shape[1], "sequences": shared}
+            row |= over(seconds[name], seconds[FORWARD], shared)
+            if name in {PROFILE, RETRIEVED}:
+                ratio = over(seconds[name], seconds[EXACT], 1)
+                row["said"] = f"A {name}, costs {ratio['measured']} times exact scores ({ratio['cpu']} of CPU time)."
+            yield row
 
     def _scored(self, tokens: torch.Tensor, names: list[str], *, bridge: bool = False) -> Iterator[Row]:
         works = self._works(tokens, names, bridge)

@@ -7,12 +7,13 @@ from typing import Any
 
 from benchmarks.timing import Seconds, markdown_table, median_ratio
 
-GROUPS = ("one", "four", "long", "memory", "study", "start")
+GROUPS = ("one", "four", "heads", "long", "memory", "study", "start")
 FORWARD, BRIDGE = "Hugging Face forward, sdpa", "TransformerBridge forward, as booted"
 EXACT, NULL, SAMPLED = "exact, no null", "default null of 20", "sampled 65536 entries, no null"
 EVERY_NULL, SAMPLED_NULL = "exact, 5 exact nulls", "sampled 65536 entries, default null of 20"
 STUDY, IMPORT, HELP, FIRST = "ablation study", "`import positional_heads`", "`positional-heads --help`", "first call"
 MEMORY = "exact, no null: MiB at the peak"
+PROFILE, RETRIEVED = "head profile, no null", "head profile with retrieval score, no null"
 TARGETS: dict[tuple[str, str], tuple[str, str, str]] = {
     ("one", BRIDGE): ("2.3", "", ""),
     ("one", EXACT): ("3.1", "1.9", "1.6"),

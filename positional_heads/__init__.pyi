@@ -21,14 +21,18 @@ from .core.heads import Head as Head
 from .core.rotary import injective_range as injective_range
 from .core.rotary import told_apart as told_apart
 from .core.rotary import wavelengths as wavelengths
+from .results import formats as formats
 from .results.ablation import AblationStudy as AblationStudy
 from .results.compare import compare as compare
 from .results.comparison import Comparison as Comparison
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
+from .results.head_plan import HeadPlan as HeadPlan
+from .results.head_plan import window_plan as window_plan
 from .results.head_profile import HeadProfile as HeadProfile
 from .results.pair_statistics import PairStatistics as PairStatistics
+from .results.plan_study import PlanStudy as PlanStudy
 from .results.profile import ContributionProfile as ContributionProfile
 from .results.scores import HeadScores as HeadScores
 from .results.stability import Stability as Stability
@@ -45,6 +49,7 @@ from .studies.ablation import ablation_study as ablation_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads
+from .studies.plan_study import plan_study as plan_study
 from .studies.tasks.evaluate import evaluate as evaluate
 from .studies.tasks.harness import evaluate_harness as evaluate_harness
 from .studies.tasks.harness import harness_task as harness_task

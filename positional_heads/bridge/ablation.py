@@ -6,7 +6,8 @@ Every mode acts on query heads, also where they share key heads, and on the prom
 - `mean`: z is its mean over a reference corpus.
 - `resample`: z is that of a reference sequence at the same positions, of sequence i for example i.
 - `uniform`: its scores are 0 at all visible keys, so it attends to them evenly.
-- `far`: keys more than `distance` tokens back are masked; the softmax renormalises the others.
+- `far`: keys more than `distance` tokens back are masked, but for the first `sinks` of the text; the softmax
+  renormalises the others. A window of w keys, the query's own among them, is a distance of w - 1.
 - `near`: keys less than `distance` tokens back are masked; where no key is left, z is 0.
 
 Distances and positions are the text's own, also with padding and with caches of any kind. Compatibility mode moves a
@@ -20,7 +21,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, heads_of_model, hook_name
@@ -51,12 +52,13 @@ def ablated_heads(
     *,
     reference: Reference | None = None,
     distance: int | None = None,
+    sinks: int = 0,
 ) -> Iterator[TransformerLensModel]:
     """A block inside which these heads are ablated, in every run: plain, cached, patched or generating.
 
     Arguments and errors are those of `ablation_hooks`.
     """
-    hooks = ablation_hooks(model, heads, mode, reference=reference, distance=distance)
+    hooks = ablation_hooks(model, heads, mode, reference=reference, distance=distance, sinks=sinks)
     with model.hooks(fwd_hooks=hooks):
         yield model
 
@@ -69,6 +71,7 @@ def ablation_hooks(
     *,
     reference: Reference | None = None,
     distance: int | None = None,
+    sinks: int = 0,
 ) -> list[Hook]:
     """Forward hooks that ablate these heads, to pass to `run_with_hooks`.
 
@@ -80,14 +83,15 @@ def ablation_hooks(
             of equal length, no shorter than the run; sequence i for example i, cycling if there are fewer. A task
             numbers its examples; elsewhere row i is example i, so beam search takes one sequence.
         distance: Cut-off in tokens, at least 1. Keys exactly this far back are kept by both `far` and `near`.
+        sinks: First keys of the text, those at positions 0 to sinks - 1, that `far` keeps at any distance.
 
     Raises:
         ValueError: If the mode is unknown, lacks an argument that it needs or has one that it does not use, or a head
             does not exist.
-        TypeError: If the distance is not a whole number.
+        TypeError: If distance or sinks are not whole numbers.
         UnsupportedModelError: If the model is not rotary, or does not read the activations that the mode edits.
     """
-    return Ablation(model, mode, reference=reference, distance=distance).hooks(heads)
+    return Ablation(model, mode, reference=reference, distance=distance, sinks=sinks).hooks(heads)
 
 
 class Ablation:
@@ -104,12 +108,18 @@ class Ablation:
         *,
         reference: Reference | None = None,
         distance: int | None = None,
+        sinks: int = 0,
     ) -> None:
         self.mode = ablation_mode(mode, distance)
         _refuse_missing_or_unused("reference", reference, mode, ("mean", "resample"))
+        in_range("sinks", sinks, 0)
+        if sinks and mode != "far":
+            msg = f"sinks= goes with far, not with mode {mode!r}"
+            raise ValueError(msg)
         self.model = model
         self.reference = reference
         self.distance = distance
+        self.sinks = sinks
         self._reference_z: dict[int, Tensor] = {}
 
     def hooks(self, heads: Heads) -> list[Hook]:
@@ -130,7 +140,8 @@ class Ablation:
             return _resampling(self.model, layer, heads, self._reference_z[layer])
         rotary, inputs, distance = self._rotary[layer], LayerInputs(self.model, layer), self.distance or 0
         if self.mode == "far":
-            return [inputs.hook, (hook_name(layer, SCORES), HiddenFar(tuple(heads), distance, rotary, inputs))]
+            hidden = HiddenFar(tuple(heads), distance, rotary, inputs, self.sinks)
+            return [inputs.hook, (hook_name(layer, SCORES), hidden)]
         return _masking(rotary, heads, self.mode, distance, inputs)
 
     @property
@@ -147,9 +158,14 @@ class Ablation:
     def _rotary(self) -> dict[int, RotaryLayer]:
         return resolve_layers(self.model).layers
 
+    @property
+    def editable_layers(self) -> list[int]:
+        """Layers whose scores can be edited, as `uniform`, `far` and `near` need."""
+        return [layer for layer, rotary in self._rotary.items() if rotary.holds != "pattern"]
+
     def _refuse_late_scores(self, layers: list[int]) -> None:
         for layer in layers:
-            if layer not in self._rotary or self._rotary[layer].holds == "pattern":
+            if layer not in self.editable_layers:
                 msg = (
                     f"layer {layer}: its attention scores cannot be edited, which mode {self.mode!r} needs; use 'zero'"
                 )
@@ -230,25 +246,43 @@ class ReplacedHeads:
 
 @dataclass(frozen=True, eq=False)
 class HiddenFar:
-    """A hook that hides from these heads the keys more than `distance` tokens back."""
+    """A hook that hides from these heads the keys more than `distance` tokens back, but for the first `sinks` keys."""
 
     heads: tuple[int, ...]
     distance: int
     rotary: RotaryLayer
     inputs: LayerInputs
+    sinks: int = 0
 
     def __call__(self, scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
         """A copy of scores [batch head query_pos key_pos], in which these entries are masked."""
         heads = list(self.heads)
         scores = scores.clone()
-        far = self.inputs.distances(self.rotary, scores) > self.distance
+        distances = self.inputs.distances(self.rotary, scores)
+        # positions are only asked for where they matter: a layer may be called without any
+        positions = self.inputs.positions()[:, None, :, None].to(scores.device) if self.sinks else None
+        far = self.hidden(distances, positions)
         scores[:, heads] = scores[:, heads].masked_fill(far, torch.finfo(scores.dtype).min)
         return scores
+
+    def hidden(
+        self,
+        distances: Int[Tensor, "#batch #head query_pos key_pos"],
+        positions: Int[Tensor, "#batch 1 query_pos 1"] | None,
+    ) -> Bool[Tensor, "#batch #head query_pos key_pos"]:
+        """Which keys are hidden.
+
+        Args:
+            distances: How far back each key is.
+            positions: Position of each query in its text; needed with `sinks`.
+        """
+        far = distances > self.distance
+        return far if positions is None else far & (positions - distances >= self.sinks)
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for hooks that do the same in one layer."""
-        return self.heads, self.distance
+        return self.heads, self.distance, self.sinks
 
 
 def _resampling(

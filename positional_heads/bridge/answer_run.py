@@ -10,7 +10,7 @@ Anything else runs on the bridge.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from itertools import pairwise
 from typing import Any
@@ -38,7 +38,7 @@ FARTHEST = 2048
 """Most tokens that a probe is longer where far keys are rotated otherwise, so that it has some. If they begin farther
 away, it has none: a bridge would need all scores of that length."""
 
-_proven: "WeakKeyDictionary[Any, dict[tuple[str | None, bool], bool]]" = WeakKeyDictionary()
+_proven: "WeakKeyDictionary[Any, dict[tuple[str | None, bool, bool], bool]]" = WeakKeyDictionary()
 
 
 @contextmanager
@@ -47,8 +47,8 @@ def answer_run(model: TransformerLensModel) -> Iterator["AnswerRun"]:
     if not runs_plainly(model):
         yield AnswerRun(model)
         return
-    with _plain_ablated(model) as (plain, ablated):
-        yield AnswerRun(model, plain, ablated)
+    with _plain_ablated(model) as run:
+        yield run
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,13 @@ class AnswerRun:
         model: A TransformerBridge.
         plain: Hugging Face's own model, if it is run instead.
         ablated: The hooks that ablate heads, by layer.
+        attend: Its attention.
     """
 
     model: TransformerLensModel
     plain: Any = None
     ablated: Mapping[int, Sequence[Any]] | None = None
+    attend: "HidingFar | None" = None
 
     @property
     def shares(self) -> bool:
@@ -95,6 +97,8 @@ class AnswerRun:
                     cache.batch_repeat_interleave(rows)
                 own = tokens[: 1 if stop <= shared and cache is not None else rows, :stop]
                 columns = [position - start for position in positions if start <= position < stop]
+                if self.attend is not None:
+                    self.attend.end = stop
                 with self._sharing_layers(own, start):
                     found = _logits(self.plain, own[:, start:], columns, cache)
                 logits += [found.expand(rows, -1, -1)] if columns else []
@@ -125,9 +129,11 @@ def runs_plainly(model: TransformerLensModel) -> bool:
         return False
     extension = active_extension(model)
     known = _proven.setdefault(model, {})
-    kind = None if extension is None else json.dumps(extension.provenance), bool(_ablations(model, SCORES))
+    hidden = [hook for hooks in _ablations(model, SCORES).values() for (*on_scores,) in hooks for hook in on_scores]
+    name = None if extension is None else json.dumps(extension.provenance)
+    kind = name, bool(hidden), any(hook.sinks for hook in hidden)
     if kind not in known:
-        known[kind] = _probe_agrees(model, masked=kind[1])
+        known[kind] = _probe_agrees(model, masked=kind[1], sinks=PROBE // 8 if kind[2] else 0)
     return known[kind]
 
 
@@ -149,12 +155,13 @@ def _ablations(model: TransformerLensModel, *names: str) -> dict[int, list[list[
 
 
 @torch.no_grad()
-def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
+def _probe_agrees(model: TransformerLensModel, *, masked: bool, sinks: int = 0) -> bool:
     """Whether a plain run gives the bridge's logits on a short run, with z of the heads exchanged in every layer.
 
     Args:
         model: A TransformerBridge.
-        masked: Also hide far keys from the first head of each layer.
+        masked: Also hide far keys from the first head of each layer whose scores can be edited.
+        sinks: First keys that are kept then.
     """
     points, names = model.hook_dict, [hook_name(layer, OUTPUT) for layer in layers_with_attention(model)]
     projections: list[Any] = [getattr(model.blocks[layer].attn, "o", None) for layer in layers_with_attention(model)]
@@ -172,19 +179,20 @@ def _probe_agrees(model: TransformerLensModel, *, masked: bool) -> bool:
 
     hooks: list[Hook] = [(name, exchange) for name in names]
     if masked:
-        hooks += Ablation(model, "far", distance=PROBE // 4).hooks([(n, 0) for n in layers_with_attention(model)])
+        far = Ablation(model, "far", distance=PROBE // 4, sinks=sinks)
+        hooks += far.hooks([(layer, 0) for layer in far.editable_layers])
     with model.hooks(fwd_hooks=hooks), run_lengths(model, [length]):
         bridged = model(tokens)[0, torch.tensor(compared, device=tokens.device)]
-        with _plain_ablated(model) as (plain, _):
-            ours = AnswerRun(model, plain)(tokens, compared)[0]
+        with _plain_ablated(model) as run:
+            ours = replace(run, ablated=None)(tokens, compared)[0]  # residuals of other runs are no part of the probe
     errors = ((ours.float() - bridged.float()).abs().amax(-1) / bridged.float().abs().max()).cpu()
     # with heads exchanged, a deep model amplifies rounding a hundredfold at a token in a thousand
     return all(float(part.quantile(0.9)) <= TOLERANCE.get(bridged.dtype, 0) for part in errors.split(PROBE))
 
 
 @contextmanager
-def _plain_ablated(model: TransformerLensModel) -> Iterator[tuple[Any, dict[int, list[Any]]]]:
-    """A block with Hugging Face's model under the hooks on scores and on `hook_z`, and these hooks by layer."""
+def _plain_ablated(model: TransformerLensModel) -> Iterator[AnswerRun]:
+    """A block with runs of Hugging Face's model under the hooks on scores and on `hook_z`."""
     points, hooks = hooked_points(model, OUTPUT), _ablations(model, SCORES, OUTPUT)
     masked = {attention_module(model, layer): on_scores for layer, (on_scores, _) in hooks.items() if on_scores}
     with ExitStack() as undo:
@@ -195,25 +203,37 @@ def _plain_ablated(model: TransformerLensModel) -> Iterator[tuple[Any, dict[int,
 
             projection = model.blocks[layer].attn.o.original_component
             undo.callback(projection.register_forward_pre_hook(edit).remove)
-        plain = undo.enter_context(plain_model(model, _hiding_far(masked, plain_attention(model))))
-        yield plain, {layer: [*on_scores, *on_z] for layer, (on_scores, on_z) in hooks.items()}
+        attend = HidingFar(masked, plain_attention(model))
+        plain = undo.enter_context(plain_model(model, attend))
+        ablated = {layer: [*on_scores, *on_z] for layer, (on_scores, on_z) in hooks.items()}
+        yield AnswerRun(model, plain, ablated, attend)
 
 
-def _hiding_far(masked: Mapping[Any, Sequence[HiddenFar]], attention: Attend) -> Attend:
-    """Attention in which some heads of some modules do not see far keys."""
+@dataclass(eq=False)
+class HidingFar:
+    """Attention in which some heads of some modules do not see far keys.
 
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
+    Attributes:
+        masked: What is hidden, by module.
+        attention: Attention itself.
+        end: Tokens up to the end of the current pass: a cache may have dropped the first ones.
+    """
+
+    masked: Mapping[Any, Sequence[HiddenFar]]
+    attention: Attend
+    end: int = 0
+
+    def __call__(
+        self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any
     ) -> tuple[Tensor, Tensor | None]:
-        for hidden in masked.get(module, ()):
-            mask = _mask_without_far(hidden, mask, query, key.shape[2])
-        return attention(module, query, key, value, mask, **settings)
-
-    return attend
+        """Attention of one module, see `plain_model`."""
+        for hidden in self.masked.get(module, ()):
+            mask = _mask_without_far(hidden, mask, query, key.shape[2], self.end)
+        return self.attention(module, query, key, value, mask, **settings)
 
 
 def _mask_without_far(
-    hidden: HiddenFar, mask: Tensor | None, query: Float[Tensor, "batch head query_pos d_head"], n_keys: int
+    hidden: HiddenFar, mask: Tensor | None, query: Float[Tensor, "batch head query_pos d_head"], n_keys: int, end: int
 ) -> Tensor:
     """The mask of each head; distances count back from the last key that a query may see, its own, as on a bridge.
 
@@ -222,16 +242,17 @@ def _mask_without_far(
         mask: The model's own: which keys a query sees, or what is added to scores, or None for all keys before it.
         query: Queries, rotated.
         n_keys: Number of keys; the last is that of the last query.
+        end: Tokens up to that one.
     """
-    column = torch.arange(n_keys, device=query.device)
+    column, n_queries = torch.arange(n_keys, device=query.device), query.shape[2]
     if mask is None:
-        n_queries = query.shape[2]
         mask = (column <= column[n_keys - n_queries :, None])[None, None]
     mask = mask[..., :n_keys]
     own = torch.where(shown_entries(mask), column, -1).amax(-1, keepdim=True)
     chosen = torch.zeros(query.shape[1], 1, 1, dtype=torch.bool, device=query.device)
     chosen[list(hidden.heads)] = True
-    far = chosen & (own - column > hidden.distance)
+    positions = torch.arange(end - n_queries, end, device=query.device)[None, None, :, None]
+    far = chosen & hidden.hidden(own - column, positions if hidden.sinks else None)
     return mask & ~far if mask.dtype == torch.bool else mask.masked_fill(far, torch.finfo(mask.dtype).min)
 
 

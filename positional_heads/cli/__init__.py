@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from positional_heads.cli import ablate, compare, extrapolate, profile, report, score, show
+from positional_heads.cli import ablate, compare, extrapolate, plan, profile, report, score, show
 from positional_heads.cli.wording import know_options_of
 
 app = typer.Typer(
@@ -44,7 +44,7 @@ def program(
 
 
 for command in (
-    *(show.show, score.score, score.merge, profile.profile, compare.compare),
+    *(show.show, score.score, score.merge, profile.profile, plan.plan, compare.compare),
     *(ablate.ablate, extrapolate.extrapolate, report.report),
 ):
     app.command()(command)

@@ -20,7 +20,7 @@ ALPHA = 0.05
 NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
-    *("verdict", "table", "heads_by_name", "correlations", "link", "contrasts", "effects", "single_heads"),
+    *("verdict", "table", "heads_by_name", "correlations", "link", "contrasts", "effects", "single_heads", "kept"),
     *("agreement", "top", "pairs", "notes", "provenance"),
 )
 
@@ -38,13 +38,13 @@ def show(
         from positional_heads.results import files
         from positional_heads.results.unfinished import unfinished
 
-        kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY]
-        kinds += [files.HEAD_PROFILE, files.SCORES]
+        kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
+        kinds += [files.HEAD_PLAN, files.HEAD_PROFILE, files.SCORES]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY)]
-            names += [one.file_name for one in (files.HEAD_PROFILE, files.ABLATION, files.EXTRAPOLATION)]
+            names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
+            names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else files.SCORES, as_json, top)
         if interrupted is not None:
@@ -106,7 +106,15 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
     from positional_heads.results import comparison_tables, profile_tables, tables
-    from positional_heads.results.files import ABLATION, COMPARISON, HEAD_PROFILE, SCORES, STABILITY
+    from positional_heads.results.files import (
+        ABLATION,
+        COMPARISON,
+        HEAD_PLAN,
+        HEAD_PROFILE,
+        PLAN_STUDY,
+        SCORES,
+        STABILITY,
+    )
 
     if as_json:
         return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
@@ -134,6 +142,15 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         lines = [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
     elif kind == STABILITY:
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
+    elif kind == HEAD_PLAN:
+        lines = [tables.key_heads_table(content["table"]), *map(in_options, content["notes"])]
+    elif kind == PLAN_STUDY:
+        lines = [
+            tables.plans_line(content),
+            f"Change of {content['measures'][0]} with windows; negative is harm.",
+            tables.plan_table(content["contrasts"]),
+            *map(in_options, content["notes"]),
+        ]
     else:
         heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
         lines = [heading, tables.extrapolation_table(content["table"]), *map(in_options, content.get("notes", []))]

@@ -15,6 +15,8 @@ from positional_heads.core.token_matches import BlockEntries, TokenMatches
 
 BLOCK_ENTRIES = 2**20
 """Entries of a block of the pattern, of all heads, so that it stays in cache: 4 MiB of float32."""
+FEWEST_QUERIES = 8
+"""Queries of a block at least, in long sequences: fewer would cost more in calls than in arithmetic."""
 
 PaddedScores = Float[Tensor, "head query_pos padded_key_pos"]
 """Scores of a block of queries, with as many columns before the first key as there are queries."""
@@ -56,7 +58,7 @@ def attention_sums(
         sinks: Number of first keys that are summed apart.
     """
     length = len(matches.tokens)
-    rows = max(1, min(length, BLOCK_ENTRIES // (heads * length)))
+    rows = min(length, max(FEWEST_QUERIES, BLOCK_ENTRIES // (heads * length)))
     by_distance, free = (torch.zeros(heads, length, dtype=torch.float64) for _ in range(2))
     sink, matched, copyable = torch.zeros(heads, dtype=torch.float64), torch.zeros(3, heads, dtype=torch.float64), 0
     for start in range(0, length, rows):
@@ -73,7 +75,8 @@ def attention_sums(
         for key in range(first.shape[2]):  # the query at position m sees it at distance m - key
             nearest = max(start, key)
             by_distance[:, nearest - key : stop - key] += first[:, nearest - start :, key].cpu().double()
-    return AttentionSums(by_distance + free, free, sink, *matched, copyable)
+    duplicate, induction, copying = matched
+    return AttentionSums(by_distance + free, free, sink, duplicate, induction, copying, copyable)
 
 
 def _pattern(scores: PaddedScores, start: int, stop: int, window: int | None) -> PaddedScores:

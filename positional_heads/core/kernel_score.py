@@ -1,4 +1,4 @@
-"""The kernel score of a head, from its weights alone: does it read content through few slow directions?
+"""The kernel score of a head, from its weights alone: how much it reads through few and slow directions.
 
 After LPS ("Revealing Long-context Potential of Attention Heads via Frequency Kernels", ICML 2026), of which only the
 abstract was at hand: low-frequency concentration of the query-key kernel, times how low its effective rank is. The

@@ -4,6 +4,7 @@ Contributions are summed in ranges of distance; agreement, and how scores change
 few sampled queries, because they need every key's contribution of every pair.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Complex, Float, Float64, Int
 from torch import Tensor
@@ -43,7 +44,7 @@ def contribution_range_sums(
     length = query.shape[1]
     size = 2 * length  # padded, so that nothing wraps around
     parts = []
-    for queries, own in zip(query.unflatten(0, (len(key), -1)), key, strict=True):
+    for queries, own in zip(query.view(len(key), -1, *query.shape[1:]), key, strict=True):
         spectrum = torch.fft.fft(queries.mT.contiguous(), size) * torch.fft.fft(own.mT.contiguous(), size).conj()
         parts.append(range_sums(torch.fft.ifft(spectrum).real[..., :length] * shown, edges))
     return torch.cat(parts)
@@ -118,5 +119,4 @@ def semantic_and_positional(
 
 def moved_distances(length: int) -> Int[Tensor, " distance"]:
     """Whole distances from 1 to the last one of a sequence, in proportion to distance, at most `GRID`."""
-    powers = torch.linspace(0, 1, GRID, dtype=torch.float64)
-    return ((length - 1) ** powers).round().long().unique()
+    return torch.from_numpy(np.unique(((length - 1) ** np.linspace(0, 1, GRID)).round().astype(np.int64)))

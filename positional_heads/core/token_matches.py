@@ -71,8 +71,9 @@ class TokenMatches:
         distance = position[start:, None] - position
         visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
         copying = (following == key) & visible
-        matching = (query == key) & visible & (distance > 0), (query == before) & visible, copying
-        return BlockMatches(*map(_numbers, matching), int(copying.any(-1).sum()))
+        duplicate, induction = (query == key) & visible & (distance > 0), (query == before) & visible
+        copyable = int(copying.any(-1).sum())
+        return BlockMatches(_numbers(duplicate), _numbers(induction), _numbers(copying), copyable)
 
 
 def _numbers(entries: Bool[Tensor, "query_pos key_pos"]) -> BlockEntries:

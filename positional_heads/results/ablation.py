@@ -5,8 +5,8 @@ the top heads minus the mean effect of random sets, in the same layers or, as a 
 "long - short" is the effect at long range minus the effect at short range.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
-from positional_heads.core.head_sets import HeadSet, StudySet, by_kind, distinct_sets, existing_permutations
+from positional_heads.core.head_sets import StudySet, by_kind, existing_permutations
 from positional_heads.core.heads import Head, head_values
 from positional_heads.core.statistics import jaccard, rank_correlation
 from positional_heads.results.ablation_tables import (
@@ -26,14 +26,11 @@ from positional_heads.results.ablation_tables import (
     effects_table,
     heads_alone_table,
     predictors_table,
-    set_labels,
-    sets_table,
 )
-from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
+from positional_heads.results.answered_sets import AnsweredSets
 from positional_heads.results.files import ABLATION
 from positional_heads.results.ranked_heads import ranked_heads
-from positional_heads.results.record import Record, computed_once, json_rows, nested
-from positional_heads.results.selection import matching, part_chance, parts_of, selected_json, selection_name
+from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ablation_verdict, single_heads_verdict
 
@@ -45,7 +42,7 @@ RankBy = Literal["rho", "excess", "rho_curve", "retrieval"]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class AblationStudy(Record):
+class AblationStudy(AnsweredSets):
     """An ablation study: the sets of heads that were ablated, and every answer's measures under each.
 
     Attributes:
@@ -89,16 +86,6 @@ class AblationStudy(Record):
     def _main_table(self) -> "pd.DataFrame":
         return self.contrasts() if self.sizes else self.by_head()
 
-    @cached_property
-    def sets(self) -> list[HeadSet]:
-        """Every distinct set of heads that was ablated, the empty one first."""
-        return distinct_sets(self.cells)
-
-    @property
-    def measures(self) -> tuple[str, ...]:
-        """Names of the measures, the most sensitive first; higher is better."""
-        return tuple(self.values)
-
     @property
     def rank_by(self) -> str:
         """What ranks the heads: rho, excess, rho_curve, retrieval, or the name of another measure."""
@@ -108,23 +95,6 @@ class AblationStudy(Record):
     def sizes(self) -> list[int]:
         """Sizes of the top sets."""
         return sorted(by_kind(self.cells, "top"))
-
-    @property
-    def reaches(self) -> list[str]:
-        """long, short, and their difference, as far as the task has them."""
-        reaches = [reach for reach in ("long", "short") if any(row["reach"] == reach for row in self.rows)]
-        return [*reaches, INTERACTION] if len(reaches) > 1 else reaches
-
-    def to_frame(self) -> "pd.DataFrame":
-        """One row per answer and set of heads: every number, so that all statistics can be redone."""
-        import pandas as pd
-
-        rows = pd.DataFrame(self.rows)
-        parts = []
-        for cell in self.cells:
-            measured = {name: values[self._index[cell.heads]].numpy() for name, values in self.values.items()}
-            parts.append(rows.assign(**set_labels(cell), **measured))
-        return pd.concat(parts, ignore_index=True)
 
     @computed_once
     def effects(self, measure: str | None = None, *, by: str | None = None, level: float = 0.95) -> "pd.DataFrame":
@@ -169,18 +139,6 @@ class AblationStudy(Record):
         return contrasts_table(self.cells, self._unit_means(measure), control, level)
 
     @computed_once
-    def by_set(self, measure: str | None = None) -> "pd.DataFrame":
-        """Mean effect of every single set that was ablated, one row per set and reach.
-
-        Args:
-            measure: Which measure; the most sensitive when None.
-
-        Raises:
-            ValueError: If there is no such measure.
-        """
-        return sets_table(self.cells, self._unit_means(measure))
-
-    @computed_once
     def by_head(self, measure: str | None = None, *, level: float = 0.95) -> "pd.DataFrame":
         """Effect of every head that was ablated alone, with its scores; the largest harm at long range first.
 
@@ -195,27 +153,6 @@ class AblationStudy(Record):
         if self.retrieval is not None and self.rank_by != "retrieval":
             columns["retrieval"] = self.retrieval
         return heads_alone_table(self.cells, self._unit_means(measure), columns, level)
-
-    def where(self, **properties: Any) -> "AblationStudy":
-        """The study of the same sets of heads on some of the answers only, with effects, verdict and all.
-
-        Args:
-            **properties: Value of a property of the answers (see `rows`), e.g. part="kv"; several values as a list.
-
-        Raises:
-            ValueError: If no answer has these properties; the message names those there are.
-        """
-        chosen = matching(self.task, self.rows, properties)
-        rows = [self.rows[index] for index in chosen]
-        parts, earlier = parts_of(rows), self.provenance.get("selected", {})
-        return replace(
-            self,
-            task=f"{self.task} ({selection_name(properties)})",
-            rows=rows,
-            values={name: values[:, chosen] for name, values in self.values.items()},
-            chance=(part_chance(self.chance, parts[0]) if len(parts) == 1 else {}) or self.chance,
-            provenance={**self.provenance, "selected": {**earlier, **selected_json(properties)}},
-        )
 
     @checked
     def predictors(
@@ -331,15 +268,6 @@ class AblationStudy(Record):
             "provenance": self.provenance,
         }
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """Measures are stored in the smallest type that holds them exactly: models compute in single precision."""
-        exact = {}
-        for name, values in self.values.items():
-            for dtype in (torch.float32, torch.uint8):  # the last one that fits is the smallest
-                if torch.equal(values.to(dtype).double(), values):
-                    exact[f"values.{name}"] = values.to(dtype)
-        return super()._tensors() | exact
-
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "AblationStudy":
         values = nested(tensors, "values")
@@ -358,16 +286,6 @@ class AblationStudy(Record):
             notes=content["notes"],
             provenance=content["provenance"],
         )
-
-    def _units(self, reach: str) -> int:
-        """Independent units of the answers of a reach."""
-        return len({row["unit"] for row in self.rows if row["reach"] == reach})
-
-    @cached_property
-    def _parts(self) -> dict[str, "AblationStudy"]:
-        """The study of each part of the task; none for a task of one part."""
-        parts = parts_of(self.rows)
-        return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
 
     @property
     def _permutations_exhausted(self) -> bool:
@@ -389,17 +307,3 @@ class AblationStudy(Record):
         if len(self.ranking) < FEWEST_RANKED:
             return {}
         return dict(self.predictors({self.rank_by: self.ranked_by}).iloc[0])
-
-    @cached_property
-    def _index(self) -> dict[HeadSet, int]:
-        return {heads: index for index, heads in enumerate(self.sets)}
-
-    def _unit_means(self, measure: str | None, by: str | None = None) -> Iterator[UnitMeans]:
-        measure = self.measures[0] if measure is None else measure
-        if measure not in self.values:
-            msg = f"measure {measure!r} is not in this study: choose one of {', '.join(self.measures)}"
-            raise ValueError(msg)
-        if by is not None and by not in self.rows[0]:
-            msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"
-            raise ValueError(msg)
-        return unit_means_by_reach(self.rows, self.values[measure], self._index, by)

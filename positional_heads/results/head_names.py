@@ -1,18 +1,19 @@
 """Names of heads, by rules on their measures that anyone can redo.
 
-A head gets every name whose rule holds, in this order; the first one is what tables show.
+A head gets every name whose rule holds, in this order; the first one is what tables show. What a head does now and then
+comes before where its attention rests meanwhile: most retrieval and induction heads rest on the first keys.
 
 | name | rule |
 |---|---|
-| sink | half or more of its attention goes to the first keys (`sink_mass`) |
+| retrieval | retrieval score of 0.1 or more, the threshold of Wu et al. (arXiv 2404.15574) |
 | previous token | 0.4 or more goes to the token before (`previous_token`) |
 | induction | 0.1 or more goes to what followed earlier occurrences of the token (`induction`) |
 | duplicate token | 0.1 or more goes to earlier occurrences of the token (`duplicate_token`) |
-| retrieval | retrieval score of 0.1 or more, the threshold of Wu et al. (arXiv 2404.15574) |
+| sink | half or more of its attention goes to the first keys (`sink_mass`) |
 | far | 0.2 or more goes beyond the window and past the first keys (`distant_mass`) |
 | local | 0.05 or less goes there, and less than half to the first keys |
 
-0.4 and 0.1 are what TransformerLens' demonstrations use; 0.5, 0.2 and 0.05 are our choice.
+The thresholds are our choice, but for that of retrieval.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,11 +48,11 @@ def _at_least(name: str, measure: str, least: float) -> Rule:
 
 
 RULES = (
-    _at_least("sink", "sink_mass", 0.5),
+    _at_least("retrieval", "retrieval", 0.1),
     _at_least("previous token", "previous_token", 0.4),
     _at_least("induction", "induction", 0.1),
     _at_least("duplicate token", "duplicate_token", 0.1),
-    _at_least("retrieval", "retrieval", 0.1),
+    _at_least("sink", "sink_mass", 0.5),
     _at_least("far", "distant_mass", 0.2),
     Rule(
         "local",

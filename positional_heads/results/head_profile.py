@@ -11,6 +11,7 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
+from positional_heads.core.key_heads import most_of_readers
 from positional_heads.core.statistics import FEWEST_UNITS, RESAMPLES, bootstrap_weights
 from positional_heads.results.files import HEAD_PROFILE
 from positional_heads.results.head_names import MIXED, NAMED_BY, RULES, head_labels
@@ -171,11 +172,7 @@ class HeadProfile(Record):
         Raises:
             ValueError: If the profile has no such measure.
         """
-        values = self.values(name)
-        known = values.nan_to_num(-torch.inf)
-        largest = torch.full((len(values), int(self.key_heads.max()) + 1), -torch.inf, dtype=torch.float64)
-        largest.scatter_reduce_(1, self.key_heads.clamp(min=0), known, "amax")
-        return largest.masked_fill(largest.isinf(), torch.nan)
+        return most_of_readers(self.values(name), self.key_heads)
 
     @computed_once
     def correlations(self) -> "pd.DataFrame":

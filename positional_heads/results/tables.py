@@ -46,6 +46,7 @@ TITLES = {
     "p_shared": "p",
     "correlation_rho": "rank correlation of rho",
     "correlation_excess": "of the excess",
+    "p_chance": "p",
 }
 """Titles of columns that are not their names."""
 MEANINGS = {
@@ -116,10 +117,16 @@ MEANINGS = {
     "shared": "heads that are among the top ones by rho in both",
     "expected": "how many two random rankings share",
     "jaccard": "shared heads over heads in either",
+    "by": "what chose the key heads: those with its lowest values have a window",
+    "budget": "share of the key heads to choose from that keep all keys",
+    "windows": "key heads with a window",
+    "gain": "effect of the plan minus the mean effect of random plans; positive is better",
+    "p_chance": "share of random plans that cost as little or less; quote the row 'all', the mean over all budgets",
+    "plans": "number of random plans",
     "p_shared": "chance that two random rankings share as many or more",
     "is": (
-        "what the head is by the first rule that holds: sink (sink mass 0.5 or more), previous token (0.4), induction "
-        "(0.1), duplicate token (0.1), retrieval (0.1), far (distant mass 0.2 or more), local (0.05 or less), or mixed"
+        "what the head is by the first rule that holds: retrieval (0.1 or more), previous token (0.4), induction "
+        "(0.1), duplicate token (0.1), sink (sink mass 0.5), far (distant mass 0.2), local (0.05 or less), or mixed"
     ),
     "head_reach": (
         "mean distance of the attention in tokens, the first keys left out; of a sink, that of the little that is left"
@@ -245,6 +252,46 @@ def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mappin
     lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
     without = () if any(line["anywhere"] is not None for line in lines) else ("anywhere",)
     return ResultTable([name for name in STUDY_COLUMNS if name not in without], lines)
+
+
+def plan_table(contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """A plan study, one line for every measure, budget and range.
+
+    Args:
+        contrasts: Rows of `PlanStudy.contrasts`.
+    """
+    return ResultTable(list(contrasts[0]), contrasts)
+
+
+def plans_line(content: Mapping[str, Any]) -> str:
+    """Model, task and windows of a plan study, in one line.
+
+    Args:
+        content: Everything in its file that is not a tensor.
+    """
+    provenance, settings = content["provenance"], content["provenance"].get("settings", {})
+    sets = {tuple(heads) for _, _, _, heads, _, _ in content["cells"]}
+    return (
+        f"{model_label(provenance)}: {printable(content['task'])}, {len(content['rows'])} answers under each of "
+        f"{len(sets)} sets of windows of {settings.get('window', '?')} keys and {settings.get('sinks', '?')} first ones"
+    )
+
+
+def key_heads_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
+    """A head plan, one line for every layer: which key heads have a window.
+
+    Args:
+        table: Rows of `HeadPlan.to_frame`.
+    """
+    layers: dict[Any, dict[str, list[str]]] = {}
+    for row in table:
+        own = layers.setdefault(row["layer"], {"window": [], "all keys": []})
+        own["window" if row["windowed"] else "all keys"].append(str(row["key_head"]))
+    lines = [
+        {"layer": str(layer), **{name: " ".join(heads) or "-" for name, heads in own.items()}}
+        for layer, own in layers.items()
+    ]
+    return ResultTable(["layer", "window", "all keys"], lines)
 
 
 def single_heads_table(by_head: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
@@ -379,7 +426,9 @@ def text(value: object) -> str:
 
 def is_p_value(column: str) -> bool:
     """Whether a column holds p-values, or those adjusted for many heads."""
-    return column in {"p_within", "p_all", "p_shared"} or column.endswith(("p_value", "q_value", "_p", "_q"))
+    return column in {"p_within", "p_all", "p_shared", "p_chance"} or column.endswith(
+        ("p_value", "q_value", "_p", "_q")
+    )
 
 
 def _cell(value: Any, column: str = "") -> str:

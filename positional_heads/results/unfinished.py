@@ -47,7 +47,9 @@ def _unfinished_study(file: Path) -> str:
     except ResultFileError as error:
         return f"{error}."
     command, function = ("ablate", "ablation_study") if "ablation" in header else ("extrapolate", "extrapolation_study")
-    if header and not {"ablation", "trained"} & {*header}:
+    if "windows" in header:
+        command, function = "plan --study", "plan_study"
+    elif header and not {"ablation", "trained"} & {*header}:
         command, function = "profile", "profile_heads"
     if not header:  # killed before it was written
         return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."

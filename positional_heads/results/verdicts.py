@@ -152,7 +152,7 @@ def ablation_verdict(
     over_sizes = contrasts[contrasts["k"] == "all"].set_index("reach")
     reach = over_sizes.index[0]
     here = effects[effects["reach"] == reach]
-    if unable := _unable(task, measure, here, chance, units):
+    if unable := unable_verdict(task, measure, here, chance, units):
         return unable
     long = over_sizes.loc[reach]
     by_size = contrasts[(contrasts["k"] != "all") & (contrasts["reach"] == reach)]
@@ -209,7 +209,7 @@ def single_heads_verdict(
         units: Independent units of the judged reach.
     """
     reach = effects["reach"].iloc[0]
-    if unable := _unable(task, measure, effects[effects["reach"] == reach], chance, units):
+    if unable := unable_verdict(task, measure, effects[effects["reach"] == reach], chance, units):
         return unable
     worst = by_head.loc[by_head[reach].idxmin()]
     related = ""
@@ -231,7 +231,7 @@ def single_heads_verdict(
     )
 
 
-def _unable(task: str, measure: str, here: "pd.DataFrame", chance: float | None, units: int) -> str | None:
+def unable_verdict(task: str, measure: str, here: "pd.DataFrame", chance: float | None, units: int) -> str | None:
     """That the model cannot do the task, or is not shown to, if so."""
     intact = here[here["kind"] == "none"].iloc[0]
     unknown = isnan(intact["low"])

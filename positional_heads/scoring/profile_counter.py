@@ -96,7 +96,7 @@ class ProfileCounter:
         found = attention_sums(_scores(vectors, row), vectors.rotary.n_heads, matches, vectors.window, sinks)
         distance = torch.arange(length).double()
         total, free = found.by_distance.sum(-1), found.free.sum(-1)
-        ratios = {
+        ratios: dict[str, tuple[Tensor, Tensor | float]] = {
             "mean_distance": (found.by_distance @ distance, total),
             "reach": (found.free @ distance, free),
             "distant_mass": (found.free[:, window:].sum(-1), max(0, length - window - sinks)),
@@ -121,8 +121,8 @@ class ProfileCounter:
             inside = shown & (distance >= nearest) & (distance <= (row.length if furthest is None else furthest))
             sums.add(contribution=contribution_range_sums(query, key, inside, self.edges) * rotary.scale)
         if rotary.rotary_dim < rotary.d_head:
-            rest = [x.to(torch.complex64) for x in _unrotated_channels(vectors, row)]
-            sums.add(unrotated=contribution_range_sums(*rest, shown, self.edges).sum(1) * rotary.scale)
+            query, key = (x.to(torch.complex64) for x in _unrotated_channels(vectors, row))
+            sums.add(unrotated=contribution_range_sums(query, key, shown, self.edges).sum(1) * rotary.scale)
         sums.add(entries=range_sums(counts.double(), self.edges))
 
     def _count_sampled(self, sums: ProfileSums, vectors: LayerVectors, row: Row, content: Content) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,8 +11,6 @@ from torch import Tensor
 
 from positional_heads.bridge.ablation import AblationMode, Reference
 from positional_heads.bridge.active_extension import extension_provenance
-from positional_heads.bridge.answer_run import runs_plainly
-from positional_heads.bridge.kept_residuals import kept_residuals
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions, model_provenance
 from positional_heads.core.arguments import checked, in_range
@@ -28,7 +25,6 @@ from positional_heads.core.head_sets import (
     smaller_plans,
 )
 from positional_heads.core.heads import Head
-from positional_heads.core.set_order import run_costs, shared_layers, sharing_order
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy, RankBy
 from positional_heads.results.scores import HeadScores
@@ -37,16 +33,15 @@ from positional_heads.studies.budget import Budget, Planned
 from positional_heads.studies.ranking import RETRIEVAL, Ranker, ranked, ranker_of
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.retrieval_trials import RetrievalTrials
+from positional_heads.studies.set_runs import SetRuns, set_runs
 from positional_heads.studies.tasks.evaluate import make_task, prepared_ablation, refuse_misspelled, task_provenance
-from positional_heads.studies.tasks.task import AnswerTask, Task
+from positional_heads.studies.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
 Singles = Literal["all", "top", "none"]
 FRACTIONS = (0.01, 0.02, 0.05, 0.1, 0.2)
 MOST_RANDOM = 100_000
-SHARING = ("zero", "mean", "far")
-"""Modes in which sets of heads share the layers below their first difference."""
 MOST_SINGLES = 128
 """Up to this many scored heads, all are ablated one by one by default; in larger models only the top ones."""
 
@@ -121,16 +116,16 @@ def ablation_study(
     in_range("batch_size", batch_size, 1)
     in_range("seed", seed, 0)
     refuse_misspelled(ablation_study, task, task_settings)
-    scored_model = _scored_model(model, scores)
+    own_model = scored_model(model, scores)
     # 1. the task, and how heads are ablated in it
     task = make_task(model, task, **task_settings)
     ablation = prepared_ablation(model, task, mode, reference, distance)
-    for note in _unit_notes(task):
+    for note in unit_notes(task):
         logger.warning("%s Give more examples.", note)
     # 2. the ranking of the heads
     ranker = ranker_of(scores, rank_by)
     sizes = _sizes(len(ranker.ranking), fractions, counts, singles)
-    identity = {"model": scored_model, **task_provenance(task, ablation), **extension_provenance(model)}
+    identity = {"model": own_model, **task_provenance(task, ablation), **extension_provenance(model)}
     finished, trials = FinishedParts(identity, checkpoint), RetrievalTrials(model, task)
     retrieval, notes = None, trials.notes
     if rank_by == RETRIEVAL:
@@ -145,19 +140,10 @@ def ablation_study(
     numbers = (n_random, n_permuted, n_anywhere) if sizes else (0, 0, 0)
     plan = SetPlan(tuple(sizes), *numbers, alone, retrieval is None and bool(trials.trials))
 
-    starts: dict[HeadSet, frozenset[int]] = {}
-    shares = isinstance(task, AnswerTask) and mode in SHARING and runs_plainly(model)
-    costs = partial(run_costs, n_layers=int(model.cfg.n_layers) if shares else 0)
-
-    def measure(heads: HeadSet) -> dict[str, list[float]]:
-        residuals.keep(starts.get(heads, ()))
-        with model.hooks(fwd_hooks=ablation.hooks(heads)):
-            return {name: values.tolist() for name, values in task.measure(model, batch_size).items()}
-
     account = None
-    with kept_residuals(model) as residuals:
+    with set_runs(model, task, ablation, finished, batch_size) as runs:
         if limit is not None:
-            chosen = _planned(limit, plan, ranking, costs, seed, measure, trials, finished, progress)
+            chosen = _planned(limit, plan, ranking, runs, seed, trials, progress)
             plan, account, notes = chosen.plan, chosen.account, [*chosen.notes, *notes]
         # 4. the sets: the top ones and every control
         if plan.retrieval:
@@ -166,19 +152,7 @@ def ablation_study(
         by_retrieval = None if retrieval is None else _masked(retrieval, ranker)
         cells = plan.sets(ranking, None if by_retrieval is None else by_retrieval.ranking, seed)
         # 5. the task under each distinct set, always on the same examples
-        order = sharing_order([heads for heads in distinct_sets(cells) if set_name(heads) not in finished.results])
-        starts |= shared_layers(order)
-        cost = costs(order)
-        run_parts(
-            {set_name(heads): heads for heads in [*order, *distinct_sets(cells)]},
-            measure,
-            finished=finished,
-            title=f"ablating for {task.name}",
-            unit="sets",
-            progress=progress,
-            cost=lambda heads: cost.get(heads, 1.0),
-        )
-    results = [finished.results[set_name(heads)] for heads in distinct_sets(cells)]
+        results = runs.run(distinct_sets(cells), title=f"ablating for {task.name}", progress=progress)
     # 6. the record
     return AblationStudy(
         task=task.name,
@@ -189,7 +163,7 @@ def ablation_study(
         ranked_by=ranker.values,
         retrieval=retrieval,
         chance=dict(task.chance),
-        notes=[*notes, *_unit_notes(task), *_control_notes(cells, plan), *_tie_notes(plan, ranker, by_retrieval)],
+        notes=[*notes, *unit_notes(task), *_control_notes(cells, plan), *_tie_notes(plan, ranker, by_retrieval)],
         provenance={
             "versions": library_versions(),
             **identity,
@@ -200,7 +174,7 @@ def ablation_study(
     )
 
 
-def _scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, Any]:
+def scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, Any]:
     """Provenance of the model, whose weights are hashed for it.
 
     Raises:
@@ -276,27 +250,25 @@ def _planned(  # noqa: PLR0917  what a study has prepared
     limit: Budget,
     asked: SetPlan,
     ranking: Sequence[Head],
-    costs: Callable[[Sequence[HeadSet]], dict[HeadSet, float]],
+    runs: SetRuns,
     seed: int,
-    measure: Callable[[HeadSet], Any],
     trials: RetrievalTrials,
-    finished: FinishedParts,
     progress: bool,
 ) -> Planned[SetPlan]:
     """What fits into a budget, after parts were timed that are needed anyway."""
+    finished = runs.finished
     top: HeadSet = tuple(sorted(ranking[: min(asked.sizes, default=1)]))
     needed = {set_name(heads): heads for heads in ((), top)}  # the un-ablated one first: it warms up
     finished.forget_untimed(needed)
-    run_parts(needed, measure, finished=finished, title="timing", unit="sets", progress=progress)
+    run_parts(needed, runs.measure, finished=finished, title="timing", unit="sets", progress=progress)
     trials.begin(finished, progress)
     known = None if trials.seconds_left(finished) else trials.scores(finished, progress=False)[0]
     chosen = {*ranking}
     by_retrieval = None if known is None else [head for head in ranked(known) if head in chosen]
 
     def seconds(plan: SetPlan) -> float:
-        sets = distinct_sets(plan.sets(ranking, by_retrieval, seed))
-        order = sharing_order([heads for heads in sets if set_name(heads) not in finished.results])
-        left = sum(costs(order).values()) * finished.seconds[set_name(top)]
+        order = runs.unfinished(distinct_sets(plan.sets(ranking, by_retrieval, seed)))
+        left = sum(runs.costs(order).values()) * finished.seconds[set_name(top)]
         if not plan.retrieval or not trials.seconds_left(finished):
             return left
         return left + len(plan.sizes) * finished.seconds[set_name(top)] + trials.seconds_left(finished)
@@ -319,7 +291,8 @@ def _planned(  # noqa: PLR0917  what a study has prepared
     )
 
 
-def _unit_notes(task: Task) -> list[str]:
+def unit_notes(task: Task) -> list[str]:
+    """That a task has too few units for intervals, if so."""
     units = len({row["unit"] for row in task.rows})
     if units >= FEWEST_UNITS:
         return []

@@ -15,6 +15,7 @@ from positional_heads.views.extrapolation import (
     methods_told_apart,
 )
 from positional_heads.views.head_profile import measure_correlations, pair_curves, profile_maps
+from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.profile import contribution_by_distance
 from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.page import write_report_page
@@ -32,6 +33,7 @@ __all__ = [
     "distinguishability",
     "dose_response",
     "extrapolation_curves",
+    "loss_by_budget",
     "measure_correlations",
     "method_comparison",
     "methods_told_apart",

@@ -154,6 +154,8 @@ BAD = {
     "no distance": ({"mode": "far"}, "mode 'far' needs distance="),
     "idle distance": ({"mode": "zero", "distance": 3}, "distance= goes with far and near, not with mode 'zero'"),
     "idle reference": ({"mode": "far", "distance": 3, "reference": OTHERS}, "reference= goes with mean and resample"),
+    "idle sinks": ({"mode": "near", "distance": 3, "sinks": 2}, "sinks= goes with far, not with mode 'near'"),
+    "sinks of the future": ({"mode": "far", "distance": 3, "sinks": -2}, "sinks -2 must be at least 0"),
     "the future": ({"mode": "far", "distance": -5}, "distance -5 must be at least 1"),
     "no distance at all": ({"mode": "near", "distance": 0}, "distance 0 must be at least 1"),
     "lengths": ({"mode": "resample", "reference": ["abc", "abcdef"]}, r"of one length, got \[4, 7\]"),

@@ -38,12 +38,16 @@ def bridged(model):
 
 
 @pytest.mark.parametrize("family", [family for family in SCORED if family in PLAIN])
-def test_plain_runs_give_the_bridges_logits(family, tiny):
+def test_plain_runs_give_the_bridges_logits(family, tiny, monkeypatch):
     model = tiny(family)
     before = bridged(model)
     cases = [[], hooks_of(model, "zero"), hooks_of(model, "mean")]
     if family != "smollm3":  # its layer 1 does not rotate, so its scores cannot be edited
         cases += [hooks_of(model, "far"), [*Ablation(model, "far", distance=3).hooks("L0H2"), *cases[1]]]
+        cases.append(Ablation(model, "far", distance=3, sinks=2).hooks(HEADS))
+    else:
+        cases.append(Ablation(model, "far", distance=3, sinks=2).hooks("L0H2"))
+    monkeypatch.setattr(running, "chunk_length", lambda *_: 20)  # with masks of their own, heads run in parts
     for hooks in cases:
         with model.hooks(fwd_hooks=hooks):
             assert runs_plainly(model)

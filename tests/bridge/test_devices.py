@@ -9,7 +9,7 @@ import positional_heads as ph
 from positional_heads.bridge.provenance import model_provenance
 from positional_heads.cli.common import load_named
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.scoring.score import _prepared
+from positional_heads.scoring.score import prepared_counter
 from positional_heads.scoring.sums import ScoreSums
 from tests.support.pretended_devices import PretendedDevices, layers_apart
 from tests.support.tiny_models import WRONG_BRIDGES, boot
@@ -100,7 +100,7 @@ def test_sums_of_workers_are_added_to_those_of_gpus(tiny_folder):
     model = boot(tiny_folder("llama")).eval()
     expected = ph.score_heads(model, TOKENS, batch_size=1).rho
     with layers_apart(model, GPUS):
-        counter = _prepared(ph.score_heads, model, TOKENS, batch_size=1)
+        counter = prepared_counter(ph.score_heads, model, TOKENS, batch_size=1)
         sums = counter.begin(count_longest=False)
         for number in range(len(TOKENS)):
             part = ScoreSums.from_bytes(sums.empty().to_bytes())  # as a Ray worker gets and returns them

@@ -166,12 +166,9 @@ def test_the_glossary_states_the_thresholds_of_the_rules():
             [head], measures | {k: torch.full((1, 1), v, dtype=torch.float64) for k, v in values.items()}
         )[head]
 
-    stated = {"sink": ("sink_mass", 0.5), "previous token": ("previous_token", 0.4), "induction": ("induction", 0.1)}
-    stated |= {
-        "duplicate token": ("duplicate_token", 0.1),
-        "retrieval": ("retrieval", 0.1),
-        "far": ("distant_mass", 0.2),
-    }
+    stated = {"retrieval": ("retrieval", 0.1), "previous token": ("previous_token", 0.4)}
+    stated |= {"induction": ("induction", 0.1), "duplicate token": ("duplicate_token", 0.1)}
+    stated |= {"sink": ("sink_mass", 0.5), "far": ("distant_mass", 0.2)}
     for name, (measure, least) in stated.items():
         assert f"{name} (" in MEANINGS["is"]
         assert f"{least:g}" in MEANINGS["is"].split(f"{name} (")[1].split(")")[0]
@@ -180,6 +177,8 @@ def test_the_glossary_states_the_thresholds_of_the_rules():
     assert "local" in named(distant_mass=0.05)
     assert "local" not in named(distant_mass=0.0501)
     assert [rule.name for rule in RULES] == [*stated, "local"]
+    places = [MEANINGS["is"].index(f"{name} (") for name in [*stated, "local"]]
+    assert places == sorted(places)
 
 
 def test_a_study_beside_a_profile_is_still_found(tmp_path):

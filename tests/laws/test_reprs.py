@@ -17,7 +17,9 @@ from positional_heads.results.record import Record
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.results.task import TaskResult
+from positional_heads.results.text import printable
 from positional_heads.studies.tasks.task import AnswerTask, Example
+from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
@@ -77,6 +79,17 @@ def stability(name: str = "planted") -> Stability:
     return ph.compare_all({"first": synthetic_scores(name=name), name: synthetic_scores(seed=1, name=name)})
 
 
+def head_plan(name: str = "planted") -> ph.HeadPlan:
+    by = printable(name.strip()[:50], newlines=False), torch.arange(6).view(3, 2).double()
+    made = ph.window_plan(synthetic_profile(), by=by)
+    return replace(made, provenance=made.provenance | {"model": {"name": name}})
+
+
+def plan_study(name: str = "planted") -> ph.PlanStudy:
+    costs = np.arange(24).reshape(SHAPE) / 100
+    return planted_plans(costs, {"good": costs}, budgets=(0.5,), units=6, n_random=3, name=name)
+
+
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "HeadProfile": lambda name: synthetic_profile(name=name),
@@ -87,6 +100,8 @@ RECORDS = {
     "TaskResult": task_result,
     "Comparison": comparison,
     "Stability": stability,
+    "HeadPlan": head_plan,
+    "PlanStudy": plan_study,
 }
 
 

@@ -65,8 +65,12 @@ def room(module: str) -> str:
 
 
 def test_every_public_name_loads_and_they_are_few():
-    assert len(ph.__all__) <= 55
-    assert all(getattr(ph, name).__module__.startswith("positional_heads.") for name in ph.__all__ if name != "views")
+    assert len(ph.__all__) <= 65
+    assert all(
+        getattr(ph, name).__module__.startswith("positional_heads.")
+        for name in ph.__all__
+        if name not in {"views", "formats"}
+    )
     assert set(ph.__all__) <= set(dir(ph))
     with pytest.raises(AttributeError, match="scores_head"):
         ph.scores_head  # noqa: B018

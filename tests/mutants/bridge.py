@@ -49,9 +49,20 @@ MUTANTS = (
         "bridge/test_answer_run -k users_acts",
     ),
     Mutant(
+        "bridge/ablation.py", "distances > self.distance", "distances >= self.distance", "bridge/test_sinks -k window"
+    ),
+    Mutant("bridge/ablation.py", "distances >= self.sinks", "distances > self.sinks", "bridge/test_sinks -k window"),
+    Mutant(
         "bridge/answer_run.py",
-        "own - column > hidden.distance",
-        "own - column >= hidden.distance",
+        "self.attend.end = stop",
+        "self.attend.end = 60",
+        "bridge/test_answer_run -k bridges_log",
+    ),
+    Mutant("bridge/answer_run.py", "end - n_queries, end", "n_queries", "bridge/test_answer_run -k bridges_logits"),
+    Mutant(
+        "bridge/answer_run.py",
+        "for layer in far.editable_layers",
+        "for layer in layers_with_attention(model)",
         "bridge/test_answer_run -k bridges_logits",
     ),
     Mutant(

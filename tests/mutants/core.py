@@ -166,4 +166,18 @@ MUTANTS = (
     Mutant("core/whole_files.py", "fcntl.flock(handle, fcntl.LOCK_EX)", "pass", "core/test_whole_files -k live"),
     Mutant("core/whole_files.py", "if os.path.lexists(name)", "if True", "core/test_whole_files -k any_moment"),
     Mutant("core/whole_files.py", "if fcntl is None:  #", "if fcntl:  #", "core/test_whole_files -k any_moment"),
+    # Head profiles: where attention goes, what keys hold, what pairs agree on
+    Mutant("core/attention_sums.py", "width + 1, 1)", "width, 1)", "scoring/test_head_profile -k distance_and_mass"),
+    Mutant("core/attention_sums.py", "max(0, sinks - start)", "0", "scoring/test_head_profile -k distance_and_mass"),
+    Mutant("core/attention_sums.py", "by_distance + free, free", "by_distance, free", "scoring/test_head_profile"),
+    Mutant("core/attention_sums.py", "tril(stop - window)", "tril(stop - window - 1)", "scoring/test_head_profile"),
+    Mutant("core/token_matches.py", "before[1:] = key[:-1]", "before[:-1] = key[1:]", "scoring/test_head_profile"),
+    Mutant(
+        "core/token_matches.py", "(distance > 0)", "(distance >= 0)", "scoring/test_head_profile -k transformer_lens"
+    ),
+    Mutant("core/pair_sums.py", "size = 2 * length", "size = length", "scoring/test_head_profile -k agreement"),
+    Mutant("core/pair_sums.py", "scores.topk(most)", "(-scores).topk(most)", "scoring/test_head_profile -k agreement"),
+    Mutant("core/pair_sums.py", ".triu(1)\n    steps", ".triu(0)\n    steps", "scoring/test_head_profile -k semantic"),
+    Mutant("core/kernel_score.py", "energy[slow.cpu()]", "energy[~slow.cpu()]", "core/test_kernel_score"),
+    Mutant("core/kernel_score.py", "(rank - 1)", "rank", "core/test_kernel_score"),
 )

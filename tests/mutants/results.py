@@ -41,7 +41,10 @@ MUTANTS = (
         "results/test_scores -k beat_their_null_in_both",
     ),
     Mutant(
-        "results/scores.py", "else control.without_curves()", "else control", "results/test_scores -k without_curves"
+        "results/scores.py",
+        "else control.without_curves()",
+        "else control",
+        "results/test_scores -k without_curves",
     ),
     Mutant("results/record.py", "named_tensors(inner).items()", "inner.items()", "scoring/test_control -k file_holds"),
     # Comparisons: paired or not, whose variance, and what is not shown to differ
@@ -54,7 +57,10 @@ MUTANTS = (
     Mutant("results/compare.py", "value = sides[1] - sides[0]", "value = sides[0] - sides[1]", "results/test_compare"),
     Mutant("results/comparison.py", "2 * stats.t.sf", "stats.t.sf", "results/test_compare"),
     Mutant(
-        "results/comparison_verdict.py", "comparison.excess_changed[", "~comparison.changed[", "results/test_compare"
+        "results/comparison_verdict.py",
+        "comparison.excess_changed[",
+        "~comparison.changed[",
+        "results/test_compare",
     ),
     Mutant(
         "results/compare.py",
@@ -98,12 +104,15 @@ MUTANTS = (
     # Intervals, and units that share nothing
     Mutant("results/scores.py", "self.n_groups / (self.n_groups - 1)", "1", "results/test_scores -k students"),
     Mutant(
-        "results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k their_bounds"
+        "results/effects.py",
+        "lowest - 1.0, 1.0 - lowest",
+        "float(lowest), 1.0",
+        "core/test_statistics -k their_bounds",
     ),
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
     # A study of some of the answers
     Mutant(
-        "results/ablation.py",
+        "results/answered_sets.py",
         "values={name: values[:, chosen]",
         "values={name: values[:, : len(chosen)]",
         "studies/tasks/test_exam -k of_that_part",
@@ -124,7 +133,10 @@ MUTANTS = (
     ),
     Mutant("results/ablation_tables.py", "if k in with_control", "if k", "results/test_ablation -k mean_over_sizes"),
     Mutant(
-        "results/ablation.py", "matched == anywhere", "matched >= matched", "results/test_ablation -k mean_over_sizes"
+        "results/ablation.py",
+        "matched == anywhere",
+        "matched >= matched",
+        "results/test_ablation -k mean_over_sizes",
     ),
     Mutant(
         "results/verdicts.py", '["high"] <= chance', '["low"] <= chance', "results/test_ablation -k impossible_only"
@@ -157,6 +169,137 @@ MUTANTS = (
         "self.stays if not stays and",
         "results/test_compare -k first_keys_alone",
     ),
+    # Files of other tools: whose channels, whose order, and nothing that runs
+    Mutant(
+        "results/formats/mha2mla.py",
+        "torch.cat([single, single], -1)",
+        "single.repeat_interleave(2, -1)",
+        "results/formats/test_mha2mla -k channel_order",
+    ),
+    Mutant(
+        "results/formats/mha2mla.py",
+        "descending=True, stable=True",
+        "descending=False, stable=True",
+        "results/formats/test_mha2mla -k channel_order",
+    ),
+    Mutant(
+        "results/formats/mha2mla.py",
+        "profile.pairs.band_norm",
+        "profile.pairs.query_norm",
+        "results/formats/test_mha2mla -k channel_order",
+    ),
+    Mutant(
+        "results/formats/mha2mla.py",
+        "(a == a[0]).all() or",
+        "(a == a[0]).all() and",
+        "results/formats/test_mha2mla -k compared_as_a_whole",
+    ),
+    Mutant(
+        "results/formats/triattention.py",
+        '"q_mean_real", "q_mean_imag", "q_abs_mean"',
+        '"q_mean_imag", "q_mean_real", "q_abs_mean"',
+        "results/formats/test_triattention -k calibration",
+    ),
+    Mutant(
+        "results/formats/triattention.py",
+        "center * (1 - ROUNDING)",
+        "center * 0",
+        "results/formats/test_triattention -k no_statistics",
+    ),
+    Mutant(
+        "results/formats/fasa.py",
+        "agreement.transpose(1, 2).tolist()",
+        "agreement.tolist()",
+        "results/formats/test_fasa -k ranking",
+    ),
+    Mutant(
+        "results/formats/fasa.py",
+        'if layout == "half"',
+        'if layout != "half"',
+        "results/formats/test_fasa -k ranking",
+    ),
+    Mutant(
+        "results/formats/duo_attention.py",
+        "values.double().nan_to_num(1.0)",
+        "values.double().nan_to_num(0.0)",
+        "results/formats/test_duo_attention -k loader",
+    ),
+    Mutant(
+        "results/formats/duo_attention.py",
+        "flat.argsort(stable=True)",
+        "flat.argsort(stable=True, descending=True)",
+        "results/formats/test_duo_attention -k lowest",
+    ),
+    Mutant(
+        "results/formats/kvpress.py",
+        "(~streaming).int()",
+        "streaming.int()",
+        "results/formats/test_kvpress -k plain_json",
+    ),
+    Mutant(
+        "results/formats/foreign_files.py",
+        'map_location="cpu", weights_only=True',
+        'map_location="cpu", weights_only=False',
+        "results/formats/test_hostile_files -k is_run",
+    ),
+    Mutant(
+        "results/formats/foreign_files.py",
+        "if unpacked > file.stat().st_size",
+        "if unpacked < file.stat().st_size // 2",
+        "results/formats/test_hostile_files -k large",
+    ),
+    Mutant(
+        "results/formats/rotation.py",
+        'layer.get("rotary_dim") != layer.get("d_head")',
+        "False",
+        "results/formats/test_mha2mla -k other_channels",
+    ),
+    # Head plans: who gets a window, what is kept, and what is compared with what
+    Mutant("core/key_heads.py", '"amax"', '"amin"', "results/test_head_plan -k demanding"),
+    Mutant(
+        "core/key_heads.py",
+        "nan_to_num(torch.inf).sort",
+        "nan_to_num(0).sort",
+        "results/test_head_plan -k without_a",
+    ),
+    Mutant(
+        "core/key_heads.py",
+        "values[layer, rng.sample(places",
+        "values[0, rng.sample(places",
+        "results/test_head_plan -k draws",
+    ),
+    Mutant("results/head_plan.py", "budget * n + 0.5", "budget * n", "results/test_head_plan -k demanding"),
+    Mutant("results/head_plan.py", "self.window - 1", "self.window", "results/test_head_plan -k applied"),
+    Mutant(
+        "results/head_plan.py",
+        "min(length, self.sinks + self.window)",
+        "min(length, self.window)",
+        "results/test_head_plan -k one_by_one",
+    ),
+    Mutant(
+        "results/head_plan.py",
+        "layer_windows(profile) == 0",
+        "layer_windows(profile) >= 0",
+        "results/test_head_plan",
+    ),
+    Mutant(
+        "results/plan_tables.py",
+        "permutation_p(-float(plan.mean()), -drawn.mean(-1))",
+        "permutation_p(float(plan.mean()), drawn.mean(-1))",
+        "results/test_plan_study -k plain_means",
+    ),
+    Mutant(
+        "results/plan_tables.py",
+        "for budget in budgets]).mean(0)",
+        "for budget in budgets])[0]",
+        "results/test_plan_study",
+    ),
+    Mutant(
+        "results/plan_verdict.py",
+        'row["p_chance"] >= as_bad',
+        'row["p_chance"] >= 0',
+        "results/test_plan_study -k planted_costs",
+    ),
     # What a head is, and which measures are one thing
     Mutant(
         "results/profile_verdict.py",
@@ -180,7 +323,7 @@ MUTANTS = (
         "results/head_profile.py",
         "values = rule.sign * self",
         "values = -rule.sign * self",
-        "results/test_profile_verdict -k of_a_record",
+        "results/test_profile_verdict -k show_it_most",
     ),
     Mutant(
         "results/profile_tables.py",

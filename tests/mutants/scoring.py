@@ -74,7 +74,12 @@ MUTANTS = (
         "(self.control, self.control)",
         "scoring/test_control -k add_up",
     ),
-    Mutant("scoring/sums.py", "self.run, set(), control)", "self.run, set())", "scoring/test_control -k add_up"),
+    Mutant(
+        "scoring/sums.py",
+        "self.run, set(), control, profile)",
+        "self.run, set(), {}, profile)",
+        "scoring/test_control -k add_up",
+    ),
     Mutant("scoring/layer_sums.py", "**settings | changed", "**settings", "scoring/test_control -k add_up"),
     Mutant(
         "scoring/result.py",
@@ -147,4 +152,12 @@ MUTANTS = (
         "scoring/score.py", "        saved.remove()  # left", "        pass  # left", "scoring/test_shards -k finished"
     ),
     Mutant("scoring/progress.py", "self.finished < self._parts.keys()", "True", "studies/test_budget -k worth_it"),
+    # Head profiles
+    Mutant("scoring/profile_counter.py", "length - window - sinks", "length - window", "scoring/test_head_profile"),
+    Mutant(
+        "scoring/profile_counter.py", "found.by_distance[:, 1:2]", "found.free[:, 1:2]", "scoring/test_head_profile"
+    ),
+    Mutant("scoring/profile_counter.py", "self._plan.group(row.sequence)", "0", "scoring/test_head_profile -k groups"),
+    Mutant("scoring/profile_result.py", "norms > MASSIVE *", "norms > 2 *", "scoring/test_head_profile -k massive"),
+    Mutant("scoring/profile_result.py", "mass=mass / total", "mass=mass", "scoring/test_head_profile -k distance"),
 )

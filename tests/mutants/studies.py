@@ -105,4 +105,11 @@ MUTANTS = (
     Mutant(
         "studies/resume.py", "finished.spent > WORTH_SAYING", "finished.spent > 0", "studies/test_budget -k worth_it"
     ),
+    Mutant(
+        "studies/plan_study.py",
+        "seed=seed * MOST_RANDOM + number",
+        "seed=seed",
+        "results/test_plan_study studies/test_plan_study -k each_plan",
+    ),
+    Mutant("studies/plan_study.py", "longest <= seen", "longest < seen", "studies/test_plan_study -k impossible"),
 )

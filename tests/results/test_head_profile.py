@@ -48,7 +48,7 @@ def test_heads_are_named_by_every_rule_that_holds() -> None:
         "distant_mass": torch.tensor([[0.0, 0.2, 0.05, 0.1, torch.nan]], dtype=torch.float64),
     }
     assert head_labels(heads, measures) == {
-        heads[0]: ["sink", "induction"],
+        heads[0]: ["induction", "sink"],
         heads[1]: ["previous token", "far"],
         heads[2]: ["local"],
         heads[3]: [],

@@ -1,5 +1,7 @@
 """The verdict of a head profile says what its numbers say, and what is not known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,5 +98,15 @@ def test_the_verdict_of_a_record_is_that_of_its_numbers():
     assert counted == 8
     for name, heads in profile.by_name.items():
         assert {profile.name(head) for head in heads} == {name}
-    sinks = [float(profile.values("sink_mass")[head]) for head in profile.by_name["sink"]]
-    assert sinks == sorted(sinks, reverse=True)
+
+
+def test_the_heads_of_a_name_are_those_that_show_it_most_first():
+    profile = synthetic_profile()
+    kept = {name: profile.sums[name] for name in ("reach", "sink_mass", "distant_mass")}
+    kept["distant_mass"] = kept["distant_mass"] / 20
+    by_name = replace(profile, sums=kept, weights={name: profile.weights[name] for name in kept}).by_name
+    assert [*by_name] == ["sink", "local"]
+    for name, measure, sign in (("sink", "sink_mass", -1), ("local", "distant_mass", 1)):
+        values = [sign * float(profile.values(measure)[head]) for head in by_name[name]]
+        assert len(values) > 1
+        assert values == sorted(values)

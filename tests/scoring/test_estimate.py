@@ -24,7 +24,7 @@ from positional_heads.scoring.estimate import (
     sums_bytes,
 )
 from positional_heads.scoring.machine import H100, Machine, measured_machine
-from positional_heads.scoring.score import _prepared
+from positional_heads.scoring.score import prepared_counter
 
 SIZE = ModelSize("made up", (None, 6, None), 4, 2, 16, 8, 64, 96, 100_000, 60_000, 4096)
 UNIT = Machine("unit", 1.0, 1.0, 1.0, 1.0, 1.0)
@@ -104,7 +104,7 @@ def test_work_of_the_model_is_its_arithmetic():
 def test_the_pilot_runs_as_many_batches_as_a_run_does(case, tiny):
     sequences, length = case
     tokens = torch.randint(256, (sequences, min(256, length)))
-    counter = _prepared(ph.score_heads, tiny("llama"), tokens, batch_size=1)
+    counter = prepared_counter(ph.score_heads, tiny("llama"), tokens, batch_size=1)
     size = replace(SIZE, windows=(None,))
     again = counted_work(size, [tokens.shape[1]] * sequences, settings()).visits - sequences
     assert again == len(counter.pilot_batches) - 1
@@ -117,7 +117,7 @@ def test_the_pilot_runs_as_many_batches_as_a_run_does(case, tiny):
 def test_bytes_of_sums_are_those_of_a_shards_file(chosen, tiny, tiny_folder, tmp_path):
     tokens = torch.randint(256, (3, 120), generator=torch.Generator().manual_seed(0))
     model, asked = tiny("llama"), {"pairs": "all", **chosen}
-    sums = _prepared(ph.score_heads, model, tokens, **asked).begin(count_longest=False)
+    sums = prepared_counter(ph.score_heads, model, tokens, **asked).begin(count_longest=False)
     size = model_size(AutoConfig.from_pretrained(tiny_folder("llama")))
     expected = sums_bytes(size, [120] * 3, ph.ScoringSettings(**asked))
     tensors = sum(

@@ -212,7 +212,7 @@ def test_a_block_of_queries_is_summed_like_the_whole(monkeypatch):
         return torch.nn.functional.pad(scores[:, start:stop, :stop], (stop - start, 0))
 
     whole = attention_sums(block, 2, TokenMatches(tokens), 9, 4)
-    monkeypatch.setattr("positional_heads.core.attention_sums.BLOCK_ENTRIES", 2 * 37 * 5)
+    monkeypatch.setattr("positional_heads.core.attention_sums.BLOCK_ENTRIES", 1)  # blocks of the fewest queries
     for one, other in zip(whole, attention_sums(block, 2, TokenMatches(tokens), 9, 4), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -246,3 +246,13 @@ def test_a_short_text_has_no_distant_mass_and_no_moved_keys(tiny):
     assert bool(profile.values("distant_mass").isnan().all())
     assert bool(profile.values("semantic").isnan().all())
     assert bool(profile.values("previous_token").isfinite().all())
+
+
+def test_groups_are_the_sequences_so_intervals_are_over_them(tiny):
+    model = tiny("llama")
+    profile = profile_heads(model, TOKENS, window=WINDOW)
+    for number, sequence in enumerate(TOKENS):
+        alone = profile_heads(model, sequence[None], window=WINDOW)
+        for name in profile.sums:
+            close(profile.sums[name][number], alone.sums[name][0], atol=1e-4)
+            close(profile.weights[name][number], alone.weights[name][0], atol=1e-4)

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ import positional_heads as ph
 from positional_heads import cli, views
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import plan as cli_plan
 from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import score as cli_score
+from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation, head_profile
+from positional_heads.studies import ablation, extrapolation, head_profile, set_runs
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
+from tests.support.synthetic_profile import synthetic_profile
 
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
 WORDS = ("", "x", "-1", "1.5", "nan", "9" * 40, ",")
@@ -106,7 +109,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     comparison, stability = ph.compare(scores, other), ph.compare_all({"a": scores, "b": other})
     examples = ph.head_examples(model, TEXTS[0], head)
     profile = ph.contribution_profile(model, TEXTS, head)
-    heads = ph.profile_heads(model, TEXTS[:1], window=4, null_repeats=0, resamples=2, retrieval=None)
+    heads = ph.profile_heads(model, TEXTS, window=4, null_repeats=0, resamples=2, retrieval=None)
     head_profile.counted_profile = reached  # type: ignore[assignment]
     task = TASKS["passkey"](model, length=64, depths=1, examples=1)
     both = model.run_with_cache(tokens[None])[1]
@@ -126,6 +129,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "cut_text": {"model": model, "texts": TEXTS},
         "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
         "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
+        "window_plan": {"profile": heads},
+        "plan_study": {"model": model, "profile": heads, "task": task, "window": 8, "n_random": 1},
         "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
         "extrapolation_study": {
             "model": model,
@@ -201,6 +206,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "contribution_by_distance": {"profile": profile},
         "distinguishability": {"frequencies": frequencies, "length": 9},
         "dose_response": {"study": None},
+        "loss_by_budget": {"study": None},
         "extrapolation_curves": {"study": None},
         "method_comparison": {"study": None},
         "methods_told_apart": {"study": None},
@@ -210,6 +216,31 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     assert seen.keys() | {"View"} == set(views.__all__), set(views.__all__) ^ seen.keys()
     for name, arguments in seen.items():
         yield f"views.{name}", getattr(views, name), arguments
+    yield from file_formats(folder)
+
+
+def file_formats(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Every function for files of other tools, with arguments that make sense."""
+    made, sizes = synthetic_profile(), {"sinks": 1, "window": 2}
+    norm = made.pairs.query_center.norm(dim=-1) + 1  # no mean length is below the length of the mean
+    heads, made = torch.ones(2, 3), replace(made, pairs=replace(made.pairs, query_norm=norm))
+    file, pattern = {"path": folder / "file"}, {"folder": folder / "pattern"}
+    seen: dict[str, dict[str, Any]] = {
+        "mha2mla_ranks": {"profile": made},
+        "compare_mha2mla": {"profile": made, "ranks": formats.mha2mla_ranks(made)},
+        "published": {"name": formats.PUBLISHED[0]},
+        "read_duo_attention": pattern,
+        "write_duo_attention": {"values": heads, **pattern, **sizes},
+        "write_kvpress": {"streaming": heads > 0, **file, **sizes},
+        "write_tables": {"profile": made, "folder": folder / "tables"},
+    }
+    seen |= {name: file for name in formats.__all__ if name.startswith("read_") and name not in seen}
+    others = ("write_mha2mla_ranks", "write_fasa_agreement", "write_triattention")
+    seen |= {name: {"profile": made, **file} for name in others}
+    assert {*seen} == {name for name in formats.__all__ if inspect.isroutine(getattr(formats, name))}
+    for name, arguments in seen.items():
+        yield f"formats.{name}", getattr(formats, name), arguments
+    yield "HeadPattern.streaming", formats.HeadPattern(heads.double(), 1, 2).streaming, {"share": 0.5}
 
 
 def in_python(folder: Path) -> Iterator[str]:
@@ -231,13 +262,17 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     text.write_text(" ".join(TEXTS))
     ph.score_heads(model, TEXTS, null_repeats=0, resamples=2).save(scores := folder / "short.safetensors")
     ph.score_heads(model, TEXTS[1:], null_repeats=0, resamples=2).save(other := folder / "other.safetensors")
+    ph.profile_heads(model, TEXTS, retrieval=None, null_repeats=0, resamples=2).save(folder / "heads.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
-    EntryCounter.begin = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
+    EntryCounter.begin = ablation.run_parts = reached  # type: ignore[method-assign]
+    set_runs.run_parts = extrapolation.run_parts = reached
+    task = ["--length", "64", "--depths", "1", "--examples", "1"]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "profile": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
+        "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
         "show": [str(folder)],
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
@@ -287,9 +322,9 @@ if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    ablation.run_parts = extrapolation.run_parts = first_part_only
+    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate):
+    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}

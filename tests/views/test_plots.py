@@ -17,6 +17,7 @@ from positional_heads.results.profile import ContributionProfile
 from positional_heads.results.scores import HeadScores, NullScores
 from positional_heads.views.figures import Picture, interpolated, readable, token_count, wavelength_axis
 from positional_heads.views.scores import NAMED, WIDEST_LABELLED
+from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
@@ -63,6 +64,13 @@ def study(name: str = "planted"):
     return replace(made, task=name, provenance=made.provenance | {"model": {"name": name}})
 
 
+def plans(name: str = "planted"):
+    costs = np.arange(24).reshape(SHAPE) / 100
+    measures = {"good": costs, f"by {readable(name)}": -costs}
+    made = planted_plans(costs, measures, budgets=(0.25, 0.75), units=6, n_random=3)
+    return replace(made, task=name, provenance=made.provenance | {"model": {"name": name}})
+
+
 FIGURES = {
     "rho_heat_map": lambda name: views.rho_heat_map(synthetic_scores(name=name)),
     "allocation_curves": lambda name: views.allocation_curves(synthetic_scores(name=name)),
@@ -72,6 +80,7 @@ FIGURES = {
     "measure_correlations": lambda name: views.measure_correlations(synthetic_profile(name=name)),
     "pair_curves": lambda name: views.pair_curves(synthetic_profile(name=name)),
     "dose_response": lambda name: views.dose_response(study(name)),
+    "loss_by_budget": lambda name: views.loss_by_budget(plans(name)),
     "extrapolation_curves": lambda name: views.extrapolation_curves(planted_extrapolation(name)),
     "method_comparison": lambda name: views.method_comparison(planted_extrapolation(name)),
     "methods_told_apart": lambda name: views.methods_told_apart(planted_extrapolation(name)),
@@ -371,3 +380,18 @@ def test_random_sets_are_drawn_at_their_number_of_heads_with_the_unit_on_the_axi
         expected = [(made.sizes.index(k), effect) for k, effect in zip(rows["k"], rows["effect"], strict=True)]
         np.testing.assert_allclose(panel.collections[0].get_offsets(), expected)
     assert figure.get_supylabel() == "change of log_prob (nats per token)\nnegative is harm"
+
+
+def test_plans_are_drawn_at_their_budget_beside_all_random_ones():
+    made = plans()
+    figure, effects = views.loss_by_budget(made), made.effects()
+    for panel, reach in zip(figure.axes, ("long", "short"), strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in panel.lines}
+        rows = effects[effects["reach"] == reach].set_index(["kind", "by"])
+        np.testing.assert_allclose(lines["good"][:, 1], rows.loc[("plan", "good"), "effect"])
+        np.testing.assert_allclose(lines["good"][:, 0], [0.25, 0.75], atol=0.01)
+        np.testing.assert_allclose(lines["random plans, mean"][:, 1], rows.loc[("chance", "chance"), "effect"])
+        np.testing.assert_allclose(lines["windows on all"], [[0, rows.loc[("all", "all"), "effect"].item()]])
+        each = made.by_set().query("kind == 'chance' and reach == @reach")["effect"]
+        band = panel.collections[0].get_paths()[0].vertices[:, 1]
+        np.testing.assert_allclose([band.min(), band.max()], [each.min(), each.max()])

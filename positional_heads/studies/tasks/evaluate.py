@@ -147,7 +147,8 @@ def task_provenance(task: Task, ablation: Ablation) -> dict[str, Any]:
     """Provenance of a task, with a hash of its examples, and of how heads are ablated."""
     examples = task.examples if isinstance(task, AnswerTask) else None
     sha256 = None if examples is None else data_hash([(example.tokens, None) for example in examples])
+    how = {"mode": ablation.mode, "distance": ablation.distance, "reference": ablation.reference_hash}
     return {
         "task": {"name": task.name, "sha256": sha256, **task.settings},
-        "ablation": {"mode": ablation.mode, "distance": ablation.distance, "reference": ablation.reference_hash},
+        "ablation": how | ({"sinks": ablation.sinks} if ablation.sinks else {}),
     }

@@ -8,7 +8,9 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
@@ -28,25 +30,34 @@ from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
 from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
+from positional_heads.views.report.plans import head_plan_files, plan_study_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
 DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
-Reported = HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability
+Reported = HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy
 """Results that have a report folder."""
 
 
 @checked
 def write_report(
-    result: HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability, folder: str | Path
+    result: HeadScores
+    | HeadProfile
+    | AblationStudy
+    | ExtrapolationStudy
+    | Comparison
+    | Stability
+    | HeadPlan
+    | PlanStudy,
+    folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study` or
-            `extrapolation_study` returned.
+        result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`,
+            `window_plan` or `plan_study` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -63,6 +74,10 @@ def write_report(
         content = _ablation_files(result)
     elif isinstance(result, ExtrapolationStudy):
         content = _extrapolation_files(result)
+    elif isinstance(result, HeadPlan):
+        content = head_plan_files(result)
+    elif isinstance(result, PlanStudy):
+        content = plan_study_files(result)
     else:
         content = comparison_files(result) if isinstance(result, Comparison) else stability_files(result)
     for name, data in content.items():

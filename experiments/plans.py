@@ -1,0 +1,95 @@
+"""Which measure picks the key heads that may see only the first keys and a window? Plan studies on SmolLM2.
+
+    python experiments/plans.py                # the profile, then every study; finished results are not run again
+    python experiments/plans.py exam-1024      # some of them; exam-1024-layers: against plans within layers
+
+Results lie beside those of run.py, in experiments/plans, and are resumed in the same way.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from run import HERE, SEED, SHUFFLES, once, sequences
+from transformer_lens.model_bridge import TransformerBridge
+
+import positional_heads as ph
+
+WINDOW, SINKS = 256, 4
+BUDGETS = (0.25, 0.5, 0.75)
+RANDOM = 20
+MEASURES = (
+    *("reach", "mean_distance", "distant_mass", "-sink_mass", "retrieval", "induction", "semantic", "-positional"),
+    *("rho", "rho_curve", "excess", "kernel", "massive_key"),
+)
+LAYERS = "-layers"
+PROFILED = (1024, 12)
+"""Tokens and number of the sequences that are profiled; they are prose, the texts of the tasks are technical."""
+EXAMS = {"exam-1024": (1024, 8), "exam-2048": (2048, 4)}
+"""Passkey, key-value recall, copying and text in one sequence: its tokens, and how many of them."""
+TEXTS = {"text-2048": (2048, 6)}
+"""Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
+MATCHED = ("reach",)
+"""Measures that are also compared with random plans of as many windows in every layer: 60 sets of windows each."""
+
+
+def profile(model: TransformerBridge) -> ph.HeadProfile:
+    """Every measure of every head, on prose."""
+    length, count = PROFILED
+    settings = {"window": WINDOW, "sinks": SINKS, "null_repeats": SHUFFLES, "seed": SEED}
+
+    def run(checkpoint: Path) -> ph.HeadProfile:
+        drawn = sequences(model, "prose", length, count)
+        return ph.profile_heads(model, drawn, checkpoint=checkpoint, progress=True, **settings)
+
+    return once("plans/profile", ph.HeadProfile.load, run, {**settings, "sequences": count, "longest": length})
+
+
+def exam(model: TransformerBridge, length: int, examples: int) -> ph.AnswerTask:
+    """All questions in one sequence."""
+    from positional_heads.studies.tasks.exam import exam as make
+
+    return make(model, length=length, examples=examples, haystack=ph.bundled_text("technical"), held_out=1, seed=SEED)
+
+
+def text(model: TransformerBridge, length: int, examples: int) -> ph.AnswerTask:
+    """Text with its whole context only: with a truncated one, a window hides nothing."""
+    from positional_heads.studies.tasks.perplexity import perplexity
+
+    task = perplexity(
+        model, length=length, near=256, examples=examples, haystack=ph.bundled_text("technical"), seed=SEED
+    )
+    return replace(task, name="text", examples=tuple(one for one in task.examples if one.reach == "long"))
+
+
+def study(model: TransformerBridge, name: str, *, matched: bool = False) -> ph.PlanStudy:
+    """Windows on the key heads that each measure ranks lowest, and on random ones, of any layer or of the same ones."""
+    task = exam(model, *EXAMS[name]) if name in EXAMS else text(model, *TEXTS[name])
+    profiled = profile(model)
+    settings = {"budgets": BUDGETS, "window": WINDOW, "sinks": SINKS, "n_random": RANDOM, "seed": SEED}
+    settings["n_matched"] = RANDOM if matched else 0
+    by = [one for one in (MATCHED if matched else MEASURES) if one.removeprefix("-") in profiled.names]
+    checkpoint = HERE / "unfinished" / "plans" / name  # both studies of a task share their parts
+
+    def run(_: Path) -> ph.PlanStudy:
+        return ph.plan_study(
+            model, profiled, task, by=by, batch_size=1, checkpoint=checkpoint, progress=True, **settings
+        )
+
+    folder = f"plans/{name}{LAYERS if matched else ''}"
+    return once(folder, ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS), "by": by})
+
+
+def main() -> None:
+    """Run the studies named on the command line, or all, those against chance first."""
+    names = [*EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS))]
+    chosen = sys.argv[1:] or names
+    if unknown := set(chosen) - set(names):
+        sys.exit(f"no study {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(names)}")
+    model = ph.load_model("smollm2")
+    for name in chosen:
+        study(model, name.removesuffix(LAYERS), matched=name.endswith(LAYERS))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""`positional-heads plan`: which key heads may see only the first keys and a window, and what that costs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from positional_heads.cli import options
+from positional_heads.cli.common import load_named, numbers, one_line_errors, prepared_folder, read_text
+from positional_heads.cli.show import finish
+
+
+def plan(  # noqa: PLR0917  one parameter is one option of the command
+    profile: Annotated[Path, typer.Argument(help="Result of `profile` for the model: a folder, or the file in it.")],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A measure of the profile, e.g. reach or -sink_mass, or chance: the key heads with its lowest values "
+            "get windows; repeatable with --study. reach if not given; with --study reach, retrieval, distant_mass, "
+            "rho and excess."
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Share of the key heads that keep all keys: 0.5 if not given; with --study several, 0.25,0.5,0.75 if "
+            "not given."
+        ),
+    ] = None,
+    window: Annotated[
+        int, typer.Option(min=2, help="Last keys that the others see, the query's own among them.")
+    ] = 256,
+    sinks: Annotated[int, typer.Option(min=0, help="First keys of the text that they see.")] = 4,
+    out: options.Out = Path("plan"),
+    study: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Try plans on this model: the one that was profiled, named as there."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help=f"With --study: {options.RECALL_TASKS}, exam, perplexity or longbench.")
+    ] = "passkey",
+    length: Annotated[
+        list[int] | None, typer.Option(min=2, help="Tokens of a sequence, repeatable; the context if not given.")
+    ] = None,
+    depths: options.Depths = None,
+    examples: Annotated[
+        int | None, typer.Option(min=1, help="Examples for every length and depth; exam: for every length.")
+    ] = None,
+    haystack: Annotated[
+        str | None,
+        typer.Option(
+            help="Text file to hide the answer in, or bundled:prose and the like; the bundled text if not given."
+        ),
+    ] = None,
+    n_random: Annotated[int, typer.Option(min=1, help="Number of random rankings, each with a plan per budget.")] = 20,
+    n_matched: Annotated[
+        int, typer.Option(min=0, help="Random plans with as many windows in every layer, per measure and budget.")
+    ] = 0,
+    batch_size: options.BatchSize = None,
+    device: options.Device = None,
+    device_map: options.DeviceMap = None,
+    offload_folder: options.OffloadFolder = None,
+    adapter: options.Adapter = None,
+    dtype: options.Dtype = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the task and of random plans.")] = 0,
+    as_json: options.AsJson = False,
+    overwrite: options.Overwrite = False,
+    trust_remote_code: options.TrustRemoteCode = False,
+) -> None:
+    """Choose key heads that may see only the first keys and a window.
+
+    Writes the plan of one measure. With --study, tries plans of several measures and random ones on a task, and says
+    which cost least. To resume an interrupted study, run the same command again.
+
+    Example: positional-heads plan profile --by reach --budget 0.5 --out plan
+    """
+    of_task = {"length": length, "depths": depths, "examples": examples}
+    with one_line_errors():
+        usual = "0.5" if study is None else "0.25,0.5,0.75"
+        budgets = numbers("--budget", usual if budget is None else budget, usual)
+        if study is None:
+            _refuse_study_options(by, budgets)
+        from positional_heads.results.files import FINISHED_FILE_NAME, HEAD_PLAN, PLAN_STUDY
+        from positional_heads.results.head_plan import window_plan
+        from positional_heads.results.head_profile import HeadProfile
+
+        profiled = HeadProfile.load(profile)
+        if study is None:
+            with prepared_folder(out, HEAD_PLAN.file_name, overwrite):
+                chosen = (by or ["reach"])[0]
+                finish(window_plan(profiled, budgets[0], window, sinks, chosen, seed=seed), out, as_json)
+            return
+        from positional_heads.bridge.loading import check_dtype
+        from positional_heads.studies.plan_study import plan_study
+        from positional_heads.studies.tasks.evaluate import check_task_name, task_setting_names
+
+        check_dtype(dtype)
+        check_task_name(task)
+        task_settings: dict[str, Any] = {name: value for name, value in of_task.items() if value not in (None, [])}
+        if length is not None and len(length) == 1:  # LongBench takes a single one
+            task_settings["length"] = length[0]
+        if haystack is not None:
+            task_settings["haystack"] = read_text(haystack)
+        if "seed" in task_setting_names(task):
+            task_settings["seed"] = seed
+        with prepared_folder(out, PLAN_STUDY.file_name, overwrite):
+            places = {"offload_folder": offload_folder, "adapter": adapter}
+            bridge = load_named(study, device, dtype, trust_remote_code, device_map=device_map, **places)
+            from positional_heads.studies.tasks.evaluate import make_task
+
+            result = plan_study(
+                bridge,
+                profiled,
+                make_task(bridge, task, **task_settings),
+                budgets=budgets,
+                window=window,
+                sinks=sinks,
+                by=by or None,
+                n_random=n_random,
+                n_matched=n_matched,
+                batch_size=batch_size,
+                seed=seed,
+                checkpoint=out,
+                progress=True,
+            )
+            finish(result, out, as_json, progress=FINISHED_FILE_NAME)
+
+
+def _refuse_study_options(by: list[str] | None, budgets: list[float]) -> None:
+    """Refuse several measures or budgets for one plan.
+
+    Raises:
+        ValueError: If there are several.
+    """
+    if len(by or []) > 1 or len(budgets) > 1:
+        msg = "a plan has one --by and one --budget: give one of each, or compare several with --study MODEL"
+        raise ValueError(msg)
