@@ -41,7 +41,10 @@ MUTANTS = (
         "results/test_scores -k beat_their_null_in_both",
     ),
     Mutant(
-        "results/scores.py", "else control.without_curves()", "else control", "results/test_scores -k without_curves"
+        "results/scores.py",
+        "else control.without_curves()",
+        "else control",
+        "results/test_scores -k without_curves",
     ),
     Mutant("results/record.py", "named_tensors(inner).items()", "inner.items()", "scoring/test_control -k file_holds"),
     # Comparisons: paired or not, whose variance, and what is not shown to differ
@@ -54,7 +57,10 @@ MUTANTS = (
     Mutant("results/compare.py", "value = sides[1] - sides[0]", "value = sides[0] - sides[1]", "results/test_compare"),
     Mutant("results/comparison.py", "2 * stats.t.sf", "stats.t.sf", "results/test_compare"),
     Mutant(
-        "results/comparison_verdict.py", "comparison.excess_changed[", "~comparison.changed[", "results/test_compare"
+        "results/comparison_verdict.py",
+        "comparison.excess_changed[",
+        "~comparison.changed[",
+        "results/test_compare",
     ),
     Mutant(
         "results/compare.py",
@@ -98,7 +104,10 @@ MUTANTS = (
     # Intervals, and units that share nothing
     Mutant("results/scores.py", "self.n_groups / (self.n_groups - 1)", "1", "results/test_scores -k students"),
     Mutant(
-        "results/effects.py", "lowest - 1.0, 1.0 - lowest", "float(lowest), 1.0", "core/test_statistics -k their_bounds"
+        "results/effects.py",
+        "lowest - 1.0, 1.0 - lowest",
+        "float(lowest), 1.0",
+        "core/test_statistics -k their_bounds",
     ),
     Mutant("results/extrapolation.py", ">= FEWEST_FOR_INTERVAL else", ">= 1 else", "results/test_extrapolation"),
     # A study of some of the answers
@@ -124,7 +133,10 @@ MUTANTS = (
     ),
     Mutant("results/ablation_tables.py", "if k in with_control", "if k", "results/test_ablation -k mean_over_sizes"),
     Mutant(
-        "results/ablation.py", "matched == anywhere", "matched >= matched", "results/test_ablation -k mean_over_sizes"
+        "results/ablation.py",
+        "matched == anywhere",
+        "matched >= matched",
+        "results/test_ablation -k mean_over_sizes",
     ),
     Mutant(
         "results/verdicts.py", '["high"] <= chance', '["low"] <= chance', "results/test_ablation -k impossible_only"
@@ -201,7 +213,10 @@ MUTANTS = (
         "results/formats/test_fasa -k ranking",
     ),
     Mutant(
-        "results/formats/fasa.py", 'if layout == "half"', 'if layout != "half"', "results/formats/test_fasa -k ranking"
+        "results/formats/fasa.py",
+        'if layout == "half"',
+        'if layout != "half"',
+        "results/formats/test_fasa -k ranking",
     ),
     Mutant(
         "results/formats/duo_attention.py",
@@ -242,7 +257,10 @@ MUTANTS = (
     # Head plans: who gets a window, what is kept, and what is compared with what
     Mutant("core/key_heads.py", '"amax"', '"amin"', "results/test_head_plan -k demanding"),
     Mutant(
-        "core/key_heads.py", "nan_to_num(torch.inf).sort", "nan_to_num(0).sort", "results/test_head_plan -k without_a"
+        "core/key_heads.py",
+        "nan_to_num(torch.inf).sort",
+        "nan_to_num(0).sort",
+        "results/test_head_plan -k without_a",
     ),
     Mutant(
         "core/key_heads.py",
@@ -259,7 +277,10 @@ MUTANTS = (
         "results/test_head_plan -k one_by_one",
     ),
     Mutant(
-        "results/head_plan.py", "layer_windows(profile) == 0", "layer_windows(profile) >= 0", "results/test_head_plan"
+        "results/head_plan.py",
+        "layer_windows(profile) == 0",
+        "layer_windows(profile) >= 0",
+        "results/test_head_plan",
     ),
     Mutant(
         "results/plan_tables.py",
@@ -278,36 +299,36 @@ MUTANTS = (
         'row["p_chance"] >= as_bad',
         'row["p_chance"] >= 0',
         "results/test_plan_study -k planted_costs",
-        # What a head is, and which measures are one thing
-        Mutant(
-            "results/profile_verdict.py",
-            "if abs(pair[2]) >= SAME",
-            "if pair[2] >= SAME",
-            "results/test_profile_verdict -k whatever_the_sign",
-        ),
-        Mutant(
-            "results/profile_verdict.py",
-            "beyond = ordered[ordered.abs() > chance]",
-            "beyond = ordered[ordered.abs() > 0]",
-            "results/test_profile_verdict -k beyond_what_chance",
-        ),
-        Mutant(
-            "results/profile_verdict.py",
-            "norm.isf(ALPHA / (2 * len(others)))",
-            "norm.isf(ALPHA / 2)",
-            "results/test_profile_verdict -k beyond_what_chance",
-        ),
-        Mutant(
-            "results/head_profile.py",
-            "values = rule.sign * self",
-            "values = -rule.sign * self",
-            "results/test_profile_verdict -k of_a_record",
-        ),
-        Mutant(
-            "results/profile_tables.py",
-            """row.get("distant_mass") is not None for row""",
-            """row.get("distant_mass") is None for row""",
-            "cli/test_profile -k longer_than_the_window",
-        ),
+    ),
+    # What a head is, and which measures are one thing
+    Mutant(
+        "results/profile_verdict.py",
+        "if abs(pair[2]) >= SAME",
+        "if pair[2] >= SAME",
+        "results/test_profile_verdict -k whatever_the_sign",
+    ),
+    Mutant(
+        "results/profile_verdict.py",
+        "beyond = ordered[ordered.abs() > chance]",
+        "beyond = ordered[ordered.abs() > 0]",
+        "results/test_profile_verdict -k beyond_what_chance",
+    ),
+    Mutant(
+        "results/profile_verdict.py",
+        "norm.isf(ALPHA / (2 * len(others)))",
+        "norm.isf(ALPHA / 2)",
+        "results/test_profile_verdict -k beyond_what_chance",
+    ),
+    Mutant(
+        "results/head_profile.py",
+        "values = rule.sign * self",
+        "values = -rule.sign * self",
+        "results/test_profile_verdict -k of_a_record",
+    ),
+    Mutant(
+        "results/profile_tables.py",
+        """row.get("distant_mass") is not None for row""",
+        """row.get("distant_mass") is None for row""",
+        "cli/test_profile -k longer_than_the_window",
     ),
 )
