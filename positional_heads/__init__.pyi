@@ -30,6 +30,7 @@ from .results.head_examples import HeadExamples as HeadExamples
 from .results.head_profile import HeadProfile as HeadProfile
 from .results.pair_statistics import PairStatistics as PairStatistics
 from .results.profile import ContributionProfile as ContributionProfile
+from .results.recommendation import Recommendation as Recommendation
 from .results.scores import HeadScores as HeadScores
 from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
@@ -44,6 +45,7 @@ from .scoring.shards import merge_shards as merge_shards
 from .studies.ablation import ablation_study as ablation_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
+from .studies.recommendation import recommend_extension as recommend_extension
 from .studies.tasks.evaluate import evaluate as evaluate
 from .studies.tasks.harness import evaluate_harness as evaluate_harness
 from .studies.tasks.harness import harness_task as harness_task

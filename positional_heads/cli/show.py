@@ -20,7 +20,21 @@ ALPHA = 0.05
 NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
-    *("verdict", "table", "link", "contrasts", "effects", "single_heads", "agreement", "top", "pairs", "notes"),
+    *(
+        "verdict",
+        "diagnosis",
+        "config",
+        "table",
+        "link",
+        "contrasts",
+        "effects",
+        "single_heads",
+        "agreement",
+        "top",
+        "pairs",
+        "jumps",
+        "notes",
+    ),
     "provenance",
 )
 
@@ -35,14 +49,15 @@ def show(
     Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results.files import ABLATION, COMPARISON, EXTRAPOLATION, SCORES, STABILITY, lies_in
+        from positional_heads.results import files
+        from positional_heads.results.files import SCORES, lies_in
         from positional_heads.results.unfinished import unfinished
 
-        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, SCORES)
+        kinds = (files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.RECOMMENDATION, SCORES)
         held = [one for one in kinds if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            names = [one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION)]
+            names = [one.file_name for one in (SCORES, *kinds[2:4], *kinds[:2], files.RECOMMENDATION)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else SCORES, as_json, top)
         if interrupted is not None:
@@ -103,8 +118,8 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
-    from positional_heads.results import comparison_tables, tables
-    from positional_heads.results.files import ABLATION, COMPARISON, SCORES, STABILITY
+    from positional_heads.results import comparison_tables, recommendation_tables, tables
+    from positional_heads.results.files import ABLATION, COMPARISON, RECOMMENDATION, SCORES, STABILITY
 
     if as_json:
         return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
@@ -126,6 +141,8 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     elif kind == COMPARISON:
         found = comparison_tables.comparison_tables(content, top)
         lines = [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
+    elif kind == RECOMMENDATION:
+        lines = list(map(in_options, recommendation_tables.printed_recommendation(content)))
     elif kind == STABILITY:
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     else:

@@ -38,6 +38,9 @@ EXTRAPOLATION = ResultKind(
 EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "HeadExamples.save")
 PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
 HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "positional-heads profile")
+RECOMMENDATION = ResultKind(
+    "positional_heads.Recommendation", "recommendation.safetensors", "positional-heads recommend"
+)
 COMPARISON = ResultKind("positional_heads.Comparison", "comparison.safetensors", "positional-heads compare")
 STABILITY = ResultKind("positional_heads.Stability", "stability.safetensors", "positional-heads compare")
 TASK = ResultKind("positional_heads.TaskResult", "task.safetensors", "TaskResult.save")

@@ -44,6 +44,13 @@ TITLES = {
     "p_shared": "p",
     "correlation_rho": "rank correlation of rho",
     "correlation_excess": "of the excess",
+    "loss_change": "change of loss",
+    "loss_low": "low 95 %",
+    "loss_high": "high 95 %",
+    "within": "loss within",
+    "within_change": "change within",
+    "within_low": "low 95 %",
+    "within_high": "high 95 %",
 }
 """Titles of columns that are not their names."""
 MEANINGS = {
@@ -115,6 +122,10 @@ MEANINGS = {
     "expected": "how many two random rankings share",
     "jaccard": "shared heads over heads in either",
     "p_shared": "chance that two random rankings share as many or more",
+    "loss_change": "the same minus that of the same sequences without extension; its 95 % interval is over sequences",
+    "within": "nats per token of text up to the training length, in a run of its own",
+    "within_change": "the same minus that without extension: what short texts lose",
+    "config": "whether config.json can express it",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
 FILE_MEANINGS = {

@@ -9,6 +9,9 @@ from typing import Any
 from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, earlier_sums, read_result
 
 _CHECKSUM = "sha256"
+STUDIES = {"ablation": ("ablate", "ablation_study"), "recommendation": ("recommend", "recommend_extension")}
+"""Command and function of studies, by what only their own header has."""
+OTHERS = ("extrapolate", "extrapolation_study")
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -44,7 +47,7 @@ def _unfinished_study(file: Path) -> str:
         header, *parts = finished_lines(file) or [{}]
     except ResultFileError as error:
         return f"{error}."
-    command, function = ("ablate", "ablation_study") if "ablation" in header else ("extrapolate", "extrapolation_study")
+    command, function = next((names for key, names in STUDIES.items() if key in header), OTHERS)
     if not header:  # killed before it was written
         return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."
     return (

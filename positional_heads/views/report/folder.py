@@ -8,6 +8,7 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.recommendation import Recommendation
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
@@ -26,24 +27,27 @@ from positional_heads.views.extrapolation import extrapolation_curves, methods_t
 from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
 from positional_heads.views.report.last_line import DPI, last_line
+from positional_heads.views.report.recommendation import recommendation_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
 DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
-Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability
+Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | Recommendation
 """Results that have a report folder."""
 
 
 @checked
 def write_report(
-    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability, folder: str | Path
+    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | Recommendation,
+    folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `compare`, `compare_all`, `ablation_study` or `extrapolation_study` returned.
+        result: What `score_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study` or
+            `recommend_extension` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -58,6 +62,8 @@ def write_report(
         content = _ablation_files(result)
     elif isinstance(result, ExtrapolationStudy):
         content = _extrapolation_files(result)
+    elif isinstance(result, Recommendation):
+        content = recommendation_files(result)
     else:
         content = comparison_files(result) if isinstance(result, Comparison) else stability_files(result)
     for name, data in content.items():
