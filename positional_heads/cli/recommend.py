@@ -1,7 +1,7 @@
 """`positional-heads recommend`: which extension of the context to take, from the command line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -88,6 +88,7 @@ def recommend(  # noqa: PLR0917  one parameter is one option of the command
             from positional_heads.studies.recommendation import recommend_extension
             from positional_heads.studies.rotary_kinds import needs_extension
 
+            of_task: dict[str, Any] = {} if asked is None else {"depths": depths, "examples": examples}
             whole = in_order or not needs_extension(bridge, target_length, training_length)
             found = recommend_extension(
                 bridge,
@@ -104,6 +105,6 @@ def recommend(  # noqa: PLR0917  one parameter is one option of the command
                 progress=True,
                 budget=budget,
                 seed=seed,
-                **({} if asked is None else {"depths": depths, "examples": examples}),
+                **of_task,
             )
             finish(found, out, as_json, progress=FINISHED_FILE_NAME)

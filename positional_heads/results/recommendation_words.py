@@ -37,7 +37,8 @@ def diagnosis_words(made: "Recommendation") -> str:
         slow, fresh = own[~own["completed"]], own[own["unseen"] > 0]
         text = f"{where}{len(slow)} of {len(own)} rotary pairs never completed a turn in {made.training_length} tokens"
         if len(slow):
-            text += f" (pairs {number_ranges(slow['pair'].tolist())}, wavelengths from {slow['wavelength'].min():.0f} tokens)"
+            names, shortest = number_ranges(slow["pair"].tolist()), slow["wavelength"].min()
+            text += f" (pairs {names}, wavelengths from {shortest:.0f} tokens)"
         if len(fresh):
             text += (
                 f"; {len(fresh)} meet angles they never saw at {made.target_length} tokens, up to "
@@ -96,7 +97,8 @@ def _runner_up(made: "Recommendation") -> str:
     if len(choice.tied) > 1:
         names = ", ".join(made.labels[place] for place in choice.tied if place != taken)
         first = choice.ranked[0]
-        text = f"{names} {'is' if len(choice.tied) == 2 else 'are'} as good within the interval of the difference"  # noqa: PLR2004
+        are = "is" if len(choice.tied) == 2 else "are"  # noqa: PLR2004
+        text = f"{names} {are} as good within the interval of the difference"
         if first != taken:
             gap = made.losses[taken] - made.losses[first]
             text += f" ({made.labels[first]} has the lowest loss, by {_with_interval(gap)})"

@@ -19,21 +19,15 @@ from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import library_versions, model_provenance
-from positional_heads.bridge.rope_scaling.config_block import (
-    config_block,
-    in_its_place,
-    prove_block,
-    why_not_written,
-)
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.bridge.rope_scaling.method import Method
-from positional_heads.bridge.rope_scaling.methods import canonical_name, rope_method, takes_factor
 from positional_heads.bridge.run_cost import run_costs
 from positional_heads.bridge.sequences import Text
 from positional_heads.core.arguments import check_settings, checked, in_range
 from positional_heads.core.heads import Head, Heads
 from positional_heads.results.recommendation import Recommendation
 from positional_heads.studies.budget import Budget
+from positional_heads.studies.candidates import BASELINE, candidates, proven_block, within_budget
 from positional_heads.studies.extrapolation import (
     abbreviated,
     check_choices,
@@ -41,17 +35,15 @@ from positional_heads.studies.extrapolation import (
     distant_task,
     extrapolation_study,
     long_rows,
-    method_label,
     text_losses,
 )
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.rotary_kinds import Rotations, rotations
 from positional_heads.studies.tasks.evaluate import refuse_misspelled, task_setting_names
-from positional_heads.studies.trials import Trial, TrialPlan
+from positional_heads.studies.trials import Trial
 
 METHODS = ("yarn", "ntk", "dynamic", "llama3", "linear")
 """Methods that need no training and that a configuration can express; a budget leaves out the last ones first."""
-BASELINE = "none"
 FOLLOWED_SEQUENCES = 2
 """Sequences on which the heads' curves are measured."""
 LEAST_BEYOND = 64
@@ -79,7 +71,7 @@ def recommend_extension(
     seed: int = 0,
     **task_settings: Any,
 ) -> Recommendation:
-    """Say which extension to take for a context of `target_length` tokens, with evidence and what to put in config.json.
+    """Say which extension to take for a context of `target_length` tokens: evidence, and what to put in config.json.
 
     Every block that is given was put into a copy of the model's configuration; a model that transformers built from it
     has, at the target length, the frequencies and the factor on cos and sin with which the evidence was measured.
@@ -128,14 +120,14 @@ def recommend_extension(
     asked = None if heads is None else heads_of_model(model, heads)
     found = rotations(model, training_length)
     if nothing := found.nothing_to_do(target_length):
-        return _record(model, found, target_length, [], [], None, [nothing], {})
+        return _record(model, found, target_length, [], None, [nothing], {})
     # 1. the sequences, the candidates, and what a configuration would say of each
     refuse_fixed_tables(model, target_length)
     rows = long_rows(model, text, target_length, sequences, "the target length")
     trained = found.training_length
-    trials = _candidates(methods, factors, trained, target_length)
+    trials = candidates(methods, factors, trained, target_length)
     extended = partial(extended_rope, model, layers=found.extended, training_length=training_length)
-    blocks = {trial.label: _block(model, trial, extended, found) for trial in trials}
+    blocks = {trial.label: proven_block(model, trial, extended, found) for trial in trials}
     settings = {"depths": 5, "examples": 2, "seed": seed, **task_settings}
     provenance = {
         "data": data_provenance(rows, target_length, text),
@@ -162,60 +154,17 @@ def recommend_extension(
             }
 
     costs = {rewritten: run_costs(model, rewritten=rewritten)(target_length) for rewritten in (False, True)}
-    kept, left_out, account = _planned(limit, trials, measure, costs, finished, progress)
+
+    def cost(trial: Trial) -> float:
+        return costs[trial.method.rewrites_scores]
+
+    kept, left_out, account = within_budget(limit, trials, measure, cost, finished, progress=progress)
     parts = {trial.name: trial for trial in kept}
-    title, unit = "recommending", "candidates"
-    results = run_parts(
-        parts, measure, finished=finished, title=title, unit=unit, progress=progress, cost=partial(_cost, costs)
-    )
+    bar = {"title": "recommending", "unit": "candidates", "progress": progress}
+    results = run_parts(parts, measure, finished=finished, cost=cost, **bar)
     provenance |= account
     tried = [(trial, *blocks[trial.label], one) for trial, one in zip(kept, results, strict=True)]
-    return _record(model, found, target_length, tried, left_out + notes, curves, [], provenance)
-
-
-def _candidates(
-    methods: Sequence[str | Method], factors: Sequence[float] | None, trained: int, target: int
-) -> list[Trial]:
-    """No extension, and every method with every factor.
-
-    Raises:
-        ValueError: If a method does not reach the target.
-    """
-    factors = [target / trained, 2 * target / trained] if factors is None else factors
-    trials = [Trial(BASELINE, rope_method(BASELINE), target)]
-    for method in methods:
-        if not isinstance(method, str):
-            trials.append(Trial(method_label(method), method, target))
-        elif takes_factor(method) and canonical_name(method) != BASELINE:
-            name = canonical_name(method)
-            made = [(factor, rope_method(name, factor, training_length=trained)) for factor in factors]
-            trials += [Trial(f"{name} {factor:g}", one, target) for factor, one in made]
-        elif canonical_name(method) != BASELINE:
-            trials.append(Trial(canonical_name(method), rope_method(method, training_length=trained), target))
-    for trial in trials:
-        reach = trial.method.reach(trained)
-        if reach is not None and reach < target:
-            msg = f"{trial.label} reaches {reach} tokens from {trained}, not {target}: give larger factors, or leave it out"
-            raise ValueError(msg)
-    return trials
-
-
-def _block(
-    model: TransformerLensModel, trial: Trial, extended: Any, found: Rotations
-) -> tuple[dict[str, Any] | None, str | None]:
-    """What to put into config.json for a candidate, after a check; or why that cannot be said."""
-    with extended(trial.method) as extension:
-        tables = {layer: extension.table(layer, trial.length) for layer in found.extended}
-    if trial.label == BASELINE:
-        return None, None
-    reason = why_not_written(trial.method)
-    if reason is None and len({found.ropes[layer].base for layer in found.extended}) > 1:
-        reason = "its extended layers have different bases, for which versions of transformers have no common block"
-    if reason is not None:
-        return None, reason
-    block = in_its_place(model, config_block(trial.method, found.ropes[found.extended[0]], trial.length))
-    prove_block(model, block, {**found.tables, **tables}, trial.length)
-    return block, None
+    return _record(model, found, target_length, tried, curves, left_out + notes, provenance)
 
 
 @dataclass(frozen=True)
@@ -284,62 +233,13 @@ def _heads(
     return {"reason": None, "heads": [*table["head"]], "rho": [*table["rho_within"]], "jump": [*table["jump"]]}
 
 
-def _cost(costs: dict[bool, float], trial: Trial) -> float:
-    return costs[trial.method.rewrites_scores]
-
-
-def smaller_plans(trials: Sequence[Trial]) -> list[TrialPlan]:
-    """All candidates, and what is left of them as the larger factors go, then the last methods, down to one."""
-    plans = [TrialPlan(tuple(trials))]
-    factors = sorted({trial.method.settings.get("factor", 0.0) for trial in trials[1:]})
-    for factor in factors[:0:-1]:
-        kept = tuple(one for one in plans[-1].trials if one.method.settings.get("factor", 0.0) != factor)
-        plans += [TrialPlan(kept)] if len(kept) > 1 else []
-    while len(plans[-1].trials) > 2:  # noqa: PLR2004  no extension, and one candidate
-        plans.append(TrialPlan(plans[-1].trials[:-1]))
-    return plans
-
-
-def _planned(
-    limit: Budget | None,
-    trials: list[Trial],
-    measure: Any,
-    costs: dict[bool, float],
-    finished: FinishedParts,
-    progress: bool,
-) -> tuple[list[Trial], list[str], dict[str, Any]]:
-    """The candidates that fit into a budget, after no extension was timed; notes and provenance of what does not."""
-    if limit is None:
-        return trials, [], {}
-    plans, first = smaller_plans(trials), trials[0]
-    finished.forget_untimed([first.name])
-    run_parts({first.name: first}, measure, finished=finished, title="timing", unit="candidate", progress=progress)
-    each = finished.seconds[first.name] / costs[False]
-
-    def seconds(plan: TrialPlan) -> float:
-        return each * sum(_cost(costs, one) for one in plan.trials if one.name not in finished.results)
-
-    taken = sum(finished.seconds_of([one.name], each * _cost(costs, one)) for one in trials)
-    chosen = limit.planned(
-        plans,
-        seconds,
-        finished,
-        taken=taken,
-        left_out=lambda plan: plan.left_out_of(plans[0]),
-        least=" and ".join(plans[-1].labels),
-        progress=progress,
-    )
-    return list(chosen.plan.trials), chosen.notes, {"budget": chosen.account}
-
-
-def _record(
+def _record(  # noqa: PLR0917
     model: TransformerLensModel,
     found: Rotations,
     target: int,
     tried: Sequence[tuple[Trial, dict[str, Any] | None, str | None, dict[str, Any]]],
-    notes: list[str],
     curves: dict[str, Any] | None,
-    nothing: list[str],
+    notes: list[str],
     provenance: dict[str, Any],
 ) -> Recommendation:
     kinds, frequencies = found.kinds()
@@ -362,7 +262,7 @@ def _record(
         training_length=found.training_length,
         target_length=target,
         provenance={"versions": library_versions(), "model": model_provenance(model), **provenance},
-        notes=nothing + notes,
+        notes=notes,
     )
 
 

@@ -52,14 +52,13 @@ def config_block(method: Method, rope: PlainRope, target_length: int) -> dict[st
     if "factor" in settings:
         settings["factor"] = float(settings["factor"])  # version 4 warns of whole numbers
     share = rope.built_in.get("partial_rotary_factor")
-    block = {
+    return {
         "max_position_embeddings": target_length if method.name == "llama3" else trained,
         BASES.get(rope.config.model_type, "rope_theta"): base,
         "rope_scaling": settings
         | {"rope_theta": base}
         | ({} if share in {None, 1} else {"partial_rotary_factor": share}),
     }
-    return block
 
 
 def in_its_place(model: TransformerLensModel, block: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,8 +92,8 @@ def prove_block(
         _prove(type(own).from_dict(raw), tables, length, "5" if new_form else "4")
 
 
-def _patched(raw: Mapping[str, Any], block: Mapping[str, Any], *, new_form: bool) -> dict[str, Any]:
-    raw = copy.deepcopy(dict(raw))
+def _patched(stored: Mapping[str, Any], block: Mapping[str, Any], *, new_form: bool) -> dict[str, Any]:
+    raw: dict[str, Any] = copy.deepcopy(dict(stored))
     for name in PLACES:
         if name in block:
             return raw | {name: _patched(raw[name], block[name], new_form=new_form)}
