@@ -64,10 +64,9 @@ def recommendation_verdict(made: "Recommendation") -> str:
     """
     if not made.labels:
         return f"Nothing to do: {made.notes[0]}"
-    choice, others = made.choice, len(made.labels) - 1
-    taken = choice.taken
+    choice, taken = made.choice, made.choice.taken
     if taken is None:
-        return f"{_nothing_better(made, others)}{_needing_code(made, None)}"
+        return f"{_nothing_better(made)}{_needing_code(made, None)}"
     change = made.losses[taken] - made.losses[0]
     parts = [
         f"Take {made.labels[taken]}: beyond {made.training_length} tokens, up to {made.target_length}, its loss is "
@@ -110,24 +109,25 @@ def _runner_up(made: "Recommendation") -> str:
     return f"The runner-up is {made.labels[second]}, whose loss is {gap} higher."
 
 
-def _nothing_better(made: "Recommendation", others: int) -> str:
-    sequences = made.losses.shape[1]
-    best = min(range(1, len(made.labels)), key=lambda place: float(made.losses[place].mean()), default=0)
-    if not best:
-        return "Nothing was tried: give methods."
+def _nothing_better(made: "Recommendation") -> str:
+    sequences, target = made.losses.shape[1], made.target_length
+    tried = [place for place, block in enumerate(made.blocks) if block is not None]
+    if not tried:
+        return "Keep the model as it is: no candidate was tried that a configuration can express."
+    best = min(tried, key=lambda place: float(made.losses[place].mean()))
+    lowest = f"the lowest loss at {target} tokens is that of {made.labels[best]}"
     gain = made.losses[0] - made.losses[best]
-    tried = f"of {others} candidate{'s' * (others > 1)}"
-    lowest = f"the lowest loss at {made.target_length} tokens is that of {made.labels[best]}"
-    ends = mean_interval(gain, made.choice.level).tolist()
-    if not all(map(isfinite, ends)) and float(gain.mean()) > 0:
+    if not all(map(isfinite, mean_interval(gain, made.choice.level).tolist())) and float(gain.mean()) > 0:
         return (
             f"Undecided: {lowest}, {float(gain.mean()):.3f} nats per token lower than without extension, but "
-            f"{sequences} sequence{'s are' if sequences > 1 else ' is'} too few for an interval; give a longer text, "
-            f"for at least {max(2 * FEWEST_UNITS, sequences + 1)} sequences. Its block is in blocks."
+            f"{sequences} sequence{'s are' if sequences > 1 else ' is'} too few to compare {len(made.labels) - 1} "
+            f"candidates by; give a longer text, for at least {max(2 * FEWEST_UNITS, sequences + 1)} sequences. Its "
+            "block is in blocks."
         )
     return (
-        f"Keep the model as it is: {tried} that a configuration can express, none is better than doing nothing; "
-        f"{lowest}, {_with_interval(gain)} lower than without extension (95 % interval)."
+        f"Keep the model as it is: of {len(tried)} candidate{'s' * (len(tried) > 1)} that a configuration can express, "
+        f"none is better than doing nothing; {lowest}, {_with_interval(-gain, '+')} against no extension (95 % "
+        "interval)."
     )
 
 
@@ -138,12 +138,9 @@ def _needing_code(made: "Recommendation", taken: int | None) -> str:
     for place, block in enumerate(made.blocks):
         gain = made.losses[than] - made.losses[place]
         if place and block is None and bool(mean_interval(gain, made.choice.level)[0] > 0):
-            sentences.append(
-                f" {made.labels[place]} has a loss that is {_with_interval(gain)} lower still, but "
-                f"{made.reasons[place]}."
-                if taken is not None
-                else f" {made.labels[place]} has one that is {_with_interval(gain)} lower, but {made.reasons[place]}."
-            )
+            still = "" if taken is None else " still"
+            text = f"{made.labels[place]} has a loss that is {_with_interval(gain)} lower{still}"
+            sentences.append(f" {text}, but {made.reasons[place]}.")
     return "".join(sentences)
 
 

@@ -1,4 +1,4 @@
-"""The candidates of a recommendation: methods with their factors, their blocks for config.json, and what a budget keeps."""
+"""The candidates of a recommendation: methods and factors, their blocks for config.json, and what a budget keeps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,8 +73,8 @@ def proven_block(
     if reason is not None:
         return None, reason
     block = in_its_place(model, config_block(trial.method, found.ropes[found.extended[0]], trial.length))
-    prove_block(model, block, {**found.tables, **tables}, trial.length)
-    return block, None
+    reason = prove_block(model, block, {**found.tables, **tables}, trial.length)
+    return (block, None) if reason is None else (None, reason)
 
 
 def smaller_plans(trials: Sequence[Trial]) -> list[TrialPlan]:

@@ -136,7 +136,7 @@ def recommend_extension(
     identity = {"model": model_provenance(model), **provenance, "recommendation": [trained, target_length]}
     finished = FinishedParts({**identity, "heads": None if asked is None else [*map(str, asked)]}, checkpoint)
     # 2. the model as it is: what it recalls, and its heads' curves
-    notes = [] if len(rows) >= sequences else [f"The text holds {len(rows)} sequences, {sequences} were asked for."]
+    notes = [] if len(rows) >= sequences else [f"{len(rows)} sequences are used, {sequences} were asked for."]
     recall = _Recall(model, task, settings, trained, target_length, batch_size)
     plain = finished.run("recall within", None, lambda _: recall.within())
     notes += [] if plain["reason"] is None else [plain["reason"]]

@@ -18,6 +18,7 @@ MAY_DIFFER = {
     "heads": "what acts on heads needs some; what may act on all of them takes None, and `evaluate` none",
     "task": "a study has a default; a study of lengths makes the task at each length and takes its name only",
     "sequences": "a text is cut as a whole unless some are asked for; a study needs a number",
+    "methods": "a recommendation tries those that a configuration can express",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
 }
 """Arguments that are not the same everywhere, and why."""

@@ -20,6 +20,7 @@ from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
+from tests.support.synthetic_recommendation import planted_recommendation
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 HOSTILE = "</td><script>alert(1)</script>\0\ud800 <img src=x onerror=alert(2)> & $x_{"
@@ -85,6 +86,7 @@ RECORDS = {
     "TaskResult": task_result,
     "Comparison": comparison,
     "Stability": stability,
+    "Recommendation": lambda name: planted_recommendation(name=name),
 }
 
 
