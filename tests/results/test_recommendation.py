@@ -62,7 +62,10 @@ def test_with_few_sequences_it_is_undecided_and_no_block_is_handed_out():
     made = planted_recommendation(LOSSES, sequences=3)
     assert made.config is None
     assert made.verdict.startswith("Undecided: the lowest loss at 256 tokens is that of yarn 4, 0.800 nats per token")
-    assert "3 sequences are too few to compare 4 candidates by; give a longer text, for at least 8 sequences" in made.verdict
+    assert (
+        "3 sequences are too few to compare 4 candidates by; give a longer text, for at least 8 sequences"
+        in made.verdict
+    )
     assert made.blocks[made.labels.index("yarn 4")] is not None
 
 

@@ -141,7 +141,9 @@ def test_models_that_cannot_be_extended_are_refused(bundled, tiny, monkeypatch):
     with pytest.raises(ph.UnsupportedModelError, match="not rotary"):
         recommend_extension(tiny("gpt2"), "a text", 400)
     own = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10_000.0}
-    with pytest.raises(ph.UnsupportedModelError, match=r"extended already: layer 0 .* type yarn, by a factor of 4 from 64"):
+    with pytest.raises(
+        ph.UnsupportedModelError, match=r"extended already: layer 0 .* type yarn, by a factor of 4 from 64"
+    ):
         recommend_extension(tiny("llama", rope_parameters=own), "a text", 400)
     with (
         ph.extended_rope(bundled, "yarn", 2.0),

@@ -23,10 +23,11 @@ import positional_heads as ph
 from positional_heads import cli, views
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation
+from positional_heads.studies import ablation, candidates, extrapolation, recommendation
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 
@@ -225,10 +226,12 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     ph.score_heads(model, TEXTS[1:], null_repeats=0, resamples=2).save(other := folder / "other.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
     EntryCounter.begin = ablation.run_parts = extrapolation.run_parts = reached  # type: ignore[method-assign]
+    recommendation.run_parts = candidates.run_parts = reached
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
+        "recommend": ["bundled", *short, "--training-length", "32", "--target-length", "48", "--task", "none"],
         "show": [str(folder)],
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
@@ -279,8 +282,9 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = extrapolation.run_parts = first_part_only
+    recommendation.run_parts = candidates.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_ablate, cli_extrapolate):
+    for module in (cli_score, cli_ablate, cli_extrapolate, cli_recommend):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}

@@ -134,5 +134,7 @@ def test_a_checkpoint_with_an_extension_of_its_own_is_refused_with_the_way_out(t
         | {"low_freq_factor": 1.0, "high_freq_factor": 4.0},
     ):
         model = tiny("llama", rope_parameters={**rope, "rope_theta": 10_000.0})
-        with pytest.raises(ph.UnsupportedModelError, match=f"extended already.*type {rope['rope_type']}.*without rope_"):
+        with pytest.raises(
+            ph.UnsupportedModelError, match=f"extended already.*type {rope['rope_type']}.*without rope_"
+        ):
             rotations(model)
