@@ -1,6 +1,4 @@
-"""The record of a recommendation: what a longer context asks of a model, what was tried, and what to put into its
-configuration.
-"""
+"""The record of a recommendation: what a longer context asks of a model, and what to put into its configuration."""
 
 from dataclasses import dataclass, field
 from functools import cached_property

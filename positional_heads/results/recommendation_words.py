@@ -81,9 +81,9 @@ def recommendation_verdict(made: "Recommendation") -> str:
         )
     parts.append(f". {_runner_up(made)}")
     if choice.behind:
+        names, one = ", ".join(made.labels[place] for place in choice.behind), len(choice.behind) == 1
         parts.append(
-            f" {', '.join(made.labels[place] for place in choice.behind)} {'recalls' if len(choice.behind) == 1 else 'recall'} "
-            f"noticeably less and {'is' if len(choice.behind) == 1 else 'are'} set aside."
+            f" {names} {'recalls' if one else 'recall'} noticeably less and {'is' if one else 'are'} set aside."
         )
     lost = made.losses_within[taken] - made.losses_within[0]
     parts.append(f" Texts within the training length change by {_with_interval(lost, '+')} nats per token.")

@@ -105,4 +105,17 @@ MUTANTS = (
     Mutant(
         "studies/resume.py", "finished.spent > WORTH_SAYING", "finished.spent > 0", "studies/test_budget -k worth_it"
     ),
+    # Recommendations
+    Mutant(
+        "studies/recommendation.py", "rows[:, :trained], 1,", "rows, 1,", "studies/test_recommendation -k run_alone"
+    ),
+    Mutant("studies/rotary_kinds.py", "or window > self", "or window < self", "studies/test_recommendation -k window"),
+    Mutant(
+        "bridge/rope_scaling/config_block.py",
+        "target_length if method",
+        "trained if method",
+        "bridge/rope_scaling/test_config_block -k llama3_names_the_target",
+    ),
+    Mutant("results/choosing.py", "- NOTICEABLE", "", "results/test_recommendation -k recalls_less"),
+    Mutant("results/choosing.py", "tied, key=", "ranked, key=", "results/test_recommendation -k simplest"),
 )

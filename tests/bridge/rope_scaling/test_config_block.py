@@ -75,6 +75,11 @@ def test_settings_of_a_method_are_in_the_block(tiny):
     assert prove_block(tiny("llama"), block, tables, TARGET) is None
 
 
+@pytest.mark.parametrize(("name", "stated"), [("llama3", TARGET), ("dynamic", 256), ("yarn", 256), ("linear", 256)])
+def test_only_llama3_names_the_target_as_the_longest_context(name, stated, tiny):
+    assert block_and_tables(tiny("llama"), name)[2]["max_position_embeddings"] == stated
+
+
 def test_two_bases_keep_the_layers_with_a_window_as_they_were(tiny):
     model = tiny("gemma3")
     found = rotations(model)
