@@ -111,7 +111,7 @@ class Recommendation(Record):
     def rope_scaling(self) -> dict[str, Any] | None:
         """The block itself, without the keys that stand beside it; None if nothing is to be changed."""
         config = self.config
-        return None if config is None else config.get("text_config", config)["rope_scaling"]  # type: ignore[no-any-return]
+        return None if config is None else config.get("text_config", config)["rope_scaling"]
 
     @property
     def description(self) -> str:

@@ -105,8 +105,8 @@ def _runner_up(made: "Recommendation") -> str:
     if len(choice.ranked) == 1:
         return "No other candidate is better than doing nothing and recalls as much."
     second = choice.ranked[1]
-    gap = _with_interval(made.losses[second] - made.losses[taken])
-    return f"The runner-up is {made.labels[second]}, whose loss is {gap} higher."
+    behind = _with_interval(made.losses[second] - made.losses[taken])
+    return f"The runner-up is {made.labels[second]}, whose loss is {behind} higher."
 
 
 def _nothing_better(made: "Recommendation") -> str:

@@ -111,8 +111,9 @@ def recommend_extension(
     in_range("target_length", target_length, 2)
     in_range("sequences", sequences, 1)
     in_range("batch_size", batch_size, 1)
-    check_choices(methods, [2.0] if factors is None else factors, task or "passkey")
-    refuse_misspelled(recommend_extension, task or "passkey", task_settings)
+    named = "passkey" if task is None else task
+    check_choices(methods, [2.0] if factors is None else factors, named)
+    refuse_misspelled(recommend_extension, named, task_settings)
     check_settings(f"task {task}", task_settings, [] if task is None else task_setting_names(task))
     if active_extension(model) is not None:
         msg = "the model's rotation is extended already: leave the extended_rope block first"
@@ -160,8 +161,8 @@ def recommend_extension(
 
     kept, left_out, account = within_budget(limit, trials, measure, cost, finished, progress=progress)
     parts = {trial.name: trial for trial in kept}
-    bar = {"title": "recommending", "unit": "candidates", "progress": progress}
-    results = run_parts(parts, measure, finished=finished, cost=cost, **bar)
+    title, unit = "recommending", "candidates"
+    results = run_parts(parts, measure, finished=finished, title=title, unit=unit, progress=progress, cost=cost)
     provenance |= account
     tried = [(trial, *blocks[trial.label], one) for trial, one in zip(kept, results, strict=True)]
     return _record(model, found, target_length, tried, curves, left_out + notes, provenance)
