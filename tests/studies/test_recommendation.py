@@ -10,7 +10,7 @@ import positional_heads as ph
 from positional_heads.bridge.model_size import windows_by_layer
 from positional_heads.cli import app
 from positional_heads.results.files import FINISHED_FILE_NAME
-from positional_heads.studies import recommendation
+from positional_heads.studies import recommendation, resume
 from positional_heads.studies.candidates import candidates, smaller_plans
 from positional_heads.studies.recommendation import recommend_extension
 from positional_heads.studies.tasks.recall import passkey
@@ -165,6 +165,25 @@ def test_a_budget_leaves_out_the_larger_factors_and_then_the_last_methods():
         ["none", "yarn 4", "ntk 4"],
         ["none", "yarn 4"],
     ]
+
+
+def test_a_budget_is_said_to_be_too_small_or_kept(bundled, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(resume, "clock", lambda: now[0])
+
+    def losses(model, rows, *_):
+        now[0] += 30.0  # a minute for each candidate
+        return torch.ones(len(rows), dtype=torch.float64)
+
+    monkeypatch.setattr(recommendation, "text_losses", losses)
+    given = {"methods": ["yarn", "ntk"], "heads": "L0H1", "task": None, "training_length": 64, "sequences": 4}
+    found = recommend_extension(bundled, ph.bundled_text(), 128, budget=3.5, **given)
+    assert found.labels == ["none", "yarn 2", "ntk 2"]
+    assert found.provenance["budget"]["left_out"] == ["the methods yarn 4, ntk 4"]
+    assert "Left out for a budget of 3.5 minutes" in found.notes[0]
+    assert found.description.endswith("left out for a budget of 3.5 minutes: the methods yarn 4, ntk 4")
+    with pytest.raises(ValueError, match=r"budget 1\.5 is too small: none and yarn 2 would take about 2 minutes"):
+        recommend_extension(bundled, ph.bundled_text(), 128, budget=1.5, **given)
 
 
 def test_from_the_command_line_and_resumed(tmp_path, monkeypatch, made):
