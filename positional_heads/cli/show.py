@@ -38,8 +38,8 @@ def show(
         from positional_heads.results import files
         from positional_heads.results.unfinished import unfinished
 
-        kinds = (files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY)
-        kinds = (*kinds, files.HEAD_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE, files.SCORES)
+        kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
+        kinds += [files.HEAD_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE, files.SCORES]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
