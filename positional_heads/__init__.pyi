@@ -34,6 +34,7 @@ from .results.head_profile import HeadProfile as HeadProfile
 from .results.pair_statistics import PairStatistics as PairStatistics
 from .results.plan_study import PlanStudy as PlanStudy
 from .results.profile import ContributionProfile as ContributionProfile
+from .results.recommendation import Recommendation as Recommendation
 from .results.scores import HeadScores as HeadScores
 from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
@@ -50,6 +51,7 @@ from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads
 from .studies.plan_study import plan_study as plan_study
+from .studies.recommendation import recommend_extension as recommend_extension
 from .studies.tasks.evaluate import evaluate as evaluate
 from .studies.tasks.harness import evaluate_harness as evaluate_harness
 from .studies.tasks.harness import harness_task as harness_task

@@ -91,7 +91,7 @@ def model_size(config: Any, name: str | None = None) -> ModelSize:
         if type(model).__name__.lower().startswith(name_of_family.lower()):
             raise UnsupportedModelError(reason)
     heads = int(text.num_attention_heads)
-    windows = _windows(text)
+    windows = tuple(windows_by_layer(text).values())
     pairs = _rotary_pairs(model)
     if not pairs or not windows:
         msg = f"a {type(model).__name__} has no rotary embedding: it has no rotary pairs to score"
@@ -130,19 +130,23 @@ def _rotary_pairs(model: Any) -> int:
     return max([table.shape[-1] for table in tables] + [table.shape[-1] // 2 for table in positions], default=0)
 
 
-def _windows(text: Any) -> tuple[int | None, ...]:
-    """Sliding window of each layer that rotates."""
+def windows_by_layer(text: Any) -> dict[int, int | None]:
+    """Sliding window of each layer that rotates; None where there is none.
+
+    Args:
+        text: Hugging Face's configuration of a text model.
+    """
     count = int(text.num_hidden_layers)
     window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
     kinds = getattr(text, "layer_types", None)
     if kinds is None:
         kinds = ["sliding_attention" if window and getattr(text, "use_sliding_window", True) else "attention"] * count
     rotates = getattr(text, "no_rope_layers", None) or [1] * count  # SmolLM3, Llama-4: 0 where a layer does not rotate
-    return tuple(
-        int(window) if kind in WINDOWED and window else None
-        for kind, rotated in zip(kinds, rotates, strict=False)
+    return {
+        layer: int(window) if kind in WINDOWED and window else None
+        for layer, (kind, rotated) in enumerate(zip(kinds, rotates, strict=False))
         if kind in ATTENTION and rotated
-    )
+    }
 
 
 def _experts_used(text: Any) -> float:

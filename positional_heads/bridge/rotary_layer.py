@@ -12,6 +12,7 @@ from torch import Tensor
 from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError
 from positional_heads.core.bands import FreeChannels, unrotated
 from positional_heads.core.contributions import expand_key_heads, head_planes
+from positional_heads.core.heads import number_ranges
 from positional_heads.core.rotary import Layout, rotate
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -173,7 +174,9 @@ class RotaryModel:
             by_kind.setdefault(kind, []).append(layer)
         for layer, reason in self.unscored.items():
             by_kind.setdefault(f"not scored, {reason}", []).append(layer)
-        return f"RotaryModel({'; '.join(f'layers {_ranges(layers)}: {kind}' for kind, layers in by_kind.items())})"
+        return (
+            f"RotaryModel({'; '.join(f'layers {number_ranges(layers)}: {kind}' for kind, layers in by_kind.items())})"
+        )
 
     def select(self, layers: Sequence[int] | None) -> list[RotaryLayer]:
         """The rotary layers with these indices, in order; all when None.
@@ -195,17 +198,6 @@ class RotaryModel:
                 msg = f"layer {layer} cannot be scored: {self.unscored[layer]}"
                 raise ValueError(msg)
         return [self.layers[layer] for layer in sorted(set(layers))]
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Ascending numbers, abbreviated: 0-3, 5."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def mask_limit(scores: Float[Tensor, "*shape"]) -> float:

@@ -1,7 +1,7 @@
 """`positional-heads extrapolate`: the extrapolation study from the command line."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,13 +13,12 @@ from positional_heads.cli.common import (
     one_line_errors,
     prepared_folder,
     read_texts,
-    say_drawn,
     text_sources,
 )
+from positional_heads.cli.drawing import drawn_whole
 from positional_heads.cli.show import finish
 
-if TYPE_CHECKING:
-    from positional_heads.bridge.model import TransformerLensModel
+LONGEST = "the largest factor times the training length: give a longer one, smaller --factors"
 
 
 def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
@@ -85,7 +84,9 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
             longest = round(max(times) * trained_length(bridge, training_length))
             study = extrapolation_study(
                 bridge,
-                "\n".join(map(str, texts)) if in_order else _drawn(bridge, texts, longest, sequences, seed),
+                "\n".join(map(str, texts))
+                if in_order
+                else drawn_whole(bridge, texts, longest, sequences, seed, LONGEST),
                 names,
                 times,
                 task=task,
@@ -99,28 +100,3 @@ def extrapolate(  # noqa: PLR0917  one parameter is one option of the command
                 seed=seed,
             )
             finish(study, out, as_json, progress=[FINISHED_FILE_NAME])
-
-
-def _drawn(bridge: "TransformerLensModel", texts: list[Any], length: int, sequences: int, seed: int) -> list[Any]:
-    """Sequences of this length at random places of the texts; fewer where the texts hold fewer.
-
-    Raises:
-        ValueError: If they hold none.
-    """
-    from functools import partial
-
-    from positional_heads.bridge.cutting import cut_text
-
-    draw = partial(cut_text, bridge, texts, length, seed=seed, beyond_context=True)
-    pieces = draw(sequences=sequences)
-    whole = sum(len(piece) == length for piece in pieces)
-    if not whole:
-        msg = (
-            f"no text holds a sequence of {length} tokens, the largest factor times the training length: give a longer "
-            "one, smaller --factors, or --in-order to join several"
-        )
-        raise ValueError(msg)
-    if whole < len(pieces):
-        pieces = draw(sequences=whole)
-    say_drawn(pieces, seed, len(texts))
-    return pieces

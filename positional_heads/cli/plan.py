@@ -123,7 +123,7 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
                 checkpoint=out,
                 progress=True,
             )
-            finish(result, out, as_json, progress=FINISHED_FILE_NAME)
+            finish(result, out, as_json, progress=[FINISHED_FILE_NAME])
 
 
 def _refuse_study_options(by: list[str] | None, budgets: list[float]) -> None:

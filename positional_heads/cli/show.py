@@ -20,8 +20,8 @@ ALPHA = 0.05
 NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
-    *("verdict", "table", "heads_by_name", "correlations", "link", "contrasts", "effects", "single_heads", "kept"),
-    *("agreement", "top", "pairs", "notes", "provenance"),
+    *("verdict", "diagnosis", "config", "table", "heads_by_name", "correlations", "link", "contrasts", "effects"),
+    *("single_heads", "kept", "agreement", "top", "pairs", "jumps", "notes", "provenance"),
 )
 
 
@@ -39,12 +39,13 @@ def show(
         from positional_heads.results.unfinished import unfinished
 
         kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
-        kinds += [files.HEAD_PLAN, files.HEAD_PROFILE, files.SCORES]
+        kinds += [files.HEAD_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE, files.SCORES]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
             names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
+            names += [files.RECOMMENDATION.file_name]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else files.SCORES, as_json, top)
         if interrupted is not None:
@@ -105,13 +106,14 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
-    from positional_heads.results import comparison_tables, profile_tables, tables
+    from positional_heads.results import comparison_tables, profile_tables, recommendation_tables, tables
     from positional_heads.results.files import (
         ABLATION,
         COMPARISON,
         HEAD_PLAN,
         HEAD_PROFILE,
         PLAN_STUDY,
+        RECOMMENDATION,
         SCORES,
         STABILITY,
     )
@@ -140,6 +142,8 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     elif kind == COMPARISON:
         found = comparison_tables.comparison_tables(content, top)
         lines = [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
+    elif kind == RECOMMENDATION:
+        lines = list(map(in_options, recommendation_tables.printed_recommendation(content)))
     elif kind == STABILITY:
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     elif kind == HEAD_PLAN:

@@ -40,6 +40,9 @@ PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensor
 HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "positional-heads profile")
 HEAD_PLAN = ResultKind("positional_heads.HeadPlan", "plan.safetensors", "positional-heads plan")
 PLAN_STUDY = ResultKind("positional_heads.PlanStudy", "plans.safetensors", "positional-heads plan --study")
+RECOMMENDATION = ResultKind(
+    "positional_heads.Recommendation", "recommendation.safetensors", "positional-heads recommend"
+)
 COMPARISON = ResultKind("positional_heads.Comparison", "comparison.safetensors", "positional-heads compare")
 STABILITY = ResultKind("positional_heads.Stability", "stability.safetensors", "positional-heads compare")
 TASK = ResultKind("positional_heads.TaskResult", "task.safetensors", "TaskResult.save")

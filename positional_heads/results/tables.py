@@ -47,6 +47,13 @@ TITLES = {
     "correlation_rho": "rank correlation of rho",
     "correlation_excess": "of the excess",
     "p_chance": "p",
+    "loss_change": "change of loss",
+    "loss_low": "low 95 %",
+    "loss_high": "high 95 %",
+    "within": "loss within",
+    "within_change": "change within",
+    "within_low": "low 95 %",
+    "within_high": "high 95 %",
 }
 """Titles of columns that are not their names."""
 MEANINGS = {
@@ -146,6 +153,10 @@ MEANINGS = {
     "massive_query": "channels of the query whose norm is over 5 times the mean of the head's",
     "massive_key": "the same of the key",
     "kernel": "from the weights alone: share of the slow pairs in the query-key kernel, times how low its rank is",
+    "loss_change": "the same minus that of the same sequences without extension; its 95 % interval is over sequences",
+    "within": "nats per token of text up to the training length, in a run of its own",
+    "within_change": "the same minus that without extension: what short texts lose",
+    "config": "whether config.json can express it",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
 FILE_MEANINGS = {

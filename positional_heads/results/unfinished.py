@@ -9,6 +9,14 @@ from typing import Any
 from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, earlier_sums, read_result
 
 _CHECKSUM = "sha256"
+STUDIES = {
+    "windows": ("plan --study", "plan_study"),
+    "ablation": ("ablate", "ablation_study"),
+    "recommendation": ("recommend", "recommend_extension"),
+    "retrieval": ("profile", "profile_heads"),
+}
+"""Command and function of studies, by what their own header has; the first that fits."""
+OTHERS = ("extrapolate", "extrapolation_study")
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -46,11 +54,7 @@ def _unfinished_study(file: Path) -> str:
         header, *parts = finished_lines(file) or [{}]
     except ResultFileError as error:
         return f"{error}."
-    command, function = ("ablate", "ablation_study") if "ablation" in header else ("extrapolate", "extrapolation_study")
-    if "windows" in header:
-        command, function = "plan --study", "plan_study"
-    elif header and not {"ablation", "trained"} & {*header}:
-        command, function = "profile", "profile_heads"
+    command, function = next((names for key, names in STUDIES.items() if key in header), OTHERS)
     if not header:  # killed before it was written
         return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."
     return (

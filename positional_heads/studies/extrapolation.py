@@ -99,7 +99,7 @@ def extrapolation_study(
     longest = round(max(factors) * trained)
     refuse_fixed_tables(model, longest)
     _refuse_twice("factors", [f"the length {round(factor * trained)}" for factor in factors])
-    rows = _long_rows(model, tokens, longest, sequences)
+    rows = long_rows(model, tokens, longest, sequences)
     trials = [trial for method in methods for trial in _trials(method, factors, trained)]
     # 2. the model as it is, within the training length; the heads to follow
     settings = {"depths": 5, "examples": 2, **task_settings}
@@ -113,8 +113,8 @@ def extrapolation_study(
     provenance: dict[str, Any] = {
         "versions": library_versions(),
         "model": model_provenance(model),
-        "data": _data_provenance(rows, longest, tokens),
-        "task": {"name": task, **{key: _abbreviated(value) for key, value in settings.items()}},
+        "data": data_provenance(rows, longest, tokens),
+        "task": {"name": task, **{key: abbreviated(value) for key, value in settings.items()}},
     }
     identity = {key: provenance[key] for key in ("model", "data", "task")}
 
@@ -198,7 +198,7 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
             msg = f"method {name!r} needs {' and '.join(needed)}, which its name does not give: choose of {named}; in "
             msg += "Python, methods= takes those of ph.rope_method too"
             raise ValueError(msg)
-    _refuse_twice("methods", [_label(method) for method in methods])
+    _refuse_twice("methods", [method_label(method) for method in methods])
     _refuse_twice("factors", [f"{factor:.12g}" for factor in factors])
 
 
@@ -274,7 +274,7 @@ def _planned(
 
 def _trials(method: str | Method, factors: Sequence[float], trained: int) -> list[Trial]:
     lengths = [round(factor * trained) for factor in factors]
-    label = _label(method)
+    label = method_label(method)
     if not isinstance(method, str):
         return [Trial(label, method, length) for length in lengths]
     takes = takes_factor(method)
@@ -284,7 +284,7 @@ def _trials(method: str | Method, factors: Sequence[float], trained: int) -> lis
     ]
 
 
-def _label(method: str | Method) -> str:
+def method_label(method: str | Method) -> str:
     """What the record calls a method: its canonical name, or its name with its own settings."""
     if isinstance(method, str):
         return canonical_name(method)
@@ -292,31 +292,44 @@ def _label(method: str | Method) -> str:
     return f"{method.name} ({values})"
 
 
-def _abbreviated(value: Any) -> Any:
+def abbreviated(value: Any) -> Any:
     """The sha256 of a long text; anything else unchanged."""
     if isinstance(value, str) and len(value) > LONG_TEXT:
         return f"sha256 {hashlib.sha256(value.encode()).hexdigest()}"
     return value
 
 
-def _long_rows(model: TransformerLensModel, tokens: Text, length: int, sequences: int) -> Int[Tensor, "batch pos"]:
-    """Rows of one length: cut from a text, or the beginnings of the sequences given."""
+def long_rows(
+    model: TransformerLensModel, tokens: Text, length: int, sequences: int, what: str = "the largest factor"
+) -> Int[Tensor, "batch pos"]:
+    """Rows of one length: cut from a text, or the beginnings of the sequences given.
+
+    Args:
+        model: A TransformerBridge.
+        tokens: A text, or sequences.
+        length: Tokens of each row.
+        sequences: Rows to cut from a text at most.
+        what: What needs this length, for the error.
+
+    Raises:
+        ValueError: If there are fewer tokens.
+    """
     if not isinstance(tokens, str):
         rows = [row if mask is None else row[mask.bool()] for row, mask in as_sequences(model, tokens)]
         if (shortest := min(map(len, rows))) < length:
-            msg = f"sequences of {shortest} tokens given, the largest factor needs {length}: give longer ones"
+            msg = f"sequences of {shortest} tokens given, {what} needs {length}: give longer ones"
             raise ValueError(msg)
         return torch.stack([row[:length] for row in rows])
     start, ids = start_token(model), text_tokens(model, tokens, 0)
     room = length - len(start)
     if len(ids) < room:
-        msg = f"the text has {len(ids)} tokens, a sequence at the largest factor needs {length}: give a longer text"
+        msg = f"the text has {len(ids)} tokens, a sequence at {what} needs {length}: give a longer text"
         raise ValueError(msg)
     pieces = ids[: len(ids) // room * room].view(-1, room)[:sequences]
     return torch.stack([torch.cat([start, piece]) for piece in pieces])
 
 
-def _data_provenance(rows: Int[Tensor, "batch pos"], longest: int, tokens: Text) -> dict[str, Any]:
+def data_provenance(rows: Int[Tensor, "batch pos"], longest: int, tokens: Text) -> dict[str, Any]:
     """What was run, and where it was drawn, if it was."""
     data = {"sha256": data_hash([(row, None) for row in rows]), "sequences": len(rows), "longest": longest}
     return data | ({} if (drawn := getattr(tokens, "drawn", None)) is None else {"drawn": drawn})
@@ -371,17 +384,42 @@ def _performance(
     batch_size: int | None,
 ) -> dict[str, float]:
     """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
+    distant = distant_task(model, name, length, beyond, settings)
+    return {measure: float(values.mean()) for measure, values in distant.measure(model, batch_size).items()}
+
+
+def distant_task(
+    model: TransformerLensModel, name: str, length: int, beyond: int, settings: dict[str, Any]
+) -> AnswerTask:
+    """The part of a recall task whose answers lie at least `beyond` tokens back.
+
+    Args:
+        model: A TransformerBridge.
+        name: One of `RECALL`.
+        length: Tokens of each sequence.
+        beyond: Least distance of an answer.
+        settings: Settings of the task.
+
+    Raises:
+        ValueError: If no answer lies so far back.
+    """
     task = make_task(model, name, length=length, beyond_context=True, **settings)
     assert isinstance(task, AnswerTask)  # true of every task in RECALL
     examples = [one for one in task.examples if one.reach == "long" and (one.distance or 0) >= beyond]
     if not examples:
         msg = f"no answer of {name} lies {beyond} tokens back or more in {length} tokens: give smaller depths"
         raise ValueError(msg)
-    distant = AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
-    return {measure: float(values.mean()) for measure, values in distant.measure(model, batch_size).items()}
+    return AnswerTask(task.name, tuple(examples), (), task.chance, task.settings)
+
+
+def text_losses(
+    model: TransformerLensModel, rows: Int[Tensor, "batch pos"], start: int, batch_size: int | None = None
+) -> Float64[Tensor, " batch"]:
+    """Loss of each row's own tokens from `start` on, in nats per token."""
+    examples = tuple(Example(row.cpu(), ((start, len(row)),), unit) for unit, row in enumerate(rows))
+    return -AnswerTask("text", examples, (), {}).measure(model, batch_size)["log_prob"]
 
 
 def _loss_beyond(model: TransformerLensModel, rows: Int[Tensor, "batch pos"], trained: int) -> float:
-    """Loss of the text's own tokens from the training length on, in nats per token."""
-    examples = tuple(Example(row.cpu(), ((trained, len(row)),), unit) for unit, row in enumerate(rows))
-    return -float(AnswerTask("text", examples, (), {}).measure(model)["log_prob"].mean())
+    """Mean loss of the text's own tokens from the training length on, in nats per token."""
+    return float(text_losses(model, rows, trained).mean())

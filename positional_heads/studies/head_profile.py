@@ -123,7 +123,7 @@ def profile_heads(
         return _noted(profile, asked)
     trials = RetrievalTrials(model, asked)
     trials.trials = trials.trials[:retrieval_examples]
-    identity = {"model": model_provenance(model), "task": {"name": asked.name, **asked.settings}}
+    identity = {"model": model_provenance(model), "retrieval": {"name": asked.name, **asked.settings}}
     answered, notes = trials.each(FinishedParts({**identity, **extension_provenance(model)}, checkpoint), progress)
     if answered is None:
         return _noted(profile, " ".join(notes))

@@ -21,6 +21,7 @@ from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import profile as cli_profile
+from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
 from positional_heads.cli import show as cli_show
 from positional_heads.results.verdicts import ALPHA
@@ -349,13 +350,20 @@ BEFORE_THE_MODEL = {
         "--task paskey": "task 'paskey' has no answers at known distances",
         "--dtype fp32": "dtype 'fp32' is unknown",
     },
+    "recommend": {
+        "--target-length 900 --methods none,yran": "method 'yran' is unknown: did you mean yarn",
+        "--target-length 900 --factors 0.5": "factor 0.5 must be above 1",
+        "--target-length 900 --budget 0": "budget 0.0 must be a number of minutes above 0",
+        "--target-length 900 --task paskey": "task 'paskey' has no answers at known distances",
+        "--target-length 900 --dtype fp32": "dtype 'fp32' is unknown",
+    },
 }
 
 
 @pytest.mark.parametrize("command", BEFORE_THE_MODEL)
 def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, monkeypatch):
     loaded = []
-    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate):
+    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_recommend):
         monkeypatch.setattr(module, "load_named", lambda *_: loaded.append(1))
     for options, message in BEFORE_THE_MODEL[command].items():
         arguments = [command, "bundled", "--text", "bundled", "--out", str(tmp_path / "r"), *options.split()]

@@ -20,6 +20,7 @@ MAY_DIFFER = {
     "task": "a study has a default; a study of lengths makes the task at each length and takes its name only",
     "sequences": "a text is cut as a whole unless some are asked for; a study needs a number",
     "sinks": "a mask hides all far keys unless asked; what plans or measures caches keeps the first four",
+    "methods": "a recommendation tries those that a configuration can express",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
 }
 """Arguments that are not the same everywhere, and why."""

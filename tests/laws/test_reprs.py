@@ -23,6 +23,7 @@ from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
+from tests.support.synthetic_recommendation import planted_recommendation
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 HOSTILE = "</td><script>alert(1)</script>\0\ud800 <img src=x onerror=alert(2)> & $x_{"
@@ -102,6 +103,7 @@ RECORDS = {
     "Stability": stability,
     "HeadPlan": head_plan,
     "PlanStudy": plan_study,
+    "Recommendation": lambda name: planted_recommendation(name=name),
 }
 
 

@@ -112,4 +112,17 @@ MUTANTS = (
         "results/test_plan_study studies/test_plan_study -k each_plan",
     ),
     Mutant("studies/plan_study.py", "longest <= seen", "longest < seen", "studies/test_plan_study -k impossible"),
+    # Recommendations
+    Mutant(
+        "studies/recommendation.py", "rows[:, :trained], 1,", "rows, 1,", "studies/test_recommendation -k run_alone"
+    ),
+    Mutant("studies/rotary_kinds.py", "or window > self", "or window < self", "studies/test_recommendation -k window"),
+    Mutant(
+        "bridge/rope_scaling/config_block.py",
+        "target_length if method",
+        "trained if method",
+        "bridge/rope_scaling/test_config_block -k llama3_names_the_target",
+    ),
+    Mutant("results/choosing.py", "- NOTICEABLE", "", "results/test_recommendation -k recalls_less"),
+    Mutant("results/choosing.py", "tied, key=", "ranked, key=", "results/test_recommendation -k simplest"),
 )

@@ -25,11 +25,12 @@ from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import plan as cli_plan
 from positional_heads.cli import profile as cli_profile
+from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
 from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation, head_profile, set_runs
+from positional_heads.studies import ablation, candidates, extrapolation, head_profile, recommendation, set_runs
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_profile import synthetic_profile
@@ -149,6 +150,14 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "depths": 1,
             "examples": 1,
         },
+        "recommend_extension": {
+            "model": model,
+            "text": " ".join(TEXTS),
+            "target_length": 80,
+            "methods": ["linear"],
+            "training_length": 64,
+            "task": None,
+        },
         "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
         "evaluate_harness": {"model": model, "tasks": "arc_easy"},
         "harness_task": {"model": model, "task": "arc_easy", "metric": "acc"},
@@ -265,7 +274,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     ph.profile_heads(model, TEXTS, retrieval=None, null_repeats=0, resamples=2).save(folder / "heads.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
     EntryCounter.begin = ablation.run_parts = reached  # type: ignore[method-assign]
-    set_runs.run_parts = extrapolation.run_parts = reached
+    set_runs.run_parts = extrapolation.run_parts = recommendation.run_parts = candidates.run_parts = reached
     task = ["--length", "64", "--depths", "1", "--examples", "1"]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
@@ -273,6 +282,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
+        "recommend": ["bundled", *short, "--training-length", "32", "--target-length", "48", "--task", "none"],
         "show": [str(folder)],
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
@@ -323,8 +333,9 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
+    recommendation.run_parts = candidates.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan):
+    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan, cli_recommend):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}

@@ -108,7 +108,7 @@ def plain_rope(model: TransformerLensModel, layer: int = 0, training_length: int
 
     Raises:
         UnsupportedModelError: If the configuration has no base.
-        ValueError: If the training length is not positive.
+        ValueError: If the training length is not positive, or neither given nor in the configuration.
     """
     in_range("training_length", training_length, 1, 2**40)
     in_range("layer", layer, 0, int(model.cfg.n_layers) - 1)
@@ -191,7 +191,11 @@ def _training_length(config: Any, given: Mapping[str, Any]) -> int:
         original = source.get("original_max_position_embeddings")
         if original:
             return int(original)
-    length = int(config.max_position_embeddings)
+    stated = getattr(config, "max_position_embeddings", None)
+    if stated is None:
+        msg = "the configuration states no max_position_embeddings: give training_length=, the tokens of its training"
+        raise ValueError(msg)
+    length = int(stated)
     kind = given.get("rope_type") or given.get("type")
     # a linear factor without the original length: max_position_embeddings is the extended one in finetuned checkpoints
     return int(length / given["factor"]) if kind == "linear" and given.get("finetuned") else length

@@ -11,6 +11,7 @@ from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.recommendation import Recommendation
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
@@ -31,13 +32,24 @@ from positional_heads.views.report.comparison import comparison_files, stability
 from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.plans import head_plan_files, plan_study_files
+from positional_heads.views.report.recommendation import recommendation_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
 DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
-Reported = HeadScores | HeadProfile | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy
+Reported = (
+    HeadScores
+    | HeadProfile
+    | AblationStudy
+    | ExtrapolationStudy
+    | Comparison
+    | Stability
+    | HeadPlan
+    | PlanStudy
+    | Recommendation
+)
 """Results that have a report folder."""
 
 
@@ -50,14 +62,15 @@ def write_report(
     | Comparison
     | Stability
     | HeadPlan
-    | PlanStudy,
+    | PlanStudy
+    | Recommendation,
     folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
         result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`,
-            `window_plan` or `plan_study` returned.
+            `window_plan`, `plan_study` or `recommend_extension` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -78,6 +91,8 @@ def write_report(
         content = head_plan_files(result)
     elif isinstance(result, PlanStudy):
         content = plan_study_files(result)
+    elif isinstance(result, Recommendation):
+        content = recommendation_files(result)
     else:
         content = comparison_files(result) if isinstance(result, Comparison) else stability_files(result)
     for name, data in content.items():
