@@ -40,6 +40,7 @@ def show(
             COMPARISON,
             EXTRAPOLATION,
             HEAD_PLAN,
+            PAIR_PLAN,
             PLAN_STUDY,
             SCORES,
             STABILITY,
@@ -47,12 +48,13 @@ def show(
         )
         from positional_heads.results.unfinished import unfinished
 
-        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, PLAN_STUDY, HEAD_PLAN, SCORES)
+        kinds = (ABLATION, EXTRAPOLATION, COMPARISON, STABILITY, PLAN_STUDY, HEAD_PLAN, PAIR_PLAN, SCORES)
         held = [one for one in kinds if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [
-                one.file_name for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION, HEAD_PLAN, PLAN_STUDY)
+                one.file_name
+                for one in (SCORES, COMPARISON, STABILITY, ABLATION, EXTRAPOLATION, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY)
             ]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else SCORES, as_json, top)
@@ -115,7 +117,7 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
     from positional_heads.results import comparison_tables, tables
-    from positional_heads.results.files import ABLATION, COMPARISON, HEAD_PLAN, PLAN_STUDY, SCORES, STABILITY
+    from positional_heads.results.files import ABLATION, COMPARISON, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, SCORES, STABILITY
 
     if as_json:
         return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
@@ -141,10 +143,12 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     elif kind == HEAD_PLAN:
         lines = [tables.key_heads_table(content["table"]), *map(in_options, content["notes"])]
+    elif kind == PAIR_PLAN:
+        lines = [tables.pairs_table(content["kept"]), *map(in_options, content["notes"])]
     elif kind == PLAN_STUDY:
         lines = [
             tables.plans_line(content),
-            f"Change of {content['measures'][0]} with windows; negative is harm.",
+            f"Change of {content['measures'][0]} with {content.get('planned', 'windows')}; negative is harm.",
             tables.plan_table(content["contrasts"]),
             *map(in_options, content["notes"]),
         ]

@@ -231,10 +231,17 @@ def pair_ranking(
     exists = choosable(profile)
     if not isinstance(by, str):
         name = own_name(by, RESERVED)
-        values = torch.as_tensor(by[1], dtype=torch.float64)
+        try:
+            values = torch.as_tensor(by[1]).detach().cpu().to(torch.float64)
+        except (TypeError, ValueError, RuntimeError) as error:
+            msg = f"the values of {name} are no array of numbers ({error}): give a tensor [layer kv_head pair]"
+            raise TypeError(msg) from error
         if values.shape != exists.shape:
             shape = [*exists.shape]
             msg = f"by: the values of {name} must be a tensor [layer kv_head pair] of {shape}, got {[*values.shape]}"
+            raise ValueError(msg)
+        if bool(values.isinf().any()):
+            msg = f"a value of {name} is infinite: give finite ones, which have an order"
             raise ValueError(msg)
         return name, values
     if by == CHANCE:

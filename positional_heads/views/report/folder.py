@@ -9,6 +9,7 @@ from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
+from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
@@ -28,27 +29,27 @@ from positional_heads.views.extrapolation import extrapolation_curves, methods_t
 from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
 from positional_heads.views.report.last_line import DPI, last_line
-from positional_heads.views.report.plans import head_plan_files, plan_study_files
+from positional_heads.views.report.plans import head_plan_files, pair_plan_files, plan_study_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
 REPORTED_HEADS = 10
 DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 
 
-Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy
+Reported = HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PairPlan | PlanStudy
 """Results that have a report folder."""
 
 
 @checked
 def write_report(
-    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PlanStudy,
+    result: HeadScores | AblationStudy | ExtrapolationStudy | Comparison | Stability | HeadPlan | PairPlan | PlanStudy,
     folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`, `window_plan` or
-            `plan_study` returned.
+        result: What `score_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`, `window_plan`,
+            `pair_plan`, `plan_study` or `pair_study` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -65,6 +66,8 @@ def write_report(
         content = _extrapolation_files(result)
     elif isinstance(result, HeadPlan):
         content = head_plan_files(result)
+    elif isinstance(result, PairPlan):
+        content = pair_plan_files(result)
     elif isinstance(result, PlanStudy):
         content = plan_study_files(result)
     else:
