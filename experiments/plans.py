@@ -1,7 +1,8 @@
-"""Which measure picks the key heads that may see only the first keys and a window? Plan studies on SmolLM2.
+"""Which measure picks the key heads that may see only a window, and which the rotary pairs that may go? On SmolLM2.
 
     python experiments/plans.py                # the profile, then every study; finished results are not run again
     python experiments/plans.py exam-1024      # some of them
+    python experiments/plans.py pairs-exam-1024-freeze pairs-exam-1024-drop pairs-text-2048-freeze  # of pairs
 
 Results lie beside those of run.py, in experiments/plans, and are resumed in the same way.
 """
@@ -28,6 +29,10 @@ EXAMS = {"exam-1024": (1024, 8), "exam-2048": (2048, 4)}
 """Passkey, key-value recall, copying and text in one sequence: its tokens, and how many of them."""
 TEXTS = {"text-2048": (2048, 8)}
 """Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
+PAIR_STUDIES = {
+    f"pairs-{task}-{how}": (task, how) for how in ("freeze", "drop") for task in ("exam-1024", "text-2048")
+}
+"""Task of each study of rotary pairs, and what becomes of the pairs that are not kept."""
 
 
 def profile(model: TransformerBridge) -> ph.HeadProfile:
@@ -59,9 +64,14 @@ def text(model: TransformerBridge, length: int, examples: int) -> ph.AnswerTask:
     return replace(task, name="text", examples=tuple(one for one in task.examples if one.reach == "long"))
 
 
+def task_of(model: TransformerBridge, name: str) -> ph.AnswerTask:
+    """A task by its name."""
+    return exam(model, *EXAMS[name]) if name in EXAMS else text(model, *TEXTS[name])
+
+
 def study(model: TransformerBridge, name: str) -> ph.PlanStudy:
     """Windows on the key heads that each measure ranks lowest, and on random ones."""
-    task = exam(model, *EXAMS[name]) if name in EXAMS else text(model, *TEXTS[name])
+    task = task_of(model, name)
     profiled = profile(model)
     settings = {"budgets": BUDGETS, "window": WINDOW, "sinks": SINKS, "n_random": RANDOM, "seed": SEED}
     measures = [one for one in MEASURES if one.removeprefix("-") in profiled.names]
@@ -74,15 +84,29 @@ def study(model: TransformerBridge, name: str) -> ph.PlanStudy:
     return once(f"plans/{name}", ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS), "by": measures})
 
 
+def pair_study(model: TransformerBridge, name: str) -> ph.PlanStudy:
+    """The rotary pairs that each measure, MHA2MLA's rules and chance keep; the others are frozen or dropped."""
+    task, how = PAIR_STUDIES[name]
+    profiled = profile(model)
+    settings = {"budgets": BUDGETS, "how": how, "n_random": RANDOM, "seed": SEED}
+
+    def run(checkpoint: Path) -> ph.PlanStudy:
+        return ph.pair_study(
+            model, profiled, task_of(model, task), batch_size=1, checkpoint=checkpoint, progress=True, **settings
+        )
+
+    return once(f"plans/{name}", ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS)})
+
+
 def main() -> None:
     """Run the studies named on the command line, or all."""
-    names = [*EXAMS, *TEXTS]
+    names = [*EXAMS, *TEXTS, *PAIR_STUDIES]
     chosen = sys.argv[1:] or names
     if unknown := set(chosen) - set(names):
         sys.exit(f"no study {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(names)}")
     model = ph.load_model("smollm2")
     for name in chosen:
-        study(model, name)
+        (pair_study if name in PAIR_STUDIES else study)(model, name)
 
 
 if __name__ == "__main__":

@@ -251,7 +251,9 @@ def pair_ranking(
         msg = f"by {by!r} is no way to choose pairs: give one of {', '.join((*PAIR_RULES, CHANCE))}, or your own"
         raise ValueError(msg)
     if by in _SUMMED:
-        return by, summed_over_readers(profile, _SUMMED[by](profile))
+        values = _SUMMED[by](profile)
+        unknown = summed_over_readers(profile, values.isnan().double()) > 0  # a sum leaves out what is not known
+        return by, summed_over_readers(profile, values).masked_fill(unknown, torch.nan)
     return by, _by_frequency(profile.pairs.frequencies, by, budget)[:, None].expand(exists.shape)
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import StudySet
+from positional_heads.core.head_sets import AnySet, StudySet
 from positional_heads.core.statistics import permutation_p
 from positional_heads.results.effects import UnitMeans
 
@@ -39,7 +39,7 @@ class TriedPlan(StudySet):
         budget: Share of the key heads to choose from that keep all keys, or of the pairs that keep their rotation.
     """
 
-    heads: tuple[Any, ...]
+    heads: AnySet
     by: str
     budget: float
 

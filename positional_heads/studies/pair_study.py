@@ -15,7 +15,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.head_sets import distinct_sets, set_name
+from positional_heads.core.head_sets import AnySet, distinct_sets, set_name
 from positional_heads.results.head_plan import CHANCE
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.pair_plan import DONE, PAIR_RULES, How, PairPlan, pair_plan
@@ -86,7 +86,7 @@ def pair_study(
         logger.warning("%s Give more examples.", note)
     identity = {"model": own_model, **task_provenance(task, None), "pairs": {"how": how}}
 
-    def measure(one: tuple[Any, ...]) -> dict[str, list[float]]:
+    def measure(one: AnySet) -> dict[str, list[float]]:
         if not one:
             return {name: values.tolist() for name, values in task.measure(model, batch_size).items()}
         with extended_rope(model, **plans[one].extension):
@@ -126,7 +126,7 @@ def pair_study(
 
 def _tried_plans(  # noqa: PLR0917  the settings of a study
     profile: HeadProfile, budgets: Sequence[float], by: Sequence[Any] | None, how: How, n_random: int, seed: int
-) -> tuple[list[TriedPlan], dict[tuple[Any, ...], PairPlan], list[str]]:
+) -> tuple[list[TriedPlan], dict[AnySet, PairPlan], list[str]]:
     """Every plan and its role, the plans by their sets, and what their choice left undecided, in sentences.
 
     Raises:
