@@ -29,9 +29,7 @@ EXAMS = {"exam-1024": (1024, 8), "exam-2048": (2048, 4)}
 """Passkey, key-value recall, copying and text in one sequence: its tokens, and how many of them."""
 TEXTS = {"text-2048": (2048, 8)}
 """Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
-PAIR_STUDIES = {
-    f"pairs-{task}-{how}": (task, how) for how in ("freeze", "drop") for task in ("exam-1024", "text-2048")
-}
+PAIR_STUDIES = {f"pairs-{task}-{how}": (task, how) for how in ("freeze", "drop") for task in ("exam-1024", "text-2048")}
 """Task of each study of rotary pairs, and what becomes of the pairs that are not kept."""
 
 

@@ -70,8 +70,9 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
     n_random: Annotated[int, typer.Option(min=1, help="Number of random rankings, each with a plan per budget.")] = 20,
     n_matched: Annotated[
         int | None,
-        typer.Option(min=0, help="Random plans with as many windows in every layer, per measure and budget; 0 if not "
-        "given."),
+        typer.Option(
+            min=0, help="Random plans with as many windows in every layer, per measure and budget; 0 if not given."
+        ),
     ] = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,

@@ -121,7 +121,9 @@ class PairPlan(Record):
         wavelengths = 2 * torch.pi / self.frequencies
         for layer, heads in enumerate(self.digits):
             for key_head, digits in enumerate(heads):
-                read = [str(Head(layer, head)) for head in (self.key_heads[layer] == key_head).nonzero().flatten().tolist()]
+                read = [
+                    str(Head(layer, head)) for head in (self.key_heads[layer] == key_head).nonzero().flatten().tolist()
+                ]
                 for pair, digit in enumerate(digits):
                     known = {"wavelength": float(wavelengths[layer, pair]), "kept": digit == "1"}
                     value = float(self.ranked_by[layer, key_head, pair])

@@ -55,7 +55,9 @@ def plan_verdict(
         f"{', '.join(f'{budget:g}' for budget in budgets)}; random plans cost {by_kind['chance']:+.3f}, "
         f"{words.every} {by_kind['all']:+.3f}."
     )
-    return " ".join([found, *_against_chance(over, int(best["plans"]), words.alike), *_against_best(best, reach, differences)])
+    return " ".join(
+        [found, *_against_chance(over, int(best["plans"]), words.alike), *_against_best(best, reach, differences)]
+    )
 
 
 def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:

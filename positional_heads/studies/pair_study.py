@@ -124,7 +124,7 @@ def pair_study(
     )
 
 
-def _tried_plans(  # noqa: PLR0917  the settings of a study
+def _tried_plans(
     profile: HeadProfile, budgets: Sequence[float], by: Sequence[Any] | None, how: How, n_random: int, seed: int
 ) -> tuple[list[TriedPlan], dict[AnySet, PairPlan], list[str]]:
     """Every plan and its role, the plans by their sets, and what their choice left undecided, in sentences.

@@ -46,7 +46,9 @@ def measured(pairs, by, layer, head, pair):
     if by == "agreement":
         return float(pairs.agreement[layer, head, pair])
     if by == "center":
-        return np.hypot(*pairs.query_center[layer, head, pair].tolist()) * np.hypot(*pairs.key_center[layer, head, pair].tolist())
+        return np.hypot(*pairs.query_center[layer, head, pair].tolist()) * np.hypot(
+            *pairs.key_center[layer, head, pair].tolist()
+        )
     counts, means = pairs.counts[layer].numpy(), pairs.contribution[layer, head, pair].numpy()
     known = counts > 0
     return np.average(np.abs(means[known]), weights=counts[known])
@@ -159,7 +161,9 @@ def test_a_plan_is_read_back_and_says_what_it_is(tmp_path) -> None:
     assert torch.equal(loaded.ranked_by.nan_to_num(-1), plan.ranked_by.nan_to_num(-1))
     assert loaded.to_frame().equals(plan.to_frame())
     assert (loaded.verdict, loaded.notes, loaded.extension) == (plan.verdict, plan.notes, plan.extension)
-    assert plan.verdict.startswith("2 of 4 pairs of each key head keep their rotation, those highest by center (8 of 16")
+    assert plan.verdict.startswith(
+        "2 of 4 pairs of each key head keep their rotation, those highest by center (8 of 16"
+    )
     assert "the others are dropped. This is a choice, not yet evidence" in plan.verdict
     assert plan.description == (
         "made up: 8 of 16 rotary pairs of key heads keep their rotation, those highest by center in each; the others "

@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import positional_heads as ph
-from positional_heads.results.pair_plan import pair_plan
+from positional_heads.cli import app
+from positional_heads.cli.wording import in_options
+from positional_heads.results.pair_plan import PairPlan, pair_plan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.studies.pair_study import pair_study
 from positional_heads.studies.tasks.task import AnswerTask
@@ -107,3 +110,36 @@ def test_other_models_and_extended_ones_are_refused(bundled, tiny, profile) -> N
     refused = pytest.raises(RuntimeError, match="the model's rotation is extended, and plans of pairs extend it")
     with ph.extended_rope(bundled, "yarn", 2), refused:
         pair_study(bundled, profile, "passkey", **QUICK)
+
+
+def run(*arguments):
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_the_command_plans_and_studies_pairs(study, profile, tmp_path) -> None:
+    profile.save(tmp_path)
+    code, shown, said = run("plan", tmp_path, "--pairs", "--how", "drop", "--out", tmp_path / "plan")
+    assert code == 0, said
+    plan, expected = PairPlan.load(tmp_path / "plan"), pair_plan(profile, 0.5, "band_norm", "drop")
+    assert (plan.digits, plan.how) == (expected.digits, "drop")
+    assert in_options(plan.verdict) in shown
+    assert run("show", tmp_path / "plan")[1] == shown
+    out = tmp_path / "study"
+    settings = ("--budget", "0.25,0.5", "--by", "band_norm", "--by", "low", "--n-random", 2)
+    task = ("--length", 64, "--depths", 2, "--examples", 2)
+    code, shown, said = run("plan", tmp_path, "--pairs", "--study", "bundled", *settings, *task, "--out", out)
+    assert code == 0, said
+    assert PlanStudy.load(out).cells == study.cells
+    assert "with frozen pairs; negative is harm" in shown
+    assert run("show", out)[1] == shown
+    for wrong, message in (
+        (("--pairs", "--window", 8), "--window goes with windows, not with --pairs"),
+        (("--how", "drop"), "--how goes with --pairs"),
+        (("--pairs", "--how", "zero"), "how"),
+        (("--pairs", "--by", "reach"), "is no way to choose pairs"),
+    ):
+        code, _, said = run("plan", tmp_path, "--out", tmp_path / "new", *wrong)
+        assert (code, len(said.splitlines())) == (1, 1), said
+        assert message in said
+    assert not (tmp_path / "new").exists()

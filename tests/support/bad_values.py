@@ -28,7 +28,7 @@ from positional_heads.cli import score as cli_score
 from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, extrapolation, set_runs
+from positional_heads.studies import ablation, extrapolation, pair_study, set_runs
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_profile import synthetic_profile
@@ -121,6 +121,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
         "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
         "window_plan": {"profile": heads_profiled},
+        "pair_plan": {"profile": heads_profiled},
+        "pair_study": {"model": model, "profile": heads_profiled, "task": task, "n_random": 1},
         "plan_study": {"model": model, "profile": heads_profiled, "task": task, "window": 8, "n_random": 1},
         "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
         "extrapolation_study": {
@@ -306,7 +308,7 @@ if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
+    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_ablate, cli_extrapolate, cli_plan):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]

@@ -49,9 +49,7 @@ class KeptPairs(Method):
         """Whether a pair of this layer loses its rotation; layers that it does not know are refused later."""
         return rotary.layer >= len(self.kept) or any("0" in row for row in self.kept[rotary.layer])
 
-    def edited(
-        self, phase: Complex[Tensor, "pos pair"], rotary: RotaryLayer
-    ) -> Complex[Tensor, "#head pos pair"]:
+    def edited(self, phase: Complex[Tensor, "pos pair"], rotary: RotaryLayer) -> Complex[Tensor, "#head pos pair"]:
         """The model's own phases, with pairs that lose theirs frozen as at position 0, or 0."""
         rows = self.kept[rotary.layer]
         if not rows:
@@ -67,7 +65,9 @@ class KeptPairs(Method):
             ValueError: If it has.
         """
         if rotary.layer >= len(self.kept):
-            msg = f"kept_pairs: kept has {len(self.kept)} layers, and the model's layer {rotary.layer} is not one of them"
+            msg = (
+                f"kept_pairs: kept has {len(self.kept)} layers, and the model's layer {rotary.layer} is not one of them"
+            )
             raise ValueError(msg)
         rows = self.kept[rotary.layer]
         if rows and (rotary.n_heads % len(rows) or {len(row) for row in rows} != {rotary.n_pairs}):
