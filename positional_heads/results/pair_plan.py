@@ -105,7 +105,8 @@ class PairPlan(Record):
         each = sorted({f"{row.count('1')} of {len(row)}" for layer in self.digits for row in layer})
         return (
             f"{' or '.join(each)} pairs of each key head keep their rotation, {self._chosen} ({kept} of {n} in all); "
-            f"the others are {DONE[self.how]}. This is a choice, not yet evidence: run pair_study to test what it costs."
+            f"the others are {DONE[self.how]}. This is a choice, not yet evidence: run pair_study to test what it "
+            "costs."
         )
 
     @property

@@ -73,8 +73,8 @@ class KeptPairs(Method):
         if rows and (rotary.n_heads % len(rows) or {len(row) for row in rows} != {rotary.n_pairs}):
             pairs = " and ".join(map(str, sorted({len(row) for row in rows})))
             msg = (
-                f"kept_pairs: layer {rotary.layer} has {rotary.n_heads} query heads and {rotary.n_pairs} pairs, and kept "
-                f"has {len(rows)} key heads of {pairs} pairs there: it is of another model"
+                f"kept_pairs: layer {rotary.layer} has {rotary.n_heads} query heads and {rotary.n_pairs} pairs, and "
+                f"kept has {len(rows)} key heads of {pairs} pairs there: it is of another model"
             )
             raise ValueError(msg)
 

@@ -56,7 +56,8 @@ def rope_method(
         name: none, linear (or PI), ntk, dynamic, yarn, llama3, longrope, p_rope, self_extend, dpe, rerope, clex or
             kept_pairs; case and hyphens do not matter.
         factor: Context length over training length, at least 1. Refused by p_rope, dpe, rerope, clex and
-            kept_pairs, and by self_extend with group and window. `none` accepts and ignores it, as the baseline of a sweep.
+            kept_pairs, and by self_extend with group and window. `none` accepts and ignores it, as the baseline
+            of a sweep.
         training_length: Tokens that the model was trained on. self_extend chooses group and window by it where only a
             factor is given, rerope its window.
         **settings: Settings of the method, by its own names: beta_fast, beta_slow, attention_factor, mscale,

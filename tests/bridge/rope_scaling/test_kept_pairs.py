@@ -143,7 +143,7 @@ def test_layers_without_an_edited_pair_are_left_alone(tiny):
 @torch.no_grad()
 def test_a_cache_and_single_heads_work_as_whole_runs_do(tiny):
     model = tiny("llama")
-    mask, kept = drawn(model)
+    _, kept = drawn(model)
     with ph.extended_rope(model, "kept_pairs", kept=kept):
         whole = model.generate(TOKENS[:1], max_new_tokens=4, do_sample=False, return_type="tokens", verbose=False)
         slow = model.generate(
