@@ -1,7 +1,8 @@
-"""Which measure picks the key heads that may see only the first keys and a window? Plan studies on SmolLM2.
+"""Which measure picks the key heads that may see only a window, and which the rotary pairs that may go? On SmolLM2.
 
     python experiments/plans.py                # the profile, then every study; finished results are not run again
     python experiments/plans.py exam-1024      # some of them; exam-1024-layers: against plans within layers
+    python experiments/plans.py pairs-exam-1024-freeze pairs-exam-1024-drop pairs-text-2048-freeze  # of pairs
 
 Results lie beside those of run.py, in experiments/plans, and are resumed in the same way.
 """
@@ -31,6 +32,8 @@ TEXTS = {"text-2048": (2048, 6)}
 """Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
 MATCHED = ("reach",)
 """Measures that are also compared with random plans of as many windows in every layer: 60 sets of windows each."""
+PAIR_STUDIES = {f"pairs-{task}-{how}": (task, how) for how in ("freeze", "drop") for task in ("exam-1024", "text-2048")}
+"""Task of each study of rotary pairs, and what becomes of the pairs that are not kept."""
 
 
 def profile(model: TransformerBridge) -> ph.HeadProfile:
@@ -62,9 +65,14 @@ def text(model: TransformerBridge, length: int, examples: int) -> ph.AnswerTask:
     return replace(task, name="text", examples=tuple(one for one in task.examples if one.reach == "long"))
 
 
+def task_of(model: TransformerBridge, name: str) -> ph.AnswerTask:
+    """A task by its name."""
+    return exam(model, *EXAMS[name]) if name in EXAMS else text(model, *TEXTS[name])
+
+
 def study(model: TransformerBridge, name: str, *, matched: bool = False) -> ph.PlanStudy:
     """Windows on the key heads that each measure ranks lowest, and on random ones, of any layer or of the same ones."""
-    task = exam(model, *EXAMS[name]) if name in EXAMS else text(model, *TEXTS[name])
+    task = task_of(model, name)
     profiled = profile(model)
     settings = {"budgets": BUDGETS, "window": WINDOW, "sinks": SINKS, "n_random": RANDOM, "seed": SEED}
     settings["n_matched"] = RANDOM if matched else 0
@@ -80,15 +88,32 @@ def study(model: TransformerBridge, name: str, *, matched: bool = False) -> ph.P
     return once(folder, ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS), "by": by})
 
 
+def pair_study(model: TransformerBridge, name: str) -> ph.PlanStudy:
+    """The rotary pairs that each measure, MHA2MLA's rules and chance keep; the others are frozen or dropped."""
+    task, how = PAIR_STUDIES[name]
+    profiled = profile(model)
+    settings = {"budgets": BUDGETS, "how": how, "n_random": RANDOM, "seed": SEED}
+
+    def run(checkpoint: Path) -> ph.PlanStudy:
+        return ph.pair_study(
+            model, profiled, task_of(model, task), batch_size=1, checkpoint=checkpoint, progress=True, **settings
+        )
+
+    return once(f"plans/{name}", ph.PlanStudy.load, run, {**settings, "budgets": list(BUDGETS)})
+
+
 def main() -> None:
-    """Run the studies named on the command line, or all, those against chance first."""
-    names = [*EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS))]
+    """Run the studies named on the command line, or all, those of windows against chance first."""
+    names = [*EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS)), *PAIR_STUDIES]
     chosen = sys.argv[1:] or names
     if unknown := set(chosen) - set(names):
         sys.exit(f"no study {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(names)}")
     model = ph.load_model("smollm2")
     for name in chosen:
-        study(model, name.removesuffix(LAYERS), matched=name.endswith(LAYERS))
+        if name in PAIR_STUDIES:
+            pair_study(model, name)
+        else:
+            study(model, name.removesuffix(LAYERS), matched=name.endswith(LAYERS))
 
 
 if __name__ == "__main__":

@@ -68,7 +68,10 @@ class LayerVectors:
     def attention_factors(self) -> Float[Tensor, " #head"]:
         """The factor on cos and sin, for all heads or each: 1 in plain RoPE, more in YaRN and LongRoPE."""
         phases = self.phases[:1] if self.bands is None else self.bands[-1].query_phase
-        factors = phases.detach().abs().mean((1, 2))
+        sizes = phases.detach().abs()
+        factors = sizes.mean((1, 2))
+        if bool((sizes == 0).any()):  # pairs that an extension leaves out have no factor
+            factors = torch.where(factors > 0, sizes.sum((1, 2)) / (sizes > 0).sum((1, 2)).clamp(min=1), 1.0)
         return torch.where((factors - 1).abs() < PLAIN_FACTOR, 1.0, factors)
 
     def temperature(self, temperature: Temperature) -> float:

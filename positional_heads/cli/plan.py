@@ -1,13 +1,18 @@
-"""`positional-heads plan`: which key heads may see only the first keys and a window, and what that costs."""
+"""`positional-heads plan`: which key heads may see only a window, or which pairs keep their rotation; what it costs."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
 from positional_heads.cli.common import load_named, numbers, one_line_errors, prepared_folder, read_text
 from positional_heads.cli.show import finish
+
+if TYPE_CHECKING:
+    from positional_heads.results.head_plan import HeadPlan
+    from positional_heads.results.head_profile import HeadProfile
+    from positional_heads.results.pair_plan import PairPlan
 
 
 def plan(  # noqa: PLR0917  one parameter is one option of the command
@@ -17,20 +22,30 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
         typer.Option(
             help="A measure of the profile, e.g. reach or -sink_mass, or chance: the key heads with its lowest values "
             "get windows; repeatable with --study. reach if not given; with --study reach, retrieval, distant_mass, "
-            "rho and excess."
+            "rho and excess. With --pairs band_norm, agreement, contribution, center, high, low, uniform or chance: "
+            "band_norm if not given, with --study all of them."
         ),
     ] = None,
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Share of the key heads that keep all keys: 0.5 if not given; with --study several, 0.25,0.5,0.75 if "
-            "not given."
+            help="Share of the key heads that keep all keys, or, with --pairs, of the pairs that keep their rotation: "
+            "0.5 if not given; with --study several, 0.25,0.5,0.75 if not given."
         ),
     ] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Choose the rotary pairs of each key head that keep their rotation.")
+    ] = False,
+    how: Annotated[
+        str | None, typer.Option(help="With --pairs: freeze the other pairs, or drop them; freeze if not given.")
+    ] = None,
     window: Annotated[
-        int, typer.Option(min=2, help="Last keys that the others see, the query's own among them.")
-    ] = 256,
-    sinks: Annotated[int, typer.Option(min=0, help="First keys of the text that they see.")] = 4,
+        int | None,
+        typer.Option(min=2, help="Last keys that the others see, the query's own among them; 256 if not given."),
+    ] = None,
+    sinks: Annotated[
+        int | None, typer.Option(min=0, help="First keys of the text that they see; 4 if not given.")
+    ] = None,
     out: options.Out = Path("plan"),
     study: Annotated[
         str | None,
@@ -54,8 +69,11 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
     ] = None,
     n_random: Annotated[int, typer.Option(min=1, help="Number of random rankings, each with a plan per budget.")] = 20,
     n_matched: Annotated[
-        int, typer.Option(min=0, help="Random plans with as many windows in every layer, per measure and budget.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0, help="Random plans with as many windows in every layer, per measure and budget; 0 if not given."
+        ),
+    ] = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
@@ -67,7 +85,7 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
     overwrite: options.Overwrite = False,
     trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
-    """Choose key heads that may see only the first keys and a window.
+    """Choose key heads that may see only the first keys and a window, or the rotary pairs that keep their rotation.
 
     Writes the plan of one measure. With --study, tries plans of several measures and random ones on a task, and says
     which cost least. To resume an interrupted study, run the same command again.
@@ -80,17 +98,16 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
         budgets = numbers("--budget", usual if budget is None else budget, usual)
         if study is None:
             _refuse_study_options(by, budgets)
-        from positional_heads.results.files import FINISHED_FILE_NAME, HEAD_PLAN, PLAN_STUDY
-        from positional_heads.results.head_plan import window_plan
+        of_plan = _settings_of_plan(pairs, window=window, sinks=sinks, n_matched=n_matched, how=how)
+        from positional_heads.results.files import FINISHED_FILE_NAME, PLAN_STUDY
         from positional_heads.results.head_profile import HeadProfile
 
         profiled = HeadProfile.load(profile)
         if study is None:
-            with prepared_folder(out, HEAD_PLAN.file_name, overwrite):
-                chosen = (by or ["reach"])[0]
-                finish(window_plan(profiled, budgets[0], window, sinks, chosen, seed=seed), out, as_json)
+            _write_plan(profiled, budgets[0], (by or [None])[0], seed, pairs, of_plan, out, overwrite, as_json)
             return
         from positional_heads.bridge.loading import check_dtype
+        from positional_heads.studies.pair_study import pair_study
         from positional_heads.studies.plan_study import plan_study
         from positional_heads.studies.tasks.evaluate import check_task_name, task_setting_names
 
@@ -108,22 +125,60 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
             bridge = load_named(study, device, dtype, trust_remote_code, device_map=device_map, **places)
             from positional_heads.studies.tasks.evaluate import make_task
 
-            result = plan_study(
+            result = (pair_study if pairs else plan_study)(
                 bridge,
                 profiled,
                 make_task(bridge, task, **task_settings),
                 budgets=budgets,
-                window=window,
-                sinks=sinks,
                 by=by or None,
                 n_random=n_random,
-                n_matched=n_matched,
                 batch_size=batch_size,
                 seed=seed,
                 checkpoint=out,
                 progress=True,
+                **of_plan,
             )
             finish(result, out, as_json, progress=[FINISHED_FILE_NAME])
+
+
+def _settings_of_plan(pairs: bool, **given: Any) -> dict[str, Any]:
+    """The settings given for this kind of plan.
+
+    Raises:
+        ValueError: If one of the other kind is given.
+    """
+    known = {name: value for name, value in given.items() if value is not None}
+    for name in known:
+        if (name == "how") != pairs:
+            msg = f"--{name.replace('_', '-')} goes with {'--pairs' if name == 'how' else 'windows, not with --pairs'}"
+            raise ValueError(msg)
+    return known
+
+
+def _write_plan(  # noqa: PLR0917  the options of the command
+    profiled: "HeadProfile",
+    budget: float,
+    by: str | None,
+    seed: int,
+    pairs: bool,
+    settings: dict[str, Any],
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Choose, write and print one plan."""
+    from positional_heads.results.files import HEAD_PLAN, PAIR_PLAN
+    from positional_heads.results.head_plan import window_plan
+    from positional_heads.results.pair_plan import pair_plan
+
+    with prepared_folder(out, (PAIR_PLAN if pairs else HEAD_PLAN).file_name, overwrite):
+        plan: HeadPlan | PairPlan
+        if pairs:
+            plan = pair_plan(profiled, budget, by or "band_norm", seed=seed, **settings)
+        else:
+            settings.pop("n_matched", None)  # controls of a study
+            plan = window_plan(profiled, budget, by=by or "reach", seed=seed, **settings)
+        finish(plan, out, as_json)
 
 
 def _refuse_study_options(by: list[str] | None, budgets: list[float]) -> None:

@@ -39,13 +39,13 @@ def show(
         from positional_heads.results.unfinished import unfinished
 
         kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
-        kinds += [files.HEAD_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE, files.SCORES]
+        kinds += [files.HEAD_PLAN, files.PAIR_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE, files.SCORES]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
             names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
-            names += [files.RECOMMENDATION.file_name]
+            names += [files.PAIR_PLAN.file_name, files.RECOMMENDATION.file_name]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else files.SCORES, as_json, top)
         if interrupted is not None:
@@ -112,6 +112,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         COMPARISON,
         HEAD_PLAN,
         HEAD_PROFILE,
+        PAIR_PLAN,
         PLAN_STUDY,
         RECOMMENDATION,
         SCORES,
@@ -148,10 +149,12 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     elif kind == HEAD_PLAN:
         lines = [tables.key_heads_table(content["table"]), *map(in_options, content["notes"])]
+    elif kind == PAIR_PLAN:
+        lines = [tables.pairs_table(content["kept"]), *map(in_options, content["notes"])]
     elif kind == PLAN_STUDY:
         lines = [
             tables.plans_line(content),
-            f"Change of {content['measures'][0]} with windows; negative is harm.",
+            f"Change of {content['measures'][0]} with {content.get('planned', 'windows')}; negative is harm.",
             tables.plan_table(content["contrasts"]),
             *map(in_options, content["notes"]),
         ]

@@ -10,7 +10,11 @@ import typer
 
 RENAMED = {"n_permuted": "--permutations", "n_anywhere": "--anywhere"}
 """Options that are not called as their arguments are."""
-COMMANDS = {"run ablation_study": "run positional-heads ablate", "run plan_study": "run positional-heads plan --study"}
+COMMANDS = {
+    "run ablation_study": "run positional-heads ablate",
+    "run plan_study": "run positional-heads plan --study",
+    "run pair_study": "run positional-heads plan --pairs --study",
+}
 """Calls that verdicts advise."""
 NAMED = re.compile(
     r"\w\([^()]*\)"  # a call of Python stays as it is

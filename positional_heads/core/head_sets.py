@@ -18,6 +18,8 @@ from typing import Any
 from positional_heads.core.heads import Head
 
 HeadSet = tuple[Head, ...]
+AnySet = tuple[Any, ...]
+"""A set of heads, or of texts that say which rotary pairs key heads keep."""
 DRAWS_PER_SET = 50
 """Permutations drawn for each one wanted, before giving up on finding different ones."""
 FEWEST_PERMUTATIONS = 20
@@ -264,12 +266,12 @@ def anywhere_sets(pool: Sequence[Head], top: Sequence[Head], wanted: int, seed: 
     return list(sets)
 
 
-def set_name(heads: HeadSet) -> str:
+def set_name(heads: AnySet) -> str:
     """The heads of a set in words; what its results are kept under."""
     return " ".join(map(str, heads))
 
 
-def distinct_sets(sets: Sequence[StudySet]) -> list[HeadSet]:
+def distinct_sets(sets: Sequence[StudySet]) -> list[Any]:
     """The heads of every set once, in order: the ablations to run."""
     return list(dict.fromkeys(one.heads for one in sets))
 

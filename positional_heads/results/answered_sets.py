@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import HeadSet, StudySet, distinct_sets
+from positional_heads.core.head_sets import AnySet, StudySet, distinct_sets
 from positional_heads.results.ablation_tables import set_labels, sets_table
 from positional_heads.results.effects import INTERACTION, UnitMeans, unit_means_by_reach
 from positional_heads.results.record import Record, computed_once
@@ -39,7 +39,7 @@ class AnsweredSets(Record):
     chance: Mapping[str, float]
 
     @cached_property
-    def sets(self) -> list[HeadSet]:
+    def sets(self) -> list[AnySet]:
         """Every distinct set of heads that was ablated, the empty one first."""
         return distinct_sets(self.cells)
 
@@ -118,7 +118,7 @@ class AnsweredSets(Record):
         return {part: self.where(part=part) for part in parts} if len(parts) > 1 else {}
 
     @cached_property
-    def _index(self) -> dict[HeadSet, int]:
+    def _index(self) -> dict[AnySet, int]:
         return {heads: index for index, heads in enumerate(self.sets)}
 
     def _unit_means(self, measure: str | None, by: str | None = None) -> Iterator[UnitMeans]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import HeadSet, StudySet
+from positional_heads.core.head_sets import AnySet, StudySet
 from positional_heads.core.statistics import mean_interval, unit_means
 
 INTERACTION = "long - short"
@@ -29,7 +29,7 @@ class UnitMeans:
     group: Any
     reach: str
     means: Float64[Tensor, "set unit"]
-    index: Mapping[HeadSet, int]
+    index: Mapping[AnySet, int]
     bounded: bool
 
     def changes(self, sets: Sequence[StudySet]) -> Float64[Tensor, "chosen unit"]:
@@ -58,7 +58,7 @@ class UnitMeans:
 def unit_means_by_reach(
     rows: Sequence[Mapping[str, Any]],
     values: Float64[Tensor, "set row"],
-    index: Mapping[HeadSet, int],
+    index: Mapping[AnySet, int],
     by: str | None = None,
 ) -> Iterator[UnitMeans]:
     """The means over units at each reach, and of the difference of the reaches, by group of answers.

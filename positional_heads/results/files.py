@@ -39,6 +39,7 @@ EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "
 PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
 HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "positional-heads profile")
 HEAD_PLAN = ResultKind("positional_heads.HeadPlan", "plan.safetensors", "positional-heads plan")
+PAIR_PLAN = ResultKind("positional_heads.PairPlan", "pairs.safetensors", "positional-heads plan --pairs")
 PLAN_STUDY = ResultKind("positional_heads.PlanStudy", "plans.safetensors", "positional-heads plan --study")
 RECOMMENDATION = ResultKind(
     "positional_heads.Recommendation", "recommendation.safetensors", "positional-heads recommend"

@@ -264,19 +264,30 @@ def ranking(
             return by, drawn_values(shape, f"chance-{seed}")
         sign = -1 if by.startswith("-") else 1
         return by, most_of_readers(sign * profile.values(by.removeprefix("-")), key_heads)
+    name = own_name(by, (*profile.names, *RESERVED))
+    if tuple(getattr(by[1], "shape", ())) == shape:
+        return name, head_values(name, by[1], shape)
+    return name, most_of_readers(head_values(name, by[1], key_heads.shape), key_heads)
+
+
+def own_name(by: Sequence[Any], taken: Sequence[str]) -> str:
+    """Name of a measure of the user's own, given as a name and values.
+
+    Raises:
+        ValueError: If it is the name of one of ours, too long, or not printable.
+        TypeError: If there is no name, or not just values besides it.
+    """
     if len(by) != 2 or not isinstance(by[0], str) or not by[0].strip():  # noqa: PLR2004
-        msg = 'by is a tuple, but not of a name and values: give ("name", values), values a tensor [layer head]'
+        msg = 'by is a tuple, but not of a name and values: give ("name", values), values a tensor'
         raise TypeError(msg)
     name = by[0].strip()
-    if name.removeprefix("-") in {*profile.names, *RESERVED} or len(name) > LONGEST_NAME:
+    if name.removeprefix("-") in taken or len(name) > LONGEST_NAME:
         msg = f"by: {name[:LONGEST_NAME]!r} is a name of ours, or too long: name your measure otherwise"
         raise ValueError(msg)
     if printable(name, newlines=False) != name:
         msg = f"by: {printable(name, newlines=False)!r} holds characters that cannot be printed: name it otherwise"
         raise ValueError(msg)
-    if tuple(getattr(by[1], "shape", ())) == shape:
-        return name, head_values(name, by[1], shape)
-    return name, most_of_readers(head_values(name, by[1], key_heads.shape), key_heads)
+    return name
 
 
 def layer_windows(profile: HeadProfile) -> Int[Tensor, " layer"]:

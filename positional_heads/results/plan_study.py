@@ -1,10 +1,11 @@
-"""The record of a plan study: every answer under the windows of each measure's plan, and under random ones.
+"""The record of a plan study: every answer under the plan of each measure, and under random ones.
 
-An effect is the measure with windows minus the measure without, so what windows cost is negative. The budget of a plan
-is the share of the key heads to choose from that keep all keys.
+A plan gives windows to key heads, or freezes or drops rotary pairs. An effect is the measure with the plan minus the
+measure without, so what it costs is negative. The budget of a plan is the share of the key heads to choose from that
+keep all keys, or of the pairs of each key head that keep their rotation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from positional_heads.results.plan_tables import (
     tried,
 )
 from positional_heads.results.plan_verdict import plan_verdict
+from positional_heads.results.plan_words import WINDOWS, PlanWords, plan_words, tried_edits
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.text import printable
 
@@ -34,14 +36,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class PlanStudy(AnsweredSets):
-    """What windows on key heads cost a task, where each measure, or chance, chooses them.
+    """What windows on key heads, or frozen or dropped pairs, cost a task, where each measure or chance chooses them.
 
     Attributes:
         task: Name of the task.
         rows: Properties of each answer: unit, reach, and, by task, length, depth, distance, position.
-        cells: Every set of windows and its role in the study, the run without windows first.
+        cells: Every plan that was tried and its role in the study, the run without one first.
         values: Every measure of each answer under each distinct set, in the order of `sets`.
         chance: The value of each measure for a guess, where it is known.
+        planned: What the plans do: "windows", "frozen pairs" or "dropped pairs".
         notes: What the choices could not decide, and what was not possible, in sentences.
         provenance: Versions, model, task, ablation, profile, settings and seed.
     """
@@ -51,6 +54,7 @@ class PlanStudy(AnsweredSets):
     cells: list[TriedPlan]
     values: dict[str, Float64[Tensor, "set row"]]
     chance: Mapping[str, float]
+    planned: str
     notes: list[str]
     provenance: dict[str, Any]
 
@@ -63,26 +67,27 @@ class PlanStudy(AnsweredSets):
 
     @property
     def budgets(self) -> list[float]:
-        """Shares of the key heads that kept all keys, ascending."""
+        """Shares of the key heads that kept all keys, or of the pairs that kept their rotation, ascending."""
         return sorted({one.budget for one in self.cells if one.kind == "plan"})
 
     @property
     def description(self) -> str:
-        """Model, task, windows, budgets and measures, in one line; parts of the provenance may be missing."""
-        name, settings = printable(self.model_name, newlines=False), self.provenance.get("settings", {})
+        """Model, task, plans, budgets and measures, in one line; parts of the provenance may be missing."""
+        name = printable(self.model_name, newlines=False)
         measures = ", ".join(printable(one, newlines=False) for one in self.by)
+        kept = plan_words(self.planned).budget.replace(" that", "")
         return (
             f"{name}: {printable(self.task, newlines=False)}, {len(self.rows)} answers under each of {len(self.sets)} "
-            f"sets of windows of {settings.get('window', '?')} keys and {settings.get('sinks', '?')} first ones; "
-            f"{', '.join(f'{budget:.0%}' for budget in self.budgets)} of the key heads keep all keys, chosen by "
+            f"sets of {tried_edits(self.planned, self.provenance)}; "
+            f"{', '.join(f'{budget:.0%}' for budget in self.budgets)} of the {kept}, chosen by "
             f"{measures}; changes of {self.measures[0]}"
         )
 
     @computed_once
     def effects(self, measure: str | None = None, *, by: str | None = None, level: float = 0.95) -> "pd.DataFrame":
-        """What windows cost at each budget: the mean effect of each measure's plan, with its interval over units.
+        """What plans cost at each budget: the mean effect of each measure's plan, with its interval over units.
 
-        Random plans are averaged first. The row of kind "none" holds the measure itself without windows. Below four
+        Random plans are averaged first. The row of kind "none" holds the measure itself without a plan. Below four
         units there is no interval, and its ends are NaN.
 
         Args:
@@ -93,7 +98,7 @@ class PlanStudy(AnsweredSets):
         Raises:
             ValueError: If there is no such measure or column.
         """
-        return plan_effects(self.cells, self._unit_means(measure, by), by, level)
+        return plan_effects(self.cells, self._unit_means(measure, by), by, level, self._words.column)
 
     @computed_once
     @checked
@@ -116,6 +121,8 @@ class PlanStudy(AnsweredSets):
         """
         if not tried(self.cells, control):
             msg = "this study has no random plans of as many windows in every layer: run it with n_matched=20"
+            if self.planned != WINDOWS:
+                msg = f'a study of {self.planned} has no control "layers": every key head keeps as many pairs'
             raise ValueError(msg)
         return plan_contrasts(self.cells, self._unit_means(measure), control, level)
 
@@ -158,7 +165,12 @@ class PlanStudy(AnsweredSets):
             self.differences(),
             chance=self.chance.get(measure),
             units=self._units(self.reaches[0]),
+            words=self._words,
         )
+
+    @property
+    def _words(self) -> PlanWords:
+        return plan_words(self.planned)
 
     def _main_table(self) -> "pd.DataFrame":
         return self.contrasts()
@@ -173,6 +185,7 @@ class PlanStudy(AnsweredSets):
         return {
             "verdict": self.verdict,
             "task": self.task,
+            "planned": self.planned,
             "rows": self.rows,
             "cells": [[one.kind, one.k, one.number, [*map(str, one.heads)], one.by, one.budget] for one in self.cells],
             "measures": list(self.values),
@@ -185,12 +198,14 @@ class PlanStudy(AnsweredSets):
 
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "PlanStudy":
-        values = nested(tensors, "values")
+        values, planned = nested(tensors, "values"), content.get("planned", WINDOWS)
+        read: Callable[[str], Head | str] = Head.parse if planned == WINDOWS else str
         return cls(
             cells=[
-                TriedPlan(kind, k, number, tuple(map(Head.parse, heads)), by, budget)
+                TriedPlan(kind, k, number, tuple(map(read, heads)), by, budget)
                 for kind, k, number, heads, by, budget in content["cells"]
             ],
             values={name: values[name].double() for name in content["measures"]},
+            planned=planned,
             **{name: content[name] for name in ("task", "rows", "chance", "notes", "provenance")},
         )

@@ -1,6 +1,6 @@
 """The tables of a plan study, from the means of its units under every set of windows.
 
-An effect is the measure with windows minus the measure without, so what windows cost is negative. The gain of a plan is
+An effect is the measure with a plan minus the measure without, so what plans cost is negative. The gain of a plan is
 its effect minus the mean effect of random plans at the same budget, or minus that of another plan: a plan that chooses
 well has a positive one.
 """
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.head_sets import StudySet
+from positional_heads.core.head_sets import AnySet, StudySet
 from positional_heads.core.statistics import permutation_p
 from positional_heads.results.effects import UnitMeans
 
@@ -27,16 +27,19 @@ CONTRASTS = ("by", "budget", "reach", "effect", "gain", "low", "high", "p_chance
 
 @dataclass(frozen=True)
 class TriedPlan(StudySet):
-    """One set of windows of a study, and its role; its heads are the query heads that read a windowed key head.
+    """One plan of a study, and its role.
 
     Attributes:
-        kind: "none" for no window, "plan" for the choice of a measure, "chance" for a random one, "layers" for one with
-            as many windows in every layer as the plan of a measure has, "all" for windows on all key heads.
-        k: Key heads with a window.
+        kind: "none" for no plan, "plan" for the choice of a measure, "chance" for a random one, "layers" for one with
+            as many windows in every layer as the plan of a measure has, "all" for one that spares nothing.
+        k: Key heads with a window, or pairs that are frozen or dropped.
+        heads: The query heads that read a windowed key head; or, as text, the key heads that lose pairs, each with the
+            digits of the pairs that it keeps, in base 16.
         by: The measure of a plan, or of the plan that it is compared with; otherwise its kind.
-        budget: Share of the key heads to choose from that keep all keys.
+        budget: Share of the key heads to choose from that keep all keys, or of the pairs that keep their rotation.
     """
 
+    heads: AnySet
     by: str
     budget: float
 
@@ -53,7 +56,9 @@ def tried(cells: Plans, kind: str) -> Mapping[str, Mapping[float, list[TriedPlan
     return {by: found[by] for by in order if by in found}
 
 
-def plan_effects(cells: Plans, by_reach: Iterable[UnitMeans], by: str | None, level: float) -> "pd.DataFrame":
+def plan_effects(
+    cells: Plans, by_reach: Iterable[UnitMeans], by: str | None, level: float, counted: str
+) -> "pd.DataFrame":
     """`PlanStudy.effects`: the mean effect of each plan, and of random ones, at each budget.
 
     Args:
@@ -61,6 +66,7 @@ def plan_effects(cells: Plans, by_reach: Iterable[UnitMeans], by: str | None, le
         by_reach: Means of the units, at each reach.
         by: The column that the answers are split by.
         level: Coverage of the intervals.
+        counted: Name of the column that counts what a plan edits.
     """
     import pandas as pd
 
@@ -75,7 +81,7 @@ def plan_effects(cells: Plans, by_reach: Iterable[UnitMeans], by: str | None, le
                         "kind": kind,
                         "by": name,
                         "budget": budget,
-                        "windows": plans[0].k,
+                        counted: plans[0].k,
                         "reach": units.reach,
                     }
                     effect = units.intact(level) if kind == "none" else units.change(_mean(units, plans), level)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.plan_tables import ALL_BUDGETS
+from positional_heads.results.plan_words import PlanWords
 from positional_heads.results.text import p_text, printable
 from positional_heads.results.verdicts import ALPHA, unable_verdict
 
@@ -22,8 +23,9 @@ def plan_verdict(
     *,
     chance: float | None,
     units: int,
+    words: PlanWords,
 ) -> str:
-    """Which measure chooses the key heads whose windows cost a task least, over all budgets of a study.
+    """Which measure chooses the windows, or pairs, that cost a task least, over all budgets of a study.
 
     A measure chooses better than chance if few random plans cost as little (p of at most 0.05) and the interval of its
     gain over their mean lies above zero; worse if the reverse holds of both.
@@ -36,6 +38,7 @@ def plan_verdict(
         differences: `PlanStudy.differences` to the measure that costs least at that reach.
         chance: The measure of a guess, or None if unknown.
         units: Independent units of the judged reach.
+        words: How the plans are named.
     """
     reach = effects["reach"].iloc[0]
     here = effects[effects["reach"] == reach]
@@ -47,15 +50,17 @@ def plan_verdict(
     by_kind = here[here["kind"].isin(["chance", "all"])].groupby("kind")["effect"].mean()
     budgets = contrasts["budget"].drop_duplicates().tolist()[:-1]
     found = (
-        f"Windows on the key heads lowest by {_name(best)} cost {task} least at {reach} range: {measure} "
+        f"{words.best.format(by=_name(best), task=task)} at {reach} range: {measure} "
         f"{best['effect']:+.3f}, mean over {'the budgets' if len(budgets) > 1 else 'the budget'} "
-        f"{', '.join(f'{budget:g}' for budget in budgets)}; random plans cost {by_kind['chance']:+.3f}, windows on all "
-        f"key heads {by_kind['all']:+.3f}."
+        f"{', '.join(f'{budget:g}' for budget in budgets)}; random plans cost {by_kind['chance']:+.3f}, "
+        f"{words.every} {by_kind['all']:+.3f}."
     )
-    return " ".join([found, *_against_chance(over, int(best["plans"])), *_against_best(best, reach, differences)])
+    return " ".join(
+        [found, *_against_chance(over, int(best["plans"]), words.alike), *_against_best(best, reach, differences)]
+    )
 
 
-def _against_chance(over: "pd.DataFrame", plans: int) -> list[str]:
+def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:
     """Which measures choose better than chance, as sentences."""
     if 1 / (1 + plans) > ALPHA:
         return [f"Undecided whether that is chance: {plans} random plans cannot give a p-value of {ALPHA:g}, 20 can."]
@@ -65,7 +70,7 @@ def _against_chance(over: "pd.DataFrame", plans: int) -> list[str]:
     as_bad = 1 + 1 / (1 + plans) - ALPHA - 1e-9  # few random plans cost as much or more
     worse = [row for row in rows if row["p_chance"] >= as_bad and row["high"] < 0]
     open_ = [row for row in rows if row["by"] not in names | {row["by"] for row in worse}]
-    parts = [f"Better than random plans of as many windows: {_listed(better)}."] if better else []
+    parts = [f"Better than random plans of as many {alike}: {_listed(better)}."] if better else []
     if not better:
         parts = ["No measure is shown to choose better than chance."]
     parts += [f"Not shown to be better: {_listed(open_)}."] if open_ else []

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from positional_heads.results.plan_words import WINDOWS, tried_edits
 from positional_heads.results.text import LEAST_P, printable
 
 if TYPE_CHECKING:
@@ -275,16 +276,16 @@ def plan_table(contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
 
 
 def plans_line(content: Mapping[str, Any]) -> str:
-    """Model, task and windows of a plan study, in one line.
+    """Model, task and plans of a plan study, in one line.
 
     Args:
         content: Everything in its file that is not a tensor.
     """
-    provenance, settings = content["provenance"], content["provenance"].get("settings", {})
+    provenance, planned = content["provenance"], content.get("planned", WINDOWS)
     sets = {tuple(heads) for _, _, _, heads, _, _ in content["cells"]}
     return (
         f"{model_label(provenance)}: {printable(content['task'])}, {len(content['rows'])} answers under each of "
-        f"{len(sets)} sets of windows of {settings.get('window', '?')} keys and {settings.get('sinks', '?')} first ones"
+        f"{len(sets)} sets of {tried_edits(planned, provenance)}"
     )
 
 
@@ -303,6 +304,20 @@ def key_heads_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
         for layer, own in layers.items()
     ]
     return ResultTable(["layer", "window", "all keys"], lines)
+
+
+def pairs_table(kept: Sequence[Sequence[str]]) -> ResultTable:
+    """A pair plan, one line for every layer: the pairs of each key head, 1 for one that keeps its rotation.
+
+    Args:
+        kept: `PairPlan.digits`.
+    """
+    names = [f"K{head}" for head in range(max(map(len, kept), default=0))]
+    lines = [
+        {"layer": str(layer), **dict.fromkeys(names, "-"), **dict(zip(names, heads, strict=False))}
+        for layer, heads in enumerate(kept)
+    ]
+    return ResultTable(["layer", *names], lines)
 
 
 def single_heads_table(by_head: Sequence[Mapping[str, Any]], top: int) -> ResultTable:

@@ -10,6 +10,7 @@ from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFi
 
 _CHECKSUM = "sha256"
 STUDIES = {
+    "pairs": ("plan --pairs --study", "pair_study"),
     "windows": ("plan --study", "plan_study"),
     "ablation": ("ablate", "ablation_study"),
     "recommendation": ("recommend", "recommend_extension"),

@@ -22,6 +22,7 @@ from positional_heads.results.head_plan import CHANCE, check_window, ranking, wi
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_tables import TriedPlan
+from positional_heads.results.plan_words import WINDOWS
 from positional_heads.studies.ablation import MOST_RANDOM, scored_model, unit_notes
 from positional_heads.studies.resume import FinishedParts
 from positional_heads.studies.set_runs import set_runs
@@ -106,6 +107,7 @@ def plan_study(
         cells=cells,
         values={name: torch.tensor([one[name] for one in results], dtype=torch.float64) for name in task.measures},
         chance=dict(task.chance),
+        planned=WINDOWS,
         notes=[*notes, *unit_notes(task)],
         provenance={
             "versions": library_versions(),

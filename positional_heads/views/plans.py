@@ -1,17 +1,18 @@
-"""Plot of a plan study: what windows cost at each budget, by measure, beside random plans."""
+"""Plot of a plan study: what plans cost at each budget, by measure, beside random plans."""
 
 from matplotlib.figure import Figure
 
 from positional_heads.core.arguments import checked
 from positional_heads.results.effects import INTERACTION
 from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.plan_words import plan_words, tried_edits
 from positional_heads.views.ablation import UNITS
 from positional_heads.views.figures import MARKERS, NORMAL, PALETTE, Picture, readable, share_legend
 
 
 @checked
 def loss_by_budget(study: PlanStudy, measure: str | None = None) -> Figure:
-    """What windows cost by share of key heads that keep all keys, one panel per range, with intervals over units.
+    """What plans cost by budget, the share that is left as it is, one panel per range, with intervals over units.
 
     Random plans are a grey band from the worst to the best, and their mean.
 
@@ -23,7 +24,7 @@ def loss_by_budget(study: PlanStudy, measure: str | None = None) -> Figure:
         ValueError: If there is no such measure.
     """
     effects, each = study.effects(measure), study.by_set(measure)
-    measure = study.measures[0] if measure is None else measure
+    measure, words = study.measures[0] if measure is None else measure, plan_words(study.planned)
     reaches = [reach for reach in study.reaches if reach != INTERACTION]
     figure = Picture(figsize=(1.4 + 4.2 * len(reaches), 4.6), layout="constrained")
     panels = figure.subplots(1, len(reaches), squeeze=False, sharey=True)[0]
@@ -31,7 +32,7 @@ def loss_by_budget(study: PlanStudy, measure: str | None = None) -> Figure:
         rows = effects[effects["reach"] == reach]
         chance = rows[rows["kind"] == "chance"].sort_values("budget")
         drawn = each[(each["kind"] == "chance") & (each["reach"] == reach)].groupby("k")["effect"]
-        low, high = (drawn.agg(end).loc[chance["windows"]] for end in ("min", "max"))
+        low, high = (drawn.agg(end).loc[chance[words.column]] for end in ("min", "max"))
         panel.fill_between(chance["budget"], low, high, color="0.85", label="random plans, worst to best", linewidth=0)
         panel.plot(chance["budget"], chance["effect"], color="0.45", linestyle="--", label="random plans, mean")
         for number, name in enumerate(study.by):
@@ -41,16 +42,15 @@ def loss_by_budget(study: PlanStudy, measure: str | None = None) -> Figure:
             panel.plot(across, own["effect"], markersize=5, label=readable(name), **look)
             panel.vlines(across, own["low"], own["high"], color=look["color"], linewidth=1.2, alpha=0.8)
         whole = rows[rows["kind"] == "all"]
-        panel.plot(whole["budget"], whole["effect"], color="black", marker="x", linestyle="", label="windows on all")
+        panel.plot(whole["budget"], whole["effect"], color="black", marker="x", linestyle="", label=words.every)
         panel.axhline(0, color="black", linewidth=0.7)
         plain = float(rows[rows["kind"] == "none"]["effect"].iloc[0])
-        panel.set_title(f"{reach} range; without windows {plain:.3g}", fontsize=NORMAL)
+        panel.set_title(f"{reach} range; without {study.planned} {plain:.3g}", fontsize=NORMAL)
         panel.set_xlim(-0.05, 1.05)
-        panel.set_xlabel("share of key heads that keep all keys", fontsize=NORMAL)
+        panel.set_xlabel(f"share of {words.budget}", fontsize=NORMAL)
         panel.grid(alpha=0.25)
-    settings = study.provenance.get("settings", {})
-    windows = f"{settings.get('sinks', '?')} first keys and a window of {settings.get('window', '?')}"
-    title = f"{readable(study.model_name)}\n{readable(study.task)}: {windows}"
+    tried = tried_edits(study.planned, study.provenance)
+    title = f"{readable(study.model_name)}\n{readable(study.task)}: {tried}"
     share_legend(figure, panels, title, columns=3)
     unit = UNITS.get(measure, "")
     figure.supylabel(f"change of {measure}{unit}\nnegative is harm", fontsize=NORMAL, parse_math=False)

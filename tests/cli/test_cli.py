@@ -311,7 +311,7 @@ def test_every_setting_of_a_task_has_an_option():
 
 def test_help_names_every_method_that_needs_no_settings_of_its_own():
     words = re.findall(r"\w+", CliRunner().invoke(app, ["extrapolate", "--help"]).stdout)
-    assert set(METHODS) - set(words) == {"longrope", "dpe", "clex"}
+    assert set(METHODS) - set(words) == {"longrope", "dpe", "clex", "kept_pairs"}
 
 
 BEFORE_THE_MODEL = {

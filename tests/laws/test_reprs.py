@@ -86,6 +86,12 @@ def head_plan(name: str = "planted") -> ph.HeadPlan:
     return replace(made, provenance=made.provenance | {"model": {"name": name}})
 
 
+def pair_plan(name: str = "planted") -> ph.PairPlan:
+    by = printable(name.strip()[:50], newlines=False), torch.arange(24).view(3, 2, 4).double()
+    made = ph.pair_plan(synthetic_profile(), by=by)
+    return replace(made, provenance=made.provenance | {"model": {"name": name}})
+
+
 def plan_study(name: str = "planted") -> ph.PlanStudy:
     costs = np.arange(24).reshape(SHAPE) / 100
     return planted_plans(costs, {"good": costs}, budgets=(0.5,), units=6, n_random=3, name=name)
@@ -102,6 +108,7 @@ RECORDS = {
     "Comparison": comparison,
     "Stability": stability,
     "HeadPlan": head_plan,
+    "PairPlan": pair_plan,
     "PlanStudy": plan_study,
     "Recommendation": lambda name: planted_recommendation(name=name),
 }

@@ -374,7 +374,7 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/extension.py",
-        "(self._by_heads and follows_length(self.model))",
+        "(self._by_heads and self._own_follows_length)",
         "(self._by_heads and False)",
         "bridge/rope_scaling/test_plain_extensions -k other_lengths",
     ),
@@ -518,4 +518,29 @@ MUTANTS = (
         "bridge/adapters.py", "if not stated or not source", "if not source", "bridge/test_adapters -k another_base"
     ),
     Mutant("bridge/tokenizing.py", "or FILE_NAME", "and FILE_NAME", "bridge/test_drawn_text -k name_of_a_file"),
+    # Pairs that keep their rotation
+    Mutant(
+        "bridge/rope_scaling/kept_pairs.py",
+        "phase[:1] if self",
+        "phase[1:2] if self",
+        "bridge/rope_scaling/test_kept_pairs -k logits",
+    ),
+    Mutant(
+        "bridge/rope_scaling/kept_pairs.py",
+        "rotary.n_heads // len(rows), dim=0",
+        "1, dim=0",
+        "bridge/rope_scaling/test_kept_pairs -k logits",
+    ),
+    Mutant(
+        "bridge/layer_vectors.py",
+        "if bool((sizes == 0).any())",
+        "if False",
+        "bridge/rope_scaling/test_kept_pairs -k scored",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extended_rope.py",
+        "if method.applies(rotary)",
+        "if True",
+        "bridge/rope_scaling/test_kept_pairs -k left_alone",
+    ),
 )

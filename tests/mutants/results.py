@@ -331,4 +331,26 @@ MUTANTS = (
         """row.get("distant_mass") is None for row""",
         "cli/test_profile -k longer_than_the_window",
     ),
+    Mutant("results/plan_verdict.py", 'row["high"] < 0', 'row["low"] < 0', "results/test_plan_study -k planted_costs"),
+    # Pair plans: which pairs keep their rotation
+    Mutant("results/pair_plan.py", "number * n // count", "number", "results/test_pair_plan -k frequencies"),
+    Mutant(
+        "results/pair_plan.py",
+        "budget * exists.sum(-1).double() + 0.5",
+        "budget * exists.sum(-1).double()",
+        "results/test_pair_plan -k highest",
+    ),
+    Mutant(
+        "results/pair_plan.py",
+        "pairs.contribution.abs(), 0.0",
+        "pairs.contribution, 0.0",
+        "results/test_pair_plan -k contribution",
+    ),
+    Mutant(
+        "results/pair_plan.py",
+        "values.isnan().double()) > 0",
+        "values.isnan().double()) < 0",
+        "results/test_pair_plan -k missing",
+    ),
+    Mutant("results/pair_plan.py", '{"high": -place', '{"high": place', "results/test_pair_plan -k frequencies"),
 )

@@ -111,6 +111,11 @@ MUTANTS = (
         "seed=seed",
         "results/test_plan_study studies/test_plan_study -k each_plan",
     ),
+    Mutant(
+        "studies/pair_study.py", "seed=seed * MOST_RANDOM + number", "seed=seed", "studies/test_pair_study -k each_plan"
+    ),
+    Mutant("studies/pair_study.py", "n - kept, number", "kept, number", "studies/test_pair_study -k each_plan"),
+    Mutant("studies/pair_study.py", '"pairs": {"how": how}', '"pairs": {}', "studies/test_pair_study -k interrupted"),
     Mutant("studies/plan_study.py", "longest <= seen", "longest < seen", "studies/test_plan_study -k impossible"),
     # Recommendations
     Mutant(

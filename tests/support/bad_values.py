@@ -30,7 +30,15 @@ from positional_heads.cli import score as cli_score
 from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.counter import EntryCounter
-from positional_heads.studies import ablation, candidates, extrapolation, head_profile, recommendation, set_runs
+from positional_heads.studies import (
+    ablation,
+    candidates,
+    extrapolation,
+    head_profile,
+    pair_study,
+    recommendation,
+    set_runs,
+)
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_profile import synthetic_profile
@@ -131,6 +139,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
         "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
         "window_plan": {"profile": heads},
+        "pair_plan": {"profile": heads},
+        "pair_study": {"model": model, "profile": heads, "task": task, "n_random": 1},
         "plan_study": {"model": model, "profile": heads, "task": task, "window": 8, "n_random": 1},
         "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
         "extrapolation_study": {
@@ -332,7 +342,7 @@ if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
     passes = Passes(model)
-    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = first_part_only
+    ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
     recommendation.run_parts = candidates.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan, cli_recommend):

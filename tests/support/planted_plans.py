@@ -112,6 +112,7 @@ def planted_plans(
         cells=cells,
         values={"log_prob": torch.tensor(np.array(values))},
         chance={"log_prob": -2.0},
+        planned="windows",
         notes=notes,
         provenance={
             "model": {"name": name},

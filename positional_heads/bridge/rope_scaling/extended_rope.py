@@ -62,7 +62,9 @@ def extended_rope(
     elif factor is not None or settings:
         msg = f"factor and settings go with the name of a method: give them to rope_method, or {method.name!r} alone"
         raise ValueError(msg)
-    extension = Extension(model, method, resolved, _chosen_heads(resolved, layers, heads, model), training_length)
+    extension = Extension(
+        model, method, resolved, _chosen_heads(resolved, layers, heads, model, method), training_length
+    )
     with ExitStack() as undo:
         extension.enter(undo)
         set_active(model, extension)
@@ -71,10 +73,16 @@ def extended_rope(
 
 
 def _chosen_heads(
-    resolved: RotaryModel, layers: Sequence[int] | None, heads: Heads | None, model: TransformerLensModel
+    resolved: RotaryModel,
+    layers: Sequence[int] | None,
+    heads: Heads | None,
+    model: TransformerLensModel,
+    method: Method,
 ) -> ChosenHeads:
     if heads is None:
-        return {rotary.layer: None for rotary in resolved.select(layers)}
+        every = resolved.select(layers)
+        changed = [rotary for rotary in every if method.applies(rotary)] if layers is None else every
+        return {rotary.layer: None for rotary in changed or every}
     chosen: ChosenHeads = {}
     for layer, head in sorted(set(heads_of_model(model, heads))):
         resolved.select([layer])

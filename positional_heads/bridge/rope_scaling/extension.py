@@ -21,7 +21,7 @@ from positional_heads.bridge.attention_interface import Attend
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
-from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, plain_rope
+from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, built_in_table, plain_rope
 from positional_heads.bridge.rope_scaling.rewriting import Rewriting
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryModel
@@ -55,8 +55,9 @@ class Extension:
     def __post_init__(self) -> None:
         self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in self.chosen}
         self.running_pass = RunningPass(self.model)
+        self._own_follows_length = follows_length(self.model)  # later asked of the model with this extension
         # a pass asks twice per layer, and each answer copies the model's configuration
-        self._table = lru_cache(maxsize=KEPT_TABLES)(lambda layer, length: self.method.table(self.ropes[layer], length))
+        self._table = lru_cache(maxsize=KEPT_TABLES)(self._computed_table)
         self._refuse_unfit()
         self._rewriting = Rewriting(
             self.model,
@@ -66,7 +67,8 @@ class Extension:
             self.extended_heads,
             own_near=[layer for layer, rope in self.ropes.items() if rope.extension == "default"],
             # other heads of a layer are rotated back, and again by the model's own phases, which are one row's
-            equal_rows=not self.method.rewrites_scores or (self._by_heads and follows_length(self.model)),
+            equal_rows=not self.method.rewrites_scores
+            or ((self._by_heads or self.method.edits_own) and self._own_follows_length),
         )
 
     def __repr__(self) -> str:
@@ -91,6 +93,8 @@ class Extension:
     @property
     def follows_length(self) -> bool:
         """Whether frequencies, or a factor on scores, depend on the length of the run."""
+        if self.method.edits_own:
+            return self._own_follows_length
         for layer, rope in self.ropes.items():
             short, long = (self.table(layer, length) for length in (1, 4 * rope.training_length))
             if short.score_factor != long.score_factor or not torch.equal(short.inv_freq, long.inv_freq):
@@ -108,7 +112,10 @@ class Extension:
         }
 
     def table(self, layer: int, length: int) -> RopeTable:
-        """Frequencies of a layer in a run of so many tokens; plain ones for methods that rotate by distance."""
+        """Frequencies of a layer in a run of so many tokens; plain ones for methods that rotate by distance.
+
+        Those of the model where a method starts from its own rotation.
+        """
         return self._table(layer, length)
 
     def bands(self, layer: int, length: int, device: Any = None, *, run_length: int | None = None) -> list[Band] | None:
@@ -125,6 +132,10 @@ class Extension:
         rope, rotary, extended = self.ropes[layer], self.resolved.layers[layer], self.extended_heads(layer, device)
         position = torch.arange(length, device=device)
         run_length = run_length or length
+        if self.method.edits_own:
+            own = self.running_pass.own_phase(rotary, length, run_length).to(extended.device)
+            edited = torch.where(extended[:, None, None], self.method.edited(own, rotary), own)
+            return [Band(0, None, edited, edited)]
         other = rope.table().phases(position[:, None])
         if rope.extension != "default" and not bool(extended.all()):
             other = self.running_pass.own_phase(rotary, length, run_length).to(other.device)
@@ -137,9 +148,19 @@ class Extension:
             for band in self.method.bands(rope, rotary, position, run_length)
         ]
 
+    def _computed_table(self, layer: int, length: int) -> RopeTable:
+        if self.method.edits_own:
+            rotary = self.resolved.layers[layer]
+            own = built_in_table(self.model, layer, rotary.rotary_dim, rotary.d_head, length)
+            if own is not None:
+                return own
+        return self.method.table(self.ropes[layer], length)
+
     @property
     def far(self) -> int:
         """Distance in tokens from which on the last of its bands rotates."""
+        if self.method.edits_own:
+            return 0
         layer, rope = next(iter(self.ropes.items()))
         return self.method.bands(rope, self.resolved.layers[layer], torch.zeros(1, dtype=torch.long), 1)[-1].nearest
 

@@ -8,7 +8,7 @@ rotates near and far keys differently.
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from jaxtyping import Int, Real
+from jaxtyping import Complex, Int, Real
 from torch import Tensor
 
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable
@@ -24,10 +24,13 @@ class Method:
         name: Its name in results.
         rewrites_scores: Whether it moves positions or rotates near and far keys differently. Cos and sin of one
             position per token cannot express that, so attention scores are rewritten instead.
+        edits_own: Whether it starts from the model's own rotation, an extension of its own included, by `edited`; the
+            others start from the rotation that the model was trained with.
     """
 
     name: str
     rewrites_scores: ClassVar[bool] = False
+    edits_own: ClassVar[bool] = False
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -49,6 +52,14 @@ class Method:
         """
         phase = self.table(rope, length).phases(position[:, None])[None]
         return [Band(0, None, phase, phase)]
+
+    def edited(self, phase: Complex[Tensor, "pos pair"], rotary: RotaryLayer) -> Complex[Tensor, "#head pos pair"]:  # noqa: ARG002
+        """The model's own phases at positions 0, 1, 2, ..., as a method with `edits_own` changes them."""
+        return phase[None]
+
+    def applies(self, rotary: RotaryLayer) -> bool:  # noqa: ARG002
+        """Whether it changes a layer at all; one that it does not change is left alone."""
+        return True
 
     def reach(self, training_length: int) -> int | None:  # noqa: ARG002
         """Longest run that the method works for, in tokens; None for any length."""

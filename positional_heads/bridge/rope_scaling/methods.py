@@ -7,6 +7,7 @@ from typing import Any
 
 from positional_heads.bridge.rope_scaling.clex import load_clex
 from positional_heads.bridge.rope_scaling.hugging_face import HUGGING_FACE, hugging_face_method
+from positional_heads.bridge.rope_scaling.kept_pairs import KeptPairs
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.p_rope import ProportionalRope
 from positional_heads.bridge.rope_scaling.rerope import rerope
@@ -19,6 +20,7 @@ OURS: dict[str, Callable[..., Method]] = {
     "dpe": Dpe,
     "rerope": rerope,
     "clex": load_clex,
+    "kept_pairs": KeptPairs,
 }
 """Constructors. Their parameters are the methods' settings, besides `factor` and `training_length`."""
 METHODS = (*HUGGING_FACE, *OURS)
@@ -39,6 +41,7 @@ LARGEST_FACTOR = 1e6
 HINTS = {
     "dpe": ", see dpe_sweep",
     "clex": ", its checkpoint's folder",
+    "kept_pairs": ", see pair_plan",
     "longrope": ", one number per pair, as its checkpoints bring them",
 }
 
@@ -50,16 +53,18 @@ def rope_method(
     """A length-extrapolation method by its name.
 
     Args:
-        name: none, linear (or PI), ntk, dynamic, yarn, llama3, longrope, p_rope, self_extend, dpe, rerope or clex; case
-            and hyphens do not matter.
-        factor: Context length over training length, at least 1. Refused by p_rope, dpe, rerope and clex, and by
-            self_extend with group and window. `none` accepts and ignores it, as the baseline of a sweep.
+        name: none, linear (or PI), ntk, dynamic, yarn, llama3, longrope, p_rope, self_extend, dpe, rerope, clex or
+            kept_pairs; case and hyphens do not matter.
+        factor: Context length over training length, at least 1. Refused by p_rope, dpe, rerope, clex and
+            kept_pairs, and by self_extend with group and window. `none` accepts and ignores it, as the baseline
+            of a sweep.
         training_length: Tokens that the model was trained on. self_extend chooses group and window by it where only a
             factor is given, rerope its window.
         **settings: Settings of the method, by its own names: beta_fast, beta_slow, attention_factor, mscale,
             mscale_all_dim and truncate of yarn; low_freq_factor and high_freq_factor of llama3; short_factor,
             long_factor and attention_factor of longrope; keep of p_rope; group and window of self_extend; pair_groups,
-            window and key_pairs of dpe; window and leak of rerope; checkpoint and log_scale of clex.
+            window and key_pairs of dpe; window and leak of rerope; checkpoint and log_scale of clex; kept and how of
+            kept_pairs.
 
     Raises:
         ValueError: If the method is unknown, a setting is unknown, missing or impossible, or the factor is below 1.

@@ -143,12 +143,14 @@ def prepared_ablation(
     return Ablation(model, mode, reference=reference, distance=distance)
 
 
-def task_provenance(task: Task, ablation: Ablation) -> dict[str, Any]:
-    """Provenance of a task, with a hash of its examples, and of how heads are ablated."""
+def task_provenance(task: Task, ablation: Ablation | None) -> dict[str, Any]:
+    """Provenance of a task, with a hash of its examples, and of how heads are ablated, if they are."""
     examples = task.examples if isinstance(task, AnswerTask) else None
     sha256 = None if examples is None else data_hash([(example.tokens, None) for example in examples])
+    known = {"task": {"name": task.name, "sha256": sha256, **task.settings}}
+    if ablation is None:
+        return known
     how = {"mode": ablation.mode, "distance": ablation.distance, "reference": ablation.reference_hash}
-    return {
-        "task": {"name": task.name, "sha256": sha256, **task.settings},
+    return known | {
         "ablation": how | ({"sinks": ablation.sinks} if ablation.sinks else {}),
     }

@@ -10,6 +10,7 @@ from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.recommendation import Recommendation
 from positional_heads.results.record import json_rows
@@ -31,7 +32,7 @@ from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
 from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
-from positional_heads.views.report.plans import head_plan_files, plan_study_files
+from positional_heads.views.report.plans import head_plan_files, pair_plan_files, plan_study_files
 from positional_heads.views.report.recommendation import recommendation_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
 
@@ -47,6 +48,7 @@ Reported = (
     | Comparison
     | Stability
     | HeadPlan
+    | PairPlan
     | PlanStudy
     | Recommendation
 )
@@ -62,6 +64,7 @@ def write_report(
     | Comparison
     | Stability
     | HeadPlan
+    | PairPlan
     | PlanStudy
     | Recommendation,
     folder: str | Path,
@@ -70,7 +73,7 @@ def write_report(
 
     Args:
         result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`,
-            `window_plan`, `plan_study` or `recommend_extension` returned.
+            `window_plan`, `pair_plan`, `plan_study`, `pair_study` or `recommend_extension` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -89,6 +92,8 @@ def write_report(
         content = _extrapolation_files(result)
     elif isinstance(result, HeadPlan):
         content = head_plan_files(result)
+    elif isinstance(result, PairPlan):
+        content = pair_plan_files(result)
     elif isinstance(result, PlanStudy):
         content = plan_study_files(result)
     elif isinstance(result, Recommendation):

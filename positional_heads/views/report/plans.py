@@ -3,9 +3,10 @@
 import io
 
 from positional_heads.results.head_plan import HeadPlan
+from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.record import json_rows
-from positional_heads.results.tables import key_heads_table, plan_table
+from positional_heads.results.tables import key_heads_table, pairs_table, plan_table
 from positional_heads.views.figures import png
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.report.last_line import DPI, last_line
@@ -14,6 +15,22 @@ from positional_heads.views.report.last_line import DPI, last_line
 def head_plan_files(plan: HeadPlan) -> dict[str, bytes | str]:
     """Table and text of a plan."""
     return {"key_heads.csv": plan.to_frame().to_csv(index=False), "plan.md": _plan_text(plan)}
+
+
+def pair_plan_files(plan: PairPlan) -> dict[str, bytes | str]:
+    """Table and text of a plan of rotary pairs."""
+    notes = "".join(f"- {note}\n" for note in plan.notes)
+    text = f"""# Pair plan
+
+{plan.description}
+
+**Verdict.** {plan.verdict}
+
+{pairs_table(plan.digits).markdown}
+{notes}
+{last_line(plan)} `pairs.csv` has every pair of every key head with its wavelength and its value.
+"""
+    return {"pairs.csv": plan.to_frame().to_csv(index=False), "pairs.md": text}
 
 
 def plan_study_files(study: PlanStudy) -> dict[str, bytes | str]:
@@ -46,17 +63,17 @@ def _plan_text(plan: HeadPlan) -> str:
 
 def _study_text(study: PlanStudy) -> str:
     notes = "".join(f"- {note}\n" for note in study.notes)
-    return f"""# Head plans compared
+    return f"""# Plans compared
 
 {study.description}
 
 **Verdict.** {study.verdict}
 
-Change of {study.measures[0]} with windows; negative is harm.
+Change of {study.measures[0]} with {study.planned}; negative is harm.
 
 {plan_table(json_rows(study.contrasts())).markdown}
 
-![what windows cost by budget](loss_by_budget.png)
+![what plans cost by budget](loss_by_budget.png)
 
 {notes}
 {last_line(study)} `answers.parquet` has every answer's numbers as a table.

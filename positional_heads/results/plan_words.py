@@ -1,0 +1,41 @@
+"""How studies of plans name what they tried: windows on key heads, or rotary pairs that are frozen or dropped."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+WINDOWS = "windows"
+
+
+class PlanWords(NamedTuple):
+    """Words of one kind of plan.
+
+    Attributes:
+        column: The column of tables that counts what was edited.
+        best: Beginning of the verdict; {by} is the measure and {task} the task.
+        every: The plan that spares nothing.
+        alike: What random plans have in common with those of measures.
+        budget: What a budget is a share of.
+    """
+
+    column: str
+    best: str
+    every: str
+    alike: str
+    budget: str
+
+
+def plan_words(planned: str) -> PlanWords:
+    """The words for "windows", "frozen pairs" or "dropped pairs"."""
+    if planned == WINDOWS:
+        best = "Windows on the key heads lowest by {by} cost {task} least"
+        return PlanWords(WINDOWS, best, "windows on all key heads", "windows", "key heads that keep all keys")
+    best = f"{planned.capitalize()} cost {{task}} least where {{by}} chooses those that rotate"
+    return PlanWords("edited_pairs", best, f"{planned} only", "pairs", "pairs that keep their rotation")
+
+
+def tried_edits(planned: str, provenance: Mapping[str, Any]) -> str:
+    """What the sets of a study are sets of; parts of the provenance may be missing."""
+    settings = provenance.get("settings", {})
+    if planned == WINDOWS:
+        return f"windows of {settings.get('window', '?')} keys and {settings.get('sinks', '?')} first ones"
+    return planned
