@@ -374,8 +374,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/extension.py",
-        "(self._by_heads and self._own_follows_length)",
-        "(self._by_heads and False)",
+        "and self._own_follows_length)",
+        "and False)",
         "bridge/rope_scaling/test_plain_extensions -k other_lengths",
     ),
     Mutant(
