@@ -374,8 +374,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/extension.py",
-        "(self._by_heads and follows_length(self.model))",
-        "(self._by_heads and False)",
+        "self.method.edits_own) and self._own_follows_length)",
+        "self.method.edits_own) and False)",
         "bridge/rope_scaling/test_plain_extensions -k other_lengths",
     ),
     Mutant(
