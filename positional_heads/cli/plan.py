@@ -104,7 +104,7 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
 
         profiled = HeadProfile.load(profile)
         if study is None:
-            _write_plan(profiled, budgets[0], (by or [None])[0], seed, pairs, of_plan, out, overwrite, as_json)
+            _write_plan(profiled, budgets[0], by[0] if by else None, seed, pairs, of_plan, out, overwrite, as_json)
             return
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.studies.pair_study import pair_study

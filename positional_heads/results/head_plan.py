@@ -170,7 +170,7 @@ class HeadPlan(Record):
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "HeadPlan":
         names = ("by", "budget", "window", "sinks", "notes", "provenance")
-        return cls(**tensors, **{name: content[name] for name in names})
+        return cls(**tensors, **{name: content[name] for name in names})  # type: ignore[arg-type]
 
 
 @checked

@@ -283,7 +283,8 @@ def _contribution(profile: HeadProfile) -> Float64[Tensor, "layer head pair"]:
 
 
 def _center(profile: HeadProfile) -> Float64[Tensor, "layer head pair"]:
-    return profile.pairs.query_center.norm(dim=-1) * profile.pairs.key_center.norm(dim=-1)
+    pairs = profile.pairs
+    return torch.linalg.vector_norm(pairs.query_center, dim=-1) * torch.linalg.vector_norm(pairs.key_center, dim=-1)
 
 
 _SUMMED: dict[str, Callable[[HeadProfile], Float64[Tensor, "layer head pair"]]] = {
