@@ -283,8 +283,8 @@ def _contribution(profile: HeadProfile) -> Float64[Tensor, "layer head pair"]:
 
 
 def _center(profile: HeadProfile) -> Float64[Tensor, "layer head pair"]:
-    pairs = profile.pairs
-    return torch.linalg.vector_norm(pairs.query_center, dim=-1) * torch.linalg.vector_norm(pairs.key_center, dim=-1)
+    query, key = (center.square().sum(-1).sqrt() for center in (profile.pairs.query_center, profile.pairs.key_center))
+    return query * key
 
 
 _SUMMED: dict[str, Callable[[HeadProfile], Float64[Tensor, "layer head pair"]]] = {
