@@ -374,8 +374,8 @@ MUTANTS = (
     ),
     Mutant(
         "bridge/rope_scaling/extension.py",
-        "self.method.edits_own) and self._own_follows_length)",
-        "self.method.edits_own) and False)",
+        "and self._own_follows_length)",
+        "and False)",
         "bridge/rope_scaling/test_plain_extensions -k other_lengths",
     ),
     Mutant(
