@@ -522,7 +522,7 @@ MUTANTS = (
     Mutant(
         "bridge/rope_scaling/kept_pairs.py",
         "phase[:1] if self",
-        "phase[1:2] if self",
+        "torch.ones_like(phase[:1]) if self",
         "bridge/rope_scaling/test_kept_pairs -k logits",
     ),
     Mutant(
