@@ -391,7 +391,7 @@ def test_plans_are_drawn_at_their_budget_beside_all_random_ones():
         np.testing.assert_allclose(lines["good"][:, 1], rows.loc[("plan", "good"), "effect"])
         np.testing.assert_allclose(lines["good"][:, 0], [0.25, 0.75], atol=0.01)
         np.testing.assert_allclose(lines["random plans, mean"][:, 1], rows.loc[("chance", "chance"), "effect"])
-        np.testing.assert_allclose(lines["windows on all"], [[0, rows.loc[("all", "all"), "effect"].item()]])
+        np.testing.assert_allclose(lines["windows on all key heads"], [[0, rows.loc[("all", "all"), "effect"].item()]])
         each = made.by_set().query("kind == 'chance' and reach == @reach")["effect"]
         band = panel.collections[0].get_paths()[0].vertices[:, 1]
         np.testing.assert_allclose([band.min(), band.max()], [each.min(), each.max()])
