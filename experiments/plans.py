@@ -1,6 +1,6 @@
 """Which measure picks the key heads that may see only a window, and which the rotary pairs that may go? On SmolLM2.
 
-    python experiments/plans.py                # the profile, then every study; finished results are not run again
+    python experiments/plans.py                # the ranks, then every study; finished results are not run again
     python experiments/plans.py exam-1024      # some of them; exam-1024-layers: against plans within layers
     python experiments/plans.py pairs-exam-1024-freeze pairs-exam-1024-drop pairs-text-2048-freeze  # of pairs
 
@@ -9,9 +9,10 @@ Results lie beside those of run.py, in experiments/plans, and are resumed in the
 
 import sys
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from run import HERE, SEED, SHUFFLES, once, sequences
+from run import HERE, KINDS, SEED, SHUFFLES, once, sequences
 from transformer_lens.model_bridge import TransformerBridge
 
 import positional_heads as ph
@@ -32,12 +33,14 @@ TEXTS = {"text-2048": (2048, 6)}
 """Blocks of text of 256 tokens, none of which begins within 512 tokens of the start."""
 MATCHED = ("reach",)
 """Measures that are also compared with random plans of as many windows in every layer: 60 sets of windows each."""
+RANKS, RANKED = "ranks", (1024, 4)
+"""Tokens and number of the sequences of each kind of text that rotary pairs are ranked on, in MHA2MLA's format."""
 PAIR_STUDIES = {f"pairs-{task}-{how}": (task, how) for how in ("freeze", "drop") for task in ("exam-1024", "text-2048")}
 """Task of each study of rotary pairs, and what becomes of the pairs that are not kept."""
 
 
 def profile(model: TransformerBridge) -> ph.HeadProfile:
-    """Every measure of every head, on prose."""
+    """Every measure of every head, on prose; its table is kept beside it, itself it is too large to be."""
     length, count = PROFILED
     settings = {"window": WINDOW, "sinks": SINKS, "null_repeats": SHUFFLES, "seed": SEED}
 
@@ -45,7 +48,21 @@ def profile(model: TransformerBridge) -> ph.HeadProfile:
         drawn = sequences(model, "prose", length, count)
         return ph.profile_heads(model, drawn, checkpoint=checkpoint, progress=True, **settings)
 
-    return once("plans/profile", ph.HeadProfile.load, run, {**settings, "sequences": count, "longest": length})
+    found = once("unfinished/profile", ph.HeadProfile.load, run, {**settings, "sequences": count, "longest": length})
+    (HERE / "plans").mkdir(exist_ok=True)
+    found.to_frame().to_csv(HERE / "plans" / "heads.csv", index=False, float_format="%.6g")
+    return found
+
+
+def ranks(model: TransformerBridge) -> None:
+    """Pairs in the order of MHA2MLA's 2-norm rule, on each kind of text and on all of them."""
+    length, count = RANKED
+    drawn = {kind: sequences(model, kind, length, count) for kind in KINDS}
+    for name, texts in {**drawn, "all": [*chain.from_iterable(drawn.values())]}.items():
+        file = HERE / "plans" / "ranks" / f"{name}.pth"
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            ph.formats.write_mha2mla_ranks(ph.profile_heads(model, texts, retrieval=None, progress=True), file)
 
 
 def exam(model: TransformerBridge, length: int, examples: int) -> ph.AnswerTask:
@@ -104,13 +121,15 @@ def pair_study(model: TransformerBridge, name: str) -> ph.PlanStudy:
 
 def main() -> None:
     """Run the studies named on the command line, or all, those of windows against chance first."""
-    names = [*EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS)), *PAIR_STUDIES]
+    names = [RANKS, *EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS)), *PAIR_STUDIES]
     chosen = sys.argv[1:] or names
     if unknown := set(chosen) - set(names):
         sys.exit(f"no study {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(names)}")
     model = ph.load_model("smollm2")
     for name in chosen:
-        if name in PAIR_STUDIES:
+        if name == RANKS:
+            ranks(model)
+        elif name in PAIR_STUDIES:
             pair_study(model, name)
         else:
             study(model, name.removesuffix(LAYERS), matched=name.endswith(LAYERS))

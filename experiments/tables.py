@@ -1,22 +1,25 @@
-"""Write the tables of docs/findings.md from the kept results: `python experiments/tables.py`."""
+"""Write the tables of docs/findings.md, and of README.md, from the kept results: `python experiments/tables.py`."""
 
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import stats
 
 import positional_heads as ph
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "findings.md"
+PAGES = HERE.parent / "docs" / "findings.md", HERE.parent / "README.md"
 KINDS = ("prose", "code", "dialogue", "technical")
 LENGTHS = (512, 2048, 8192)
 PARTS = ("passkey", "kv", "copy", "text")
+RECALL = ("passkey", "kv", "copy")
+"""Parts of the exam whose answers stand in the text, far back."""
 BLOCK = r"(<!-- {name} -->\n).*?(<!-- end -->)"
 
 
@@ -263,6 +266,101 @@ def link_table() -> str:
     return table(["measure of allocation", f"rank correlation with efficiency, {points} methods and lengths"], rows())
 
 
+@cache
+def plans(name: str) -> ph.PlanStudy:
+    """A study of plans that is kept; of exams, the parts that ask for something far back."""
+    one = ph.PlanStudy.load(HERE / "plans" / name)
+    return one.where(part=list(RECALL)) if "exam" in name else one
+
+
+def plan_costs(name: str) -> dict[str, list[str]]:
+    """What plans cost at each budget, by measure, with intervals; that of random plans from the worst to the best."""
+    far = plans(name).effects().query("reach == 'long'")
+    random = plans(name).by_set().query("reach == 'long' and kind == 'chance'")
+    found = {}
+    for (kind, by), rows in far[far["kind"].isin(["plan", "chance"])].groupby(["kind", "by"], sort=False):
+        ends = [(row["low"], row["high"]) for _, row in rows.iterrows()]
+        if kind == "chance":
+            ends = [(group.min(), group.max()) for _, group in random.groupby("k", sort=False)["effect"]]
+        pairs = zip(rows["effect"], ends, strict=True)
+        found[by] = [f"{number(effect)} ({number(low)} to {number(high)})" for effect, (low, high) in pairs]
+    return found
+
+
+def plans_table(name: str) -> str:
+    """What plans cost, by measure, the cheapest first; what they gain over random plans, and over the cheapest."""
+    one, costs = plans(name), plan_costs(name)
+    gains = one.contrasts().query("reach == 'long' and budget == 'all'").sort_values("effect", ascending=False)
+    behind = one.differences().query("reach == 'long' and budget == 'all'").set_index("by")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for row in gains.to_dict("records"):
+            by = row["by"]
+            gain = f"{number(row['gain'])} ({number(row['low'])} to {number(row['high'])})"
+            lead = behind.loc[by] if by in behind.index else None
+            lost = "" if lead is None else f"{number(lead['gain'])} ({number(lead['low'])} to {number(lead['high'])})"
+            yield [f"`{by}`", *costs[by], gain, f"{row['p_chance']:.2f}", lost]
+        yield [f"chance, {row['plans']} plans", *costs["chance"], "", "", ""]
+        everything = one.effects().query("reach == 'long' and kind == 'all'")["effect"].iloc[0]
+        yield ["every one", number(everything), *[""] * (len(one.budgets) + 2)]
+
+    kept = [f"{budget:.0%} kept" for budget in one.budgets]
+    return table(["", *kept, "gain over chance", "p", "gain over the best"], rows())
+
+
+def plan_parts_table() -> str:
+    """The measure that costs least on each part of the exam, and what plans by some cost there, over all budgets."""
+    whole = ph.PlanStudy.load(HERE / "plans" / "exam-1024")
+    shown = ("reach", "retrieval", "distant_mass", "rho", "excess")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for part in PARTS:
+            one = whole.where(part=part)
+            over = one.contrasts().query("reach == 'long' and budget == 'all'").set_index("by")
+            random = one.effects().query("reach == 'long' and kind == 'chance'")["effect"].mean()
+            cells = [f"{number(over.loc[by]['effect'])} (p {over.loc[by]['p_chance']:.2f})" for by in shown]
+            yield [part, f"`{over['effect'].idxmax()}` {number(over['effect'].max())}", *cells, number(random)]
+
+    return table(["", "cheapest", *(f"`{by}`" for by in shown), "chance"], rows())
+
+
+def readme_plans() -> str:
+    """The costs of windows and of frozen pairs in one table."""
+    rows: list[Sequence[Any]] = []
+    for name, what, shown in (
+        ("exam-1024", "windows", ("reach", "retrieval", "distant_mass", "rho", "excess")),
+        ("pairs-exam-1024-freeze", "frozen pairs", ("band_norm", "agreement", "high", "low", "uniform")),
+    ):
+        costs = plan_costs(name)
+        random = sum(one.kind == "chance" and one.budget == plans(name).budgets[0] for one in plans(name).cells)
+        rows += [[f"{what}, by `{by}`", *costs[by]] for by in shown if by in costs]
+        rows.append([f"{what}, {random} by chance (worst to best)", *costs["chance"]])
+    kept = [f"{budget:.0%} kept" for budget in plans("exam-1024").budgets]
+    return table(["nats per token, recall at 1024 tokens", *kept], iter(rows))
+
+
+def ranks_table() -> str:
+    """How far our order of the pairs agrees with that which MHA2MLA published for a like model."""
+    theirs = ph.formats.published("mha2mla/SmolLM-135M")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for name in (*KINDS, "all"):
+            ours = ph.formats.read_mha2mla_ranks(HERE / "plans" / "ranks" / f"{name}.pth")
+            cells = [spearman(ours.double().mean((0, 1)), theirs.double().mean((0, 1)))]
+            for shift in (0, 1):  # key heads beside those of the same number, then beside the next one's
+                pairs = zip(ours.flatten(0, 1), theirs.roll(shift, 1).flatten(0, 1), strict=True)
+                cells.append(sum(spearman(a, b) for a, b in pairs) / (ours.shape[0] * ours.shape[1]))
+            yield [name, *(f"{cell:.3f}" for cell in cells)]
+
+    header = ["text", "mean rank of a pair", "each key head", "each beside the next key head"]
+    return table(header, rows())
+
+
+def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Rank correlation."""
+    return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
+
+
 def costs_table() -> str:
     """Minutes of one thread that each part took."""
 
@@ -276,6 +374,8 @@ def costs_table() -> str:
             yield [f"scores, {length} tokens, one text", *map(minutes, sorted(done.glob(f"prose-{length}")))]
         yield ["each head alone", minutes(ablated / "singles")]
         yield ["extrapolation, five methods at two lengths", minutes(HERE / "extrapolation")]
+        for folder in sorted((HERE / "plans").glob("*/time.json")):
+            yield [f"plans, {folder.parent.name}", minutes(folder.parent)]
         for mode in ("zero", "mean", "far"):
             for folder in sorted(ablated.glob(f"*-{mode}")):
                 yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]
@@ -293,6 +393,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "extrapolation": extrapolation_table,
     "stretch": stretch_table,
     "link": link_table,
+    "windows": partial(plans_table, "exam-1024"),
+    "windows by part": plan_parts_table,
+    "frozen pairs": partial(plans_table, "pairs-exam-1024-freeze"),
+    "ranks": ranks_table,
+    "plans": readme_plans,
     "costs": costs_table,
 }
 
@@ -308,4 +413,5 @@ def page(text: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    for written in PAGES:
+        written.write_text(page(written.read_text(encoding="utf-8")), encoding="utf-8")
