@@ -96,8 +96,8 @@ def rotations(model: TransformerLensModel, training_length: int | None = None) -
                 f"the model is extended already: its configuration states a context of {rope.raised_to} tokens, "
                 f"originally {rope.config.original_max_position_embeddings}, and no type of rope_scaling, as NTK "
                 f"leaves it. So its base of {rope.base:g} is probably not the one it was trained with, and no method "
-                "is defined on top of it. Load the checkpoint with its first config.json; if the base is the trained one, "
-                "remove original_max_position_embeddings"
+                "is defined on top of it. Load the checkpoint with its first config.json; if the base is the trained "
+                "one, remove original_max_position_embeddings"
             )
             raise UnsupportedModelError(msg)
         if frequency_hash(rope.table().inv_freq.double()) != layers[layer].frequencies:
