@@ -212,7 +212,14 @@ def test_from_the_command_line_and_resumed(tmp_path, monkeypatch, made):
     found = ph.Recommendation.load(out)
     assert torch.equal(found.losses[:3], made.losses[:3])
     assert {file.name for file in out.iterdir()} == {
-        *("recommendation.safetensors", "recommendation.csv", "pairs.csv", "heads.csv", "recommendation.md"),
+        *(
+            "recommendation.safetensors",
+            "recommendation.csv",
+            "loss_by_factor.png",
+            "pairs.csv",
+            "heads.csv",
+            "recommendation.md",
+        ),
     }
     assert not (out / FINISHED_FILE_NAME).exists()
     shown = CliRunner().invoke(app, ["show", str(out)])
