@@ -12,7 +12,7 @@ from positional_heads.cli.wording import say
 def report(
     folder: Annotated[
         Path,
-        typer.Argument(help="Folder that score, profile, compare, ablate or extrapolate wrote, or a folder of these."),
+        typer.Argument(help="Folder that another command wrote, or a folder of these."),
     ],
     out: Annotated[Path | None, typer.Option(help="File to write; report.html in the folder if not given.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace an existing page.")] = False,

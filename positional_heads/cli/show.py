@@ -178,7 +178,7 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 def _missing_result(folder: Path, names: list[str]) -> str:
     """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
     if not any(folder.iterdir()):
-        writing = "score, profile, compare, ablate or extrapolate"
+        writing = "score, profile, plan, compare, ablate, extrapolate or recommend"
         return f"{folder} is empty: give the --out folder of positional-heads {writing}"
     below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
     if below:

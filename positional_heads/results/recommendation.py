@@ -92,7 +92,8 @@ class Recommendation(Record):
     def choice(self) -> Choice:
         """What the rules say of each candidate."""
         expressible = [block is not None for block in self.blocks]
-        return chosen(self.losses, self.answers.get("log_prob"), self.methods, expressible)
+        answers, ratio = self.answers.get("log_prob"), self.target_length / self.training_length
+        return chosen(self.losses, self.losses_within, answers, self.methods, expressible, ratio)
 
     @property
     def taken(self) -> str | None:

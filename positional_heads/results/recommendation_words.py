@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NAMED = 10
 """Heads that are named at most."""
-RULE = f"the order is {', '.join(SIMPLEST)}, then the smaller factor"
+RULE = f"the order is {', '.join(SIMPLEST)}"
 
 
 def diagnosis_words(made: "Recommendation") -> str:
@@ -87,6 +87,12 @@ def recommendation_verdict(made: "Recommendation") -> str:
         )
     lost = made.losses_within[taken] - made.losses_within[0]
     parts.append(f" Texts within the training length change by {_with_interval(lost, '+')} nats per token.")
+    if made.methods[taken]["method"] == "dynamic":
+        parts.append(
+            f" Dynamic NTK takes max_position_embeddings for the training length, so it stays {made.training_length}: "
+            f"tell programs that limit a context by it {made.target_length} otherwise. Keys in a cache keep the "
+            "frequencies of the length at which they came in, which was not measured here."
+        )
     return "".join(parts) + _needing_code(made, taken)
 
 
@@ -101,12 +107,30 @@ def _runner_up(made: "Recommendation") -> str:
         if first != taken:
             gap = made.losses[taken] - made.losses[first]
             text += f" ({made.labels[first]} has the lowest loss, by {_with_interval(gap)})"
-        return f"{text}, so the simplest is taken ({RULE})."
+        return f"{text}; of these it is taken because {_preferred(made)}."
     if len(choice.ranked) == 1:
         return "No other candidate is better than doing nothing and recalls as much."
     second = choice.ranked[1]
     behind = _with_interval(made.losses[second] - made.losses[taken])
     return f"The runner-up is {made.labels[second]}, whose loss is {behind} higher."
+
+
+def _preferred(made: "Recommendation") -> str:
+    """Which rule decided among candidates that are tied on long texts."""
+    choice = made.choice
+    gentle, taken = choice.gentle, choice.taken
+    assert taken is not None
+    if len(gentle) == 1:
+        return "it loses least on short texts"
+    alike = "it loses as little as any on short texts"
+    if len(gentle) < len(choice.tied):
+        alike += f" ({len(gentle)} of {len(choice.tied)} do)"
+    same = [place for place in gentle if made.methods[place]["factor"] == made.methods[taken]["factor"]]
+    if len(same) == 1:
+        return f"{alike}, and its factor is the smallest that reaches the target"
+    if len(same) < len(gentle):
+        alike += ", its factor is the smallest that reaches the target"
+    return f"{alike}, and it is the simplest to deploy ({RULE})"
 
 
 def _nothing_better(made: "Recommendation") -> str:

@@ -91,6 +91,15 @@ def rotations(model: TransformerLensModel, training_length: int | None = None) -
                 "methods that replace it, use extrapolation_study"
             )
             raise UnsupportedModelError(msg)
+        if rope.raised_to is not None:
+            msg = (
+                f"the model is extended already: its configuration states a context of {rope.raised_to} tokens, "
+                f"originally {rope.config.original_max_position_embeddings}, and no type of rope_scaling, as NTK "
+                f"leaves it. So its base of {rope.base:g} is probably not the one it was trained with, and no method "
+                "is defined on top of it. Load the checkpoint with its first config.json; if the base is the trained "
+                "one, remove original_max_position_embeddings"
+            )
+            raise UnsupportedModelError(msg)
         if frequency_hash(rope.table().inv_freq.double()) != layers[layer].frequencies:
             msg = f"layer {layer}: some of its pairs do not rotate, though they do by its configuration: not extended"
             raise UnsupportedModelError(msg)

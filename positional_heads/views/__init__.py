@@ -17,6 +17,7 @@ from positional_heads.views.extrapolation import (
 from positional_heads.views.head_profile import measure_correlations, pair_curves, profile_maps
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.profile import contribution_by_distance
+from positional_heads.views.recommendation import loss_by_factor
 from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.page import write_report_page
 from positional_heads.views.scores import allocation_curves, rho_distribution, rho_heat_map
@@ -34,6 +35,7 @@ __all__ = [
     "dose_response",
     "extrapolation_curves",
     "loss_by_budget",
+    "loss_by_factor",
     "measure_correlations",
     "method_comparison",
     "methods_told_apart",

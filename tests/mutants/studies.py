@@ -124,10 +124,24 @@ MUTANTS = (
     Mutant("studies/rotary_kinds.py", "or window > self", "or window < self", "studies/test_recommendation -k window"),
     Mutant(
         "bridge/rope_scaling/config_block.py",
-        "target_length if method",
-        "trained if method",
-        "bridge/rope_scaling/test_config_block -k llama3_names_the_target",
+        "max(target_length, math",
+        "max(trained, math",
+        "bridge/rope_scaling/test_config_block -k longest_context",
+    ),
+    Mutant(
+        "bridge/rope_scaling/config_block.py",
+        'name == "dynamic":',
+        'name == "linear":',
+        "bridge/rope_scaling/test_config_block -k longest_context",
+    ),
+    Mutant(
+        "bridge/rope_scaling/plain_rope.py",
+        "original >= stated",
+        "original <= stated",
+        "bridge/rope_scaling/test_config_block -k extended_twice",
     ),
     Mutant("results/choosing.py", "- NOTICEABLE", "", "results/test_recommendation -k recalls_less"),
-    Mutant("results/choosing.py", "tied, key=", "ranked, key=", "results/test_recommendation -k simplest"),
+    Mutant("results/choosing.py", "gentle, key=", "ranked, key=", "results/test_recommendation -k brute_force"),
+    Mutant("results/choosing.py", "gentle, key=", "tied, key=", "results/test_recommendation -k brute_force"),
+    Mutant("results/choosing.py", "not reaches, factor", "False, factor", "results/test_recommendation -k brute_force"),
 )

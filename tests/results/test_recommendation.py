@@ -2,9 +2,11 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pytest
+import torch
 
 import positional_heads as ph
 from positional_heads.core.statistics import mean_interval
@@ -25,13 +27,94 @@ def test_the_lowest_loss_is_taken_and_the_runner_up_named():
     assert made.choice.level == pytest.approx(1 - ALPHA / 4)
 
 
+TIED = {"none": 2.0, "yarn 4": 1.2, "ntk 8": 1.201, "ntk 4": 1.202, "linear 4": 1.9}
+
+
 def test_of_candidates_that_are_not_told_apart_the_simplest_is_taken():
-    made = planted_recommendation({"none": 2.0, "yarn 4": 1.2, "ntk 8": 1.201, "ntk 4": 1.202, "linear 4": 1.9})
+    made = planted_recommendation(TIED)
     assert made.taken == "ntk 4"
     assert "yarn 4, ntk 8 are as good within the interval of the difference (yarn 4 has the lowest" in made.verdict
-    assert f"so the simplest is taken (the order is {', '.join(SIMPLEST)}, then" in made.verdict
+    assert f"it is the simplest to deploy (the order is {', '.join(SIMPLEST)})." in made.verdict
+    assert "its factor is the smallest that reaches the target, and" in made.verdict  # 8 is not
     apart = planted_recommendation({"none": 2.0, "yarn 4": 1.2, "ntk 4": 1.25})
     assert apart.taken == "yarn 4"
+
+
+def test_what_short_texts_lose_goes_before_factor_and_simplicity():
+    made = planted_recommendation(TIED, within={"ntk 4": 1.1, "ntk 8": 1.1})
+    assert made.taken == "yarn 4"
+    assert "ntk 8, ntk 4 are as good within the interval of the difference; of these it is taken" in made.verdict
+    assert "taken because it loses least on short texts." in made.verdict
+    made = planted_recommendation(TIED, within={"yarn 4": 1.1})
+    assert made.taken == "ntk 4"
+    assert "as little as any on short texts (2 of 3 do), and its factor is the smallest that reaches" in made.verdict
+
+
+def test_a_factor_that_fits_goes_before_simplicity():
+    made = planted_recommendation({"none": 2.0, "ntk 8": 1.2, "llama3 4": 1.2, "yarn 2": 1.2})
+    assert made.taken == "llama3 4"  # 256 of 64 tokens
+    short = planted_recommendation({"none": 2.0, "ntk 2": 1.2, "llama3 3": 1.2})
+    assert short.taken == "llama3 3"  # none reaches 4
+    grows = planted_recommendation({"none": 2.0, "llama3 4": 1.2, "dynamic 2": 1.2})
+    assert grows.taken == "dynamic 2"  # with the run, as far as it goes
+    assert "stays 64: tell programs that limit a context by it 256 otherwise" in grows.verdict
+
+
+def brute_force(losses, within, answers, names, writable, ratio):
+    """The rules once more in plain Python, by elimination."""
+
+    def lower(table, one, other, level=0.95, margin=0.0):
+        """Whether the interval of the first's value minus the other's lies below zero."""
+        gap = [a - b + margin for a, b in zip(table[one], table[other], strict=True)]
+        return float(mean_interval(torch.tensor(gap, dtype=torch.float64), level)[1]) < 0
+
+    def mean(table, place):
+        return math.fsum(table[place]) / len(table[place])
+
+    level = 1 - 0.05 / (len(names) - 1)
+    left = []
+    for place in range(1, len(names)):
+        gains = lower(losses, place, 0, level)
+        if answers and lower(answers, 0, place, level) and not lower(losses, 0, place, level):
+            gains = True
+        left += [place] if gains and writable[place] else []
+    if answers and left:
+        recalling = max(left, key=lambda place: mean(answers, place))
+        left = [place for place in left if not lower(answers, place, recalling, margin=0.1)]
+    for table in (losses, within):
+        least = min((mean(table, place) for place in left), default=None)
+        best = next((place for place in left if mean(table, place) == least), None)
+        left = [place for place in left if place == best or not lower(table, best, place)]
+    while len(left) > 1:
+        (one, at), (other, by) = ((names[place].split()[0], float(names[place].split()[1])) for place in left[:2])
+        one_fits, other_fits = (name == "dynamic" or size >= ratio for name, size in ((one, at), (other, by)))
+        if one_fits != other_fits:
+            worse = left[1] if one_fits else left[0]
+        elif at != by:
+            worse = left[1] if (at < by) == one_fits else left[0]
+        else:
+            order = ["ntk", "linear", "yarn", "llama3", "dynamic"]
+            worse = left[1] if order.index(one) < order.index(other) else left[0]
+        left.remove(worse)
+    return names[left[0]] if left else None
+
+
+def test_the_rules_are_those_of_brute_force():
+    generator = random.Random(0)
+    names = ["none", *(f"{name} {factor}" for name in SIMPLEST for factor in (2, 4, 8))]
+    taken = []
+    for _ in range(30):
+        own = ["none", *generator.sample(names[1:], generator.randrange(2, 7))]
+        losses = {name: generator.choice([1.2, 1.201, 1.202, 1.25, 2.0]) for name in own} | {"none": 2.0}
+        within = {name: generator.choice([1.0, 1.001, 1.05]) for name in own}
+        recall = {name: generator.choice([-0.01, -0.05, -0.5]) for name in own} if generator.random() < 0.4 else None
+        made = planted_recommendation(losses, recall, within=within, noise=generator.choice([0.003, 0.01]))
+        tables = (made.losses.tolist(), made.losses_within.tolist())
+        answers = made.answers["log_prob"].tolist() if recall else None
+        writable = [block is not None for block in made.blocks]
+        assert made.taken == brute_force(*tables, answers, own, writable, 4.0), (losses, within, recall)
+        taken.append(made.taken)
+    assert len({*taken}) > 7
 
 
 def test_a_candidate_that_recalls_less_is_set_aside_whatever_its_loss():

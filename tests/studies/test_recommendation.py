@@ -51,7 +51,8 @@ def test_losses_and_answers_are_those_of_each_part_run_alone(made, bundled):
 
 def test_blocks_are_given_where_a_configuration_can_say_it(made):
     rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
-    assert made.blocks[1] == {"max_position_embeddings": 64, "rope_theta": 10_000.0, "rope_scaling": rope}
+    lengths = {"max_position_embeddings": 128, "original_max_position_embeddings": 64}
+    assert made.blocks[1] == {**lengths, "rope_theta": 10_000.0, "rope_scaling": rope}
     assert [block is None for block in made.blocks] == [True, False, False, True]
     assert made.reasons == [None, None, None, "needs code, not a config: it rewrites attention scores"]
 
@@ -211,7 +212,14 @@ def test_from_the_command_line_and_resumed(tmp_path, monkeypatch, made):
     found = ph.Recommendation.load(out)
     assert torch.equal(found.losses[:3], made.losses[:3])
     assert {file.name for file in out.iterdir()} == {
-        *("recommendation.safetensors", "recommendation.csv", "pairs.csv", "heads.csv", "recommendation.md"),
+        *(
+            "recommendation.safetensors",
+            "recommendation.csv",
+            "loss_by_factor.png",
+            "pairs.csv",
+            "heads.csv",
+            "recommendation.md",
+        ),
     }
     assert not (out / FINISHED_FILE_NAME).exists()
     shown = CliRunner().invoke(app, ["show", str(out)])

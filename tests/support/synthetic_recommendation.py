@@ -17,6 +17,7 @@ def planted_recommendation(
     losses: Mapping[str, float] | None = None,
     answers: Mapping[str, float] | None = None,
     *,
+    within: Mapping[str, float] | None = None,
     name: str = "planted",
     sequences: int = 8,
     noise: float = 0.01,
@@ -24,7 +25,7 @@ def planted_recommendation(
 ) -> Recommendation:
     """Mean losses, and mean log-probabilities of answers, by candidate, e.g. "yarn 4"; the first is no extension.
 
-    Paired differences vary by `noise` over sequences.
+    Losses of short texts are 1 where `within` has none. Paired differences vary by `noise` over sequences.
     """
     losses = {"none": 2.0, "yarn 4": 1.2, "ntk 4": 1.5} if losses is None else losses
     generator = torch.Generator().manual_seed(0)
@@ -50,7 +51,7 @@ def planted_recommendation(
         labels=[*losses],
         methods=methods,
         losses=table(losses, sequences),
-        losses_within=table(dict.fromkeys(losses, 1.0), sequences),
+        losses_within=table(dict.fromkeys(losses, 1.0) | dict(within or {}), sequences),
         answers=given,
         blocks=blocks,
         reasons=["it rewrites attention scores" if one["method"] == "self_extend" else None for one in methods],

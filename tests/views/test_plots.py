@@ -20,6 +20,7 @@ from positional_heads.views.scores import NAMED, WIDEST_LABELLED
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_profile import synthetic_profile
+from tests.support.synthetic_recommendation import planted_recommendation
 from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
 
 HOSTILE = "$x_{$ </svg><script>alert(1)</script>\0\ud800\n\\frac" + "x" * 300
@@ -81,6 +82,7 @@ FIGURES = {
     "pair_curves": lambda name: views.pair_curves(synthetic_profile(name=name)),
     "dose_response": lambda name: views.dose_response(study(name)),
     "loss_by_budget": lambda name: views.loss_by_budget(plans(name)),
+    "loss_by_factor": lambda name: views.loss_by_factor(planted_recommendation(name=name)),
     "extrapolation_curves": lambda name: views.extrapolation_curves(planted_extrapolation(name)),
     "method_comparison": lambda name: views.method_comparison(planted_extrapolation(name)),
     "methods_told_apart": lambda name: views.methods_told_apart(planted_extrapolation(name)),
@@ -380,6 +382,26 @@ def test_random_sets_are_drawn_at_their_number_of_heads_with_the_unit_on_the_axi
         expected = [(made.sizes.index(k), effect) for k, effect in zip(rows["k"], rows["effect"], strict=True)]
         np.testing.assert_allclose(panel.collections[0].get_offsets(), expected)
     assert figure.get_supylabel() == "change of log_prob (nats per token)\nnegative is harm"
+
+
+def test_extensions_are_drawn_at_their_factor_for_long_and_short_texts():
+    losses = {"none": 2.0, "yarn 8": 1.4, "yarn 4": 1.2, "ntk 4": 1.5, "self_extend": 1.1}
+    made = planted_recommendation(losses, within={"yarn 4": 1.1})
+    figure, table = views.loss_by_factor(made), made.to_frame().set_index("candidate")
+    for panel, name in zip(figure.axes, ("loss", "within"), strict=True):
+        lines = {line.get_label(): line.get_xydata() for line in panel.lines}
+        np.testing.assert_allclose(lines["yarn"][:, 0], [4, 8], rtol=0.02)
+        np.testing.assert_allclose(lines["yarn"][:, 1], table.loc[["yarn 4", "yarn 8"], f"{name}_change"])
+        np.testing.assert_allclose(lines["ntk"][:, 1], table.loc[["ntk 4"], f"{name}_change"])
+        np.testing.assert_allclose(lines["self_extend"][:, 0], [256 / 64], rtol=0.02)  # no factor of its own
+        np.testing.assert_allclose(lines["target / training length"][:, 0], 256 / 64)
+        (drawn,) = panel.collections[1].get_segments()
+        np.testing.assert_allclose(drawn[:, 1], table.loc["ntk 4", [f"{name}_low", f"{name}_high"]].astype(float))
+        assert panel.get_xlabel() == "factor: tokens of context / tokens of training"
+    assert figure.get_supylabel() == "change of loss (nats per token)\npositive is harm"
+    nothing = planted_recommendation({}, notes=["512 tokens are within the 512 that the model was trained on."])
+    with pytest.raises(ValueError, match=r"no candidate was tried.*Nothing to do: 512 tokens are within"):
+        views.loss_by_factor(nothing)
 
 
 def test_plans_are_drawn_at_their_budget_beside_all_random_ones():

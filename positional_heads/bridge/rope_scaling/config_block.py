@@ -1,12 +1,18 @@
 """Write a method into config.json, and prove that `transformers` reads it back as what was applied.
 
 Versions differ in what they read. Version 5 reads `rope_scaling` before its own `rope_parameters`, and then takes the
-base from inside the block; version 4 reads the base beside the block. So a block has it in both places. Dynamic NTK in
-all versions, and YaRN in early ones (4.46), take `max_position_embeddings` for the training length, so it stays there;
-only Llama 3's rule, which has its own entry for that, wants the longer one.
+base from inside the block; version 4 reads the base beside the block. So a block has it in both places.
+
+`max_position_embeddings` becomes the target length, by which programs limit a context, with two exceptions. Dynamic NTK
+takes it for the training length in all versions, so it stays there. YaRN's is the factor times the training length,
+where that is longer: versions 4.51 to 4.55 divide one by the other instead of reading the factor, later ones warn where
+they differ. (Versions until 4.50 take it for YaRN's training length.) NTK and linear have no entry for the training
+length, so `original_max_position_embeddings` stands beside their block: `transformers` does not read it there, but
+whoever loads the checkpoint next, this library among them, sees that it is extended.
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,13 +58,30 @@ def config_block(method: Method, rope: PlainRope, target_length: int) -> dict[st
     if "factor" in settings:
         settings["factor"] = float(settings["factor"])  # version 4 warns of whole numbers
     share = rope.built_in.get("partial_rotary_factor")
+    unsaid = method.name not in {"dynamic", "yarn", "llama3"}
     return {
-        "max_position_embeddings": target_length if method.name == "llama3" else trained,
+        "max_position_embeddings": longest_context(method, trained, target_length),
+        **({"original_max_position_embeddings": trained} if unsaid else {}),
         BASES.get(rope.config.model_type, "rope_theta"): base,
         "rope_scaling": settings
         | {"rope_theta": base}
         | ({} if share in {None, 1} else {"partial_rotary_factor": share}),
     }
+
+
+def longest_context(method: Method, trained: int, target_length: int) -> int:
+    """What `max_position_embeddings` must be for a method; below the target length for dynamic NTK only.
+
+    Args:
+        method: The method.
+        trained: Tokens that the model was trained on.
+        target_length: Tokens to extend to.
+    """
+    if method.name == "dynamic":
+        return trained
+    if method.name == "yarn":
+        return max(target_length, math.ceil(method.settings["factor"] * trained))
+    return target_length
 
 
 def in_its_place(model: TransformerLensModel, block: Mapping[str, Any]) -> dict[str, Any]:

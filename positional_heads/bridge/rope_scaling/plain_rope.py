@@ -71,6 +71,17 @@ class PlainRope:
         """Name of the checkpoint's own extension, "default" for none."""
         return str(self.built_in.get("rope_type") or self.built_in.get("type") or "default")
 
+    @property
+    def raised_to(self) -> int | None:
+        """The context of a checkpoint that names no extension but a shorter original context; None otherwise.
+
+        NTK leaves such a checkpoint: its base is another one, and the one that it was trained with is not stated.
+        """
+        stated = getattr(self.config, "max_position_embeddings", None)
+        original = vars(self.config).get("original_max_position_embeddings")
+        named = self.extension not in {"default", "mrope"}
+        return None if named or not stated or not original or original >= stated else int(stated)
+
     def table(self, kind: str = "linear", length: int | None = None, **settings: Any) -> RopeTable:
         """Frequencies as `transformers` computes them for this model, any extension of its own left out.
 

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.pair_plan import PairPlan
+from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.recommendation import Recommendation
 from positional_heads.results.scores import HeadScores
 
 FEW_GROUPS = 16
@@ -13,19 +17,33 @@ ENOUGH_REPEATS = 10
 ENOUGH_PERMUTATIONS = 19
 """With fewer, no p-value can reach 0.05."""
 
+_PLAN_STUDY = (
+    "A study of plans is of one model and task, without further training: elsewhere another measure may choose better. "
+    "Plans are imposed on runs with all keys, so no memory is saved and no speed measured."
+)
+_RECOMMENDATION = (
+    "A recommendation holds for this text and these questions, among the methods and factors that were tried, without "
+    "training; runs were whole ones, without a cache."
+)
+
 
 def caveats(
     scores: HeadScores | None,
     studies: list[AblationStudy],
     extended: list[ExtrapolationStudy],
     profiles: Sequence[HeadProfile] = (),
+    *,
+    plans: Sequence[HeadPlan | PairPlan] = (),
+    plan_studies: Sequence[PlanStudy] = (),
+    made: Sequence[Recommendation] = (),
 ) -> list[str]:
     """The limits of these results, in sentences."""
-    notes = ["rho is a correlation. To show that a head matters for long range, ablate it."]
+    heads = [one for one in (scores, *studies, *extended, *profiles) if one is not None]
+    others = [*plans, *plan_studies, *made]
+    about_heads = bool(heads) or not others
+    notes = ["rho is a correlation. To show that a head matters for long range, ablate it."] if about_heads else []
     stored = {
-        origin["storage"]
-        for one in (scores, *studies, *extended, *profiles)
-        if one is not None and (origin := one.provenance.get("model", {}).get("origin"))
+        origin["storage"] for one in (*heads, *others) if (origin := one.provenance.get("model", {}).get("origin"))
     }
     notes += [f"The weights were {how}: they are not the original's to the bit." for how in sorted(stored)]
     if scores is not None:
@@ -35,7 +53,11 @@ def caveats(
             "A head profile says where heads attend, not what the model does with it, and its names are thresholds: "
             "ablate heads to show that they matter."
         )
-    if not studies:
+    if plans and not plan_studies:
+        notes.append("A plan is a choice. This folder has no study of plans, so it does not show what this one costs.")
+    notes += [_PLAN_STUDY] if plan_studies else []
+    notes += [_RECOMMENDATION] if made else []
+    if about_heads and not studies:
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:
         settings = study.provenance.get("settings", {})

@@ -76,7 +76,7 @@ def _on_bundled_text(provenance: Mapping[str, Any]) -> bool:
 def score_command(provenance: Mapping[str, Any]) -> str:
     """The command that scores the same model with the same settings; the result does not contain the text."""
     words, missing = _counting_command("score", provenance, OPTIONS, WITHOUT_OPTION)
-    return _printed([*words, "--out", "report"], [*missing, *not_repeated(provenance)])
+    return printed([*words, "--out", "report"], [*missing, *not_repeated(provenance)])
 
 
 def profile_command(provenance: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def profile_command(provenance: Mapping[str, Any]) -> str:
     elif isinstance(asked, Mapping):
         words += ["--retrieval", str(asked["task"])] if asked["task"] != "passkey" else []
         words += [f"--retrieval-examples={asked['examples_tried']}"] if "examples_tried" in asked else []
-    return _printed([*words, "--out", "profile"], [*missing, *not_repeated(provenance)])
+    return printed([*words, "--out", "profile"], [*missing, *not_repeated(provenance)])
 
 
 def _counting_command(
@@ -100,7 +100,7 @@ def _counting_command(
     """The words of a command that counts over a text, and what they do not repeat."""
     data, settings = provenance["data"], provenance["settings"]
     drawn, missing = data.get("drawn"), []
-    words = ["positional-heads", command, _model_name(provenance)]
+    words = ["positional-heads", command, model_name(provenance)]
     for name in text_names(provenance):
         words += ["--text", name]
     if drawn is None:
@@ -109,12 +109,12 @@ def _counting_command(
     else:
         words += ["--sequences", str(drawn["sequences"]), "--length", str(drawn["length"])]
         words += ["--plain-text"] if drawn["plain_text"] else []
-    words += _loading_options(provenance)
+    words += loading_options(provenance)
     for setting, (option, default) in options.items():
         if setting in settings and settings[setting] != default:
             words += [option, str(settings[setting])]
     missing += [
-        _no_option(setting, settings[setting])
+        no_option(setting, settings[setting])
         for setting, default in without.items()
         if settings.get(setting, default) != default
     ]
@@ -140,23 +140,23 @@ def not_repeated(provenance: Mapping[str, Any]) -> list[str]:
     if WITH_ADAPTER in str(model["name"]):
         missing.append("the adapter was in the layers of a model that was loaded already: --adapter FOLDER merges one")
     if (config := model.get("quantization_config")) is not None:
-        missing.append(_no_option("quantising weights while they are loaded, quantization_config", config))
+        missing.append(no_option("quantising weights while they are loaded, quantization_config", config))
     if model.get("compatibility_mode"):
         missing.append("the model was in compatibility mode, enable_compatibility_mode(): no option switches it on")
     if extension := provenance.get("extension"):
-        missing.append(_no_option("an extended context,", extension))
+        missing.append(no_option("an extended context,", extension))
     if fingerprint := model.get("weights"):
         missing.append(f"the same weights have the fingerprint {fingerprint}")
     return missing
 
 
-def _printed(words: Iterable[str], missing: Iterable[str]) -> str:
+def printed(words: Iterable[str], missing: Iterable[str]) -> str:
     """A command, and below it what it does not repeat, in comments."""
     command = " ".join(shlex.quote(printable(word, newlines=False)) for word in words)
     return "\n".join([command, *(f"# {printable(sentence, newlines=False)}" for sentence in missing)])
 
 
-def _model_name(provenance: Mapping[str, Any]) -> str:
+def model_name(provenance: Mapping[str, Any]) -> str:
     """What loads the model, or the nearest to it."""
     name = str(provenance["model"]["name"]).partition(WITH_ADAPTER)[0]
     return BUNDLED if STEP.fullmatch(name) else name
@@ -175,18 +175,18 @@ def text_names(provenance: Mapping[str, Any]) -> list[str]:
 def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> str:
     """The commands of the studies; comments below a command list the settings that it does not have."""
     commands = [*map(_ablate_command, studies), *map(_extrapolate_command, extended)]
-    return "\n".join(_printed(words, missing) for words, missing in commands)
+    return "\n".join(printed(words, missing) for words, missing in commands)
 
 
 def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
     provenance = study.provenance
     ablation, settings = provenance["ablation"], provenance.get("settings", {})
-    words = ["positional-heads", "ablate", _model_name(provenance), "--scores", "report"]
+    words = ["positional-heads", "ablate", model_name(provenance), "--scores", "report"]
     words += ["--task", provenance["task"].get("name", study.task)]  # a study of some answers has a longer name
-    words += ["--mode", ablation["mode"], *_loading_options(provenance)]
+    words += ["--mode", ablation["mode"], *loading_options(provenance)]
     if ablation.get("distance") is not None:
         words.append(f"--distance={ablation['distance']}")
-    task_words, missing = _task_options(provenance["task"])
+    task_words, missing = task_options(provenance["task"])
     words += task_words
     if selected := provenance.get("selected"):
         missing.append(f"these are some answers of that study: AblationStudy.where(**{selected})")
@@ -213,8 +213,8 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
     provenance = study.provenance
     methods = list(dict.fromkeys(study.labels))
     factors = ",".join(f"{length / study.training_length:.9g}" for length in sorted(set(study.lengths)))
-    words = ["positional-heads", "extrapolate", _model_name(provenance), "--methods", ",".join(methods)]
-    words += ["--factors", factors, f"--training-length={study.training_length}", *_loading_options(provenance)]
+    words = ["positional-heads", "extrapolate", model_name(provenance), "--methods", ",".join(methods)]
+    words += ["--factors", factors, f"--training-length={study.training_length}", *loading_options(provenance)]
     data: Mapping[str, Any] = provenance.get("data") or {}
     drawn: Mapping[str, Any] = data.get("drawn") or {}
     if data:
@@ -223,15 +223,15 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
         words += [f"--sequences={data['sequences']}", *([] if drawn else ["--in-order"])]
     task = provenance["task"]
     known = {"name", "depths", "examples", "seed"}
-    task_words, missing = _task_options({key: value for key, value in task.items() if key in known})
+    task_words, missing = task_options({key: value for key, value in task.items() if key in known})
     words += ["--task", task["name"], *task_words]
     words += [f"--seed={task['seed']}"] if "seed" in task else []
-    missing += [_no_option(key, value) for key, value in task.items() if key not in known]
+    missing += [no_option(key, value) for key, value in task.items() if key not in known]
     if drawn.get("seed", task.get("seed")) != task.get("seed"):
         missing.append(f"--seed is also the seed of the drawn sequences, which was {drawn['seed']} in this study")
     if drawn.get("plain_text"):
-        missing.append(_no_option("plain_text", value=True))
-    missing += [_no_option("the settings of method", label) for label in methods if "(" in label]
+        missing.append(no_option("plain_text", value=True))
+    missing += [no_option("the settings of method", label) for label in methods if "(" in label]
     if drawn and drawn["length"] != data["longest"]:
         missing.append(f"it draws other sequences: these were the first {data['longest']} tokens of {drawn['length']}")
     if data and data.get("longest", 0) > max(study.lengths):
@@ -240,7 +240,7 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
     return [*words, "--out", "extrapolation"], [*missing, *not_repeated(provenance)]
 
 
-def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+def task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Options for the settings of a task, and sentences on those that have none."""
     words = [f"--length={length}" for length in task.get("lengths", ())]
     missing = []
@@ -250,7 +250,7 @@ def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         if depths == even:
             words.append(f"--depths={len(depths)}")
         else:
-            missing.append(_no_option("depths", depths))
+            missing.append(no_option("depths", depths))
     elif depths is not None:
         words.append(f"--depths={depths}")
     if task.get("haystack") == "own":
@@ -261,7 +261,7 @@ def _task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     return words, missing
 
 
-def _loading_options(provenance: Mapping[str, Any]) -> list[str]:
+def loading_options(provenance: Mapping[str, Any]) -> list[str]:
     """The options that load the model as it was."""
     model = provenance["model"]
     dtype, adapter = model.get("dtype") or "float32", model.get("adapter")
@@ -269,7 +269,8 @@ def _loading_options(provenance: Mapping[str, Any]) -> list[str]:
     return words if adapter is None else [*words, "--adapter", str(adapter)]
 
 
-def _no_option(setting: str, value: Any) -> str:
+def no_option(setting: str, value: Any) -> str:
+    """A sentence on a setting that the command cannot repeat."""
     return f"the command has no option for {setting} {value}"
 
 

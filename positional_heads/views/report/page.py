@@ -18,13 +18,22 @@ from positional_heads.results.files import (
     COMPARISON,
     EXAMPLES,
     EXTRAPOLATION,
+    HEAD_PLAN,
     HEAD_PROFILE,
+    PAIR_PLAN,
+    PLAN_STUDY,
+    RECOMMENDATION,
     SCORES,
     STABILITY,
     lies_in,
 )
 from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.pair_plan import PairPlan
+from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.recommendation import Recommendation
+from positional_heads.results.record import Record
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import model_label, text_label
@@ -35,6 +44,8 @@ from positional_heads.views.report.commands import profile_command, score_comman
 from positional_heads.views.report.comparison import compared_title, comparison_section
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.lines import profile_lines, score_lines
+from positional_heads.views.report.plan_commands import plan_command, plan_study_command, recommend_command
+from positional_heads.views.report.plan_sections import plan_section, plan_study_section, recommendation_section
 from positional_heads.views.report.sections import (
     Code,
     Section,
@@ -46,10 +57,15 @@ from positional_heads.views.report.sections import (
 )
 
 PAGE_NAME = "report.html"
+WRITING = "score, profile, plan, compare, ablate, extrapolate or recommend"
+"""Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
-SHOWN_KINDS = (SCORES, EXAMPLES, HEAD_PROFILE, ABLATION, EXTRAPOLATION, COMPARISON, STABILITY)
+SHOWN_KINDS = (
+    *(SCORES, EXAMPLES, HEAD_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION, RECOMMENDATION),
+    *(COMPARISON, STABILITY),
+)
 MOST_STUDIES = 4
 """Studies of each kind on the page."""
 PAPER = """\
@@ -81,6 +97,9 @@ class Results:
     ablations: list[AblationStudy]
     extrapolations: list[ExtrapolationStudy]
     profiles: list[HeadProfile]
+    plans: list[HeadPlan | PairPlan]
+    plan_studies: list[PlanStudy]
+    recommendations: list[Recommendation]
     comparisons: list[Comparison | Stability]
     files: list[str]
     notes: list[str]
@@ -88,9 +107,14 @@ class Results:
     @property
     def provenance(self) -> dict[str, object]:
         """The provenance of the scores, or else of the first study."""
-        studies = [*self.profiles, *self.ablations, *self.extrapolations]
-        results = [self.scores, *studies, self.examples, *self.comparisons]
+        results = [self.scores, *self.studies, self.examples, *self.comparisons]
         return next(result.provenance for result in results if result is not None)
+
+    @property
+    def studies(self) -> list[Record]:
+        """Everything about a single model but scores and examples, in the order of preference for its provenance."""
+        own = [*self.profiles, *self.ablations, *self.extrapolations, *self.plan_studies]
+        return [*own, *self.recommendations, *self.plans]
 
 
 def read_results(folder: str | Path) -> Results:
@@ -102,8 +126,7 @@ def read_results(folder: str | Path) -> Results:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        known = "score, profile, compare, ablate or extrapolate"
-        msg = f"{folder}: no such folder; give the --out folder of positional-heads {known}"
+        msg = f"{folder}: no such folder; give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
     folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
     notes: list[str] = []
@@ -120,7 +143,7 @@ def read_results(folder: str | Path) -> Results:
     if interrupted and not any(chosen.values()):
         raise FileNotFoundError(" ".join(interrupted))
     if not any(chosen.values()):
-        msg = f"{folder}: holds no result ({', '.join(chosen)}); run positional-heads score --out {folder} first"
+        msg = f"{folder}: holds no result ({', '.join(chosen)}); give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
     scores = [HeadScores.load(file) for file in chosen[SCORES.file_name]]
     examples = [HeadExamples.load(file) for file in chosen[EXAMPLES.file_name]]
@@ -132,6 +155,12 @@ def read_results(folder: str | Path) -> Results:
         ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
         extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
         profiles=[HeadProfile.load(file) for file in chosen[HEAD_PROFILE.file_name]],
+        plans=[
+            *(HeadPlan.load(file) for file in chosen[HEAD_PLAN.file_name]),
+            *(PairPlan.load(file) for file in chosen[PAIR_PLAN.file_name]),
+        ],
+        plan_studies=[PlanStudy.load(file) for file in chosen[PLAN_STUDY.file_name]],
+        recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
         comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
@@ -142,8 +171,7 @@ def report_html(folder: str | Path) -> str:
     """The page of a result folder, below 6 MB.
 
     Args:
-        folder: An --out folder of `positional-heads score`, `profile`, `ablate` or `extrapolate`, or a folder of such
-            folders.
+        folder: The --out folder of a command of positional-heads, or a folder of such folders.
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
@@ -203,8 +231,7 @@ def _page(results: Results, dpi: int) -> str:
 
 def _subject(results: Results) -> str:
     """What the page is about: a model, and the text or what is compared."""
-    others = [*results.profiles, *results.ablations, *results.extrapolations]
-    if results.scores is None and not others and results.comparisons:
+    if results.scores is None and not results.studies and results.comparisons:
         return compared_title(results.comparisons[0])
     model, named = results.provenance.get("model", {}), text_label(results.provenance)
     name = model_label(results.provenance) if isinstance(model, dict) and "name" in model else "unknown model"
@@ -218,10 +245,14 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     if results.examples is not None:
         sections.append(examples_section(results.examples))
     sections += [profile_section(profile, number, dpi) for number, profile in enumerate(results.profiles, 1)]
+    sections += [plan_section(plan, number) for number, plan in enumerate(results.plans, 1)]
+    sections += [plan_study_section(study, number, dpi) for number, study in enumerate(results.plan_studies, 1)]
     sections += [comparison_section(one, number, dpi) for number, one in enumerate(results.comparisons, 1)]
     sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
-    points = caveats(results.scores, results.ablations, results.extrapolations, results.profiles)
+    sections += [recommendation_section(made, number, dpi) for number, made in enumerate(results.recommendations, 1)]
+    others = {"plans": results.plans, "plan_studies": results.plan_studies, "made": results.recommendations}
+    points = caveats(results.scores, results.ablations, results.extrapolations, results.profiles, **others)
     sections.append(Section("caveats", "What this does not show", points=points))
     sections.append(_reproduction(results))
     request = "Please cite the paper that defines the measure, and this software."
@@ -241,6 +272,10 @@ def _reproduction(results: Results) -> Section:
     studies = study_commands(results.ablations, results.extrapolations)
     if studies:
         codes.append(Code("Studies, from the command line", studies))
+    commands = [("Plan", plan_command(plan)) for plan in results.plans]
+    commands += [("Plan study", plan_study_command(study)) for study in results.plan_studies]
+    commands += [("Recommendation", recommend_command(made)) for made in results.recommendations]
+    codes += [Code(f"{what}, from the command line", command) for what, command in commands]
     codes.append(Code("This page", "positional-heads report report"))
     text = (
         "Made from the settings in the result files. These do not contain the text: replace TEXT.txt by the text that "

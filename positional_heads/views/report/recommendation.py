@@ -1,8 +1,10 @@
-"""Files of a recommendation in its report folder: tables, the block for config.json, and a page of text."""
+"""Files of a recommendation in its report folder: tables, a plot, the block for config.json, and a page of text."""
 
 from positional_heads.results.recommendation import Recommendation
 from positional_heads.results.recommendation_tables import config_text, recommendation_line, recommendation_table
-from positional_heads.views.report.last_line import last_line
+from positional_heads.views.figures import png
+from positional_heads.views.recommendation import loss_by_factor
+from positional_heads.views.report.last_line import DPI, last_line
 
 
 def recommendation_files(made: Recommendation) -> dict[str, bytes | str]:
@@ -12,6 +14,7 @@ def recommendation_files(made: Recommendation) -> dict[str, bytes | str]:
         "recommendation.csv": made.to_frame().to_csv(index=False),
         "pairs.csv": made.pair_frame().to_csv(index=False),
         "heads.csv": made.head_frame().to_csv(index=False),
+        **({"loss_by_factor.png": png(loss_by_factor(made), DPI)} if made.labels else {}),
         **({} if config is None else {"rope_scaling.json": config + "\n"}),
         "recommendation.md": _text(made),
     }
@@ -34,6 +37,8 @@ def _text(made: Recommendation) -> str:
 
 {block}
 {"" if table is None else table.markdown}
+
+{"![change of loss by factor](loss_by_factor.png)" if made.labels else ""}
 {notes}
 {last_line(made)}
 """

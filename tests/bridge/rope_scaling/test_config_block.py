@@ -1,6 +1,7 @@
 """A block for config.json makes Hugging Face's model rotate as the method did, and a wrong one is never handed out."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -75,9 +76,63 @@ def test_settings_of_a_method_are_in_the_block(tiny):
     assert prove_block(tiny("llama"), block, tables, TARGET) is None
 
 
-@pytest.mark.parametrize(("name", "stated"), [("llama3", TARGET), ("dynamic", 256), ("yarn", 256), ("linear", 256)])
-def test_only_llama3_names_the_target_as_the_longest_context(name, stated, tiny):
-    assert block_and_tables(tiny("llama"), name)[2]["max_position_embeddings"] == stated
+STATED = {"ntk": TARGET, "linear": TARGET, "llama3": TARGET, "yarn": 768, "dynamic": 256}
+"""The target, but three times 256 of YaRN, which versions divide by 256, and 256 of dynamic NTK, as its own length."""
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_the_longest_context_is_the_target_where_a_method_does_not_read_it_otherwise(name, tiny):
+    block = block_and_tables(tiny("llama"), name)[2]
+    assert block["max_position_embeddings"] == STATED[name]
+    trained = block.get(
+        "original_max_position_embeddings", block["rope_scaling"].get("original_max_position_embeddings")
+    )
+    assert trained == (None if name == "dynamic" else 256)
+    short = block_and_tables(tiny("llama"), name, factor=1.25)[2]
+    assert short["max_position_embeddings"] == (256 if name == "dynamic" else TARGET)
+
+
+def yarn_of_4_51(block, rotary_dim):
+    """Versions 4.51 to 4.55 of transformers, whose factor is a ratio of lengths: frequencies, and factor on cos."""
+    original = block["rope_scaling"]["original_max_position_embeddings"]
+    factor, base = block["max_position_embeddings"] / original, block["rope_theta"]
+
+    def bound(turns):
+        return rotary_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+    low, high = max(math.floor(bound(32)), 0), min(math.ceil(bound(1)), rotary_dim - 1)
+    frequencies = []
+    for pair in range(rotary_dim // 2):
+        slowed = min(max((pair - low) / (high - low), 0.0), 1.0)
+        own = base ** (-2 * pair / rotary_dim)
+        frequencies.append(own * (1 - slowed) + own / factor * slowed)
+    return frequencies, 0.1 * math.log(factor) + 1
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.3])
+def test_versions_that_compute_the_factor_of_yarn_from_its_lengths_find_the_same(factor, tiny):
+    _, _, block, tables = block_and_tables(tiny("llama"), "yarn", factor=factor)
+    frequencies, amplitude = yarn_of_4_51(block, 2 * len(tables[0].inv_freq))
+    assert tables[0].inv_freq.tolist() == pytest.approx(frequencies, rel=1e-3)
+    assert tables[0].amplitude == pytest.approx(amplitude, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["ntk", "linear"])
+def test_a_checkpoint_with_the_block_runs_to_the_target_here_and_is_not_extended_twice(
+    name, tiny, tiny_folder, tmp_path
+):
+    method, found, block, _ = block_and_tables(tiny("llama"), name)
+    edited_copy(tiny_folder("llama"), tmp_path / "new", block, old=False)
+    again = ph.load_model(tmp_path / "new")
+    assert again.cfg.n_ctx == TARGET
+    tokens = torch.randint(256, (1, TARGET), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), ph.extended_rope(tiny("llama"), method, layers=found.extended):
+        ours = tiny("llama")(tokens)
+    with torch.no_grad():
+        assert torch.allclose(again(tokens), ours, atol=1e-4)
+    assert ph.plain_rope(again).training_length == 256
+    with pytest.raises(ph.UnsupportedModelError, match=r"the model is extended already.*256"):
+        ph.recommend_extension(again, "a text", 600)
 
 
 def test_two_bases_keep_the_layers_with_a_window_as_they_were(tiny):
@@ -95,7 +150,7 @@ def test_two_bases_keep_the_layers_with_a_window_as_they_were(tiny):
 WRONG = {
     "factor": ("yarn", lambda block: block["rope_scaling"].update(factor=4.0)),
     "base inside": ("linear", lambda block: block["rope_scaling"].update(rope_theta=9_000.0)),
-    "training length": ("dynamic", lambda block: block.update(max_position_embeddings=512)),
+    "training length": ("dynamic", lambda block: block.update(max_position_embeddings=TARGET)),
     "original length": ("llama3", lambda block: block["rope_scaling"].update(original_max_position_embeddings=64)),
     "factor on cos and sin": ("yarn", lambda block: block["rope_scaling"].update(attention_factor=1.0)),
     "type": ("linear", lambda block: block["rope_scaling"].update(rope_type="dynamic")),

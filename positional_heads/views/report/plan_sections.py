@@ -1,0 +1,90 @@
+"""Plans, studies of plans and recommendations on the report's page, one section for each."""
+
+from positional_heads.results.head_plan import HeadPlan
+from positional_heads.results.pair_plan import PairPlan
+from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.plan_tables import ALL_BUDGETS
+from positional_heads.results.plan_words import plan_words
+from positional_heads.results.recommendation import Recommendation
+from positional_heads.results.recommendation_tables import config_text, recommendation_line, recommendation_table
+from positional_heads.results.record import json_rows
+from positional_heads.results.tables import key_heads_table, meanings, pairs_table, plan_table
+from positional_heads.views.plans import loss_by_budget
+from positional_heads.views.recommendation import loss_by_factor
+from positional_heads.views.report.sections import Code, Section, Table, plot
+
+IN_PLACE = "To put into config.json, in place of what is there"
+
+
+def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
+    """A plan: which key heads have a window, or which pairs keep their rotation."""
+    if isinstance(plan, HeadPlan):
+        title, caption = "Windows on key heads", "Key heads of every layer, by number"
+        table = key_heads_table(json_rows(plan.to_frame()))
+    else:
+        title, caption = "Rotary pairs that are kept", "Pairs of each key head, the fastest first: 1 keeps its rotation"
+        table = pairs_table(plan.digits)
+    return Section(
+        f"plan-{number}",
+        f"{title}, by {plan.by}",
+        verdict=plan.verdict,
+        paragraphs=[plan.description],
+        tables=[Table(caption, table.cells)],
+        points=plan.notes,
+    )
+
+
+def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
+    """A study of plans: what the choice of each measure costs, beside random ones."""
+    first, measure = study.reaches[0], study.measures[0]
+    rows = json_rows(study.contrasts())
+    shown = [row for row in rows if row["reach"] == first or row["budget"] == ALL_BUDGETS]
+    table = plan_table(shown)
+    means = [row for row in rows if row["reach"] == first and row["budget"] == ALL_BUDGETS]
+    caption = f"Plans at {first} range by measure and budget, and over all budgets at every range"
+    over = "; ".join(f"{row['by']} {row['effect']:+.3f}" for row in means)
+    return Section(
+        f"plan-study-{number}",
+        f"Plans compared: {study.planned}, {study.task}",
+        verdict=study.verdict,
+        paragraphs=[study.description, f"Effects are changes of {measure} with {study.planned}; negative is harm."],
+        glossary=meanings(table.columns),
+        tables=[Table(caption, table.cells)],
+        plots=[
+            plot(
+                loss_by_budget(study),
+                dpi,
+                f"Change of {measure} by share of {plan_words(study.planned).budget}, at {first} range. Mean over "
+                f"budgets: {over}.",
+                "What plans cost by budget, one line per measure, with intervals; random plans are the grey band.",
+            )
+        ],
+        points=study.notes,
+    )
+
+
+def recommendation_section(made: Recommendation, number: int, dpi: int) -> Section:
+    """A recommendation: what to put into config.json, and the evidence."""
+    content = made._content()
+    table, config = recommendation_table(content), config_text(content)
+    losses = "; ".join(f"{row['candidate']} {row['loss_change']:+.3f}" for row in content["table"])
+    return Section(
+        f"recommendation-{number}",
+        f"Extending the context to {made.target_length} tokens",
+        verdict=made.verdict,
+        paragraphs=[recommendation_line(content), f"Diagnosis: {made.diagnosis}"],
+        glossary=[] if table is None else meanings(table.columns),
+        tables=[] if table is None else [Table("Candidates, and their changes from no extension", table.cells)],
+        plots=[]
+        if table is None
+        else [
+            plot(
+                loss_by_factor(made),
+                dpi,
+                f"Change of loss beyond {made.training_length} tokens against no extension: {losses}.",
+                "Change of loss by factor, one line per method, on long and on short texts, with intervals.",
+            )
+        ],
+        points=made.notes,
+        codes=[] if config is None else [Code(IN_PLACE, config)],
+    )
