@@ -101,7 +101,7 @@ def profile_heads(
     """
     chosen = ProfileSettings(window, sinks, ranges, queries, agreement_keys)
     in_range("retrieval_examples", retrieval_examples, 1, 100_000)
-    saved = Checkpoint(checkpoint, checkpoint_seconds)
+    saved = Checkpoint(model, checkpoint, checkpoint_seconds)
     counter = prepared_counter(
         profile_heads,
         model,
