@@ -5,7 +5,8 @@ is named in the provenance of a result, and refused where a checkpoint would hav
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from positional_heads.bridge.active_extension import active_extension
@@ -18,7 +19,8 @@ from positional_heads.bridge.found_hooks import (
     is_bridges,
     module_name,
 )
-from positional_heads.bridge.model import TransformerLensModel
+from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.core.edit_words import edits_in_words, listed
 from positional_heads.core.heads import Head
 
 LAYER = re.compile(r"blocks\.(\d+)\.")
@@ -65,13 +67,25 @@ def refuse_unknown_edits(edits: Mapping[str, Any]) -> None:
         ValueError: If there are any.
     """
     if hooks := edits.get("hooks"):
-        more = f" and {len(hooks) - NAMED} more" if len(hooks) > NAMED else ""
         msg = (
-            f"hooks act on {', '.join(hooks[:NAMED])}{more}, and a checkpoint cannot know what they change: a run "
+            f"hooks act on {listed(hooks, NAMED)}, and a checkpoint cannot know what they change: a run "
             "without them would resume with their numbers. Remove the hooks (model.reset_hooks() removes those of hook "
             "points), or run without a checkpoint"
         )
         raise ValueError(msg)
+
+
+@contextmanager
+def edits_named(model: TransformerLensModel) -> Iterator[None]:
+    """A block in which an error about what a model computes says what acts on the model, which may be its cause."""
+    try:
+        yield
+    except UnsupportedModelError as error:
+        words = edits_in_words(model_edits(model))
+        if words is None or words in str(error):
+            raise
+        msg = f"{error}. It is run under {words}, which may be the reason: remove them, or leave their block, first"
+        raise UnsupportedModelError(msg) from error
 
 
 def _known_edits(model: TransformerLensModel, found: FoundHooks) -> list[Mapping[str, Any]] | None:

@@ -354,7 +354,10 @@ MUTANTS = (
     Mutant("bridge/plain_run.py", "if own is not child:", "if own is child:", "bridge/test_plain_run -k last_bit"),
     Mutant("bridge/plain_run.py", "dict(child._modules)", "child._modules", "bridge/test_plain_run -k last_bit"),
     Mutant(
-        "bridge/plain_run.py", "id(found.module) in allowed or", "bool(allowed) or", "bridge/test_plain_run -k takes_care"
+        "bridge/plain_run.py",
+        "id(found.module) in allowed or",
+        "bool(allowed) or",
+        "bridge/test_plain_run -k takes_care",
     ),
     Mutant(
         "bridge/plain_run.py", "if all_are(point, kind)", "if callable(kind)", "bridge/test_plain_run -k takes_care"
