@@ -5,7 +5,7 @@ is named in the provenance of a result, and refused where a checkpoint would hav
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from positional_heads.bridge.found_hooks import (
     is_bridges,
     module_name,
 )
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
+from positional_heads.bridge.model import PATTERN, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.core.edit_words import edits_in_words, listed
 from positional_heads.core.heads import Head
 
@@ -73,6 +73,23 @@ def refuse_unknown_edits(edits: Mapping[str, Any]) -> None:
             "points), or run without a checkpoint"
         )
         raise ValueError(msg)
+
+
+def refuse_edited_pattern(model: TransformerLensModel, layers: Sequence[int]) -> None:
+    """Refuse layers with hooks of others on the attention pattern, where it is computed from scores.
+
+    Raises:
+        UnsupportedModelError: If there are any.
+    """
+    points = model.hook_dict
+    for name in [hook_name(layer, PATTERN) for layer in layers]:
+        hooks = [hook for kind in FORWARD for hook in vars(points[name])[kind].values()] if name in points else []
+        if not all(map(is_bridges, hooks)):
+            msg = (
+                f"a hook acts on {name}, after the softmax: attention is computed from queries and keys here, which "
+                "misses what it changes. Remove it (model.reset_hooks()), or leave out its layer (layers=)"
+            )
+            raise UnsupportedModelError(msg)
 
 
 @contextmanager

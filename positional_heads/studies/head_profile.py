@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import Unpack
 
+from positional_heads.bridge.active_edits import refuse_edited_pattern
 from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import model_provenance
@@ -97,8 +98,10 @@ def profile_heads(
         **options: Fields of `ScoringSettings`, e.g. `null_repeats=20`, without which there is no excess.
 
     Raises:
-        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
-        ValueError: If input or settings make no sense, or the checkpoint is of another run.
+        UnsupportedModelError: If the model is not rotary, its scores cannot be reproduced, or a hook acts on the
+            attention pattern of a layer.
+        ValueError: If input or settings make no sense, the task for the retrieval score has no needle, or the
+            checkpoint is of another run.
     """
     chosen = ProfileSettings(window, sinks, ranges, queries, agreement_keys)
     if isinstance(retrieval, str):
@@ -118,6 +121,7 @@ def profile_heads(
         profile=chosen,
         **options,
     )
+    refuse_edited_pattern(model, [rotary.layer for rotary in counter.rotary])
     asked = None if retrieval is None else _asked(model, retrieval, max(counter.lengths))
     if asked is None or isinstance(asked, str):
         profile = counted_profile(counter, saved, progress)
