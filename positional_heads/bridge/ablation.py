@@ -16,16 +16,16 @@ value bias out of z into the output's bias: where a model has one, z = 0 does no
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from positional_heads.bridge.head_edits import EvenHeads, HiddenFar, HiddenNear, ReplacedHeads, ResampledHeads
 from positional_heads.bridge.model import SCORES, TransformerLensModel, UnsupportedModelError, heads_of_model, hook_name
-from positional_heads.bridge.positions import LayerInputs, row_numbers
+from positional_heads.bridge.positions import LayerInputs
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
@@ -137,12 +137,17 @@ class Ablation:
         if self.mode == "mean":
             return [(hook_name(layer, OUTPUT), ReplacedHeads(tuple(heads), self._reference_z[layer]))]
         if self.mode == "resample":
-            return _resampling(self.model, layer, heads, self._reference_z[layer])
+            inputs = LayerInputs(self.model, layer)
+            resampled = ResampledHeads(tuple(heads), self._reference_z[layer], self.model, inputs)
+            return [inputs.hook, (hook_name(layer, OUTPUT), resampled)]
+        if self.mode == "uniform":
+            return [(hook_name(layer, SCORES), EvenHeads(tuple(heads), self._rotary[layer]))]
         rotary, inputs, distance = self._rotary[layer], LayerInputs(self.model, layer), self.distance or 0
         if self.mode == "far":
             hidden = HiddenFar(tuple(heads), distance, rotary, inputs, self.sinks)
             return [inputs.hook, (hook_name(layer, SCORES), hidden)]
-        return _masking(rotary, heads, self.mode, distance, inputs)
+        near = HiddenNear(tuple(heads), distance, rotary, inputs)
+        return [inputs.hook, (hook_name(layer, SCORES), near), (hook_name(layer, OUTPUT), near.silence)]
 
     @property
     def reference_hash(self) -> str | None:
@@ -224,87 +229,6 @@ def _refuse_missing_or_unused(name: str, value: Any, mode: str, needed_by: tuple
         raise ValueError(msg)
 
 
-@dataclass(frozen=True, eq=False)
-class ReplacedHeads:
-    """A hook that gives z of these heads the same value at every position and in every row, 0 when None."""
-
-    heads: tuple[int, ...]
-    value: Float[Tensor, "head d_head"] | None
-
-    def __call__(self, z: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
-        """A copy of z with the heads replaced; TransformerLens passes z [batch pos head d_head]."""
-        heads = list(self.heads)
-        z = z.clone()
-        z[:, :, heads] = 0 if self.value is None else self.value[heads].to(z)
-        return z
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for hooks that do the same, while both exist."""
-        return self.heads, id(self.value)
-
-
-@dataclass(frozen=True, eq=False)
-class HiddenFar:
-    """A hook that hides from these heads the keys more than `distance` tokens back, but for the first `sinks` keys."""
-
-    heads: tuple[int, ...]
-    distance: int
-    rotary: RotaryLayer
-    inputs: LayerInputs
-    sinks: int = 0
-
-    def __call__(self, scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG002
-        """A copy of scores [batch head query_pos key_pos], in which these entries are masked."""
-        heads = list(self.heads)
-        scores = scores.clone()
-        distances = self.inputs.distances(self.rotary, scores)
-        # positions are only asked for where they matter: a layer may be called without any
-        positions = self.inputs.positions()[:, None, :, None].to(scores.device) if self.sinks else None
-        far = self.hidden(distances, positions)
-        scores[:, heads] = scores[:, heads].masked_fill(far, torch.finfo(scores.dtype).min)
-        return scores
-
-    def hidden(
-        self,
-        distances: Int[Tensor, "#batch #head query_pos key_pos"],
-        positions: Int[Tensor, "#batch 1 query_pos 1"] | None,
-    ) -> Bool[Tensor, "#batch #head query_pos key_pos"]:
-        """Which keys are hidden.
-
-        Args:
-            distances: How far back each key is.
-            positions: Position of each query in its text; needed with `sinks`.
-        """
-        far = distances > self.distance
-        return far if positions is None else far & (positions - distances >= self.sinks)
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for hooks that do the same in one layer."""
-        return self.heads, self.distance, self.sinks
-
-
-def _resampling(
-    model: TransformerLensModel, layer: int, heads: list[int], source: Float[Tensor, "batch pos head d_head"]
-) -> list[Hook]:
-    """Replace z by the source's at the same positions; with padding or a cache these are not the columns."""
-    inputs = LayerInputs(model, layer)
-
-    def replace(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        positions = inputs.positions().to(source.device)
-        n_positions = int(positions.max()) + 1
-        if n_positions > source.shape[1]:
-            msg = f"the reference has {source.shape[1]} positions, the run has reached {n_positions}: give a longer one"
-            raise ValueError(msg)
-        z = z.clone()
-        rows = row_numbers(model, len(z)).to(source.device) % len(source)
-        z[:, :, heads] = source[rows[:, None], positions][:, :, heads].to(z)
-        return z
-
-    return [inputs.hook, (hook_name(layer, OUTPUT), replace)]
-
-
 def _joined_reference(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_head"]:
     lengths = {z.shape[1] for z in outputs}
     if len(lengths) > 1:
@@ -313,31 +237,3 @@ def _joined_reference(outputs: list[Tensor]) -> Float[Tensor, "batch pos head d_
         )
         raise ValueError(msg)
     return torch.cat(outputs)
-
-
-def _masking(
-    rotary: RotaryLayer, heads: list[int], mode: AblationMode, distance: int, inputs: LayerInputs
-) -> list[Hook]:
-    """Edit the scores of heads. Entries that the model masks stay masked."""
-    blind: list[Bool[Tensor, "batch head query_pos"]] = []
-
-    def edit(scores: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        scores = scores.clone()
-        own = scores[:, heads]
-        hidden = rotary.masked_entries(own)
-        if mode == "uniform":
-            scores[:, heads] = own.masked_fill(~hidden, 0)
-            return scores
-        hidden = hidden | (inputs.distances(rotary, scores) < distance)
-        scores[:, heads] = own.masked_fill(hidden, torch.finfo(scores.dtype).min)
-        # Softmax over a row whose keys are all masked is even attention, not none: `silence` sets z of that query to 0.
-        blind[:] = [hidden.all(dim=-1)]
-        return scores
-
-    def silence(z: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        z = z.clone()
-        z[:, :, heads] = z[:, :, heads].masked_fill(blind[0].transpose(1, 2).unsqueeze(-1), 0)
-        return z
-
-    hooks: list[Hook] = [inputs.hook, (hook_name(rotary.layer, SCORES), edit)]
-    return [*hooks, (hook_name(rotary.layer, OUTPUT), silence)] if mode == "near" else hooks

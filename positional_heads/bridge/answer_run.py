@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.ablation import OUTPUT, Ablation, HiddenFar, Hook, ReplacedHeads
+from positional_heads.bridge.ablation import OUTPUT, Ablation, Hook
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import Attend, attention_module
+from positional_heads.bridge.head_edits import HiddenFar, ReplacedHeads
 from positional_heads.bridge.kept_residuals import active_residuals
 from positional_heads.bridge.model import SCORES, TransformerLensModel, hook_name, layers_with_attention
 from positional_heads.bridge.plain_run import plain_attention, plain_model, plain_run_refusal

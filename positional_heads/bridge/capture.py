@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from positional_heads.bridge.active_edits import edits_named
 from positional_heads.bridge.active_extension import active_bands
 from positional_heads.bridge.attention_interface import attention_read
 from positional_heads.bridge.layer_vectors import LayerVectors
@@ -24,7 +25,6 @@ from positional_heads.bridge.run_lengths import run_lengths
 from positional_heads.bridge.sequences import real_spans
 
 
-@torch.no_grad()
 def capture(
     model: TransformerLensModel,
     tokens: Int[Tensor, "batch pos"],
@@ -49,6 +49,19 @@ def capture(
             do not explain its mask.
         ValueError: If padded sequences are to be run in chunks.
     """
+    with edits_named(model):
+        _capture(model, tokens, layers, visit, attention_mask, chunk)
+
+
+@torch.no_grad()
+def _capture(
+    model: TransformerLensModel,
+    tokens: Int[Tensor, "batch pos"],
+    layers: Sequence[RotaryLayer],
+    visit: Callable[[LayerVectors], None],
+    attention_mask: Int[Tensor, "batch pos"] | None,
+    chunk: int | None,
+) -> None:
     if chunk is None and plain_capture_refusal(model, layers) is None:
         capture_plainly(model, tokens, layers, visit, attention_mask)
         return
@@ -186,7 +199,6 @@ def _prove_scores(
         if not error <= TOLERANCE[own.dtype]:
             msg = (
                 f"layer {rotary.layer}: rotated queries and keys miss the model's own attention scores by "
-                f"{error:.2g} of the largest score, more than the {TOLERANCE[own.dtype]:.0e} that rounding explains. "
-                "A hook on hook_attn_scores may be changing them: remove it"
+                f"{error:.2g} of the largest score, more than the {TOLERANCE[own.dtype]:.0e} that rounding explains"
             )
             raise UnsupportedModelError(msg)

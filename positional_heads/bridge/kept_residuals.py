@@ -16,8 +16,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.found_hooks import original
 from positional_heads.bridge.model import TransformerLensModel
-from positional_heads.bridge.plain_run import WRAPPED
 
 MOST_BYTES = 2**30
 """Most memory for residuals; runs beyond it start from the embeddings."""
@@ -56,7 +56,7 @@ class KeptResiduals:
 
     def __init__(self, model: TransformerLensModel) -> None:
         self._model = model
-        self._layers = [_unwrapped(block) for block in model.blocks]
+        self._layers = [original(block) for block in model.blocks]
         self._kept: dict[Any, dict[int, Residual]] = {}
         self._starts: Collection[int] = ()
         self._exact: dict[int, bool] = {}
@@ -159,11 +159,3 @@ def _parts(output: Any) -> tuple[Any, ...]:
 
 def _size(output: Any) -> int:
     return sum(part.numel() * part.element_size() for part in _parts(output) if part is not None)
-
-
-def _unwrapped(block: Any) -> Any:
-    """Hugging Face's own layer under a bridge's block."""
-    layer = block
-    while isinstance(layer._modules.get(WRAPPED), torch.nn.Module):
-        layer = layer._modules[WRAPPED]
-    return layer

@@ -7,7 +7,7 @@ that a bridge may pass by: so nobody else's hooks may be on either, and `plain_r
 active extension acts in plain runs, too: on cos and sin, or as the attention.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import partial
@@ -18,10 +18,17 @@ from torch import nn
 
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import Attend, attention_module, scaled_dot_product, served
+from positional_heads.bridge.found_hooks import (
+    ALL_MODULES,
+    HOOKS,
+    found_hooks,
+    global_hooks,
+    module_name,
+    original,
+)
 from positional_heads.bridge.model import SCORES, TransformerLensModel, layers_with_attention
 from positional_heads.bridge.recording import RECORDED
 from positional_heads.bridge.replayed_hooks import (
-    HOOKS,
     HookKind,
     all_are,
     hooked_points,
@@ -29,10 +36,6 @@ from positional_heads.bridge.replayed_hooks import (
     tables_refusal,
     tables_replaced,
 )
-
-WRAPPED = "_original_component"
-HARMLESS = ("positional_heads", "transformers", "accelerate")
-"""Packages whose hooks on Hugging Face's modules act alike in both runs: on positions, devices and returned outputs."""
 
 
 @contextmanager
@@ -107,70 +110,20 @@ def _is_either(owns: HookKind, kind: HookKind | None, hook: Any) -> bool:
 
 def _hook_refusal(model: TransformerLensModel, replayed: Mapping[str, HookKind]) -> str | None:
     """Hooks of others on modules that a plain run passes by, and on Hugging Face's own, which a bridge may pass by."""
-    if any(bool(getattr(nn.modules.module, f"_global{kind}", None)) for kind in HOOKS):
-        return "hooks on all modules are active"
-    own = {id(module): module for module in _modules_below(model.original_model, wrapped=False)}
+    if global_hooks(*HOOKS):
+        return f"hooks on {ALL_MODULES} are active"
     allowed = {
         id(point)
         for name, kind in replayed.items()
         for (point,) in hooked_points(model, name).values()
         if all_are(point, kind)
     }
-    for module in (own | {id(module): module for module in _modules_below(model, wrapped=True)}).values():
-        kept = vars(module)
-        if not ("forward" in kept or any(kept.get(kind) for kind in HOOKS)):
-            continue
-        if "forward" in kept and not (id(module) in own and "_hf_hook" in kept):  # accelerate's only moves tensors
-            return f"the forward method of {_name(model, module)} is replaced"
-        harmless = _is_harmless if id(module) in own else _is_own
-        if id(module) in allowed or looks_on(module):
-            continue
-        if not all(harmless(hook) for kind in HOOKS for hook in kept[kind].values()):
-            return f"a hook on {_name(model, module)} is active"
+    for found in found_hooks(model):
+        if found.replaced:
+            return f"the forward method of {module_name(model, found.module)} is replaced"
+        if not (id(found.module) in allowed or looks_on(found.module)):
+            return f"a hook on {module_name(model, found.module)} is active"
     return None
-
-
-def _name(model: TransformerLensModel, module: nn.Module) -> str:
-    """The shortest name of a hook point, or of another module of a bridge."""
-    points = [name for name, point in model.hook_dict.items() if point is module]
-    names = points or [name for name, other in model.named_modules(remove_duplicate=False) if other is module]
-    return min(names, key=len, default="") or type(module).__name__
-
-
-def _is_own(hook: Callable[..., Any]) -> bool:
-    """Whether a bridge put this hook on its wrappers itself, to fire hook points, which change nothing without hooks.
-
-    A hook point's own hooks are wrapped in a function that is named after the hook.
-    """
-    home = str(getattr(hook, "__module__", ""))
-    return home.startswith("transformer_lens.model_bridge") or "_wire_symbolic_hooks" in getattr(hook, "__name__", "")
-
-
-def _is_harmless(hook: Callable[..., Any]) -> bool:
-    return str(getattr(hook, "__module__", "")).partition(".")[0] in HARMLESS
-
-
-def _modules_below(root: Any, *, wrapped: bool) -> Iterator[nn.Module]:
-    """A module and all below it, each once: as they are wrapped, or Hugging Face's own alone.
-
-    Not by `modules`, whose recursion takes five times as long on the many modules of a bridge.
-    """
-    seen: set[int] = set()
-    pending = [root]
-    while pending:
-        module = pending.pop()
-        module = module if wrapped else _original(module)
-        if id(module) not in seen:
-            seen.add(id(module))
-            pending += [child for child in module._modules.values() if child is not None]
-            yield module
-
-
-def _original(module: nn.Module) -> nn.Module:
-    """The module itself, without wrappers around it."""
-    while isinstance(inner := module._modules.get(WRAPPED), nn.Module):
-        module = inner
-    return module
 
 
 def _unwrap(parent: nn.Module, undo: ExitStack, seen: set[int]) -> None:
@@ -181,7 +134,7 @@ def _unwrap(parent: nn.Module, undo: ExitStack, seen: set[int]) -> None:
     for name, child in list(parent._modules.items()):
         if child is None:
             continue
-        own = _original(child)
+        own = original(child)
         if isinstance(child, (nn.ModuleList, nn.ModuleDict)):
             own = copy(child)  # the bridge uses the container, too: its own stays as it is
             own.__dict__["_modules"] = dict(child._modules)

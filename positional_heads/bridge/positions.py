@@ -5,8 +5,9 @@ layer with `position_ids` and the mask; a hook stores both as the layer starts.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,7 +44,13 @@ def row_numbers(model: TransformerLensModel, rows: int) -> Int[Tensor, " row"]:
 
 
 class LayerInputs:
-    """Positions and mask that a layer is called with in the current run."""
+    """Positions and mask that a layer is called with in the current run.
+
+    Attributes:
+        edit: What its hook changes, see `active_edits`: nothing.
+    """
+
+    edit: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, model: TransformerLensModel, layer: int) -> None:
         self.layer = layer

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from positional_heads.bridge.active_edits import model_edits
 from positional_heads.bridge.model import TransformerLensModel
 
 LIBRARIES = ("positional-heads", "transformer-lens", "transformers", "torch")
@@ -30,6 +31,7 @@ def model_provenance(model: Any) -> dict[str, Any]:
 
     `origin` is there for weights that were converted: how they were stored, in which file, and its sha256; of quantised
     weights the method is there, and its configuration if they were quantised while loading; of an adapter the folder.
+    `edits` is there while something else than an extension changes the model's runs, see `model_edits`.
     """
     own = model.original_model
     config = getattr(own, "config", None)
@@ -50,6 +52,7 @@ def model_provenance(model: Any) -> dict[str, Any]:
         **({} if quantized is None else {"quantization": quantized}),
         **({} if while_loading is None else {"quantization_config": while_loading}),
         **({} if adapter is None else {"adapter": adapter}),
+        **({"edits": edits} if (edits := model_edits(model)) else {}),
     }
 
 
@@ -77,6 +80,7 @@ def weights_fingerprint(model: TransformerLensModel) -> str:
     for name, module in own.named_modules():
         if isinstance(factors := getattr(module, "scaling", None), dict):  # of PEFT's layers
             digest.update(f"{name} {sorted(factors.items())} {module.active_adapters}".encode())
+            digest.update(b"disabled" if getattr(module, "disable_adapters", False) else b"")
     return digest.hexdigest()
 
 

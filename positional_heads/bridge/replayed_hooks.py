@@ -10,10 +10,10 @@ from inspect import signature
 from typing import Any
 
 from positional_heads.bridge.attention_interface import attention_module
+from positional_heads.bridge.found_hooks import HOOKS
 from positional_heads.bridge.model import TransformerLensModel, hook_name, layers_with_attention
 from positional_heads.bridge.positions import LayerInputs
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TABLES = ("hook_cos", "hook_sin")
 
 HookKind = Callable[[Any], bool]

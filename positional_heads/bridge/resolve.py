@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from positional_heads.bridge.active_edits import edits_named
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.attention_interface import (
     ROTATED,
@@ -64,6 +65,11 @@ def resolve_layers(model: TransformerLensModel) -> RotaryModel:
     extension = active_extension(model)
     if extension is not None and extension.rewrites_scores:
         return extension.resolved  # proven before scores were rewritten; each run is proven band by band
+    with edits_named(model):
+        return _resolved(model)
+
+
+def _resolved(model: TransformerLensModel) -> RotaryModel:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(int(model.cfg.d_vocab), (1, PROBE_TOKENS), generator=generator).to(model.cfg.device)
     positions = torch.arange(PROBE_TOKENS, device=tokens.device)[None]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from positional_heads.results.edits import edits_of
 from positional_heads.results.tables import text_label
 from positional_heads.results.text import printable
 
@@ -58,6 +59,9 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Difference]:
     found += _parts("", settings, "setting", sorted({*settings[0], *settings[1]}))
     if (a.get("extension") or None) != (b.get("extension") or None):
         found.append(_difference("extension", "setting", *(one.get("extension") for one in (a, b))))
+    words = edits_of(a), edits_of(b)
+    if model[0].get("edits") != model[1].get("edits"):
+        found.append(Difference("ablations and hooks", "model", *(one or "none" for one in words)))
     found += _parts("version of", versions, "other", ["positional-heads"])
     found += _parts("", (a, b), "other", ["kernels"])
     return found

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from positional_heads.bridge.active_edits import model_edits, refuse_unknown_edits
+from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.results.files import PARTIAL
 from positional_heads.scoring.sums import ScoreSums
 
@@ -19,21 +21,30 @@ SHARE = 20
 class Checkpoint:
     """A file with the sums so far of a run, always whole, replaced at intervals."""
 
-    def __init__(self, folder: str | Path | None, seconds: float, name: str = PARTIAL.file_name) -> None:
+    def __init__(
+        self,
+        model: TransformerLensModel,
+        folder: str | Path | None,
+        seconds: float,
+        name: str = PARTIAL.file_name,
+    ) -> None:
         """Choose file and interval; nothing is written before `save`.
 
         Args:
+            model: The model that is run, of which a checkpoint must know all that changes it.
             folder: Where the file goes; nothing is ever saved when None.
             seconds: Least time between saves.
             name: Name of the file.
 
         Raises:
-            ValueError: If the time is negative.
+            ValueError: If the time is negative, or hooks of others act on the model and there is a folder.
         """
         if seconds < 0:
             msg = f"checkpoint_seconds {seconds} must not be negative: 0 saves after every batch"
             raise ValueError(msg)
         self.file = None if folder is None else Path(folder) / name
+        if self.file is not None:
+            refuse_unknown_edits(model_edits(model))
         self._seconds = seconds
         self._due = time.monotonic() + seconds
 

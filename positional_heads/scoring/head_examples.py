@@ -1,6 +1,7 @@
 """Record the attention, dominant dimensions and contributions of some heads on one text, for `views` to draw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,8 @@ def _run(
     """Vectors of every layer asked for, and the attention of every head, in one forward pass."""
     patterns: dict[Head, Tensor] = {}
     vectors: list[LayerVectors] = []
-    with model.hooks(fwd_hooks=[_pattern_hook(one.layer, heads, patterns) for one in rotary]):
+    hooks = [(hook_name(one.layer, PATTERN), _PatternReader(one.layer, heads, patterns)) for one in rotary]
+    with model.hooks(fwd_hooks=hooks):
         capture(model, ids[None], rotary, vectors.append)
     for head in heads:
         if head not in patterns:
@@ -202,13 +204,19 @@ def _record(
     return HeadExamples(tokens=tokens, heads=heads, **stacked, notes=notes, provenance=provenance)
 
 
-def _pattern_hook(layer: int, heads: Sequence[Head], patterns: dict[Head, Tensor]) -> tuple[str, Callable[..., None]]:
-    def store(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
-        for head in heads:
-            if head.layer == layer:
-                patterns[head] = tensor[0, head.head].float().clone()
+@dataclass(frozen=True, eq=False)
+class _PatternReader:
+    """A hook that stores the attention of some heads of a layer."""
 
-    return hook_name(layer, PATTERN), store
+    layer: int
+    heads: Sequence[Head]
+    patterns: dict[Head, Tensor]
+    edit: Mapping[str, Any] = field(default_factory=dict)  # it changes nothing
+
+    def __call__(self, tensor: Tensor, hook: Any) -> None:  # noqa: ARG002
+        for head in self.heads:
+            if head.layer == self.layer:
+                self.patterns[head] = tensor[0, head.head].float().clone()
 
 
 def _cached(cache: "ActivationCache", head: Head, name: str, row: int) -> Tensor:

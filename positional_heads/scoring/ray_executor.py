@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from positional_heads.bridge.active_edits import model_edits
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
@@ -74,11 +75,14 @@ class RayExecutor:
             model: The model of this process.
 
         Raises:
-            ValueError: If the cluster cannot be reached or has no room for the workers, or an extension is active,
-                which replicas would lack.
+            ValueError: If the cluster cannot be reached or has no room for the workers, or an extension, an ablation
+                or a hook is active, which replicas would lack.
         """
         if active_extension(model) is not None:
             msg = "an extended_rope block holds in this process only: score in it without an executor"
+            raise ValueError(msg)
+        if model_edits(model):
+            msg = "ablations and hooks act on the model in this process only: score under them without an executor"
             raise ValueError(msg)
         ray = _ray()
         if ray.is_initialized():

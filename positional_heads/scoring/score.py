@@ -95,7 +95,7 @@ def score_heads(
         UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
         ValueError: If input or settings make no sense, or the checkpoint is of another run.
     """
-    saved = Checkpoint(checkpoint, checkpoint_seconds)
+    saved = Checkpoint(model, checkpoint, checkpoint_seconds)
     ray = RayExecutor() if executor == "ray" else executor
     run: RunOptions = {"attention_mask": attention_mask, "layers": layers, "batch_size": batch_size}
     run |= {"beyond_context": beyond_context, "plain_text": plain_text, "settings": settings, **options}
@@ -140,7 +140,7 @@ def score_shard(
     """
     number, total = parsed_shard(shard)
     file = Path(folder) / shard_file(number, total)
-    saved = Checkpoint(folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
+    saved = Checkpoint(model, folder, checkpoint_seconds, name=f"{file.stem}.unfinished{file.suffix}")
     finished = ScoreSums.load(file) if file.exists() else None  # a file that cannot be read is refused at once
     counter = prepared_counter(score_shard, model, tokens, **options)
     numbers = range(number - 1, len(counter.data), total)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from positional_heads.bridge.active_edits import refuse_unknown_edits
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
@@ -101,18 +102,23 @@ def extrapolation_study(
     _refuse_twice("factors", [f"the length {round(factor * trained)}" for factor in factors])
     rows = long_rows(model, tokens, longest, sequences)
     trials = [trial for method in methods for trial in _trials(method, factors, trained)]
-    # 2. the model as it is, within the training length; the heads to follow
     settings = {"depths": 5, "examples": 2, **task_settings}
+    near = distant_task(model, task, trained, 0, settings)
+    far = {length: distant_task(model, task, length, trained, settings) for length in {one.length for one in trials}}
+    own_model = model_provenance(model)
+    if checkpoint is not None:
+        refuse_unknown_edits(own_model.get("edits", {}))  # before anything is run
+    # 2. the model as it is, within the training length; the heads to follow
     layers = None if asked is None else sorted({head.layer for head in asked})  # all are needed to choose heads
     plain_scores = score_heads(
         model, rows[:, :trained], layers=layers, beyond_context=True, null_repeats=0, progress=progress
     )
     followed = plain_scores.top(FOLLOWED_HEADS) if asked is None else asked
-    plain = _performance(model, task, trained, 0, settings, batch_size)
+    plain = _performance(model, near, batch_size)
     # 3. the same heads and the same task under each method, or under those that fit into the budget
     provenance: dict[str, Any] = {
         "versions": library_versions(),
-        "model": model_provenance(model),
+        "model": own_model,
         "data": data_provenance(rows, longest, tokens),
         "task": {"name": task, **{key: abbreviated(value) for key, value in settings.items()}},
     }
@@ -121,7 +127,7 @@ def extrapolation_study(
     def measure(trial: Trial) -> dict[str, Any]:
         text = rows[:, : trial.length]
         with extended_rope(model, trial.method, training_length=training_length) as extension:
-            performance = _performance(model, task, trial.length, trained, settings, batch_size)
+            performance = _performance(model, far[trial.length], batch_size)
             performance["loss"] = _loss_beyond(model, text, trained)
             return {**_allocation(model, extension, text, followed, trained), "performance": performance}
 
@@ -375,17 +381,9 @@ def _head_values(values: Tensor, heads: Sequence[Head]) -> Tensor:
     return torch.stack([values[head] for head in heads])
 
 
-def _performance(
-    model: TransformerLensModel,
-    name: str,
-    length: int,
-    beyond: int,
-    settings: dict[str, Any],
-    batch_size: int | None,
-) -> dict[str, float]:
-    """Mean of each measure over the task's answers that lie at least `beyond` tokens back."""
-    distant = distant_task(model, name, length, beyond, settings)
-    return {measure: float(values.mean()) for measure, values in distant.measure(model, batch_size).items()}
+def _performance(model: TransformerLensModel, task: AnswerTask, batch_size: int | None) -> dict[str, float]:
+    """Mean of each measure over the answers of a task."""
+    return {measure: float(values.mean()) for measure, values in task.measure(model, batch_size).items()}
 
 
 def distant_task(

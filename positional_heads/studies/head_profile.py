@@ -10,6 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 from typing_extensions import Unpack
 
+from positional_heads.bridge.active_edits import refuse_edited_pattern
 from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import model_provenance
@@ -22,8 +23,9 @@ from positional_heads.scoring.profile_settings import ProfileSettings
 from positional_heads.scoring.score import CHECKPOINT_SECONDS, prepared_counter
 from positional_heads.scoring.settings import ScoringOptions, ScoringSettings
 from positional_heads.studies.resume import FinishedParts
-from positional_heads.studies.retrieval_trials import RetrievalTrials
-from positional_heads.studies.tasks.evaluate import make_task
+from positional_heads.studies.retrieval_trials import RetrievalTrials, has_needles
+from positional_heads.studies.tasks.evaluate import TASKS, make_task
+from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import Task
 
 LONGEST, SHORTEST = 512, 64
@@ -96,12 +98,16 @@ def profile_heads(
         **options: Fields of `ScoringSettings`, e.g. `null_repeats=20`, without which there is no excess.
 
     Raises:
-        UnsupportedModelError: If the model is not rotary, or its scores cannot be reproduced.
-        ValueError: If input or settings make no sense, or the checkpoint is of another run.
+        UnsupportedModelError: If the model is not rotary, its scores cannot be reproduced, or a hook acts on the
+            attention pattern of a layer.
+        ValueError: If input or settings make no sense, the task for the retrieval score has no needle, or the
+            checkpoint is of another run.
     """
     chosen = ProfileSettings(window, sinks, ranges, queries, agreement_keys)
+    if isinstance(retrieval, str):
+        refuse_without_needle(retrieval)
     in_range("retrieval_examples", retrieval_examples, 1, 100_000)
-    saved = Checkpoint(checkpoint, checkpoint_seconds)
+    saved = Checkpoint(model, checkpoint, checkpoint_seconds)
     counter = prepared_counter(
         profile_heads,
         model,
@@ -115,26 +121,46 @@ def profile_heads(
         profile=chosen,
         **options,
     )
+    refuse_edited_pattern(model, [rotary.layer for rotary in counter.rotary])
     asked = None if retrieval is None else _asked(model, retrieval, max(counter.lengths))
-    profile = counted_profile(counter, saved, progress)
-    if asked is None:
-        return profile
-    if isinstance(asked, str):
-        return _noted(profile, asked)
+    if asked is None or isinstance(asked, str):
+        profile = counted_profile(counter, saved, progress)
+        return profile if asked is None else _noted(profile, asked)
     trials = RetrievalTrials(model, asked)
     trials.trials = trials.trials[:retrieval_examples]
     identity = {"model": model_provenance(model), "retrieval": {"name": asked.name, **asked.settings}}
-    answered, notes = trials.each(FinishedParts({**identity, **extension_provenance(model)}, checkpoint), progress)
+    finished = FinishedParts({**identity, **extension_provenance(model)}, checkpoint)  # read before anything is run
+    profile = counted_profile(counter, saved, progress)
+    answered, notes = trials.each(finished, progress)
     if answered is None:
         return _noted(profile, " ".join(notes))
     asked_for = {"task": asked.name, **asked.settings, "examples_tried": retrieval_examples}
     return _with_retrieval(profile, answered, {**asked_for, "answered": len(answered)})
 
 
+def refuse_without_needle(retrieval: str) -> None:
+    """Refuse the name of a task that the retrieval score cannot be asked with.
+
+    Raises:
+        ValueError: If there is no such task, or it has no needle.
+    """
+    if retrieval not in RECALL:
+        known = "has no needle" if retrieval in TASKS else "is unknown"
+        msg = f"retrieval {retrieval!r} {known}: choose one of {', '.join(RECALL)}, or None for no such score"
+        raise ValueError(msg)
+
+
 def _asked(model: TransformerLensModel, retrieval: str | Task | Callable[[Any], Any], longest: int) -> Task | str:
     """The task for the retrieval score, or why there is none; a task by name is as long as the text, within limits."""
     if not isinstance(retrieval, str):
-        return make_task(model, retrieval)
+        task = make_task(model, retrieval)
+        if not has_needles(task):
+            msg = (
+                f"task {task.name} has no held-out example whose answer repeats tokens of its context, which the "
+                f"retrieval score needs: give one of {', '.join(RECALL)}, or None for no such score"
+            )
+            raise ValueError(msg)
+        return task
     if getattr(model, "tokenizer", None) is None:
         return "No retrieval scores: the model has no tokenizer to make examples with."
     length = min(int(model.cfg.n_ctx), max(SHORTEST, min(longest, LONGEST)))

@@ -7,7 +7,7 @@ a recall task. What to take of them is said in `positional_heads.results.choosin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from positional_heads.studies.extrapolation import (
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.rotary_kinds import Rotations, rotations
 from positional_heads.studies.tasks.evaluate import refuse_misspelled, task_setting_names
+from positional_heads.studies.tasks.task import AnswerTask
 from positional_heads.studies.trials import Trial
 
 METHODS = ("yarn", "ntk", "dynamic", "llama3", "linear")
@@ -135,10 +136,11 @@ def recommend_extension(
         "task": {"name": task, **{key: abbreviated(value) for key, value in settings.items()}},
     }
     identity = {"model": model_provenance(model), **provenance, "recommendation": [trained, target_length]}
+    recall = _Recall(model, task, settings, trained, target_length, batch_size)
+    recall.refuse_unfit()
     finished = FinishedParts({**identity, "heads": None if asked is None else [*map(str, asked)]}, checkpoint)
     # 2. the model as it is: what it recalls, and its heads' curves
     notes = [] if len(rows) >= sequences else [f"{len(rows)} sequences are used, {sequences} were asked for."]
-    recall = _Recall(model, task, settings, trained, target_length, batch_size)
     plain = finished.run("recall within", None, lambda _: recall.within())
     notes += [] if plain["reason"] is None else [plain["reason"]]
     measured_heads = partial(_heads, model, rows, trained, target_length, asked, training_length)
@@ -179,16 +181,48 @@ class _Recall:
     target: int
     batch_size: int | None
 
+    def refuse_unfit(self) -> None:
+        """Make what will be asked, so that settings of the task that make no sense are refused before anything is run.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        if self.unasked is None:
+            _ = self.near, self.far
+
+    @property
+    def unasked(self) -> str | None:
+        """Why nothing is asked, as a sentence; None if it is."""
+        if self.task is None:
+            return "No task was asked for, so recall is unknown."
+        if getattr(self.model, "tokenizer", None) is None:
+            return f"The model has no tokenizer to make a {self.task} with, so recall is unknown."
+        if self.target < self.trained + LEAST_BEYOND:
+            return f"Recall needs {LEAST_BEYOND} tokens beyond the training length, and is unknown."
+        return None
+
+    @cached_property
+    def near(self) -> AnswerTask:
+        """Questions within the training length."""
+        return self._task(self.trained, 0, self.settings["depths"])
+
+    @cached_property
+    def far(self) -> AnswerTask:
+        """Questions whose answers lie farther back than the training length."""
+        depths, farthest = self.settings["depths"], 1 - self.trained / self.target
+        if isinstance(depths, int):  # as many, but all of them far enough back
+            depths = [farthest * index / depths for index in range(depths)]
+        return self._task(self.target, self.trained, depths)
+
+    def _task(self, length: int, beyond: int, depths: Any) -> AnswerTask:
+        assert self.task is not None
+        return distant_task(self.model, self.task, length, beyond, {**self.settings, "depths": depths})
+
     def within(self) -> dict[str, Any]:
         """Share of answers that the model recalls as it is, or why it is not asked."""
-        if self.task is None:
-            return {"reason": "No task was asked for, so recall is unknown."}
-        if getattr(self.model, "tokenizer", None) is None:
-            return {"reason": f"The model has no tokenizer to make a {self.task} with, so recall is unknown."}
-        if self.target < self.trained + LEAST_BEYOND:
-            return {"reason": f"Recall needs {LEAST_BEYOND} tokens beyond the training length, and is unknown."}
-        near = distant_task(self.model, self.task, self.trained, 0, self.settings)
-        exact = float(near.measure(self.model, self.batch_size)["exact"].mean())
+        if self.unasked is not None:
+            return {"reason": self.unasked}
+        exact = float(self.near.measure(self.model, self.batch_size)["exact"].mean())
         if exact >= LEAST_RECALLED:
             return {"reason": None, "exact": exact}
         return {
@@ -198,12 +232,7 @@ class _Recall:
 
     def beyond(self) -> dict[str, list[float]]:
         """Every measure of the answers that lie farther back than the training length."""
-        assert self.task is not None
-        depths, farthest = self.settings["depths"], 1 - self.trained / self.target
-        if isinstance(depths, int):  # as many, but all of them far enough back
-            depths = [farthest * index / depths for index in range(depths)]
-        task = distant_task(self.model, self.task, self.target, self.trained, {**self.settings, "depths": depths})
-        return {name: values.tolist() for name, values in task.measure(self.model, self.batch_size).items()}
+        return {name: values.tolist() for name, values in self.far.measure(self.model, self.batch_size).items()}
 
 
 def _heads(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from positional_heads.bridge.active_edits import refuse_unknown_edits
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import FINISHED_FILE_NAME
 from positional_heads.results.unfinished import finished_line, finished_lines
@@ -44,14 +45,17 @@ class FinishedParts:
         """Read what is finished.
 
         Args:
-            study: What identifies the study: model, task, settings. Must be JSON.
+            study: What identifies the study: model (as `model_provenance` gives it), task, settings. Must be JSON.
             folder: Folder to save finished parts in and to resume from; nothing is saved when None.
 
         Raises:
-            ValueError: If the folder holds parts of another study.
+            ValueError: If the folder holds parts of another study, or hooks of others act on the model, of which a file
+                cannot know what they change.
             ResultFileError: If the file is damaged.
         """
         self.file = None if folder is None else Path(folder) / FINISHED_FILE_NAME
+        if self.file is not None:
+            refuse_unknown_edits(study["model"].get("edits", {}))
         lines = [] if self.file is None else _saved_lines(self.file, study)
         parts = [line for line in lines if "part" in line]
         self.results: dict[str, Any] = {line["part"]: line["result"] for line in parts}

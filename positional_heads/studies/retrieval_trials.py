@@ -49,14 +49,14 @@ class RetrievalTrials:
         self._run_cost = run_costs(model)
         self.trials: list[Trial] = []
         self.notes: list[str] = []
-        if not _has_needles(task):
+        if not has_needles(task):
             if getattr(model, "tokenizer", None) is None:
                 self.notes = [
                     "No retrieval scores: the task has no needle, and the model has no tokenizer to make one."
                 ]
                 return
             task = make_task(model, "passkey")
-            if not _has_needles(task):
+            if not has_needles(task):
                 self.notes = [
                     "No retrieval scores: the text is too short for held-out examples; give a longer haystack."
                 ]
@@ -128,7 +128,7 @@ def _first_trial(example: Example) -> list[Trial]:
     return []
 
 
-def _has_needles(task: Task) -> bool:
+def has_needles(task: Task) -> bool:
     """Whether it has held-out examples, and each repeats tokens of its context."""
     held_out = task.held_out if isinstance(task, AnswerTask) else ()
     return bool(held_out) and all(_repeats(example) for example in held_out)

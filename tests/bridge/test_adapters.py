@@ -87,6 +87,17 @@ def test_the_fingerprint_tells_bases_adapters_and_their_scales_apart(folders):
     assert weights_fingerprint(ph.load_model(own(base, adapter))) == weights_fingerprint(models[2])
 
 
+def test_an_adapter_that_is_switched_off_is_another_model(folders):
+    base, adapter = folders
+    adapted = own(base, adapter)
+    model = ph.load_model(adapted)
+    before, logits = weights_fingerprint(model), model(TOKENS)
+    with adapted.disable_adapter():
+        assert weights_fingerprint(model) != before
+        assert not torch.allclose(model(TOKENS), logits, atol=1e-3)
+    assert weights_fingerprint(model) == before
+
+
 def test_a_report_says_how_to_load_the_adapter(folders):
     base, adapter = folders
     given = ph.score_heads(ph.load_model(adapter), TOKENS).provenance

@@ -34,11 +34,11 @@ MUTANTS = (
     ),
     Mutant("bridge/cutting.py", "(-len(every[number]), ", "(0, ", "bridge/test_drawn_text -k hardly_suffices"),
     # What is added to Hugging Face's own modules
-    Mutant("bridge/plain_run.py", "_is_harmless if", "bool if", "bridge/test_plain_capture -k own_modules_is_read"),
+    Mutant("bridge/found_hooks.py", "_is_harmless if", "bool if", "bridge/test_plain_capture -k own_modules_is_read"),
     Mutant(
-        "bridge/plain_run.py",
-        '(id(module) in own and "_hf_hook" in kept)',
-        "(id(module) in own)",
+        "bridge/found_hooks.py",
+        '(within and "_hf_hook" in kept)',
+        "within",
         "bridge/test_plain_capture -k own_modules_is_read",
     ),
     # Answers are run plainly under our own ablations only, and start from residuals of the same ablation
@@ -49,9 +49,9 @@ MUTANTS = (
         "bridge/test_answer_run -k users_acts",
     ),
     Mutant(
-        "bridge/ablation.py", "distances > self.distance", "distances >= self.distance", "bridge/test_sinks -k window"
+        "bridge/head_edits.py", "distances > self.distance", "distances >= self.distance", "bridge/test_sinks -k window"
     ),
-    Mutant("bridge/ablation.py", "distances >= self.sinks", "distances > self.sinks", "bridge/test_sinks -k window"),
+    Mutant("bridge/head_edits.py", "distances >= self.sinks", "distances > self.sinks", "bridge/test_sinks -k window"),
     Mutant(
         "bridge/answer_run.py",
         "self.attend.end = stop",
@@ -248,7 +248,7 @@ MUTANTS = (
     Mutant("bridge/positions.py", "column, -1).amax(-1", "column, -1).amin(-1", "bridge/test_ablation -k recomputed"),
     Mutant("bridge/positions.py", "mask > mask_limit", "mask < mask_limit", "bridge/test_positions -k caches"),
     Mutant("bridge/positions.py", ".repeat_interleave(", ".repeat(", "bridge/test_positions -k beam"),
-    Mutant("bridge/ablation.py", "(~hidden, 0)", "(hidden, 0)", "bridge/test_positions -k masked_key"),
+    Mutant("bridge/head_edits.py", "(~hidden, 0)", "(hidden, 0)", "bridge/test_positions -k masked_key"),
     Mutant("bridge/ablation.py", "distance, 1)", "distance, -9)", "bridge/test_ablation -k impossible"),
     # What tokens, texts and heads are given
     Mutant(
@@ -354,7 +354,10 @@ MUTANTS = (
     Mutant("bridge/plain_run.py", "if own is not child:", "if own is child:", "bridge/test_plain_run -k last_bit"),
     Mutant("bridge/plain_run.py", "dict(child._modules)", "child._modules", "bridge/test_plain_run -k last_bit"),
     Mutant(
-        "bridge/plain_run.py", "id(module) in allowed or", "bool(allowed) or", "bridge/test_plain_run -k takes_care"
+        "bridge/plain_run.py",
+        "id(found.module) in allowed or",
+        "bool(allowed) or",
+        "bridge/test_plain_run -k takes_care",
     ),
     Mutant(
         "bridge/plain_run.py", "if all_are(point, kind)", "if callable(kind)", "bridge/test_plain_run -k takes_care"

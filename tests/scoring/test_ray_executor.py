@@ -131,6 +131,11 @@ def test_executor_settings_out_of_range_are_refused(tiny, data):
         pytest.raises(ValueError, match="an extended_rope block holds in this process only"),
     ):
         ph.score_heads(tiny("llama"), data[:3], executor="ray")
+    with (
+        ph.ablated_heads(tiny("llama"), "L0H1"),
+        pytest.raises(ValueError, match="ablations and hooks act on the model in this process only"),
+    ):
+        ph.score_heads(tiny("llama"), data[:3], executor="ray")
 
 
 @pytest.fixture(scope="module")

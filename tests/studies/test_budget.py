@@ -502,7 +502,7 @@ def test_where_parts_are_saved_is_said_once_they_are_worth_it(clock, tmp_path, c
         clock.seconds += seconds
         return part
 
-    finished = resume.FinishedParts({}, tmp_path)
+    finished = resume.FinishedParts({"model": {}}, tmp_path)
     run = {"finished": finished, "title": "t", "unit": "parts", "progress": True}
     resume.run_parts({"alone": 0}, wait, **run)
     assert "is saved in" not in capsys.readouterr().err

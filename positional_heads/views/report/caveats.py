@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.edits import edits_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
@@ -106,6 +107,8 @@ def _score_caveats(scores: HeadScores) -> list[str]:
         )
     if scores.provenance.get("extension"):
         notes.append("The model was scored with its context extended, not as it was trained.")
+    if edits := edits_of(scores.provenance):
+        notes.append(f"The model was scored under {edits}, not as it is.")
     notes.append(
         "Sequences cut from one document are not fully independent, so intervals are slightly too narrow. "
         "Query-key pairs are not independent at all, so no p-value is computed over them."

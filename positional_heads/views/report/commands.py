@@ -13,6 +13,7 @@ import torch
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.core.heads import Head
 from positional_heads.results.ablation import AblationStudy, RankBy
+from positional_heads.results.edits import edits_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.text import printable
 from positional_heads.zoo.architecture import BOS_ID
@@ -145,6 +146,8 @@ def not_repeated(provenance: Mapping[str, Any]) -> list[str]:
         missing.append("the model was in compatibility mode, enable_compatibility_mode(): no option switches it on")
     if extension := provenance.get("extension"):
         missing.append(no_option("an extended context,", extension))
+    if edits := edits_of(provenance):
+        missing.append(f"the model was run under {edits}: no option does that")
     if fingerprint := model.get("weights"):
         missing.append(f"the same weights have the fingerprint {fingerprint}")
     return missing

@@ -6,6 +6,7 @@ from typing import Any
 
 from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.core.heads import Head
+from positional_heads.results.edits import edits_of
 from positional_heads.results.text import printable
 from positional_heads.views.report.commands import STEP, WITH_ADAPTER, beyond_context, text_names
 from positional_heads.zoo.bundled import BUNDLED
@@ -42,6 +43,8 @@ def _lines(provenance: Mapping[str, Any], result: str, verb: str, arguments: Map
     score = f"{result} = ph.{verb}(\n    model,\n    tokens,\n{''.join(settings)})\n"
     if extension := provenance.get("extension"):
         score = _within(extension, provenance["model"].get("layers"), score)
+    if edits := edits_of(provenance):
+        score = f"# under {edits}:\n{score}"
     known = (("data", "sha256", "tokens"), ("model", "weights", "weights"))
     asserted = "".join(
         f'assert {result}.provenance["{part}"]["{key}"] == {printable(value)!r}  # the same {what}\n'
