@@ -168,8 +168,8 @@ def _write_plan(  # noqa: PLR0917  the options of the command
 ) -> None:
     """Choose, write and print one plan."""
     from positional_heads.results.files import HEAD_PLAN, PAIR_PLAN
-    from positional_heads.results.head_plan import window_plan
     from positional_heads.results.pair_plan import pair_plan
+    from positional_heads.results.window_plan import window_plan
 
     with prepared_folder(out, (PAIR_PLAN if pairs else HEAD_PLAN).file_name, overwrite):
         plan: HeadPlan | PairPlan

@@ -17,11 +17,12 @@ from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
 from positional_heads.core.key_heads import drawn_values
 from positional_heads.results.files import PAIR_PLAN
-from positional_heads.results.formats.rotation import profiled_layers, summed_over_readers
-from positional_heads.results.head_plan import CHANCE, own_name
+from positional_heads.results.head_plan import CHANCE
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.record import Record
+from positional_heads.results.rotation import profiled_layers, summed_over_readers
 from positional_heads.results.text import printable
+from positional_heads.results.window_plan import own_name
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,9 @@ from typer.testing import CliRunner
 import positional_heads as ph
 from positional_heads.cli import app
 from positional_heads.cli.wording import in_options
-from positional_heads.results.head_plan import HeadPlan, window_plan
+from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.window_plan import window_plan
 from positional_heads.studies.plan_study import plan_study
 from positional_heads.studies.tasks.task import AnswerTask
 from tests.support.planted_plans import profile_of

@@ -29,8 +29,8 @@ from positional_heads.results.formats.foreign_files import (
     table_of_numbers,
     write_own_kind,
 )
-from positional_heads.results.formats.rotation import layout_of, profiled_layers
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.rotation import layout_of, profiled_layers
 from positional_heads.results.text import printable
 
 KIND = "a file of contextual agreements"

@@ -28,8 +28,8 @@ from positional_heads.results.formats.foreign_files import (
     torch_bytes,
     write_own_kind,
 )
-from positional_heads.results.formats.rotation import profiled_layers, refuse_unfit_rotation, summed_over_readers
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.rotation import profiled_layers, refuse_unfit_rotation, summed_over_readers
 
 KIND = "a file of MHA2MLA ranks"
 UNRANKED = 255

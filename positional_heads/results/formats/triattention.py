@@ -29,8 +29,8 @@ from positional_heads.results.formats.foreign_files import (
     torch_bytes,
     write_own_kind,
 )
-from positional_heads.results.formats.rotation import layout_of, profiled_layers, refuse_unfit_rotation
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.rotation import layout_of, profiled_layers, refuse_unfit_rotation
 from positional_heads.results.text import printable
 
 KIND = "a file of TriAttention's statistics"
