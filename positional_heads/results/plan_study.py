@@ -28,6 +28,7 @@ from positional_heads.results.plan_tables import (
 from positional_heads.results.plan_verdict import plan_verdict
 from positional_heads.results.plan_words import WINDOWS, PlanWords, plan_words, tried_edits
 from positional_heads.results.record import computed_once, json_rows, nested
+from positional_heads.results.tables import ROWS
 from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
@@ -166,14 +167,30 @@ class PlanStudy(AnsweredSets):
             chance=self.chance.get(measure),
             units=self._units(self.reaches[0]),
             words=self._words,
+            planned=self.planned,
+            same_question=self._same_question,
         )
+
+    @property
+    def _same_question(self) -> str | None:
+        """The task that the retrieval score was measured on, if a plan goes by it and answers were hidden here, too."""
+        if "retrieval" not in {name.removeprefix("-") for name in self.by}:
+            return None
+        measured_on = self.provenance.get("profile", {}).get("retrieval", {"task": "passkey"})  # the default
+        asks = any("depth" in row for row in self.rows)
+        return str(measured_on["task"]) if asks and isinstance(measured_on, dict) and "task" in measured_on else None
 
     @property
     def _words(self) -> PlanWords:
         return plan_words(self.planned)
 
     def _main_table(self) -> "pd.DataFrame":
-        return self.contrasts()
+        table = self.contrasts()
+        return table if len(table) <= ROWS else table[table["budget"] == ALL_BUDGETS]
+
+    @property
+    def _meanings(self) -> Mapping[str, str]:
+        return self._words.meanings
 
     def _ranked(self, measure: str | None) -> list[str]:
         """The measures, the one that costs least at the first reach first."""
