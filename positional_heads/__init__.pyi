@@ -29,7 +29,6 @@ from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
 from .results.head_plan import HeadPlan as HeadPlan
-from .results.head_plan import window_plan as window_plan
 from .results.head_profile import HeadProfile as HeadProfile
 from .results.pair_plan import PairPlan as PairPlan
 from .results.pair_plan import pair_plan as pair_plan
@@ -40,6 +39,7 @@ from .results.recommendation import Recommendation as Recommendation
 from .results.scores import HeadScores as HeadScores
 from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
+from .results.window_plan import window_plan as window_plan
 from .scoring.head_examples import examples_from_cache as examples_from_cache
 from .scoring.head_examples import head_examples as head_examples
 from .scoring.profile import contribution_profile as contribution_profile

@@ -136,17 +136,28 @@ def windows_by_layer(text: Any) -> dict[int, int | None]:
     Args:
         text: Hugging Face's configuration of a text model.
     """
-    count = int(text.num_hidden_layers)
-    window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
-    kinds = getattr(text, "layer_types", None)
-    if kinds is None:
-        kinds = ["sliding_attention" if window and getattr(text, "use_sliding_window", True) else "attention"] * count
-    rotates = getattr(text, "no_rope_layers", None) or [1] * count  # SmolLM3, Llama-4: 0 where a layer does not rotate
+    kinds, window = layer_kinds(text)
+    # SmolLM3, Llama-4: 0 where a layer does not rotate
+    rotates = getattr(text, "no_rope_layers", None) or [1] * int(text.num_hidden_layers)
     return {
         layer: int(window) if kind in WINDOWED and window else None
         for layer, (kind, rotated) in enumerate(zip(kinds, rotates, strict=False))
         if kind in ATTENTION and rotated
     }
+
+
+def layer_kinds(text: Any) -> tuple[list[str], int | None]:
+    """What kind of layer each is, in Hugging Face's words, and the sliding window, or chunk, of those that have one.
+
+    Args:
+        text: Hugging Face's configuration of a text model.
+    """
+    window = getattr(text, "sliding_window", None) or getattr(text, "attention_chunk_size", None)
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:
+        windowed = window and getattr(text, "use_sliding_window", True)
+        kinds = ["sliding_attention" if windowed else "attention"] * int(text.num_hidden_layers)
+    return list(kinds), window
 
 
 def _experts_used(text: Any) -> float:

@@ -106,7 +106,13 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
-    from positional_heads.results import comparison_tables, profile_tables, recommendation_tables, tables
+    from positional_heads.results import (
+        comparison_tables,
+        printed_plans,
+        profile_tables,
+        recommendation_tables,
+        tables,
+    )
     from positional_heads.results.files import (
         ABLATION,
         COMPARISON,
@@ -148,14 +154,16 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     elif kind == STABILITY:
         lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
     elif kind == HEAD_PLAN:
-        lines = [tables.key_heads_table(content["table"]), *map(in_options, content["notes"])]
+        lines = [printed_plans.key_heads_table(content["table"]), *map(in_options, content["notes"])]
     elif kind == PAIR_PLAN:
-        lines = [tables.pairs_table(content["kept"]), *map(in_options, content["notes"])]
+        lines = [printed_plans.pairs_table(content["kept"]), *map(in_options, content["notes"])]
     elif kind == PLAN_STUDY:
+        planned = content.get("planned", "windows")
         lines = [
-            tables.plans_line(content),
-            f"Change of {content['measures'][0]} with {content.get('planned', 'windows')}; negative is harm.",
-            tables.plan_table(content["contrasts"]),
+            printed_plans.plans_line(content),
+            f"Change of {content['measures'][0]} with {planned}; negative is harm.",
+            printed_plans.plan_table(content["contrasts"], planned),
+            *printed_plans.rows_left_out(content["contrasts"], planned),
             *map(in_options, content["notes"]),
         ]
     else:

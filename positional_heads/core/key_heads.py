@@ -1,7 +1,8 @@
 """Choices of key heads, which groups of query heads read: by a measure, or at random.
 
 A choice is a mask over layers and key heads. `key_heads` says which key head each query head reads, -1 where its layer
-is not known.
+is not known. Where layers read the keys of others, `keys_of` says of which: a key head is then one of the layer that
+holds it, and all that read it count.
 """
 
 import random
@@ -15,24 +16,34 @@ from positional_heads.core.heads import Head
 
 
 def most_of_readers(
-    values: Float64[Tensor, "layer head"], key_heads: Int[Tensor, "layer head"]
+    values: Float64[Tensor, "layer head"],
+    key_heads: Int[Tensor, "layer head"],
+    keys_of: Int[Tensor, " layer"] | None = None,
 ) -> Float64[Tensor, "layer kv_head"]:
     """The largest value of the query heads that read each key head; NaN where none of them has one.
 
     Args:
         values: A measure of query heads, NaN where it is not defined.
         key_heads: Key head that each of them reads.
+        keys_of: Layer whose keys each layer reads, -1 for none; its own when None.
     """
-    most = torch.full((len(values), int(key_heads.max()) + 1), -torch.inf, dtype=torch.float64)
-    known = torch.where(key_heads >= 0, values, torch.nan).nan_to_num(-torch.inf)
-    most.scatter_reduce_(1, key_heads.clamp(min=0), known, "amax")
-    return most.masked_fill(most.isinf(), torch.nan)
+    width = int(key_heads.max()) + 1
+    most = torch.full((len(values) * width,), -torch.inf, dtype=torch.float64)
+    place, known = _places(key_heads, keys_of, width)
+    most.scatter_reduce_(
+        0, place.flatten(), torch.where(known, values, torch.nan).nan_to_num(-torch.inf).flatten(), "amax"
+    )
+    return most.masked_fill(most.isinf(), torch.nan).view(-1, width)
 
 
-def readers(chosen: Bool[Tensor, "layer kv_head"], key_heads: Int[Tensor, "layer head"]) -> list[Head]:
-    """The query heads that read one of these key heads, in order."""
-    read = chosen.gather(1, key_heads.clamp(min=0)) & (key_heads >= 0)
-    return [Head(layer, head) for layer, head in read.nonzero().tolist()]
+def readers(
+    chosen: Bool[Tensor, "layer kv_head"],
+    key_heads: Int[Tensor, "layer head"],
+    keys_of: Int[Tensor, " layer"] | None = None,
+) -> list[Head]:
+    """The query heads that read one of these key heads, in order; arguments as in `most_of_readers`."""
+    place, known = _places(key_heads, keys_of, chosen.shape[1])
+    return [Head(layer, head) for layer, head in (chosen.flatten()[place] & known).nonzero().tolist()]
 
 
 def lowest(
@@ -60,6 +71,15 @@ def permuted_within_layers(
         places = allowed.nonzero().flatten().tolist()
         permuted[layer, places] = values[layer, rng.sample(places, len(places))]
     return permuted
+
+
+def _places(
+    key_heads: Int[Tensor, "layer head"], keys_of: Int[Tensor, " layer"] | None, width: int
+) -> tuple[Int[Tensor, "layer head"], Bool[Tensor, "layer head"]]:
+    """Place of the key head of each query head among all, row by row, and whether there is one."""
+    holders = torch.arange(len(key_heads)) if keys_of is None else keys_of
+    known = (key_heads >= 0) & (holders >= 0)[:, None]
+    return holders.clamp(min=0)[:, None] * width + key_heads.clamp(min=0), known
 
 
 def _mask(like: Bool[Tensor, "layer kv_head"], places: Sequence[int]) -> Bool[Tensor, "layer kv_head"]:

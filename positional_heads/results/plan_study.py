@@ -14,10 +14,12 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head
-from positional_heads.results.answered_sets import AnsweredSets
+from positional_heads.results.answered_sets import AnsweredSets, saved_values
 from positional_heads.results.files import PLAN_STUDY
+from positional_heads.results.plan_checks import check_answers
 from positional_heads.results.plan_tables import (
     ALL_BUDGETS,
+    KINDS,
     PlanControl,
     TriedPlan,
     plan_contrasts,
@@ -26,8 +28,9 @@ from positional_heads.results.plan_tables import (
     tried,
 )
 from positional_heads.results.plan_verdict import plan_verdict
-from positional_heads.results.plan_words import WINDOWS, PlanWords, plan_words, tried_edits
+from positional_heads.results.plan_words import EDITS, WINDOWS, PlanWords, plan_words, tried_edits
 from positional_heads.results.record import computed_once, json_rows, nested
+from positional_heads.results.tables import ROWS
 from positional_heads.results.text import printable
 
 if TYPE_CHECKING:
@@ -60,10 +63,19 @@ class PlanStudy(AnsweredSets):
 
     saved_as = PLAN_STUDY
 
+    def __post_init__(self) -> None:
+        """Refuse what is no study, e.g. in a file that somebody edited."""
+        check_answers(self, KINDS, EDITS)
+
     @property
     def by(self) -> list[str]:
         """Names of the measures whose plans were tried."""
         return [*tried(self.cells, "plan")]
+
+    @property
+    def best(self) -> str:
+        """The measure whose plans cost least at the first reach, over all budgets; of equal ones the first."""
+        return self._ranked(None)[0]
 
     @property
     def budgets(self) -> list[float]:
@@ -166,14 +178,30 @@ class PlanStudy(AnsweredSets):
             chance=self.chance.get(measure),
             units=self._units(self.reaches[0]),
             words=self._words,
+            planned=self.planned,
+            same_question=self._same_question,
         )
+
+    @property
+    def _same_question(self) -> str | None:
+        """The task that the retrieval score was measured on, if a plan goes by it and answers were hidden here, too."""
+        if "retrieval" not in {name.removeprefix("-") for name in self.by}:
+            return None
+        measured_on = self.provenance.get("profile", {}).get("retrieval", {"task": "passkey"})  # the default
+        asks = any("depth" in row for row in self.rows)
+        return str(measured_on["task"]) if asks and isinstance(measured_on, dict) and "task" in measured_on else None
 
     @property
     def _words(self) -> PlanWords:
         return plan_words(self.planned)
 
     def _main_table(self) -> "pd.DataFrame":
-        return self.contrasts()
+        table = self.contrasts()
+        return table if len(table) <= ROWS else table[table["budget"] == ALL_BUDGETS]
+
+    @property
+    def _meanings(self) -> Mapping[str, str]:
+        return self._words.meanings
 
     def _ranked(self, measure: str | None) -> list[str]:
         """The measures, the one that costs least at the first reach first."""
@@ -205,7 +233,7 @@ class PlanStudy(AnsweredSets):
                 TriedPlan(kind, k, number, tuple(map(read, heads)), by, budget)
                 for kind, k, number, heads, by, budget in content["cells"]
             ],
-            values={name: values[name].double() for name in content["measures"]},
+            values=saved_values(values, content["measures"]),
             planned=planned,
             **{name: content[name] for name in ("task", "rows", "chance", "notes", "provenance")},
         )

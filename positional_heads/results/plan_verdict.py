@@ -13,6 +13,9 @@ from positional_heads.results.verdicts import ALPHA, unable_verdict
 if TYPE_CHECKING:
     import pandas as pd
 
+EQUAL = 1e-12
+"""Effects as close as this differ by rounding only."""
+
 
 def plan_verdict(
     task: str,
@@ -24,6 +27,8 @@ def plan_verdict(
     chance: float | None,
     units: int,
     words: PlanWords,
+    planned: str,
+    same_question: str | None,
 ) -> str:
     """Which measure chooses the windows, or pairs, that cost a task least, over all budgets of a study.
 
@@ -39,31 +44,50 @@ def plan_verdict(
         chance: The measure of a guess, or None if unknown.
         units: Independent units of the judged reach.
         words: How the plans are named.
+        planned: What the plans do.
+        same_question: The task that the retrieval score was measured on, if it is one of the measures and this task
+            asks such questions, too; None otherwise.
     """
     reach = effects["reach"].iloc[0]
     here = effects[effects["reach"] == reach]
-    if unable := unable_verdict(task, measure, here, chance, units):
+    in_words = {"intact": f"without {planned}", "edit": "a plan"}
+    if unable := unable_verdict(task, measure, here, chance, units, **in_words):
         return unable
     over = contrasts[(contrasts["budget"] == ALL_BUDGETS) & (contrasts["reach"] == reach)]
     over = over.sort_values("effect", ascending=False, kind="stable")
-    best = over.iloc[0]
+    best, tied = over.iloc[0], over[over["effect"] >= over["effect"].iloc[0] - EQUAL]["by"].tolist()
     by_kind = here[here["kind"].isin(["chance", "all"])].groupby("kind")["effect"].mean()
     budgets = contrasts["budget"].drop_duplicates().tolist()[:-1]
     found = (
-        f"{words.best.format(by=_name(best), task=task)} at {reach} range: {measure} "
+        f"{words.best.format(by=_names(tied), task=task)} at {reach} range: {measure} "
         f"{best['effect']:+.3f}, mean over {'the budgets' if len(budgets) > 1 else 'the budget'} "
         f"{', '.join(f'{budget:g}' for budget in budgets)}; random plans cost {by_kind['chance']:+.3f}, "
         f"{words.every} {by_kind['all']:+.3f}."
     )
+    if len(tied) > 1:
+        found += f" {_names(tied)} cost the same: which comes first is the order in which they were given."
+    seen = []
+    if same_question is not None:
+        seen = [
+            f"The profile measured retrieval on {printable(same_question, newlines=False)}, the same kind of question "
+            "as this task asks: another task tests that measure better."
+        ]
     return " ".join(
-        [found, *_against_chance(over, int(best["plans"]), words.alike), *_against_best(best, reach, differences)]
+        [
+            found,
+            *_against_chance(over, int(best["plans"]), words.alike),
+            *_against_best(best, reach, differences[~differences["by"].isin(tied)]),
+            *seen,
+        ]
     )
 
 
 def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:
     """Which measures choose better than chance, as sentences."""
-    if 1 / (1 + plans) > ALPHA:
-        return [f"Undecided whether that is chance: {plans} random plans cannot give a p-value of {ALPHA:g}, 20 can."]
+    if 1 / (1 + plans) >= ALPHA:
+        enough = round(1 / ALPHA)
+        few = f"{plans} random plans cannot give a p-value below {ALPHA:g}, {enough} can"
+        return [f"Undecided whether that is chance: {few}."]
     rows = [row for _, row in over.iterrows()]
     better = [row for row in rows if row["p_chance"] <= ALPHA and (isnan(row["low"]) or row["low"] > 0)]
     names = {row["by"] for row in better}
@@ -76,8 +100,25 @@ def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:
     parts += [f"Not shown to be better: {_listed(open_)}."] if open_ else []
     parts += [f"Worse than random plans: {_listed(worse)}."] if worse else []
     if len(rows) > 1:
-        parts.append(f"{len(rows)} measures were tried: one in 20 would seem better by chance.")
+        parts.append(f"{len(rows)} measures were tried; {_after_holm(rows, better, plans)}.")
     return parts
+
+
+def _after_holm(rows: Sequence[Any], better: Sequence[Any], plans: int) -> str:
+    """Which measures are better than chance after Holm's correction for all that were tried.
+
+    The smallest p-value is multiplied by their number, the next by one less, and so on; none may be below an earlier.
+    """
+    tried = len(rows)
+    if tried / (1 + plans) >= ALPHA:
+        enough = round(tried / ALPHA)
+        return f"after Holm's correction {plans} random plans can show none of them to be better, {enough} can"
+    corrected: dict[str, float] = {}
+    for place, row in enumerate(sorted(rows, key=lambda row: row["p_chance"])):
+        corrected[row["by"]] = max([(tried - place) * row["p_chance"], *corrected.values()])
+    left = [row for row in better if corrected[row["by"]] <= ALPHA]
+    listed = ", ".join(f"{_name(row)} ({p_text(corrected[row['by']])})" for row in left)
+    return f"after Holm's correction better: {listed}" if left else "after Holm's correction none is shown to be better"
 
 
 def _against_best(best: Any, reach: str, differences: "pd.DataFrame") -> list[str]:
@@ -104,6 +145,10 @@ def _interval(row: Any) -> str:
     if isnan(row["low"]):
         return f"no interval below {FEWEST_UNITS} units"
     return f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
+
+
+def _names(names: Sequence[str]) -> str:
+    return " and ".join(printable(name, newlines=False) for name in names)
 
 
 def _name(row: Any) -> str:

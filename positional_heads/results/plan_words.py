@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 WINDOWS = "windows"
+EDITS = (WINDOWS, "frozen pairs", "dropped pairs")
+"""What plans do."""
 
 
 class PlanWords(NamedTuple):
@@ -15,6 +17,8 @@ class PlanWords(NamedTuple):
         every: The plan that spares nothing.
         alike: What random plans have in common with those of measures.
         budget: What a budget is a share of.
+        axis: The same along an axis.
+        meanings: What columns mean that hold something else in studies of the other kind.
     """
 
     column: str
@@ -22,15 +26,37 @@ class PlanWords(NamedTuple):
     every: str
     alike: str
     budget: str
+    axis: str
+    meanings: Mapping[str, str]
 
 
 def plan_words(planned: str) -> PlanWords:
     """The words for "windows", "frozen pairs" or "dropped pairs"."""
     if planned == WINDOWS:
-        best = "Windows on the key heads lowest by {by} cost {task} least"
-        return PlanWords(WINDOWS, best, "windows on all key heads", "windows", "key heads that keep all keys")
-    best = f"{planned.capitalize()} cost {{task}} least where {{by}} chooses those that rotate"
-    return PlanWords("edited_pairs", best, f"{planned} only", "pairs", "pairs that keep their rotation")
+        budget = "key heads that keep all keys"
+        return PlanWords(
+            column=WINDOWS,
+            best="Windows on the key heads lowest by {by} cost {task} least",
+            every="windows on all key heads",
+            alike="windows",
+            budget=budget,
+            axis=f"share of {budget} (no share of the cache)",
+            meanings={},
+        )
+    budget = "pairs that keep their rotation"
+    return PlanWords(
+        column="edited_pairs",
+        best=f"{planned.capitalize()} cost {{task}} least where {{by}} chooses those that rotate",
+        every=f"{planned} only",
+        alike="pairs",
+        budget=budget,
+        axis=f"share of {budget}, of each key head",
+        meanings={
+            "by": "what chose the pairs of each key head: those with its highest values keep their rotation",
+            "budget": "share of the pairs of each key head that keep their rotation",
+            "edited_pairs": f"{planned}, of all key heads",
+        },
+    )
 
 
 def tried_edits(planned: str, provenance: Mapping[str, Any]) -> str:

@@ -82,7 +82,19 @@ class Record(ABC):
         return f"{type(self).__name__}({self.description})"
 
     def _repr_html_(self) -> str:
-        return result_html(type(self).__name__, self.description, self.verdict, self._main_table(), self.provenance)
+        return result_html(
+            type(self).__name__,
+            self.description,
+            self.verdict,
+            self._main_table(),
+            self.provenance,
+            own=self._meanings,
+        )
+
+    @property
+    def _meanings(self) -> Mapping[str, str]:
+        """What columns of that table mean in this record only."""
+        return {}
 
     def _main_table(self) -> "pd.DataFrame":
         """The table that notebooks show."""

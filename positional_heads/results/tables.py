@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from positional_heads.results.plan_words import WINDOWS, tried_edits
 from positional_heads.results.text import LEAST_P, printable
 
 if TYPE_CHECKING:
@@ -192,9 +191,15 @@ def title(column: str) -> str:
     return TITLES.get(column, column.replace("_", " "))
 
 
-def meanings(columns: Iterable[str]) -> list[tuple[str, str]]:
-    """Title and meaning of these columns, but for those that explain themselves."""
-    return [(title(name), MEANINGS[name]) for name in columns if name in MEANINGS]
+def meanings(columns: Iterable[str], own: Mapping[str, str] | None = None) -> list[tuple[str, str]]:
+    """Title and meaning of these columns, but for those that explain themselves.
+
+    Args:
+        columns: Names of the columns.
+        own: Meanings that some have in this table only.
+    """
+    known = {**MEANINGS, **(own or {})}
+    return [(title(name), known[name]) for name in columns if name in known]
 
 
 def file_legend() -> str:
@@ -202,9 +207,9 @@ def file_legend() -> str:
     return "; ".join(f"{name}: {meaning}" for name, meaning in FILE_MEANINGS.items()) + "."
 
 
-def legend(columns: Iterable[str]) -> str:
-    """The meanings of these columns in one line."""
-    lines = [f"{name}: {meaning}" for name, meaning in meanings(columns)]
+def legend(columns: Iterable[str], own: Mapping[str, str] | None = None) -> str:
+    """The meanings of these columns in one line; arguments as in `meanings`."""
+    lines = [f"{name}: {meaning}" for name, meaning in meanings(columns, own)]
     return "; ".join(lines) + "." if lines else ""
 
 
@@ -215,10 +220,12 @@ class ResultTable:
     Attributes:
         columns: Names of the columns.
         lines: One mapping from columns to values per line; None is unknown.
+        own: Meanings that columns have in this table only.
     """
 
     columns: Sequence[str]
     lines: Sequence[Mapping[str, Any]]
+    own: Mapping[str, str] | None = None
 
     @property
     def cells(self) -> list[list[str]]:
@@ -233,13 +240,13 @@ class ResultTable:
         """The table in Markdown, and what its columns mean."""
         lines = ["| " + " | ".join(row) + " |" for row in self.cells]
         lines.insert(1, "|" + " --- |" * len(self.columns))
-        return "\n".join([*lines, "", legend(self.columns)])
+        return "\n".join([*lines, "", legend(self.columns, self.own)])
 
     def __str__(self) -> str:
         cells = self.cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        return "\n".join([*lines, "", *textwrap.wrap(legend(self.columns), LEGEND_WIDTH)])
+        return "\n".join([*lines, "", *textwrap.wrap(legend(self.columns, self.own), LEGEND_WIDTH)])
 
 
 def heads_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
@@ -264,60 +271,6 @@ def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mappin
     lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
     without = () if any(line["anywhere"] is not None for line in lines) else ("anywhere",)
     return ResultTable([name for name in STUDY_COLUMNS if name not in without], lines)
-
-
-def plan_table(contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """A plan study, one line for every measure, budget and range.
-
-    Args:
-        contrasts: Rows of `PlanStudy.contrasts`.
-    """
-    return ResultTable(list(contrasts[0]), contrasts)
-
-
-def plans_line(content: Mapping[str, Any]) -> str:
-    """Model, task and plans of a plan study, in one line.
-
-    Args:
-        content: Everything in its file that is not a tensor.
-    """
-    provenance, planned = content["provenance"], content.get("planned", WINDOWS)
-    sets = {tuple(heads) for _, _, _, heads, _, _ in content["cells"]}
-    return (
-        f"{model_label(provenance)}: {printable(content['task'])}, {len(content['rows'])} answers under each of "
-        f"{len(sets)} sets of {tried_edits(planned, provenance)}"
-    )
-
-
-def key_heads_table(table: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """A head plan, one line for every layer: which key heads have a window.
-
-    Args:
-        table: Rows of `HeadPlan.to_frame`.
-    """
-    layers: dict[Any, dict[str, list[str]]] = {}
-    for row in table:
-        own = layers.setdefault(row["layer"], {"window": [], "all keys": []})
-        own["window" if row["windowed"] else "all keys"].append(str(row["key_head"]))
-    lines = [
-        {"layer": str(layer), **{name: " ".join(heads) or "-" for name, heads in own.items()}}
-        for layer, own in layers.items()
-    ]
-    return ResultTable(["layer", "window", "all keys"], lines)
-
-
-def pairs_table(kept: Sequence[Sequence[str]]) -> ResultTable:
-    """A pair plan, one line for every layer: the pairs of each key head, 1 for one that keeps its rotation.
-
-    Args:
-        kept: `PairPlan.digits`.
-    """
-    names = [f"K{head}" for head in range(max(map(len, kept), default=0))]
-    lines = [
-        {"layer": str(layer), **dict.fromkeys(names, "-"), **dict(zip(names, heads, strict=False))}
-        for layer, heads in enumerate(kept)
-    ]
-    return ResultTable(["layer", *names], lines)
 
 
 def single_heads_table(by_head: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
@@ -407,6 +360,8 @@ def result_html(
     frame: "pd.DataFrame",
     provenance: Mapping[str, Any] | None = None,
     rows: int = ROWS,
+    *,
+    own: Mapping[str, str] | None = None,
 ) -> str:
     """A record as notebooks show it.
 
@@ -417,13 +372,14 @@ def result_html(
         frame: A table; its first rows are shown under the titles of their columns.
         provenance: Provenance in full; folded.
         rows: Rows of the table to show.
+        own: Meanings that columns have in this table only.
     """
     parts = [f"<p><b>{text(kind)}</b> {text(description)}</p>"]
     if verdict is not None:
         parts.append(f"<p><b>Verdict.</b> {text(verdict)}</p>")
     if len(frame):
         parts.append(table_html(frame.head(rows)))
-        parts.append(f"<p>{text(legend(frame))}</p>" if legend(frame) else "")
+        parts.append(f"<p>{text(meaning)}</p>" if (meaning := legend(frame, own)) else "")
     if len(frame) > rows:
         parts.append(f"<p>The first {rows} of {len(frame)} rows.</p>")
     if provenance is not None:

@@ -231,21 +231,40 @@ def single_heads_verdict(
     )
 
 
-def unable_verdict(task: str, measure: str, here: "pd.DataFrame", chance: float | None, units: int) -> str | None:
-    """That the model cannot do the task, or is not shown to, if so."""
-    intact = here[here["kind"] == "none"].iloc[0]
-    unknown = isnan(intact["low"])
-    if chance is None or (intact["effect"] if unknown else intact["low"]) > chance:
+def unable_verdict(
+    task: str,
+    measure: str,
+    here: "pd.DataFrame",
+    chance: float | None,
+    units: int,
+    *,
+    intact: str = "with all heads",
+    edit: str = "an ablation",
+) -> str | None:
+    """That the model cannot do the task, or is not shown to, if so.
+
+    Args:
+        task: Name of the task.
+        measure: The measure that the effects are about.
+        here: Effects at one reach.
+        chance: The measure of a guess, or None if unknown.
+        units: Independent units.
+        intact: How the model was that cannot do it.
+        edit: What was done to it.
+    """
+    whole = here[here["kind"] == "none"].iloc[0]
+    unknown = isnan(whole["low"])
+    if chance is None or (whole["effect"] if unknown else whole["low"]) > chance:
         return None
-    within = "" if unknown else f"95 % interval {intact['low']:.3f} to {intact['high']:.3f}, "
+    within = "" if unknown else f"95 % interval {whole['low']:.3f} to {whole['high']:.3f}, "
     able, remedy = f"is not shown to beat a guess at {task} on {units} {'unit' if units == 1 else 'units'}", ""
-    if intact["high"] <= chance:
+    if whole["high"] <= chance:
         able = f"cannot do {task}"
-    elif intact["effect"] > chance:
+    elif whole["effect"] > chance:
         remedy = ", or more examples"
     return (
-        f"The model {able} even with all heads ({measure} {intact['effect']:.3f}, {within}chance {chance:.3f}), so an "
-        f"ablation shows nothing. Choose an easier task or a shorter length{remedy}."
+        f"The model {able} even {intact} ({measure} {whole['effect']:.3f}, {within}chance {chance:.3f}), so {edit} "
+        f"shows nothing. Choose an easier task or a shorter length{remedy}."
     )
 
 

@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 from positional_heads.bridge.head_weights import kernel_scores
+from positional_heads.bridge.key_cache import layer_caches
+from positional_heads.bridge.resolve import NO_ATTENTION
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.scoring.checkpoint import Checkpoint
 from positional_heads.scoring.counter import EntryCounter
@@ -24,4 +26,9 @@ def counted_profile(counter: EntryCounter, saved: Checkpoint, progress: bool) ->
     warn_of_wide_bounds(scores)
     profile = profile_of(sums.profile, scores, counter.profile)
     kernel = kernel_scores(counter.model, counter.rotary, profile.pairs.turns(int(counter.model.cfg.n_ctx)))
-    return replace(profile, others={**profile.others, "kernel": kernel})
+    without_keys = {layer: reason for layer, reason in counter.unscored.items() if reason == NO_ATTENTION}
+    return replace(
+        profile,
+        others={**profile.others, "kernel": kernel},
+        provenance={**profile.provenance, "cache": layer_caches(counter.model, without_keys)},
+    )

@@ -111,7 +111,7 @@ def pair_study(
         provenance={
             "versions": library_versions(),
             **identity,
-            "profile": {key: profile.provenance.get(key) for key in ("data", "settings")},
+            "profile": {key: profile.provenance.get(key) for key in ("data", "settings", "retrieval")},
             "settings": {
                 "budgets": list(budgets),
                 "how": how,

@@ -18,11 +18,13 @@ from positional_heads.bridge.provenance import library_versions
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.head_sets import distinct_sets
 from positional_heads.core.key_heads import lowest, permuted_within_layers, readers
-from positional_heads.results.head_plan import CHANCE, check_window, ranking, window_plan, windowable, windowed_count
+from positional_heads.results.head_plan import CHANCE
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.key_cache import key_cache
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_tables import TriedPlan
 from positional_heads.results.plan_words import WINDOWS
+from positional_heads.results.window_plan import plan_window, ranking, window_plan, windowable, windowed_count
 from positional_heads.studies.ablation import MOST_RANDOM, scored_model, unit_notes
 from positional_heads.studies.resume import FinishedParts
 from positional_heads.studies.set_runs import set_runs
@@ -43,8 +45,8 @@ def plan_study(
     task: str | Task | Callable[[Any], Any] = "passkey",
     *,
     budgets: Sequence[float] = BUDGETS,
-    window: int = 256,
-    sinks: int = 4,
+    window: int | None = None,
+    sinks: int | None = None,
     by: Sequence[Any] | None = None,
     n_random: int = 20,
     n_matched: int = 0,
@@ -58,14 +60,17 @@ def plan_study(
 
     Every plan is that of `window_plan`. Also run: no window, and a window on every key head that can get one.
 
+    The retrieval score of a profile is measured on passkeys unless told otherwise, and so is the default task: there, a
+    choice by retrieval has seen the same kind of question. The verdict says so; another task tests it better.
+
     Args:
         model: The TransformerBridge that was profiled.
         profile: What `profile_heads` returned for it.
         task: Name of a task, a task, or a function from the model to one score per example, higher being better.
             Windows only matter in sequences longer than `sinks + window`.
         budgets: Shares of the key heads to choose from that keep all keys, between 0 and 1.
-        window: Last keys that the others see, the query's own among them; at least 2.
-        sinks: First keys of the text that they see.
+        window: Last keys that the others see, the query's own among them; at least 2. The profile's own when None.
+        sinks: First keys of the text that they see. Those of the profile when None.
         by: What chooses key heads, each as in `window_plan`; when None, reach, retrieval score, distant mass, rho and
             excess, as far as the profile has them.
         n_random: Number of random rankings, each with a plan at every budget; a p-value of 0.05 needs 20.
@@ -88,6 +93,7 @@ def plan_study(
     in_range("batch_size", batch_size, 1)
     in_range("seed", seed, 0)
     refuse_misspelled(plan_study, task, task_settings)
+    window, sinks = plan_window(profile, 1, window, sinks)
     cells, notes = _tried_plans(profile, budgets, window, sinks, by, n_random, n_matched, seed)
     own_model = scored_model(model, profile.scores)
     task = make_task(model, task, **task_settings)
@@ -112,7 +118,7 @@ def plan_study(
         provenance={
             "versions": library_versions(),
             **identity,
-            "profile": {key: profile.provenance.get(key) for key in ("data", "settings")},
+            "profile": {key: profile.provenance.get(key) for key in ("data", "settings", "retrieval")},
             "settings": {
                 "budgets": list(budgets),
                 "window": window,
@@ -142,7 +148,7 @@ def _tried_plans(  # noqa: PLR0917  the settings of a study
     Raises:
         ValueError: If a budget leaves nothing to choose or repeats another, or a measure is chance, none or unknown.
     """
-    among, key_heads = windowable(profile), profile.key_heads
+    among, key_heads, keys_of = windowable(profile), profile.key_heads, key_cache(profile).keys_of
     counts = _counts(int(among.sum()), {budget: _count(profile, budget, window, sinks) for budget in budgets})
     measures = [name for name in MEASURES if name in profile.names] if by is None else list(by)
     if not measures or CHANCE in [one for one in measures if isinstance(one, str)]:
@@ -160,17 +166,17 @@ def _tried_plans(  # noqa: PLR0917  the settings of a study
             notes += [f"Budget {budget:g}: {note}" if name in note else note for note in plan.notes]
             for number in range(n_matched):
                 drawn = lowest(permuted_within_layers(values, among, f"{name}-{seed}-{number}"), among, k)
-                cells.append(TriedPlan("layers", k, number, tuple(readers(drawn, key_heads)), name, budget))
+                cells.append(TriedPlan("layers", k, number, tuple(readers(drawn, key_heads, keys_of)), name, budget))
     for number in range(n_random):
         for budget, k in counts.items():
             plan = window_plan(profile, budget, window, sinks, CHANCE, seed=seed * MOST_RANDOM + number)
             cells.append(TriedPlan("chance", k, number, tuple(plan.heads), CHANCE, budget))
-    cells.append(TriedPlan("all", int(among.sum()), 0, tuple(readers(among, key_heads)), "all", 0.0))
+    cells.append(TriedPlan("all", int(among.sum()), 0, tuple(readers(among, key_heads, keys_of)), "all", 0.0))
     return cells, list(dict.fromkeys(notes))
 
 
 def _count(profile: HeadProfile, budget: float, window: int, sinks: int) -> int:
-    check_window(budget, window, sinks)
+    plan_window(profile, budget, window, sinks)
     return windowed_count(windowable(profile), budget)
 
 

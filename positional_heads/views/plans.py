@@ -14,10 +14,11 @@ from positional_heads.views.figures import MARKERS, NORMAL, PALETTE, Picture, re
 def loss_by_budget(study: PlanStudy, measure: str | None = None) -> Figure:
     """What plans cost by budget, the share that is left as it is, one panel per range, with intervals over units.
 
+    A budget of windows is a share of key heads, and no share of the cache: `HeadPlan.kept_share` says that.
     Random plans are a grey band from the worst to the best, and their mean.
 
     Args:
-        study: What `plan_study` returned.
+        study: What `plan_study` or `pair_study` returned.
         measure: Which measure of the task; the most sensitive when None.
 
     Raises:
@@ -47,7 +48,7 @@ def loss_by_budget(study: PlanStudy, measure: str | None = None) -> Figure:
         plain = float(rows[rows["kind"] == "none"]["effect"].iloc[0])
         panel.set_title(f"{reach} range; without {study.planned} {plain:.3g}", fontsize=NORMAL)
         panel.set_xlim(-0.05, 1.05)
-        panel.set_xlabel(f"share of {words.budget}", fontsize=NORMAL)
+        panel.set_xlabel(words.axis, fontsize=NORMAL)
         panel.grid(alpha=0.25)
     tried = tried_edits(study.planned, study.provenance)
     title = f"{readable(study.model_name)}\n{readable(study.task)}: {tried}"

@@ -249,7 +249,7 @@ MUTANTS = (
         "results/formats/test_hostile_files -k large",
     ),
     Mutant(
-        "results/formats/rotation.py",
+        "results/rotation.py",
         'layer.get("rotary_dim") != layer.get("d_head")',
         "False",
         "results/formats/test_mha2mla -k other_channels",
@@ -268,7 +268,7 @@ MUTANTS = (
         "values[0, rng.sample(places",
         "results/test_head_plan -k draws",
     ),
-    Mutant("results/head_plan.py", "budget * n + 0.5", "budget * n", "results/test_head_plan -k demanding"),
+    Mutant("results/window_plan.py", "budget * n + 0.5", "budget * n", "results/test_head_plan -k demanding"),
     Mutant("results/head_plan.py", "self.window - 1", "self.window", "results/test_head_plan -k applied"),
     Mutant(
         "results/head_plan.py",

@@ -8,7 +8,8 @@ import torch
 
 from positional_heads.core.heads import Head
 from positional_heads.core.key_heads import lowest, permuted_within_layers
-from positional_heads.results.head_plan import HeadPlan, ranking, window_plan
+from positional_heads.results.head_plan import HeadPlan
+from positional_heads.results.window_plan import ranking, window_plan
 from tests.support.synthetic_profile import synthetic_profile
 
 SIX = torch.arange(6, dtype=torch.float64).view(3, 2)

@@ -1,15 +1,19 @@
 """The record of a plan study: tables from the saved answers, and a verdict that follows what was planted."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 
+from positional_heads import views
 from positional_heads.core.statistics import mean_interval
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_tables import tried
+from positional_heads.views.report.plans import plan_study_files
 from tests.support.planted_plans import SHAPE, planted_plans
 
 RNG = np.random.default_rng(5)
@@ -103,7 +107,8 @@ def test_the_verdict_follows_from_the_planted_costs(study) -> None:
     assert better.startswith("good +")
     assert "noise" in rest.split("Worse than random plans: ")[0]
     assert "Worse than random plans: bad -" in rest
-    assert "3 measures were tried" in rest
+    holm = "3 measures were tried; after Holm's correction 20 random plans can show none of them to be better, 60 can."
+    assert holm in rest
     assert verdict.endswith("Every other measure costs more than good.")
 
 
@@ -114,9 +119,11 @@ def test_a_verdict_can_be_that_no_measure_is_better() -> None:
     assert "No measure is shown to choose better" in free.verdict
     assert "Not told apart from" in free.verdict
     few = planted_plans(COSTS, {"good": COSTS}, n_random=5)
-    assert "Undecided whether that is chance: 5 random plans cannot give a p-value of 0.05, 20 can." in few.verdict
+    assert "Undecided whether that is chance: 5 random plans cannot give a p-value below 0.05, 20 can." in few.verdict
+    assert "Undecided" in planted_plans(COSTS, {"good": COSTS}, n_random=19).verdict  # 0.05 itself, at best
     unable = planted_plans(COSTS, {"good": COSTS}, baseline=-3.0)
-    assert unable.verdict.startswith("The model cannot do planted even with all heads")
+    assert unable.verdict.startswith("The model cannot do planted even without windows (log_prob -3")
+    assert "so a plan shows nothing." in unable.verdict
     assert "no interval below 4 units" in planted_plans(COSTS, {"good": COSTS, "noise": NOISE}, units=3).verdict
 
 
@@ -132,3 +139,62 @@ def test_a_study_is_read_back_and_says_what_it_is(study, tmp_path) -> None:
     assert alone.contrasts()["effect"].tolist() == study.contrasts().query("reach == 'long'")["effect"].tolist()
     with pytest.raises(ValueError, match="run it with n_matched=20"):
         planted_plans(COSTS, {"good": COSTS}).contrasts(control="layers")
+
+
+def holm(p_values: dict[str, float]) -> set[str]:
+    """What stays after Holm's correction at 0.05, step by step down from the smallest p-value."""
+    left, ordered = set(), sorted(p_values, key=p_values.get)
+    for place, name in enumerate(ordered):
+        if p_values[name] > 0.05 / (len(ordered) - place):
+            break
+        left.add(name)
+    return left
+
+
+def test_many_measures_are_corrected_for_and_equal_ones_are_named_together() -> None:
+    rng = np.random.default_rng(2)
+    measures = {f"m{number}": COSTS + number * rng.normal(0, 0.04, SHAPE) for number in range(6)}
+    many = planted_plans(COSTS, measures | {"same": 2 * COSTS}, n_random=140, units=6, seed=3)
+    table = many.contrasts().query("reach == 'long' and budget == 'all'").set_index("by")["p_chance"]
+    kept = holm(table.to_dict())
+    assert 2 < len(kept) < (table <= 0.05).sum()
+    said = many.verdict.split("7 measures were tried; after Holm's correction better: ")[1].split("). ")[0]
+    assert {one.split(" (")[0] for one in said.split("), ")} == set.union(
+        *({one.split(",")[-1].strip()} for one in kept)
+    )
+    assert many.verdict.startswith("Windows on the key heads lowest by m0 and same cost planted least at long range")
+    assert " m0 and same cost the same: which comes first is the order in which they were given." in many.verdict
+    assert "Not told apart from m0: same" not in many.verdict
+
+
+def test_the_same_kind_of_question_is_said() -> None:
+    study = planted_plans(COSTS, {"retrieval_like": COSTS}, n_random=20)
+    named = [replace(one, by="retrieval") if one.kind == "plan" else one for one in study.cells]
+    asked = [{**row, "depth": 0.5} for row in study.rows]
+    said = "The profile measured retrieval on passkey, the same kind of question as this task asks"
+    for cells, rows, profile, expected in (
+        (named, asked, {"retrieval": {"task": "passkey"}}, True),
+        (named, asked, {}, True),  # earlier files do not say: it is the default
+        (study.cells, asked, {}, False),
+        (named, study.rows, {}, False),
+        (named, asked, {"retrieval": "No retrieval scores"}, False),
+    ):
+        made = replace(study, cells=cells, rows=rows, provenance={**study.provenance, "profile": profile})
+        assert (said in made.verdict) == expected
+
+
+def test_a_study_of_pairs_speaks_of_pairs() -> None:
+    study = planted_plans(COSTS, {"good": COSTS, "noise": NOISE})
+    sets = {heads: (f"L0K0:{number:x}",) if heads else () for number, heads in enumerate(study.sets)}
+    cells = [replace(one, heads=sets[one.heads]) for one in study.cells]
+    for planned in ("frozen pairs", "dropped pairs"):
+        made = replace(study, planned=planned, cells=cells)
+        page, drawn = made._repr_html_(), views.loss_by_budget(made)
+        written = plan_study_files(made)
+        words = made.verdict + page.split("<details>")[0] + written["plans.md"] + written["effects.csv"]
+        words += "".join(text.get_text() for text in drawn.findobj(Text))
+        assert "windows" not in words
+        assert "key heads that keep all keys" not in words
+        assert "share of the pairs of each key head that keep their rotation" in words
+    drawn = views.loss_by_budget(study)
+    assert drawn.axes[0].get_xlabel() == "share of key heads that keep all keys (no share of the cache)"

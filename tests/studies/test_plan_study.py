@@ -1,6 +1,7 @@
 """A study of head plans gives windows to exactly the chosen heads, resumes, and refuses what cannot be tried."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from typer.testing import CliRunner
 import positional_heads as ph
 from positional_heads.cli import app
 from positional_heads.cli.wording import in_options
-from positional_heads.results.head_plan import HeadPlan, window_plan
+from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.window_plan import window_plan
 from positional_heads.studies.plan_study import plan_study
 from positional_heads.studies.tasks.task import AnswerTask
 from tests.support.planted_plans import profile_of
@@ -131,9 +133,18 @@ def test_the_command_writes_a_plan(profile, tmp_path) -> None:
     assert "run positional-heads plan --study to test" in shown
     assert {file.name for file in out.iterdir()} == {"plan.safetensors", "key_heads.csv", "plan.md"}
     assert run("show", out)[1] == shown
+    assert "see a window" in shown
     assert json.loads(run("show", out, "--json")[1])["kept"]["512"] == expected.kept(512)
     assert "already holds results" in run(*given)[2]
+    tools = ("--export", "kvpress", "--export", "duo-attention")
+    code, _, said = run(*given[:-1], tmp_path / "tools", *tools)
+    assert code == 0, said
+    assert ph.formats.read_kvpress(tmp_path / "tools" / "kvpress.json").values.tolist() == plan.full_attention.tolist()
+    read = ph.formats.read_duo_attention(tmp_path / "tools" / "duo_attention")
+    assert (read.values.tolist(), read.sinks, read.window) == (plan.full_attention.tolist(), 2, 16)
     for wrong, message in (
+        (("--export", "mha2mla"), "--export 'mha2mla': without --pairs it is duo-attention or kvpress"),
+        (("--checkpoint", tmp_path / "parts"), "--checkpoint goes with --study MODEL"),
         (("--by", "reach", "--by", "rho"), "one --by and one --budget"),
         (("--budget", "0.2,0.4"), "compare several with --study MODEL"),
         (("--budget", "half"), "--budget 'half' must be numbers separated by commas, e.g. 0.5"),
@@ -159,3 +170,35 @@ def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
     names = {"effects.csv", "contrasts.csv", "differences.csv", "answers.parquet", "loss_by_budget.png", "plans.md"}
     assert {file.name for file in out.iterdir()} == {"plans.safetensors", *names}
     assert run("show", out)[1] == shown
+    command = f"--by={found.best} --window 8 --sinks 2 --budget 0.75 --out NEW_FOLDER writes a plan"
+    assert f"next: positional-heads plan {tmp_path} {command}" in said
+    assert "--export goes with a plan" in run("plan", tmp_path, "--study", "bundled", "--export", "kvpress")[2]
+
+
+def test_a_study_is_extended_with_another_measure(profile, tmp_path, monkeypatch) -> None:
+    profile.save(tmp_path)
+    measure, measured = AnswerTask.measure, []
+    monkeypatch.setattr(AnswerTask, "measure", lambda *given: measured.append(1) or measure(*given))
+    settings = ("--budget", 0.5, "--window", 8, "--n-random", 1, "--length", 96, "--depths", 1, "--examples", 1)
+    command = ("plan", tmp_path, "--study", "bundled", *settings, "--sinks", 2, "--checkpoint", tmp_path / "parts")
+    assert run(*command, "--by", "reach", "--out", tmp_path / "one")[0] == 0
+    assert len(measured) == 4  # no window, reach, chance, all
+    code, _, said = run(*command, "--by", "reach", "--by=-reach", "--out", tmp_path / "two")
+    assert code == 0, said
+    assert len(measured) == 4 + 1
+    assert PlanStudy.load(tmp_path / "two").by == ["reach", "-reach"]
+
+
+def test_window_and_sinks_are_the_profiles_unless_given(bundled, profile) -> None:
+    own = replace(profile, provenance={**profile.provenance, "settings": {"window": 12, "sinks": 3}})
+    plan = window_plan(own)
+    assert (plan.window, plan.sinks, plan.ablation["distance"]) == (12, 3, 11)
+    assert not any("was measured with" in note for note in plan.notes)
+    other = window_plan(own, window=9, sinks=1)
+    assert "reach was measured with 3 first keys; this plan has 1 first keys." in other.notes
+    assert not any("was measured with" in note for note in window_plan(own, window=9).notes)
+    assert not any("was measured with" in note for note in window_plan(own, sinks=1, by="rho").notes)
+    settings = {name: value for name, value in QUICK.items() if name not in {"window", "sinks"}}
+    found = plan_study(bundled, own, "passkey", **settings | {"budgets": (0.5,), "by": ["reach"], "n_random": 1})
+    assert (found.provenance["settings"]["window"], found.provenance["settings"]["sinks"]) == (12, 3)
+    assert found.provenance["ablation"]["distance"] == 11

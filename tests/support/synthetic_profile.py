@@ -44,5 +44,9 @@ def synthetic_profile(*, null: bool = True, groups: int = 5, seed: int = 0, name
         edges=torch.tensor([0, 1, 4, 9]),
         pairs=pairs,
         key_heads=torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [-1, -1, -1, -1]]),
-        provenance=scores.provenance | {"settings": {**scores.provenance["settings"], "window": 4, "sinks": 1}},
+        provenance=scores.provenance
+        | {
+            "settings": {**scores.provenance["settings"], "window": 4, "sinks": 1},
+            "cache": [{"layer": layer, "keys_of": layer, "key_heads": 2, "window": None} for layer in range(3)],
+        },
     )

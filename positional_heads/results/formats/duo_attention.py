@@ -19,12 +19,14 @@ from positional_heads.core.arguments import LIMIT, checked, in_range
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import ResultFileError
 from positional_heads.results.formats.foreign_files import existing_file, read_json, refuse_other_kind
+from positional_heads.results.formats.planned_heads import refuse_uneven, sizes
+from positional_heads.results.head_plan import HeadPlan
 
 TABLE, CONFIG = "full_attention_heads.tsv", "config.json"
 KIND = "a table of DuoAttention's heads"
 CONFIG_KIND = "a configuration of DuoAttention with sink_size and recent_size"
-BELOW, ABOVE = -0.1, 1.1
-"""Numbers as far outside of 0 to 1 as training may leave them; others are of another kind."""
+BELOW, ABOVE = -0.01, 1.01
+"""Numbers as far outside of 0 to 1 as training may leave them (published ones: -0.0015); others are of another kind."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,27 +61,38 @@ class HeadPattern:
 
 
 @checked
-def write_duo_attention(values: Float[Tensor, "layer kv_head"], folder: str | Path, *, sinks: int, window: int) -> Path:
+def write_duo_attention(
+    values: Float[Tensor, "layer kv_head"] | HeadPlan,
+    folder: str | Path,
+    *,
+    sinks: int | None = None,
+    window: int | None = None,
+) -> Path:
     """Write a pattern as DuoAttention's `load_attn_pattern` reads it.
 
     A head without a number (NaN: its layer does not rotate, or was not measured) is written as 1: what nobody measured
-    keeps every key.
+    keeps every key. Of a plan, key heads with a window have 0 and all others 1. The files do not hold the share of
+    heads that stream, DuoAttention's `sparsity`: give it `float(plan.windowed.double().mean())`.
 
     Args:
-        values: 1 for a key head that needs every key, 0 for one that streams, or any number between.
+        values: A plan; or 1 for a key head that needs every key, 0 for one that streams, or any number between.
         folder: Where the two files go; made if missing.
-        sinks: Keys at the beginning that a streaming head sees.
-        window: Keys at the end that it sees, the query's own among them.
+        sinks: Keys at the beginning that a streaming head sees; a plan has its own.
+        window: Keys at the end that it sees, the query's own among them; a plan has its own.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If a value is outside of 0 to 1, or there is none.
+        ValueError: If a value is outside of 0 to 1, or there is none; if layers of a plan hold different numbers of key
+            heads; if sinks or window are missing, or are not those of the plan.
         ResultFileError: If other files have these names.
     """
-    in_range("sinks", sinks, 0)
-    in_range("window", window, 1)
+    plan = values if isinstance(values, HeadPlan) else None
+    sinks, window = sizes(plan, sinks, window)
+    if isinstance(values, HeadPlan):
+        refuse_uneven(values, "DuoAttention")
+        values = values.full_attention
     known = values.double().nan_to_num(1.0)
     if not values.numel() or not bool(((known >= 0) & (known <= 1)).all()):
         msg = f"values must be between 0 (streams) and 1 (needs every key), got {list(values.shape)} numbers"

@@ -29,12 +29,13 @@ from positional_heads.results.formats.foreign_files import (
     table_of_numbers,
     write_own_kind,
 )
-from positional_heads.results.formats.rotation import layout_of, profiled_layers
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.rotation import layout_of, profiled_layers
 from positional_heads.results.text import printable
 
 KIND = "a file of contextual agreements"
 FORMAT, VERSION = "positional_heads.ContextualAgreement", 1
+KEYS = ("model", "definition", "axes", "channels", "agreement", "ranking")
 BUDGETS = (128, 256, 512, 1024, 2048, 4096)
 """Numbers of top keys along the first axis of their files."""
 ZIPPED = b"PK"
@@ -101,8 +102,8 @@ def read_fasa_agreement(path: str | Path, budget: int | None = None) -> Float64[
     if budget is not None:
         msg = f"{file} has one number of top keys: leave budget {budget} out"
         raise ValueError(msg)
-    content = read_own_json(file, KIND, FORMAT, VERSION)
-    return _shares(table_of_numbers(content.get("agreement"), 3, file, "agreement"), file)
+    content = read_own_json(file, KIND, FORMAT, VERSION, KEYS)
+    return _shares(table_of_numbers(content["agreement"], 3, file, "agreement"), file)
 
 
 def _of_their_file(file: Path, budget: int | None) -> Float64[Tensor, "layer head pair"]:

@@ -7,7 +7,7 @@ and dicts, and refuses everything else before it exists; a plain pickle is never
 import io
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from positional_heads.core.arguments import is_number
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import ResultFileError
+from positional_heads.results.text import printable
 
 
 def existing_file(path: str | Path, kind: str) -> Path:
@@ -118,8 +119,13 @@ def plain_tensor(value: Any, file: Path, what: str) -> Tensor:
     Raises:
         ResultFileError: If it is none, or one that repeats few numbers many times.
     """
-    if type(value) is not Tensor or value.layout != torch.strided or value.is_quantized or value.is_meta:
-        msg = f"{file}: {what} must be a tensor, got {type(value).__name__}"
+    plain = type(value) is Tensor and value.layout == torch.strided
+    if not plain or value.is_nested or value.is_quantized or value.is_meta:
+        kind = "one that is nested, sparse, quantised or without numbers" if isinstance(value, Tensor) else ""
+        msg = f"{file}: {what} must be a plain tensor, got {kind or type(value).__name__}"
+        raise ResultFileError(msg)
+    if not value.numel():
+        msg = f"{file}: {what} is an empty tensor, {list(value.shape)}"
         raise ResultFileError(msg)
     if value.numel() * value.element_size() > file.stat().st_size:
         msg = f"{file}: {what} claims {value.numel()} numbers, more than the file holds"
@@ -142,7 +148,7 @@ def read_json(path: str | Path, kind: str) -> Any:
         raise ResultFileError(msg) from error
 
 
-def read_own_json(path: str | Path, kind: str, label: str, version: int) -> dict[str, Any]:
+def read_own_json(path: str | Path, kind: str, label: str, version: int, keys: Sequence[str]) -> dict[str, Any]:
     """The content of a JSON file that this library wrote.
 
     Args:
@@ -150,10 +156,11 @@ def read_own_json(path: str | Path, kind: str, label: str, version: int) -> dict
         kind: What it should be, for messages.
         label: Its `format`.
         version: The newest version that can be read.
+        keys: What it must have besides, and nothing else.
 
     Raises:
         FileNotFoundError: If there is none.
-        ResultFileError: If it is another file, or from a newer version.
+        ResultFileError: If it is another file, from a newer version, or has too little or too much in it.
     """
     content = read_json(path, kind)
     if not isinstance(content, dict) or content.get("format") != label:
@@ -162,6 +169,16 @@ def read_own_json(path: str | Path, kind: str, label: str, version: int) -> dict
     written = content.get("version")
     if type(written) is not int or written > version:
         msg = f"{path}: written in format {written!r:.20}, this version reads up to {version}: upgrade"
+        raise ResultFileError(msg)
+    own = {"format", "version", *keys}
+    if own != content.keys():
+        less, more = sorted(own - content.keys()), sorted(content.keys() - own)
+        wrong = "; ".join(
+            f"{words} {', '.join(one[:30] for one in names)}"
+            for words, names in (("lacks", less), ("has besides", more))
+            if names
+        )
+        msg = f"{path}: is not {kind} as this version writes it: {printable(wrong, newlines=False)}"
         raise ResultFileError(msg)
     return content
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from jaxtyping import Bool
 from torch import Tensor
 
-from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.arguments import checked
 from positional_heads.results.files import ResultFileError
 from positional_heads.results.formats.duo_attention import HeadPattern, sinks_and_window
 from positional_heads.results.formats.foreign_files import (
@@ -34,30 +34,44 @@ from positional_heads.results.formats.foreign_files import (
     table_of_numbers,
     write_own_kind,
 )
+from positional_heads.results.formats.planned_heads import refuse_uneven, sizes
+from positional_heads.results.head_plan import HeadPlan
 
 KIND = "a plan for kvpress"
 FORMAT, VERSION = "positional_heads.kvpress", 1
+KEYS = ("sink_size", "recent_size", "head_compression_ratio", "full_attention_heads")
 
 
 @checked
-def write_kvpress(streaming: Bool[Tensor, "layer kv_head"], path: str | Path, *, sinks: int, window: int) -> Path:
+def write_kvpress(
+    streaming: Bool[Tensor, "layer kv_head"] | HeadPlan,
+    path: str | Path,
+    *,
+    sinks: int | None = None,
+    window: int | None = None,
+) -> Path:
     """Write which key heads stream, for kvpress' `DuoAttentionPress`; `formats.kvpress` says how it is loaded there.
 
     Args:
-        streaming: Whether each key head sees only sinks and a window.
+        streaming: A plan; or a table that is True for each key head that sees only sinks and a window, as
+            `HeadPlan.windowed` is, and False for each that keeps every key. `HeadPlan.full_attention` is the reverse.
         path: The file, e.g. "kvpress.json".
-        sinks: Keys at the beginning that a streaming head keeps.
-        window: Keys at the end of the prompt that it keeps.
+        sinks: Keys at the beginning that a streaming head keeps; a plan has its own.
+        window: Keys at the end of the prompt that it keeps; a plan has its own.
 
     Returns:
         The file written.
 
     Raises:
-        ValueError: If there is no head.
+        ValueError: If there is no head; if layers of a plan hold different numbers of key heads; if sinks or window are
+            missing, or are not those of the plan.
         ResultFileError: If another file has this name.
     """
-    in_range("sinks", sinks, 0)
-    in_range("window", window, 1)
+    plan = streaming if isinstance(streaming, HeadPlan) else None
+    sinks, window = sizes(plan, sinks, window)
+    if isinstance(streaming, HeadPlan):
+        refuse_uneven(streaming, "kvpress")
+        streaming = streaming.windowed
     if not streaming.numel():
         msg = f"streaming must have a head, got {list(streaming.shape)}"
         raise ValueError(msg)
@@ -84,7 +98,7 @@ def read_kvpress(path: str | Path) -> HeadPattern:
         ResultFileError: If it is damaged, or another file.
     """
     file = existing_file(path, KIND)
-    content = read_own_json(file, KIND, FORMAT, VERSION)
+    content = read_own_json(file, KIND, FORMAT, VERSION, KEYS)
     values = table_of_numbers(content.get("full_attention_heads"), 2, file, "full_attention_heads")
     share = int((values == 0).sum()) / values.numel()
     if not bool(((values == 0) | (values == 1)).all()) or content.get("head_compression_ratio") != share:

@@ -28,8 +28,14 @@ from positional_heads.results.formats.foreign_files import (
     torch_bytes,
     write_own_kind,
 )
-from positional_heads.results.formats.rotation import profiled_layers, refuse_unfit_rotation, summed_over_readers
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.pair_plan import PairPlan
+from positional_heads.results.rotation import (
+    profiled_layers,
+    refuse_unfit_layers,
+    refuse_unfit_rotation,
+    summed_over_readers,
+)
 
 KIND = "a file of MHA2MLA ranks"
 UNRANKED = 255
@@ -58,30 +64,40 @@ class RankComparison:
 
 
 @checked
-def mha2mla_ranks(profile: HeadProfile) -> Int64[Tensor, "layer kv_head pair"]:
+def mha2mla_ranks(profile: HeadProfile | PairPlan) -> Int64[Tensor, "layer kv_head pair"]:
     """Rank of every pair of each key head by MHA2MLA's 2-norm rule: 0 for the largest; -1 in layers without numbers.
 
     Args:
-        profile: A profile of every layer.
+        profile: A profile of every layer; or a plan of pairs, which ranks them by what it chose them by.
 
     Raises:
         ValueError: If no layer was measured, or layers have different numbers of key heads.
     """
-    scores = summed_over_readers(profile, profile.pairs.band_norm)
+    if isinstance(profile, PairPlan):
+        scores, known = profile.ranked_by, (profile.key_heads >= 0).any(-1)
+        if bool(scores[known].isnan().all(-1).any()):
+            msg = "layers of this model have different numbers of key heads, and a table needs one"
+            raise ValueError(msg)
+    else:
+        scores, known = summed_over_readers(profile, profile.pairs.band_norm), profiled_layers(profile)
     order = scores.nan_to_num().argsort(dim=-1, descending=True, stable=True)
     ranks = torch.empty_like(order).scatter_(-1, order, torch.arange(order.shape[-1]).expand_as(order))
-    return ranks.masked_fill(~profiled_layers(profile)[:, None, None], -1)
+    return ranks.masked_fill(~known[:, None, None], -1)
 
 
 @checked
-def write_mha2mla_ranks(profile: HeadProfile, path: str | Path) -> Path:
-    """Write the ranks of a profile as MHA2MLA's `qk_tensor_path` takes them.
+def write_mha2mla_ranks(profile: HeadProfile | PairPlan, path: str | Path) -> Path:
+    """Write the ranks of a profile as MHA2MLA's `qk_tensor_path` takes them, or those of a plan of pairs.
+
+    Their code keeps the rotation of as many pairs as it is asked for: at the plan's budget, the pairs of the plan, by
+    whatever measure it chose them. The file holds neither the budget nor what becomes of the other pairs; MHA2MLA
+    leaves them unturned at every position, as a plan that freezes does.
 
     A layer without numbers (it does not rotate, or was left out of the profile) gets rank 255 in every channel, which
     no number of pairs asked for is above.
 
     Args:
-        profile: A profile of every layer.
+        profile: A profile of every layer, for the 2-norm rule, or a plan of pairs.
         path: The file, e.g. "ranks.pth".
 
     Returns:
@@ -91,7 +107,13 @@ def write_mha2mla_ranks(profile: HeadProfile, path: str | Path) -> Path:
         ValueError: If the model's pairs are not those of MHA2MLA: partial rotation, another layout, more than 256.
         ResultFileError: If another file has this name.
     """
-    refuse_unfit_rotation(profile, "MHA2MLA", ("half",))
+    if isinstance(profile, PairPlan):
+        known = (profile.key_heads >= 0).any(-1)
+        uneven = bool(profile.frequencies[known].isnan().any())
+        layers = profile.provenance.get("rotary", [])
+        refuse_unfit_layers(layers, "MHA2MLA", ("half",), unrotated=False, uneven=uneven)
+    else:
+        refuse_unfit_rotation(profile, "MHA2MLA", ("half",))
     ranks = mha2mla_ranks(profile)
     if ranks.shape[-1] > MOST_PAIRS:
         msg = f"{ranks.shape[-1]} pairs: MHA2MLA's ranks are single bytes, for up to {MOST_PAIRS}"

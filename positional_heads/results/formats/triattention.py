@@ -12,6 +12,7 @@ script measures what it normalises).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from positional_heads.results.formats.foreign_files import (
     torch_bytes,
     write_own_kind,
 )
-from positional_heads.results.formats.rotation import layout_of, profiled_layers, refuse_unfit_rotation
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.rotation import layout_of, profiled_layers, refuse_unfit_rotation
 from positional_heads.results.text import printable
 
 KIND = "a file of TriAttention's statistics"
@@ -130,7 +131,13 @@ def read_triattention(path: str | Path) -> TriAttentionStatistics:
     if not isinstance(stats, dict) or not isinstance(metadata, dict) or not stats:
         msg = f"{file}: is not {KIND}: it has no 'metadata' and 'stats' with heads as layer00_head00"
         raise ResultFileError(msg)
+    if other := {*content} - {"stats", "metadata"}:
+        msg = (
+            f"{file}: has besides 'metadata' and 'stats' {', '.join(sorted(map(repr, other)))[:60]}, of unknown meaning"
+        )
+        raise ResultFileError(msg)
     heads = {_head_of(key, file): value for key, value in stats.items()}
+    _refuse_missing(metadata, heads, file)
     n_layers, n_heads = (1 + max(axis) for axis in zip(*heads, strict=True))
     read = {head: _numbers_of(value, file, f"layer{head[0]:02d}_head{head[1]:02d}") for head, value in heads.items()}
     n_pairs = {numbers.shape[-1] for numbers in read.values()}
@@ -156,9 +163,23 @@ def _head_of(key: Any, file: Path) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _refuse_missing(metadata: dict[Any, Any], heads: Iterable[tuple[int, int]], file: Path) -> None:
+    """Refuse statistics of other heads than the file says it has."""
+    stated = metadata.get("sampled_heads")
+    if stated is None:
+        return
+    pairs = [[*one] for one in stated if isinstance(one, list | tuple)] if isinstance(stated, list | tuple) else []
+    if not pairs or len(pairs) != len(stated) or any([*map(type, one)] != [int, int] for one in pairs):
+        msg = f"{file}: sampled_heads must be a list of layer and head for each head"
+        raise ResultFileError(msg)
+    if missing := {(layer, head) for layer, head in pairs} ^ {*heads}:
+        msg = f"{file}: its sampled_heads and its statistics differ in {len(missing)} heads, e.g. {min(missing)}"
+        raise ResultFileError(msg)
+
+
 def _numbers_of(value: Any, file: Path, name: str) -> Float64[Tensor, "part pair"]:
-    if not isinstance(value, dict) or not set(PARTS) <= set(value):
-        msg = f"{file}: {name} must have {', '.join(PARTS)}"
+    if not isinstance(value, dict) or set(PARTS) != set(value):
+        msg = f"{file}: {name} must have {', '.join(PARTS)}, and nothing else"
         raise ResultFileError(msg)
     rows = [plain_tensor(value[part], file, f"{name} {part}") for part in PARTS]
     if any(row.shape != rows[0].shape or row.ndim != 1 or not row.is_floating_point() for row in rows):

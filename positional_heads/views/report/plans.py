@@ -5,8 +5,8 @@ import io
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
+from positional_heads.results.printed_plans import key_heads_table, pairs_table, plan_table, rows_left_out
 from positional_heads.results.record import json_rows
-from positional_heads.results.tables import key_heads_table, pairs_table, plan_table
 from positional_heads.views.figures import png
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.report.last_line import DPI, last_line
@@ -63,6 +63,8 @@ def _plan_text(plan: HeadPlan) -> str:
 
 def _study_text(study: PlanStudy) -> str:
     notes = "".join(f"- {note}\n" for note in study.notes)
+    contrasts = json_rows(study.contrasts())
+    left_out = "".join(f"\n{line}\n" for line in rows_left_out(contrasts, study.planned))
     return f"""# Plans compared
 
 {study.description}
@@ -71,8 +73,8 @@ def _study_text(study: PlanStudy) -> str:
 
 Change of {study.measures[0]} with {study.planned}; negative is harm.
 
-{plan_table(json_rows(study.contrasts())).markdown}
-
+{plan_table(contrasts, study.planned).markdown}
+{left_out}
 ![what plans cost by budget](loss_by_budget.png)
 
 {notes}

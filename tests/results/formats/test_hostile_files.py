@@ -93,6 +93,29 @@ def test_a_small_file_does_not_become_a_large_one(tmp_path):
         ph.formats.read_mha2mla_ranks(file)
 
 
+TENSORS = {
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)]),
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=torch.jagged),
+    "sparse": lambda: torch.ones(2, 2, 4).to_sparse(),
+    "empty": lambda: torch.ones(6, 2, 0, 3),
+    "number": lambda: torch.tensor(1.0),
+    "complex": lambda: torch.ones(6, 2, 3, 4, dtype=torch.complex64),
+    "truth": lambda: torch.ones(2, 2, 4, dtype=torch.bool),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors.*")
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize("name", ["ranks.pth", "stats.pt", "agreement.pt"])
+def test_tensors_of_another_kind_are_refused_in_a_sentence(name, kind, tmp_path):
+    made = TENSORS[kind]()
+    parts = dict.fromkeys(("q_mean_real", "q_mean_imag", "q_abs_mean"), made)
+    content = {"metadata": {}, "stats": {"layer00_head00": parts}} if name == "stats.pt" else made
+    torch.save(content, tmp_path / name)
+    with pytest.raises(ph.ResultFileError, match=name):
+        READERS[name](tmp_path / name)
+
+
 def test_a_folder_keeps_its_name(tmp_path):
     (tmp_path / "kvpress.json").mkdir()
     with pytest.raises(ph.ResultFileError, match="is a folder, and a plan for kvpress would get this name"):

@@ -32,6 +32,7 @@ def test_the_plan_is_read_back_and_is_plain_json(tmp_path):
     "changed",
     [
         {"format": "other"},
+        {"heads": 3},
         {"version": 2},
         {"version": True},
         {"full_attention_heads": [[0, 1], [2, 0]]},

@@ -72,6 +72,10 @@ def test_what_was_written_is_read_back_and_absent_heads_are_unknown(tmp_path):
     content = torch.load(file, weights_only=True)
     del content["stats"]["layer00_head02"]
     torch.save(content, file)
+    with pytest.raises(ph.ResultFileError, match=r"its statistics differ in 1 heads, e\.g\. \(0, 2\)"):
+        ph.formats.read_triattention(file)
+    content["metadata"]["sampled_heads"].remove([0, 2])
+    torch.save(content, file)
     read = ph.formats.read_triattention(file)
     assert bool(read.query_norm[0, 2].isnan().all())
     assert not bool(read.query_norm[0, [0, 1, 3]].isnan().any())
@@ -108,6 +112,11 @@ WRONG = {
     "heads": {"metadata": {}, "stats": {"layer00_head00": GOOD, "layer00_head01": {k: v[:2] for k, v in GOOD.items()}}},
     "NaN": {"metadata": {}, "stats": {"layer00_head00": GOOD | {"q_mean_imag": torch.full((4,), torch.nan)}}},
     "swapped": {"metadata": {}, "stats": {"layer00_head00": GOOD | {"q_abs_mean": torch.full((4,), 0.9)}}},
+    "more parts": {"metadata": {}, "stats": {"layer00_head00": GOOD | {"k_mean": torch.zeros(4)}}},
+    "more": {"metadata": {}, "stats": {"layer00_head00": GOOD}, "keys": {}},
+    "no pairs": {"metadata": {}, "stats": {"layer00_head00": {k: v[:0] for k, v in GOOD.items()}}},
+    "no heads": {"metadata": {"sampled_heads": []}, "stats": {"layer00_head00": GOOD}},
+    "deep": {"metadata": {"sampled_heads": [[0, [0]]]}, "stats": {"layer00_head00": GOOD}},
     "far away": {"metadata": {}, "stats": {"layer9999_head9999": GOOD}},
 }
 

@@ -1,5 +1,8 @@
 """What other tools must know about how a profiled model rotates: layers, key heads, layout, partial rotation."""
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
@@ -38,15 +41,31 @@ def refuse_unfit_rotation(profile: HeadProfile, tool: str, layouts: tuple[str, .
         ValueError: If channels are left unrotated, if layers have different numbers of pairs, if pairs are laid out in
             another way, or if they turn clockwise.
     """
-    layers = profile.provenance.get("rotary", [])
     pairs = profile.pairs
-    known = profiled_layers(profile)
-    if bool((pairs.unrotated.nan_to_num() != 0).any()) or any(
-        layer.get("rotary_dim") != layer.get("d_head") for layer in layers
-    ):
+    unrotated = bool((pairs.unrotated.nan_to_num() != 0).any())
+    uneven = bool(pairs.query_norm[profiled_layers(profile)].isnan().any())
+    refuse_unfit_layers(profile.provenance.get("rotary", []), tool, layouts, unrotated=unrotated, uneven=uneven)
+
+
+def refuse_unfit_layers(
+    layers: Sequence[Mapping[str, Any]], tool: str, layouts: tuple[str, ...], *, unrotated: bool, uneven: bool
+) -> None:
+    """`refuse_unfit_rotation`, from what is known of the layers.
+
+    Args:
+        layers: How each rotates, as the provenance of a profile says it.
+        tool: Name of the tool, for the message.
+        layouts: Layouts that the tool knows.
+        unrotated: Whether channels that do not rotate were seen.
+        uneven: Whether layers have different numbers of pairs.
+
+    Raises:
+        ValueError: As there.
+    """
+    if unrotated or any(layer.get("rotary_dim") != layer.get("d_head") for layer in layers):
         msg = f"{tool} rotates every channel, and this model leaves some unrotated: its pairs would be other channels"
         raise ValueError(msg)
-    if bool(pairs.query_norm[known].isnan().any()):
+    if uneven:
         msg = f"{tool} needs the same number of pairs in every layer, and this model's layers differ"
         raise ValueError(msg)
     unknown = sorted({str(layer.get("layout")) for layer in layers} - set(layouts))
