@@ -109,7 +109,7 @@ class Budget:
         line = (
             f"budget of {chosen.account['minutes']:g} minutes: about {chosen.account['all_minutes']:g} for everything; "
             f"{'leaving out ' + '; '.join(missing) if missing else 'nothing is left out'}; about "
-            f"{_two_digits(seconds(chosen.plan) / 60):g} minutes left to run"
+            f"{two_digits(seconds(chosen.plan) / 60):g} minutes left to run"
         )
         if progress:
             tqdm.write(line, sys.stderr)
@@ -138,14 +138,14 @@ class Budget:
         if place == len(plans):
             needed = (spent + seconds(plans[-1])) / 60
             msg = (
-                f"budget {self.minutes:g} is too small: {least} would take about {_two_digits(needed, math.ceil):g} "
-                f"minutes, everything about {_two_digits(max(everything, needed), math.ceil):g}; give that many, or a "
+                f"budget {self.minutes:g} is too small: {least} would take about {two_digits(needed, math.ceil):g} "
+                f"minutes, everything about {two_digits(max(everything, needed), math.ceil):g}; give that many, or a "
                 "smaller task"
             )
             raise ValueError(msg)
         account = {
             "minutes": self.minutes,
-            "all_minutes": _two_digits(everything),
+            "all_minutes": two_digits(everything),
             "left_out": left_out(plans[place]),
         }
         return Planned(plans[place], account)
@@ -176,7 +176,7 @@ def check_budget(budget: float | None) -> None:
         raise ValueError(msg)
 
 
-def _two_digits(value: float, rounding: Callable[[float], float] = round) -> float:
+def two_digits(value: float, rounding: Callable[[float], float] = round) -> float:
     """A number to two significant digits."""
     if value <= 0:
         return 0.0

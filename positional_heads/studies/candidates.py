@@ -1,13 +1,16 @@
 """The candidates of a recommendation: methods and factors, their blocks for config.json, and what a budget keeps."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from tqdm.auto import tqdm
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rope_scaling.config_block import config_block, in_its_place, prove_block, why_not_written
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import canonical_name, rope_method, takes_factor
-from positional_heads.studies.budget import Budget
+from positional_heads.studies.budget import Budget, two_digits
 from positional_heads.studies.extrapolation import method_label
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.rotary_kinds import Rotations
@@ -100,6 +103,8 @@ def within_budget(
 ) -> tuple[list[Trial], list[str], dict[str, Any]]:
     """The candidates that fit into a budget, after no extension was timed; notes and provenance of what does not.
 
+    Without a budget all fit, and where progress is shown it is said about how long they will take.
+
     Args:
         limit: The budget; all fit when None.
         trials: All candidates, no extension first.
@@ -108,16 +113,23 @@ def within_budget(
         finished: The parts that are finished.
         progress: Show a progress bar.
     """
-    if limit is None:
+    if limit is None and not progress:
         return trials, [], {}
     plans, first = smaller_plans(trials), trials[0]
-    finished.forget_untimed([first.name])
+    if limit is not None:
+        finished.forget_untimed([first.name])
     run_parts({first.name: first}, measure, finished=finished, title="timing", unit="candidate", progress=progress)
-    each = finished.seconds[first.name] / cost(first)
+    each = finished.seconds.get(first.name, 0.0) / cost(first)
 
     def seconds(plan: TrialPlan) -> float:
         return each * sum(cost(one) for one in plan.trials if one.name not in finished.results)
 
+    if limit is None:
+        left = two_digits(seconds(plans[0]) / 60)
+        if each and left:
+            line = f"{len(trials) - 1} candidates besides no extension: about {left:g} minutes left to run"
+            tqdm.write(f"{line}; a budget leaves out what does not fit", sys.stderr)
+        return trials, [], {}
     taken = sum(finished.seconds_of([one.name], each * cost(one)) for one in trials)
     chosen = limit.planned(
         plans,

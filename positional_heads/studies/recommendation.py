@@ -97,7 +97,7 @@ def recommend_extension(
         budget: Minutes that it may take. What does not fit is left out before it starts, and the record says so: the
             larger factors first, then the last methods. No limit when None.
         checkpoint: Folder to save finished parts in; the same call resumes from it.
-        progress: Show a progress bar.
+        progress: Show a progress bar, and say after the first candidate about how long the others will take.
         seed: Seed of the task.
         **task_settings: Settings of the task, e.g. depths, examples, haystack.
 
@@ -143,7 +143,7 @@ def recommend_extension(
     notes = [] if len(rows) >= sequences else [f"{len(rows)} sequences are used, {sequences} were asked for."]
     plain = finished.run("recall within", None, lambda _: recall.within())
     notes += [] if plain["reason"] is None else [plain["reason"]]
-    measured_heads = partial(_heads, model, rows, trained, target_length, asked, training_length)
+    measured_heads = partial(_heads, model, rows, trained, target_length, asked, training_length, progress=progress)
     curves = finished.run("heads", None, lambda _: measured_heads())
     notes += [] if curves["reason"] is None else [curves["reason"]]
 
@@ -242,6 +242,8 @@ def _heads(
     target: int,
     heads: Sequence[Head] | None,
     training_length: int | None,
+    *,
+    progress: bool,
 ) -> dict[str, Any]:
     """Rho and jump of each head without extension, by the extrapolation study; or why they are unknown."""
     without = "so the heads' curves were not measured."
@@ -258,6 +260,7 @@ def _heads(
         training_length=training_length,
         depths=[0.0],
         examples=1,
+        progress=progress,
     )
     table = study.by_head()
     return {"reason": None, "heads": [*table["head"]], "rho": [*table["rho_within"]], "jump": [*table["jump"]]}

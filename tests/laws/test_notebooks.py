@@ -19,6 +19,7 @@ NOTEBOOKS = (
     "4_length_extrapolation.ipynb",
     "5_with_other_analyses.ipynb",
     "6_research_session.ipynb",
+    "7_what_is_this_head.ipynb",
 )
 MOST_BYTES = 500_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|opt|var|mnt|work|Users|private)/|[A-Z]:\\|site-packages")

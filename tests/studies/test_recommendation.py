@@ -168,7 +168,7 @@ def test_a_budget_leaves_out_the_larger_factors_and_then_the_last_methods():
     ]
 
 
-def test_a_budget_is_said_to_be_too_small_or_kept(bundled, monkeypatch):
+def test_a_budget_is_said_to_be_too_small_or_kept(bundled, monkeypatch, capsys):
     now = [0.0]
     monkeypatch.setattr(resume, "clock", lambda: now[0])
 
@@ -185,6 +185,9 @@ def test_a_budget_is_said_to_be_too_small_or_kept(bundled, monkeypatch):
     assert found.description.endswith("left out for a budget of 3.5 minutes: the methods yarn 4, ntk 4")
     with pytest.raises(ValueError, match=r"budget 1\.5 is too small: none and yarn 2 would take about 2 minutes"):
         recommend_extension(bundled, ph.bundled_text(), 128, budget=1.5, **given)
+    capsys.readouterr()
+    recommend_extension(bundled, ph.bundled_text(), 128, progress=True, **given)
+    assert "4 candidates besides no extension: about 4 minutes left to run; a budget leaves" in capsys.readouterr().err
 
 
 def test_from_the_command_line_and_resumed(tmp_path, monkeypatch, made):
