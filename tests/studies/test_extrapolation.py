@@ -106,12 +106,16 @@ BAD = {
     "method with settings": ({"methods": ["dpe"]}, "method 'dpe' needs .*window.*: choose of .*none, .*rope_method"),
     "task": ({"task": "perplexity"}, "no answers at known distances: choose one of passkey"),
     "near": ({"depths": [0.9], "factors": [1.5]}, "lies 64 tokens back or more"),
+    "depth": ({"depths": [1.0]}, "depth 1.0 must be at least 0 .* and below 1"),
+    "digits": ({"digits": 0}, "digits 0 must be at least 1"),
     "head": ({"heads": [ph.Head(9, 0)]}, "L9H0 does not exist"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_impossible_studies_are_refused(case, bundled):
+def test_impossible_studies_are_refused_before_anything_is_run(case, bundled, monkeypatch):
+    monkeypatch.setattr("positional_heads.studies.extrapolation.score_heads", None)
+    monkeypatch.setattr(AnswerTask, "measure", lambda *_: pytest.fail("something was run"))
     settings, message = BAD[case]
     arguments = {"methods": ["none"], "factors": [2], **SMALL, **settings}
     with pytest.raises(ValueError, match=message):
@@ -278,11 +282,11 @@ def test_an_interrupted_study_is_resumed_with_the_same_result(study, bundled, tm
     arguments = {"methods": ["none", "linear", "self_extend"], "factors": [2, 4], "heads": study.heads, **SMALL}
     measured, plain = [], extrapolation._performance
 
-    def dies(model, name, length, *rest):
-        measured.append(length)
+    def dies(*given):
+        measured.append(given)
         if len(measured) == 4:
             raise KeyboardInterrupt
-        return plain(model, name, length, *rest)
+        return plain(*given)
 
     monkeypatch.setattr(extrapolation, "_performance", dies)
     with pytest.raises(KeyboardInterrupt):

@@ -8,6 +8,7 @@ from positional_heads.bridge.head_weights import query_key_weights
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.retrieval import retrieval_scores
 from positional_heads.core.kernel_score import kernel_score
+from positional_heads.studies.resume import FinishedParts
 from positional_heads.studies.retrieval_trials import RetrievalTrials
 
 TOKENS = torch.randint(97, 105, (2, 40), generator=torch.Generator().manual_seed(7))
@@ -59,3 +60,28 @@ def test_heads_whose_weights_are_not_shown_have_no_kernel_score(tiny):
     profile = ph.profile_heads(tiny("gemma4"), TOKENS, retrieval=None)
     assert bool(profile.values("kernel")[1:].isnan().all())  # of another width, or shared with another layer
     assert bool(profile.values("reach").isfinite().any())
+
+
+def never(*_, **__):
+    pytest.fail("something was run")
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "message"),
+    [
+        ("nosuch", "retrieval 'nosuch' is unknown: choose one of passkey, "),
+        ("perplexity", "retrieval 'perplexity' has no needle: choose one of passkey, "),
+        (lambda _: [1.0, 2.0], "has no held-out example whose answer repeats tokens of its context"),
+    ],
+)
+def test_a_task_without_a_needle_is_refused_before_anything_is_counted(retrieval, message, bundled, monkeypatch):
+    monkeypatch.setattr("positional_heads.studies.head_profile.counted_profile", never)
+    with pytest.raises(ValueError, match=message):
+        ph.profile_heads(bundled, TOKENS, retrieval=retrieval)
+
+
+def test_a_folder_with_parts_of_another_study_is_refused_before_anything_is_counted(bundled, tmp_path, monkeypatch):
+    FinishedParts({"model": {}, "retrieval": {"name": "another"}}, tmp_path)
+    monkeypatch.setattr("positional_heads.studies.head_profile.counted_profile", never)
+    with pytest.raises(ValueError, match=r"holds finished parts of another study \(different: model, retrieval\)"):
+        ph.profile_heads(bundled, TOKENS, checkpoint=tmp_path)

@@ -14,6 +14,7 @@ from positional_heads.studies import recommendation, resume
 from positional_heads.studies.candidates import candidates, smaller_plans
 from positional_heads.studies.recommendation import recommend_extension
 from positional_heads.studies.tasks.recall import passkey
+from positional_heads.studies.tasks.task import AnswerTask
 
 SMALL = {"training_length": 64, "sequences": 4, "depths": 2, "examples": 1}
 HEADS = ["L0H1", "L2H4"]
@@ -125,13 +126,20 @@ BAD = {
     ),
     "task": ({"task": "perplexity"}, "task 'perplexity' has no answers at known distances"),
     "head": ({"heads": "L9H0"}, "L9H0 does not exist"),
+    "depth": ({"depths": [0.1, 1.0]}, "depth 1.0 must be at least 0 .* and below 1"),
+    "depths": ({"depths": [0.9]}, "no answer of passkey lies 64 tokens back or more in 128 tokens: give smaller"),
+    "examples": ({"examples": 0}, "examples 0 must be at least 1"),
+    "digits": ({"digits": 0}, "digits 0 must be at least 1"),
+    "haystack": ({"haystack": "short"}, "the haystack has .* tokens, .* are needed"),
     "sequences": ({"sequences": 0}, "sequences 0 must be at least 1"),
     "budget": ({"budget": 0.0}, "budget 0.0 must be a number of minutes above 0"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_impossible_questions_are_refused(case, bundled):
+def test_impossible_questions_are_refused_before_anything_is_run(case, bundled, monkeypatch):
+    monkeypatch.setattr("positional_heads.studies.extrapolation.score_heads", None)
+    monkeypatch.setattr(AnswerTask, "measure", lambda *_: pytest.fail("something was run"))
     settings, message = BAD[case]
     given = {"text": ph.bundled_text(), "target_length": 128, "methods": ["linear"], **SMALL, **settings}
     with pytest.raises(ValueError, match=message):
