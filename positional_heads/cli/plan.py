@@ -1,18 +1,25 @@
 """`positional-heads plan`: which key heads may see only a window, or which pairs keep their rotation; what it costs."""
 
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import load_named, numbers, one_line_errors, prepared_folder, read_text
+from positional_heads.cli.common import load_named, numbers, one_line_errors, prepared_folder, read_text, say
 from positional_heads.cli.show import finish
 
 if TYPE_CHECKING:
+    from positional_heads.results.files import ResultKind
     from positional_heads.results.head_plan import HeadPlan
     from positional_heads.results.head_profile import HeadProfile
     from positional_heads.results.pair_plan import PairPlan
+    from positional_heads.results.plan_study import PlanStudy
+
+WINDOW_TOOLS, PAIR_TOOLS = ("duo-attention", "kvpress"), ("mha2mla",)
 
 
 def plan(  # noqa: PLR0917  one parameter is one option of the command
@@ -41,10 +48,18 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(min=2, help="Last keys that the others see, the query's own among them; 256 if not given."),
+        typer.Option(
+            min=2, help="Last keys that the others see, the query's own among them; the profile's if not given."
+        ),
     ] = None,
     sinks: Annotated[
-        int | None, typer.Option(min=0, help="First keys of the text that they see; 4 if not given.")
+        int | None, typer.Option(min=0, help="First keys of the text that they see; the profile's if not given.")
+    ] = None,
+    export: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Write the plan for another tool as well: duo-attention or kvpress, with --pairs mha2mla; repeatable."
+        ),
     ] = None,
     out: options.Out = Path("plan"),
     study: Annotated[
@@ -74,6 +89,13 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
             min=0, help="Random plans with as many windows in every layer, per measure and budget; 0 if not given."
         ),
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --study: keep finished parts in this folder. Studies of the same task and windows, or of pairs "
+            "and how, share them: run again with more measures, and only these are tried."
+        ),
+    ] = None,
     batch_size: options.BatchSize = None,
     device: options.Device = None,
     device_map: options.DeviceMap = None,
@@ -87,8 +109,9 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
 ) -> None:
     """Choose key heads that may see only the first keys and a window, or the rotary pairs that keep their rotation.
 
-    Writes the plan of one measure. With --study, tries plans of several measures and random ones on a task, and says
-    which cost least. To resume an interrupted study, run the same command again.
+    Writes the plan of one measure, and with --export a file for a tool that runs it. With --study, tries plans of
+    several measures and random ones on a task, and says which cost least; it writes no plan. To resume an interrupted
+    study, run the same command again.
 
     Example: positional-heads plan profile --by reach --budget 0.5 --out plan
     """
@@ -97,14 +120,16 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
         usual = "0.5" if study is None else "0.25,0.5,0.75"
         budgets = numbers("--budget", usual if budget is None else budget, usual)
         if study is None:
-            _refuse_study_options(by, budgets)
+            _refuse_study_options(by, budgets, checkpoint)
+        _refuse_exports(export or [], pairs, study)
         of_plan = _settings_of_plan(pairs, window=window, sinks=sinks, n_matched=n_matched, how=how)
         from positional_heads.results.files import FINISHED_FILE_NAME, PLAN_STUDY
         from positional_heads.results.head_profile import HeadProfile
 
         profiled = HeadProfile.load(profile)
         if study is None:
-            _write_plan(profiled, budgets[0], by[0] if by else None, seed, pairs, of_plan, out, overwrite, as_json)
+            plan = _chosen(profiled, budgets[0], by[0] if by else None, seed, pairs, of_plan)
+            _write_plan(plan, out, overwrite, as_json, export or [])
             return
         from positional_heads.bridge.loading import check_dtype
         from positional_heads.studies.pair_study import pair_study
@@ -120,7 +145,7 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
             task_settings["haystack"] = read_text(haystack)
         if "seed" in task_setting_names(task):
             task_settings["seed"] = seed
-        with prepared_folder(out, PLAN_STUDY.file_name, overwrite):
+        with _prepared(out, PLAN_STUDY, overwrite):
             places = {"offload_folder": offload_folder, "adapter": adapter}
             bridge = load_named(study, device, dtype, trust_remote_code, device_map=device_map, **places)
             from positional_heads.studies.tasks.evaluate import make_task
@@ -134,11 +159,12 @@ def plan(  # noqa: PLR0917  one parameter is one option of the command
                 n_random=n_random,
                 batch_size=batch_size,
                 seed=seed,
-                checkpoint=out,
+                checkpoint=checkpoint or out,
                 progress=True,
                 **of_plan,
             )
-            finish(result, out, as_json, progress=[FINISHED_FILE_NAME])
+            finish(result, out, as_json, progress=[FINISHED_FILE_NAME] if checkpoint is None else [])
+            say(_next_step(result, profile, pairs))
 
 
 def _settings_of_plan(pairs: bool, **given: Any) -> dict[str, Any]:
@@ -155,38 +181,91 @@ def _settings_of_plan(pairs: bool, **given: Any) -> dict[str, Any]:
     return known
 
 
-def _write_plan(  # noqa: PLR0917  the options of the command
-    profiled: "HeadProfile",
-    budget: float,
-    by: str | None,
-    seed: int,
-    pairs: bool,
-    settings: dict[str, Any],
-    out: Path,
-    overwrite: bool,
-    as_json: bool,
-) -> None:
-    """Choose, write and print one plan."""
-    from positional_heads.results.files import HEAD_PLAN, PAIR_PLAN
+@contextmanager
+def _prepared(out: Path, kind: "ResultKind", overwrite: bool) -> Iterator[None]:
+    """`prepared_folder`, which also refuses a folder whose plan or study this result would hide.
+
+    Raises:
+        ValueError: If it has one of another kind.
+    """
+    from positional_heads.results.files import HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, lies_in
+
+    for other in (HEAD_PLAN, PAIR_PLAN, PLAN_STUDY):
+        if other != kind and lies_in(out, other.file_name):
+            name = other.label.removeprefix("positional_heads.")
+            msg = (
+                f"{out}: already holds a {name} ({other.file_name}), which this result would hide: choose another --out"
+            )
+            raise ValueError(msg)
+    with prepared_folder(out, kind.file_name, overwrite):
+        yield
+
+
+def _chosen(
+    profiled: "HeadProfile", budget: float, by: str | None, seed: int, pairs: bool, settings: dict[str, Any]
+) -> "HeadPlan | PairPlan":
+    """The plan of one measure."""
     from positional_heads.results.pair_plan import pair_plan
     from positional_heads.results.window_plan import window_plan
 
-    with prepared_folder(out, (PAIR_PLAN if pairs else HEAD_PLAN).file_name, overwrite):
-        plan: HeadPlan | PairPlan
-        if pairs:
-            plan = pair_plan(profiled, budget, by or "band_norm", seed=seed, **settings)
-        else:
-            settings.pop("n_matched", None)  # controls of a study
-            plan = window_plan(profiled, budget, by=by or "reach", seed=seed, **settings)
-        finish(plan, out, as_json)
+    if pairs:
+        return pair_plan(profiled, budget, by or "band_norm", seed=seed, **settings)
+    settings.pop("n_matched", None)  # controls of a study
+    return window_plan(profiled, budget, by=by or "reach", seed=seed, **settings)
 
 
-def _refuse_study_options(by: list[str] | None, budgets: list[float]) -> None:
-    """Refuse several measures or budgets for one plan.
+def _write_plan(plan: "HeadPlan | PairPlan", out: Path, overwrite: bool, as_json: bool, exports: Sequence[str]) -> None:
+    """Write and print one plan, and write it for other tools."""
+    with _prepared(out, plan.saved_as, overwrite):
+        files = [write_for(tool, plan, out) for tool in exports]  # refused before the plan itself is written
+        finish(plan, out, as_json, more=files)
+
+
+def write_for(tool: str, plan: Any, out: Path) -> Path:
+    """Write a plan for another tool, into a folder."""
+    from positional_heads.results import formats
+
+    if tool == "duo-attention":
+        return formats.write_duo_attention(plan, out / "duo_attention")
+    if tool == "kvpress":
+        return formats.write_kvpress(plan, out / "kvpress.json")
+    return formats.write_mha2mla_ranks(plan, out / "mha2mla.pth")
+
+
+def _next_step(study: "PlanStudy", profile: Path, pairs: bool) -> str:
+    """Which command writes the plan of the measure that cost least, in a sentence."""
+    settings = study.provenance["settings"]
+    window = f" --window {settings['window']} --sinks {settings['sinks']}" if not pairs else ""
+    how = f" --pairs --how {settings['how']}" if pairs else ""
+    command = f"positional-heads plan {shlex.quote(str(profile))}{how} --by={shlex.quote(study.best)}{window}"
+    return f"next: {command} --budget {study.budgets[len(study.budgets) // 2]:g} --out NEW_FOLDER writes a plan"
+
+
+def _refuse_study_options(by: list[str] | None, budgets: list[float], checkpoint: Path | None) -> None:
+    """Refuse several measures or budgets for one plan, and a folder for parts of a study.
 
     Raises:
-        ValueError: If there are several.
+        ValueError: If there are some.
     """
     if len(by or []) > 1 or len(budgets) > 1:
         msg = "a plan has one --by and one --budget: give one of each, or compare several with --study MODEL"
+        raise ValueError(msg)
+    if checkpoint is not None:
+        msg = "--checkpoint goes with --study MODEL: a plan is written at once"
+        raise ValueError(msg)
+
+
+def _refuse_exports(exports: Sequence[str], pairs: bool, study: str | None) -> None:
+    """Refuse tools that are unknown or take plans of the other kind.
+
+    Raises:
+        ValueError: If there are some, or a study is run.
+    """
+    known = PAIR_TOOLS if pairs else WINDOW_TOOLS
+    for tool in exports:
+        if tool not in known:
+            msg = f"--export {tool!r}: {'with' if pairs else 'without'} --pairs it is {' or '.join(known)}"
+            raise ValueError(msg)
+    if exports and study is not None:
+        msg = "--export goes with a plan: leave --study out, and give one --by and one --budget"
         raise ValueError(msg)

@@ -27,7 +27,7 @@ from positional_heads.results.ablation_tables import (
     heads_alone_table,
     predictors_table,
 )
-from positional_heads.results.answered_sets import AnsweredSets
+from positional_heads.results.answered_sets import AnsweredSets, saved_values
 from positional_heads.results.files import ABLATION
 from positional_heads.results.ranked_heads import ranked_heads
 from positional_heads.results.record import computed_once, json_rows, nested
@@ -278,7 +278,7 @@ class AblationStudy(AnsweredSets):
                 StudySet(kind, k, number, tuple(Head.parse(head) for head in heads))
                 for kind, k, number, heads in content["cells"]
             ],
-            values={name: values[name].double() for name in content["measures"]},
+            values=saved_values(values, content["measures"]),
             ranking=[Head.parse(head) for head in content["ranking"]],
             ranked_by=tensors["ranked_by"],
             retrieval=tensors.get("retrieval"),

@@ -18,6 +18,8 @@ from positional_heads.results.selection import matching, part_chance, parts_of, 
 if TYPE_CHECKING:
     import pandas as pd
 
+SAVED = (torch.float64, torch.float32, torch.uint8)
+"""Types that measures are saved in: models compute in single precision, and the smallest that holds them is taken."""
 SomeSets = TypeVar("SomeSets", bound="AnsweredSets")
 
 
@@ -102,7 +104,7 @@ class AnsweredSets(Record):
         """Measures are stored in the smallest type that holds them exactly: models compute in single precision."""
         exact = {}
         for name, values in self.values.items():
-            for dtype in (torch.float32, torch.uint8):  # the last one that fits is the smallest
+            for dtype in SAVED[1:]:  # the last one that fits is the smallest
                 if torch.equal(values.to(dtype).double(), values):
                     exact[f"values.{name}"] = values.to(dtype)
         return super()._tensors() | exact
@@ -130,3 +132,16 @@ class AnsweredSets(Record):
             msg = f"the answers of {self.task} have no {by!r}: choose among {', '.join(self.rows[0])}"
             raise ValueError(msg)
         return unit_means_by_reach(self.rows, self.values[measure], self._index, by)
+
+
+def saved_values(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Float64[Tensor, "set row"]]:
+    """The measures of a file, in the order of their names.
+
+    Raises:
+        ValueError: If one has a type that measures are not saved in.
+    """
+    for name in names:
+        if tensors[name].dtype not in SAVED:
+            msg = f"values of {name} must be numbers that measures are saved as, got {tensors[name].dtype}"
+            raise ValueError(msg)
+    return {name: tensors[name].double() for name in names}

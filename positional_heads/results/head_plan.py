@@ -18,7 +18,7 @@ from positional_heads.core.heads import Head, number_ranges
 from positional_heads.core.key_heads import readers
 from positional_heads.results.files import HEAD_PLAN
 from positional_heads.results.key_cache import KeyCache
-from positional_heads.results.plan_checks import check_key_heads, check_plan, check_shape
+from positional_heads.results.plan_checks import check_key_heads, check_plan, check_shape, check_whole
 from positional_heads.results.record import Record, json_rows, nested
 from positional_heads.results.text import printable
 
@@ -70,8 +70,11 @@ class HeadPlan(Record):
         shape = len(self.key_heads), int(self.key_heads.max()) + 1
         check_shape("windowed", self.windowed, shape, torch.bool)
         check_shape("ranked_by", self.ranked_by, shape, torch.float64)
-        in_range("window", self.window, 2)
-        in_range("sinks", self.sinks, 0)
+        for name, least in (("window", 2), ("sinks", 0)):
+            check_whole(name, getattr(self, name), least)
+        if bool(self.ranked_by.isinf().any()) or bool((self.windowed & self.ranked_by.isnan()).any()):
+            msg = "ranked_by must be finite, or NaN for key heads without a window"
+            raise ValueError(msg)
         if bool((self.windowed & (~self.cache.holds(shape[1]) | (self.cache.windows > 0)[:, None])).any()):
             msg = "windowed has key heads that do not exist, or whose layer has a sliding window of its own"
             raise ValueError(msg)

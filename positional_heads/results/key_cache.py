@@ -73,7 +73,7 @@ class KeyCache:
         Raises:
             ValueError: If shapes do not fit, or a number is out of range.
         """
-        layers = len(key_heads)
+        layers, heads = key_heads.shape
         for name in ("keys_of", "held", "windows"):
             values = getattr(self, name)
             least = 0 if name == "windows" else -1
@@ -86,8 +86,8 @@ class KeyCache:
         measured = key_heads.amax(-1)
         read = (measured >= 0) & (self.keys_of >= 0)
         holders = self.held[self.keys_of.clamp(min=0)]
-        if bool((read & (holders >= 0) & (measured >= holders)).any()):
-            msg = "key_heads names key heads that the layer, or the one whose keys it reads, does not hold"
+        if bool((read & (holders >= 0) & (measured + 1 != holders)).any()) or bool((self.held > heads).any()):
+            msg = "key_heads names other key heads than the layer, or the one whose keys it reads, holds"
             raise ValueError(msg)
 
 

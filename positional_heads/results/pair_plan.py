@@ -19,6 +19,7 @@ from positional_heads.core.key_heads import drawn_values
 from positional_heads.results.files import PAIR_PLAN
 from positional_heads.results.head_plan import CHANCE
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.plan_checks import check_key_heads, check_plan, check_shape
 from positional_heads.results.record import Record
 from positional_heads.results.rotation import profiled_layers, summed_over_readers
 from positional_heads.results.text import printable
@@ -65,9 +66,34 @@ class PairPlan(Record):
 
     saved_as = PAIR_PLAN
 
+    def __post_init__(self) -> None:
+        """Refuse what is no plan, e.g. in a file that somebody edited."""
+        check_plan(self)
+        check_key_heads(self.key_heads)
+        if self.how not in DONE:
+            msg = f"how must be {' or '.join(DONE)}, got {self.how!r:.40}"
+            raise ValueError(msg)
+        layers, n_pairs = len(self.key_heads), self.frequencies.shape[-1] if self.frequencies.ndim else 0
+        shape = layers, int(self.key_heads.max()) + 1, n_pairs
+        check_shape("frequencies", self.frequencies, (layers, n_pairs), torch.float64)
+        check_shape("kept", self.kept, shape, torch.bool)
+        check_shape("ranked_by", self.ranked_by, shape, torch.float64)
+        exists = existing_pairs(self.key_heads, self.frequencies)
+        absent = self.frequencies.isnan()
+        if bool((absent[:, :-1] & ~absent[:, 1:]).any()) or bool(self.frequencies.isinf().any()):
+            msg = "frequencies must be finite, or NaN for pairs that a layer does not have, its last ones"
+            raise ValueError(msg)
+        if not bool(self.kept[~exists].all()) or not bool(self.ranked_by[exists].isfinite().all()):
+            msg = "kept must be True where there is no pair to choose, and ranked_by finite where there is one"
+            raise ValueError(msg)
+
     @property
     def extension(self) -> dict[str, Any]:
-        """The plan as an extension: `with ph.extended_rope(model, **plan.extension)` is a model that rotates so."""
+        """The plan as an extension: `with ph.extended_rope(model, **plan.extension)` is a model that rotates so.
+
+        `extended_rope` refuses a model of another shape, and cannot know another of the same: give it the one that was
+        profiled (`model_name`). `pair_study` and the command refuse another.
+        """
         return {"method": "kept_pairs", "kept": self.digits, "how": self.how}
 
     @property
@@ -209,13 +235,19 @@ def choosable(profile: HeadProfile) -> Bool[Tensor, "layer kv_head pair"]:
         ValueError: If there are none.
     """
     profiled_layers(profile)
-    heads = torch.arange(int(profile.key_heads.max()) + 1)
-    read = heads < profile.key_heads.amax(-1, keepdim=True) + 1
-    exists = read[..., None] & ~profile.pairs.frequencies.isnan()[:, None]
+    exists = existing_pairs(profile.key_heads, profile.pairs.frequencies)
     if not bool(exists.any()):
         msg = "this profile has no rotary pairs to choose from: profile layers that rotate"
         raise ValueError(msg)
     return exists
+
+
+def existing_pairs(
+    key_heads: Int[Tensor, "layer head"], frequencies: Float64[Tensor, "layer pair"]
+) -> Bool[Tensor, "layer kv_head pair"]:
+    """The pairs of key heads that exist, and were profiled."""
+    heads = torch.arange(int(key_heads.max()) + 1)
+    return (heads <= key_heads.amax(-1, keepdim=True))[..., None] & ~frequencies.isnan()[:, None]
 
 
 def kept_counts(exists: Bool[Tensor, "layer kv_head pair"], budget: float) -> Int[Tensor, "layer kv_head"]:

@@ -1,15 +1,18 @@
 """Checks of plans: what a file that somebody edited, or a caller, may not hold."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from positional_heads.core.arguments import is_number
+from positional_heads.core.arguments import LIMIT, is_integer, is_number
 
 LONGEST_NAME = 80
+PAIRS = re.compile(r"L\d+K\d+:[0-9a-f]+")
+"""A key head that loses pairs, with the digits of those that it keeps."""
 
 
 def check_plan(plan: Any) -> None:
@@ -50,6 +53,17 @@ def check_budget(budget: Any) -> None:
         raise ValueError(msg)
 
 
+def check_whole(name: str, number: Any, least: int) -> None:
+    """Refuse what is no whole number of at least so much.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    if not is_integer(number) or not least <= number < LIMIT:
+        msg = f"{name} {number!r:.20} must be a whole number of at least {least}"
+        raise ValueError(msg)
+
+
 def check_shape(name: str, values: Any, shape: Sequence[int], dtype: torch.dtype) -> None:
     """Refuse a tensor of another shape or type.
 
@@ -75,3 +89,64 @@ def check_key_heads(key_heads: Int[Tensor, "layer head"]) -> None:
     if least < -1 or not 0 <= most < key_heads.shape[1]:
         msg = f"key_heads must be -1 to {key_heads.shape[1] - 1}, one at least not -1, got {least} to {most}"
         raise ValueError(msg)
+
+
+def check_answers(study: Any, kinds: Sequence[str], edits: Sequence[str]) -> None:
+    """Refuse a study of plans whose parts do not fit together.
+
+    Args:
+        study: The study.
+        kinds: What roles a plan may have.
+        edits: What plans may do.
+
+    Raises:
+        ValueError: If a part has another form, or a number makes no sense.
+    """
+    if study.planned not in edits:
+        msg = f"planned must be one of {', '.join(edits)}, got {study.planned!r:.40}"
+        raise ValueError(msg)
+    check_notes(study.notes, study.provenance)
+    rows = study.rows
+    if not isinstance(study.task, str) or not isinstance(rows, list) or not rows:
+        msg = "a study needs the name of its task, and a row for every answer"
+        raise ValueError(msg)
+    if any(not isinstance(row, dict) or not {"unit", "reach"} <= row.keys() for row in rows):
+        msg = "every row needs a unit and a reach"
+        raise ValueError(msg)
+    if other := {str(row["reach"]) for row in rows} - {"long", "short"}:
+        msg = f"the reach of an answer is long or short, got {min(other)!r:.40}"
+        raise ValueError(msg)
+    for cell in study.cells:
+        _check_cell(cell, kinds, pairs=study.planned != edits[0])
+    found = {cell.kind for cell in study.cells}
+    if not {"none", "plan", "chance", "all"} <= found or study.cells[0].kind != "none":
+        msg = f"a study needs cells of no plan, the first, and of kinds plan, chance and all, got {sorted(found)}"
+        raise ValueError(msg)
+    if not study.values:
+        msg = "a study needs values of a measure"
+        raise ValueError(msg)
+    for name, values in study.values.items():
+        check_shape(f"values of {name}", values, (len(study.sets), len(rows)), torch.float64)
+        if not bool(values.isfinite().all()):
+            msg = f"values of {name} must be finite"
+            raise ValueError(msg)
+    chance = study.chance if isinstance(study.chance, Mapping) else {"chance": None}
+    if any(not is_number(value) for value in chance.values()):
+        msg = "chance must have a number for each measure of which it is known"
+        raise ValueError(msg)
+
+
+def _check_cell(cell: Any, kinds: Sequence[str], *, pairs: bool) -> None:
+    """Refuse a plan of a study with another role, or with sets of another kind."""
+    if cell.kind not in kinds or not isinstance(cell.by, str) or (cell.kind == "none") != (not cell.heads):
+        msg = f"a cell is of kind {', '.join(kinds)}, and only that of none edits nothing, got {cell.kind!r:.40}"
+        raise ValueError(msg)
+    if any(not is_integer(number) or number < 0 for number in (cell.k, cell.number)):
+        msg = f"size and number of a cell are whole numbers of at least 0, got {cell.k!r:.20}, {cell.number!r:.20}"
+        raise ValueError(msg)
+    if not all(
+        isinstance(one, str) and PAIRS.fullmatch(one) if pairs else isinstance(one, tuple) for one in cell.heads
+    ):
+        msg = f"a cell of kind {cell.kind} has a set of another kind: {cell.heads[0]!r:.40}"
+        raise ValueError(msg)
+    check_budget(cell.budget)

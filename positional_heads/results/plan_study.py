@@ -14,10 +14,12 @@ from torch import Tensor
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head
-from positional_heads.results.answered_sets import AnsweredSets
+from positional_heads.results.answered_sets import AnsweredSets, saved_values
 from positional_heads.results.files import PLAN_STUDY
+from positional_heads.results.plan_checks import check_answers
 from positional_heads.results.plan_tables import (
     ALL_BUDGETS,
+    KINDS,
     PlanControl,
     TriedPlan,
     plan_contrasts,
@@ -26,7 +28,7 @@ from positional_heads.results.plan_tables import (
     tried,
 )
 from positional_heads.results.plan_verdict import plan_verdict
-from positional_heads.results.plan_words import WINDOWS, PlanWords, plan_words, tried_edits
+from positional_heads.results.plan_words import EDITS, WINDOWS, PlanWords, plan_words, tried_edits
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.tables import ROWS
 from positional_heads.results.text import printable
@@ -61,10 +63,19 @@ class PlanStudy(AnsweredSets):
 
     saved_as = PLAN_STUDY
 
+    def __post_init__(self) -> None:
+        """Refuse what is no study, e.g. in a file that somebody edited."""
+        check_answers(self, KINDS, EDITS)
+
     @property
     def by(self) -> list[str]:
         """Names of the measures whose plans were tried."""
         return [*tried(self.cells, "plan")]
+
+    @property
+    def best(self) -> str:
+        """The measure whose plans cost least at the first reach, over all budgets; of equal ones the first."""
+        return self._ranked(None)[0]
 
     @property
     def budgets(self) -> list[float]:
@@ -222,7 +233,7 @@ class PlanStudy(AnsweredSets):
                 TriedPlan(kind, k, number, tuple(map(read, heads)), by, budget)
                 for kind, k, number, heads, by, budget in content["cells"]
             ],
-            values={name: values[name].double() for name in content["measures"]},
+            values=saved_values(values, content["measures"]),
             planned=planned,
             **{name: content[name] for name in ("task", "rows", "chance", "notes", "provenance")},
         )

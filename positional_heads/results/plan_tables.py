@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ALL_BUDGETS = "all"
+KINDS = ("none", "plan", "chance", "layers", "all")
+"""Roles of the sets of a study, see `TriedPlan`."""
 PlanControl = Literal["chance", "layers"]
 CONTRASTS = ("by", "budget", "reach", "effect", "gain", "low", "high", "p_chance", "plans")
 
@@ -73,7 +75,7 @@ def plan_effects(
     lines = []
     for units in by_reach:
         own = {} if by is None else {by: units.group}
-        for kind in ("none", "plan", "chance", "layers", "all"):
+        for kind in KINDS:
             for name, budgets in tried(cells, kind).items():
                 for budget, plans in budgets.items():
                     known = {

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 WINDOWS = "windows"
+EDITS = (WINDOWS, "frozen pairs", "dropped pairs")
+"""What plans do."""
 
 
 class PlanWords(NamedTuple):

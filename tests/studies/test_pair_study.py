@@ -125,6 +125,8 @@ def test_the_command_plans_and_studies_pairs(study, profile, tmp_path) -> None:
     assert (plan.digits, plan.how) == (expected.digits, "drop")
     assert in_options(plan.verdict) in shown
     assert run("show", tmp_path / "plan")[1] == shown
+    hidden = "holds a PairPlan (pairs.safetensors), which this result would hide"
+    assert hidden in run("plan", tmp_path, "--overwrite", "--out", tmp_path / "plan")[2]
     out = tmp_path / "study"
     settings = ("--budget", 0.5, "--by", "band_norm", "--n-random", 1)
     task = ("--length", 64, "--depths", 2, "--examples", 2)
@@ -136,6 +138,14 @@ def test_the_command_plans_and_studies_pairs(study, profile, tmp_path) -> None:
     expected = study.values["log_prob"][[study.sets.index(heads) for heads in found.sets]]
     torch.testing.assert_close(found.values["log_prob"], expected, atol=1e-5, rtol=0)
     assert "with frozen pairs; negative is harm" in shown
+    assert "window" not in shown
+    assert "by: what chose the pairs of each key head" in " ".join(shown.split())
+    assert f"next: positional-heads plan {tmp_path} --pairs --how freeze --by=band_norm --budget 0.5" in said
+    code, _, said = run("plan", tmp_path, "--pairs", "--export", "mha2mla", "--out", tmp_path / "tools")
+    assert code == 0, said
+    ranks = ph.formats.read_mha2mla_ranks(tmp_path / "tools" / "mha2mla.pth")
+    kept = PairPlan.load(tmp_path / "tools").kept
+    assert torch.equal(ranks < kept[0, 0].sum(), kept)
     assert run("show", out)[1] == shown
     for wrong, message in (
         (("--pairs", "--window", 8), "--window goes with windows, not with --pairs"),

@@ -1,6 +1,7 @@
 """A study of head plans gives windows to exactly the chosen heads, resumes, and refuses what cannot be tried."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,9 +133,18 @@ def test_the_command_writes_a_plan(profile, tmp_path) -> None:
     assert "run positional-heads plan --study to test" in shown
     assert {file.name for file in out.iterdir()} == {"plan.safetensors", "key_heads.csv", "plan.md"}
     assert run("show", out)[1] == shown
+    assert "see a window" in shown
     assert json.loads(run("show", out, "--json")[1])["kept"]["512"] == expected.kept(512)
     assert "already holds results" in run(*given)[2]
+    tools = ("--export", "kvpress", "--export", "duo-attention")
+    code, _, said = run(*given[:-1], tmp_path / "tools", *tools)
+    assert code == 0, said
+    assert ph.formats.read_kvpress(tmp_path / "tools" / "kvpress.json").values.tolist() == plan.full_attention.tolist()
+    read = ph.formats.read_duo_attention(tmp_path / "tools" / "duo_attention")
+    assert (read.values.tolist(), read.sinks, read.window) == (plan.full_attention.tolist(), 2, 16)
     for wrong, message in (
+        (("--export", "mha2mla"), "--export 'mha2mla': without --pairs it is duo-attention or kvpress"),
+        (("--checkpoint", tmp_path / "parts"), "--checkpoint goes with --study MODEL"),
         (("--by", "reach", "--by", "rho"), "one --by and one --budget"),
         (("--budget", "0.2,0.4"), "compare several with --study MODEL"),
         (("--budget", "half"), "--budget 'half' must be numbers separated by commas, e.g. 0.5"),
@@ -160,3 +170,37 @@ def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
     names = {"effects.csv", "contrasts.csv", "differences.csv", "answers.parquet", "loss_by_budget.png", "plans.md"}
     assert {file.name for file in out.iterdir()} == {"plans.safetensors", *names}
     assert run("show", out)[1] == shown
+    command = f"--by={found.best} --window 8 --sinks 2 --budget 0.75 --out NEW_FOLDER writes a plan"
+    assert f"next: positional-heads plan {tmp_path} {command}" in said
+    assert "--export goes with a plan" in run("plan", tmp_path, "--study", "bundled", "--export", "kvpress")[2]
+
+
+def test_a_study_is_extended_with_another_measure(bundled, profile, tmp_path, monkeypatch) -> None:
+    profile.save(tmp_path)
+    measure, measured = AnswerTask.measure, []
+    monkeypatch.setattr(AnswerTask, "measure", lambda *given: measured.append(1) or measure(*given))
+    one = QUICK | {"budgets": (0.5,), "by": ["reach"], "n_random": 1, "depths": 1}
+    plan_study(bundled, profile, "passkey", **one, checkpoint=tmp_path / "parts")
+    assert len(measured) == 4  # no window, reach, chance, all
+    settings = ("--budget", 0.5, "--window", 8, "--sinks", 2, "--n-random", 1)
+    task = ("--length", 96, "--depths", 1, "--examples", 1, "--checkpoint", tmp_path / "parts")
+    measures = ("--by", "reach", "--by=-reach", "--out", tmp_path / "two")
+    code, _, said = run("plan", tmp_path, "--study", "bundled", *settings, *task, *measures)
+    assert code == 0, said
+    assert len(measured) == 4 + 1
+    assert PlanStudy.load(tmp_path / "two").by == ["reach", "-reach"]
+
+
+def test_window_and_sinks_are_the_profiles_unless_given(bundled, profile) -> None:
+    own = replace(profile, provenance={**profile.provenance, "settings": {"window": 12, "sinks": 3}})
+    plan = window_plan(own)
+    assert (plan.window, plan.sinks, plan.ablation["distance"]) == (12, 3, 11)
+    assert not any("was measured with" in note for note in plan.notes)
+    other = window_plan(own, window=9, sinks=1)
+    assert "reach was measured with 3 first keys; this plan has 1 first keys." in other.notes
+    assert not any("was measured with" in note for note in window_plan(own, window=9).notes)
+    assert not any("was measured with" in note for note in window_plan(own, sinks=1, by="rho").notes)
+    settings = {name: value for name, value in QUICK.items() if name not in {"window", "sinks"}}
+    found = plan_study(bundled, own, "passkey", **settings | {"budgets": (0.5,), "by": ["reach"], "n_random": 1})
+    assert (found.provenance["settings"]["window"], found.provenance["settings"]["sinks"]) == (12, 3)
+    assert found.provenance["ablation"]["distance"] == 11
