@@ -303,8 +303,8 @@ MUTANTS = (
     Mutant("results/plan_verdict.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
     Mutant(
         "results/plan_verdict.py",
-        "/ (1 + plans) >= ALPHA:\n        enough = round(1",
-        "/ (1 + plans) > ALPHA:\n        enough = round(1",
+        "if 1 / (1 + plans) >= ALPHA",
+        "if 1 / (1 + plans) > ALPHA",
         "results/test_plan_study -k no_measure",
     ),
     Mutant(
