@@ -277,9 +277,9 @@ MUTANTS = (
         "results/test_head_plan -k one_by_one",
     ),
     Mutant(
-        "results/head_plan.py",
-        "layer_windows(profile) == 0",
-        "layer_windows(profile) >= 0",
+        "results/window_plan.py",
+        "cache.windows == 0",
+        "cache.windows >= 0",
         "results/test_head_plan",
     ),
     Mutant(
@@ -299,6 +299,31 @@ MUTANTS = (
         'row["p_chance"] >= as_bad',
         'row["p_chance"] >= 0',
         "results/test_plan_study -k planted_costs",
+    ),
+    Mutant("results/plan_verdict.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
+    Mutant(
+        "results/plan_verdict.py",
+        "if 1 / (1 + plans) >= ALPHA",
+        "if 1 / (1 + plans) > ALPHA",
+        "results/test_plan_study -k no_measure",
+    ),
+    Mutant(
+        "bridge/key_cache.py",
+        "range(first_sharing) if kinds[one] == kind",
+        "range(first_sharing)",
+        "studies/test_key_cache",
+    ),
+    Mutant(
+        "core/key_heads.py",
+        "holders.clamp(min=0)[:, None] * width",
+        "torch.arange(len(key_heads))[:, None] * width",
+        "studies/test_key_cache -k several",
+    ),
+    Mutant(
+        "results/formats/kvpress.py",
+        "streaming = streaming.windowed",
+        "streaming = ~streaming.windowed",
+        "results/formats/test_plans -k kvpress",
     ),
     # What a head is, and which measures are one thing
     Mutant(

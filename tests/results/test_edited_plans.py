@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 
 import positional_heads as ph
-from positional_heads.results.files import read_result, write_result
+from positional_heads.results.files import read_result, understood, write_result
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic_profile import synthetic_profile
 
@@ -38,53 +38,59 @@ CELL = {0: ("zero", 3, None), 1: (-1, 1.5, "x"), 2: (-1, None), 3: ([3], "L0H0",
 CELL[5] = NUMBERS
 
 
-def sealed(record, folder, content, tensors=None):
-    """A file with this content, as this library would have written it."""
-    file = record.save(folder)
-    _, raw = read_result(file, record.saved_as)
-    tensors = safetensors.torch.load(raw) if tensors is None else tensors
-    own = {key: value for key, value in content.items() if key not in {"format", "version"}}
-    write_result(file, safetensors.torch.save(tensors), own, record.saved_as)
-    return file
+def read(record, content, tensors):
+    """What `load` makes of a whole file with this content."""
+    with understood("a file", record.saved_as):
+        return type(record)._from_file(content, tensors)
 
 
-def refused(record, folder, content, tensors=None):
-    file = sealed(record, folder, content, tensors)
+def refused(record, content, tensors):
     with pytest.raises(ph.ResultFileError, match=f"not damaged, but not a .*{type(record).__name__}"):
-        type(record).load(file)
+        read(record, content, tensors)
+
+
+def saved(kind, folder):
+    """A record, and the content and tensors of its file."""
+    record = RECORDS[kind]()
+    content, raw = read_result(record.save(folder), record.saved_as)
+    return record, content, safetensors.torch.load(raw)
+
+
+def test_a_sealed_file_is_read_so(tmp_path):
+    record, content, tensors = saved("HeadPlan", tmp_path)
+    own = {key: value for key, value in content.items() if key not in {"format", "version"}}
+    write_result(tmp_path / "plan.safetensors", safetensors.torch.save(tensors), own | {"window": 1}, record.saved_as)
+    with pytest.raises(ph.ResultFileError, match=r"plan\.safetensors: not damaged, .*window 1 must be a whole number"):
+        ph.HeadPlan.load(tmp_path)
 
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_values_that_make_no_sense_are_refused(kind, tmp_path):
-    record = RECORDS[kind]()
-    content, _ = read_result(record.save(tmp_path), record.saved_as)
-    type(record).load(sealed(record, tmp_path, content))
+    record, content, tensors = saved(kind, tmp_path)
+    read(record, content, tensors)
     for name, values in EDITS[kind].items():
         for value in values:
-            refused(record, tmp_path, {**content, name: value})
+            refused(record, {**content, name: value}, tensors)
         if name != "planned":  # which studies before those of pairs do not say
-            refused(record, tmp_path, {key: value for key, value in content.items() if key != name})
+            refused(record, {key: value for key, value in content.items() if key != name}, tensors)
 
 
 def test_cells_that_make_no_sense_are_refused(tmp_path):
-    record = RECORDS["PlanStudy"]()
-    content, _ = read_result(record.save(tmp_path), record.saved_as)
+    record, content, tensors = saved("PlanStudy", tmp_path)
     cells = content["cells"]
     for place, values in CELL.items():
         for value in values:
             changed = [*cells[1][:place], value, *cells[1][place + 1 :]]
-            refused(record, tmp_path, {**content, "cells": [cells[0], changed, *cells[2:]]})
-    refused(record, tmp_path, {**content, "cells": cells[1:]})  # nothing to compare with
-    refused(record, tmp_path, {**content, "cells": [cell for cell in cells if cell[0] != "chance"]})
-    refused(record, tmp_path, {**content, "rows": content["rows"][:-1]})
-    refused(record, tmp_path, {**content, "planned": "frozen pairs"})  # of which a set is like L0K1:ff
+            refused(record, {**content, "cells": [cells[0], changed, *cells[2:]]}, tensors)
+    refused(record, {**content, "cells": cells[1:]}, tensors)  # nothing to compare with
+    refused(record, {**content, "cells": [cell for cell in cells if cell[0] != "chance"]}, tensors)
+    refused(record, {**content, "rows": content["rows"][:-1]}, tensors)
+    refused(record, {**content, "planned": "frozen pairs"}, tensors)  # of which a set is like L0K1:ff
 
 
 @pytest.mark.parametrize("kind", RECORDS)
 def test_tensors_of_another_shape_type_or_range_are_refused(kind, tmp_path):
-    record = RECORDS[kind]()
-    content, raw = read_result(record.save(tmp_path), record.saved_as)
-    tensors = safetensors.torch.load(raw)
+    record, content, tensors = saved(kind, tmp_path)
     for name, values in tensors.items():
         wrong = [values[:-1], values[..., :0], values[None], torch.zeros(()), values.to(torch.complex64)]
         if values.is_floating_point() and name.startswith("values"):
@@ -97,10 +103,10 @@ def test_tensors_of_another_shape_type_or_range_are_refused(kind, tmp_path):
             wrong += [values + 100, values - 100, values.float(), values.int()]
             wrong = [one for one in wrong if not (name == "cache.windows" and torch.equal(one, values + 100))]
         for one in wrong:
-            refused(record, tmp_path, content, {**tensors, name: one.contiguous()})
-        refused(record, tmp_path, content, {other: one for other, one in tensors.items() if other != name})
+            refused(record, content, {**tensors, name: one.contiguous()})
+        refused(record, content, {other: one for other, one in tensors.items() if other != name})
     if kind != "PlanStudy":
-        refused(record, tmp_path, content, {**tensors, "more": torch.ones(2)})
+        refused(record, content, {**tensors, "more": torch.ones(2)})
 
 
 def test_windows_where_none_can_be_are_refused():

@@ -175,15 +175,17 @@ def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
     assert "--export goes with a plan" in run("plan", tmp_path, "--study", "bundled", "--export", "kvpress")[2]
 
 
-def test_a_study_is_extended_with_another_measure(profile, tmp_path, monkeypatch) -> None:
+def test_a_study_is_extended_with_another_measure(bundled, profile, tmp_path, monkeypatch) -> None:
     profile.save(tmp_path)
     measure, measured = AnswerTask.measure, []
     monkeypatch.setattr(AnswerTask, "measure", lambda *given: measured.append(1) or measure(*given))
-    settings = ("--budget", 0.5, "--window", 8, "--n-random", 1, "--length", 96, "--depths", 1, "--examples", 1)
-    command = ("plan", tmp_path, "--study", "bundled", *settings, "--sinks", 2, "--checkpoint", tmp_path / "parts")
-    assert run(*command, "--by", "reach", "--out", tmp_path / "one")[0] == 0
+    one = QUICK | {"budgets": (0.5,), "by": ["reach"], "n_random": 1, "depths": 1}
+    plan_study(bundled, profile, "passkey", **one, checkpoint=tmp_path / "parts")
     assert len(measured) == 4  # no window, reach, chance, all
-    code, _, said = run(*command, "--by", "reach", "--by=-reach", "--out", tmp_path / "two")
+    settings = ("--budget", 0.5, "--window", 8, "--sinks", 2, "--n-random", 1)
+    task = ("--length", 96, "--depths", 1, "--examples", 1, "--checkpoint", tmp_path / "parts")
+    measures = ("--by", "reach", "--by=-reach", "--out", tmp_path / "two")
+    code, _, said = run("plan", tmp_path, "--study", "bundled", *settings, *task, *measures)
     assert code == 0, said
     assert len(measured) == 4 + 1
     assert PlanStudy.load(tmp_path / "two").by == ["reach", "-reach"]

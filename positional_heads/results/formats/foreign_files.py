@@ -119,10 +119,11 @@ def plain_tensor(value: Any, file: Path, what: str) -> Tensor:
     Raises:
         ResultFileError: If it is none, or one that repeats few numbers many times.
     """
-    plain = type(value) is Tensor and value.layout == torch.strided
-    if not plain or value.is_nested or value.is_quantized or value.is_meta:
-        kind = "one that is nested, sparse, quantised or without numbers" if isinstance(value, Tensor) else ""
-        msg = f"{file}: {what} must be a plain tensor, got {kind or type(value).__name__}"
+    if type(value) is not Tensor:
+        msg = f"{file}: {what} must be a tensor, got {type(value).__name__}"
+        raise ResultFileError(msg)
+    if value.layout != torch.strided or value.is_nested or value.is_quantized or value.is_meta:
+        msg = f"{file}: {what} must be a plain tensor, got one that is nested, sparse, quantised or without numbers"
         raise ResultFileError(msg)
     if not value.numel():
         msg = f"{file}: {what} is an empty tensor, {list(value.shape)}"
