@@ -304,14 +304,14 @@ def plans_table(name: str) -> str:
         everything = one.effects().query("reach == 'long' and kind == 'all'")["effect"].iloc[0]
         yield ["every one", number(everything), *[""] * (len(one.budgets) + 2)]
 
-    kept = [f"{budget:.0%} kept" for budget in one.budgets]
+    kept = [f"{budget:.0%} keep" for budget in one.budgets]
     return table(["", *kept, "gain over chance", "p", "gain over the best"], rows())
 
 
 def plan_parts_table() -> str:
     """The measure that costs least on each part of the exam, and what plans by some cost there, over all budgets."""
     whole = ph.PlanStudy.load(HERE / "plans" / "exam-1024")
-    shown = ("reach", "retrieval", "distant_mass", "rho", "excess")
+    shown = ("kernel", "retrieval", "reach", "rho", "distant_mass", "excess")
 
     def rows() -> Iterator[Sequence[Any]]:
         for part in PARTS:
@@ -328,15 +328,15 @@ def readme_plans() -> str:
     """The costs of windows and of frozen pairs in one table."""
     rows: list[Sequence[Any]] = []
     for name, what, shown in (
-        ("exam-1024", "windows", ("reach", "retrieval", "distant_mass", "rho", "excess")),
-        ("pairs-exam-1024-freeze", "frozen pairs", ("band_norm", "agreement", "high", "low", "uniform")),
+        ("exam-1024", "windows", ("kernel", "retrieval", "reach", "rho", "distant_mass", "excess")),
+        ("pairs-exam-1024-freeze", "frozen pairs", ("center", "band_norm", "high", "low")),
     ):
         costs = plan_costs(name)
         random = sum(one.kind == "chance" and one.budget == plans(name).budgets[0] for one in plans(name).cells)
         rows += [[f"{what}, by `{by}`", *costs[by]] for by in shown if by in costs]
-        rows.append([f"{what}, {random} by chance (worst to best)", *costs["chance"]])
-    kept = [f"{budget:.0%} kept" for budget in plans("exam-1024").budgets]
-    return table(["nats per token, recall at 1024 tokens", *kept], iter(rows))
+        rows.append([f"{what}, by chance ({random}: worst to best)", *costs["chance"]])
+    kept = [f"{budget:.0%} keep" for budget in plans("exam-1024").budgets]
+    return table(["cost in nats per token (95 %)", *kept], iter(rows))
 
 
 def ranks_table() -> str:

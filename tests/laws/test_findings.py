@@ -102,8 +102,19 @@ def test_windows_went_to_the_key_heads_with_the_lowest_measures():
             needed[place] = max(needed.get(place, -math.inf), sign * float(row[name]))
         chosen = {(heads[one]["layer"], heads[one]["key_head"]) for one in windowed}
         assert windowed == {one for one, row in heads.items() if (row["layer"], row["key_head"]) in chosen}
-        assert len(chosen) == cell.k == round(90 * (1 - cell.budget) + 1e-9)
+        assert len(chosen) == cell.k == 90 - math.floor(90 * cell.budget + 0.5)
         assert max(needed[one] for one in chosen) <= min(needed[one] for one in needed.keys() - chosen) + 1e-5
+
+
+def test_a_key_head_that_recalls_reaches_far_and_rests_on_the_first_keys():
+    """The page's example of why reach and distant mass part: its rank among the 90 key heads by each."""
+    with (KEPT / "plans" / "heads.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for name, lowest, highest in (("reach", 90, 90), ("kernel", 90, 90), ("distant_mass", 10, 12), ("excess", 1, 1)):
+        most: dict[tuple[str, str], float] = {}
+        for row in rows:
+            most[row["layer"], row["key_head"]] = max(most.get((row["layer"], row["key_head"]), -2), float(row[name]))
+        assert lowest <= sorted(most.values()).index(most["18", "2"]) + 1 <= highest
 
 
 def test_pairs_rank_as_published_for_a_like_model():
