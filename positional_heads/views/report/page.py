@@ -251,8 +251,15 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
     sections += [recommendation_section(made, number, dpi) for number, made in enumerate(results.recommendations, 1)]
-    others = {"plans": results.plans, "plan_studies": results.plan_studies, "made": results.recommendations}
-    points = caveats(results.scores, results.ablations, results.extrapolations, results.profiles, **others)
+    points = caveats(
+        results.scores,
+        results.ablations,
+        results.extrapolations,
+        results.profiles,
+        plans=results.plans,
+        plan_studies=results.plan_studies,
+        made=results.recommendations,
+    )
     sections.append(Section("caveats", "What this does not show", points=points))
     sections.append(_reproduction(results))
     request = "Please cite the paper that defines the measure, and this software."
