@@ -37,6 +37,11 @@ UNITS = {
     "kernel": "0 to 1",
 }
 """Unit of each measure."""
+INTERVALS = (
+    "name_low and name_high: 95 % interval over sequences of a measure; name_groups: how many of them it rests on, "
+    "where not all count for every head"
+)
+"""What the columns of intervals in profile.csv mean."""
 NAMED = 10
 """Heads of a name that a line lists at most."""
 
@@ -113,7 +118,7 @@ def profile_file_legend(columns: Sequence[str]) -> str:
     """
     further = [name for name in columns if name not in PROFILE_COLUMNS]
     lines = [f"{name}: {meaning}" for name, (_, meaning) in zip(_known(further), meanings(further), strict=True)]
-    return "; ".join([*lines, "name_low and name_high: 95 % interval over sequences of a measure"]) + "."
+    return "; ".join([*lines, INTERVALS]) + "."
 
 
 def _known(columns: Sequence[str]) -> list[str]:
