@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -225,7 +226,7 @@ class HeadProfile(Record):
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
-        """One row per head: its name, every measure with its interval where there is one."""
+        """One row per head: its names, every measure with its interval where there is one; null, p and q of its rho."""
         import pandas as pd
 
         frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
@@ -233,6 +234,7 @@ class HeadProfile(Record):
         frame["head"] = [head.head for head in self.heads]
         frame["key_head"] = self.key_heads.flatten().numpy()
         frame["is"] = [self.name(head) for head in self.heads]
+        frame["names"] = [", ".join(self.labels[head] or [MIXED.name]) for head in self.heads]
         for name in self.names:
             frame[name] = self.values(name).flatten().numpy()
             low, high = self.interval(name).flatten(0, 1).unbind(-1)
@@ -240,11 +242,15 @@ class HeadProfile(Record):
                 frame[f"{name}_low"], frame[f"{name}_high"] = low.numpy(), high.numpy()
                 if name in self.sums and bool((self.groups(name) < len(self.sums[name])).any()):
                     frame[f"{name}_groups"] = self.groups(name).flatten().numpy()
+        if (null := self.scores.null) is not None:
+            judged = {"null_mean": null.mean, "p_value": self.scores.p_values, "q_value": self.scores.q_values}
+            for name, values in judged.items():
+                frame[name] = values.double().flatten().numpy()
         return frame
 
     @computed_once
     def pair_frame(self) -> "pd.DataFrame":
-        """One row per head and rotary pair: wavelength, norms, centres, agreement."""
+        """One row per head and rotary pair: wavelength, norms, centres, agreement, contribution by range of distances."""
         import pandas as pd
 
         pairs, shape = self.pairs, self.pairs.agreement.shape
@@ -256,6 +262,8 @@ class HeadProfile(Record):
         for name, center in (("query", pairs.query_center), ("key", pairs.key_center)):
             by_head |= {f"{name}_center_{part}": center[..., at] for at, part in enumerate(("real", "imag"))}
         by_head["agreement"] = pairs.agreement
+        for number, (first, beyond) in enumerate(pairwise(self.edges.tolist())):
+            by_head[f"contribution_{first}_{beyond - 1}"] = pairs.contribution[..., number]
         for name, values in by_head.items():
             frame[name] = values.expand(shape).flatten().numpy()
         frame.insert(0, "name", [str(Head(*one)) for one in zip(layer.tolist(), head.tolist(), strict=True)])

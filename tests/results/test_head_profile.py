@@ -129,3 +129,28 @@ def test_a_sequence_too_short_for_the_window_leaves_the_interval_known(tiny) -> 
     assert bool((profile.groups("distant_mass") == 4).all())
     given = (values["distant_mass"][:, 1, 1].tolist() for values in (profile.sums, profile.weights))
     np.testing.assert_allclose(middle_and_half(profile.interval("distant_mass")[1, 1]), bootstrapped(*given), rtol=0.05)
+
+
+def test_every_name_null_and_p_are_in_the_table_and_contributions_among_the_pairs() -> None:
+    profile = synthetic_profile()
+    frame, pairs = profile.to_frame(), profile.pair_frame()
+    several = [head for head in profile.heads if len(profile.labels[head]) > 1]
+    assert several
+    for head in several:
+        row = frame[frame["name"] == str(head)].iloc[0]
+        assert row["names"].split(", ") == profile.labels[head]
+        assert row["is"] == row["names"].split(", ")[0]
+    for name, values in (("null_mean", profile.scores.null.mean), ("p_value", profile.scores.p_values)):
+        np.testing.assert_array_equal(frame[name], values.double().flatten())
+    assert "null_mean" not in synthetic_profile(null=False).to_frame()
+    assert [name for name in pairs if name.startswith("contribution_")] == [
+        *("contribution_0_0", "contribution_1_3", "contribution_4_8"),
+    ]
+    row = pairs[(pairs["name"] == "L1H2") & (pairs["pair"] == 3)].iloc[0]
+    assert row["contribution_4_8"] == float(profile.pairs.contribution[1, 2, 3, 2])
+
+
+def test_pairs_print_in_a_line() -> None:
+    shown = repr(synthetic_profile().pairs)
+    assert shown.startswith("PairStatistics(2 of 3 layers of 4 heads, 4 pairs: frequencies, query_norm, ")
+    assert len(shown) < 200
