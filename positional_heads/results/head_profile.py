@@ -250,7 +250,7 @@ class HeadProfile(Record):
 
     @computed_once
     def pair_frame(self) -> "pd.DataFrame":
-        """One row per head and rotary pair: wavelength, norms, centres, agreement, contribution by range of distance."""
+        """One row per head and rotary pair: wavelength, norms, centres, agreement, contributions by distance."""
         import pandas as pd
 
         pairs, shape = self.pairs, self.pairs.agreement.shape
