@@ -32,7 +32,7 @@ class AttentionSums(NamedTuple):
         duplicate: Attention to earlier occurrences of the query's token.
         induction: Attention to the keys right after earlier occurrences of the query's token.
         copying: Attention to the keys that hold the token that comes next.
-        copyable: Number of queries that have such keys.
+        copyable: Number of queries that have such keys before them, whether or not the mask shows one.
     """
 
     by_distance: Float64[Tensor, "head distance"]

@@ -23,7 +23,7 @@ class BlockMatches(NamedTuple):
         duplicate: Entries whose key is an earlier occurrence of the query's token.
         induction: Entries whose key comes right after one.
         copying: Entries whose key holds the token that comes next after the query.
-        copyable: Number of queries with an entry of the last kind.
+        copyable: Number of queries with such a key before them, whether or not the mask shows it.
     """
 
     duplicate: BlockEntries
@@ -70,9 +70,10 @@ class TokenMatches:
         position = torch.arange(stop, device=tokens.device)
         distance = position[start:, None] - position
         visible = distance >= 0 if window is None else (distance >= 0) & (distance < window)
-        copying = (following == key) & visible
+        next_token = (following == key) & (distance >= 0)
+        copying = next_token & visible
         duplicate, induction = (query == key) & visible & (distance > 0), (query == before) & visible
-        copyable = int(copying.any(-1).sum())
+        copyable = int(next_token.any(-1).sum())
         return BlockMatches(_numbers(duplicate), _numbers(induction), _numbers(copying), copyable)
 
 

@@ -2,17 +2,17 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float64, Int
-from scipy import stats
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
 from positional_heads.core.key_heads import most_of_readers
-from positional_heads.core.statistics import FEWEST_UNITS, RESAMPLES, bootstrap_weights
+from positional_heads.core.ratio_intervals import ratio_interval, weighted_groups
 from positional_heads.results.files import HEAD_PROFILE
 from positional_heads.results.head_names import MIXED, NAMED_BY, RULES, head_labels
 from positional_heads.results.pair_statistics import PairStatistics
@@ -94,7 +94,8 @@ class HeadProfile(Record):
     def interval(self, name: str, level: float = 0.95) -> Float64[Tensor, "layer head 2"]:
         """Interval of one measure over sequences: Student's t on the bootstrap's variance, as for rho.
 
-        NaN below 4 groups of sequences, and for measures that have no spread over sequences.
+        Groups in which nothing counts for a head, see `groups`, are left out, as the measure itself does. NaN below 4
+        groups, and for measures that have no spread over sequences.
 
         Args:
             name: One of `names`.
@@ -109,16 +110,27 @@ class HeadProfile(Record):
         values = self.values(name)
         if name == "rho":
             return self.scores.interval(level).double()
-        unknown = torch.full((*values.shape, 2), torch.nan, dtype=torch.float64)
-        if name not in self.sums or len(self.sums[name]) < FEWEST_UNITS:
-            return unknown
-        sums, weights = self.sums[name], self.weights[name]
-        n_groups = len(sums)
-        drawn = bootstrap_weights(n_groups, RESAMPLES, 0)
-        resampled = torch.einsum("rg,glh->rlh", drawn, sums) / torch.einsum("rg,glh->rlh", drawn, weights)
-        variance = resampled.var(0) * n_groups / (n_groups - 1)
-        half = stats.t.ppf((1 + level) / 2, n_groups - 1) * variance.sqrt()
-        return torch.stack([values - half, values + half], dim=-1)
+        if name not in self.sums:
+            return torch.full((*values.shape, 2), torch.nan, dtype=torch.float64)
+        return ratio_interval(self.sums[name], self.weights[name], level)
+
+    @checked
+    def groups(self, name: str) -> Int[Tensor, "layer head"]:
+        """Groups of sequences that one measure of each head rests on; of the retrieval score, examples.
+
+        Fewer than all where nothing counts in some, e.g. for `distant_mass` in sequences no longer than the window.
+
+        Args:
+            name: One of `names` that is a mean over sequences.
+
+        Raises:
+            ValueError: If the profile has no such measure, or it has no spread over sequences.
+        """
+        self.values(name)
+        if name not in self.sums:
+            msg = f"{name!r} is no mean over groups of sequences: choose one of {', '.join(self.sums)}"
+            raise ValueError(msg)
+        return weighted_groups(self.weights[name])
 
     @cached_property
     def labels(self) -> dict[Head, list[str]]:
@@ -214,7 +226,7 @@ class HeadProfile(Record):
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
-        """One row per head: its name, every measure with its interval where there is one."""
+        """One row per head: its names, every measure with its interval where there is one; null, p and q of its rho."""
         import pandas as pd
 
         frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
@@ -222,16 +234,23 @@ class HeadProfile(Record):
         frame["head"] = [head.head for head in self.heads]
         frame["key_head"] = self.key_heads.flatten().numpy()
         frame["is"] = [self.name(head) for head in self.heads]
+        frame["names"] = [", ".join(self.labels[head] or [MIXED.name]) for head in self.heads]
         for name in self.names:
             frame[name] = self.values(name).flatten().numpy()
             low, high = self.interval(name).flatten(0, 1).unbind(-1)
             if not bool(low.isnan().all()):
                 frame[f"{name}_low"], frame[f"{name}_high"] = low.numpy(), high.numpy()
+                if name in self.sums and bool((self.groups(name) < len(self.sums[name])).any()):
+                    frame[f"{name}_groups"] = self.groups(name).flatten().numpy()
+        if (null := self.scores.null) is not None:
+            judged = {"null_mean": null.mean, "p_value": self.scores.p_values, "q_value": self.scores.q_values}
+            for name, values in judged.items():
+                frame[name] = values.double().flatten().numpy()
         return frame
 
     @computed_once
     def pair_frame(self) -> "pd.DataFrame":
-        """One row per head and rotary pair: wavelength, norms, centres, agreement."""
+        """One row per head and rotary pair: wavelength, norms, centres, agreement, contributions by distance."""
         import pandas as pd
 
         pairs, shape = self.pairs, self.pairs.agreement.shape
@@ -243,6 +262,8 @@ class HeadProfile(Record):
         for name, center in (("query", pairs.query_center), ("key", pairs.key_center)):
             by_head |= {f"{name}_center_{part}": center[..., at] for at, part in enumerate(("real", "imag"))}
         by_head["agreement"] = pairs.agreement
+        for number, (first, beyond) in enumerate(pairwise(self.edges.tolist())):
+            by_head[f"contribution_{first}_{beyond - 1}"] = pairs.contribution[..., number]
         for name, values in by_head.items():
             frame[name] = values.expand(shape).flatten().numpy()
         frame.insert(0, "name", [str(Head(*one)) for one in zip(layer.tolist(), head.tolist(), strict=True)])

@@ -1,6 +1,6 @@
 """Statistics of each rotary pair of each head: norms, centres, agreement with the whole head, mean contributions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float64, Int
@@ -9,7 +9,7 @@ from torch import Tensor
 from positional_heads.core.rotary import wavelengths
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PairStatistics:
     """What the queries and keys of each head have in each of its rotary pairs, as means over all tokens.
 
@@ -41,6 +41,12 @@ class PairStatistics:
     contribution: Float64[Tensor, "layer head pair range"]
     unrotated: Float64[Tensor, "layer head range"]
     counts: Int[Tensor, "layer range"]
+
+    def __repr__(self) -> str:
+        layers, heads, pairs = self.agreement.shape
+        known = int(self.agreement.isfinite().any(-1).any(-1).sum())
+        named = ", ".join(field.name for field in fields(self))
+        return f"PairStatistics({known} of {layers} layers of {heads} heads, {pairs} pairs: {named})"
 
     @property
     def band_norm(self) -> Float64[Tensor, "layer head pair"]:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from positional_heads.results.tables import ResultTable, meanings, model_label, text_label, title
+from positional_heads.results.tables import FILE_MEANINGS, ResultTable, meanings, model_label, text_label, title
 
 PROFILE_COLUMNS = (
-    *("name", "is", "rho", "excess", "reach", "distant_mass", "sink_mass"),
+    *("name", "names", "rho", "null_mean", "excess", "q_value", "reach", "distant_mass", "sink_mass"),
     *("previous_token", "induction", "copying", "retrieval"),
 )
-SHOWN_AS = {"reach": "head_reach", "retrieval": "retrieval_score"}
-"""Columns whose names mean something else in the tables of studies."""
+SHOWN_AS = {"names": "is", "reach": "head_reach", "retrieval": "retrieval_score"}
+"""Columns whose names mean something else in the tables of studies, or that show all of what another says first."""
 PAIR_MEANINGS = {
     "frequency": "radians per token",
     "wavelength": "tokens per turn",
@@ -20,6 +20,7 @@ PAIR_MEANINGS = {
     "query_center": "mean of the query before rotation, as a complex number",
     "key_center": "that of the key",
     "agreement": "share of the head's best-scored keys that are also the pair's",
+    "contribution_a_b": "mean contribution to the score at distances a to b, in tokens",
 }
 """What the columns of pairs.csv mean."""
 UNITS = {
@@ -37,6 +38,11 @@ UNITS = {
     "kernel": "0 to 1",
 }
 """Unit of each measure."""
+INTERVALS = (
+    "name_low and name_high: 95 % interval over sequences of a measure; name_groups: how many of them it rests on, "
+    "where not all count for every head"
+)
+"""What the columns of intervals in profile.csv mean."""
 NAMED = 10
 """Heads of a name that a line lists at most."""
 
@@ -61,7 +67,9 @@ def profile_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
     """
     order = order_of(table)
     profiled = sorted((row for row in table if row[order] is not None), key=lambda row: -row[order])
-    columns = [SHOWN_AS.get(name, name) for name in PROFILE_COLUMNS if table and name in table[0]]
+    if table and "names" not in table[0]:  # of a version that knew the first name only
+        profiled = [row | {"names": row["is"]} for row in profiled]
+    columns = [SHOWN_AS.get(name, name) for name in PROFILE_COLUMNS if profiled and name in profiled[0]]
     return ResultTable(columns, [{SHOWN_AS.get(name, name): row[name] for name in row} for row in profiled[:top]])
 
 
@@ -111,9 +119,10 @@ def profile_file_legend(columns: Sequence[str]) -> str:
     Args:
         columns: The columns of the file.
     """
-    further = [name for name in columns if name not in PROFILE_COLUMNS]
+    further = [name for name in columns if name not in {*PROFILE_COLUMNS, *SHOWN_AS.values(), "p_value"}]
     lines = [f"{name}: {meaning}" for name, (_, meaning) in zip(_known(further), meanings(further), strict=True)]
-    return "; ".join([*lines, "name_low and name_high: 95 % interval over sequences of a measure"]) + "."
+    judged = [f"p_value: {FILE_MEANINGS['p_value']}"] if "p_value" in columns else []
+    return "; ".join(["is: the first of a head's names", *lines, *judged, INTERVALS]) + "."
 
 
 def _known(columns: Sequence[str]) -> list[str]:

@@ -132,8 +132,8 @@ MEANINGS = {
     "plans": "number of random plans",
     "p_shared": "chance that two random rankings share as many or more",
     "is": (
-        "what the head is by the first rule that holds: retrieval (0.1 or more), previous token (0.4), induction "
-        "(0.1), duplicate token (0.1), sink (sink mass 0.5), far (distant mass 0.2), local (0.05 or less), or mixed"
+        "what the head is by every rule that holds: retrieval (0.1 or more), previous token (0.4), induction (0.1), "
+        "duplicate token (0.1), sink (sink mass 0.5), far (distant mass 0.2), local (0.05 or less), or mixed"
     ),
     "head_reach": (
         "mean distance of the attention in tokens, the first keys left out; of a sink, that of the little that is left"

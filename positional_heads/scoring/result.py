@@ -1,9 +1,10 @@
 """The scores that sums give, once every batch has been counted. Nothing here needs the model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from positional_heads.core.correlation import Correlation
@@ -36,6 +37,8 @@ def scores_of(
     by_head = {name: stack(shape, {layer: getattr(one, name) for layer, one in own.items()}) for name in PER_HEAD}
     plans = {layer: one.plan for layer, one in own.items()}
     sampled = any(plan.step is not None for plan in plans.values())
+    data = run["provenance"]["data"]
+    data = data | {"groups": min(data["groups"], int(_counted_groups(plans.values()).sum()))}
     return HeadScores(
         **by_head,
         pair_counts=_pair_counts(shape[0], plans),
@@ -44,7 +47,7 @@ def scores_of(
         null=_null(shape, nulls) if nulls else None,
         bootstrap_rho=_bootstrap(shape, own, run["provenance"]["settings"]),
         reasons=_reasons(by_head["rho"], run, set(layers)),
-        provenance={**run["provenance"], "kernels": sorted(kernels)},
+        provenance={**run["provenance"], "data": data, "kernels": sorted(kernels)},
         control=control,
     )
 
@@ -88,11 +91,13 @@ def _pair_counts(n_layers: int, plans: dict[int, EntryPlan]) -> Tensor:
 
 
 def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: dict[str, Any]) -> Tensor | None:
-    n_groups = next(iter(own.values())).plan.n_groups
+    counted = _counted_groups(one.plan for one in own.values())
+    n_groups = int(counted.sum())
     if n_groups < 2:  # noqa: PLR2004
         return None
-    weights = bootstrap_weights(n_groups, settings["resamples"], settings["seed"])
-    all_once = torch.ones(1, n_groups, dtype=torch.float64)
+    weights = torch.zeros(settings["resamples"], len(counted), dtype=torch.float64)
+    weights[:, counted] = bootstrap_weights(n_groups, settings["resamples"], settings["seed"])
+    all_once = counted.double()[None]
     distinct, drawn = weights.unique(dim=0, return_inverse=True)  # a few sequences can be drawn in few ways
     # Coarse bins bias a resample's rho: subtract the bias that the sample itself has on them.
     resampled = {
@@ -100,6 +105,11 @@ def _bootstrap(shape: tuple[int, ...], own: dict[int, Correlation], settings: di
         for layer, one in own.items()
     }
     return stack(shape, resampled).movedim(-1, 0).contiguous()
+
+
+def _counted_groups(plans: Iterable[EntryPlan]) -> Bool[Tensor, " group"]:
+    """Which groups of sequences have entries that count: a distance or key may be in none of a group's sequences."""
+    return torch.stack([plan.group_entry_counts.sum(-1) > 0 for plan in plans]).any(0)
 
 
 def _null(shape: tuple[int, ...], nulls: dict[int, NullSums]) -> NullScores:

@@ -73,6 +73,9 @@ def profile_heads(
     - `kernel`: from the weights alone, see `core.kernel_score` (after LPS, ICML 2026).
     - `retrieval`: Wu et al. (arXiv 2404.15574), on examples of a task that the model answers.
 
+    A query has the keys before it in the text, also where the layer's window hides them: a hidden key gets no
+    attention, so a head that cannot look far has no distant mass, and copies nothing from afar.
+
     Norms, centres, agreement and contributions of every rotary pair are in `HeadProfile.pairs`. Attention is that among
     keys: a learned sink (GPT-OSS) is left out of all shares.
 

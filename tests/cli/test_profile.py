@@ -152,7 +152,12 @@ def test_where_no_text_is_longer_than_the_window_reach_orders_the_heads():
     short = [row | {"distant_mass": None} for row in rows]
     assert order_of(short) == "reach"
     table = profile_table(short, 3)
-    assert list(table.columns)[:5] == ["name", "is", "rho", "excess", "head_reach"]
+    assert list(table.columns)[:7] == ["name", "is", "rho", "null_mean", "excess", "q_value", "head_reach"]
+    head = ph.Head(*(int(part) for part in str(table.lines[0]["name"])[1:].split("H")))
+    assert table.lines[0]["is"] == ", ".join(profile.labels[head] or ["mixed"])
+    assert table.lines[0]["q_value"] == profile.scores.q_values[head]
+    old = [{name: row[name] for name in row if name != "names"} for row in short]
+    assert profile_table(old, 3).lines[0]["is"] == profile.name(head)  # a file of before has the first name only
     expected = profile.to_frame().sort_values("reach", ascending=False)["name"].tolist()[:3]
     assert [line["name"] for line in table.lines] == expected
     assert len(profile_table(rows, 99).lines) == 8  # not the layer that was not profiled

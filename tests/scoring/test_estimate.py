@@ -223,6 +223,17 @@ def test_the_estimate_for_programs_is_that_of_the_run(told, bundled):
     assert printed["estimates"]["asked"] == asdict(expected) | {"seconds": expected.seconds, "bytes": expected.bytes}
 
 
+def test_in_order_the_estimate_is_of_the_first_sequences(told, bundled, tmp_path):
+    short, long = tmp_path / "short.txt", tmp_path / "long.txt"
+    short.write_text("a" * 29)  # bytes are tokens, after one that starts the text
+    long.write_text("b" * 500)
+    arguments = ("--text", short, "--text", long, "--length", 64, "--sequences", 2, "--in-order", "--json")
+    printed = json.loads(told("bundled", *arguments))
+    size = model_size(bundled.original_model.config, "bundled")
+    expected = estimated(size, [30, 64], ph.ScoringSettings(null_repeats=20), Machine(**printed["machine"]))
+    assert printed["estimates"]["asked"]["seconds"] == expected.seconds
+
+
 def test_settings_and_shards_count(told):
     def seconds(*arguments):
         found = json.loads(told("bundled", "--text", "bundled", "--sequences", 8, "--json", *arguments))

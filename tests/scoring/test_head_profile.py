@@ -65,10 +65,34 @@ def test_token_measures_are_those_of_the_models_own_pattern(profiled):
     _, profile, patterns, _ = profiled
     following = torch.cat([TOKENS[:, 1:], torch.full((3, 1), -1)], 1)
     holds_next = (following[:, :, None] == TOKENS[:, None]) & (distances() >= 0)
-    seen = holds_next & (patterns[:, :, 0] > 0)  # a sliding window hides some
     copied = (patterns * holds_next[None, :, None]).sum((1, 3, 4))
-    close(profile.values("copying"), copied / seen.any(-1).sum((1, 2))[:, None])
+    close(profile.values("copying"), copied / holds_next.any(-1).sum())
     close(profile.values("current_token"), patterns.diagonal(dim1=-2, dim2=-1).mean((1, 3)))
+
+
+@pytest.mark.parametrize("family", ["mistral", "gemma2"])
+def test_a_window_hides_keys_that_a_query_has(family, tiny):
+    """Shares of some queries have one convention: the text before a query counts, not what its layer sees."""
+    model, tokens = tiny(family), torch.randint(97, 122, (2, LENGTH), generator=torch.Generator().manual_seed(2))
+    profile = profile_heads(model, tokens, window=6, sinks=SINKS)
+    _, run = model.run_with_cache(tokens)
+    for layer, head in itertools.product(range(2), range(4)):
+        sums, counted = dict.fromkeys(("copying", "distant_mass", "sink_mass"), 0.0), {}
+        for row in range(2):
+            text, attention = tokens[row].tolist(), run["pattern", layer, "attn"][row, head].tolist()
+            for m in range(LENGTH):
+                keys = {
+                    "copying": [n for n in range(m + 1) if m + 1 < LENGTH and text[n] == text[m + 1]],
+                    "distant_mass": [n for n in range(SINKS, m + 1) if m - n >= 6],
+                    "sink_mass": [n for n in range(SINKS) if m >= SINKS],
+                }
+                for name, own in keys.items():
+                    sums[name] += sum(attention[m][n] for n in own)
+                    counted[name] = counted.get(name, 0) + bool(own)
+        for name, value in sums.items():
+            assert float(profile.values(name)[layer, head]) == pytest.approx(value / counted[name], abs=1e-5), name
+    hidden = run["pattern", 0, "attn"][..., -1, 0]
+    assert bool((hidden == 0).all())  # the first layer has a window
 
 
 @pytest.mark.parametrize("family", ["llama", "gptj", "gemma2"])

@@ -205,3 +205,17 @@ def test_the_pilot_includes_more_batches_than_the_longest(tiny):
     counter = EntryCounter(tiny("llama"), data, ph.resolve_layers(tiny("llama")), None, ScoringSettings())
     assert sorted(counter.pilot_batches) == [0, 1, 2]
     assert counter.pilot_batches[-1] == 1
+
+
+def test_sequences_in_which_nothing_counts_leave_intervals_and_p_values_as_they_are(tiny):
+    lengths = (12, 40, 10, 39, 38, 40, 9, 37)
+    tokens, mask = torch.full((8, 40), 257), torch.zeros(8, 40, dtype=torch.long)
+    for row, text in enumerate(token_rows(lengths)):
+        tokens[row, : lengths[row]], mask[row, : lengths[row]] = torch.from_numpy(text), 1
+    limits = {"min_distance": 16, "null_repeats": 3, "batch_size": 8}
+    long = torch.tensor([1, 3, 4, 5, 7])
+    every = ph.score_heads(tiny("llama"), tokens, attention_mask=mask, **limits)
+    alone = ph.score_heads(tiny("llama"), tokens[long], attention_mask=mask[long], **limits)
+    assert every.n_groups == alone.n_groups == 5
+    assert torch.allclose(every.interval(), alone.interval(), atol=0.01)  # bins lie a little elsewhere
+    assert bool(every.p_values.isfinite().all())

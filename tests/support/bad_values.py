@@ -203,7 +203,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     methods: dict[str, dict[str, Any]] = {"top": {"k": 1}}
     for name in ("top", "interval", "positional_heads", "significant"):
         yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
-    for name in ("values", "interval", "by_key_head"):
+    for name in ("values", "interval", "by_key_head", "groups"):
         yield f"HeadProfile.{name}", getattr(heads, name), {"name": "reach"}
     yield "HeadProfile.mean_contribution", heads.mean_contribution, {}
     yield "Change.interval", comparison.rho_change.interval, {}
