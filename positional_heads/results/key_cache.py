@@ -86,7 +86,7 @@ class KeyCache:
         measured = key_heads.amax(-1)
         read = (measured >= 0) & (self.keys_of >= 0)
         holders = self.held[self.keys_of.clamp(min=0)]
-        if bool((read & (holders >= 0) & (measured + 1 != holders)).any()) or bool((self.held > heads).any()):
+        if bool((read & (measured + 1 != holders)).any()) or bool((self.held > heads).any()):
             msg = "key_heads names other key heads than the layer, or the one whose keys it reads, holds"
             raise ValueError(msg)
 
@@ -100,11 +100,15 @@ def key_cache(profile: HeadProfile) -> KeyCache:
     rotary = profile.provenance.get("rotary") or profile.scores.provenance.get("rotary") or []
     windows = {one["layer"]: one.get("window") for one in rotary}
     keys_of, held, own = [], [], []
-    for layer, measured in enumerate((profile.key_heads.amax(-1) + 1).tolist()):
+    counts = (profile.key_heads.amax(-1) + 1).tolist()
+    for layer, measured in enumerate(counts):
         cache = said.get(layer, {"keys_of": layer, "key_heads": None})
         holder, number = cache["keys_of"], cache["key_heads"]
         keys_of.append(-1 if holder is None else holder)
         number = UNKNOWN if number is None else number
         held.append((measured or number) if holder == layer else 0)
         own.append(windows.get(layer) or cache.get("window") or 0)
+    for layer, holder in enumerate(keys_of):
+        if counts[layer] and holder >= 0 and held[holder] == UNKNOWN:
+            held[holder] = counts[layer]
     return KeyCache(torch.tensor(keys_of), torch.tensor(held), torch.tensor(own))

@@ -120,21 +120,25 @@ class PairPlan(Record):
     def description(self) -> str:
         """Model, how many pairs keep their rotation, by what, and what becomes of the others, in one line."""
         kept, n = self.counts
-        return (
-            f"{printable(self.model_name, newlines=False)}: {kept} of {n} rotary pairs of key heads keep their "
-            f"rotation, {self._chosen} in each; the others are {DONE[self.how]}"
-        )
+        return f"{printable(self.model_name, newlines=False)}: {self._said(f'{kept} of {n} rotary pairs of key heads')}"
 
     @property
     def verdict(self) -> str:
         """What the plan is, and that it is no evidence."""
         kept, n = self.counts
         each = sorted({f"{row.count('1')} of {len(row)}" for layer in self.digits for row in layer})
-        return (
-            f"{' or '.join(each)} pairs of each key head keep their rotation, {self._chosen} ({kept} of {n} in all); "
-            f"the others are {DONE[self.how]}. This is a choice, not yet evidence: run pair_study to test what it "
-            "costs."
-        )
+        which = f" ({kept} of {n} in all)" if 0 < kept < n else ""
+        said = self._said(f"{' or '.join(each)} pairs of each key head", which)
+        return f"{said}. This is a choice, not yet evidence: run pair_study to test what it costs."
+
+    def _said(self, pairs: str, more: str = "") -> str:
+        """Which pairs keep their rotation, and what becomes of the others."""
+        kept, n = self.counts
+        if kept == n:
+            return f"all {n} rotary pairs of key heads keep their rotation: this plan changes nothing"
+        if not kept:
+            return f"no rotary pair keeps its rotation: all {n} of key heads are {DONE[self.how]}"
+        return f"{pairs} keep their rotation, {self._chosen} in each{more}; the others are {DONE[self.how]}"
 
     @property
     def _chosen(self) -> str:

@@ -188,7 +188,7 @@ class PlanStudy(AnsweredSets):
         if "retrieval" not in {name.removeprefix("-") for name in self.by}:
             return None
         measured_on = self.provenance.get("profile", {}).get("retrieval", {"task": "passkey"})  # the default
-        asks = any("depth" in row for row in self.rows)
+        asks = any(row.get("depth") is not None for row in self.rows)
         return str(measured_on["task"]) if asks and isinstance(measured_on, dict) and "task" in measured_on else None
 
     @property

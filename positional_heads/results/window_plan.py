@@ -218,8 +218,7 @@ def _window_notes(profile: HeadProfile, name: str, window: int, sinks: int) -> l
     """That the measure is of another window than the plan gives, in a sentence."""
     own, given = profile.provenance.get("settings", {}), {"window": window, "sinks": sinks}
     depends = [one for one in OF_WINDOW.get(name.removeprefix("-"), ()) if own.get(one, given[one]) != given[one]]
-    words = {"window": "a window of {} keys", "sinks": "{} first keys"}
     if not depends:
         return []
-    measured, planned = (" and ".join(words[one].format(of[one]) for one in depends) for of in (own, given))
+    measured, planned = (" and ".join(f"{one}={of[one]}" for one in depends) for of in (own, given))
     return [f"{name.removeprefix('-')} was measured with {measured}; this plan has {planned}."]

@@ -19,7 +19,8 @@ MAY_DIFFER = {
     "heads": "what acts on heads needs some; what may act on all of them takes None, and `evaluate` none",
     "task": "a study has a default; a study of lengths makes the task at each length and takes its name only",
     "sequences": "a text is cut as a whole unless some are asked for; a study needs a number",
-    "sinks": "a mask hides all far keys unless asked; what plans or measures caches keeps the first four",
+    "window": "a profile needs one; a plan takes that of its profile unless another is given",
+    "sinks": "a mask hides all far keys unless asked; a profile leaves out four, and a plan takes those of its profile",
     "methods": "a recommendation tries those that a configuration can express",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
 }

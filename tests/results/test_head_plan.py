@@ -70,6 +70,20 @@ def test_layers_that_cannot_get_windows_stay_and_do_not_count() -> None:
     assert torch.equal(plan.full_attention, 1 - plan.windowed.double())
 
 
+def test_what_nobody_knows_is_not_counted_and_said() -> None:
+    profile = synthetic_profile()
+    short = replace(profile, provenance={**profile.provenance, "cache": profile.provenance["cache"][:2]})
+    plan = window_plan(short, 0.5, window=4, sinks=1)
+    assert plan.kept(20) == 2 * 20 + 2 * 5  # of layers 0 and 1
+    assert plan.kept_share(20) == 50 / 80
+    assert plan.notes[-1].startswith("How many key heads layers 2 hold is not known: all numbers of entries leave them")
+    assert "Entries of the cache that are kept (layers 2 left out): " in plan.verdict
+    assert set(plan.to_frame()["layer"]) == {0, 1}
+    older = {name: value for name, value in profile.provenance.items() if name != "cache"}
+    said = window_plan(replace(profile, provenance=older)).notes
+    assert "This profile does not say whether layers share keys; if they do (Gemma-3n, Gemma-4), profile the" in said[1]
+
+
 def test_equal_values_are_broken_by_order_and_said() -> None:
     profile, same = synthetic_profile(), torch.tensor([[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]).double()
     plan = window_plan(profile, 0.5, by=("mine", same))
@@ -119,6 +133,9 @@ def test_a_plan_is_applied_as_an_ablation_and_says_what_it_is(tmp_path) -> None:
     assert plan.ablation == {"heads": plan.heads, "mode": "far", "distance": 15, "sinks": 3}
     assert plan.description.startswith("made up: 2 of 6 key heads, those lowest by reach, see the first 3 and the last")
     assert "This is a choice, not yet evidence" in plan.verdict
+    none, every = (window_plan(synthetic_profile(), budget) for budget in (1, 0))
+    assert none.verdict.startswith("no key head of 6 has a window: all stay as they are. Entries of the cache that are")
+    assert every.description.startswith("made up: 4 of 6 key heads, all that can have a window, see the first 1 and")
     frame = plan.to_frame()
     assert list(frame["windowed"]) == plan.windowed.flatten().tolist()
     assert frame["readers"][3] == "L1H2 L1H3"

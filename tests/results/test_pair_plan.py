@@ -162,7 +162,12 @@ def test_a_plan_is_read_back_and_says_what_it_is(tmp_path) -> None:
     assert loaded.to_frame().equals(plan.to_frame())
     assert (loaded.verdict, loaded.notes, loaded.extension) == (plan.verdict, plan.notes, plan.extension)
     assert plan.verdict.startswith(
-        "2 of 4 pairs of each key head keep their rotation, those highest by center (8 of 16"
+        "2 of 4 pairs of each key head keep their rotation, those highest by center in each (8 of 16"
+    )
+    none, every = (pair_plan(synthetic_profile(), budget, how="drop") for budget in (0, 1))
+    assert none.verdict.startswith("no rotary pair keeps its rotation: all 16 of key heads are dropped. This is a")
+    assert (
+        every.description == "made up: all 16 rotary pairs of key heads keep their rotation: this plan changes nothing"
     )
     assert "the others are dropped. This is a choice, not yet evidence" in plan.verdict
     assert plan.description == (

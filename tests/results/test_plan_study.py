@@ -177,6 +177,7 @@ def test_the_same_kind_of_question_is_said() -> None:
         (named, asked, {}, True),  # earlier files do not say: it is the default
         (study.cells, asked, {}, False),
         (named, study.rows, {}, False),
+        (named, [{**row, "depth": None} for row in study.rows], {}, False),  # text
         (named, asked, {"retrieval": "No retrieval scores"}, False),
     ):
         made = replace(study, cells=cells, rows=rows, provenance={**study.provenance, "profile": profile})

@@ -197,7 +197,7 @@ def test_window_and_sinks_are_the_profiles_unless_given(bundled, profile) -> Non
     assert (plan.window, plan.sinks, plan.ablation["distance"]) == (12, 3, 11)
     assert not any("was measured with" in note for note in plan.notes)
     other = window_plan(own, window=9, sinks=1)
-    assert "reach was measured with 3 first keys; this plan has 1 first keys." in other.notes
+    assert "reach was measured with sinks=3; this plan has sinks=1." in other.notes
     assert not any("was measured with" in note for note in window_plan(own, window=9).notes)
     assert not any("was measured with" in note for note in window_plan(own, sinks=1, by="rho").notes)
     settings = {name: value for name, value in QUICK.items() if name not in {"window", "sinks"}}
