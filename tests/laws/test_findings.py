@@ -128,8 +128,8 @@ def test_pairs_rank_as_published_for_a_like_model():
 
 
 def _line(first: str) -> list[str]:
-    """The cells of the last row of the page that begins so, the first one may be a header."""
-    *_, line = [line for line in PAGE.splitlines() if line.startswith(f"| {first} |")]
+    """The cells of the last row before the plans that begins so, the first one may be a header."""
+    *_, line = [line for line in PAGE.split("## Plans")[0].splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 

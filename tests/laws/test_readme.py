@@ -11,4 +11,6 @@ def test_the_readme_is_short_and_its_links_exist() -> None:
     assert len(text.splitlines()) <= 135
     assert text.splitlines().index("```python") < 25
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        assert target.startswith("https://arxiv.org/") or (README.parent / target).exists(), target
+        path, _, heading = target.partition("#")
+        assert target.startswith("https://arxiv.org/") or (README.parent / path).exists(), target
+        assert not heading or f"\n## {heading}\n" in (README.parent / path).read_text().lower(), target
