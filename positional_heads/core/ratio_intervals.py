@@ -27,7 +27,7 @@ def ratio_interval(
         level: Coverage, between 0 and 1.
     """
     half = torch.full(weights.shape[1:], torch.nan, dtype=torch.float64)
-    counted, which = (weights > 0).flatten(1).T.unique(dim=0, return_inverse=True)
+    counted, which = torch.unique((weights > 0).flatten(1).T, dim=0, return_inverse=True)
     for number, groups in enumerate(counted):
         n_groups, heads = int(groups.sum()), (which == number).view(half.shape)
         if n_groups < FEWEST_UNITS:

@@ -68,7 +68,7 @@ def profile_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
     order = order_of(table)
     profiled = sorted((row for row in table if row[order] is not None), key=lambda row: -row[order])
     if table and "names" not in table[0]:  # of a version that knew the first name only
-        profiled = [row | {"names": row["is"]} for row in profiled]
+        profiled = [{**row, "names": row["is"]} for row in profiled]
     columns = [SHOWN_AS.get(name, name) for name in PROFILE_COLUMNS if profiled and name in profiled[0]]
     return ResultTable(columns, [{SHOWN_AS.get(name, name): row[name] for name in row} for row in profiled[:top]])
 

@@ -46,8 +46,9 @@ from tests.support.synthetic_profile import synthetic_profile
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
 WORDS = ("", "x", "-1", "1.5", "nan", "9" * 40, ",")
 PACKAGE = str(Path(ph.__file__).parent)
-MOST_PASSES = 4
-"""Forward passes that may be made before something is refused: probes of the layers and of the first sequences."""
+MOST_PASSES = 8
+"""Forward passes that may be made before something is refused: four probes of layers and first sequences, each
+by the bridge and plainly."""
 SENTENCE = "In the beginning God created the heaven and the earth. And the earth was void and without form; "
 TEXTS = [SENTENCE[:length] for length in range(16, 22)]  # of different lengths, so that each is a batch
 
