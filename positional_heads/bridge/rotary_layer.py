@@ -12,7 +12,7 @@ from torch import Tensor
 from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError
 from positional_heads.core.bands import FreeChannels, unrotated
 from positional_heads.core.contributions import expand_key_heads, head_planes
-from positional_heads.core.heads import number_ranges
+from positional_heads.core.number_ranges import number_ranges
 from positional_heads.core.rotary import Layout, rotate
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.heads import Head, number_ranges
+from positional_heads.core.heads import Head
 from positional_heads.core.key_heads import readers
+from positional_heads.core.number_ranges import number_ranges
 from positional_heads.results.files import HEAD_PLAN
 from positional_heads.results.key_cache import KeyCache
 from positional_heads.results.plan_checks import check_key_heads, check_plan, check_shape, check_whole

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from positional_heads.core.heads import number_ranges
+from positional_heads.core.number_ranges import number_ranges
 from positional_heads.results.head_profile import HeadProfile
 
 UNKNOWN = -1

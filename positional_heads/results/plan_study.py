@@ -18,7 +18,6 @@ from positional_heads.results.answered_sets import AnsweredSets, saved_values
 from positional_heads.results.files import PLAN_STUDY
 from positional_heads.results.plan_checks import check_answers
 from positional_heads.results.plan_tables import (
-    ALL_BUDGETS,
     KINDS,
     PlanControl,
     TriedPlan,
@@ -28,7 +27,7 @@ from positional_heads.results.plan_tables import (
     tried,
 )
 from positional_heads.results.plan_verdict import plan_verdict
-from positional_heads.results.plan_words import EDITS, WINDOWS, PlanWords, plan_words, tried_edits
+from positional_heads.results.plan_words import ALL_BUDGETS, EDITS, WINDOWS, PlanWords, plan_words, tried_edits
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.tables import ROWS
 from positional_heads.results.text import printable

@@ -16,11 +16,11 @@ from torch import Tensor
 from positional_heads.core.head_sets import AnySet, StudySet
 from positional_heads.core.statistics import permutation_p
 from positional_heads.results.effects import UnitMeans
+from positional_heads.results.plan_words import ALL_BUDGETS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-ALL_BUDGETS = "all"
 KINDS = ("none", "plan", "chance", "layers", "all")
 """Roles of the sets of a study, see `TriedPlan`."""
 PlanControl = Literal["chance", "layers"]

@@ -5,8 +5,7 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from positional_heads.core.statistics import FEWEST_UNITS
-from positional_heads.results.plan_tables import ALL_BUDGETS
-from positional_heads.results.plan_words import PlanWords
+from positional_heads.results.plan_words import ALL_BUDGETS, PlanWords
 from positional_heads.results.text import p_text, printable
 from positional_heads.results.verdicts import ALPHA, unable_verdict
 

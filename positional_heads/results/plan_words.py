@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 WINDOWS = "windows"
+ALL_BUDGETS = "all"
+"""The budget of rows that average over all."""
 EDITS = (WINDOWS, "frozen pairs", "dropped pairs")
 """What plans do."""
 

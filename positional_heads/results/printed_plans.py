@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from positional_heads.core.heads import number_ranges
-from positional_heads.results.plan_tables import ALL_BUDGETS
-from positional_heads.results.plan_words import WINDOWS, plan_words, tried_edits
+from positional_heads.core.number_ranges import number_ranges
+from positional_heads.results.plan_words import ALL_BUDGETS, WINDOWS, plan_words, tried_edits
 from positional_heads.results.tables import ROWS, ResultTable, model_label
 from positional_heads.results.text import printable
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float64
 from torch import Tensor
 
-from positional_heads.core.heads import number_ranges
+from positional_heads.core.number_ranges import number_ranges
 from positional_heads.core.statistics import FEWEST_UNITS, mean_interval
 from positional_heads.results.choosing import SIMPLEST
 

@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.heads import head_values, number_ranges
+from positional_heads.core.heads import head_values
 from positional_heads.core.key_heads import drawn_values, lowest, most_of_readers
+from positional_heads.core.number_ranges import number_ranges
 from positional_heads.results.head_plan import CHANCE, HeadPlan
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.key_cache import KeyCache, key_cache

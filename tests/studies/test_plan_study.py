@@ -15,6 +15,7 @@ from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.window_plan import window_plan
 from positional_heads.studies.plan_study import plan_study
 from positional_heads.studies.tasks.task import AnswerTask
+from tests.cli.test_cli import heavy_imports
 from tests.support.planted_plans import profile_of
 
 TASK = {"length": 96, "depths": 2, "examples": 1}
@@ -134,6 +135,7 @@ def test_the_command_writes_a_plan(profile, tmp_path) -> None:
     assert {file.name for file in out.iterdir()} == {"plan.safetensors", "key_heads.csv", "plan.md"}
     assert run("show", out)[1] == shown
     assert "see a window" in shown
+    assert heavy_imports(["show", str(out)]) == set()
     assert json.loads(run("show", out, "--json")[1])["kept"]["512"] == expected.kept(512)
     assert "already holds results" in run(*given)[2]
     tools = ("--export", "kvpress", "--export", "duo-attention")
@@ -172,6 +174,7 @@ def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
     assert run("show", out)[1] == shown
     command = f"--by={found.best} --window 8 --sinks 2 --budget 0.75 --out NEW_FOLDER writes a plan"
     assert f"next: positional-heads plan {tmp_path} {command}" in said
+    assert heavy_imports(["show", str(out)]) == set()
     assert "--export goes with a plan" in run("plan", tmp_path, "--study", "bundled", "--export", "kvpress")[2]
 
 
