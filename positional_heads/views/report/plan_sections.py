@@ -3,12 +3,12 @@
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
-from positional_heads.results.plan_tables import ALL_BUDGETS
-from positional_heads.results.plan_words import plan_words
+from positional_heads.results.plan_words import ALL_BUDGETS, plan_words
+from positional_heads.results.printed_plans import key_heads_table, pairs_table, plan_table
 from positional_heads.results.recommendation import Recommendation
 from positional_heads.results.recommendation_tables import config_text, recommendation_line, recommendation_table
 from positional_heads.results.record import json_rows
-from positional_heads.results.tables import key_heads_table, meanings, pairs_table, plan_table
+from positional_heads.results.tables import meanings
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.recommendation import loss_by_factor
 from positional_heads.views.report.sections import Code, Section, Table, plot
@@ -22,13 +22,14 @@ def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
         title, caption = "Windows on key heads", "Key heads of every layer, by number"
         table = key_heads_table(json_rows(plan.to_frame()))
     else:
-        title, caption = "Rotary pairs that are kept", "Pairs of each key head, the fastest first: 1 keeps its rotation"
+        title, caption = "Rotary pairs that are kept", "Pairs of each key head that rotate, by number, 0 being the fastest"
         table = pairs_table(plan.digits)
     return Section(
         f"plan-{number}",
         f"{title}, by {plan.by}",
         verdict=plan.verdict,
         paragraphs=[plan.description],
+        glossary=meanings(table.columns, table.own),
         tables=[Table(caption, table.cells)],
         points=plan.notes,
     )
@@ -39,7 +40,7 @@ def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
     first, measure = study.reaches[0], study.measures[0]
     rows = json_rows(study.contrasts())
     shown = [row for row in rows if row["reach"] == first or row["budget"] == ALL_BUDGETS]
-    table = plan_table(shown)
+    table = plan_table(shown, study.planned)
     means = [row for row in rows if row["reach"] == first and row["budget"] == ALL_BUDGETS]
     caption = f"Plans at {first} range by measure and budget, and over all budgets at every range"
     over = "; ".join(f"{row['by']} {row['effect']:+.3f}" for row in means)
@@ -48,7 +49,7 @@ def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
         f"Plans compared: {study.planned}, {study.task}",
         verdict=study.verdict,
         paragraphs=[study.description, f"Effects are changes of {measure} with {study.planned}; negative is harm."],
-        glossary=meanings(table.columns),
+        glossary=meanings(table.columns, table.own),
         tables=[Table(caption, table.cells)],
         plots=[
             plot(
