@@ -19,7 +19,8 @@ def ratio_interval(
     """Interval of sum over weight: Student's t on the bootstrap's variance over the groups that have weight.
 
     A group without weight for a head, such as a sequence that is too short for a range, says nothing of it: the ratio
-    does not use it, and neither do the resamples. NaN for heads with fewer than 4 groups.
+    does not use it, and neither do the resamples. NaN for heads with fewer than 4 groups, and for those of which all
+    groups say the same, such as 5 of 5 copied passkeys: they do not show how far off another would be.
 
     Args:
         sums: Sum of a measure over each group.
@@ -35,6 +36,8 @@ def ratio_interval(
         drawn = bootstrap_weights(n_groups, RESAMPLES, 0)
         above, below = (drawn @ values[groups][:, heads] for values in (sums, weights))
         variance = (above / below).var(0) * n_groups / (n_groups - 1)
+        ratios = sums[groups][:, heads] / weights[groups][:, heads]
+        variance[(ratios == ratios[0]).all(0)] = torch.nan
         half[heads] = stats.t.ppf((1 + level) / 2, n_groups - 1) * variance.sqrt()
     values = sums.sum(0) / weights.sum(0)
     return torch.stack([values - half, values + half], dim=-1)

@@ -95,7 +95,7 @@ class HeadProfile(Record):
         """Interval of one measure over sequences: Student's t on the bootstrap's variance, as for rho.
 
         Groups in which nothing counts for a head, see `groups`, are left out, as the measure itself does. NaN below 4
-        groups, and for measures that have no spread over sequences.
+        groups, where all groups have the same value, and for measures that have no spread over sequences.
 
         Args:
             name: One of `names`.

@@ -33,7 +33,7 @@ def study_of_windows():
 
 def study_of_pairs():
     made = study_of_windows()
-    as_text = [replace(one, heads=tuple(map(str, one.heads))) for one in made.cells]
+    as_text = [replace(one, heads=tuple(f"{head}:f".replace("H", "K") for head in one.heads)) for one in made.cells]
     settings = {"how": "drop", "n_random": 3, "seed": 3}
     return replace(made, cells=as_text, planned="dropped pairs", provenance=made.provenance | {"settings": settings})
 
@@ -85,10 +85,17 @@ def test_a_page_shows_them_beside_each_other(tmp_path):
     table = study_of_windows().contrasts()
     line = table[(table["by"] == "distant_mass") & (table["budget"] == "all") & (table["reach"] == "long")].iloc[0]
     assert f'<th scope="row">distant_mass</th><td>all</td><td>long</td><td>{line["effect"]:.3f}</td>' in said
-    kept = "".join(f"<td>{digits}</td>" for digits in MADE["pairs"]().digits[0])
+    kept = "".join(f"<td>{_numbers(digits)}</td>" for digits in MADE["pairs"]().digits[0])
     assert f'<th scope="row">0</th>{kept}' in said
-    windowed = [str(head) for head in range(2) if MADE["plan"]().windowed[1, head]]
-    assert f'<th scope="row">1</th><td>{" ".join(windowed) or "-"}</td>' in said
+    first, second, *_ = MADE["plan"]().windowed.tolist()
+    assert first == second == [True, False]  # so that both layers are one line
+    assert '<th scope="row">0-1</th><td>0</td><td>1</td>' in said
+
+
+def _numbers(digits):
+    """Two pairs that rotate, as the page writes them."""
+    first, last = [str(pair) for pair in range(4) if digits[pair] == "1"]
+    return f"{first}-{last}" if int(last) == int(first) + 1 else f"{first}, {last}"
 
 
 def test_the_block_to_paste_is_on_the_page_and_none_where_nothing_is_to_be_changed(tmp_path):

@@ -45,7 +45,7 @@ MOST_PAIRS = 256
 INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RankComparison:
     """How far two rankings of the same rotary pairs agree.
 
@@ -61,6 +61,12 @@ class RankComparison:
     by_head: Float64[Tensor, "layer kv_head"] | None
     ours: Float64[Tensor, " pair"]
     theirs: Float64[Tensor, " pair"]
+
+    def __repr__(self) -> str:
+        found = f"rank correlation over {len(self.ours)} pairs of the mean rank {self.correlation:+.3f}"
+        if self.by_head is not None:
+            found += f"; of the ranks of a key head {float(self.by_head.nanmean()):+.3f}, mean over key heads"
+        return f"<RankComparison: {found}>"
 
 
 @checked
