@@ -1,6 +1,7 @@
 """`positional-heads plan`: which key heads may see only a window, or which pairs keep their rotation; what it costs."""
 
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from positional_heads.results.plan_study import PlanStudy
 
 WINDOW_TOOLS, PAIR_TOOLS = ("duo-attention", "kvpress"), ("mha2mla",)
+EXPORTED = {"duo-attention": "duo_attention", "kvpress": "kvpress.json", "mha2mla": "mha2mla.pth"}
+"""Folder or file that a plan is written to for each tool."""
 
 
 def plan(  # noqa: PLR0917  one parameter is one option of the command
@@ -209,16 +212,26 @@ def _chosen(
     from positional_heads.results.window_plan import window_plan
 
     if pairs:
-        return pair_plan(profiled, budget, by or "band_norm", seed=seed, **settings)
+        return pair_plan(profiled, budget, "band_norm" if by is None else by, seed=seed, **settings)
     settings.pop("n_matched", None)  # controls of a study
-    return window_plan(profiled, budget, by=by or "reach", seed=seed, **settings)
+    return window_plan(profiled, budget, by="reach" if by is None else by, seed=seed, **settings)
 
 
 def _write_plan(plan: "HeadPlan | PairPlan", out: Path, overwrite: bool, as_json: bool, exports: Sequence[str]) -> None:
     """Write and print one plan, and write it for other tools."""
     with _prepared(out, plan.saved_as, overwrite):
-        files = [write_for(tool, plan, out) for tool in exports]  # refused before the plan itself is written
-        finish(plan, out, as_json, more=files)
+        finish(plan, out, as_json, more=_exported(exports, plan, out))  # refused before the plan itself is written
+
+
+def _exported(exports: Sequence[str], plan: Any, out: Path) -> list[Path]:
+    """Files for other tools; if one is refused, none is left that was not there before."""
+    there = {out / name for name in EXPORTED.values() if (out / name).exists()}
+    try:
+        return [write_for(tool, plan, out) for tool in dict.fromkeys(exports)]
+    except Exception:
+        for new in {out / EXPORTED[tool] for tool in exports} - there:
+            shutil.rmtree(new) if new.is_dir() else new.unlink(missing_ok=True)
+        raise
 
 
 def write_for(tool: str, plan: Any, out: Path) -> Path:
@@ -226,10 +239,10 @@ def write_for(tool: str, plan: Any, out: Path) -> Path:
     from positional_heads.results import formats
 
     if tool == "duo-attention":
-        return formats.write_duo_attention(plan, out / "duo_attention")
+        return formats.write_duo_attention(plan, out / EXPORTED[tool])
     if tool == "kvpress":
-        return formats.write_kvpress(plan, out / "kvpress.json")
-    return formats.write_mha2mla_ranks(plan, out / "mha2mla.pth")
+        return formats.write_kvpress(plan, out / EXPORTED[tool])
+    return formats.write_mha2mla_ranks(plan, out / EXPORTED[tool])
 
 
 def _next_step(study: "PlanStudy", profile: Path, pairs: bool) -> str:

@@ -16,6 +16,7 @@ from positional_heads.core.ratio_intervals import ratio_interval, weighted_group
 from positional_heads.results.files import HEAD_PROFILE
 from positional_heads.results.head_names import MIXED, NAMED_BY, RULES, head_labels
 from positional_heads.results.pair_statistics import PairStatistics
+from positional_heads.results.profile_checks import check_profile
 from positional_heads.results.profile_tables import PROFILE_COLUMNS, SHOWN_AS, order_of
 from positional_heads.results.profile_verdict import profile_verdict
 from positional_heads.results.rank_correlations import rank_correlations
@@ -288,4 +289,6 @@ class HeadProfile(Record):
         order = content["measures"]  # a safetensors file has its own
         grouped = {name: {key: one[key] for key in order if key in one} for name, one in read.items()}
         pairs = PairStatistics(**nested(tensors, "pairs"))
-        return cls(scores=scores, pairs=pairs, provenance=content["provenance"], **grouped, **own)  # type: ignore[arg-type]
+        found = cls(scores=scores, pairs=pairs, provenance=content["provenance"], **grouped, **own)  # type: ignore[arg-type]
+        check_profile(found)
+        return found

@@ -16,6 +16,7 @@ from torch import Tensor
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import Head
 from positional_heads.core.key_heads import drawn_values
+from positional_heads.results.edits import under_notes
 from positional_heads.results.files import PAIR_PLAN
 from positional_heads.results.head_plan import CHANCE
 from positional_heads.results.head_profile import HeadProfile
@@ -227,7 +228,7 @@ def pair_plan(
         by=name,
         budget=budget,
         how=how,
-        notes=[*notes, *_tie_notes(name, values, ranks, counts, exists)],
+        notes=[*under_notes(profile.provenance), *notes, *_tie_notes(name, values, ranks, counts, exists)],
         provenance={**profile.provenance, "plan": {"seed": seed}},
     )
 

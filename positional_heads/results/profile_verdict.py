@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from scipy.stats import norm
 
 from positional_heads.core.statistics import FEWEST_UNITS
+from positional_heads.results.edits import measured_under
 from positional_heads.results.head_names import MIXED
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ALPHA, FEWEST_FOR_INTERVAL
@@ -51,6 +52,8 @@ def profile_verdict(
         several = f"{beating} beat their" if beating else "No head beats its"
         sentences.append(f"{'1 beats its' if beating == 1 else several} null with a positive rho.")
     sentences += _related(correlations, scores, n_heads)
+    if under := measured_under(provenance):
+        sentences.append(f"All was measured under {under}.")
     sentences += [_basis(provenance, groups), *_missing(provenance, unknown, beating)]
     return " ".join(sentences)
 

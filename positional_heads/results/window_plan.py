@@ -11,6 +11,7 @@ from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.heads import head_values
 from positional_heads.core.key_heads import drawn_values, lowest, most_of_readers
 from positional_heads.core.number_ranges import number_ranges
+from positional_heads.results.edits import under_notes
 from positional_heads.results.head_plan import CHANCE, HeadPlan
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.key_cache import KeyCache, key_cache
@@ -75,7 +76,11 @@ def window_plan(
         )
         raise ValueError(msg)
     windowed = lowest(values, among, count)
-    notes = [*_layer_notes(profile, cache), *_window_notes(profile, name, window, sinks)]
+    notes = [
+        *under_notes(profile.provenance),
+        *_layer_notes(profile, cache),
+        *_window_notes(profile, name, window, sinks),
+    ]
     return HeadPlan(
         windowed=windowed,
         ranked_by=values.masked_fill(~among, torch.nan),

@@ -174,8 +174,15 @@ def ablation_study(
     )
 
 
-def scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, Any]:
+def scored_model(
+    model: TransformerLensModel, scores: HeadScores, made: tuple[str, str] = ("these scores are", "score")
+) -> dict[str, Any]:
     """Provenance of the model, whose weights are hashed for it.
+
+    Args:
+        model: A TransformerBridge.
+        scores: Scores that must be of this model.
+        made: What they are called, and how they are made.
 
     Raises:
         ValueError: If the scores are of another model.
@@ -184,8 +191,8 @@ def scored_model(model: TransformerLensModel, scores: HeadScores) -> dict[str, A
     for key in ("layers", "heads", "weights"):
         if ours[key] != theirs[key]:
             msg = (
-                f"these scores are of {_as_loaded(theirs)}, this model is {_as_loaded(ours)} and has other {key}: "
-                "score this model, loaded this way, first"
+                f"{made[0]} of {_as_loaded(theirs)}, this model is {_as_loaded(ours)} and has other {key}: "
+                f"{made[1]} this model, loaded this way, first"
             )
             raise ValueError(msg)
     return ours

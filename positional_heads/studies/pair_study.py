@@ -21,8 +21,8 @@ from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.pair_plan import DONE, PAIR_RULES, How, PairPlan, pair_plan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_tables import TriedPlan
-from positional_heads.studies.ablation import MOST_RANDOM, scored_model, unit_notes
-from positional_heads.studies.plan_study import BUDGETS
+from positional_heads.studies.ablation import MOST_RANDOM, unit_notes
+from positional_heads.studies.plan_study import BUDGETS, profiled_model
 from positional_heads.studies.resume import FinishedParts, run_parts
 from positional_heads.studies.tasks.evaluate import make_task, refuse_misspelled, task_provenance
 from positional_heads.studies.tasks.task import Task
@@ -75,10 +75,10 @@ def pair_study(
     in_range("seed", seed, 0)
     refuse_misspelled(pair_study, task, task_settings)
     cells, plans, notes = _tried_plans(profile, budgets, by, how, n_random, seed)
-    own_model = scored_model(model, profile.scores)
     if active_extension(model) is not None:
         msg = "the model's rotation is extended, and plans of pairs extend it: leave the extended_rope block first"
         raise RuntimeError(msg)
+    own_model = profiled_model(model, profile)
     with extended_rope(model, **plans[cells[-1].heads].extension):
         pass  # what cannot be edited is refused before anything is run
     task = make_task(model, task, **task_settings)

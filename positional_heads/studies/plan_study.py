@@ -4,6 +4,7 @@ Windows are ablations (mode `far`, with sinks): exactly the query heads that rea
 and the last ones only.
 """
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from positional_heads.bridge.provenance import library_versions
 from positional_heads.core.arguments import checked, in_range
 from positional_heads.core.head_sets import distinct_sets
 from positional_heads.core.key_heads import lowest, permuted_within_layers, readers
+from positional_heads.results.edits import measured_under
 from positional_heads.results.head_plan import CHANCE
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.key_cache import key_cache
@@ -95,7 +97,7 @@ def plan_study(
     refuse_misspelled(plan_study, task, task_settings)
     window, sinks = plan_window(profile, 1, window, sinks)
     cells, notes = _tried_plans(profile, budgets, window, sinks, by, n_random, n_matched, seed)
-    own_model = scored_model(model, profile.scores)
+    own_model = profiled_model(model, profile)
     task = make_task(model, task, **task_settings)
     _refuse_short(task, window + sinks)
     for note in unit_notes(task):
@@ -131,6 +133,24 @@ def plan_study(
             },
         },
     )
+
+
+def profiled_model(model: TransformerLensModel, profile: HeadProfile) -> dict[str, Any]:
+    """Provenance of the model that plans are tried on.
+
+    Raises:
+        ValueError: If the profile is of another model, or of one that was ablated, hooked or extended otherwise.
+    """
+    own = scored_model(model, profile.scores, ("this profile is", "profile"))
+    now, then = {"model": own, **extension_provenance(model)}, profile.provenance
+    acting = [[of["model"].get("edits"), of.get("extension")] for of in (now, then)]
+    if json.dumps(acting[0]) != json.dumps(acting[1]):
+        msg = (
+            f"this profile was measured under {measured_under(then) or 'nothing'}, and "
+            f"{measured_under(now) or 'nothing'} acts on the model now: profile the model as it is to be run"
+        )
+        raise ValueError(msg)
+    return own
 
 
 def _tried_plans(  # noqa: PLR0917  the settings of a study

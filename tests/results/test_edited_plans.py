@@ -120,3 +120,15 @@ def test_windows_where_none_can_be_are_refused():
     pairs = RECORDS["PairPlan"]()
     with pytest.raises(ValueError, match="kept must be True where there is no pair to choose"):
         replace(pairs, kept=torch.zeros_like(pairs.kept))
+
+
+def test_measures_of_a_profile_that_do_not_belong_together_are_refused(tmp_path):
+    record = synthetic_profile()
+    content, raw = read_result(record.save(tmp_path), record.saved_as)
+    tensors = safetensors.torch.load(raw)
+    read(record, content, tensors)
+    weights, kernel = tensors["weights.reach"], tensors["others.kernel"]
+    for edit in ({"weights.reach": weights[:-1]}, {"weights.reach": weights.long()}, {"others.kernel": kernel[1:]}):
+        refused(record, content, tensors | edit)
+    refused(record, content, {name: one for name, one in tensors.items() if name != "weights.reach"})
+    refused(record, {**content, "provenance": 3}, tensors)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+import positional_heads as ph
 from positional_heads.core.heads import Head
 from positional_heads.results.head_names import head_labels
 from positional_heads.results.head_profile import HeadProfile
@@ -117,9 +118,17 @@ def test_an_interval_rests_on_the_sequences_that_count_for_the_head() -> None:
         profile.groups("kernel")
 
 
-def test_a_sequence_too_short_for_the_window_leaves_the_interval_known(tiny) -> None:
-    import positional_heads as ph
+def test_values_that_are_all_alike_have_no_interval() -> None:
+    made = synthetic_profile(groups=5)
+    sums = {**made.sums, "retrieval": torch.full_like(made.sums["retrieval"], 3)}
+    sums["retrieval"][0, 0, 1] = 2
+    weights = {**made.weights, "retrieval": torch.full_like(made.weights["retrieval"], 4)}
+    intervals = replace(made, sums=sums, weights=weights).interval("retrieval")
+    assert bool(intervals[0, 1].isfinite().all())
+    assert bool(intervals[0, 0].isnan().all())
 
+
+def test_a_sequence_too_short_for_the_window_leaves_the_interval_known(tiny) -> None:
     rng = torch.Generator().manual_seed(0)
     texts = [torch.randint(97, 122, (length,), generator=rng) for length in (12, 40, 38, 36, 34)]
     tokens, mask = torch.full((5, 40), 257), torch.zeros(5, 40, dtype=torch.long)

@@ -105,7 +105,7 @@ def test_impossible_studies_are_refused(case, bundled, profile) -> None:
 
 
 def test_other_models_and_extended_ones_are_refused(bundled, tiny, profile) -> None:
-    with pytest.raises(ValueError, match="score this model, loaded this way, first"):
+    with pytest.raises(ValueError, match="profile this model, loaded this way, first"):
         pair_study(tiny("llama"), profile, "passkey", **QUICK)
     refused = pytest.raises(RuntimeError, match="the model's rotation is extended, and plans of pairs extend it")
     with ph.extended_rope(bundled, "yarn", 2), refused:

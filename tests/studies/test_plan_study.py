@@ -112,8 +112,28 @@ def test_layers_with_a_window_of_their_own_are_seen_in_a_real_profile(tiny) -> N
 
 
 def test_a_profile_of_another_model_is_refused(tiny, profile) -> None:
-    with pytest.raises(ValueError, match="score this model, loaded this way, first"):
+    with pytest.raises(ValueError, match=r"^this profile is of .*: profile this model, loaded this way, first"):
         plan_study(tiny("llama"), profile, "passkey", **QUICK)
+
+
+def test_a_profile_of_an_edited_model_goes_with_that_model_only(bundled, profile) -> None:
+    tokens = ph.cut_text(bundled, ph.bundled_text(), 24)[:2]
+    quick = {**QUICK, "by": ["reach"], "budgets": (0.5,), "n_random": 1}
+    with ph.ablated_heads(bundled, ["L0H1"]):
+        edited = ph.profile_heads(bundled, tokens, window=8, sinks=2, retrieval=None)
+        assert plan_study(bundled, edited, "passkey", **quick).by == ["reach"]
+        with pytest.raises(ValueError, match="measured under nothing, and zero ablation of L0H1 acts on the model now"):
+            plan_study(bundled, profile, "passkey", **quick)
+    for plan in (window_plan(edited), ph.pair_plan(edited)):
+        assert plan.notes[0].startswith("The profile was measured under zero ablation of L0H1")
+    assert "All was measured under zero ablation of L0H1." in edited.verdict
+    assert "measured under" not in profile.verdict
+    for study_of in (plan_study, ph.pair_study):
+        with pytest.raises(ValueError, match="measured under zero ablation of L0H1, and nothing acts on the model now"):
+            study_of(bundled, edited, "passkey", **{**quick, "window": 8} if study_of is plan_study else TASK)
+    extended = pytest.raises(ValueError, match="measured under nothing, and the extension linear acts on the model now")
+    with ph.extended_rope(bundled, "linear", factor=2), extended:
+        plan_study(bundled, profile, "passkey", **quick)
 
 
 def run(*arguments):
@@ -151,11 +171,17 @@ def test_the_command_writes_a_plan(profile, tmp_path) -> None:
         (("--budget", "0.2,0.4"), "compare several with --study MODEL"),
         (("--budget", "half"), "--budget 'half' must be numbers separated by commas, e.g. 0.5"),
         (("--by", "lenght"), "no measure of this profile"),
+        (("--by", ""), "'' is no measure of this profile"),
     ):
         code, _, said = run("plan", tmp_path, "--out", tmp_path / "new", *wrong)
         assert (code, len(said.splitlines())) == (1, 1)
         assert message in said
     assert not (tmp_path / "new").exists()
+    other = tmp_path / "tools2" / "duo_attention" / "config.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"model_type": "llama"}')
+    assert "config.json" in run(*given[:-1], tmp_path / "tools2", *tools)[2]
+    assert [file for file in (tmp_path / "tools2").rglob("*") if file.is_file()] == [other]
 
 
 def test_the_command_runs_a_study(study, profile, tmp_path) -> None:

@@ -110,10 +110,14 @@ def write_mha2mla_ranks(profile: HeadProfile | PairPlan, path: str | Path) -> Pa
         The file written.
 
     Raises:
-        ValueError: If the model's pairs are not those of MHA2MLA: partial rotation, another layout, more than 256.
+        ValueError: If the model's pairs are not those of MHA2MLA: partial rotation, another layout, more than 256;
+            or a plan drops pairs.
         ResultFileError: If another file has this name.
     """
     if isinstance(profile, PairPlan):
+        if profile.how == "drop":
+            msg = "this plan drops pairs, and MHA2MLA leaves them unturned: write a plan with how='freeze'"
+            raise ValueError(msg)
         known = (profile.key_heads >= 0).any(-1)
         uneven = bool(profile.frequencies[known].isnan().any())
         layers = profile.provenance.get("rotary", [])

@@ -68,7 +68,10 @@ def _refuse_other_table(file: Path) -> None:
         found = list(rows[0])[:3] if isinstance(rows, list) and rows and isinstance(rows[0], dict) else None
     else:
         with existing_file(file, KIND).open(encoding="utf-8", newline="") as stream:
-            found = next(csv.reader(stream), [])[:3]
+            try:
+                found = next(csv.reader(stream), [])[:3]
+            except csv.Error:  # such as a field that is too long
+                found = None
     if found != FIRST:
         msg = f"{file}: is not {KIND}"
         raise ResultFileError(msg)

@@ -66,3 +66,15 @@ def test_mha2mla_keeps_the_pairs_of_a_plan(by, tmp_path):
     with pytest.raises(ValueError, match="MHA2MLA rotates every channel"):
         ph.formats.write_mha2mla_ranks(partial, tmp_path / "new.pth")
     assert not (tmp_path / "new.pth").exists()
+
+
+def test_a_plan_that_drops_pairs_is_no_file_of_mha2mla(tmp_path):
+    with pytest.raises(ValueError, match="drops pairs, and MHA2MLA leaves them unturned"):
+        ph.formats.write_mha2mla_ranks(ph.pair_plan(synthetic_profile(), how="drop"), tmp_path / "ranks.pth")
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_table_with_a_field_too_long_is_not_ours(tmp_path):
+    (tmp_path / "heads.csv").write_bytes(b"x" * 200_000)
+    with pytest.raises(ph.ResultFileError, match=r"heads\.csv: exists already and is not a table"):
+        ph.formats.write_tables(synthetic_profile(), tmp_path)
