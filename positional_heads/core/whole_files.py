@@ -28,9 +28,13 @@ def write_atomically(file: Path, content: bytes | str, mode: int = 0o644) -> Non
         mode: Its permissions.
 
     Raises:
-        OSError: If the folder cannot be written; no partial file is left.
+        OSError: If the folder cannot be written, or is a file; no partial file is left.
     """
     content = content.encode() if isinstance(content, str) else content
+    for folder in file.parents:
+        if folder.exists() and not folder.is_dir():
+            msg = f"{folder}: is a file, and {file.name} goes into a folder of this name: name another folder"
+            raise NotADirectoryError(msg)
     file.parent.mkdir(parents=True, exist_ok=True)
     _clear_left_behind(file)
     handle, temporary = _locked_beside(file)

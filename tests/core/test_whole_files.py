@@ -86,3 +86,12 @@ def test_without_locks_a_file_is_written_and_nothing_cleared(without, tmp_path, 
     )
     write_atomically(tmp_path / "a.st", "ours")
     assert ((tmp_path / "a.st").read_text(), set(tmp_path.iterdir())) == ("ours", {tmp_path / "a.st", left})
+
+
+def test_a_file_in_place_of_a_folder_is_named_and_stays(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    for folder in (tmp_path / "taken", tmp_path / "taken" / "new"):
+        with pytest.raises(NotADirectoryError, match=r"taken: is a file, and a\.json goes into a folder of this name"):
+            write_atomically(folder / "a.json", "{}")
+    assert (tmp_path / "taken").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
