@@ -246,12 +246,16 @@ def write_for(tool: str, plan: Any, out: Path) -> Path:
 
 
 def _next_step(study: "PlanStudy", profile: Path, pairs: bool) -> str:
-    """Which command writes the plan of the measure that cost least, in a sentence."""
+    """Which command writes the plan that cost least at the middle budget, in a sentence."""
+    from positional_heads.results.plan_verdict import cheapest
+
+    budget = study.budgets[len(study.budgets) // 2]
+    by = cheapest(study.contrasts(), study.reaches[0], budget)[0]
     settings = study.provenance["settings"]
     window = f" --window {settings['window']} --sinks {settings['sinks']}" if not pairs else ""
     how = f" --pairs --how {settings['how']}" if pairs else ""
-    command = f"positional-heads plan {shlex.quote(str(profile))}{how} --by={shlex.quote(study.best)}{window}"
-    return f"next: {command} --budget {study.budgets[len(study.budgets) // 2]:g} --out NEW_FOLDER writes a plan"
+    command = f"positional-heads plan {shlex.quote(str(profile))}{how} --by={shlex.quote(by)}{window}"
+    return f"next: {command} --budget {budget:g} --out NEW_FOLDER writes a plan"
 
 
 def _refuse_study_options(by: list[str] | None, budgets: list[float], checkpoint: Path | None) -> None:

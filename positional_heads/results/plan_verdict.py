@@ -32,7 +32,7 @@ def plan_verdict(
     """Which measure chooses the windows, or pairs, that cost a task least, over all budgets of a study.
 
     A measure chooses better than chance if few random plans cost as little (p of at most 0.05) and the interval of its
-    gain over their mean lies above zero; worse if the reverse holds of both.
+    gain over their mean lies above zero; worse if the reverse holds of both. Without an interval, both are open.
 
     Args:
         task: Name of the task.
@@ -54,7 +54,7 @@ def plan_verdict(
         return unable
     over = contrasts[(contrasts["budget"] == ALL_BUDGETS) & (contrasts["reach"] == reach)]
     over = over.sort_values("effect", ascending=False, kind="stable")
-    best, tied = over.iloc[0], over[over["effect"] >= over["effect"].iloc[0] - EQUAL]["by"].tolist()
+    best, tied = over.iloc[0], cheapest(contrasts, reach, ALL_BUDGETS)
     by_kind = here[here["kind"].isin(["chance", "all"])].groupby("kind")["effect"].mean()
     budgets = contrasts["budget"].drop_duplicates().tolist()[:-1]
     found = (
@@ -65,6 +65,8 @@ def plan_verdict(
     )
     if len(tied) > 1:
         found += f" {_names(tied)} cost the same: which comes first is the order in which they were given."
+    if len(budgets) > 1:
+        found += f" {_at_each(budgets, contrasts, reach)}"
     seen = []
     if same_question is not None:
         seen = [
@@ -81,6 +83,25 @@ def plan_verdict(
     )
 
 
+def cheapest(contrasts: "pd.DataFrame", reach: str, budget: object) -> list[str]:
+    """The measures whose plans cost least at a budget, or over all: several if they cost the same, as given.
+
+    Args:
+        contrasts: `PlanStudy.contrasts`.
+        reach: The range to look at.
+        budget: One of its budgets, or "all".
+    """
+    rows = contrasts[(contrasts["budget"] == budget) & (contrasts["reach"] == reach)]
+    return list(rows[rows["effect"] >= rows["effect"].max() - EQUAL]["by"])
+
+
+def _at_each(budgets: Sequence[float], contrasts: "pd.DataFrame", reach: str) -> str:
+    """What costs least at each budget, as a sentence."""
+    here = contrasts[contrasts["reach"] == reach].groupby("budget", sort=False)["effect"].max()
+    least = (f"{_names(cheapest(contrasts, reach, one))} {here[one]:+.3f} at {one:g}" for one in budgets)
+    return f"Cheapest at each budget: {', '.join(least)}."
+
+
 def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:
     """Which measures choose better than chance, as sentences."""
     if 1 / (1 + plans) >= ALPHA:
@@ -88,36 +109,41 @@ def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:
         few = f"{plans} random plans cannot give a p-value below {ALPHA:g}, {enough} can"
         return [f"Undecided whether that is chance: {few}."]
     rows = [row for _, row in over.iterrows()]
-    better = [row for row in rows if row["p_chance"] <= ALPHA and (isnan(row["low"]) or row["low"] > 0)]
+    if bool(over["low"].isna().any()):
+        return [f"Open which measures choose better than chance, as that takes an interval above 0: {_listed(rows)}."]
+    better = [row for row in rows if row["p_chance"] <= ALPHA and row["low"] > 0]
     names = {row["by"] for row in better}
     as_bad = 1 + 1 / (1 + plans) - ALPHA - 1e-9  # few random plans cost as much or more
     worse = [row for row in rows if row["p_chance"] >= as_bad and row["high"] < 0]
     open_ = [row for row in rows if row["by"] not in names | {row["by"] for row in worse}]
-    parts = [f"Better than random plans of as many {alike}: {_listed(better)}."] if better else []
     if not better:
         parts = ["No measure is shown to choose better than chance."]
+    elif len(rows) == 1:
+        parts = [f"Better than random plans of as many {alike}: {_listed(better)}."]
+    else:
+        parts = [f"Better than random plans of as many {alike}, each tested alone: {_listed(better)}."]
+        parts.append(_after_holm(rows, better, plans))
     parts += [f"Not shown to be better: {_listed(open_)}."] if open_ else []
     parts += [f"Worse than random plans: {_listed(worse)}."] if worse else []
-    if len(rows) > 1:
-        parts.append(f"{len(rows)} measures were tried; {_after_holm(rows, better, plans)}.")
     return parts
 
 
 def _after_holm(rows: Sequence[Any], better: Sequence[Any], plans: int) -> str:
-    """Which measures are better than chance after Holm's correction for all that were tried.
+    """Which measures are better than chance after Holm's correction for all that were tried, as a sentence.
 
     The smallest p-value is multiplied by their number, the next by one less, and so on; none may be below an earlier.
     """
     tried = len(rows)
+    together = f"Tested together (Holm for {tried} measures)"
     if tried / (1 + plans) >= ALPHA:
-        enough = round(tried / ALPHA)
-        return f"after Holm's correction {plans} random plans can show none of them to be better, {enough} can"
+        return f"{together}, none can remain with {plans} random plans: {round(tried / ALPHA)} are needed."
     corrected: dict[str, float] = {}
     for place, row in enumerate(sorted(rows, key=lambda row: row["p_chance"])):
         corrected[row["by"]] = max([(tried - place) * row["p_chance"], *corrected.values()])
     left = [row for row in better if corrected[row["by"]] <= ALPHA]
     listed = ", ".join(f"{_name(row)} ({p_text(corrected[row['by']])})" for row in left)
-    return f"after Holm's correction better: {listed}" if left else "after Holm's correction none is shown to be better"
+    remain = f"{len(left)} remain{'s' if len(left) == 1 else ''}: {listed}" if left else "none remains"
+    return f"{together}, {remain}."
 
 
 def _against_best(best: Any, reach: str, differences: "pd.DataFrame") -> list[str]:

@@ -14,7 +14,7 @@ from positional_heads.core.statistics import mean_interval
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_tables import tried
 from positional_heads.views.report.plans import plan_study_files
-from tests.support.planted_plans import SHAPE, planted_plans
+from tests.support.planted_plans import SHAPE, crossed_plans, planted_plans
 
 RNG = np.random.default_rng(5)
 COSTS = np.where(RNG.permutation(np.arange(24)).reshape(SHAPE) < 6, 0.2, 0.01)  # a quarter of the key heads matters
@@ -103,12 +103,11 @@ def test_measures_are_compared_on_the_same_answers(study) -> None:
 def test_the_verdict_follows_from_the_planted_costs(study) -> None:
     verdict = study.verdict
     assert verdict.startswith("Windows on the key heads lowest by good cost planted least at long range: log_prob -0.")
-    better, rest = verdict.split("Better than random plans of as many windows: ")[1].split(" Not shown to be better: ")
+    said = verdict.split("Better than random plans of as many windows, each tested alone: ")[1]
+    better, rest = said.split(" Tested together (Holm for 3 measures), ")
     assert better.startswith("good +")
-    assert "noise" in rest.split("Worse than random plans: ")[0]
+    assert rest.startswith("none can remain with 20 random plans: 60 are needed. Not shown to be better: noise ")
     assert "Worse than random plans: bad -" in rest
-    holm = "3 measures were tried; after Holm's correction 20 random plans can show none of them to be better, 60 can."
-    assert holm in rest
     assert verdict.endswith("Every other measure costs more than good.")
 
 
@@ -124,7 +123,30 @@ def test_a_verdict_can_be_that_no_measure_is_better() -> None:
     unable = planted_plans(COSTS, {"good": COSTS}, baseline=-3.0)
     assert unable.verdict.startswith("The model cannot do planted even without windows (log_prob -3")
     assert "so a plan shows nothing." in unable.verdict
-    assert "no interval below 4 units" in planted_plans(COSTS, {"good": COSTS, "noise": NOISE}, units=3).verdict
+    alone = planted_plans(COSTS, {"good": COSTS}, budgets=(0.5,)).verdict
+    assert "Better than random plans of as many windows: good +" in alone
+    assert "Holm" not in alone
+    assert "each budget" not in alone
+
+
+def test_without_an_interval_nothing_is_better_or_worse() -> None:
+    few = planted_plans(COSTS, {"good": COSTS, "bad": -COSTS}, units=3)
+    table = few.contrasts().query("reach == 'long' and budget == 'all'").set_index("by")
+    assert table["low"].isna().all()
+    assert table.loc["good", "p_chance"] < 0.05
+    said = "Open which measures choose better than chance, as that takes an interval above 0: good +"
+    assert f"{said}{table.loc['good', 'gain']:.3f} (no interval below 4 units, p = 0.048); bad -" in few.verdict
+    for word in ("Better", "better:", "Worse", "Holm", "No measure is shown"):
+        assert word not in few.verdict
+
+
+def test_the_cheapest_at_each_budget_is_named_with_its_cost() -> None:
+    study = crossed_plans()
+    least = {budget: max(changes(study, "plan", by, budget)[0].mean() for by in study.by) for budget in study.budgets}
+    assert least == pytest.approx({0.25: -1.53, 0.75: -0.15}, abs=0.03)  # the sums of the planted costs
+    assert study.best == "many"
+    said = f" Cheapest at each budget: many {least[0.25]:+.3f} at 0.25, few and same {least[0.75]:+.3f} at 0.75. "
+    assert said in study.verdict
 
 
 def test_a_study_is_read_back_and_says_what_it_is(study, tmp_path) -> None:
@@ -158,10 +180,8 @@ def test_many_measures_are_corrected_for_and_equal_ones_are_named_together() -> 
     table = many.contrasts().query("reach == 'long' and budget == 'all'").set_index("by")["p_chance"]
     kept = holm(table.to_dict())
     assert 2 < len(kept) < (table <= 0.05).sum()
-    said = many.verdict.split("7 measures were tried; after Holm's correction better: ")[1].split("). ")[0]
-    assert {one.split(" (")[0] for one in said.split("), ")} == set.union(
-        *({one.split(",")[-1].strip()} for one in kept)
-    )
+    said = many.verdict.split(f"Tested together (Holm for 7 measures), {len(kept)} remain: ")[1].split("). ")[0]
+    assert {one.split(" (")[0] for one in said.split("), ")} == kept
     assert many.verdict.startswith("Windows on the key heads lowest by m0 and same cost planted least at long range")
     assert " m0 and same cost the same: which comes first is the order in which they were given." in many.verdict
     assert "Not told apart from m0: same" not in many.verdict

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads.cli import app
+from positional_heads.cli.plan import _next_step
 from positional_heads.cli.wording import in_options
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.plan_study import PlanStudy
@@ -16,7 +17,7 @@ from positional_heads.results.window_plan import window_plan
 from positional_heads.studies.plan_study import plan_study
 from positional_heads.studies.tasks.task import AnswerTask
 from tests.cli.test_cli import heavy_imports
-from tests.support.planted_plans import profile_of
+from tests.support.planted_plans import crossed_plans, profile_of
 
 TASK = {"length": 96, "depths": 2, "examples": 1}
 QUICK = {"budgets": (0.4, 0.75), "window": 8, "sinks": 2, "by": ["reach", "-rho"], "n_random": 2, **TASK}
@@ -136,6 +137,12 @@ def test_a_profile_of_an_edited_model_goes_with_that_model_only(bundled, profile
         plan_study(bundled, profile, "passkey", **quick)
 
 
+def test_the_next_step_is_the_measure_that_is_cheapest_at_its_budget(tmp_path) -> None:
+    study = crossed_plans()
+    assert study.best == "many"
+    assert "--by=few --window 16 --sinks 2 --budget 0.75 --out" in _next_step(study, tmp_path, pairs=False)
+
+
 def run(*arguments):
     done = CliRunner().invoke(app, [*map(str, arguments)])
     return done.exit_code, done.stdout, done.stderr
@@ -198,7 +205,8 @@ def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
     names = {"effects.csv", "contrasts.csv", "differences.csv", "answers.parquet", "loss_by_budget.png", "plans.md"}
     assert {file.name for file in out.iterdir()} == {"plans.safetensors", *names}
     assert run("show", out)[1] == shown
-    command = f"--by={found.best} --window 8 --sinks 2 --budget 0.75 --out NEW_FOLDER writes a plan"
+    at_budget = found.effects().query("kind == 'plan' and reach == 'long' and budget == 0.75").set_index("by")["effect"]
+    command = f"--by={at_budget.idxmax()} --window 8 --sinks 2 --budget 0.75 --out NEW_FOLDER writes a plan"
     assert f"next: positional-heads plan {tmp_path} {command}" in said
     assert heavy_imports(["show", str(out)]) == set()
     assert "--export goes with a plan" in run("plan", tmp_path, "--study", "bundled", "--export", "kvpress")[2]

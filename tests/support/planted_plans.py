@@ -121,3 +121,12 @@ def planted_plans(
             "settings": {"window": 16, "sinks": 2},
         },
     )
+
+
+def crossed_plans() -> PlanStudy:
+    """A study in which "many" costs least over all, and at 18 windows, but "few", and "same" as it, at 6."""
+    number = np.arange(24)
+    few = np.where((number >= 6) & (number < 12), 100, number).reshape(SHAPE)  # the 6 cheapest first, 6 cheap ones last
+    many = np.where(number < 6, number + 11.5, number).reshape(SHAPE)  # the 18 cheapest first, the 6 cheapest not
+    measures = {"few": few, "many": many, "same": 2 * few}
+    return planted_plans(number.reshape(SHAPE) / 100, measures, budgets=(0.25, 0.75), units=6)

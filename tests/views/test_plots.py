@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import matplotlib.colors
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
@@ -417,3 +418,32 @@ def test_plans_are_drawn_at_their_budget_beside_all_random_ones():
         each = made.by_set().query("kind == 'chance' and reach == @reach")["effect"]
         band = panel.collections[0].get_paths()[0].vertices[:, 1]
         np.testing.assert_allclose([band.min(), band.max()], [each.min(), each.max()])
+
+
+def test_an_interval_far_wider_than_what_was_measured_is_cut_and_marked():
+    made = plans()
+    units = pd.DataFrame(made.rows)["unit"].to_numpy()
+    far = torch.from_numpy(np.where(units == 0, -30.0, np.where(units == 1, 30.0, 0.0)))  # no effect on means
+    changed = made.values["log_prob"].clone()
+    (last,) = [one for one in made.cells if (one.kind, one.by, one.budget) == ("plan", "good", 0.75)]
+    changed[made.sets.index(last.heads)] += far
+    wide = replace(made, values={"log_prob": changed})
+    row = wide.effects().query("kind == 'plan' and by == 'good' and budget == 0.75 and reach == 'long'")
+    assert row["high"].item() - row["low"].item() > 20
+    each = made.by_set()["effect"]
+    for study, marks in ((made, set()), (wide, {"v", "^"})):
+        figure = views.loss_by_budget(study)
+        for panel in figure.axes:
+            low, high = panel.get_ylim()
+            assert low <= each.min() < 0 <= high
+            assert high - low < 1.4 * (each.max() - each.min())
+        (long, *_) = figure.axes
+        edges = {
+            line.get_marker(): line.get_ydata()[0]
+            for line in long.lines
+            if line.get_marker() in {"v", "^"} and len(line.get_ydata()) and not line.get_clip_on()
+        }
+        assert edges.keys() == marks
+        assert all(edges[marker] == pytest.approx(long.get_ylim()[marker == "^"]) for marker in edges)
+        legend = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert ("interval goes on beyond the axis" in legend) == bool(marks)
