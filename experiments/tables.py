@@ -336,7 +336,7 @@ def readme_plans() -> str:
         rows += [[f"{what}, by `{by}`", *costs[by]] for by in shown if by in costs]
         rows.append([f"{what}, by chance ({random}: worst to best)", *costs["chance"]])
     kept = [f"{budget:.0%} keep" for budget in plans("exam-1024").budgets]
-    return table(["cost in nats per token (95 %)", *kept], iter(rows))
+    return table(["change in nats per token (95 %)", *kept], iter(rows))
 
 
 def ranks_table() -> str:
