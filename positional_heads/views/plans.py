@@ -1,6 +1,7 @@
 """Plot of a plan study: what plans cost at each budget, by measure, beside random plans."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -88,6 +89,6 @@ def _mark_cut(whiskers: Iterable[tuple[Axes, str, Float[np.ndarray, "ends plan"]
         least, most = panel.get_ylim()
         for cut, edge, marker in ((low < least, least, "v"), (high > most, most, "^")):
             if cut.any():
-                style = {"marker": marker, "markersize": 6, "linestyle": "", "clip_on": False}
+                style: dict[str, Any] = {"marker": marker, "markersize": 6, "linestyle": "", "clip_on": False}
                 panel.plot(across[cut], np.full(cut.sum(), edge), color=color, **style)
                 panel.plot([], [], color="0.3", marker=marker, linestyle="", label="interval goes on beyond the axis")

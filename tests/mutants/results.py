@@ -300,6 +300,18 @@ MUTANTS = (
         'row["p_chance"] >= 0',
         "results/test_plan_study -k planted_costs",
     ),
+    Mutant(
+        "results/plan_verdict.py",
+        'over["low"].isna().any()',
+        'over["low"].isna().any() and False',
+        "results/test_plan_study -k without_an_interval",
+    ),
+    Mutant(
+        "results/plan_verdict.py",
+        '(contrasts["budget"] == budget) & (contrasts["reach"] == reach)',
+        '(contrasts["budget"] == ALL_BUDGETS) & (contrasts["reach"] == reach)',
+        "results/test_plan_study -k at_each_budget",
+    ),
     Mutant("results/plan_verdict.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
     Mutant(
         "results/plan_verdict.py",
