@@ -22,7 +22,10 @@ def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
         title, caption = "Windows on key heads", "Key heads of every layer, by number"
         table = key_heads_table(json_rows(plan.to_frame()))
     else:
-        title, caption = "Rotary pairs that are kept", "Pairs of each key head that rotate, by number, 0 being the fastest"
+        title, caption = (
+            "Rotary pairs that are kept",
+            "Pairs of each key head that rotate, by number, 0 being the fastest",
+        )
         table = pairs_table(plan.digits)
     return Section(
         f"plan-{number}",
