@@ -33,7 +33,7 @@ def study_of_windows():
 
 def study_of_pairs():
     made = study_of_windows()
-    as_text = [replace(one, heads=tuple(map(str, one.heads))) for one in made.cells]
+    as_text = [replace(one, heads=tuple(f"L{head.layer}K{head.head}:0" for head in one.heads)) for one in made.cells]
     settings = {"how": "drop", "n_random": 3, "seed": 3}
     return replace(made, cells=as_text, planned="dropped pairs", provenance=made.provenance | {"settings": settings})
 
@@ -85,10 +85,11 @@ def test_a_page_shows_them_beside_each_other(tmp_path):
     table = study_of_windows().contrasts()
     line = table[(table["by"] == "distant_mass") & (table["budget"] == "all") & (table["reach"] == "long")].iloc[0]
     assert f'<th scope="row">distant_mass</th><td>all</td><td>long</td><td>{line["effect"]:.3f}</td>' in said
-    kept = "".join(f"<td>{digits}</td>" for digits in MADE["pairs"]().digits[0])
-    assert f'<th scope="row">0</th>{kept}' in said
-    windowed = [str(head) for head in range(2) if MADE["plan"]().windowed[1, head]]
-    assert f'<th scope="row">1</th><td>{" ".join(windowed) or "-"}</td>' in said
+    assert MADE["pairs"]().digits[:2] == [["0110", "0011"], ["1001", "0101"]]
+    assert '<th scope="row">0</th><td>1-2</td><td>2-3</td>' in said
+    assert '<th scope="row">1</th><td>0, 3</td><td>1, 3</td>' in said
+    assert MADE["plan"]().windowed.tolist() == [[True, False], [True, False], [False, False]]
+    assert '<th scope="row">0-1</th><td>0</td><td>1</td>' in said
 
 
 def test_the_block_to_paste_is_on_the_page_and_none_where_nothing_is_to_be_changed(tmp_path):
@@ -96,6 +97,7 @@ def test_the_block_to_paste_is_on_the_page_and_none_where_nothing_is_to_be_chang
     made.save(tmp_path)
     after = unescape(report_html(tmp_path)).rsplit("To put into config.json, in place of what is there", 1)[1]
     assert json.JSONDecoder().raw_decode(after[after.index("{") :])[0] == made.config
+    assert "rope_parameters (transformers 5), if the file has it, may stay" in after
     planted_recommendation({}, notes=["512 tokens are within the 512 that the model was trained on."]).save(tmp_path)
     said = unescape(report_html(tmp_path))
     assert "Nothing to do: 512 tokens" in said

@@ -6,14 +6,17 @@ from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_words import ALL_BUDGETS, plan_words
 from positional_heads.results.printed_plans import key_heads_table, pairs_table, plan_table
 from positional_heads.results.recommendation import Recommendation
-from positional_heads.results.recommendation_tables import config_text, recommendation_line, recommendation_table
+from positional_heads.results.recommendation_tables import (
+    BESIDE,
+    IN_PLACE,
+    config_text,
+    recommendation_line,
+    recommendation_table,
+)
 from positional_heads.results.record import json_rows
-from positional_heads.results.tables import meanings
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.recommendation import loss_by_factor
 from positional_heads.views.report.sections import Code, Section, Table, plot
-
-IN_PLACE = "To put into config.json, in place of what is there"
 
 
 def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
@@ -32,7 +35,7 @@ def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
         f"{title}, by {plan.by}",
         verdict=plan.verdict,
         paragraphs=[plan.description],
-        glossary=meanings(table.columns, table.own),
+        glossary=table.glossary,
         tables=[Table(caption, table.cells)],
         points=plan.notes,
     )
@@ -52,7 +55,7 @@ def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
         f"Plans compared: {study.planned}, {study.task}",
         verdict=study.verdict,
         paragraphs=[study.description, f"Effects are changes of {measure} with {study.planned}; negative is harm."],
-        glossary=meanings(table.columns, table.own),
+        glossary=table.glossary,
         tables=[Table(caption, table.cells)],
         plots=[
             plot(
@@ -77,7 +80,7 @@ def recommendation_section(made: Recommendation, number: int, dpi: int) -> Secti
         f"Extending the context to {made.target_length} tokens",
         verdict=made.verdict,
         paragraphs=[recommendation_line(content), f"Diagnosis: {made.diagnosis}"],
-        glossary=[] if table is None else meanings(table.columns),
+        glossary=[] if table is None else table.glossary,
         tables=[] if table is None else [Table("Candidates, and their changes from no extension", table.cells)],
         plots=[]
         if table is None
@@ -90,5 +93,5 @@ def recommendation_section(made: Recommendation, number: int, dpi: int) -> Secti
             )
         ],
         points=made.notes,
-        codes=[] if config is None else [Code(IN_PLACE, config)],
+        codes=[] if config is None else [Code(IN_PLACE, config, BESIDE)],
     )

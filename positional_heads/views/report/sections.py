@@ -64,10 +64,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Code:
-    """Code to copy."""
+    """Code to copy, and a sentence below it."""
 
     heading: str
     lines: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
