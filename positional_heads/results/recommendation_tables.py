@@ -18,8 +18,8 @@ DIAGNOSIS = (
 """Words of the diagnosis of heads."""
 IN_PLACE = "To put into config.json, in place of what is there"
 BESIDE = (
-    "It takes the place of rope_scaling (transformers 4). rope_parameters (transformers 5), if the file has it, may "
-    "stay: version 5 reads rope_scaling before it."
+    "Its rope_scaling replaces that of the file (transformers 4). rope_parameters (transformers 5), if the file has "
+    "it, may stay: version 5 reads rope_scaling before it."
 )
 """What the block replaces."""
 

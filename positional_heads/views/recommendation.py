@@ -11,7 +11,7 @@ from positional_heads.views.figures import MARKERS, NORMAL, PALETTE, Picture, re
 WIDE = 5.0
 """How many times the median change the largest may be before the axis of changes becomes logarithmic above 0.1."""
 
-ASIDE = 0.01
+ASIDE = 0.015
 """How far methods of one factor stand apart, as a share of the span of factors."""
 
 

@@ -73,7 +73,11 @@ def _study_facts(study: PlanStudy) -> list[tuple[str, str]]:
     return [
         *facts,
         *_measures(study.by),
-        *((said, str(settings[name])) for name, said in known.items() if name in settings),
+        *(
+            (said, str(settings[name]))
+            for name, said in known.items()
+            if name in settings and (settings[name] or name == "seed")
+        ),
     ]
 
 
