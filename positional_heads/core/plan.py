@@ -24,6 +24,10 @@ RANK_SCALE = 2.0**31
 REPLICATES = 8
 """Independent replicates of a sample."""
 FEWEST_SAMPLED = 1024
+MOST_EXACT = 2**25
+"""Query-key pairs of a sequence up to which all are counted when nothing is asked for: sequences of 8192 tokens."""
+SAMPLED = 2**20
+"""Query-key pairs sampled of longer ones; this adds an error of about 0.001 to rho."""
 
 Positions = tuple[Int[Tensor, " _"], Int[Tensor, " _"]]
 """Position of the query, and of the key, of each entry in a list."""

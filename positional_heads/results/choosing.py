@@ -26,10 +26,11 @@ from torch import Tensor
 
 from positional_heads.core.statistics import mean_interval
 
-SIMPLEST = ("ntk", "linear", "yarn", "llama3", "dynamic")
+SIMPLEST = ("ntk", "linear", "llama3", "yarn", "dynamic")
 """Methods from the simplest on. NTK changes the base only, which every program reads; linear divides all frequencies by
-one number; YaRN and Llama 3's rule treat pairs differently; the frequencies of dynamic NTK change as a run grows, so
-keys in a cache keep those of the moment they came in."""
+one number; Llama 3's rule treats pairs differently, and every version of transformers reads its block alike; so does
+YaRN, whose block they read differently; the frequencies of dynamic NTK change as a run grows, so keys in a cache keep
+those of the moment they came in."""
 ALPHA = 0.05
 NOTICEABLE = 0.1
 """Nats per token by which an answer's log-probability may differ without a candidate being set aside."""

@@ -11,6 +11,18 @@ COLUMNS = (
     *("within_high", "exact", "log_prob", "config"),
 )
 
+DIAGNOSIS = (
+    ("D", "dominant dimension: the index of the rotary pair that dominates the score, here its mean at each distance"),
+    ("sd", "change of that curve across the training length, in standard deviations of the curve"),
+)
+"""Words of the diagnosis of heads."""
+IN_PLACE = "To put into config.json, in place of what is there"
+BESIDE = (
+    "Its rope_scaling replaces that of the file (transformers 4). rope_parameters (transformers 5), if the file has "
+    "it, may stay: version 5 reads rope_scaling before it."
+)
+"""What the block replaces."""
+
 
 def recommendation_line(content: Mapping[str, Any]) -> str:
     """The model, and how far its context is to be extended, in one line."""
@@ -24,7 +36,7 @@ def recommendation_table(content: Mapping[str, Any]) -> ResultTable | None:
     """One line per candidate; None if there was nothing to try."""
     rows = content["table"]
     columns = [name for name in COLUMNS if any(name in row for row in rows)]
-    return ResultTable(columns, rows) if rows else None
+    return ResultTable(columns, rows, words=DIAGNOSIS if content["jumps"] else ()) if rows else None
 
 
 def config_text(content: Mapping[str, Any]) -> str | None:
@@ -37,4 +49,4 @@ def printed_recommendation(content: Mapping[str, Any]) -> list[str]:
     table, config = recommendation_table(content), config_text(content)
     lines = [recommendation_line(content), "", f"Diagnosis: {content['diagnosis']}", *content["notes"]]
     lines += [] if table is None else ["", str(table)]
-    return lines if config is None else [*lines, "", "To put into config.json, in place of what is there:", config]
+    return lines if config is None else [*lines, "", f"{IN_PLACE}:", config, "", BESIDE]

@@ -122,9 +122,13 @@ def _preferred(made: "Recommendation") -> str:
     assert taken is not None
     if len(gentle) == 1:
         return "it loses least on short texts"
-    alike = "it loses as little as any on short texts"
+    own, least = (float(made.losses_within[place].mean()) for place in (taken, gentle[0]))
+    if taken == gentle[0]:
+        alike = f"its loss on short texts, {own:.3f}, is the least"
+    else:
+        alike = f"its loss on short texts, {own:.3f}, is not told apart from the least, {least:.3f}"
     if len(gentle) < len(choice.tied):
-        alike += f" ({len(gentle)} of {len(choice.tied)} do)"
+        alike += f" ({len(gentle)} of {len(choice.tied)} are alike there)"
     same = [place for place in gentle if made.methods[place]["factor"] == made.methods[taken]["factor"]]
     if len(same) == 1:
         return f"{alike}, and its factor is the smallest that reaches the target"

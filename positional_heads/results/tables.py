@@ -48,12 +48,12 @@ TITLES = {
     "correlation_excess": "of the excess",
     "p_chance": "p",
     "loss_change": "change of loss",
-    "loss_low": "low 95 %",
-    "loss_high": "high 95 %",
+    "loss_low": "low (long)",
+    "loss_high": "high (long)",
     "within": "loss within",
     "within_change": "change within",
-    "within_low": "low 95 %",
-    "within_high": "high 95 %",
+    "within_low": "low (short)",
+    "within_high": "high (short)",
 }
 """Titles of columns that are not their names."""
 MEANINGS = {
@@ -153,9 +153,13 @@ MEANINGS = {
     "massive_query": "channels of the query whose norm is over 5 times the mean of the head's",
     "massive_key": "the same of the key",
     "kernel": "from the weights alone: share of the slow pairs in the query-key kernel, times how low its rank is",
-    "loss_change": "the same minus that of the same sequences without extension; its 95 % interval is over sequences",
+    "loss_change": "the same minus that of the same sequences without extension",
+    "loss_low": "lower end of the 95 % interval of this change, of long texts, over sequences",
+    "loss_high": "its upper end",
     "within": "nats per token of text up to the training length, in a run of its own",
     "within_change": "the same minus that without extension: what short texts lose",
+    "within_low": "lower end of the 95 % interval of this change, of short texts, over sequences",
+    "within_high": "its upper end",
     "config": "whether config.json can express it",
 }
 """What the numbers in a column mean; a column that explains itself is not listed."""
@@ -209,7 +213,11 @@ def file_legend() -> str:
 
 def legend(columns: Iterable[str], own: Mapping[str, str] | None = None) -> str:
     """The meanings of these columns in one line; arguments as in `meanings`."""
-    lines = [f"{name}: {meaning}" for name, meaning in meanings(columns, own)]
+    return _in_one_line(meanings(columns, own))
+
+
+def _in_one_line(glossary: Iterable[tuple[str, str]]) -> str:
+    lines = [f"{name}: {meaning}" for name, meaning in glossary]
     return "; ".join(lines) + "." if lines else ""
 
 
@@ -221,11 +229,13 @@ class ResultTable:
         columns: Names of the columns.
         lines: One mapping from columns to values per line; None is unknown.
         own: Meanings that columns have in this table only.
+        words: Words of the text above the table, and what they mean.
     """
 
     columns: Sequence[str]
     lines: Sequence[Mapping[str, Any]]
     own: Mapping[str, str] | None = None
+    words: Sequence[tuple[str, str]] = ()
 
     @property
     def cells(self) -> list[list[str]]:
@@ -236,17 +246,22 @@ class ResultTable:
         ]
 
     @property
+    def glossary(self) -> list[tuple[str, str]]:
+        """Title and meaning of the columns, but for those that explain themselves, and the words of the text above."""
+        return [*meanings(self.columns, self.own), *self.words]
+
+    @property
     def markdown(self) -> str:
         """The table in Markdown, and what its columns mean."""
         lines = ["| " + " | ".join(row) + " |" for row in self.cells]
         lines.insert(1, "|" + " --- |" * len(self.columns))
-        return "\n".join([*lines, "", legend(self.columns, self.own)])
+        return "\n".join([*lines, "", _in_one_line(self.glossary)])
 
     def __str__(self) -> str:
         cells = self.cells
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
-        return "\n".join([*lines, "", *textwrap.wrap(legend(self.columns, self.own), LEGEND_WIDTH)])
+        return "\n".join([*lines, "", *textwrap.wrap(_in_one_line(self.glossary), LEGEND_WIDTH)])
 
 
 def heads_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:

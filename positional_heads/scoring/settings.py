@@ -7,7 +7,7 @@ from typing import Any, Literal, TypedDict
 import torch
 
 from positional_heads.core.arguments import Temperature, check_fields, check_settings, check_temperature, in_range
-from positional_heads.core.plan import EntryPlan
+from positional_heads.core.plan import MOST_EXACT, SAMPLED, EntryPlan
 from positional_heads.core.shuffles import ShufflePlan
 
 MOST_GROUPS = 64
@@ -17,10 +17,6 @@ LONGEST = 2**31
 """Tokens of a sequence at most."""
 FEW_TOKENS, ENTRIES_PER_TOKEN = 128, 32
 """Length up to which every entry of a shuffle counts, and entries per token sampled of longer sequences."""
-MOST_EXACT = 2**25
-"""Query-key pairs of a sequence up to which all are counted when `pairs` is None: sequences of 8192 tokens."""
-SAMPLED = 2**20
-"""Query-key pairs sampled of longer ones; this adds an error of about 0.001 to rho."""
 MOST_REPEATS = 100_000
 """Shuffles and resamples at most."""
 

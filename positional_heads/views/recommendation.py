@@ -11,6 +11,9 @@ from positional_heads.views.figures import MARKERS, NORMAL, PALETTE, Picture, re
 WIDE = 5.0
 """How many times the median change the largest may be before the axis of changes becomes logarithmic above 0.1."""
 
+ASIDE = 0.015
+"""How far methods of one factor stand apart, as a share of the span of factors."""
+
 
 @checked
 def loss_by_factor(made: Recommendation) -> Figure:
@@ -31,6 +34,8 @@ def loss_by_factor(made: Recommendation) -> Figure:
     tried, ratio = table.iloc[1:], made.target_length / made.training_length
     figure = Picture(figsize=(9.8, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
+    factors = sorted({one for one in tried["factor"] if isfinite(one)} | {ratio})
+    span = max(factors[-1] - factors[0], factors[0] / 2)  # with one factor, its axis is as wide as half of it
     titles = {
         "loss": f"tokens {made.training_length} to {made.target_length} of long texts",
         "within": f"short texts, of {made.training_length} tokens",
@@ -39,7 +44,7 @@ def loss_by_factor(made: Recommendation) -> Figure:
         changes = tried[f"{name}_change"]
         for number, (method, rows) in enumerate(tried.groupby("method", sort=False)):
             own = rows.assign(factor=rows["factor"].fillna(ratio)).sort_values("factor")
-            across = own["factor"] * (1 + 0.008 * (number - (tried["method"].nunique() - 1) / 2))
+            across = own["factor"] + ASIDE * span * (number - (tried["method"].nunique() - 1) / 2)
             look = {"color": PALETTE[number % len(PALETTE)], "marker": MARKERS[number % len(MARKERS)]}
             panel.plot(across, own[f"{name}_change"], markersize=5, label=readable(str(method)), **look)
             panel.vlines(across, own[f"{name}_low"], own[f"{name}_high"], color=look["color"], linewidth=1.2, alpha=0.8)
@@ -49,7 +54,7 @@ def loss_by_factor(made: Recommendation) -> Figure:
             panel.set_yscale("symlog", linthresh=0.1)
         panel.set_title(f"{title}; without extension {float(table[name].iloc[0]):.3f}", fontsize=NORMAL)
         panel.set_xlabel("factor: tokens of context / tokens of training", fontsize=NORMAL)
-        factors = sorted({one for one in tried["factor"] if isfinite(one)} | {ratio})
+        panel.set_xlim((factors[0] + factors[-1] - 1.3 * span) / 2, (factors[0] + factors[-1] + 1.3 * span) / 2)
         panel.set_xticks(factors, [f"{one:g}" for one in factors])
         panel.grid(alpha=0.25)
     title = f"{readable(made.model_name)}, trained on {made.training_length} tokens, to {made.target_length}"

@@ -6,9 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from positional_heads.results.comparison_tables import AGREEMENT_COLUMNS, CHANGE_COLUMNS, PAIR_COLUMNS
+from positional_heads.results.recommendation_tables import COLUMNS, recommendation_table
 from positional_heads.results.tables import (
     HEAD_COLUMNS,
     MEANINGS,
+    STUDY_COLUMNS,
     ResultTable,
     heads_table,
     model_label,
@@ -18,6 +21,7 @@ from positional_heads.results.tables import (
 )
 from positional_heads.results.text import p_text
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_recommendation import planted_recommendation
 
 
 def test_the_table_ranks_heads_and_leaves_out_those_without_a_score():
@@ -47,6 +51,34 @@ def test_the_table_holds_as_many_heads_as_asked_for_and_every_column():
     assert lines[0] == "| " + " | ".join(title(name) for name in HEAD_COLUMNS) + " |"
     assert lines.index("") == 4
     assert [line.split(" | ")[9] for line in lines[2:4]] == ["yes", "-"]  # the second does not beat its null at all
+
+
+TABLES = {
+    "heads": HEAD_COLUMNS,
+    "ablation": STUDY_COLUMNS,
+    "changes": CHANGE_COLUMNS,
+    "agreement": AGREEMENT_COLUMNS,
+    "pairs": PAIR_COLUMNS,
+    "recommendation": COLUMNS,
+}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_no_two_columns_of_a_table_have_one_title(table):
+    titles = [title(name) for name in TABLES[table]]
+    assert len({*titles}) == len(titles), sorted(titles)
+
+
+def test_the_legend_of_a_recommendation_explains_the_words_of_its_diagnosis():
+    made = planted_recommendation()
+    assert "the curve of D of" in made.diagnosis
+    assert " sd)" in made.diagnosis
+    table = recommendation_table(made._content())
+    named = dict(table.glossary)
+    assert {"D", "sd", "low (long)", "low (short)"} <= {*named}
+    assert all(f"{word}: {meaning}" in str(table).replace("\n", " ") for word, meaning in named.items())
+    unfollowed = replace(made, heads=[], jumps=made.jumps[:0], rho=made.rho[:0])
+    assert "D" not in dict(recommendation_table(unfollowed._content()).glossary)
 
 
 def test_a_text_table_ends_with_what_its_columns_mean():

@@ -252,5 +252,9 @@ def test_the_block_is_printed_as_json_that_can_be_pasted(tmp_path):
     assert tmp_path / "rope_scaling.json" in written
     assert json.loads((tmp_path / "rope_scaling.json").read_text()) == made.config
     shown = CliRunner().invoke(app, ["show", str(tmp_path)]).output
-    block = shown.split("in place of what is there:\n")[1].split("\n\nVerdict")[0]
+    block = shown.split("in place of what is there:\n")[1].split("\n\n")[0]
     assert json.loads(block) == made.config
+    assert "rope_parameters (transformers 5), if the file has it, may stay" in shown
+    assert (
+        "rope_parameters (transformers 5), if the file has it, may stay" in (tmp_path / "recommendation.md").read_text()
+    )

@@ -399,7 +399,16 @@ def test_extensions_are_drawn_at_their_factor_for_long_and_short_texts():
         (drawn,) = panel.collections[1].get_segments()
         np.testing.assert_allclose(drawn[:, 1], table.loc["ntk 4", [f"{name}_low", f"{name}_high"]].astype(float))
         assert panel.get_xlabel() == "factor: tokens of context / tokens of training"
+        assert panel.get_xlim()[0] < 4
+        assert panel.get_xlim()[1] > 8
     assert figure.get_supylabel() == "change of loss (nats per token)\npositive is harm"
+    one = views.loss_by_factor(planted_recommendation({"none": 2.0, "yarn 4": 1.2, "ntk 4": 1.2, "linear 4": 1.3}))
+    for panel in one.axes:  # three methods stand around the one tick, not over the whole axis
+        drawn = [line.get_xdata()[0] for line in panel.lines if line.get_label() in {"yarn", "ntk", "linear"}]
+        low, high = panel.get_xlim()
+        assert len({*drawn}) == 3
+        assert (max(drawn) - min(drawn)) / (high - low) < 0.05
+        assert low < 4 < high
     nothing = planted_recommendation({}, notes=["512 tokens are within the 512 that the model was trained on."])
     with pytest.raises(ValueError, match=r"no candidate was tried.*Nothing to do: 512 tokens are within"):
         views.loss_by_factor(nothing)

@@ -18,6 +18,9 @@ ENOUGH_REPEATS = 10
 ENOUGH_PERMUTATIONS = 19
 """With fewer, no p-value can reach 0.05."""
 
+OF_PAPER = ("rho", "excess")
+"""Measures that a plan shows values of, and that the paper defines."""
+
 _PLAN_STUDY = (
     "A study of plans is of one model and task, without further training: elsewhere another measure may choose better. "
     "Plans are imposed on runs with all keys, so no memory is saved and no speed measured."
@@ -70,9 +73,10 @@ def caveats(
             "Methods and lengths of an extrapolation study share a model and a text, so the intervals of its "
             "correlations measure only how much they depend on the methods tried."
         )
-    notes.append(
-        "The definitions are the paper's; its numbers could not be compared, because its code is not published."
-    )
+    if about_heads or any(one.by.removeprefix("-") in OF_PAPER for one in plans):
+        notes.append(
+            "The definitions are the paper's; its numbers could not be compared, because its code is not published."
+        )
     return notes
 
 

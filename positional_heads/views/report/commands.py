@@ -12,6 +12,7 @@ import torch
 
 from positional_heads.bridge.provenance import data_hash
 from positional_heads.core.heads import Head
+from positional_heads.core.plan import MOST_EXACT, SAMPLED
 from positional_heads.results.ablation import AblationStudy, RankBy
 from positional_heads.results.edits import edits_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
@@ -42,6 +43,7 @@ WITHOUT_OPTION = {"resamples": 1000, "bins": 2048, "divide_attention_factor": Tr
 """Those that are none, and their defaults."""
 WITHOUT_PROFILE_OPTION = {name: default for name, (_, default) in OPTIONS.items() if name not in PROFILE_OPTIONS}
 WITHOUT_PROFILE_OPTION |= {**WITHOUT_OPTION, "ranges": 24, "queries": 4, "agreement_keys": 64}
+PLACEHOLDER = re.compile(r"\b(?:TEXT\d*\.txt|HAYSTACK\.txt|FILE\.jsonl)")
 STEP = re.compile(rf"{BUNDLED} at step (\d+)")
 """Name of the bundled model at a step of its training."""
 WITH_ADAPTER = " with adapter "
@@ -80,16 +82,20 @@ def score_command(provenance: Mapping[str, Any]) -> str:
     return printed([*words, "--out", "report"], [*missing, *not_repeated(provenance)])
 
 
-def profile_command(provenance: Mapping[str, Any]) -> str:
+def profile_command(provenance: Mapping[str, Any], out: str = "profile") -> str:
     """The command that profiles the same model with the same settings; the result does not contain the text."""
-    words, missing = _counting_command("profile", provenance, PROFILE_OPTIONS, WITHOUT_PROFILE_OPTION)
+    longest = provenance["data"]["longest"]
+    pairs = "all" if longest * (longest + 1) // 2 <= MOST_EXACT else SAMPLED  # when none are asked for
+    words, missing = _counting_command(
+        "profile", provenance, PROFILE_OPTIONS, {**WITHOUT_PROFILE_OPTION, "pairs": pairs}
+    )
     asked = provenance.get("retrieval")
     if asked is None:
         words += ["--retrieval", "none"]
     elif isinstance(asked, Mapping):
         words += ["--retrieval", str(asked["task"])] if asked["task"] != "passkey" else []
         words += [f"--retrieval-examples={asked['examples_tried']}"] if "examples_tried" in asked else []
-    return printed([*words, "--out", "profile"], [*missing, *not_repeated(provenance)])
+    return printed([*words, "--out", out], [*missing, *not_repeated(provenance)])
 
 
 def _counting_command(
@@ -177,11 +183,24 @@ def text_names(provenance: Mapping[str, Any]) -> list[str]:
 
 def study_commands(studies: list[AblationStudy], extended: list[ExtrapolationStudy]) -> str:
     """The commands of the studies; comments below a command list the settings that it does not have."""
-    commands = [*map(_ablate_command, studies), *map(_extrapolate_command, extended)]
+    commands = [
+        *map(_ablate_command, studies, folders("ablation", len(studies))),
+        *map(_extrapolate_command, extended, folders("extrapolation", len(extended))),
+    ]
     return "\n".join(printed(words, missing) for words, missing in commands)
 
 
-def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
+def folders(name: str, count: int) -> list[str]:
+    """Names of the folders that so many commands write, which are numbered where there are several."""
+    return [name] if count == 1 else [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def placeholders(commands: Iterable[str]) -> list[str]:
+    """Files in commands and lines of Python that stand for what is not in a result."""
+    return list(dict.fromkeys(name for command in commands for name in PLACEHOLDER.findall(command)))
+
+
+def _ablate_command(study: AblationStudy, out: str) -> tuple[list[str], list[str]]:
     provenance = study.provenance
     ablation, settings = provenance["ablation"], provenance.get("settings", {})
     words = ["positional-heads", "ablate", model_name(provenance), "--scores", "report"]
@@ -209,10 +228,10 @@ def _ablate_command(study: AblationStudy) -> tuple[list[str], list[str]]:
         missing.append(f"--seed is also the seed of the task, which was {provenance['task']['seed']} in this study")
     if ablation.get("reference") is not None:
         missing.append("if the reference was a text, add --reference FILE; without it, held-out examples are used")
-    return [*words, "--out", "ablation"], [*missing, *not_repeated(provenance)]
+    return [*words, "--out", out], [*missing, *not_repeated(provenance)]
 
 
-def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str]]:
+def _extrapolate_command(study: ExtrapolationStudy, out: str) -> tuple[list[str], list[str]]:
     provenance = study.provenance
     methods = list(dict.fromkeys(study.labels))
     factors = ",".join(f"{length / study.training_length:.9g}" for length in sorted(set(study.lengths)))
@@ -240,7 +259,7 @@ def _extrapolate_command(study: ExtrapolationStudy) -> tuple[list[str], list[str
     if data and data.get("longest", 0) > max(study.lengths):
         missing.append(f"the text was cut into sequences of {data['longest']} tokens, for a length that was left out")
     missing.append(f"the command follows the heads with the highest rho; this study followed {_names(study.heads)}")
-    return [*words, "--out", "extrapolation"], [*missing, *not_repeated(provenance)]
+    return [*words, "--out", out], [*missing, *not_repeated(provenance)]
 
 
 def task_options(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:

@@ -4,9 +4,12 @@ It needs no network, runs only circuitsvis' bundle, and escapes every name of a 
 `views.page`).
 """
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
@@ -40,11 +43,22 @@ from positional_heads.results.tables import model_label, text_label
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
-from positional_heads.views.report.commands import profile_command, score_command, study_commands
+from positional_heads.views.report.commands import (
+    folders,
+    placeholders,
+    profile_command,
+    score_command,
+    study_commands,
+)
 from positional_heads.views.report.comparison import compared_title, comparison_section
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.lines import profile_lines, score_lines
-from positional_heads.views.report.plan_commands import plan_command, plan_study_command, recommend_command
+from positional_heads.views.report.plan_commands import (
+    plan_commands,
+    plan_study_command,
+    profile_folders,
+    recommend_command,
+)
 from positional_heads.views.report.plan_sections import plan_section, plan_study_section, recommendation_section
 from positional_heads.views.report.sections import (
     Code,
@@ -66,6 +80,8 @@ SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION, RECOMMENDATION),
     *(COMPARISON, STABILITY),
 )
+WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
+"""The folder that a command writes."""
 MOST_STUDIES = 4
 """Studies of each kind on the page."""
 PAPER = """\
@@ -105,10 +121,15 @@ class Results:
     notes: list[str]
 
     @property
-    def provenance(self) -> dict[str, object]:
-        """The provenance of the scores, or else of the first study."""
+    def first(self) -> Record:
+        """The result whose model and settings stand at the top: the scores, or else the first study."""
         results = [self.scores, *self.studies, self.examples, *self.comparisons]
-        return next(result.provenance for result in results if result is not None)
+        return next(result for result in results if result is not None)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Its provenance."""
+        return self.first.provenance
 
     @property
     def studies(self) -> list[Record]:
@@ -238,8 +259,20 @@ def _subject(results: Results) -> str:
     return f"{name} on {named}" if named else str(name)
 
 
+def _run_section(results: Results) -> Section:
+    """What was run; a plan repeats the provenance of its profile, and a study of plans says its settings itself."""
+    planned = [*results.plans, *results.plan_studies]
+    of_profile = isinstance(results.first, HeadPlan | PairPlan | HeadProfile) and bool(planned)
+    return run_section(
+        results.provenance,
+        results.files,
+        of_what=" of the profile" if of_profile else "",
+        settings=not isinstance(results.first, PlanStudy),
+    )
+
+
 def _sections(results: Results, dpi: int) -> list[Section]:
-    sections = [run_section(results.provenance, results.files)]
+    sections = [_run_section(results)]
     if results.scores is not None:
         sections.append(scores_section(results.scores, dpi))
     if results.examples is not None:
@@ -273,22 +306,38 @@ def _reproduction(results: Results) -> Section:
     if results.scores is not None:
         codes.append(Code("Scores, from the command line", score_command(results.scores.provenance)))
         codes.append(Code("Scores, in Python", score_lines(results.scores.provenance)))
-    for profile in results.profiles:
-        codes.append(Code("Head profile, from the command line", profile_command(profile.provenance)))
+    for profile, out in zip(results.profiles, profile_folders(results.profiles, results.plans), strict=True):
+        codes.append(Code("Head profile, from the command line", profile_command(profile.provenance, out)))
         codes.append(Code("Head profile, in Python", profile_lines(profile.provenance)))
     studies = study_commands(results.ablations, results.extrapolations)
     if studies:
         codes.append(Code("Studies, from the command line", studies))
-    commands = [("Plan", plan_command(plan)) for plan in results.plans]
-    commands += [("Plan study", plan_study_command(study)) for study in results.plan_studies]
-    commands += [("Recommendation", recommend_command(made)) for made in results.recommendations]
-    codes += [Code(f"{what}, from the command line", command) for what, command in commands]
-    codes.append(Code("This page", "positional-heads report report"))
-    text = (
-        "Made from the settings in the result files. These do not contain the text: replace TEXT.txt by the text that "
-        "was used, and compare the fingerprint of the token ids."
-    )
+    several = [("Plan", plan_commands(results.profiles, results.plans))]
+    several.append(("Plan study", _numbered(plan_study_command, results.plan_studies, "study")))
+    several.append(("Recommendation", _numbered(recommend_command, results.recommendations, "recommendation")))
+    codes += [Code(f"{what}, from the command line", command) for what, commands in several for command in commands]
+    printed = [code.lines for code in codes]
+    text = "Made from the settings in the result files."
+    if named := placeholders(printed):
+        text += (
+            f" These do not contain the text: replace {', '.join(named)} by what was used, and compare the fingerprint "
+            "of the token ids."
+        )
+    codes.append(Code("This page", f"positional-heads report {_reported(results, printed)}"))
     return Section("reproduce", "How to reproduce it", paragraphs=[text], codes=codes)
+
+
+def _numbered(command: Callable[[Any, str], str], made: Sequence[Record], name: str) -> list[str]:
+    """The command of each of some results, which writes it to a folder of its own."""
+    return [command(one, out) for one, out in zip(made, folders(name, len(made)), strict=True)]
+
+
+def _reported(results: Results, commands: Sequence[str]) -> str:
+    """The folder of the results that the commands write, or where there are several, the one that holds these."""
+    written = [folder for command in commands for folder in WRITTEN.findall(command)]
+    if results.profiles == [] and results.plans:  # a profile is written on the way
+        written = [folder for folder in written if not folder.startswith("profile")]
+    return written[0] if len({*written}) == 1 and not results.comparisons else "."
 
 
 def _at_most(files: list[Path], most: int, folder: Path, notes: list[str]) -> list[Path]:

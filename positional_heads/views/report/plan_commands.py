@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from positional_heads.results.head_plan import CHANCE, HeadPlan
+from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.pair_plan import PAIR_RULES, PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.plan_words import WINDOWS
 from positional_heads.results.profile_tables import UNITS as MEASURES
 from positional_heads.results.recommendation import Recommendation
 from positional_heads.views.report.commands import (
+    folders,
     loading_options,
     model_name,
     no_option,
@@ -27,18 +29,48 @@ OF_PLAN_TASK = {"name", "sha256", "lengths", "length", "depths", "examples", "ha
 """Settings of a task that the options of `plan` and `recommend` say."""
 
 
-def plan_command(plan: HeadPlan | PairPlan) -> str:
-    """The commands that profile the same model and choose the same plan."""
-    words = ["positional-heads", "plan", "profile", f"--budget={plan.budget:.9g}"]
+def plan_commands(profiles: Sequence[HeadProfile], plans: Sequence[HeadPlan | PairPlan]) -> list[str]:
+    """The commands that choose the same plans, each below that of its profile, where no other needed this before.
+
+    Args:
+        profiles: Profiles whose commands stand above.
+        plans: The plans.
+    """
+    above = {profile_command(one.provenance) for one in profiles}
+    named = _profile_folders(profiles, plans)
+    commands = []
+    for plan, out in zip(plans, folders("plan", len(plans)), strict=True):
+        own = profile_command(plan.provenance)
+        before = [] if own in above else [profile_command(plan.provenance, named[own])]
+        commands.append("\n".join([*before, plan_command(plan, named[own], out)]))
+        above.add(own)
+    return commands
+
+
+def profile_folders(profiles: Sequence[HeadProfile], plans: Sequence[HeadPlan | PairPlan]) -> list[str]:
+    """The folder of each profile; the same for profiles that one command makes."""
+    named = _profile_folders(profiles, plans)
+    return [named[profile_command(one.provenance)] for one in profiles]
+
+
+def _profile_folders(profiles: Sequence[HeadProfile], plans: Sequence[HeadPlan | PairPlan]) -> dict[str, str]:
+    """The folder that each profile which is shown or needed is written to, by its command."""
+    needed = list(dict.fromkeys(profile_command(one.provenance) for one in (*profiles, *plans)))
+    return dict(zip(needed, folders("profile", len(needed)), strict=True))
+
+
+def plan_command(plan: HeadPlan | PairPlan, profile: str = "profile", out: str = "plan") -> str:
+    """The command that chooses the same plan, from the folder of a profile."""
+    words = ["positional-heads", "plan", profile, f"--budget={plan.budget:.9g}"]
     words += [f"--window={plan.window}", f"--sinks={plan.sinks}"] if isinstance(plan, HeadPlan) else []
     words += ["--pairs", f"--how={plan.how}"] if isinstance(plan, PairPlan) else []
     own, missing = _by([plan.by], known=[CHANCE])
     if plan.by == CHANCE:
         own.append(f"--seed={plan.provenance['plan']['seed']}")
-    return "\n".join([profile_command(plan.provenance), printed([*words, *own, "--out", "plan"], missing)])
+    return printed([*words, *own, "--out", out], missing)
 
 
-def plan_study_command(study: PlanStudy) -> str:
+def plan_study_command(study: PlanStudy, out: str = "study") -> str:
     """The command that tries the same plans; the profile is not in the result."""
     provenance = study.provenance
     settings, task = provenance["settings"], provenance["task"]
@@ -54,16 +86,16 @@ def plan_study_command(study: PlanStudy) -> str:
     words += ["--task", str(task.get("name", study.task)), *loading_options(provenance)]
     task_words, without = _task(task, settings["seed"])
     missing = ["profile is the --out folder of positional-heads profile for this model", *missing, *without]
-    return printed([*words, *task_words, "--out", "study"], [*missing, *not_repeated(provenance)])
+    return printed([*words, *task_words, "--out", out], [*missing, *not_repeated(provenance)])
 
 
-def recommend_command(made: Recommendation) -> str:
+def recommend_command(made: Recommendation, out: str = "recommendation") -> str:
     """The command that tries the same candidates on the same text."""
     provenance = made.provenance
     words = ["positional-heads", "recommend", model_name(provenance), f"--target-length={made.target_length}"]
     words += [f"--training-length={made.training_length}"]
     if not made.labels:  # nothing was run, so no text was read
-        return printed([*words, "--text", "TEXT.txt", "--out", "recommendation"], not_repeated(provenance))
+        return printed([*words, "--text", "TEXT.txt", "--out", out], not_repeated(provenance))
     task, data, missing = provenance["task"], provenance["data"], []
     tried = made.methods[1:]
     names = list(dict.fromkeys(one["method"] for one in tried))
@@ -82,7 +114,7 @@ def recommend_command(made: Recommendation) -> str:
     words += [*task_words, f"--seed={seed}"]
     if drawn and drawn["seed"] != seed:
         missing.append(f"--seed is also the seed of the drawn sequences, which was {drawn['seed']} here")
-    return printed([*words, "--out", "recommendation"], [*missing, *without, *not_repeated(provenance)])
+    return printed([*words, "--out", out], [*missing, *without, *not_repeated(provenance)])
 
 
 def _by(names: Sequence[str], known: Sequence[str] = ()) -> tuple[list[str], list[str]]:

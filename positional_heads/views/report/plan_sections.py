@@ -1,19 +1,25 @@
 """Plans, studies of plans and recommendations on the report's page, one section for each."""
 
-from positional_heads.results.head_plan import HeadPlan
-from positional_heads.results.pair_plan import PairPlan
+from collections.abc import Sequence
+
+from positional_heads.results.head_plan import CHANCE, HeadPlan
+from positional_heads.results.pair_plan import DONE, PairPlan
 from positional_heads.results.plan_study import PlanStudy
-from positional_heads.results.plan_words import ALL_BUDGETS, plan_words
+from positional_heads.results.plan_words import ALL_BUDGETS, WINDOWS, plan_words
 from positional_heads.results.printed_plans import key_heads_table, pairs_table, plan_table
 from positional_heads.results.recommendation import Recommendation
-from positional_heads.results.recommendation_tables import config_text, recommendation_line, recommendation_table
+from positional_heads.results.recommendation_tables import (
+    BESIDE,
+    IN_PLACE,
+    config_text,
+    recommendation_line,
+    recommendation_table,
+)
 from positional_heads.results.record import json_rows
-from positional_heads.results.tables import meanings
+from positional_heads.results.text import printable
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.recommendation import loss_by_factor
 from positional_heads.views.report.sections import Code, Section, Table, plot
-
-IN_PLACE = "To put into config.json, in place of what is there"
 
 
 def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
@@ -22,20 +28,70 @@ def plan_section(plan: HeadPlan | PairPlan, number: int) -> Section:
         title, caption = "Windows on key heads", "Key heads of every layer, by number"
         table = key_heads_table(json_rows(plan.to_frame()))
     else:
-        title, caption = (
-            "Rotary pairs that are kept",
-            "Pairs of each key head that rotate, by number, 0 being the fastest",
-        )
+        title = "Rotary pairs that are kept"
+        caption = "Pairs of each key head that rotate, by number, 0 being the fastest"
         table = pairs_table(plan.digits)
     return Section(
         f"plan-{number}",
         f"{title}, by {plan.by}",
         verdict=plan.verdict,
         paragraphs=[plan.description],
-        glossary=meanings(table.columns, table.own),
+        facts=_plan_facts(plan),
+        glossary=table.glossary,
         tables=[Table(caption, table.cells)],
         points=plan.notes,
     )
+
+
+def _plan_facts(plan: HeadPlan | PairPlan) -> list[tuple[str, str]]:
+    """The settings of a plan: its own, not those of its profile."""
+    chance = [("Seed", str(plan.provenance["plan"]["seed"]))] if plan.by == CHANCE else []
+    if isinstance(plan, HeadPlan):
+        windows = _windows(plan.window, plan.sinks)
+        return [
+            ("Budget", _budgets([plan.budget], WINDOWS)),
+            *windows,
+            *_measures([plan.by]),
+            *chance,
+        ]
+    others = ("Other pairs", f"{DONE[plan.how]} ({plan.how})")
+    return [("Budget", _budgets([plan.budget], f"{DONE[plan.how]} pairs")), others, *_measures([plan.by]), *chance]
+
+
+def _study_facts(study: PlanStudy) -> list[tuple[str, str]]:
+    """The settings of a study of plans, as far as its provenance says them."""
+    settings = study.provenance.get("settings", {})
+    facts = [("Budgets", _budgets(study.budgets, study.planned))]
+    if study.planned == WINDOWS:
+        facts += _windows(settings.get("window", "?"), settings.get("sinks", "?"))
+    known = {
+        "windowable": "Key heads that can get a window",
+        "n_random": "Random plans of each budget",
+        "n_matched": "Random plans with as many windows in every layer",
+        "seed": "Seed",
+    }
+    return [
+        *facts,
+        *_measures(study.by),
+        *(
+            (said, str(settings[name]))
+            for name, said in known.items()
+            if name in settings and (settings[name] or name == "seed")
+        ),
+    ]
+
+
+def _budgets(budgets: Sequence[float], planned: str) -> str:
+    kept = plan_words(planned).budget.replace(" that", "")
+    return f"{', '.join(f'{budget:.4g}' for budget in budgets)} of the {kept}"
+
+
+def _windows(window: object, sinks: object) -> list[tuple[str, str]]:
+    return [("Window", f"the last {window} keys, the query's own among them"), ("Sinks", f"the first {sinks} keys")]
+
+
+def _measures(by: Sequence[str]) -> list[tuple[str, str]]:
+    return [("Measures" if len(by) > 1 else "Measure", ", ".join(printable(one, newlines=False) for one in by))]
 
 
 def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
@@ -51,8 +107,9 @@ def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
         f"plan-study-{number}",
         f"Plans compared: {study.planned}, {study.task}",
         verdict=study.verdict,
+        facts=_study_facts(study),
         paragraphs=[study.description, f"Effects are changes of {measure} with {study.planned}; negative is harm."],
-        glossary=meanings(table.columns, table.own),
+        glossary=table.glossary,
         tables=[Table(caption, table.cells)],
         plots=[
             plot(
@@ -77,7 +134,7 @@ def recommendation_section(made: Recommendation, number: int, dpi: int) -> Secti
         f"Extending the context to {made.target_length} tokens",
         verdict=made.verdict,
         paragraphs=[recommendation_line(content), f"Diagnosis: {made.diagnosis}"],
-        glossary=[] if table is None else meanings(table.columns),
+        glossary=[] if table is None else table.glossary,
         tables=[] if table is None else [Table("Candidates, and their changes from no extension", table.cells)],
         plots=[]
         if table is None
@@ -90,5 +147,5 @@ def recommendation_section(made: Recommendation, number: int, dpi: int) -> Secti
             )
         ],
         points=made.notes,
-        codes=[] if config is None else [Code(IN_PLACE, config)],
+        codes=[] if config is None else [Code(IN_PLACE, config, BESIDE)],
     )

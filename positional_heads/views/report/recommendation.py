@@ -1,7 +1,13 @@
 """Files of a recommendation in its report folder: tables, a plot, the block for config.json, and a page of text."""
 
 from positional_heads.results.recommendation import Recommendation
-from positional_heads.results.recommendation_tables import config_text, recommendation_line, recommendation_table
+from positional_heads.results.recommendation_tables import (
+    BESIDE,
+    IN_PLACE,
+    config_text,
+    recommendation_line,
+    recommendation_table,
+)
 from positional_heads.views.figures import png
 from positional_heads.views.recommendation import loss_by_factor
 from positional_heads.views.report.last_line import DPI, last_line
@@ -24,9 +30,7 @@ def _text(made: Recommendation) -> str:
     content = made._content()
     table, config = recommendation_table(content), config_text(content)
     notes = "".join(f"- {note}\n" for note in made.notes)
-    block = (
-        "" if config is None else f"To put into `config.json`, in place of what is there:\n\n```json\n{config}\n```\n"
-    )
+    block = "" if config is None else f"{IN_PLACE}:\n\n```json\n{config}\n```\n\n{BESIDE}\n"
     return f"""# Extending the context
 
 {recommendation_line(content)}

@@ -64,10 +64,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Code:
-    """Code to copy."""
+    """Code to copy, and a sentence below it."""
 
     heading: str
     lines: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,19 @@ class Section:
     codes: Sequence[Code] = ()
 
 
-def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
-    """What was run: model, data, settings, versions."""
+def run_section(
+    provenance: Mapping[str, Any], files: Sequence[str], *, of_what: str = "", settings: bool = True
+) -> Section:
+    """What was run: model, data, settings, versions.
+
+    Args:
+        provenance: The provenance.
+        files: Names of the files on the page.
+        of_what: What text and settings belong to, where that is not the result itself, e.g. " of the profile".
+        settings: Whether to list the settings.
+    """
     model, data = provenance.get("model", {}), provenance.get("data", {})
-    settings = {**provenance.get("settings", {}), **provenance.get("ablation", {})}
+    listed = {**provenance.get("settings", {}), **provenance.get("ablation", {})} if settings else {}
     facts = {
         "Model": model.get("name"),
         "Architecture": model.get("architecture"),
@@ -102,9 +112,9 @@ def run_section(provenance: Mapping[str, Any], files: Sequence[str]) -> Section:
         "Adapter": model.get("adapter"),
         "Context": f"{model['context']} tokens" if "context" in model else None,
         "Fingerprint of the weights": model.get("weights"),
-        "Text": _text_line(data),
-        "Fingerprint of the token ids": data.get("sha256"),
-        "Settings": ", ".join(f"{name} {value}" for name, value in settings.items() if value is not None),
+        f"Text{of_what}": _text_line(data),
+        f"Fingerprint of the token ids{of_what}": data.get("sha256"),
+        f"Settings{of_what}": ", ".join(f"{name} {value}" for name, value in listed.items() if value is not None),
         "Versions": ", ".join(f"{name} {number}" for name, number in provenance.get("versions", {}).items()),
         "Result files": ", ".join(files),
     }
