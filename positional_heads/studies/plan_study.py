@@ -139,11 +139,12 @@ def profiled_model(model: TransformerLensModel, profile: HeadProfile) -> dict[st
     """Provenance of the model that plans are tried on.
 
     Raises:
-        ValueError: If the profile is of another model, or of one that was ablated, hooked or extended otherwise.
+        ValueError: If the profile is of another model, or of one that was ablated or extended otherwise. What hooks of
+            others do is not known: results name them, and checkpoints refuse them.
     """
     own = scored_model(model, profile.scores, ("this profile is", "profile"))
     now, then = {"model": own, **extension_provenance(model)}, profile.provenance
-    acting = [[of["model"].get("edits"), of.get("extension")] for of in (now, then)]
+    acting = [[(of["model"].get("edits") or {}).get("ablated"), of.get("extension")] for of in (now, then)]
     if json.dumps(acting[0]) != json.dumps(acting[1]):
         msg = (
             f"this profile was measured under {measured_under(then) or 'nothing'}, and "

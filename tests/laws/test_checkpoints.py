@@ -59,15 +59,20 @@ def test_every_function_that_resumes_is_known():
 @pytest.mark.parametrize("name", sorted(CALLS.keys() - {"base_sweep"}))  # which is an extrapolation study
 def test_a_run_under_an_ablation_is_another_run(name, profile, tiny, tmp_path):
     model, call = tiny("llama"), CALLS[name]
+
+    def measured():
+        """A profile of the model as it is now, without which no plan is tried on it."""
+        return ph.profile_heads(model, TOKENS, retrieval=None) if name in {"plan_study", "pair_study"} else profile
+
     with ph.ablated_heads(model, "L0H2"):
-        made = call(model, profile, folder=tmp_path)
+        made = call(model, measured(), folder=tmp_path)
     with pytest.raises(ValueError, match=r"holds .* of another (run|study) \(different: model"):
         call(model, profile, folder=tmp_path)
     with (
         ph.ablated_heads(model, "L0H2", "mean", reference=TOKENS),
         pytest.raises(ValueError, match="of another"),
     ):
-        call(model, profile, folder=tmp_path)
+        call(model, measured(), folder=tmp_path)
     result = made if name != "score_shard" else ph.merge_shards(tmp_path)
     assert result.provenance["model"]["edits"] == {"ablated": [{"mode": "zero", "heads": ["L0H2"]}]}
 

@@ -383,7 +383,11 @@ def trials_run(bundled, clock, monkeypatch):
         }
 
     monkeypatch.setattr(extrapolation, "_allocation", allocation)
-    monkeypatch.setattr(extrapolation, "_performance", lambda *some: {"exact": 0.5, "log_prob": -some[2] / 1000})
+
+    def performance(_model, task, _batch_size):
+        return {"exact": 0.5, "log_prob": -max(len(one.tokens) for one in task.examples) / 1000}
+
+    monkeypatch.setattr(extrapolation, "_performance", performance)
     monkeypatch.setattr(extrapolation, "_loss_beyond", lambda *_: 1.5)
     return lengths
 
