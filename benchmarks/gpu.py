@@ -17,7 +17,7 @@ import torch
 import positional_heads as ph
 from benchmarks.device import Device, TimeLimit
 from benchmarks.kernel import shuffled_runs
-from benchmarks.models import bridged_llama, llama_config, plain_llama, random_tokens
+from benchmarks.models import bridged, bridged_llama, llama_config, plain_llama, random_tokens
 from benchmarks.timing import RESULTS, markdown_table, write_results
 from positional_heads.core.binning import BinLookup, equal_mass_edges
 from positional_heads.core.kernels.building import BuildError
@@ -32,6 +32,7 @@ SCORES: dict[str, dict[str, Any]] = {
     "exact, no null": {"pairs": "all"},
     "exact, default null of 20": {"pairs": "all", "null_repeats": 20},
 }
+PROFILE = "head profile, no null"
 COMPILE_SECONDS = 40
 Row = dict[str, Any]
 
@@ -71,7 +72,8 @@ def agreement(device: Device) -> str:
     config, tokens = llama_config(2, 4, 32), random_tokens(2, 256)
     found = []
     for where in ("cpu", device.name):
-        scores = ph.score_heads(bridged_llama(config, where), tokens, null_repeats=2, temperature="attention")
+        model = bridged(plain_llama(config).to(where), where)  # weights drawn on the device would be others
+        scores = ph.score_heads(model, tokens, null_repeats=2, temperature="attention")
         found.append(torch.cat([scores.rho.flatten(), scores.null.rho.flatten()]))
     apart = float((found[0] - found[1]).abs().max())
     return f"Scores of a small model in float32 on this device and on the CPU differ by {apart:.1g} in rho at most."
@@ -124,10 +126,12 @@ def scoring(device: Device, sizes: Sizes, limit: TimeLimit, speeds: list[float])
             tokens = random_tokens(1, length)
             works: dict[str, Callable[[], Any]] = {FORWARD: partial(forward, plain, tokens.to(device.name))}
             works |= {name: partial(score, bridge, tokens, settings) for name, settings in SCORES.items()}
+            works[PROFILE] = partial(profile, bridge, tokens)
             for name, work in works.items():
-                # not known yet: as if all entries were counted, by the slowest kernel
-                unknown = terms / min(speeds, default=1e9) if name in SCORES else 1.0
-                before = taken.get((name, length), growth * taken.get((name, sizes.lengths[number - 1]), unknown))
+                # not known yet: as if all entries were counted, twice
+                unknown = 1.0 if name == FORWARD else 5.0 + 2 * terms / max(speeds, default=1e9)
+                shorter = taken.get((name, sizes.lengths[number - 1]))
+                before = taken.get((name, length), unknown if shorter is None else growth * shorter)
                 case = f"{name}, {length} tokens, {str(dtype).removeprefix('torch.')}"
                 if not limit.allows(case, 2 * before):
                     continue
@@ -154,6 +158,11 @@ def forward(model: Any, tokens: torch.Tensor) -> None:
 def score(model: Any, tokens: torch.Tensor, settings: dict[str, Any]) -> None:
     """Scores of every head."""
     ph.score_heads(model, tokens, beyond_context=True, **settings)
+
+
+def profile(model: Any, tokens: torch.Tensor) -> None:
+    """A profile of every head, which counts all entries too."""
+    ph.profile_heads(model, tokens, retrieval=None, pairs="all", beyond_context=True)
 
 
 def verdict(rows: list[Row], limit: float | None) -> str:

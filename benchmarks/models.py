@@ -1,5 +1,6 @@
 """Models to measure: Llama-shaped ones with random weights, of which only the size matters, and a real one."""
 
+import copy
 import os
 import tempfile
 from collections.abc import Iterator
@@ -38,8 +39,9 @@ def plain_llama(config: Any, device: str = "cpu", dtype: torch.dtype = torch.flo
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
+    own = copy.deepcopy(config)  # a bridge would change how every model of this configuration attends
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
+        return AutoModelForCausalLM.from_config(own, attn_implementation="sdpa", dtype=dtype).eval()
 
 
 def bridged_llama(config: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Any:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rotary_layer import RotaryLayer
-from positional_heads.core.kernel_score import kernel_score
+from positional_heads.core.kernel_score import kernel_scores
 
 
 def query_key_weights(
@@ -32,7 +32,7 @@ def query_key_weights(
 
 
 @torch.no_grad()
-def kernel_scores(
+def kernel_scores_of_model(
     model: TransformerLensModel, layers: list[RotaryLayer], turns: Float64[Tensor, "layer pair"]
 ) -> Float64[Tensor, "layer head"]:
     """Kernel score of every head, see `core.kernel_score`; NaN where the bridge shows no weights.
@@ -49,9 +49,6 @@ def kernel_scores(
         weights = query_key_weights(model, rotary)
         if weights is None:
             continue
-        query, key = weights
         slow = turns[rotary.layer, : rotary.n_pairs] < 1
-        for head in range(rotary.n_heads):
-            own = key[head // (rotary.n_heads // len(key))]
-            scores[rotary.layer, head] = kernel_score(query[head], own, rotary.layout, rotary.rotary_dim, slow)
+        scores[rotary.layer, : rotary.n_heads] = kernel_scores(*weights, rotary.layout, rotary.rotary_dim, slow)
     return scores

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from positional_heads.core.token_matches import BlockEntries, TokenMatches
+from positional_heads.core.token_matches import TokenMatches
 
-BLOCK_ENTRIES = 2**20
-"""Entries of a block of the pattern, of all heads, so that it stays in cache: 4 MiB of float32."""
+BLOCK_ENTRIES, BLOCK_ENTRIES_OF_GPU = 2**20, 2**26
+"""Entries of a block of the pattern, of all heads: 4 MiB of float32 stay in a CPU's cache, 256 MiB keep a GPU busy."""
 FEWEST_QUERIES = 8
 """Queries of a block at least, in long sequences: fewer would cost more in calls than in arithmetic."""
 
@@ -57,16 +57,17 @@ def attention_sums(
         window: Distances that the mask lets through, 0 to window - 1; None for all.
         sinks: Number of first keys that are summed apart.
     """
-    length = len(matches.tokens)
-    rows = min(length, max(FEWEST_QUERIES, BLOCK_ENTRIES // (heads * length)))
+    length, on_cpu = len(matches.tokens), matches.tokens.device.type == "cpu"
+    rows = (BLOCK_ENTRIES if on_cpu else BLOCK_ENTRIES_OF_GPU) // (heads * length)
+    rows = min(length, max(FEWEST_QUERIES, rows))
     by_distance, free = (torch.zeros(heads, length, dtype=torch.float64) for _ in range(2))
     sink, matched, copyable = torch.zeros(heads, dtype=torch.float64), torch.zeros(3, heads, dtype=torch.float64), 0
     for start in range(0, length, rows):
         stop = min(start + rows, length)
         pattern = _pattern(scores(start, stop), start, stop, window)
-        own = pattern[:, :, stop - start :]
+        own, by_entry = pattern[:, :, stop - start :], pattern.flatten(1)
         block = matches.block(start, stop, window)
-        matched += torch.stack([_summed(own, entries) for entries in block[:3]]).cpu().double()
+        matched += torch.stack([by_entry.index_select(1, entries).sum(1) for entries in block[:3]]).cpu().double()
         copyable += block.copyable
         first = own[:, :, :sinks].clone()
         sink += first[:, max(0, sinks - start) :].sum((1, 2)).cpu().double()
@@ -89,12 +90,6 @@ def _pattern(scores: PaddedScores, start: int, stop: int, window: int | None) ->
         hidden = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).tril(stop - window)
         scores.masked_fill_(hidden, -torch.inf)
     return scores.softmax(-1)
-
-
-def _summed(pattern: Float[Tensor, "head query_pos key_pos"], entries: BlockEntries) -> Float[Tensor, " head"]:
-    keys = pattern.shape[2]
-    query, key = entries // keys, entries % keys
-    return pattern[:, query, key].sum(-1)
 
 
 def _along_distances(pattern: PaddedScores, stop: int) -> Float[Tensor, "head distance"]:

@@ -63,8 +63,8 @@ def agreement(
         keys: K.
     """
     most = min(keys, scores.shape[1] // 2)
-    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.topk(most).indices, value=True)
-    by_pair = contributions.mT.topk(most).indices
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, scores.topk(most, sorted=False).indices, value=True)
+    by_pair = contributions.mT.topk(most, sorted=False).indices
     return chosen[:, None].expand(-1, by_pair.shape[1], -1).gather(2, by_pair).float().mean(-1)
 
 

@@ -10,10 +10,10 @@ from jaxtyping import Bool, Int, Int32
 from torch import Tensor
 
 KEPT_ENTRIES = 2**24
-"""Entries of a sequence up to which matches are kept for the next layer: sequences of 4096 tokens."""
+"""Matches of a sequence that are kept for the next layer, at most: 64 MiB."""
 
 BlockEntries = Int32[Tensor, " entry"]
-"""Entries of a block of queries, numbered row by row."""
+"""Entries of a block of queries, numbered row by row; before the first key are as many columns as there are queries."""
 
 
 class BlockMatches(NamedTuple):
@@ -33,7 +33,7 @@ class BlockMatches(NamedTuple):
 
 
 class TokenMatches:
-    """The matches of one sequence, found block by block, and kept while the sequence is short enough."""
+    """The matches of one sequence, found block by block, and kept as long as they are few enough."""
 
     def __init__(self, tokens: Int[Tensor, " pos"]) -> None:
         """Nothing is searched yet.
@@ -43,6 +43,7 @@ class TokenMatches:
         """
         self.tokens = tokens
         self._kept: dict[tuple[int, int, int | None], BlockMatches] = {}
+        self._free = KEPT_ENTRIES
 
     def block(self, start: int, stop: int, window: int | None) -> BlockMatches:
         """The matches of the queries from one position to another, among the keys that the mask shows.
@@ -56,8 +57,10 @@ class TokenMatches:
         if key in self._kept:
             return self._kept[key]
         matches = self._found(start, stop, window)
-        if len(self.tokens) ** 2 <= KEPT_ENTRIES:
+        size = sum(len(entries) for entries in matches[:3])
+        if size <= self._free:
             self._kept[key] = matches
+            self._free -= size
         return matches
 
     def _found(self, start: int, stop: int, window: int | None) -> BlockMatches:
@@ -78,4 +81,4 @@ class TokenMatches:
 
 
 def _numbers(entries: Bool[Tensor, "query_pos key_pos"]) -> BlockEntries:
-    return entries.flatten().nonzero().flatten().int()
+    return torch.nn.functional.pad(entries, (len(entries), 0)).flatten().nonzero().flatten().int()

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from positional_heads.bridge.head_weights import kernel_scores
+from positional_heads.bridge.head_weights import kernel_scores_of_model
 from positional_heads.bridge.key_cache import layer_caches
 from positional_heads.bridge.resolve import NO_ATTENTION
 from positional_heads.results.head_profile import HeadProfile
@@ -25,7 +25,7 @@ def counted_profile(counter: EntryCounter, saved: Checkpoint, progress: bool) ->
     scores = sums.result()
     warn_of_wide_bounds(scores)
     profile = profile_of(sums.profile, scores, counter.profile)
-    kernel = kernel_scores(counter.model, counter.rotary, profile.pairs.turns(int(counter.model.cfg.n_ctx)))
+    kernel = kernel_scores_of_model(counter.model, counter.rotary, profile.pairs.turns(int(counter.model.cfg.n_ctx)))
     without_keys = {layer: reason for layer, reason in counter.unscored.items() if reason == NO_ATTENTION}
     return replace(
         profile,

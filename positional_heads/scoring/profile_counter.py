@@ -127,15 +127,14 @@ class ProfileCounter:
 
     def _count_sampled(self, sums: ProfileSums, vectors: LayerVectors, row: Row, content: Content) -> None:
         """Agreement of every pair, and the semantic and positional score, for a few queries."""
-        length, device = row.length, vectors.rot_q.device
+        length = row.length
         queries = _spread(max(1, length // 2), length - 1, self.settings.queries)
-        ranges = list(vectors.by_distance(row.number, row.start, row.stop))
+        ranges, scores = list(vectors.by_distance(row.number, row.start, row.stop)), _scores(vectors, row)
         for query in queries:
             seen = slice(0 if vectors.window is None else max(0, query + 1 - vectors.window), query + 1)
             if seen.stop - seen.start > 1:
-                at = torch.tensor([query], device=device)
-                contributions = contributions_by_distance(ranges, slice(None), at)[:, 0, seen]
-                own = vectors.scores(row.number, row.start + at)[0, :, 0, row.start : row.stop][:, seen]
+                contributions = contributions_by_distance(ranges, queries=slice(query, query + 1))[:, 0, seen]
+                own = scores(query, query + 1)[:, 0, 1:][:, seen]
                 sums.add(agreement=agreement(contributions, own, self.settings.agreement_keys), sampled=1)
         distances = moved_distances(length)
         if len(distances) > 1:

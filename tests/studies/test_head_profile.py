@@ -7,7 +7,7 @@ import positional_heads as ph
 from positional_heads.bridge.head_weights import query_key_weights
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.retrieval import retrieval_scores
-from positional_heads.core.kernel_score import kernel_score
+from positional_heads.core.kernel_score import kernel_scores
 from positional_heads.studies.resume import FinishedParts
 from positional_heads.studies.retrieval_trials import RetrievalTrials
 
@@ -51,9 +51,8 @@ def test_the_weights_are_those_that_make_queries_and_keys(family, tiny):
         torch.testing.assert_close(made - made[:1, :1], hooked - hooked[:1, :1], atol=1e-5, rtol=1e-4)
     profile = ph.profile_heads(model, TOKENS, retrieval=None)
     slow = profile.pairs.turns(256)[1] < 1
-    shared = 4 // len(weights[1])
-    expected = kernel_score(weights[0][3], weights[1][3 // shared], rotary.layout, rotary.rotary_dim, slow)
-    assert float(profile.values("kernel")[1, 3]) == pytest.approx(float(expected))
+    expected = kernel_scores(*weights, rotary.layout, rotary.rotary_dim, slow)
+    assert profile.values("kernel")[1].tolist() == pytest.approx(expected.tolist())
 
 
 def test_heads_whose_weights_are_not_shown_have_no_kernel_score(tiny):
