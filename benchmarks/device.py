@@ -1,5 +1,6 @@
 """What a device can do at most, how long and how much memory work takes there, and how much time is left."""
 
+import gc
 import shutil
 import statistics
 import subprocess
@@ -81,6 +82,7 @@ class Device:
         if not self.is_gpu:
             work()
             return None
+        gc.collect()  # what earlier work left behind would count as held before
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self.name)
         before = torch.cuda.memory_allocated(self.name)

@@ -145,7 +145,7 @@ def _told(
         *(f"  {name:<30}{_time(value):>14}{value / chosen.seconds:>6.0%}" for name, value in times.items()),
         *(f"  {name:<30}{_size(value):>14}" for name, value in kept.items()),
     ]
-    if "not measured" not in machine.name:
+    if machine.measured:
         lines.append("speeds were measured just now: if this machine is busy, the time is guessed too high")
     changed = {name: one for name, one in others.items() if _differs(one, chosen)}
     lines += ["instead:"] if changed else []

@@ -185,7 +185,7 @@ def test_a_machine_is_measured(monkeypatch):
 @pytest.fixture
 def told(monkeypatch):
     """Run `score ... --estimate` on a machine of known speeds; the output."""
-    fixed = Machine("known speeds", 1e9, 1e9, 1e8, 1e7, 1e7)
+    fixed = Machine("known speeds", 1e9, 1e9, 1e8, 1e7, 1e7, measured=True)
     monkeypatch.setattr(machines, "measured_machine", lambda *_: fixed)
 
     def run(*arguments):
@@ -202,7 +202,7 @@ def test_the_command_line_tells_the_cost_and_runs_nothing(told, tmp_path, monkey
     assert not (tmp_path / "out").exists()
     assert "bundled: 1,181,312 parameters, 4 layers of 8 heads and 16 rotary pairs" in printed
     assert "9 sequences of at most 64 tokens, 576 tokens" in printed
-    for line in ("would take about", "known speeds", "shuffles", "look-up tables", "one H100, not measured"):
+    for line in ("would take about", "known speeds", "shuffles", "look-up tables", "one H100, by an H200's speeds"):
         assert line in printed
     for line in ("--null-repeats 0", "each of 8 shards", "if this machine is busy"):
         assert line in printed
