@@ -374,8 +374,9 @@ def costs_table() -> str:
             yield [f"scores, {length} tokens, one text", *map(minutes, sorted(done.glob(f"prose-{length}")))]
         yield ["each head alone", minutes(ablated / "singles")]
         yield ["extrapolation, five methods at two lengths", minutes(HERE / "extrapolation")]
-        for folder in sorted((HERE / "plans").glob("*/time.json")):
-            yield [f"plans, {folder.parent.name}", minutes(folder.parent)]
+        for file in sorted((HERE / "plans").glob("*/time.json")):
+            device = json.loads(file.read_text(encoding="utf-8")).get("device")
+            yield [f"plans, {file.parent.name}" + (f", on an {device}" if device else ""), minutes(file.parent)]
         for mode in ("zero", "mean", "far"):
             for folder in sorted(ablated.glob(f"*-{mode}")):
                 yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]

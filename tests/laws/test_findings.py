@@ -6,6 +6,7 @@ import math
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -61,16 +62,8 @@ PLANNED = {"windows": "exam-1024", "frozen pairs": "pairs-exam-1024-freeze"}
 
 @pytest.mark.parametrize(("what", "name"), PLANNED.items())
 def test_the_costs_of_plans_are_counted_from_the_kept_answers(what, name):
-    """Costs, the worst and the best random plan, and p, anew with NumPy from the numbers in the file."""
-    with safe_open(KEPT / "plans" / name / "plans.safetensors", "numpy") as file:
-        known = json.loads(file.metadata()["positional_heads"])
-        values = file.get_tensor("values.log_prob").astype(float)
-    sets = list(dict.fromkeys(tuple(cell[3]) for cell in known["cells"]))
-    asked = [row["part"] in {"passkey", "copy"} and row["reach"] == "long" for row in known["rows"]]
-    means = values[:, asked].mean(1)
-    costs: dict[tuple[str, float], list[float]] = {}
-    for _, _, _, heads, by, budget in known["cells"]:
-        costs.setdefault((by, budget), []).append(means[sets.index(tuple(heads))] - means[0])
+    """Costs, the worst and the best random plan, and p."""
+    costs = kept_costs(name, {"passkey", "copy"})
     chance = {budget: drawn for (by, budget), drawn in costs.items() if by == "chance"}
     assert [len(drawn) for drawn in chance.values()] == [20, 20, 20]
     block = PAGE.split(f"<!-- {what} -->")[1].split("<!-- end -->")[0].splitlines()
@@ -84,6 +77,38 @@ def test_the_costs_of_plans_are_counted_from_the_kept_answers(what, name):
     for cell, drawn in zip(told["chance, 20 plans"], chance.values(), strict=False):
         numbers = [float(part.strip("()")) for part in cell.replace(" to ", " ").split()]
         assert numbers == pytest.approx([sum(drawn) / 20, min(drawn), max(drawn)], abs=0.006)
+
+
+def kept_costs(name, parts):
+    """What each measure's plans, and random ones, cost at each budget, anew with NumPy from the numbers in the file."""
+    with safe_open(KEPT / "plans" / name / "plans.safetensors", "numpy") as file:
+        known = json.loads(file.metadata()["positional_heads"])
+        values = file.get_tensor("values.log_prob").astype(float)
+    sets = list(dict.fromkeys(tuple(cell[3]) for cell in known["cells"]))
+    means = values[:, [row["part"] in parts and row["reach"] == "long" for row in known["rows"]]].mean(1)
+    costs: dict[tuple[str, float], list[float]] = {}
+    for _, _, _, heads, by, budget in known["cells"]:
+        costs.setdefault((by, budget), []).append(means[sets.index(tuple(heads))] - means[0])
+    return costs
+
+
+def test_measures_gain_as_much_over_chance_at_twice_the_length():
+    """Gains on the copied passage over all budgets, p, and the agreement of their ranks, from the kept answers."""
+    gains, p = {}, {}
+    for name in ("exam-1024", "exam-2048"):
+        costs = kept_costs(name, {"copy"})
+        chosen = {by for by, budget in costs if budget == 0.5}
+        over = {by: np.sum([costs[by, budget] for budget in (0.25, 0.5, 0.75)], axis=0) / 3 for by in chosen}
+        chance = over.pop("chance")
+        gains[name] = {by: cost[0] - chance.mean() for by, cost in over.items()}
+        p[name] = {by: (1 + (chance >= over[by][0] - 1e-9).sum()) / 21 for by in gains[name]}
+    said = next(line for line in PAGE.replace("\n  ", " ").splitlines() if "at twice the length" in line)
+    both = [[gains[name][by] for by in gains["exam-1024"]] for name in gains]
+    assert len(both[0]) == 13
+    assert f"rank correlation {spearmanr(*both).statistic:.2f}" in said
+    assert f"rho {gains['exam-2048']['rho']:+.2f} (p = {p['exam-2048']['rho']:.2f})" in said
+    for by in ("kernel", "reach", "distant_mass", "excess"):
+        assert f"{by} {gains['exam-2048'][by]:+.2f}" in said
 
 
 def test_random_plans_with_as_many_windows_in_every_layer_cost_more_than_those_by_reach():
