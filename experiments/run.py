@@ -63,9 +63,9 @@ def once(
     result = run(HERE / "unfinished" / name)
     took = {"minutes": round((time.time() - began) / 60, 1), "cpu_minutes": round((time.process_time() - used) / 60, 1)}
     result.save(folder)
-    took |= {"threads": torch.get_num_threads()}
-    took |= {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
-    (folder / "time.json").write_text(json.dumps(took) + "\n", encoding="utf-8")
+    device = {"device": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    told = json.dumps({**took, "threads": torch.get_num_threads(), **device})
+    (folder / "time.json").write_text(f"{told}\n", encoding="utf-8")
     sys.stdout.write(f"{name}: {took['minutes']} minutes. {result.verdict}\n")
     sys.stdout.flush()
     return result

@@ -28,6 +28,7 @@ JSON_KEYS = (
 def show(
     result: Annotated[Path, typer.Argument(help="Folder that another command wrote, or a result file in it.")],
     top: options.Top = 10,
+    head: Annotated[str | None, typer.Option(help="Print every measure of one head of a profile, e.g. L3H7.")] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Print a result from disk.
@@ -47,7 +48,7 @@ def show(
             names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
             names += [files.PAIR_PLAN.file_name, files.RECOMMENDATION.file_name]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
-        print_result(result, held[0] if held else files.SCORES, as_json, top)
+        print_result(result, held[0] if held else files.SCORES, as_json, top, head)
         if interrupted is not None:
             say(interrupted)
 
@@ -80,7 +81,7 @@ def finish(
     say("written: " + ", ".join(str(file) for file in written))
 
 
-def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> None:
+def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int, head: str | None = None) -> None:
     """Print a result on disk.
 
     Args:
@@ -88,14 +89,33 @@ def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int) -> Non
         kind: The kind of result it must be.
         as_json: Print JSON instead of a table.
         top: Heads to print of scores and profiles, and of heads ablated alone.
-    """
-    from positional_heads.results.files import read_result, understood
+        head: Print this head of a profile only.
 
+    Raises:
+        ValueError: If it is no profile, or has no such head.
+    """
+    from positional_heads.results.files import HEAD_PROFILE, read_result, understood
+
+    if head is not None and kind != HEAD_PROFILE:
+        msg = f"--head shows one head of a profile, and {path} has none: write one with {HEAD_PROFILE.written_by}"
+        raise ValueError(msg)
     content, _ = read_result(path, kind)
-    with understood(path, kind):
-        lines = _lines(content, kind, as_json, top)
+    if head is not None:
+        lines = _one_head(content["table"], head, as_json)
+    else:
+        with understood(path, kind):
+            lines = _lines(content, kind, as_json, top)
     for line in lines:
         typer.echo(line)
+
+
+def _one_head(table: list[dict[str, Any]], head: str, as_json: bool) -> list[str]:
+    """Every measure of one head of a profile."""
+    from positional_heads.core.heads import Head
+    from positional_heads.results.profile_tables import head_lines, head_rows
+
+    name = str(Head.parse(head))
+    return [json.dumps(head_rows(table, name), indent=1)] if as_json else [*map(str, head_lines(table, name))]
 
 
 def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> None:

@@ -10,14 +10,14 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from positional_heads.core.arguments import checked, in_range
-from positional_heads.core.heads import Head
+from positional_heads.core.heads import AnyHead, Head, as_heads
 from positional_heads.core.key_heads import most_of_readers
 from positional_heads.core.ratio_intervals import ratio_interval, weighted_groups
 from positional_heads.results.files import HEAD_PROFILE
 from positional_heads.results.head_names import MIXED, NAMED_BY, RULES, head_labels
 from positional_heads.results.pair_statistics import PairStatistics
 from positional_heads.results.profile_checks import check_profile
-from positional_heads.results.profile_tables import PROFILE_COLUMNS, SHOWN_AS, order_of
+from positional_heads.results.profile_tables import PROFILE_COLUMNS, ROW_COLUMNS, SHOWN_AS, head_rows, order_of
 from positional_heads.results.profile_verdict import profile_verdict
 from positional_heads.results.rank_correlations import rank_correlations
 from positional_heads.results.record import Record, computed_once, json_rows, nested
@@ -248,6 +248,23 @@ class HeadProfile(Record):
             for name, values in judged.items():
                 frame[name] = values.double().flatten().numpy()
         return frame
+
+    @checked
+    def head_frame(self, head: AnyHead) -> "pd.DataFrame":
+        """One row per measure of one head: value, interval, and rank among the heads that have it, 1 for the largest.
+
+        Args:
+            head: Like "L3H7" or (3, 7).
+
+        Raises:
+            TypeError: If this is no head.
+            ValueError: If it does not exist.
+        """
+        import pandas as pd
+
+        (one,) = as_heads([head], *self.mass.shape[:2])
+        rows = head_rows(json_rows(self.to_frame()), str(one))
+        return pd.DataFrame(rows, columns=ROW_COLUMNS).set_index("measure")
 
     @computed_once
     def pair_frame(self) -> "pd.DataFrame":

@@ -43,6 +43,14 @@ INTERVALS = (
     "where not all count for every head"
 )
 """What the columns of intervals in profile.csv mean."""
+ROW_COLUMNS = ("measure", "value", "low", "high", "rank", "of", "unit")
+"""Columns of the table of one head."""
+MEANINGS_OF_ROWS = {
+    "low": "lower end of the 95 % interval over sequences",
+    "high": "its upper end",
+    "rank": "1 for the largest value",
+    "of": "heads that have the measure",
+}
 NAMED = 10
 """Heads of a name that a line lists at most."""
 
@@ -71,6 +79,52 @@ def profile_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
         profiled = [{**row, "names": row["is"]} for row in profiled]
     columns = [SHOWN_AS.get(name, name) for name in PROFILE_COLUMNS if profiled and name in profiled[0]]
     return ResultTable(columns, [{SHOWN_AS.get(name, name): row[name] for name in row} for row in profiled[:top]])
+
+
+def head_rows(table: Sequence[Mapping[str, Any]], head: str) -> list[dict[str, Any]]:
+    """Every measure that one head has, with its interval and its rank among the heads that have it, 1 for the largest.
+
+    Args:
+        table: Rows of `HeadProfile.to_frame`.
+        head: Name of the head.
+
+    Raises:
+        ValueError: If there is no such head.
+    """
+    own = next((row for row in table if row["name"] == head), None)
+    if own is None:
+        msg = f"no head {head!r} in this profile: it has {table[0]['name']} to {table[-1]['name']}"
+        raise ValueError(msg)
+    rows = []
+    for name in (column for column in own if column in UNITS and own[column] is not None):
+        known = [row[name] for row in table if row[name] is not None]
+        rank = 1 + sum(value > own[name] for value in known)
+        cells = name, own[name], own.get(f"{name}_low"), own.get(f"{name}_high"), rank, len(known), UNITS[name]
+        rows.append(dict(zip(ROW_COLUMNS, cells, strict=True)))
+    return rows
+
+
+def head_lines(table: Sequence[Mapping[str, Any]], head: str) -> list[object]:
+    """What one head is: its names, the heads that share its keys, and every measure.
+
+    Args:
+        table: Rows of `HeadProfile.to_frame`.
+        head: Name of the head.
+
+    Raises:
+        ValueError: If there is no such head.
+    """
+    rows = head_rows(table, head)
+    own = next(row for row in table if row["name"] == head)
+    if own["key_head"] < 0:
+        return [f"{head} was not profiled."]
+    key = own["layer"], own["key_head"]
+    shared = [row["name"] for row in table if (row["layer"], row["key_head"]) == key and row is not own]
+    readers = f", as {'does' if len(shared) == 1 else 'do'} {' and '.join(shared)}" if shared else " alone"
+    return [
+        f"{head}: {own.get('names', own['is'])}. It reads key head {key[1]} of its layer{readers}.",
+        ResultTable(ROW_COLUMNS, rows, MEANINGS_OF_ROWS),
+    ]
 
 
 def measure_title(name: str) -> str:

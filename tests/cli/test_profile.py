@@ -104,6 +104,25 @@ def test_show_prints_the_heads_that_look_furthest_and_those_of_each_name(made):
     assert content["correlations"][0]["measure"] == "rho"
 
 
+def test_show_prints_every_measure_of_one_head(made, tmp_path):
+    folder, *_, profile = made
+    first, _, *rows = invoke("show", folder, "--head", "l1h2").stdout.splitlines()
+    names = ", ".join(profile.labels[ph.Head(1, 2)] or ["mixed"])
+    assert first == f"L1H2: {names}. It reads key head 2 of its layer alone."
+    printed = {row.split()[0]: row.split() for row in rows[: len(profile.names)]}
+    assert [*printed] == [name for name in profile.names if not profile.values(name).isnan().all()]
+    assert printed["reach"][1] == f"{float(profile.values('reach')[1, 2]):.3f}"
+    shown = json.loads(invoke("show", folder, "--head", "L1H2", "--json").stdout)
+    assert {row["measure"]: row["rank"] for row in shown} == profile.head_frame("L1H2")["rank"].to_dict()
+    grouped = synthetic_profile()
+    grouped.save(tmp_path)
+    assert "It reads key head 0 of its layer, as does L0H0." in invoke("show", tmp_path, "--head", "L0H1").stdout
+    assert invoke("show", tmp_path, "--head", "L2H1").stdout == "L2H1 was not profiled.\n"
+    assert "no head 'L7H0' in this profile: it has L0H0 to L2H3" in invoke("show", tmp_path, "--head", "L7H0").stderr
+    grouped.scores.save(tmp_path / "scores")
+    assert "--head shows one head of a profile" in invoke("show", tmp_path / "scores", "--head", "L0H1").stderr
+
+
 def test_results_are_not_replaced_unless_asked(made):
     done = invoke(*COMMAND, "--out", made[0])
     assert done.exit_code == 1

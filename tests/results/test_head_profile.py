@@ -140,6 +140,24 @@ def test_a_sequence_too_short_for_the_window_leaves_the_interval_known(tiny) -> 
     np.testing.assert_allclose(middle_and_half(profile.interval("distant_mass")[1, 1]), bootstrapped(*given), rtol=0.05)
 
 
+def test_one_head_has_its_measures_intervals_and_ranks() -> None:
+    profile = synthetic_profile()
+    frame = profile.head_frame("L1H2")
+    for name in profile.names:
+        values = profile.values(name).flatten().numpy()
+        own = values[6]
+        assert frame.loc[name, "value"] == pytest.approx(own, rel=1e-5)
+        ranks = stats.rankdata(-values[~np.isnan(values)], method="min")
+        assert frame.loc[name, "rank"] == ranks[values[~np.isnan(values)] == own][0]
+        assert frame.loc[name, "of"] == 8
+        ends = frame.loc[name, ["low", "high"]].to_numpy(float)
+        np.testing.assert_allclose(ends, profile.interval(name)[1, 2], rtol=1e-5)
+    assert list(profile.head_frame((2, 1)).columns) == list(frame.columns)
+    assert len(profile.head_frame((2, 1))) == 0  # its layer was not profiled
+    with pytest.raises(ValueError, match="L9H9 does not exist: layers go from 0 to 2, heads to 3"):
+        profile.head_frame("L9H9")
+
+
 def test_every_name_null_and_p_are_in_the_table_and_contributions_among_the_pairs() -> None:
     profile = synthetic_profile()
     frame, pairs = profile.to_frame(), profile.pair_frame()
