@@ -253,6 +253,8 @@ class HeadProfile(Record):
     def head_frame(self, head: AnyHead) -> "pd.DataFrame":
         """One row per measure of one head: value, interval, and rank among the heads that have it, 1 for the largest.
 
+        Values are rounded to six digits, as in files; heads whose values are then equal have one rank.
+
         Args:
             head: Like "L3H7" or (3, 7).
 
@@ -264,7 +266,8 @@ class HeadProfile(Record):
 
         (one,) = as_heads([head], *self.mass.shape[:2])
         rows = head_rows(json_rows(self.to_frame()), str(one))
-        return pd.DataFrame(rows, columns=ROW_COLUMNS).set_index("measure")
+        frame = pd.DataFrame(rows, columns=ROW_COLUMNS).set_index("measure")
+        return frame.astype({"value": float, "low": float, "high": float, "rank": int, "of": int, "unit": str})
 
     @computed_once
     def pair_frame(self) -> "pd.DataFrame":

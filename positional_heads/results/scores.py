@@ -22,6 +22,9 @@ from positional_heads.results.verdicts import ALPHA, scores_verdict
 if TYPE_CHECKING:
     import pandas as pd
 
+ROUNDED = 1e-6
+"""Resampled rhos that differ by less are the same: they are kept in float32."""
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class HeadScores(Record):
@@ -171,7 +174,10 @@ class HeadScores(Record):
 
     @checked
     def interval(self, level: float = 0.95) -> Float[Tensor, "layer head 2"]:
-        """Interval of rho over sequences: Student's t on the bootstrap's variance; NaN below 4 groups of sequences.
+        """Interval of rho over sequences: Student's t on the bootstrap's variance.
+
+        NaN below 4 groups of sequences, and where all groups say the same, as copies of one sequence do: they do not
+        show how far off another would be.
 
         Args:
             level: Coverage, between 0 and 1.
@@ -185,7 +191,9 @@ class HeadScores(Record):
         if self.bootstrap_rho is None or self.n_groups < FEWEST_UNITS:
             return torch.full((*self.rho.shape, 2), torch.nan, dtype=self.rho.dtype)
         # as in `p_values`; quantiles of the resamples are too narrow with few groups
-        variance = self.bootstrap_rho.double().var(0) * self.n_groups / (self.n_groups - 1)
+        drawn = self.bootstrap_rho.double()
+        variance = drawn.var(0) * self.n_groups / (self.n_groups - 1)
+        variance[drawn.amax(0) - drawn.amin(0) <= ROUNDED] = torch.nan
         half = stats.t.ppf((1 + level) / 2, self.n_groups - 1) * variance.sqrt()
         return torch.stack([self.rho - half, self.rho + half], dim=-1).clamp(-1, 1)
 

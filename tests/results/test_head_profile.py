@@ -154,6 +154,7 @@ def test_one_head_has_its_measures_intervals_and_ranks() -> None:
         np.testing.assert_allclose(ends, profile.interval(name)[1, 2], rtol=1e-5)
     assert list(profile.head_frame((2, 1)).columns) == list(frame.columns)
     assert len(profile.head_frame((2, 1))) == 0  # its layer was not profiled
+    assert profile.head_frame((2, 1)).dtypes.equals(frame.dtypes)
     with pytest.raises(ValueError, match="L9H9 does not exist: layers go from 0 to 2, heads to 3"):
         profile.head_frame("L9H9")
 

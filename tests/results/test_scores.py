@@ -137,6 +137,9 @@ def test_intervals_are_students_on_the_bootstraps_variance():
     assert few.interval().isnan().all()
     certain = replace(scores, rho=torch.full_like(scores.rho, 0.999))
     assert float(certain.interval()[0, 0, 1]) == 1  # rho ends there
+    same = scores.bootstrap_rho.clone()
+    same[:, 0, 1] = scores.rho[0, 1]  # as of copies of one sequence
+    assert replace(scores, bootstrap_rho=same).interval().isnan()[0, :2].tolist() == [[False, False], [True, True]]
     with pytest.raises(ValueError, match="level 95 must be between 0 and 1"):
         scores.interval(95)
 
