@@ -10,12 +10,13 @@ it: that took a third of the suite's time. Here the checks of one definition are
 that it makes.
 """
 
+import dataclasses
 import functools
 import inspect
 import threading
 from collections.abc import Callable
 from types import CodeType, FunctionType
-from typing import Any, ForwardRef, get_args
+from typing import Any, ForwardRef, Literal, get_args, get_origin
 
 import jaxtyping
 
@@ -24,10 +25,11 @@ Checked = Callable[..., Any]
 
 def shaped(hint: Any) -> bool:
     """Whether an annotation names a shape, or may do so: those that are texts are not read."""
-    if isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
-        return True
-    parts = hint if isinstance(hint, list) else get_args(hint)
-    return isinstance(hint, str | ForwardRef) or any(map(shaped, parts))
+    if get_origin(hint) is Literal:
+        return False
+    if parts := hint if isinstance(hint, list) else get_args(hint):
+        return any(map(shaped, parts))
+    return isinstance(hint, str | ForwardRef) or (isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray))
 
 
 class CheckedOnce:
@@ -43,10 +45,16 @@ class CheckedOnce:
         if not given:
             return functools.partial(self, typechecker=typechecker)
         (one,) = given
+        if isinstance(one, type):
+            if dataclasses.is_dataclass(one) and "__init__" in vars(one):
+                one.__init__ = self(one.__init__, typechecker=typechecker)
+            return one
         if not isinstance(one, FunctionType):
             return self._jaxtyped(one, typechecker=typechecker)
         if "<locals>" not in one.__qualname__:
-            simple = not inspect.isgeneratorfunction(one) and not any(map(shaped, one.__annotations__.values()))
+            own_class = one.__qualname__.rpartition(".")[0]
+            hints = [hint for hint in one.__annotations__.values() if hint != own_class]
+            simple = not inspect.isgeneratorfunction(one) and not any(map(shaped, hints))
             return typechecker(one) if simple else self._jaxtyped(one, typechecker=typechecker)
         if one.__code__ not in self._checked:
             self._checked[one.__code__] = self._jaxtyped(self._relay(one), typechecker=typechecker)
