@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import runpy
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,15 @@ STUDIES = sorted(path for path in (KEPT / "ablation").iterdir() if path.is_dir()
 
 
 PAGE = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once():
+    """Every kept result is read once, and so its tables, which it remembers, are made once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (ph.AblationStudy, ph.ExtrapolationStudy, ph.HeadScores, ph.PlanStudy):
+            patch.setattr(kind, "load", cache(kind.load))
+        yield
 
 
 def test_the_tables_are_those_of_the_kept_results():

@@ -2,12 +2,13 @@
 
 import ast
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from jaxtyping import Float
 from torch import Tensor
 
@@ -72,3 +73,37 @@ def test_a_function_within_a_function_gets_its_type_checks_once_and_has_them_alw
         with pytest.raises(jaxtyping.TypeCheckError):
             function(*arguments)
         assert (two(ones, ones)[0], three(ones, y=ones)[0]) == (4, 6)
+
+
+MADE: list[object] = []
+violating = beartype(conf=BeartypeConf(violation_type=TypeError))  # as the error of jaxtyping is
+checked = jaxtyping.jaxtyped(typechecker=lambda function: MADE.append(function) or violating(function))
+
+
+@checked
+@dataclass
+class Plain:
+    number: int
+
+    @checked
+    def more(self, by: int) -> "Plain":
+        return Plain(self.number + by) if by else by  # type: ignore[return-value]
+
+
+@checked
+def deep(x: list[Float[Tensor, " n"]] | None, y: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    return y if x else y[:1]
+
+
+def test_what_names_no_shape_is_checked_by_the_type_checker_alone_and_shapes_by_jaxtyping():
+    """Arguments and results of both kinds; a shape may be deep in an annotation."""
+    assert [function.__qualname__ for function in MADE] == ["Plain.more", "Plain.__init__", "deep", "deep"]
+    two, three = torch.ones(2), torch.ones(3)
+    assert Plain(1).more(2) == Plain(3)
+    assert torch.equal(deep([two], two), two)
+    for wrong in (lambda: Plain("1"), lambda: Plain(1).more("1"), lambda: Plain(1).more(0)):
+        with pytest.raises(TypeError, match=r"violates type hint"):
+            wrong()
+    for x, y in (([two], three), ([two], [2]), (None, two)):
+        with pytest.raises(jaxtyping.TypeCheckError):
+            deep(x, y)

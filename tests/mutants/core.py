@@ -176,7 +176,7 @@ MUTANTS = (
         "core/token_matches.py", "(distance > 0)", "(distance >= 0)", "scoring/test_head_profile -k transformer_lens"
     ),
     Mutant("core/pair_sums.py", "size = 2 * length", "size = length", "scoring/test_head_profile -k agreement"),
-    Mutant("core/pair_sums.py", "scores.topk(most)", "(-scores).topk(most)", "scoring/test_head_profile -k agreement"),
+    Mutant("core/pair_sums.py", "scores.topk(most,", "(-scores).topk(most,", "scoring/test_head_profile -k agreement"),
     Mutant("core/pair_sums.py", ".triu(1)\n    steps", ".triu(0)\n    steps", "scoring/test_head_profile -k semantic"),
     Mutant("core/kernel_score.py", "energy[:, slow.cpu()]", "energy[:, ~slow.cpu()]", "core/test_kernel_score"),
     Mutant("core/kernel_score.py", "(rank - 1)", "rank", "core/test_kernel_score"),

@@ -303,6 +303,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
         "report": [str(folder)],
     }
     assert given.keys() == command.commands.keys()
+    typer.main.get_command = lambda _: command  # not made anew by each call of the program
     for name, arguments in given.items():
         options = [one for one in command.commands[name].params if not getattr(one, "is_flag", False)]
         for option in options:
