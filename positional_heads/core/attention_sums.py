@@ -13,8 +13,8 @@ from torch import Tensor
 
 from positional_heads.core.token_matches import TokenMatches
 
-BLOCK_ENTRIES, BLOCK_ENTRIES_OF_GPU = 2**20, 2**26
-"""Entries of a block of the pattern, of all heads: 4 MiB of float32 stay in a CPU's cache, 256 MiB keep a GPU busy."""
+BLOCK_ENTRIES, BLOCK_ENTRIES_OF_GPU = 2**19, 2**26
+"""Entries of a block of the pattern, of all heads: 2 MiB of float32 stay in a CPU's cache, 256 MiB keep a GPU busy."""
 FEWEST_QUERIES = 8
 """Queries of a block at least, in long sequences: fewer would cost more in calls than in arithmetic."""
 
