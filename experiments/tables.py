@@ -397,6 +397,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "windows": partial(plans_table, "exam-1024"),
     "windows by part": plan_parts_table,
     "frozen pairs": partial(plans_table, "pairs-exam-1024-freeze"),
+    "dropped pairs": partial(plans_table, "pairs-exam-1024-drop"),
     "ranks": ranks_table,
     "plans": readme_plans,
     "costs": costs_table,

@@ -67,7 +67,11 @@ def test_random_sets_and_the_intact_model_are_counted_from_the_kept_answers():
             assert float(intact[4]) == pytest.approx(found["exact"][0, far].mean(), abs=0.006)
 
 
-PLANNED = {"windows": "exam-1024", "frozen pairs": "pairs-exam-1024-freeze"}
+PLANNED = {
+    "windows": "exam-1024",
+    "frozen pairs": "pairs-exam-1024-freeze",
+    "dropped pairs": "pairs-exam-1024-drop",
+}
 
 
 @pytest.mark.parametrize(("what", "name"), PLANNED.items())
