@@ -17,16 +17,18 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedModel
 
 from positional_heads.core.whole_files import write_atomically
-from positional_heads.zoo.architecture import bundled_config, byte_tokenizer
+from positional_heads.zoo.architecture import ENCODINGS, bundled_config, byte_tokenizer, model_of_encoding
 from positional_heads.zoo.curriculum import make_example
 from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
 from positional_heads.zoo.training_checkpoints import save_checkpoint
 
 CURRICULUM = ((0.15, 64), (0.35, 128), (0.6, 256), (1.0, 512))
 """(until this fraction of the run, sequence length): copying is learned on short sequences first."""
+FIRST_CHECKPOINT = 32
+"""Step of the first checkpoint after the one before training."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     held_out = len(text) // 20
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
-    model = LlamaForCausalLM(bundled_config())
+    model = _new_model(arguments)
     optimizer = _optimizer(model, arguments.learning_rate)
     steps = arguments.tokens // arguments.tokens_per_step
     start = _resume(model, optimizer, arguments.out)
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     losses: list[float] = []
     stop = min(steps, arguments.stop_at or steps)
     for step in tqdm(range(start, stop), initial=start, total=steps, unit="step"):
-        if step % arguments.evaluate_every == 0:
+        if _is_evaluated(step, arguments.evaluate_every):
             _evaluate(model, text[-held_out:], step, losses, time.monotonic() - began, arguments.out)
             losses.clear()
         losses.append(_train_step(forward, optimizer, text[:-held_out], step, steps, arguments))
@@ -64,20 +66,34 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m positional_heads.zoo.train", description=__doc__)
     parser.add_argument("--text", type=Path, required=True, help="plain text to train on; the last 5 %% are held out")
     parser.add_argument("--out", type=Path, required=True, help="folder for state, log, checkpoints and the model")
+    parser.add_argument("--encoding", choices=ENCODINGS, help="a small model of this encoding, not the bundled one")
+    parser.add_argument("--base", type=float, default=10000.0, help="base of the frequencies of --encoding rotary")
     parser.add_argument("--tokens", type=int, default=30_000_000, help="training tokens in all")
     parser.add_argument("--stop-at", type=int, help="stop after this step; the same command without it resumes")
     parser.add_argument("--tokens-per-step", type=int, default=4096)
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--evaluate-every", type=int, default=250, help="steps between evaluations and checkpoints")
+    parser.add_argument("--evaluate-every", type=int, default=250, help="steps between checkpoints; and at powers of 2")
     parser.add_argument("--save-seconds", type=float, default=60.0, help="seconds between saved states")
     parser.add_argument("--compile", action="store_true", help="use torch.compile, which needs a C++ compiler")
     return parser
 
 
-def _optimizer(model: LlamaForCausalLM, learning_rate: float) -> torch.optim.AdamW:
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+def _new_model(arguments: argparse.Namespace) -> PreTrainedModel:
+    if arguments.encoding is None:
+        return LlamaForCausalLM(bundled_config())
+    return model_of_encoding(arguments.encoding, arguments.base)
+
+
+def _is_evaluated(step: int, every: int) -> bool:
+    """Whether a step has a checkpoint: training is fastest at its beginning."""
+    return step % every == 0 or (FIRST_CHECKPOINT <= step < every and step.bit_count() == 1)
+
+
+def _optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.AdamW:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
@@ -115,11 +131,11 @@ def _schedule(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def _evaluate(model: LlamaForCausalLM, text: bytes, step: int, losses: list[float], seconds: float, out: Path) -> None:
+def _evaluate(model: PreTrainedModel, text: bytes, step: int, losses: list[float], seconds: float, out: Path) -> None:
     model.eval()
 
     def logits(tokens: torch.Tensor) -> torch.Tensor:
-        return model(input_ids=tokens).logits
+        return torch.as_tensor(model(input_ids=tokens).logits)
 
     first, second = repeat_gain(logits, text)
     record = {
@@ -138,7 +154,7 @@ def _evaluate(model: LlamaForCausalLM, text: bytes, step: int, losses: list[floa
     model.train()
 
 
-def _save_state(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, out: Path) -> None:
+def _save_state(model: PreTrainedModel, optimizer: torch.optim.Optimizer, step: int, out: Path) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
@@ -146,7 +162,7 @@ def _save_state(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step:
     write_atomically(out / "state.safetensors", save(tensors | {"step": torch.tensor(step)}))
 
 
-def _resume(model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, out: Path) -> int:
+def _resume(model: PreTrainedModel, optimizer: torch.optim.Optimizer, out: Path) -> int:
     if not (out / "state.safetensors").exists():
         return 0
     tensors = load_file(out / "state.safetensors")

@@ -96,5 +96,8 @@ class CheckedOnce:
 
 def check_each_definition_once() -> None:
     """Let the import hook of jaxtyping use `CheckedOnce` from now on."""
+    # What a hooked module imports first is compiled anew by the hook, with warnings that are errors in the tests.
+    import transformers.modeling_utils  # noqa: F401
+
     if not isinstance(jaxtyping.jaxtyped, CheckedOnce):
         jaxtyping.jaxtyped = CheckedOnce(jaxtyping.jaxtyped)

@@ -4,14 +4,16 @@ import hashlib
 import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
 from positional_heads.zoo import bundled as zoo
 from positional_heads.zoo import train as training
-from positional_heads.zoo.architecture import byte_tokenizer
+from positional_heads.zoo.architecture import ENCODINGS, byte_tokenizer, model_of_encoding
 from positional_heads.zoo.curriculum import make_example
 from positional_heads.zoo.recall_check import passkey_recall, repeat_gain
 from positional_heads.zoo.training_checkpoints import load_checkpoint, save_checkpoint
@@ -98,12 +100,17 @@ def test_examples_have_their_length_and_weigh_their_answers(length):
     assert kinds == {"passkey", "facts", "other"}
 
 
-def test_training_resumes(tmp_path, monkeypatch):
-    for evaluation in (passkey_recall, repeat_gain):  # of few examples: nothing here depends on what they find
+@pytest.fixture
+def short(tmp_path, monkeypatch):
+    """Arguments of a short training; its evaluations have few examples, as nothing depends on what they find."""
+    for evaluation in (passkey_recall, repeat_gain):
         monkeypatch.setattr(training, evaluation.__name__, partial(evaluation, examples=2))
     text = tmp_path / "text.txt"
     text.write_text(ph.bundled_text()[:30000])
-    short = ["--text", str(text), "--tokens-per-step", "512", "--evaluate-every", "100"]
+    return ["--text", str(text), "--tokens-per-step", "512", "--evaluate-every", "100"]
+
+
+def test_training_resumes(tmp_path, short):
     training.main([*short, "--out", str(tmp_path / "whole"), "--tokens", "4096"])
     training.main([*short, "--out", str(tmp_path / "halves"), "--tokens", "4096", "--stop-at", "3"])
     assert not (tmp_path / "halves" / "model").exists()
@@ -113,3 +120,27 @@ def test_training_resumes(tmp_path, monkeypatch):
     checkpoint = load_checkpoint(tmp_path / "whole" / "checkpoints" / "step-000008.safetensors")
     assert checkpoint.keys() == whole.keys()
     assert all(torch.allclose(checkpoint[name], tensor, atol=2e-3) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_models_of_each_encoding_are_trained_and_differ_in_positions_alone(encoding, tmp_path, short):
+    torch.manual_seed(0)
+    untrained = model_of_encoding(encoding)
+    sizes = {name: parameter.numel() for name, parameter in untrained.named_parameters() if "wpe" not in name}
+    assert sum(sizes.values()) == pytest.approx(0.66e6, rel=0.01)
+    training.main([*short, "--encoding", encoding, "--out", str(tmp_path / "run"), "--tokens", "1024"])
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model", attn_implementation="eager").eval()
+    before, after = untrained.state_dict(), trained.state_dict()
+    moved = {name: not torch.equal(before[name], after[name]) for name in before}
+    positions = "transformer.wpe.weight"
+    assert {name for name in moved if not moved[name]} <= ({positions} if encoding in {"sinusoidal", "none"} else set())
+    words = torch.tensor([[256, *b"in the beginning"]])
+    attention = trained(words, output_attentions=True).attentions[0] if encoding == "none" else None
+    if encoding == "none":  # layer 0 sees tokens alone: equal tokens are attended to alike
+        same = [i for i, token in enumerate(words[0].tolist()) if token == ord("n")]
+        assert attention[0, :, -1, same].std(dim=-1).max() < 1e-6
+    if encoding == "sinusoidal":
+        rows, columns = np.arange(512)[:, None], np.arange(128)
+        angle = rows / 10000 ** (columns // 2 * 2 / 128)
+        expected = 0.05 * np.sqrt(2) * np.where(columns % 2, np.cos(angle), np.sin(angle))
+        np.testing.assert_allclose(after[positions].numpy(), expected, atol=1e-5)
