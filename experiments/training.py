@@ -3,8 +3,8 @@
     python experiments/training.py kjv.txt runs                         # every run, in order; a killed one resumes
     python experiments/training.py kjv.txt runs rotary-1e3-0 none-1     # some runs
 
-A run differs from the others in its encoding, base and seed alone: 6 million tokens, ten minutes on a core. What is kept
-of it here is its last checkpoint, in 8 bits, and the log of its training: experiments/training.
+A run differs from the others in its encoding, base and seed alone: 6 million tokens, ten minutes on a core. What is
+kept of it here is its last checkpoint, in 8 bits, and the log of its training: experiments/training.
 """
 
 import shutil
