@@ -21,6 +21,8 @@ import typer
 
 import positional_heads as ph
 from positional_heads import cli, views
+from positional_heads.bridge import resolve
+from positional_heads.bridge.active_extension import active_extension
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import plan as cli_plan
@@ -343,9 +345,16 @@ def first_part_only(parts: Mapping[str, Any], run: Callable[[Any], Any], **_: An
     raise Done
 
 
+def proven_once(prove: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Prove what the model rotates once, and not for each value: extensions apart, nothing here changes it."""
+    plain = prove(model)
+    return lambda other: plain if active_extension(other) is None else prove(other)
+
+
 if __name__ == "__main__":
     tried: list[str] = []
     model = ph.load_bundled_model()
+    resolve._resolved = proven_once(resolve._resolved)
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
     recommendation.run_parts = candidates.run_parts = first_part_only
