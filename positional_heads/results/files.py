@@ -35,6 +35,7 @@ ABLATION = ResultKind("positional_heads.AblationStudy", "study.safetensors", "po
 EXTRAPOLATION = ResultKind(
     "positional_heads.ExtrapolationStudy", "extrapolation.safetensors", "positional-heads extrapolate"
 )
+JUMPS = ResultKind("positional_heads.JumpStudy", "jumps.safetensors", "JumpStudy.save")
 EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "HeadExamples.save")
 PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
 HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "positional-heads profile")

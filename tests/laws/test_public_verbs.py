@@ -14,7 +14,7 @@ VERBS = {name: getattr(ph, name) for name in ph.__all__ if inspect.isfunction(ge
 ON_A_MODEL = {name: verb for name, verb in VERBS.items() if "model" in inspect.signature(verb).parameters}
 TEXT = ("score_heads", "score_shard", "profile_heads", "contribution_profile", "head_examples")
 TEXT += ("dominant_dimension_cache",)
-STUDIES = ("extrapolation_study", "base_sweep")
+STUDIES = ("extrapolation_study", "base_sweep", "jump_study")
 MAY_DIFFER = {
     "heads": "what acts on heads needs some; what may act on all of them takes None, and `evaluate` none",
     "task": "a study has a default; a study of lengths makes the task at each length and takes its name only",

@@ -24,7 +24,7 @@ from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_recommendation import planted_recommendation
-from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_study
+from tests.support.synthetic_studies import LAYERS, all_heads, planted_extrapolation, planted_jumps, planted_study
 
 HOSTILE = "</td><script>alert(1)</script>\0\ud800 <img src=x onerror=alert(2)> & $x_{"
 
@@ -110,6 +110,7 @@ RECORDS = {
     "HeadPlan": head_plan,
     "PairPlan": pair_plan,
     "PlanStudy": plan_study,
+    "JumpStudy": planted_jumps,
     "Recommendation": lambda name: planted_recommendation(name=name),
 }
 

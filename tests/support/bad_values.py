@@ -157,6 +157,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "depths": 1,
             "examples": 1,
         },
+        "jump_study": {"model": model, "tokens": " ".join(TEXTS), "training_length": 64, "samples": 8},
         "base_sweep": {
             "model": model,
             "tokens": " ".join(TEXTS),

@@ -9,6 +9,7 @@ from positional_heads.core.head_sets import distinct_sets, study_sets
 from positional_heads.core.heads import Head
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.jump_study import JumpStudy
 
 LAYERS, HEADS = 4, 8
 
@@ -100,3 +101,17 @@ def planted_extrapolation(
         training_length=trained,
         provenance={"model": {"name": name}, "task": {"name": "planted"}, "data": {"sequences": 1}},
     )
+
+
+def planted_jumps(name: str = "planted", heads: int = 12) -> JumpStudy:
+    """Curves that step at 64 tokens by other amounts for each head; predictions miss these by a tenth, or by more."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.linspace(-1, 2, heads, dtype=torch.float64)[:, None]
+    noise = torch.randn(3, heads, 1, generator=generator, dtype=torch.float64)
+    places = torch.tensor([*range(0, 60, 5), *range(60, 68)])
+    measured = 4 + steps * (torch.arange(68) >= 64) + torch.randn(heads, 68, generator=generator).double() / 20
+    predicted = 4 + (steps + noise[0] / 10) * (places >= 64)
+    held = 4 + (steps / 2 + noise[1] / 10) * (places >= 64)
+    frequencies = torch.tensor([1.0, 0.1, 0.01]).double().expand(heads, 3)
+    named = [Head(0, head) for head in range(heads)]
+    return JumpStudy(named, measured, places, predicted, held, frequencies, 64, {"model": {"name": name}})

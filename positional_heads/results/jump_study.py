@@ -1,0 +1,190 @@
+"""The record of the jump study: D just beyond the training length, as it is and as queries and keys predict it."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from positional_heads.core.allocation import jump_at
+from positional_heads.core.heads import Head
+from positional_heads.core.rotary import wavelengths
+from positional_heads.core.statistics import rank_correlation
+from positional_heads.results.files import JUMPS
+from positional_heads.results.record import Record, computed_once, json_rows
+from positional_heads.results.text import printable
+from positional_heads.results.verdicts import VISIBLE_JUMP
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESAMPLES = 2000
+PREDICTIONS = {"rotation": "predicted", "seen angles alone": "seen", "the step before": "before"}
+"""What each prediction is called, and its column."""
+FEWEST_HEADS = 8
+"""Fewer heads give no interval over heads."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class JumpStudy(Record):
+    """Curves of D of every head around the training length: measured, and predicted from shorter texts.
+
+    Attributes:
+        heads: The heads, in the order of the first axis.
+        measured: Mean dominant dimension at each distance, in runs beyond the training length.
+        places: Some distances: spread over all, and closer around the training length.
+        predicted: Mean D there by rotation alone, from queries and keys of other sequences within the training length.
+        held: Predicted with the pairs whose wavelength exceeds the training length held at the angle that they have
+            there: no pair meets an angle that it never saw.
+        frequencies: Frequency of each pair of each head, in radians per token.
+        training_length: Tokens that the model was trained on.
+        provenance: Versions, model, data and settings.
+    """
+
+    heads: list[Head]
+    measured: Float64[Tensor, "head distance"]
+    places: Int[Tensor, " place"]
+    predicted: Float64[Tensor, "head place"]
+    held: Float64[Tensor, "head place"]
+    frequencies: Float64[Tensor, "head pair"]
+    training_length: int
+    provenance: dict[str, Any]
+
+    saved_as = JUMPS
+
+    @property
+    def description(self) -> str:
+        """Model, heads and lengths, in one line."""
+        name = printable(self.model_name, newlines=False)
+        reach = self.measured.shape[1]
+        return (
+            f"{name}, trained on {self.training_length} tokens: D of {len(self.heads)} heads up to distance {reach - 1}"
+        )
+
+    @property
+    def window(self) -> int:
+        """Distances averaged on either side of the training length."""
+        return self.measured.shape[1] - self.training_length
+
+    def unseen(self) -> Float64[Tensor, " head"]:
+        """Pairs of each head with a wavelength above the training length: beyond it they meet angles they never saw."""
+        return (wavelengths(self.frequencies) > self.training_length).sum(-1).double()
+
+    @computed_once
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per head.
+
+        `step` is mean D just beyond the training length less mean D just within, in pairs; `predicted` the same by
+        rotation alone; `seen` the predicted step with no pair at an angle that it never saw; `before` the measured step
+        one window earlier, a control; `jump` is the measured step in standard deviations of such steps elsewhere
+        (`ExtrapolationStudy.by_head`).
+        """
+        import pandas as pd
+
+        every = torch.arange(self.measured.shape[1])
+        return pd.DataFrame(
+            {
+                "name": [str(head) for head in self.heads],
+                "step": self._step(self.measured, every).numpy(),
+                "predicted": self._step(self.predicted, self.places).numpy(),
+                "seen": self._step(self.held, self.places).numpy(),
+                "before": self._step(self.measured, every, self.window).numpy(),
+                "jump": jump_at(self.measured, self.training_length, self.window).numpy(),
+                "unseen_pairs": self.unseen().long().numpy(),
+            }
+        )
+
+    @computed_once
+    def agreement(self, level: float = 0.95, seed: int = 0) -> "pd.DataFrame":
+        """How well each prediction tells the measured steps of the heads, with intervals over heads.
+
+        `explained` is the share of the variance of the steps that the prediction leaves no error in, without any
+        parameter fitted; `p_value` that of the rank correlation, by permuting heads.
+
+        Args:
+            level: Coverage of the intervals.
+            seed: Seed of resamples and permutations.
+        """
+        import pandas as pd
+
+        frame, rng = self.to_frame().dropna(subset=["step"]), np.random.default_rng(seed)
+        step, count = frame["step"].to_numpy(), len(frame)
+        draws = rng.integers(count, size=(RESAMPLES, count)) if count else np.empty((0, 0), int)
+        lines = []
+        for name, column in PREDICTIONS.items():
+            told = frame[column].to_numpy()
+            found = _agreement(step, told)
+            resampled = np.array([_agreement(step[draw], told[draw]) for draw in draws])
+            enough = count >= FEWEST_HEADS
+            ends = [(1 - level) / 2, (1 + level) / 2]
+            low, high = np.nanquantile(resampled, ends, axis=0) if enough else np.full((2, 2), np.nan)
+            permuted = np.array([_agreement(step, rng.permutation(told))[0] for _ in range(RESAMPLES)])
+            lines.append(
+                {
+                    "prediction": name,
+                    "correlation": found[0],
+                    "correlation_low": low[0],
+                    "correlation_high": high[0],
+                    "p_value": (1 + (permuted >= found[0]).sum()) / (1 + RESAMPLES) if enough else np.nan,
+                    "explained": found[1],
+                    "explained_low": low[1],
+                    "explained_high": high[1],
+                    "heads": count,
+                }
+            )
+        return pd.DataFrame(lines)
+
+    @property
+    def verdict(self) -> str:
+        """Whether the jump follows from queries and keys, and from angles that pairs never saw, in words."""
+        frame, (whole, seen, before) = self.to_frame(), self.agreement().to_dict("records")
+        visible = int((frame["jump"].abs() > VISIBLE_JUMP).sum())
+        follows = whole["correlation_low"] > 0 and whole["explained_low"] > 0
+        told = (
+            f"rank correlation {whole['correlation']:.2f} ({whole['correlation_low']:.2f} to "
+            f"{whole['correlation_high']:.2f}), {whole['explained']:.0%} of their variance explained without a fit"
+        )
+        answer = (
+            "follow from rotation alone: queries and keys within the training length, turned further, give them"
+            if follows
+            else "do not follow from rotation alone"
+        )
+        return (
+            f"The steps of D of {whole['heads']} heads across {self.training_length} tokens {answer} ({told}). With no "
+            f"pair at an angle that it never saw, {seen['explained']:.0%} would be explained; by the step before, "
+            f"{before['explained']:.0%}. {visible} of them jump visibly (more than {VISIBLE_JUMP:g} sd)."
+        )
+
+    def _step(
+        self, curve: Float64[Tensor, "head place"], places: Int[Tensor, " place"], back: int = 0
+    ) -> Float64[Tensor, " head"]:
+        """Mean D over the window beyond the training length less that over the window within; or of windows before."""
+        at = places - (self.training_length - back)
+        within, beyond = (curve[:, (at >= low) & (at < low + self.window)].nanmean(-1) for low in (-self.window, 0))
+        return beyond - within
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "table": json_rows(self.to_frame()),
+            "agreement": json_rows(self.agreement()),
+            "heads": [str(head) for head in self.heads],
+            "training_length": self.training_length,
+            "provenance": self.provenance,
+        }
+
+    @classmethod
+    def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "JumpStudy":
+        heads = [Head.parse(name) for name in content["heads"]]
+        return cls(heads=heads, training_length=content["training_length"], provenance=content["provenance"], **tensors)
+
+
+def _agreement(step: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Rank correlation, and the share of variance explained; NaN where heads do not differ."""
+    variation = float(((step - step.mean()) ** 2).sum()) if len(step) else 0.0
+    if variation == 0 or np.ptp(predicted) == 0:
+        return np.nan, np.nan
+    explained = 1 - float(((step - predicted) ** 2).sum()) / variation
+    return rank_correlation(torch.from_numpy(step.copy()), torch.from_numpy(predicted.copy())), explained
