@@ -10,8 +10,9 @@ from torch import Tensor
 
 from positional_heads.core.allocation import jump_at
 from positional_heads.core.heads import Head
+from positional_heads.core.rank_agreement import row_correlations
 from positional_heads.core.rotary import wavelengths
-from positional_heads.core.statistics import rank_correlation
+from positional_heads.core.statistics import permutation_p
 from positional_heads.results.files import JUMPS
 from positional_heads.results.record import Record, computed_once, json_rows
 from positional_heads.results.text import printable
@@ -110,27 +111,30 @@ class JumpStudy(Record):
         import pandas as pd
 
         frame, rng = self.to_frame().dropna(subset=["step"]), np.random.default_rng(seed)
-        step, count = frame["step"].to_numpy(), len(frame)
-        draws = rng.integers(count, size=(RESAMPLES, count)) if count else np.empty((0, 0), int)
+        columns = {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in ("step", *PREDICTIONS.values())}
+        step, count, ends = columns["step"], len(frame), torch.tensor([(1 - level) / 2, (1 + level) / 2]).double()
+        draws = torch.from_numpy(rng.integers(count, size=(RESAMPLES, count)))
+        orders = torch.from_numpy(rng.permuted(np.tile(np.arange(count), (RESAMPLES, 1)), axis=1))
         lines = []
         for name, column in PREDICTIONS.items():
-            told = frame[column].to_numpy()
-            found = _agreement(step, told)
-            resampled = np.array([_agreement(step[draw], told[draw]) for draw in draws])
-            enough = count >= FEWEST_HEADS
-            ends = [(1 - level) / 2, (1 + level) / 2]
-            low, high = np.nanquantile(resampled, ends, axis=0) if enough else np.full((2, 2), np.nan)
-            permuted = np.array([_agreement(step, rng.permutation(told))[0] for _ in range(RESAMPLES)])
+            predicted = columns[column]
+            correlation, explained = _agreement(step[None], predicted[None])
+            both = _agreement(step[draws], predicted[draws])
+            permuted, _ = _agreement(step.expand(RESAMPLES, -1), predicted[orders])
+            unknown = [np.nan] * 2
+            (low, high), (least, most) = (
+                torch.nanquantile(one, ends).tolist() if count >= FEWEST_HEADS else unknown for one in both
+            )
             lines.append(
                 {
                     "prediction": name,
-                    "correlation": found[0],
-                    "correlation_low": low[0],
-                    "correlation_high": high[0],
-                    "p_value": (1 + (permuted >= found[0]).sum()) / (1 + RESAMPLES) if enough else np.nan,
-                    "explained": found[1],
-                    "explained_low": low[1],
-                    "explained_high": high[1],
+                    "correlation": float(correlation),
+                    "correlation_low": low,
+                    "correlation_high": high,
+                    "p_value": permutation_p(-float(correlation), -permuted) if count >= FEWEST_HEADS else np.nan,
+                    "explained": float(explained),
+                    "explained_low": least,
+                    "explained_high": most,
                     "heads": count,
                 }
             )
@@ -181,10 +185,9 @@ class JumpStudy(Record):
         return cls(heads=heads, training_length=content["training_length"], provenance=content["provenance"], **tensors)
 
 
-def _agreement(step: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
-    """Rank correlation, and the share of variance explained; NaN where heads do not differ."""
-    variation = float(((step - step.mean()) ** 2).sum()) if len(step) else 0.0
-    if variation == 0 or np.ptp(predicted) == 0:
-        return np.nan, np.nan
-    explained = 1 - float(((step - predicted) ** 2).sum()) / variation
-    return rank_correlation(torch.from_numpy(step.copy()), torch.from_numpy(predicted.copy())), explained
+def _agreement(
+    step: Float64[Tensor, "row head"], predicted: Float64[Tensor, "row head"]
+) -> tuple[Float64[Tensor, " row"], Float64[Tensor, " row"]]:
+    """Rank correlation of each row, and the share of variance explained; NaN where heads do not differ."""
+    variation = (step - step.mean(1, keepdim=True)).square().sum(1)
+    return row_correlations(step, predicted), 1 - (step - predicted).square().sum(1) / variation

@@ -118,13 +118,7 @@ def jump_study(
             "versions": library_versions(),
             "model": model_provenance(model),
             "data": data_provenance(rows, longest, tokens),
-            "settings": {
-                "samples": samples,
-                "pairs": pairs,
-                "seed": seed,
-                "measured": len(measured_rows),
-                "predicting": len(others),
-            },
+            "settings": {"samples": samples, "pairs": pairs, "seed": seed} | used,
         },
     )
 

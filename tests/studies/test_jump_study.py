@@ -39,7 +39,7 @@ def test_a_curve_is_the_mean_over_pairs_of_queries_and_keys_turned_apart():
 
 @pytest.fixture(scope="module")
 def jumps(bundled):
-    return ph.jump_study(bundled, ph.bundled_text()[:3000], training_length=64, sequences=8, samples=4096)
+    return ph.jump_study(bundled, ph.bundled_text()[:3000], training_length=64, sequences=8, samples=1024)
 
 
 def test_a_study_measures_what_scoring_does_and_predicts_from_the_other_sequences(bundled, jumps):
@@ -58,9 +58,8 @@ def test_a_study_measures_what_scoring_does_and_predicts_from_the_other_sequence
         turned = (q[:, None] * k[None].conj() * torch.polar(torch.ones(pairs).double(), frequencies * distance)).real
         weights = turned.softmax(-1)
         every = (weights * torch.arange(pairs)).sum(-1)
-        assert float(jumps.predicted[head, place]) == pytest.approx(
-            float(every.mean()), abs=5 * float(every.std()) / 64
-        )
+        found, error = float(jumps.predicted[head, place]), 5 * float(every.std()) / 32
+        assert found == pytest.approx(float(every.mean()), abs=error)
 
 
 def test_pairs_are_held_where_their_angles_would_be_unseen(jumps):
