@@ -44,6 +44,7 @@ class RotaryLayer:
         sense: 1, or -1 where pairs rotate clockwise with position (NanoChat).
         plain: Whether a plain run was seen to show what the bridge does (see `bridge.plain_capture`).
             It says how the layer can be read, and nothing about what it computes, so it is no part of provenance.
+        n_kv_heads: Number of key heads in the probe run; query heads share them evenly, in their order.
     """
 
     layer: int
@@ -60,18 +61,23 @@ class RotaryLayer:
     sense: int = 1
     frequencies: str = field(default="", repr=False)
     plain: bool = field(default=False, repr=False, compare=False)
+    n_kv_heads: int = field(default=0, repr=False, compare=False)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What identifies the layer's rotation, as JSON."""
-        fields = asdict(self)
-        fields.pop("plain")
-        return fields
+        return {name: value for name, value in asdict(self).items() if name not in {"plain", "n_kv_heads"}}
 
     @property
     def n_pairs(self) -> int:
         """Number of rotary pairs."""
         return self.rotary_dim // 2
+
+    def readers(self, head: int) -> list[int]:
+        """The query heads that read the key head of a query head, that one among them."""
+        group = self.n_heads // self.n_kv_heads
+        first = head // group * group
+        return list(range(first, first + group))
 
     @property
     def records(self) -> Literal["scores", "pattern"]:

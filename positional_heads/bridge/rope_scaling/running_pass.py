@@ -49,6 +49,8 @@ class RunningPass:
         Raises:
             UnsupportedModelError: If its rotary module does not return cos and sin, or has not been called yet.
         """
+        if rotary.table == "embed_positions":
+            return rotary.phase(self.model, {}, torch.arange(length)[None])[0]
         layer_types = getattr(self.model.original_model.config.get_text_config(), "layer_types", None)
         call = self._rotary_calls.get(layer_types[rotary.layer]) if layer_types else None
         call = call or self._rotary_calls.get(None)
