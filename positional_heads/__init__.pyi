@@ -31,6 +31,7 @@ from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
 from .results.head_plan import HeadPlan as HeadPlan
 from .results.head_profile import HeadProfile as HeadProfile
+from .results.manipulation import ManipulationStudy as ManipulationStudy
 from .results.pair_plan import PairPlan as PairPlan
 from .results.pair_plan import pair_plan as pair_plan
 from .results.pair_statistics import PairStatistics as PairStatistics
@@ -53,6 +54,7 @@ from .studies.ablation import ablation_study as ablation_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads
+from .studies.manipulation import manipulation_study as manipulation_study
 from .studies.pair_study import pair_study as pair_study
 from .studies.plan_study import plan_study as plan_study
 from .studies.recommendation import recommend_extension as recommend_extension
