@@ -19,16 +19,10 @@ from positional_heads.core.heads import Head
 from positional_heads.results.ablation_tables import effects_table
 from positional_heads.results.answered_sets import AnsweredSets, saved_values
 from positional_heads.results.files import MANIPULATION
-from positional_heads.results.manipulation_tables import (
-    ALL_COUNTS,
-    EVERY,
-    KINDS,
-    MEANINGS,
-    ManipulatedSet,
-    manipulation_contrasts,
-)
-from positional_heads.results.manipulation_verdict import DONE, done, manipulation_verdict
+from positional_heads.results.manipulation_tables import ManipulatedSet, manipulation_contrasts
+from positional_heads.results.manipulation_verdict import manipulation_verdict
 from positional_heads.results.plan_checks import check_measured, check_set, check_shape
+from positional_heads.results.printed_manipulations import ALL_COUNTS, DONE, EVERY, KINDS, MEANINGS, done
 from positional_heads.results.ranked_heads import ranked_heads
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.tables import ROWS
@@ -49,7 +43,7 @@ class ManipulationStudy(AnsweredSets):
         task: Name of the task.
         rows: Properties of each answer: unit, reach, and, by task, length, depth, distance, position.
         cells: Every set of manipulated pairs and its role in the study, the run without any first. Its `heads` are
-            texts, a head and its pairs each, e.g. "L1H2:12-15"; its `k` is the number of pairs of each head.
+            texts, a head and its pairs each, e.g. "L1H2:3,12-15"; its `k` is the number of pairs of each head.
         values: Every measure of each answer under each distinct set, in the order of `sets`.
         heads: The top heads, the highest first.
         frequencies: Frequency of each pair of these heads in radians per token; NaN beyond a layer's last pair.

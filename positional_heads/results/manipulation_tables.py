@@ -15,37 +15,18 @@ from torch import Tensor
 from positional_heads.core.head_sets import AnySet, StudySet, by_kind
 from positional_heads.core.statistics import holm, permutation_p
 from positional_heads.results.effects import UnitMeans
-from positional_heads.results.tables import ResultTable
+from positional_heads.results.printed_manipulations import (
+    ALL_COUNTS,
+    CHOSEN,
+    COLUMNS,
+    KINDS,
+    PERMUTED,
+    RANDOM_HEADS,
+    RANDOM_PAIRS,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CHOSEN = ("slowest", "fastest", "dominant")
-"""Pairs of the top heads that are no random ones."""
-RANDOM_PAIRS, RANDOM_HEADS, PERMUTED, EVERY = "random pairs", "random heads", "permuted heads", "all pairs"
-KINDS = (*CHOSEN, RANDOM_PAIRS, RANDOM_HEADS, PERMUTED, EVERY)
-"""Roles of sets: some pairs of the top heads; the slowest of random heads, or of the top ones of permuted rankings; all
-pairs of the top heads."""
-SHOWN = (*CHOSEN, RANDOM_PAIRS, RANDOM_HEADS, EVERY)
-ALL_COUNTS = "all"
-"""The number of pairs of rows that average over all."""
-COLUMNS = (
-    *("kind", "against", "pairs", "reach", "effect", "contrast"),
-    *("low", "high", "p_value", "p_holm", "draws"),
-)
-MEANINGS = {
-    "pairs": "manipulated pairs of each head",
-    **{kind: f"effect of manipulating the {kind} pairs of the top heads; negative is harm" for kind in CHOSEN},
-    RANDOM_PAIRS: "mean effect of as many pairs of each of these heads, drawn at random",
-    RANDOM_HEADS: "mean effect of the slowest pairs of other heads, as many in every layer",
-    EVERY: "effect of all pairs of the top heads",
-    "kind": "which pairs of the top heads",
-    "against": "random pairs of the same heads, or the slowest pairs of random heads in the same layers",
-    "contrast": "effect minus the mean effect of what it is compared with",
-    "p_value": "share of random pairs, or of permuted rankings of the heads, that hurt at least as much",
-    "p_holm": "the same after Holm's correction for the contrasts of a study",
-    "draws": "number of random rankings of the pairs, or of permuted rankings of the heads",
-}
 
 
 @dataclass(frozen=True)
@@ -129,29 +110,3 @@ def _over_counts(
     """Changes of the sets of a kind, averaged over numbers of pairs: those of one number are of one ranking."""
     sets = by_kind(cells, kind)
     return torch.stack([units.changes(sets.get(count, [])) for count in counts]).mean(0)
-
-
-def dose_table(effects: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """The effects of a study, one line for every range and number of pairs.
-
-    Args:
-        effects: Rows of `ManipulationStudy.effects`.
-    """
-    lines: dict[tuple[str, int], dict[str, Any]] = {}
-    for row in sorted((row for row in effects if row["kind"] in SHOWN), key=lambda row: row["pairs"]):
-        line = lines.setdefault((row["reach"], row["pairs"]), {"reach": row["reach"], "pairs": row["pairs"]})
-        line[row["kind"]] = row["effect"]
-    known = {name for line in lines.values() for name in line}
-    order = {reach: place for place, reach in enumerate(dict.fromkeys(row["reach"] for row in effects))}
-    rows = sorted(lines.values(), key=lambda line: order[line["reach"]])
-    return ResultTable([name for name in ("reach", "pairs", *SHOWN) if name in known], rows, MEANINGS)
-
-
-def contrast_table(contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
-    """The contrasts of a study over all numbers of pairs.
-
-    Args:
-        contrasts: Rows of `ManipulationStudy.contrasts`.
-    """
-    over = [row for row in contrasts if row["pairs"] == ALL_COUNTS]
-    return ResultTable([name for name in COLUMNS if name != "pairs"], over, MEANINGS)

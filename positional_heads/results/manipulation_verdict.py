@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.effects import INTERACTION
-from positional_heads.results.manipulation_tables import ALL_COUNTS, EVERY, RANDOM_HEADS, RANDOM_PAIRS
+from positional_heads.results.printed_manipulations import ALL_COUNTS, EVERY, RANDOM_HEADS, RANDOM_PAIRS
 from positional_heads.results.text import p_text
 from positional_heads.results.verdicts import ALPHA, unable_verdict
 
@@ -14,12 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DOING = {"freeze": "Freezing", "zero": "Zeroing", "scale": "Scaling the frequencies of"}
-DONE = {"freeze": "frozen", "zero": "zeroed", "scale": "scaled"}
-
-
-def done(how: str, factor: float | None) -> str:
-    """What was done to pairs, as a participle: "frozen", "scaled by 0.5"."""
-    return DONE[how] if factor is None else f"{DONE[how]} by {factor:g}"
 
 
 def manipulation_verdict(

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from positional_heads.core.head_sets import study_sets
 from positional_heads.core.heads import Head
 from positional_heads.core.number_ranges import number_ranges
-from positional_heads.results.manipulation_tables import EVERY, PERMUTED, RANDOM_HEADS, RANDOM_PAIRS, ManipulatedSet
+from positional_heads.results.manipulation_tables import ManipulatedSet
+from positional_heads.results.printed_manipulations import EVERY, PERMUTED, RANDOM_HEADS, RANDOM_PAIRS
 
 Moved = Mapping[Head, tuple[int, ...]]
 """The manipulated pairs of each head."""

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from jaxtyping import Float64
@@ -25,7 +25,7 @@ from positional_heads.core.head_sets import AnySet, distinct_sets, set_name
 from positional_heads.core.heads import Head
 from positional_heads.results.ablation import RankBy
 from positional_heads.results.manipulation import ManipulationStudy
-from positional_heads.results.manipulation_tables import RANDOM_HEADS
+from positional_heads.results.printed_manipulations import RANDOM_HEADS
 from positional_heads.results.scores import HeadScores
 from positional_heads.scoring.profile import contribution_profile
 from positional_heads.studies.ablation import (
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 Manipulation = Literal["freeze", "zero", "scale"]
 SHARES = (1 / 8, 1 / 4, 1 / 2)
 """Shares of the pairs of a head that are manipulated if no counts are given."""
-SHARED = "split"
+SHARED: Final = "split"
 """Query heads are manipulated alone, each as with an own copy of the key head that it shares."""
 
 
@@ -204,7 +204,7 @@ def manipulation_study(
 
 
 @contextmanager
-def _manipulated(model: TransformerLensModel, moved: Moved, how: str, factor: float | None) -> Iterator[None]:
+def _manipulated(model: TransformerLensModel, moved: Moved, how: Manipulation, factor: float | None) -> Iterator[None]:
     """A block in which these pairs of each head are manipulated; heads with the same pairs share one block."""
     together: dict[tuple[int, ...], list[Head]] = {}
     for head, pairs in moved.items():

@@ -10,8 +10,7 @@ from positional_heads.core.arguments import checked
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.effects import INTERACTION
 from positional_heads.results.manipulation import ManipulationStudy
-from positional_heads.results.manipulation_tables import EVERY, RANDOM_HEADS, RANDOM_PAIRS
-from positional_heads.results.manipulation_verdict import done
+from positional_heads.results.printed_manipulations import EVERY, RANDOM_HEADS, RANDOM_PAIRS, done
 from positional_heads.views.figures import NORMAL, PALETTE, Picture, readable, share_legend
 
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ LOOKS: Mapping[str, Look] = {
 }
 LOOKS_OF_PAIRS: Mapping[str, Look] = {
     "slowest": ("slowest pairs", PALETTE[1], "o", "-"),
+    EVERY: ("all pairs", "black", "x", ""),
     "dominant": ("dominant pairs", PALETTE[2], "^", "-."),
     "fastest": ("fastest pairs", PALETTE[0], "v", ":"),
     RANDOM_PAIRS: ("random pairs, same heads: mean and each", "0.35", "s", "--"),
     RANDOM_HEADS: ("slowest pairs of random heads, mean", PALETTE[3], "D", (0, (1, 1))),
-    EVERY: ("all pairs", "black", "x", ""),
 }
 UNITS = {"log_prob": " (nats per token)", "exact": " (share of answers)"}
 SPREAD = 0.08
