@@ -19,7 +19,7 @@ from torch import Tensor
 
 from positional_heads.bridge.active_extension import ActiveExtension, active_extension, clear_active, set_active
 from positional_heads.bridge.attention_interface import Attend
-from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, built_in_table, plain_rope
@@ -75,6 +75,7 @@ class Extension:
             # other heads of a layer are rotated back, and again by the model's own phases, which are one row's
             equal_rows=not self.method.rewrites_scores
             or ((self._by_heads or self.method.edits_own) and self._own_follows_length),
+            pads=self.method.edits_own,
         )
 
     def __repr__(self) -> str:
@@ -206,7 +207,7 @@ class Extension:
         layers = list(self.chosen)
         if self.rewrites_scores:
             self._rewriting.watch(undo)
-            hooks = recording_hooks(self.model, layers, self._scores)
+            hooks = [*self._rewriting.position_hooks, *recording_hooks(self.model, layers, self._scores)]
         else:
             hooks = [
                 (hook_name(layer, name), self._replacing(layer, part))
@@ -215,11 +216,26 @@ class Extension:
             ]
         self._hooks = {id(hook): hook for _, hook in hooks}
         undo.enter_context(self.model.hooks(fwd_hooks=hooks))
+        if self.rewrites_scores:
+            points = self.model.hook_dict  # once: TransformerLens builds it at each access
+            self._placed = [
+                (points[name], handle.hook.id)
+                for name, hook in hooks
+                for handle in points[name].fwd_hooks
+                if handle.user_hook is hook
+            ]
+            undo.callback(self.model.original_model.register_forward_pre_hook(self._reorder).remove)
 
     def owns(self, hook: Any) -> bool:
         """Whether a hook is one of its own, or of the extension around it."""
         # others' hooks need not be hashable
         return id(hook) in self._hooks or (self.outer is not None and self.outer.owns(hook))
+
+    def _reorder(self, *_: Any) -> None:
+        """Before a pass: scores are rewritten before others' hooks edit them, from what others made of q and k."""
+        for point, number in self._placed:
+            if number in point._forward_hooks:  # unless somebody has reset all hooks
+                point._forward_hooks.move_to_end(number, last=not str(point.name).endswith(SCORES))
 
     def _scores(self, layer: int, record: Record) -> Tensor | None:
         return self._rewriting.scores(layer, record) if active_extension(self.model) is self else None
