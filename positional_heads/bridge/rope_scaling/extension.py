@@ -64,7 +64,6 @@ class Extension:
         self._own_follows_length = follows_length(self.model)  # later asked of the model with this extension
         # a pass asks twice per layer, and each answer copies the model's configuration
         self._table = lru_cache(maxsize=KEPT_TABLES)(self._computed_table)
-        self._refuse_unfit()
         self._rewriting = Rewriting(
             self.model,
             {layer: self.resolved.layers[layer] for layer in self.chosen},
@@ -77,6 +76,7 @@ class Extension:
             or ((self._by_heads or self.method.edits_own) and self._own_follows_length),
             pads=self.method.edits_own,
         )
+        self._refuse_unfit()
 
     def __repr__(self) -> str:
         settings = reprlib.repr(dict(self.method.settings))  # shortens long lists
@@ -207,7 +207,11 @@ class Extension:
         layers = list(self.chosen)
         if self.rewrites_scores:
             self._rewriting.watch(undo)
-            hooks = [*self._rewriting.position_hooks, *recording_hooks(self.model, layers, self._scores)]
+            moved = [layer for layer in layers if self._rewriting.takes_moved(layer)]
+            for layer in moved:
+                self._rewriting.move_before(layer, self._acts, undo)
+            shown = [layer for layer in layers if layer not in moved]
+            hooks = [*self._rewriting.position_hooks, *recording_hooks(self.model, shown, self._scores)]
         else:
             hooks = [
                 (hook_name(layer, name), self._replacing(layer, part))
@@ -238,12 +242,16 @@ class Extension:
                 point._forward_hooks.move_to_end(number, last=not str(point.name).endswith(SCORES))
 
     def _scores(self, layer: int, record: Record) -> Tensor | None:
-        return self._rewriting.scores(layer, record) if active_extension(self.model) is self else None
+        return self._rewriting.scores(layer, record) if self._acts() else None
+
+    def _acts(self) -> bool:
+        return active_extension(self.model) is self
 
     def _refuse_unfit(self) -> None:
         for layer in self.chosen:
             rotary = self.resolved.layers[layer]
-            if self.rewrites_scores and rotary.holds == "pattern":
+            moved = self.method.edits_own and self._rewriting.takes_moved(layer)
+            if self.rewrites_scores and rotary.holds == "pattern" and not moved:
                 msg = f"layer {layer}: its attention scores cannot be edited, so {self.name} cannot be applied"
                 raise UnsupportedModelError(msg)
             self.method.refuse_unfit(rotary)

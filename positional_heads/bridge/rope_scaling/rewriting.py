@@ -15,12 +15,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.attention_interface import attention_module, scaled_dot_product, tables_kept
+from positional_heads.bridge.live_hooks import patch
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel
 from positional_heads.bridge.positions import LayerInputs
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryLayer, shown_entries
 from positional_heads.core.bands import Band, FreeChannels, banded_attention, banded_scores
 from positional_heads.core.contributions import expand_key_heads
+
+ATTEND = "_attn"
+"""GPT-J's own attention, a method that takes rotated queries and keys."""
 
 
 class _BeforeRotation(NamedTuple):
@@ -131,6 +135,44 @@ class Rewriting:
             new[row, parts.heads, :, :n_keys] = torch.where(unchanged, own[row], rebuilt)
         return new
 
+    def takes_moved(self, layer: int) -> bool:
+        """Whether queries and keys of a layer are moved before its attention, which shows no scores to rewrite."""
+        return (
+            self.layers[layer].holds == "pattern" and layer in self._inputs and hasattr(self._component(layer), ATTEND)
+        )
+
+    def move_before(self, layer: int, acts: Callable[[], bool], undo: ExitStack) -> None:
+        """Move queries and keys before Hugging Face's own attention takes them (GPT-J), until the stack is closed.
+
+        Possible where every query head has its own key head, and one rotation serves all distances.
+
+        Args:
+            layer: Which layer.
+            acts: Whether they are moved now.
+            undo: The stack.
+        """
+        component = self._component(layer)
+        attend = getattr(component, ATTEND)
+
+        def move_then_attend(query: Tensor, key: Tensor, *rest: Any, **more: Any) -> Any:
+            if not acts():
+                return attend(query, key, *rest, **more)
+            self.running.note(self._inputs[layer].positions())
+            own = {"hook_rot_q": query.transpose(1, 2), "hook_rot_k": key[:, :, -query.shape[2] :].transpose(1, 2)}
+            parts = self._before_rotation(layer, own, key.shape[2])
+            (band,) = parts.bands
+            # pairs side by side: another order of channels, the same in both
+            moved_q = parts.query.turned(band.query_phase[:, parts.query_pos].transpose(0, 1)).to(query.dtype)
+            moved_k = parts.key.turned(band.key_phase[:, parts.key_pos].transpose(0, 1)).to(key.dtype)
+            return attend(
+                query.index_copy(1, parts.heads, moved_q), key.index_copy(1, parts.heads, moved_k), *rest, **more
+            )
+
+        patch(component, ATTEND, move_then_attend, undo)
+
+    def _component(self, layer: int) -> Any:
+        return self.model.blocks[layer].attn.original_component
+
     @property
     def position_hooks(self) -> list[tuple[str, Callable[..., Any]]]:
         """Hooks that store the positions of layers that a model's rotary modules do not know."""
@@ -154,9 +196,10 @@ class Rewriting:
         device = rot_k.device
         heads = self.extended(layer, device).nonzero().flatten()
         length = 1 + max(int(query_pos.max()), int(key_pos.max()))
+        run_length = max(length, running.lengths[0])  # a model may count padding among its positions
         return _BeforeRotation(
             heads,
-            [band.of(heads) for band in self.bands(layer, length, device, run_length=running.lengths[0]) or []],
+            [band.of(heads) for band in self.bands(layer, length, device, run_length=run_length) or []],
             rotary.free_channels(rot_q, phase.to(rot_q.device), heads),
             rotary.free_channels(rot_k, key_phase.to(device), heads),
             query_pos.to(device),

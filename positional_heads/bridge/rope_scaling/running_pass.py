@@ -48,6 +48,8 @@ class RunningPass:
     def own_phase(self, rotary: RotaryLayer, length: int, run_length: int) -> Complex[Tensor, "{length} pair"]:
         """The model's own phases at a layer's positions 0 to length - 1 in a run of `run_length` tokens.
 
+        A model may count padding among its positions; then there are more of them than tokens.
+
         Raises:
             UnsupportedModelError: If its rotary module does not return cos and sin, or has not been called yet.
         """
@@ -57,6 +59,10 @@ class RunningPass:
         call = self._rotary_calls.get(layer_types[rotary.layer]) if layer_types else None
         call = call or self._rotary_calls.get(None)
         table = () if call is None else whole_table(*call, run_length)
+        if call is not None and length > run_length:  # only padding is there, or frequencies that follow no length
+            longer = whole_table(*call, length)
+            pairs = zip(table, longer, strict=True)
+            table = tuple(torch.cat([part, rest[..., run_length:, :]], dim=-2) for part, rest in pairs)
         if len(table) != 2:  # noqa: PLR2004
             msg = (
                 f"layer {rotary.layer}: the model's rotation of earlier positions is unknown: run the model once first"
