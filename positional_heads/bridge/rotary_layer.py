@@ -109,16 +109,23 @@ class RotaryLayer:
         return head_planes(vectors, self.layout, self.rotary_dim, self.n_heads)
 
     def free_channels(
-        self, vectors: Float[Tensor, "batch pos any_head d_head"], phase: Complex[Tensor, "#batch pos pair"]
+        self,
+        vectors: Float[Tensor, "batch pos any_head d_head"],
+        phase: Complex[Tensor, "#batch pos pair"],
+        heads: Int[Tensor, " chosen"] | None = None,
     ) -> FreeChannels:
-        """Queries or keys before rotation, for every query head.
+        """Queries or keys before rotation, for some query heads; for every one when None.
 
         Args:
             vectors: The rotated ones.
             phase: What they were rotated by.
+            heads: Which query heads.
         """
-        rest = expand_key_heads(vectors, self.n_heads)[..., self.rotary_dim :].transpose(1, 2)
-        return FreeChannels(unrotated(self.planes(vectors), phase[:, None]), rest.float())
+        vectors = expand_key_heads(vectors, self.n_heads)
+        vectors = vectors if heads is None else vectors[:, :, heads]
+        planes = head_planes(vectors, self.layout, self.rotary_dim, vectors.shape[2])
+        rest = vectors[..., self.rotary_dim :].transpose(1, 2)
+        return FreeChannels(unrotated(planes, phase[:, None]), rest.float())
 
     def scaled_scores(
         self, rot_q: Float[Tensor, "batch query_pos head d_head"], rot_k: Float[Tensor, "batch key_pos kv_head d_head"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from positional_heads.bridge.active_extension import ActiveExtension, active_extension, clear_active, set_active
 from positional_heads.bridge.attention_interface import Attend
-from positional_heads.bridge.model import Record, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, built_in_table, plain_rope
@@ -64,7 +64,6 @@ class Extension:
         self._own_follows_length = follows_length(self.model)  # later asked of the model with this extension
         # a pass asks twice per layer, and each answer copies the model's configuration
         self._table = lru_cache(maxsize=KEPT_TABLES)(self._computed_table)
-        self._refuse_unfit()
         self._rewriting = Rewriting(
             self.model,
             {layer: self.resolved.layers[layer] for layer in self.chosen},
@@ -75,7 +74,9 @@ class Extension:
             # other heads of a layer are rotated back, and again by the model's own phases, which are one row's
             equal_rows=not self.method.rewrites_scores
             or ((self._by_heads or self.method.edits_own) and self._own_follows_length),
+            pads=self.method.edits_own,
         )
+        self._refuse_unfit()
 
     def __repr__(self) -> str:
         settings = reprlib.repr(dict(self.method.settings))  # shortens long lists
@@ -206,7 +207,11 @@ class Extension:
         layers = list(self.chosen)
         if self.rewrites_scores:
             self._rewriting.watch(undo)
-            hooks = recording_hooks(self.model, layers, self._scores)
+            moved = [layer for layer in layers if self._rewriting.takes_moved(layer)]
+            for layer in moved:
+                self._rewriting.move_before(layer, self._acts, undo)
+            shown = [layer for layer in layers if layer not in moved]
+            hooks = [*self._rewriting.position_hooks, *recording_hooks(self.model, shown, self._scores)]
         else:
             hooks = [
                 (hook_name(layer, name), self._replacing(layer, part))
@@ -215,19 +220,38 @@ class Extension:
             ]
         self._hooks = {id(hook): hook for _, hook in hooks}
         undo.enter_context(self.model.hooks(fwd_hooks=hooks))
+        if self.rewrites_scores:
+            points = self.model.hook_dict  # once: TransformerLens builds it at each access
+            self._placed = [
+                (points[name], handle.hook.id)
+                for name, hook in hooks
+                for handle in points[name].fwd_hooks
+                if handle.user_hook is hook
+            ]
+            undo.callback(self.model.original_model.register_forward_pre_hook(self._reorder).remove)
 
     def owns(self, hook: Any) -> bool:
         """Whether a hook is one of its own, or of the extension around it."""
         # others' hooks need not be hashable
         return id(hook) in self._hooks or (self.outer is not None and self.outer.owns(hook))
 
+    def _reorder(self, *_: Any) -> None:
+        """Before a pass: scores are rewritten before others' hooks edit them, from what others made of q and k."""
+        for point, number in self._placed:
+            if number in point._forward_hooks:  # unless somebody has reset all hooks
+                point._forward_hooks.move_to_end(number, last=not str(point.name).endswith(SCORES))
+
     def _scores(self, layer: int, record: Record) -> Tensor | None:
-        return self._rewriting.scores(layer, record) if active_extension(self.model) is self else None
+        return self._rewriting.scores(layer, record) if self._acts() else None
+
+    def _acts(self) -> bool:
+        return active_extension(self.model) is self
 
     def _refuse_unfit(self) -> None:
         for layer in self.chosen:
             rotary = self.resolved.layers[layer]
-            if self.rewrites_scores and rotary.holds == "pattern":
+            moved = self.method.edits_own and self._rewriting.takes_moved(layer)
+            if self.rewrites_scores and rotary.holds == "pattern" and not moved:
                 msg = f"layer {layer}: its attention scores cannot be edited, so {self.name} cannot be applied"
                 raise UnsupportedModelError(msg)
             self.method.refuse_unfit(rotary)

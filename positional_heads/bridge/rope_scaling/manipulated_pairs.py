@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal, get_args
 
+from positional_heads.bridge.active_edits import scores_as_rotated
 from positional_heads.bridge.active_extension import active_extension
-from positional_heads.bridge.model import TransformerLensModel, heads_of_model
+from positional_heads.bridge.model import TransformerLensModel, heads_of_model, refuse_unsupported
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension, activated
 from positional_heads.bridge.rope_scaling.moved_pairs import How, Move, MovedPairs, move_of
@@ -74,7 +75,9 @@ def manipulated_pairs(
         )
         raise RuntimeError(msg)
     given = {"pairs": pairs, "factor": factor, "to": to, "n": n}
-    resolved = resolve_layers(model)
+    refuse_unsupported(model)
+    with scores_as_rotated(model):
+        resolved = resolve_layers(model)
     named = sorted(set(heads_of_model(model, heads)))
     resolved.select([head.layer for head in named] or None)
     move = move_of(how, _with_readers(resolved, named, shared), given)

@@ -110,9 +110,7 @@ class Move:
         for name, pairs in (("pairs", self.pairs), ("to", self.to)):
             unknown = [pair for pair in pairs or () if not 0 <= pair < rotary.n_pairs]
             if unknown:
-                msg = (
-                    f"{name}={list(pairs or ())}: {has} from 0, the fastest, and no pair {unknown[0]}"
-                )
+                msg = f"{name}={list(pairs or ())}: {has} from 0, the fastest, and no pair {unknown[0]}"
                 raise ValueError(msg)
         most = rotary.n_pairs // 2 if self.how == "swap_bands" else rotary.n_pairs
         if self.n is not None and not 0 <= self.n <= most:
