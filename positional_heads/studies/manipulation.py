@@ -313,10 +313,9 @@ def _control_notes(numbers: Sequence[int], wanted: int) -> list[str]:
     existing = len({*numbers})
     if existing >= wanted:
         return []
-    exist = f"only {existing}" if existing else "no"
     return [
-        f"{exist.capitalize()} random sets without the top heads and with as many heads in each layer exist; {wanted} "
-        "were asked for."
+        f"{existing or 'None'} of the {wanted} random sets asked for exist: with as many heads in each layer as the "
+        "top heads, and none of these."
     ]
 
 
