@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.active_extension import active_block, active_extension
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, heads_of_model
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension, activated
@@ -49,7 +49,7 @@ def extended_rope(
         RuntimeError: If another extension is active.
     """
     if (active := active_extension(model)) is not None:
-        block = "manipulated_pairs" if active.name == "manipulated_pairs" else "extended_rope"
+        block = active_block(model)
         msg = f"the model's rotation is extended already, by {active.name}: leave the other {block} block first"
         raise RuntimeError(msg)
     if layers is not None and heads is not None:

@@ -8,7 +8,7 @@ that follow the length of a run follow each row's.
 
 import reprlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,7 +22,7 @@ from positional_heads.bridge.attention_interface import Attend
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
-from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable, built_in_table, plain_rope
+from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, built_in_table, plain_rope
 from positional_heads.bridge.rope_scaling.rewriting import Rewriting
 from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryModel
@@ -57,9 +57,8 @@ class Extension:
     outer: ActiveExtension | None = None
 
     def __post_init__(self) -> None:
-        self.ropes: dict[int, PlainRope] = {}
-        with suppress(*([UnsupportedModelError, ValueError] if self.method.edits_own else [])):
-            self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in self.chosen}
+        layers = self.chosen if self.method.extends else ()
+        self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in layers}
         self.running_pass = RunningPass(self.model)
         self._own_follows_length = follows_length(self.model)  # later asked of the model with this extension
         # a pass asks twice per layer, and each answer copies the model's configuration

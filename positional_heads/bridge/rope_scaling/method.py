@@ -26,11 +26,13 @@ class Method:
             position per token cannot express that, so attention scores are rewritten instead.
         edits_own: Whether it starts from the model's own rotation, an extension of its own included, by `edited`; the
             others start from the rotation that the model was trained with.
+        extends: Whether the length that the model was trained on says anything about it.
     """
 
     name: str
     rewrites_scores: ClassVar[bool] = False
     edits_own: ClassVar[bool] = False
+    extends: ClassVar[bool] = True
 
     @property
     def settings(self) -> dict[str, Any]:

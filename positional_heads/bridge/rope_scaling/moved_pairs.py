@@ -14,6 +14,7 @@ from torch import Tensor
 
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rotary_layer import RotaryLayer
+from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.heads import Head
 
 How = Literal["freeze", "zero", "scale", "remap", "drop_slowest", "drop_fastest", "swap_bands"]
@@ -130,9 +131,10 @@ class MovedPairs(Method):
     """
 
     moves: Sequence[Move]
-    name: str = field(default="manipulated_pairs", init=False)
+    name: str = field(default=MANIPULATED, init=False)
     rewrites_scores: ClassVar[bool] = True
     edits_own: ClassVar[bool] = True
+    extends: ClassVar[bool] = False
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -173,7 +173,7 @@ class RunningPass:
         self._held = {
             number: layer.keys
             for number, layer in enumerate(getattr(self._cache, "layers", []))
-            if isinstance(layer, DynamicSlidingWindowLayer) and layer.is_initialized
+            if isinstance(layer, DynamicSlidingWindowLayer) and layer.keys is not None
         }
 
     def _end(self, *_: Any) -> None:
