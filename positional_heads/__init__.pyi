@@ -11,6 +11,7 @@ from .bridge.model import UnsupportedModelError as UnsupportedModelError
 from .bridge.resolve import resolve_layers as resolve_layers
 from .bridge.rope_scaling.clex import load_clex as load_clex
 from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
+from .bridge.rope_scaling.manipulated_pairs import manipulated_pairs as manipulated_pairs
 from .bridge.rope_scaling.methods import rope_method as rope_method
 from .bridge.rope_scaling.plain_rope import plain_rope as plain_rope
 from .bridge.rope_scaling.self_extend import self_extend_advice as self_extend_advice
@@ -31,6 +32,7 @@ from .results.head_examples import HeadExamples as HeadExamples
 from .results.head_plan import HeadPlan as HeadPlan
 from .results.head_profile import HeadProfile as HeadProfile
 from .results.jump_study import JumpStudy as JumpStudy
+from .results.manipulation import ManipulationStudy as ManipulationStudy
 from .results.pair_plan import PairPlan as PairPlan
 from .results.pair_plan import pair_plan as pair_plan
 from .results.pair_statistics import PairStatistics as PairStatistics
@@ -54,6 +56,7 @@ from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads
 from .studies.jump_study import jump_study as jump_study
+from .studies.manipulation import manipulation_study as manipulation_study
 from .studies.pair_study import pair_study as pair_study
 from .studies.plan_study import plan_study as plan_study
 from .studies.recommendation import recommend_extension as recommend_extension

@@ -6,7 +6,7 @@ is named in the provenance of a result, and refused where a checkpoint would hav
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from positional_heads.bridge.active_extension import active_extension
@@ -73,6 +73,19 @@ def refuse_unknown_edits(edits: Mapping[str, Any]) -> None:
             "points), or run without a checkpoint"
         )
         raise ValueError(msg)
+
+
+@contextmanager
+def without_ablations(model: TransformerLensModel) -> Iterator[None]:
+    """A block in which our own ablations do nothing, for probes of the rotation."""
+    with ExitStack() as undo:
+        for point in [point for point in model.hook_dict.values() if point.fwd_hooks]:
+            undo.callback(point._forward_hooks.update, dict(point._forward_hooks))  # in their order, into nothing
+            undo.callback(point._forward_hooks.clear)
+            for handle in point.fwd_hooks:
+                if _edit(handle.user_hook):
+                    point._forward_hooks.pop(handle.hook.id, None)
+        yield
 
 
 def refuse_edited_pattern(model: TransformerLensModel, layers: Sequence[int]) -> None:

@@ -40,13 +40,20 @@ def show(
         from positional_heads.results.unfinished import unfinished
 
         kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
-        kinds += [files.HEAD_PLAN, files.PAIR_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE, files.SCORES]
+        kinds += [
+            files.MANIPULATION,
+            files.HEAD_PLAN,
+            files.PAIR_PLAN,
+            files.RECOMMENDATION,
+            files.HEAD_PROFILE,
+            files.SCORES,
+        ]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
             names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
-            names += [files.PAIR_PLAN.file_name, files.RECOMMENDATION.file_name]
+            names += [one.file_name for one in (files.MANIPULATION, files.PAIR_PLAN, files.RECOMMENDATION)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else files.SCORES, as_json, top, head)
         if interrupted is not None:
@@ -128,6 +135,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     """What is printed of a result, by line or table."""
     from positional_heads.results import (
         comparison_tables,
+        printed_manipulations,
         printed_plans,
         profile_tables,
         recommendation_tables,
@@ -138,6 +146,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         COMPARISON,
         HEAD_PLAN,
         HEAD_PROFILE,
+        MANIPULATION,
         PAIR_PLAN,
         PLAN_STUDY,
         RECOMMENDATION,
@@ -177,6 +186,14 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         lines = [printed_plans.key_heads_table(content["table"]), *map(in_options, content["notes"])]
     elif kind == PAIR_PLAN:
         lines = [printed_plans.pairs_table(content["kept"]), *map(in_options, content["notes"])]
+    elif kind == MANIPULATION:
+        lines = [
+            printed_manipulations.manipulation_line(content),
+            f"Change of {content['measures'][0]}; negative is harm.",
+            *(printed_manipulations.dose_table(content["effects"]), ""),
+            printed_manipulations.contrast_table(content["contrasts"]),
+            *map(in_options, content["notes"]),
+        ]
     elif kind == PLAN_STUDY:
         planned = content.get("planned", "windows")
         lines = [
@@ -206,7 +223,7 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 def _missing_result(folder: Path, names: list[str]) -> str:
     """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
     if not any(folder.iterdir()):
-        writing = "score, profile, plan, compare, ablate, extrapolate or recommend"
+        writing = "score, profile, plan, compare, ablate, manipulate, extrapolate or recommend"
         return f"{folder} is empty: give the --out folder of positional-heads {writing}"
     below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
     if below:

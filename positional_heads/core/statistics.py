@@ -6,7 +6,7 @@ For ablations each set of heads is ablated on the same units, so a unit's diffic
 difference; answers within a unit are averaged first.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -70,6 +70,19 @@ def benjamini_hochberg(p_values: Float[Tensor, "*shape"]) -> Float64[Tensor, "*s
     defined = ~p_values.isnan()
     if defined.any():
         adjusted[defined] = torch.from_numpy(stats.false_discovery_control(p_values[defined].double().numpy()))
+    return adjusted
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted by Holm's method: the chance of one false claim among them all; in the order given.
+
+    The smallest is multiplied by their number, the next by one less, and so on; none is below an earlier one, or
+    above 1.
+    """
+    adjusted, largest, tried = [1.0] * len(p_values), 0.0, len(p_values)
+    for place, number in enumerate(sorted(range(tried), key=p_values.__getitem__)):
+        largest = max((tried - place) * p_values[number], largest)
+        adjusted[number] = min(largest, 1.0)
     return adjusted
 
 

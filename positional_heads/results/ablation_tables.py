@@ -30,7 +30,14 @@ Sets = Sequence[StudySet]
 ByHead = Mapping[str, Float64[Tensor, "layer head"]]
 
 
-def effects_table(cells: Sets, by_reach: Iterable[UnitMeans], by: str | None, level: float) -> "pd.DataFrame":
+def effects_table(
+    cells: Sets,
+    by_reach: Iterable[UnitMeans],
+    by: str | None,
+    level: float,
+    kinds: Sequence[str] = KINDS,
+    counted: str = "k",
+) -> "pd.DataFrame":
     """`AblationStudy.effects`: the mean effect of each kind of set at each size.
 
     Args:
@@ -38,17 +45,19 @@ def effects_table(cells: Sets, by_reach: Iterable[UnitMeans], by: str | None, le
         by_reach: Means of the units, at each reach.
         by: The column that the answers are split by.
         level: Coverage of the intervals.
+        kinds: Which kinds of sets, in this order.
+        counted: Name of the column that sizes sets.
     """
     import pandas as pd
 
     lines = []
     for units in by_reach:
         own = {} if by is None else {by: units.group}
-        lines.append({**own, "kind": "none", "k": 0, "reach": units.reach, **units.intact(level), "sets": 1})
-        for kind in KINDS:
+        lines.append({**own, "kind": "none", counted: 0, "reach": units.reach, **units.intact(level), "sets": 1})
+        for kind in kinds:
             for k, sets in by_kind(cells, kind).items():
                 effect = units.change(units.changes(sets).mean(0), level)
-                lines.append({**own, "kind": kind, "k": k, "reach": units.reach, **effect, "sets": len(sets)})
+                lines.append({**own, "kind": kind, counted: k, "reach": units.reach, **effect, "sets": len(sets)})
     return pd.DataFrame(lines)
 
 

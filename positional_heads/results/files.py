@@ -42,6 +42,9 @@ HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "
 HEAD_PLAN = ResultKind("positional_heads.HeadPlan", "plan.safetensors", "positional-heads plan")
 PAIR_PLAN = ResultKind("positional_heads.PairPlan", "pairs.safetensors", "positional-heads plan --pairs")
 PLAN_STUDY = ResultKind("positional_heads.PlanStudy", "plans.safetensors", "positional-heads plan --study")
+MANIPULATION = ResultKind(
+    "positional_heads.ManipulationStudy", "manipulation.safetensors", "positional-heads manipulate"
+)
 RECOMMENDATION = ResultKind(
     "positional_heads.Recommendation", "recommendation.safetensors", "positional-heads recommend"
 )

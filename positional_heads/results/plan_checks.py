@@ -105,6 +105,24 @@ def check_answers(study: Any, kinds: Sequence[str], edits: Sequence[str]) -> Non
     if study.planned not in edits:
         msg = f"planned must be one of {', '.join(edits)}, got {study.planned!r:.40}"
         raise ValueError(msg)
+    for cell in study.cells:
+        _check_cell(cell, kinds, pairs=study.planned != edits[0])
+    found = {cell.kind for cell in study.cells}
+    if not {"none", "plan", "chance", "all"} <= found or study.cells[0].kind != "none":
+        msg = f"a study needs cells of no plan, the first, and of kinds plan, chance and all, got {sorted(found)}"
+        raise ValueError(msg)
+    check_measured(study)
+
+
+def check_measured(study: Any) -> None:
+    """Refuse a study of answers whose task, rows, values, chance, notes or provenance do not fit together.
+
+    Args:
+        study: The study; its cells are checked already.
+
+    Raises:
+        ValueError: If a part has another form, or a number makes no sense.
+    """
     check_notes(study.notes, study.provenance)
     rows = study.rows
     if not isinstance(study.task, str) or not isinstance(rows, list) or not rows:
@@ -115,12 +133,6 @@ def check_answers(study: Any, kinds: Sequence[str], edits: Sequence[str]) -> Non
         raise ValueError(msg)
     if other := {str(row["reach"]) for row in rows} - {"long", "short"}:
         msg = f"the reach of an answer is long or short, got {min(other)!r:.40}"
-        raise ValueError(msg)
-    for cell in study.cells:
-        _check_cell(cell, kinds, pairs=study.planned != edits[0])
-    found = {cell.kind for cell in study.cells}
-    if not {"none", "plan", "chance", "all"} <= found or study.cells[0].kind != "none":
-        msg = f"a study needs cells of no plan, the first, and of kinds plan, chance and all, got {sorted(found)}"
         raise ValueError(msg)
     if not study.values:
         msg = "a study needs values of a measure"
@@ -138,15 +150,32 @@ def check_answers(study: Any, kinds: Sequence[str], edits: Sequence[str]) -> Non
 
 def _check_cell(cell: Any, kinds: Sequence[str], *, pairs: bool) -> None:
     """Refuse a plan of a study with another role, or with sets of another kind."""
-    if cell.kind not in kinds or not isinstance(cell.by, str) or (cell.kind == "none") != (not cell.heads):
+    check_set(cell, kinds, PAIRS if pairs else None)
+    if not isinstance(cell.by, str):
+        msg = f"a cell is chosen by a measure with a name, got {cell.by!r:.40}"
+        raise ValueError(msg)
+    check_budget(cell.budget)
+
+
+def check_set(cell: Any, kinds: Sequence[str], text: re.Pattern[str] | None) -> None:
+    """Refuse a set of a study with another role, or of another kind.
+
+    Args:
+        cell: The set.
+        kinds: What roles it may have.
+        text: What its members are as texts; heads when None.
+
+    Raises:
+        ValueError: If it is such a set.
+    """
+    if cell.kind not in kinds or (cell.kind == "none") != (not cell.heads):
         msg = f"a cell is of kind {', '.join(kinds)}, and only that of none edits nothing, got {cell.kind!r:.40}"
         raise ValueError(msg)
     if any(not is_integer(number) or number < 0 for number in (cell.k, cell.number)):
         msg = f"size and number of a cell are whole numbers of at least 0, got {cell.k!r:.20}, {cell.number!r:.20}"
         raise ValueError(msg)
     if not all(
-        isinstance(one, str) and PAIRS.fullmatch(one) if pairs else isinstance(one, tuple) for one in cell.heads
+        isinstance(one, tuple) if text is None else isinstance(one, str) and text.fullmatch(one) for one in cell.heads
     ):
         msg = f"a cell of kind {cell.kind} has a set of another kind: {cell.heads[0]!r:.40}"
         raise ValueError(msg)
-    check_budget(cell.budget)

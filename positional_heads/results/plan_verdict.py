@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from positional_heads.core.statistics import FEWEST_UNITS
+from positional_heads.core.statistics import FEWEST_UNITS, holm
 from positional_heads.results.plan_words import ALL_BUDGETS, PlanWords
 from positional_heads.results.text import p_text, printable
 from positional_heads.results.verdicts import ALPHA, unable_verdict
@@ -129,17 +129,12 @@ def _against_chance(over: "pd.DataFrame", plans: int, alike: str) -> list[str]:
 
 
 def _after_holm(rows: Sequence[Any], better: Sequence[Any], plans: int) -> str:
-    """Which measures are better than chance after Holm's correction for all that were tried, as a sentence.
-
-    The smallest p-value is multiplied by their number, the next by one less, and so on; none may be below an earlier.
-    """
+    """Which measures are better than chance after Holm's correction for all that were tried, as a sentence."""
     tried = len(rows)
     together = f"Tested together (Holm for {tried} measures)"
     if tried / (1 + plans) >= ALPHA:
         return f"{together}, none can remain with {plans} random plans: {round(tried / ALPHA)} are needed."
-    corrected: dict[str, float] = {}
-    for place, row in enumerate(sorted(rows, key=lambda row: row["p_chance"])):
-        corrected[row["by"]] = max([(tried - place) * row["p_chance"], *corrected.values()])
+    corrected = dict(zip([row["by"] for row in rows], holm([row["p_chance"] for row in rows]), strict=True))
     left = [row for row in better if corrected[row["by"]] <= ALPHA]
     listed = ", ".join(f"{_name(row)} ({p_text(corrected[row['by']])})" for row in left)
     remain = f"{len(left)} remain{'s' if len(left) == 1 else ''}: {listed}" if left else "none remains"

@@ -86,6 +86,12 @@ class ContributionProfile(Record):
             raise ValueError(msg)
         return self.heads.index(head)
 
+    @property
+    def sizes(self) -> Float64[Tensor, "head pair"]:
+        """Size of the mean contribution of each pair at a distance, averaged over query-key pairs."""
+        counts = self.pair_counts[:, None].double()
+        return (self.mean.abs().nan_to_num() * counts).sum(-1) / counts.sum(-1)
+
     @checked
     def binned(self, bins: int = 64) -> "ContributionProfile":
         """The same over fewer, wider ranges: single distances first, then each about as wide for its distance.

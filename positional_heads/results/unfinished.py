@@ -13,6 +13,7 @@ STUDIES = {
     "pairs": ("plan --pairs --study", "pair_study"),
     "windows": ("plan --study", "plan_study"),
     "ablation": ("ablate", "ablation_study"),
+    "manipulation": ("manipulate", "manipulation_study"),
     "recommendation": ("recommend", "recommend_extension"),
     "retrieval": ("profile", "profile_heads"),
 }

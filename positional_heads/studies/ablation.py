@@ -130,7 +130,7 @@ def ablation_study(
     retrieval, notes = None, trials.notes
     if rank_by == RETRIEVAL:
         retrieval, missing = trials.scores(finished, progress)
-        ranker = _by_retrieval(ranker, retrieval, [*notes, *missing])
+        ranker = ranker_by_retrieval(ranker, retrieval, [*notes, *missing])
         sizes = _sizes(len(ranker.ranking), fractions, counts, singles)  # a head may have no retrieval score
         notes = [*notes, "Heads are ranked by retrieval score, so its control is the top set itself."]
     ranking = ranker.ranking
@@ -149,8 +149,8 @@ def ablation_study(
         if plan.retrieval:
             retrieval, missing = trials.scores(finished, progress)
             notes = [*notes, *missing]
-        by_retrieval = None if retrieval is None else _masked(retrieval, ranker)
-        cells = plan.sets(ranking, None if by_retrieval is None else by_retrieval.ranking, seed)
+        control = None if retrieval is None else _masked(retrieval, ranker)
+        cells = plan.sets(ranking, None if control is None else control.ranking, seed)
         # 5. the task under each distinct set, always on the same examples
         results = runs.run(distinct_sets(cells), title=f"ablating for {task.name}", progress=progress)
     # 6. the record
@@ -163,11 +163,11 @@ def ablation_study(
         ranked_by=ranker.values,
         retrieval=retrieval,
         chance=dict(task.chance),
-        notes=[*notes, *unit_notes(task), *_control_notes(cells, plan), *_tie_notes(plan, ranker, by_retrieval)],
+        notes=[*notes, *unit_notes(task), *_control_notes(cells, plan), *_tie_notes(plan, ranker, control)],
         provenance={
             "versions": library_versions(),
             **identity,
-            "scores": _scores_provenance(scores, ranker.name),
+            "scores": scores_provenance(scores, ranker.name),
             "settings": {**{name: one for name, one in plan.as_json().items() if name != "retrieval"}, "seed": seed},
             **({} if account is None else {"budget": account}),
         },
@@ -206,7 +206,7 @@ def _as_loaded(model: Mapping[str, Any]) -> str:
     return f"{model['name']} ({', '.join(how)})"
 
 
-def _scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
+def scores_provenance(scores: HeadScores, rank_by: str) -> dict[str, Any]:
     """What is known of the scores: text, settings, and which heads beat their null and stay."""
     beating = staying = None
     if scores.null is not None:
@@ -236,7 +236,7 @@ def _single_heads(ranking: list[Head], sizes: Sequence[int], singles: Singles | 
     return {"all": ranking, "top": ranking[: max(sizes, default=0)], "none": []}[singles]
 
 
-def _by_retrieval(known: Ranker, retrieval: Float64[Tensor, "layer head"] | None, notes: Sequence[str]) -> Ranker:
+def ranker_by_retrieval(known: Ranker, retrieval: Float64[Tensor, "layer head"] | None, notes: Sequence[str]) -> Ranker:
     """The ranking by retrieval score, of the heads that have a rho.
 
     Raises:

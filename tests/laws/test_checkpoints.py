@@ -25,6 +25,9 @@ CALLS = {
     "pair_study": lambda model, profile, folder: ph.pair_study(
         model, profile, budgets=[0.5], by=["high"], n_random=1, checkpoint=folder, **TASK
     ),
+    "manipulation_study": lambda model, profile, folder: ph.manipulation_study(
+        model, profile.scores, counts=[1], top=1, n_random=1, checkpoint=folder, **TASK
+    ),
     "extrapolation_study": lambda model, *_, folder: ph.extrapolation_study(
         model, TEXT, ["linear"], [2], checkpoint=folder, **EXTENDED
     ),

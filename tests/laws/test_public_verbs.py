@@ -21,6 +21,7 @@ MAY_DIFFER = {
     "sequences": "a text is cut as a whole unless some are asked for; a study needs a number",
     "window": "a profile needs one; a plan takes that of its profile unless another is given",
     "sinks": "a mask hides all far keys unless asked; a profile leaves out four, and a plan takes those of its profile",
+    "how": "pairs can be moved in more ways than a study of them tries, and a study of plans has its own two",
     "methods": "a recommendation tries those that a configuration can express",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
 }
@@ -84,6 +85,12 @@ def ablated(model, heads):
         return model(TOKENS).tolist()
 
 
+@torch.no_grad()
+def moved(model, heads):
+    with ph.manipulated_pairs(model, heads, [0], shared="split"):
+        return model(TOKENS).tolist()
+
+
 def cache(model):
     _, run = model.run_with_cache(TOKENS)
     run.cache_dict.update(ph.dominant_dimension_cache(model, TOKENS, contributions=True).cache_dict)
@@ -92,6 +99,7 @@ def cache(model):
 
 BY_HEADS = {
     "ablated_heads": ablated,
+    "manipulated_pairs": moved,
     "ablation_hooks": lambda model, heads: [name for name, _ in ph.ablation_hooks(model, heads)],
     "contribution_profile": lambda model, heads: ph.contribution_profile(model, TOKENS, heads).heads,
     "head_examples": lambda model, heads: ph.head_examples(model, TOKENS[0], heads).heads,

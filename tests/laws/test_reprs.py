@@ -19,6 +19,7 @@ from positional_heads.results.tables import result_html, table_html, title
 from positional_heads.results.task import TaskResult
 from positional_heads.results.text import printable
 from positional_heads.studies.tasks.task import AnswerTask, Example
+from tests.support.planted_pairs import planted_manipulation
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import synthetic_examples
@@ -97,6 +98,11 @@ def plan_study(name: str = "planted") -> ph.PlanStudy:
     return planted_plans(costs, {"good": costs}, budgets=(0.5,), units=6, n_random=3, name=name)
 
 
+def manipulation(name: str = "planted") -> ph.ManipulationStudy:
+    made = planted_manipulation(lambda *_: (0.1, 0.1), units=6, n_random=3, heads=8, name=name)
+    return replace(made, task=name)
+
+
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "HeadProfile": lambda name: synthetic_profile(name=name),
@@ -111,6 +117,7 @@ RECORDS = {
     "PairPlan": pair_plan,
     "PlanStudy": plan_study,
     "JumpStudy": planted_jumps,
+    "ManipulationStudy": manipulation,
     "Recommendation": lambda name: planted_recommendation(name=name),
 }
 

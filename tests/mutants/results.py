@@ -312,7 +312,7 @@ MUTANTS = (
         '(contrasts["budget"] == ALL_BUDGETS) & (contrasts["reach"] == reach)',
         "results/test_plan_study -k at_each_budget",
     ),
-    Mutant("results/plan_verdict.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
+    Mutant("core/statistics.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
     Mutant(
         "results/plan_verdict.py",
         "if 1 / (1 + plans) >= ALPHA",

@@ -25,6 +25,7 @@ from positional_heads.bridge import resolve
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import extrapolate as cli_extrapolate
+from positional_heads.cli import manipulate as cli_manipulate
 from positional_heads.cli import plan as cli_plan
 from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import recommend as cli_recommend
@@ -37,6 +38,7 @@ from positional_heads.studies import (
     candidates,
     extrapolation,
     head_profile,
+    manipulation,
     pair_study,
     recommendation,
     set_runs,
@@ -142,12 +144,14 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "dominant_dimension_cache": {"model": model, "tokens": tokens},
         "cut_text": {"model": model, "texts": TEXTS},
         "ablated_heads": {"model": model, "heads": [head], "mode": "far", "distance": 3},
+        "manipulated_pairs": {"model": model, "heads": [head], "pairs": [0], "shared": "split"},
         "ablation_hooks": {"model": model, "heads": [head], "mode": "mean", "reference": TEXTS},
         "window_plan": {"profile": heads},
         "pair_plan": {"profile": heads},
         "pair_study": {"model": model, "profile": heads, "task": task, "n_random": 1},
         "plan_study": {"model": model, "profile": heads, "task": task, "window": 8, "n_random": 1},
         "ablation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "n_random": 1},
+        "manipulation_study": {"model": model, "scores": scores, "task": task, "counts": [1], "top": 1, "n_random": 1},
         "extrapolation_study": {
             "model": model,
             "tokens": " ".join(TEXTS),
@@ -292,11 +296,13 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     short = ["--text", str(text), "--out", str(folder / "new")]
     EntryCounter.begin = ablation.run_parts = reached  # type: ignore[method-assign]
     set_runs.run_parts = extrapolation.run_parts = recommendation.run_parts = candidates.run_parts = reached
+    manipulation.run_parts = reached
     task = ["--length", "64", "--depths", "1", "--examples", "1"]
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "profile": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
+        "manipulate": ["bundled", *short[2:], "--scores", str(scores), *task],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
         "recommend": ["bundled", *short, "--training-length", "32", "--target-length", "48", "--task", "none"],
@@ -358,9 +364,10 @@ if __name__ == "__main__":
     resolve._resolved = proven_once(resolve._resolved)
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
+    manipulation.run_parts = first_part_only
     recommendation.run_parts = candidates.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan, cli_recommend):
+    for module in (cli_score, cli_profile, cli_ablate, cli_manipulate, cli_extrapolate, cli_plan, cli_recommend):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}

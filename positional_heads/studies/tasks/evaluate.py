@@ -5,6 +5,9 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
+from jaxtyping import Int
+from torch import Tensor
+
 from positional_heads.bridge.ablation import Ablation, AblationMode, Reference
 from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
@@ -135,12 +138,18 @@ def prepared_ablation(
         ValueError: If the mode makes no sense, or the task has no held-out examples.
     """
     if reference is None and mode in NEEDS_REFERENCE:
-        if not isinstance(task, AnswerTask) or not task.held_out:
+        reference = held_out_tokens(task)
+        if not reference:
             msg = f"mode {mode!r} needs reference=: the task {task.name} has no held-out examples"
             raise ValueError(msg)
-        longest = max(len(example.tokens) for example in task.held_out)
-        reference = [example.tokens for example in task.held_out if len(example.tokens) == longest]
     return Ablation(model, mode, reference=reference, distance=distance)
+
+
+def held_out_tokens(task: Task) -> list[Int[Tensor, " pos"]]:
+    """The longest held-out examples of a task; none where it has no such examples."""
+    held_out = task.held_out if isinstance(task, AnswerTask) else ()
+    longest = max((len(example.tokens) for example in held_out), default=0)
+    return [example.tokens for example in held_out if len(example.tokens) == longest]
 
 
 def task_provenance(task: Task, ablation: Ablation | None) -> dict[str, Any]:

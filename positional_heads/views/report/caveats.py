@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
-from positional_heads.results.edits import edits_of
+from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.recommendation import Recommendation
@@ -25,6 +27,10 @@ _PLAN_STUDY = (
     "A study of plans is of one model and task, without further training: elsewhere another measure may choose better. "
     "Plans are imposed on runs with all keys, so no memory is saved and no speed measured."
 )
+_MANIPULATION = (
+    "A manipulated model is one that was never trained: that a task needs pairs as they are does not say that they "
+    "carry distance. Freezing leaves their content in place, zeroing takes that, too."
+)
 _RECOMMENDATION = (
     "A recommendation holds for this text and these questions, among the methods and factors that were tried, without "
     "training; runs were whole ones, without a cache."
@@ -39,10 +45,11 @@ def caveats(
     *,
     plans: Sequence[HeadPlan | PairPlan] = (),
     plan_studies: Sequence[PlanStudy] = (),
+    manipulations: Sequence[ManipulationStudy] = (),
     made: Sequence[Recommendation] = (),
 ) -> list[str]:
     """The limits of these results, in sentences."""
-    heads = [one for one in (scores, *studies, *extended, *profiles) if one is not None]
+    heads = [one for one in (scores, *studies, *manipulations, *extended, *profiles) if one is not None]
     others = [*plans, *plan_studies, *made]
     about_heads = bool(heads) or not others
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."] if about_heads else []
@@ -60,8 +67,9 @@ def caveats(
     if plans and not plan_studies:
         notes.append("A plan is a choice. This folder has no study of plans, so it does not show what this one costs.")
     notes += [_PLAN_STUDY] if plan_studies else []
+    notes += [_MANIPULATION] if manipulations else []
     notes += [_RECOMMENDATION] if made else []
-    if about_heads and not studies:
+    if about_heads and not (studies or manipulations):
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:
         settings = study.provenance.get("settings", {})
@@ -109,8 +117,10 @@ def _score_caveats(scores: HeadScores) -> list[str]:
             "The first keys are counted. An attention sink, or the content of the first positions, can look like an "
             f"effect of distance: {check}"
         )
-    if scores.provenance.get("extension"):
-        notes.append("The model was scored with its context extended, not as it was trained.")
+    if extension := scores.provenance.get("extension"):
+        moved = extension["method"] == MANIPULATED
+        how = extension_of(scores.provenance) if moved else "its context extended"
+        notes.append(f"The model was scored with {how}, not as it was trained.")
     if edits := edits_of(scores.provenance):
         notes.append(f"The model was scored under {edits}, not as it is.")
     notes.append(

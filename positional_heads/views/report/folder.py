@@ -10,6 +10,7 @@ from positional_heads.results.comparison import Comparison
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.recommendation import Recommendation
@@ -32,6 +33,7 @@ from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
 from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
+from positional_heads.views.report.manipulation import manipulation_files
 from positional_heads.views.report.plans import head_plan_files, pair_plan_files, plan_study_files
 from positional_heads.views.report.recommendation import recommendation_files
 from positional_heads.views.scores import allocation_curves, rho_heat_map
@@ -50,6 +52,7 @@ Reported = (
     | HeadPlan
     | PairPlan
     | PlanStudy
+    | ManipulationStudy
     | Recommendation
 )
 """Results that have a report folder."""
@@ -66,6 +69,7 @@ def write_report(
     | HeadPlan
     | PairPlan
     | PlanStudy
+    | ManipulationStudy
     | Recommendation,
     folder: str | Path,
 ) -> list[Path]:
@@ -73,7 +77,8 @@ def write_report(
 
     Args:
         result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`,
-            `window_plan`, `pair_plan`, `plan_study`, `pair_study` or `recommend_extension` returned.
+            `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study` or `recommend_extension`
+            returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -96,6 +101,8 @@ def write_report(
         content = pair_plan_files(result)
     elif isinstance(result, PlanStudy):
         content = plan_study_files(result)
+    elif isinstance(result, ManipulationStudy):
+        content = manipulation_files(result)
     elif isinstance(result, Recommendation):
         content = recommendation_files(result)
     else:

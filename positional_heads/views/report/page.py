@@ -23,6 +23,7 @@ from positional_heads.results.files import (
     EXTRAPOLATION,
     HEAD_PLAN,
     HEAD_PROFILE,
+    MANIPULATION,
     PAIR_PLAN,
     PLAN_STUDY,
     RECOMMENDATION,
@@ -33,6 +34,7 @@ from positional_heads.results.files import (
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.recommendation import Recommendation
@@ -53,6 +55,7 @@ from positional_heads.views.report.commands import (
 from positional_heads.views.report.comparison import compared_title, comparison_section
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.lines import profile_lines, score_lines
+from positional_heads.views.report.manipulation import manipulation_command, manipulation_section
 from positional_heads.views.report.plan_commands import (
     plan_commands,
     plan_study_command,
@@ -71,14 +74,14 @@ from positional_heads.views.report.sections import (
 )
 
 PAGE_NAME = "report.html"
-WRITING = "score, profile, plan, compare, ablate, extrapolate or recommend"
+WRITING = "score, profile, plan, compare, ablate, manipulate, extrapolate or recommend"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION, RECOMMENDATION),
-    *(COMPARISON, STABILITY),
+    *(MANIPULATION, COMPARISON, STABILITY),
 )
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
@@ -115,6 +118,7 @@ class Results:
     profiles: list[HeadProfile]
     plans: list[HeadPlan | PairPlan]
     plan_studies: list[PlanStudy]
+    manipulations: list[ManipulationStudy]
     recommendations: list[Recommendation]
     comparisons: list[Comparison | Stability]
     files: list[str]
@@ -134,7 +138,7 @@ class Results:
     @property
     def studies(self) -> list[Record]:
         """Everything about a single model but scores and examples, in the order of preference for its provenance."""
-        own = [*self.profiles, *self.ablations, *self.extrapolations, *self.plan_studies]
+        own = [*self.profiles, *self.ablations, *self.manipulations, *self.extrapolations, *self.plan_studies]
         return [*own, *self.recommendations, *self.plans]
 
 
@@ -181,6 +185,7 @@ def read_results(folder: str | Path) -> Results:
             *(PairPlan.load(file) for file in chosen[PAIR_PLAN.file_name]),
         ],
         plan_studies=[PlanStudy.load(file) for file in chosen[PLAN_STUDY.file_name]],
+        manipulations=[ManipulationStudy.load(file) for file in chosen[MANIPULATION.file_name]],
         recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
         comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
@@ -282,6 +287,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     sections += [plan_study_section(study, number, dpi) for number, study in enumerate(results.plan_studies, 1)]
     sections += [comparison_section(one, number, dpi) for number, one in enumerate(results.comparisons, 1)]
     sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
+    sections += [manipulation_section(study, number, dpi) for number, study in enumerate(results.manipulations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
     sections += [recommendation_section(made, number, dpi) for number, made in enumerate(results.recommendations, 1)]
     points = caveats(
@@ -291,6 +297,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         results.profiles,
         plans=results.plans,
         plan_studies=results.plan_studies,
+        manipulations=results.manipulations,
         made=results.recommendations,
     )
     sections.append(Section("caveats", "What this does not show", points=points))
@@ -314,6 +321,7 @@ def _reproduction(results: Results) -> Section:
         codes.append(Code("Studies, from the command line", studies))
     several = [("Plan", plan_commands(results.profiles, results.plans))]
     several.append(("Plan study", _numbered(plan_study_command, results.plan_studies, "study")))
+    several.append(("Manipulation", _numbered(manipulation_command, results.manipulations, "manipulation")))
     several.append(("Recommendation", _numbered(recommend_command, results.recommendations, "recommendation")))
     codes += [Code(f"{what}, from the command line", command) for what, commands in several for command in commands]
     printed = [code.lines for code in codes]

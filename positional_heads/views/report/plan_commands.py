@@ -26,7 +26,7 @@ from positional_heads.views.report.commands import (
 )
 
 OF_PLAN_TASK = {"name", "sha256", "lengths", "length", "depths", "examples", "haystack", "seed"}
-"""Settings of a task that the options of `plan` and `recommend` say."""
+"""Settings of a task that the options of `plan`, `manipulate` and `recommend` say."""
 
 
 def plan_commands(profiles: Sequence[HeadProfile], plans: Sequence[HeadPlan | PairPlan]) -> list[str]:
@@ -84,7 +84,7 @@ def plan_study_command(study: PlanStudy, out: str = "study") -> str:
     own, missing = _by(study.by)
     words += [*own, f"--n-random={settings['n_random']}", f"--seed={settings['seed']}"]
     words += ["--task", str(task.get("name", study.task)), *loading_options(provenance)]
-    task_words, without = _task(task, settings["seed"])
+    task_words, without = common_task_options(task, settings["seed"])
     missing = ["profile is the --out folder of positional-heads profile for this model", *missing, *without]
     return printed([*words, *task_words, "--out", out], [*missing, *not_repeated(provenance)])
 
@@ -110,7 +110,7 @@ def recommend_command(made: Recommendation, out: str = "recommendation") -> str:
     words += [f"--sequences={data['sequences']}", *([] if drawn else ["--in-order"])]
     words += ["--task", str(task["name"] or "none"), *loading_options(provenance)]
     seed = task.get("seed", 0)
-    task_words, without = _task(task, seed) if task["name"] else ([], [])
+    task_words, without = common_task_options(task, seed) if task["name"] else ([], [])
     words += [*task_words, f"--seed={seed}"]
     if drawn and drawn["seed"] != seed:
         missing.append(f"--seed is also the seed of the drawn sequences, which was {drawn['seed']} here")
@@ -125,7 +125,7 @@ def _by(names: Sequence[str], known: Sequence[str] = ()) -> tuple[list[str], lis
     return [f"--by={name}" for name in names if name not in own], missing
 
 
-def _task(task: Mapping[str, Any], seed: int) -> tuple[list[str], list[str]]:
+def common_task_options(task: Mapping[str, Any], seed: int) -> tuple[list[str], list[str]]:
     """Options for the settings of a task, and sentences on the others."""
     words, missing = task_options({key: value for key, value in task.items() if key in OF_PLAN_TASK})
     others = {key: value for key, value in task.items() if key not in OF_PLAN_TASK and value is not None}
