@@ -1,7 +1,67 @@
-"""Run the experiments of docs/findings.md beyond the paper: moved dimensions, emergence, encodings, jumps.
+"""Run the experiments of docs/findings.md beyond the paper, on SmolLM2: moved dimensions, and the jump at 8192 tokens.
 
-    python experiments/beyond.py                      # every part, in order; finished results are not run again
-    python experiments/beyond.py jumps --runs runs    # some parts; --runs: where training.py keeps its checkpoints
+    python experiments/beyond.py                          # every part, in order; finished results are not run again
+    python experiments/beyond.py moved-rho-freeze jumps   # some parts
 
-Results are files of the library in experiments/beyond; parts that are not finished are kept in experiments/unfinished.
+Results lie beside those of run.py, in experiments/beyond, and are resumed in the same way.
 """
+
+import sys
+from pathlib import Path
+
+from run import EXAM, HERE, RANDOM, SEED, once, sequences
+
+import positional_heads as ph
+
+MOVED = {
+    "moved-rho-freeze": ("rho", "freeze", (4, 8, 16)),
+    "moved-retrieval-zero": ("retrieval", "zero", (4, 8, 16)),
+}
+"""Ranking of the heads, what is done to their pairs, and how many of the 32: an eighth, a quarter, a half."""
+HEADS = 27
+"""Heads whose pairs are moved together: the top 10 % of 270."""
+
+
+def moved(name: str) -> ph.ManipulationStudy:
+    """Slow, fast, dominant and random pairs of the top heads, and slow pairs of random heads, on the exam at 512 tokens."""
+    rank_by, how, counts = MOVED[name]
+    settings = {"how": how, "counts": counts, "top": HEADS, "rank_by": rank_by, "n_random": RANDOM, "seed": SEED}
+
+    def run(checkpoint: Path) -> ph.ManipulationStudy:
+        from positional_heads.studies.tasks.exam import exam
+
+        model = ph.load_model("smollm2")
+        task = exam(model, haystack=ph.bundled_text("prose"), held_out=1, seed=SEED, **EXAM)
+        scores = ph.HeadScores.load(HERE / "scores" / "prose-512")
+        return ph.manipulation_study(
+            model, scores, task, batch_size=1, checkpoint=checkpoint, progress=True, **settings
+        )
+
+    return once(f"beyond/{name}", ph.ManipulationStudy.load, run)
+
+
+def jumps() -> ph.JumpStudy:
+    """Steps of D across 8192 tokens, and across 1024, which is no training length: a control."""
+
+    def run(_: Path) -> ph.JumpStudy:
+        model = ph.load_model("smollm2")
+        rows = sequences(model, "prose", 8192 * 5 // 4, 2)
+        return ph.jump_study(model, rows, pairs=2**18, samples=512, seed=SEED, progress=True)
+
+    return once("beyond/jumps", ph.JumpStudy.load, run)
+
+
+PARTS = {**{name: lambda name=name: moved(name) for name in MOVED}, "jumps": jumps}
+
+
+def main() -> None:
+    """Run the parts named on the command line, or all."""
+    chosen = sys.argv[1:] or [*PARTS]
+    if unknown := set(chosen) - set(PARTS):
+        sys.exit(f"no part {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(PARTS)}")
+    for name in chosen:
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main()
