@@ -23,7 +23,7 @@ COLUMNS = (
 MEANINGS = {
     "pairs": "manipulated pairs of each head",
     **{kind: f"effect of manipulating the {kind} pairs of the top heads; negative is harm" for kind in CHOSEN},
-    RANDOM_PAIRS: "mean effect of as many pairs of each of these heads, drawn at random",
+    RANDOM_PAIRS: "mean effect of as many random pairs of these heads, the same in each",
     RANDOM_HEADS: "mean effect of the slowest pairs of other heads, as many in every layer",
     EVERY: "effect of all pairs of the top heads",
     "kind": "which pairs of the top heads",

@@ -1,4 +1,8 @@
-"""The sets of manipulated pairs of a study: chosen pairs of the top heads, random pairs, and pairs of random heads."""
+"""The sets of manipulated pairs of a study: chosen pairs of the top heads, random pairs, and pairs of random heads.
+
+Random pairs are the same in all heads of a set, as the slowest are. A pair may matter in many heads alike, and drawing
+for each head on its own would average that out: any pairs chosen alike in all heads would look special.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -46,6 +50,7 @@ def manipulated_sets(
         n_permuted: Number of permuted rankings of the heads; fewer where fewer exist.
         seed: Seed of all of them.
     """
+    most = max(len(slowest[head]) for head in ranking[:top])
     heads, found = sorted(ranking[:top]), ManipulatedSets([ManipulatedSet("none", 0, 0, ())], {(): {}})
 
     def add(kind: str, number: int, orders: Orders, among: Sequence[Head], count: int) -> None:
@@ -59,7 +64,8 @@ def manipulated_sets(
         for count in counts:
             add(kind, 0, orders, heads, count)
     for number in range(n_random):
-        drawn = {head: _shuffled(slowest[head], f"pairs-{seed}-{number}-{head}") for head in heads}
+        order = random.Random(f"pairs-{seed}-{number}").sample(range(most), most)
+        drawn = {head: [pair for pair in order if pair < len(slowest[head])] for head in heads}
         for count in counts:
             add(RANDOM_PAIRS, number, drawn, heads, count)
     others = study_sets(ranking, [top], n_random, None, (), seed, n_permuted=n_permuted)
@@ -68,14 +74,10 @@ def manipulated_sets(
             if cell.kind == kind:
                 for count in counts:
                     add(name, cell.number, slowest, cell.heads, count)
-    add(EVERY, 0, slowest, heads, max(len(slowest[head]) for head in heads))
+    add(EVERY, 0, slowest, heads, most)
     return found
 
 
 def slowest_first(frequencies: Sequence[float]) -> list[int]:
     """The pairs of a layer by frequency, the slowest first; of equal ones the last."""
     return sorted(range(len(frequencies)), key=lambda pair: (abs(frequencies[pair]), -pair))
-
-
-def _shuffled(pairs: Sequence[int], seed: str) -> list[int]:
-    return random.Random(seed).sample(sorted(pairs), len(pairs))

@@ -314,6 +314,24 @@ MUTANTS = (
     ),
     Mutant("core/statistics.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
     Mutant(
+        "results/manipulation_tables.py",
+        "difference = own - control.mean(0)",
+        "difference = own",
+        "results/test_manipulation -k plain_means",
+    ),
+    Mutant(
+        "results/manipulation_tables.py",
+        "RANDOM_HEADS, PERMUTED)",
+        "RANDOM_HEADS, RANDOM_HEADS)",
+        "results/test_manipulation -k plain_means",
+    ),
+    Mutant(
+        "results/manipulation_verdict.py",
+        'row["reach"] != INTERACTION',
+        "True",
+        "results/test_manipulation -k what_was_planted",
+    ),
+    Mutant(
         "results/plan_verdict.py",
         "if 1 / (1 + plans) >= ALPHA",
         "if 1 / (1 + plans) > ALPHA",

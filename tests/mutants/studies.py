@@ -117,6 +117,26 @@ MUTANTS = (
     Mutant("studies/pair_study.py", "n - kept, number", "kept, number", "studies/test_pair_study -k each_plan"),
     Mutant("studies/pair_study.py", '"pairs": {"how": how}', '"pairs": {}', "studies/test_pair_study -k interrupted"),
     Mutant("studies/plan_study.py", "longest <= seen", "longest < seen", "studies/test_plan_study -k impossible"),
+    # Manipulations
+    Mutant(
+        "studies/manipulated_sets.py",
+        'f"pairs-{seed}-{number}"',
+        'f"pairs-{seed}"',
+        "studies/test_manipulation -k by_chance",
+    ),
+    Mutant(
+        "studies/manipulated_sets.py",
+        "(abs(frequencies[pair]), -pair)",
+        "(-abs(frequencies[pair]), -pair)",
+        "studies/test_manipulation -k each_set",
+    ),
+    Mutant(
+        "studies/manipulation.py", "row=row: -row[pair]", "row=row: row[pair]", "studies/test_manipulation -k dominant"
+    ),
+    Mutant("studies/manipulation.py", '"manipulation": done,', "", "studies/test_manipulation -k interrupted"),
+    Mutant(
+        "studies/manipulation.py", "model, moved[one], how", "model, {}, how", "studies/test_manipulation -k each_set"
+    ),
     # Recommendations
     Mutant(
         "studies/recommendation.py", "rows[:, :trained], 1,", "rows, 1,", "studies/test_recommendation -k run_alone"

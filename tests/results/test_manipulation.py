@@ -93,7 +93,7 @@ def test_holm_is_that_of_its_definition(study) -> None:
 def test_the_verdict_says_what_was_planted(study) -> None:
     said = study.verdict
     assert said.startswith("Freezing the slowest pairs of each of the top 2 heads changes log_prob of planted by -0.8")
-    assert "mean over 4, 8 pairs; all 16 of their pairs, by -0.8" in said
+    assert "at short range, mean over 4, 8 pairs; all 16 of their pairs, by -0.8" in said
     first, rest = said.split("More than random pairs of the same heads, at long range, cost: slowest -0.")[1].split(
         "Not shown to cost more than random pairs: "
     )

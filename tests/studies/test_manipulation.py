@@ -3,6 +3,7 @@
 import random
 from contextlib import ExitStack
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -11,6 +12,7 @@ import positional_heads as ph
 from positional_heads.cli import app
 from positional_heads.cli.wording import in_options
 from positional_heads.results.manipulation import ManipulationStudy
+from positional_heads.studies.manipulated_sets import manipulated_sets
 from positional_heads.studies.manipulation import manipulation_study
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.planted_pairs import HEADS, PAIRS, RECALLS, recall_task, save_recalling_model
@@ -112,6 +114,8 @@ def test_each_set_has_the_measures_of_its_manipulation(study, tiny, scores, task
             assert heads == [*map(str, sorted(top))]
         if (cell.kind, cell.k) in chosen:
             assert all(pairs_of(text) == [*chosen[cell.kind, cell.k]] for text in cell.heads)
+        if cell.kind == "random pairs":
+            assert len({text.partition(":")[2] for text in cell.heads}) == 1
         if cell.kind == "random heads":
             assert not {*heads} & {*map(str, top)}
             assert sorted(name[:2] for name in heads) == sorted(str(head)[:2] for head in top)
@@ -130,6 +134,23 @@ def test_each_set_has_the_measures_of_its_manipulation(study, tiny, scores, task
     assert (study.values["log_prob"][1:] - study.values["log_prob"][0]).abs().amax(1).min() > 0
     assert study.provenance["manipulation"] == {"how": "freeze", "factor": None, "shared": "split"}
     assert any("were manipulated alone" in note for note in study.notes)
+
+
+def test_a_pair_that_matters_in_all_heads_makes_others_special_no_oftener_than_by_chance() -> None:
+    ranking = [ph.Head(0, number) for number in range(6)]
+    slowest, found = {head: [*range(16)] for head in ranking}, []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        special, noise = rng.integers(16), {}
+        cells, moved = manipulated_sets(ranking, 3, slowest, None, [4], n_random=19, n_permuted=0, seed=seed)
+        for cell in cells:
+            hits = sum(special in pairs for pairs in moved[cell.heads].values())
+            noise[cell] = -hits + rng.normal(0, 0.01)
+        (own,) = (effect for cell, effect in noise.items() if cell.kind == "slowest")
+        drawn = [effect for cell, effect in noise.items() if cell.kind == "random pairs"]
+        found.append((1 + sum(effect <= own for effect in drawn)) / 20)
+    assert 0.02 < np.mean(np.array(found) <= 0.05) < 0.09  # 0.05 expected, with a standard error of 0.011
+    assert 0.4 < np.mean(np.array(found) <= 0.5) < 0.6
 
 
 def test_dominant_pairs_are_those_with_the_largest_mean_contributions(study, tiny, task) -> None:
