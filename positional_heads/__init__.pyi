@@ -25,6 +25,7 @@ from .results import formats as formats
 from .results.ablation import AblationStudy as AblationStudy
 from .results.compare import compare as compare
 from .results.comparison import Comparison as Comparison
+from .results.distance_profile import DistanceProfile as DistanceProfile
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
@@ -40,6 +41,7 @@ from .results.scores import HeadScores as HeadScores
 from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
 from .results.window_plan import window_plan as window_plan
+from .scoring.distance_profile import distance_profile as distance_profile
 from .scoring.head_examples import examples_from_cache as examples_from_cache
 from .scoring.head_examples import head_examples as head_examples
 from .scoring.profile import contribution_profile as contribution_profile

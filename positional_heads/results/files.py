@@ -38,6 +38,7 @@ EXTRAPOLATION = ResultKind(
 EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "HeadExamples.save")
 PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
 HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "positional-heads profile")
+DISTANCE_PROFILE = ResultKind("positional_heads.DistanceProfile", "distances.safetensors", "positional-heads distances")
 HEAD_PLAN = ResultKind("positional_heads.HeadPlan", "plan.safetensors", "positional-heads plan")
 PAIR_PLAN = ResultKind("positional_heads.PairPlan", "pairs.safetensors", "positional-heads plan --pairs")
 PLAN_STUDY = ResultKind("positional_heads.PlanStudy", "plans.safetensors", "positional-heads plan --study")
