@@ -71,7 +71,7 @@ def score_sources(model: TransformerLensModel, layers: Sequence[int]) -> dict[in
         if layer not in sources:
             msg = (
                 f"layer {layer}: neither hook_attn_scores nor q . k of hook_q and hook_k has hook_pattern as its "
-                "softmax, and its attention does not use transformers' attention interface: its scores are not accessible"
+                "softmax, and its attention does not use transformers' attention interface: its scores cannot be read"
             )
             raise UnsupportedModelError(msg)
     return sources
