@@ -3,6 +3,7 @@
 Everything in it is defined for every encoding of position, so heads of models with different ones can be compared.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,13 @@ from torch import Tensor
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head
 from positional_heads.core.ratio_intervals import ratio_interval
-from positional_heads.results.distance_tables import DISTANCE_COLUMNS, distance_line, distance_verdict
+from positional_heads.results.distance_tables import (
+    DISTANCE_COLUMNS,
+    DISTANCE_MEANINGS,
+    SHOWN_AS,
+    distance_line,
+    distance_verdict,
+)
 from positional_heads.results.files import DISTANCE_PROFILE
 from positional_heads.results.plan_checks import check_notes, check_shape
 from positional_heads.results.record import Record, computed_once, json_rows, nested
@@ -161,7 +168,11 @@ class DistanceProfile(Record):
 
     def _main_table(self) -> "pd.DataFrame":
         frame = self.to_frame().sort_values("reach", ascending=False, kind="stable")
-        return frame[[name for name in DISTANCE_COLUMNS if name in frame]]
+        return frame[[name for name in DISTANCE_COLUMNS if name in frame]].rename(columns=SHOWN_AS)
+
+    @property
+    def _meanings(self) -> Mapping[str, str]:
+        return DISTANCE_MEANINGS
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":

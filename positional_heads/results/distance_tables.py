@@ -15,8 +15,7 @@ DISTANCE_COLUMNS = (
 )
 DISTANCE_MEANINGS = {
     "encoding": "rotary, alibi, added (to the embeddings, learned or sinusoidal) or none",
-    "reach": "mean distance of the attention to all but the first keys, in tokens",
-    "reach_low": "lower end of its 95 % interval over sequences",
+    "reach_low": "lower end of the 95 % interval of the reach over sequences",
     "reach_high": "upper end of that interval",
     "even_reach": "the reach of a head that attends evenly to every key that it sees",
     "half_distance": "half of that attention goes no further, in tokens",
@@ -24,6 +23,9 @@ DISTANCE_MEANINGS = {
     "eta2": "share of the variance of the score, up to a constant of each query, that distance explains",
     "eta2_repeated": "the part of that share that other sequences repeat",
 }
+SHOWN_AS = {"reach": "head_reach"}
+"""Column whose name means something else in the tables of studies."""
+ORDER = "The heads with the largest reach first."
 NAMED = 10
 WORDS = {
     "rotary": "rotary",
@@ -41,8 +43,9 @@ def distance_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
         top: How many heads.
     """
     known = sorted((row for row in table if row["reach"] is not None), key=lambda row: -row["reach"])
-    columns = [name for name in DISTANCE_COLUMNS if known and name in known[0]]
-    return ResultTable(columns, known[:top], DISTANCE_MEANINGS)
+    columns = [SHOWN_AS.get(name, name) for name in DISTANCE_COLUMNS if known and name in known[0]]
+    shown = [{SHOWN_AS.get(name, name): row[name] for name in row} for row in known[:top]]
+    return ResultTable(columns, shown, DISTANCE_MEANINGS)
 
 
 def distance_line(provenance: Mapping[str, Any], encodings: Sequence[str]) -> str:

@@ -40,7 +40,7 @@ from positional_heads.scoring.batches import Row, batch_work, capture_batch, run
 from positional_heads.scoring.distance_counter import DistanceCounter
 from positional_heads.scoring.profile_counter import padded_scores
 from positional_heads.scoring.progress import work_bar
-from positional_heads.scoring.score import score_heads
+from positional_heads.scoring.score import origin_of, score_heads
 
 RANGES = 24
 """Ranges of distance if none are asked for."""
@@ -98,6 +98,7 @@ def distance_profile(
     in_range("window", window, 1, 2**31)
     in_range("sinks", sinks, 0, 2**20)
     _refuse_edges(edges)
+    edges = None if edges is None else list(edges)
     refuse_unreadable(model)
     chosen = _Layers(model, layers)
     rows = [real_tokens(*row) for row in as_sequences(model, tokens, attention_mask, plain_text=plain_text)]
@@ -107,13 +108,13 @@ def distance_profile(
     if sinks >= max(lengths) - 1:
         msg = f"sinks {sinks} leave no two keys of the longest sequence of {max(lengths)} tokens: give fewer"
         raise ValueError(msg)
-    first = geometric_edges(max(lengths), RANGES)[:-1].tolist() if edges is None else list(edges)
+    first = geometric_edges(max(lengths), RANGES)[:-1].tolist() if edges is None else edges
     if first[-1] >= max(lengths):
         msg = f"edges: the last range begins at {first[-1]} tokens, and the longest sequence has {max(lengths)}"
         raise ValueError(msg)
     with edits_named(model):
-        chosen.prove(max(data, key=lambda batch: batch.tokens.shape[1]).tokens[:1])
         counter = DistanceCounter(lengths, first, window, sinks)
+        chosen.prove(max(data, key=lambda batch: batch.tokens.shape[1]).tokens[:1])
         with work_bar(
             batch_work(model, data), (), title="profiling distances", unit="sequences", shown=progress
         ) as bar:
@@ -125,8 +126,8 @@ def distance_profile(
         scored = [rotary.layer for rotary in chosen.rotary]
         allowed = {"beyond_context": beyond_context, "batch_size": batch_size, "progress": progress}
         scores = score_heads(model, rows, layers=scored, **allowed)
-    provenance = run_provenance(model, data, {"window": window, "sinks": sinks})
-    provenance["data"]["groups"] = counter.groups
+    provenance = run_provenance(model, data, {"edges": edges, "window": window, "sinks": sinks})
+    provenance["data"] |= {"groups": counter.groups, **origin_of(tokens)}
     return counter.result(
         (int(model.cfg.n_layers), int(model.cfg.n_heads)),
         scores,

@@ -12,7 +12,7 @@ from positional_heads.bridge.model import TransformerLensModel
 
 VERBS = {name: getattr(ph, name) for name in ph.__all__ if inspect.isfunction(getattr(ph, name))}
 ON_A_MODEL = {name: verb for name, verb in VERBS.items() if "model" in inspect.signature(verb).parameters}
-TEXT = ("score_heads", "score_shard", "profile_heads", "contribution_profile", "head_examples")
+TEXT = ("score_heads", "score_shard", "profile_heads", "contribution_profile", "head_examples", "distance_profile")
 TEXT += ("dominant_dimension_cache",)
 STUDIES = ("extrapolation_study", "base_sweep")
 MAY_DIFFER = {

@@ -21,6 +21,7 @@ from positional_heads.results.text import printable
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_distances import synthetic_distances
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_recommendation import planted_recommendation
@@ -100,6 +101,7 @@ def plan_study(name: str = "planted") -> ph.PlanStudy:
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "HeadProfile": lambda name: synthetic_profile(name=name),
+    "DistanceProfile": lambda name: synthetic_distances(name=name),
     "AblationStudy": study,
     "ExtrapolationStudy": planted_extrapolation,
     "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),

@@ -190,7 +190,7 @@ def test_a_bridge_that_attends_otherwise_than_the_original_is_refused(tiny_folde
         return compute(self, *args, **{**kwargs, "alibi": 2 * kwargs["alibi"]})
 
     monkeypatch.setattr(kind, "forward", doubled)
-    with pytest.raises(ph.UnsupportedModelError, match="layer 0: .* differs from that of Hugging Face's"):
+    with pytest.raises(ph.UnsupportedModelError, match=r"layer 0: .* differs from that of Hugging Face's"):
         ph.distance_profile(model, TOKENS)
 
 
