@@ -11,6 +11,7 @@ from .bridge.model import UnsupportedModelError as UnsupportedModelError
 from .bridge.resolve import resolve_layers as resolve_layers
 from .bridge.rope_scaling.clex import load_clex as load_clex
 from .bridge.rope_scaling.extended_rope import extended_rope as extended_rope
+from .bridge.rope_scaling.manipulated_pairs import manipulated_pairs as manipulated_pairs
 from .bridge.rope_scaling.methods import rope_method as rope_method
 from .bridge.rope_scaling.plain_rope import plain_rope as plain_rope
 from .bridge.rope_scaling.self_extend import self_extend_advice as self_extend_advice

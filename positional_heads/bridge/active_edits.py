@@ -6,7 +6,7 @@ is named in the provenance of a result, and refused where a checkpoint would hav
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from positional_heads.bridge.active_extension import active_extension
@@ -19,7 +19,14 @@ from positional_heads.bridge.found_hooks import (
     is_bridges,
     module_name,
 )
-from positional_heads.bridge.model import PATTERN, TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import (
+    PATTERN,
+    SCORES,
+    TransformerLensModel,
+    UnsupportedModelError,
+    hook_name,
+    layers_with_attention,
+)
 from positional_heads.core.edit_words import edits_in_words, listed
 from positional_heads.core.heads import Head
 
@@ -73,6 +80,21 @@ def refuse_unknown_edits(edits: Mapping[str, Any]) -> None:
             "points), or run without a checkpoint"
         )
         raise ValueError(msg)
+
+
+@contextmanager
+def scores_as_rotated(model: TransformerLensModel) -> Iterator[None]:
+    """A block in which our own ablations leave attention scores alone, for probes of what is rotated."""
+    points = model.hook_dict
+    with ExitStack() as undo:
+        for layer in layers_with_attention(model):
+            point = points[hook_name(layer, SCORES)]
+            undo.callback(point._forward_hooks.update, dict(point._forward_hooks))  # in their order, into nothing
+            undo.callback(point._forward_hooks.clear)
+            for handle in point.fwd_hooks:
+                if _edit(handle.user_hook):
+                    point._forward_hooks.pop(handle.hook.id, None)
+        yield
 
 
 def refuse_edited_pattern(model: TransformerLensModel, layers: Sequence[int]) -> None:

@@ -13,6 +13,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable
 from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.core.bands import Band
+from positional_heads.core.edit_words import MANIPULATED
 
 
 @runtime_checkable
@@ -74,6 +75,12 @@ _ACTIVE: "weakref.WeakKeyDictionary[TransformerLensModel, ActiveExtension]" = we
 def active_extension(model: TransformerLensModel) -> ActiveExtension | None:
     """The extension that is active on this model, or None."""
     return _ACTIVE.get(model)
+
+
+def active_block(model: TransformerLensModel) -> str:
+    """The name of the block in which the model's rotation is extended or moved."""
+    extension = active_extension(model)
+    return MANIPULATED if extension is not None and extension.name == MANIPULATED else "extended_rope"
 
 
 def extension_provenance(model: TransformerLensModel) -> dict[str, Any]:

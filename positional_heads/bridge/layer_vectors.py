@@ -111,7 +111,8 @@ class LayerVectors:
             return rotary.scores(query, key)
         phase = self.phase(row)
         free = (rotary.free_channels(query, phase[None, queries]), rotary.free_channels(key, phase[None]))
-        q_dot_k = banded_scores(self.bands, free[0].row(0), free[1].row(0), queries)
+        every = torch.arange(key.shape[1], device=queries.device)
+        q_dot_k = banded_scores(self.bands, free[0].row(0), free[1].row(0), queries, every)
         return rotary.soft_capped(q_dot_k * rotary.scale)[None]
 
     def phase(self, row: int) -> Complex[Tensor, "pos pair"]:

@@ -66,7 +66,7 @@ def _after_rotation(attention: Any, undo: ExitStack) -> None:
         q, k = rotate(q, k, cos, sin)
         return attention.hook_rot_q(q), attention.hook_rot_k(k)
 
-    _patch(attention, "_apply_rotary_pos_emb", rotate_then_hook, undo)
+    patch(attention, "_apply_rotary_pos_emb", rotate_then_hook, undo)
 
 
 def _before_attention(attention: Any, undo: ExitStack) -> None:
@@ -78,7 +78,7 @@ def _before_attention(attention: Any, undo: ExitStack) -> None:
         # the keys can be the cache's own tensor: an edit in place would change every later run
         return attend(attention.hook_rot_q(query), attention.hook_rot_k(key.clone()), *args, **kwargs)
 
-    _patch(component, "_attn", hook_then_attend, undo)
+    patch(component, "_attn", hook_then_attend, undo)
 
 
 def _instead_of_rotation(attention: Any, undo: ExitStack) -> None:
@@ -104,13 +104,18 @@ def _instead_of_rotation(attention: Any, undo: ExitStack) -> None:
         pending.append(kwargs.pop("position_ids"))
         return reconstruct(q, k, v, **kwargs)
 
-    _patch(attention, "_reshape_qkv_to_heads", reshape_rotate_hook, undo)
-    _patch(attention, "_reconstruct_attention", without_positions, undo)
+    patch(attention, "_reshape_qkv_to_heads", reshape_rotate_hook, undo)
+    patch(attention, "_reconstruct_attention", without_positions, undo)
 
 
-def _patch(module: Any, name: str, function: Callable[..., Any], undo: ExitStack) -> None:
+def patch(module: Any, name: str, function: Callable[..., Any], undo: ExitStack) -> None:
+    """Put a function in place of a method of one module, or of an earlier patch of it, until the stack is closed."""
+    before = vars(module).get(name)
     object.__setattr__(module, name, function)
-    undo.callback(object.__delattr__, module, name)
+    if before is None:
+        undo.callback(object.__delattr__, module, name)
+    else:
+        undo.callback(object.__setattr__, module, name, before)
 
 
 def _check_patches(model: TransformerLensModel, probe: torch.Tensor, layers: list[int], before: torch.Tensor) -> None:

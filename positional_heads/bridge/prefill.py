@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, layers_with_attention
 from positional_heads.bridge.run_lengths import run_lengths
 
@@ -44,7 +43,7 @@ def chunk_length(model: TransformerLensModel, rows: int, length: int) -> int:
         msg = (
             f"{rows} sequence(s) of {length} tokens need {scores:.2g} attention scores per layer in one pass, more "
             f"than the limit of {WHOLE_RUN_SCORES:.2g}, and this model cannot run in chunks (it has a state other "
-            "than keys and values, or drops keys that an extension needs): give shorter sequences, or batch_size=1"
+            "than keys and values): give shorter sequences, or batch_size=1"
         )
         raise UnsupportedModelError(msg)
     return length
@@ -54,7 +53,7 @@ def exact_in_chunks(model: TransformerLensModel) -> bool:
     """Whether a run continued from a key-value cache computes the same as one whole run.
 
     False for models with a recurrent state (state-space and linear attention layers, convolutions), which
-    `transformers` need not continue exactly; and where an extension rewrites scores of layers whose cache drops keys.
+    `transformers` need not continue exactly.
     """
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -63,9 +62,6 @@ def exact_in_chunks(model: TransformerLensModel) -> bool:
     if getattr(original, "_is_stateful", False) or len(layers_with_attention(model)) < int(model.cfg.n_layers):
         return False
     kinds = {type(layer) for layer in DynamicCache(config=original.config).layers}
-    extension = active_extension(model)
-    if extension is not None and extension.rewrites_scores:
-        return kinds <= {DynamicLayer}
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 

@@ -141,7 +141,7 @@ def _resolve_hooked(model: TransformerLensModel, layer: int, record: Record) -> 
     is_pattern = bool((own >= 0).all()) and bool(((own.float().sum(-1) - 1).abs() < 0.05).all())  # noqa: PLR2004
     component = model.blocks[layer].attn.original_component
     draft = replace(
-        _draft(layer, component, query),
+        _draft(layer, component, query, key),
         source="hook" if "hook_rot_q" in record else "rebuilt",
         table=table_layout(record["hook_cos"], record["hook_sin"]) if "hook_cos" in record else "embed_positions",
         holds="pattern" if is_pattern else "scores",
@@ -208,7 +208,7 @@ def _resolve_moved(model: TransformerLensModel, layer: int, first: Record, moved
     if not rotates:
         return None
     module = attention_module(model, layer)
-    draft = replace(_draft(layer, module, query), source="interface", table=table, holds="pattern")
+    draft = replace(_draft(layer, module, query, key), source="interface", table=table, holds="pattern")
     layout, sense, error = min(rotation_errors(first, moved, phases[0], phases[1]), key=lambda candidate: candidate[2])
     hidden = draft.masked_entries(first[SCORES])
     score = draft.score_error(draft.scores(query, key), first[SCORES], hidden)
@@ -239,7 +239,12 @@ def _refuse_other_heads(layers: dict[int, RotaryLayer], n_heads: int) -> None:
             raise UnsupportedModelError(msg)
 
 
-def _draft(layer: int, module: Any, query: Float[Tensor, "batch pos head d_head"]) -> RotaryLayer:
+def _draft(
+    layer: int,
+    module: Any,
+    query: Float[Tensor, "batch pos head d_head"],
+    key: Float[Tensor, "batch pos kv_head d_head"],
+) -> RotaryLayer:
     """A layer as its queries and attention module describe it; layout, table and source are filled in by the probe."""
     d_head = query.shape[-1]
     return RotaryLayer(
@@ -254,6 +259,7 @@ def _draft(layer: int, module: Any, query: Float[Tensor, "batch pos head d_head"
         soft_cap=getattr(module, "attn_logit_softcapping", None),
         holds="scores",
         error=torch.inf,
+        n_kv_heads=key.shape[2],
     )
 
 

@@ -44,6 +44,7 @@ class RotaryLayer:
         sense: 1, or -1 where pairs rotate clockwise with position (NanoChat).
         plain: Whether a plain run was seen to show what the bridge does (see `bridge.plain_capture`).
             It says how the layer can be read, and nothing about what it computes, so it is no part of provenance.
+        n_kv_heads: Number of key heads in the probe run; query heads share them evenly, in their order.
     """
 
     layer: int
@@ -60,18 +61,23 @@ class RotaryLayer:
     sense: int = 1
     frequencies: str = field(default="", repr=False)
     plain: bool = field(default=False, repr=False, compare=False)
+    n_kv_heads: int = field(default=0, repr=False, compare=False)
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What identifies the layer's rotation, as JSON."""
-        fields = asdict(self)
-        fields.pop("plain")
-        return fields
+        return {name: value for name, value in asdict(self).items() if name not in {"plain", "n_kv_heads"}}
 
     @property
     def n_pairs(self) -> int:
         """Number of rotary pairs."""
         return self.rotary_dim // 2
+
+    def readers(self, head: int) -> list[int]:
+        """The query heads that read the key head of a query head, that one among them."""
+        group = self.n_heads // self.n_kv_heads
+        first = head // group * group
+        return list(range(first, first + group))
 
     @property
     def records(self) -> Literal["scores", "pattern"]:
@@ -103,16 +109,23 @@ class RotaryLayer:
         return head_planes(vectors, self.layout, self.rotary_dim, self.n_heads)
 
     def free_channels(
-        self, vectors: Float[Tensor, "batch pos any_head d_head"], phase: Complex[Tensor, "#batch pos pair"]
+        self,
+        vectors: Float[Tensor, "batch pos any_head d_head"],
+        phase: Complex[Tensor, "#batch pos pair"],
+        heads: Int[Tensor, " chosen"] | None = None,
     ) -> FreeChannels:
-        """Queries or keys before rotation, for every query head.
+        """Queries or keys before rotation, for some query heads; for every one when None.
 
         Args:
             vectors: The rotated ones.
             phase: What they were rotated by.
+            heads: Which query heads.
         """
-        rest = expand_key_heads(vectors, self.n_heads)[..., self.rotary_dim :].transpose(1, 2)
-        return FreeChannels(unrotated(self.planes(vectors), phase[:, None]), rest.float())
+        vectors = expand_key_heads(vectors, self.n_heads)
+        vectors = vectors if heads is None else vectors[:, :, heads]
+        planes = head_planes(vectors, self.layout, self.rotary_dim, vectors.shape[2])
+        rest = vectors[..., self.rotary_dim :].transpose(1, 2)
+        return FreeChannels(unrotated(planes, phase[:, None]), rest.float())
 
     def scaled_scores(
         self, rot_q: Float[Tensor, "batch query_pos head d_head"], rot_k: Float[Tensor, "batch key_pos kv_head d_head"]

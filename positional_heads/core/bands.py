@@ -39,6 +39,11 @@ class Band:
         """The band of the first positions only."""
         return Band(self.nearest, self.furthest, self.query_phase[:, :length], self.key_phase[:, :length])
 
+    def of(self, heads: Int[Tensor, " chosen"]) -> "Band":
+        """The band of some heads; phases that all heads share stay."""
+        phases = (phase if len(phase) == 1 else phase[heads] for phase in (self.query_phase, self.key_phase))
+        return Band(self.nearest, self.furthest, next(phases), next(phases))
+
 
 def unrotated(
     planes: Float[Tensor, "*batch pos pair 2"], phase: Complex[Tensor, "*#batch pos pair"]
@@ -97,29 +102,33 @@ class FreeChannels:
         """Those of one sequence of a batch."""
         return FreeChannels(self.rotary[number], self.rest[number])
 
-    def turned(self, phase: Complex[Tensor, "#head pos pair"]) -> Float[Tensor, "*batch head pos d"]:
+    def turned(self, phase: Complex[Tensor, "*#batch #head pos pair"]) -> Float[Tensor, "*batch head pos d"]:
         """All channels after rotation."""
         return torch.cat([torch.view_as_real(self.rotary * phase).flatten(-2), self.rest], dim=-1)
 
 
 def banded_scores(
-    bands: Sequence[Band], query: FreeChannels, key: FreeChannels, query_pos: Int[Tensor, " query_pos"]
+    bands: Sequence[Band],
+    query: FreeChannels,
+    key: FreeChannels,
+    query_pos: Int[Tensor, " query_pos"],
+    key_pos: Int[Tensor, " key_pos"],
 ) -> Float[Tensor, "head query_pos key_pos"]:
     """Q . k of one sequence, each entry by the band of its distance; unscaled.
 
     Args:
         bands: Phases of all positions from zero to the last key's.
         query: Queries before rotation.
-        key: Keys before rotation, one head for each query head, from position zero on.
+        key: Keys before rotation, one head for each query head.
         query_pos: Positions of the queries.
+        key_pos: Positions of the keys.
     """
-    heads, n_keys = key.rotary.shape[:2]
-    distance = query_pos[:, None] - torch.arange(n_keys, device=query_pos.device)
-    scores = torch.zeros(heads, *distance.shape, device=query_pos.device)
+    distance = query_pos[:, None] - key_pos
+    scores = torch.zeros(key.rotary.shape[0], *distance.shape, device=query_pos.device)
     for band in bands:
         furthest = distance.max() if band.furthest is None else band.furthest
         inside = (distance >= band.nearest) & (distance <= furthest)
-        own = query.turned(band.query_phase[:, query_pos]) @ key.turned(band.key_phase[:, :n_keys]).mT
+        own = query.turned(band.query_phase[:, query_pos]) @ key.turned(band.key_phase[:, key_pos]).mT
         scores = torch.where(inside, own, scores)
     return scores
 
@@ -129,9 +138,10 @@ def banded_attention(
     query: FreeChannels,
     key: FreeChannels,
     value: Float[Tensor, "batch head key_pos d_value"],
-    first: int,
-    scale: float,
+    query_pos: Int[Tensor, "#batch query_pos"],
+    key_pos: Int[Tensor, "#batch key_pos"],
     *,
+    scale: float,
     visible: Bool[Tensor, "#batch #head query_pos key_pos"] | None = None,
 ) -> Float[Tensor, "batch head query_pos d_value"]:
     """Causal attention, each score by the band of its distance, by PyTorch's kernel: never all scores at once.
@@ -142,19 +152,21 @@ def banded_attention(
     Args:
         bands: Phases of all positions from zero to the last key's.
         query: Queries before rotation.
-        key: Keys before rotation, from position zero on.
+        key: Keys before rotation, one head for each query head; the last ones are those of the queries.
         value: Values, one head for each query head.
-        first: Position of the first query; the others follow.
+        query_pos: Positions of the queries, each one more than the last; those of padding are arbitrary.
+        key_pos: Positions of the keys.
         scale: Factor on q . k.
         visible: Entries that the model's mask shows, besides causality; all when None.
     """
-    turned = [query.turned(band.query_phase[:, first : first + query.rest.shape[2]]) for band in bands]
+    first = key_pos.shape[-1] - query_pos.shape[-1]
+    turned = [query.turned(band.query_phase[:, query_pos].transpose(0, 1)) for band in bands]
     rotated = torch.cat(turned, dim=-1).to(value.dtype)
     width = rotated.shape[-1] // len(bands)
     copies = []
     for number, band in enumerate(bands):
         others = (number * width, (len(bands) - 1 - number) * width)
-        own = key.turned(band.key_phase[:, : value.shape[2]]).to(value.dtype)
+        own = key.turned(band.key_phase[:, key_pos].transpose(0, 1)).to(value.dtype)
         copies.append(torch.nn.functional.pad(own, others))
     # kernels that keep no scores want values as wide as keys
     values = torch.nn.functional.pad(value, (0, max(0, rotated.shape[-1] - value.shape[-1])))
@@ -185,7 +197,7 @@ def _inside(
 
     Args:
         band: The range of distances.
-        first: Position of the first query.
+        first: Column of the first query among the keys.
         count: Number of queries.
         device: Where to compute it.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from positional_heads.results.edits import edits_of
+from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.tables import text_label
 from positional_heads.results.text import printable
 
@@ -88,7 +88,7 @@ def _difference(name: str, kind: str, a: Any, b: Any) -> Difference:
     if name == "model weights":  # a fingerprint says nothing
         return Difference(name, kind)
     if kind == "setting" and name == "extension":
-        a, b = ((one or {}).get("method") for one in (a, b))
+        return Difference(name, kind, *(extension_of({name: one}) or "none" for one in (a, b)))
     return Difference(name, kind, _in_words(a), _in_words(b))
 
 

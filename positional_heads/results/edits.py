@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from positional_heads.core.edit_words import edits_in_words
+from positional_heads.core.edit_words import edits_in_words, extension_in_words
 from positional_heads.results.text import printable
 
 
@@ -13,9 +13,7 @@ def measured_under(provenance: Mapping[str, Any]) -> str | None:
     Args:
         provenance: Provenance of a result.
     """
-    method = (provenance.get("extension") or {}).get("method")
-    extended = None if method is None else f"the extension {printable(str(method), newlines=False)}"
-    return " and ".join(filter(None, [edits_of(provenance), extended])) or None
+    return " and ".join(filter(None, [edits_of(provenance), extension_of(provenance)])) or None
 
 
 def under_notes(provenance: Mapping[str, Any]) -> list[str]:
@@ -26,6 +24,16 @@ def under_notes(provenance: Mapping[str, Any]) -> list[str]:
     """
     under = measured_under(provenance)
     return [f"The profile was measured under {under}: this is a plan of the model so edited."] if under else []
+
+
+def extension_of(provenance: Mapping[str, Any]) -> str | None:
+    """The extension as a phrase that is safe to show, with what it moved if it moved pairs; None without one.
+
+    Args:
+        provenance: Provenance of a result.
+    """
+    extension = provenance.get("extension")
+    return printable(extension_in_words(extension), newlines=False) if extension else None
 
 
 def edits_of(provenance: Mapping[str, Any]) -> str | None:

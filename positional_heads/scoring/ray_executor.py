@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from positional_heads.bridge.active_edits import model_edits
-from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.active_extension import active_block, active_extension
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Batch
@@ -79,7 +79,7 @@ class RayExecutor:
                 or a hook is active, which replicas would lack.
         """
         if active_extension(model) is not None:
-            msg = "an extended_rope block holds in this process only: score in it without an executor"
+            msg = f"the {active_block(model)} block holds in this process only: score in it without an executor"
             raise ValueError(msg)
         if model_edits(model):
             msg = "ablations and hooks act on the model in this process only: score under them without an executor"

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.active_extension import active_block, active_extension
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
@@ -76,7 +76,8 @@ def pair_study(
     refuse_misspelled(pair_study, task, task_settings)
     cells, plans, notes = _tried_plans(profile, budgets, by, how, n_random, seed)
     if active_extension(model) is not None:
-        msg = "the model's rotation is extended, and plans of pairs extend it: leave the extended_rope block first"
+        block = active_block(model)
+        msg = f"the model's rotation is extended, and plans of pairs extend it: leave the {block} block first"
         raise RuntimeError(msg)
     own_model = profiled_model(model, profile)
     with extended_rope(model, **plans[cells[-1].heads].extension):

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.active_extension import active_block, active_extension
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.provenance import library_versions, model_provenance
@@ -117,7 +117,7 @@ def recommend_extension(
     refuse_misspelled(recommend_extension, named, task_settings)
     check_settings(f"task {task}", task_settings, [] if task is None else task_setting_names(task))
     if active_extension(model) is not None:
-        msg = "the model's rotation is extended already: leave the extended_rope block first"
+        msg = f"the model's rotation is extended already: leave the {active_block(model)} block first"
         raise RuntimeError(msg)
     asked = None if heads is None else heads_of_model(model, heads)
     found = rotations(model, training_length)

@@ -128,7 +128,7 @@ def test_executor_settings_out_of_range_are_refused(tiny, data):
             ph.RayExecutor(start_seconds=seconds)
     with (
         ph.extended_rope(tiny("llama"), "linear", factor=2),
-        pytest.raises(ValueError, match="an extended_rope block holds in this process only"),
+        pytest.raises(ValueError, match="the extended_rope block holds in this process only"),
     ):
         ph.score_heads(tiny("llama"), data[:3], executor="ray")
     with (

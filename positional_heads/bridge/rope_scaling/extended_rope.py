@@ -1,13 +1,13 @@
 """Extend a model's rotation by a length-extrapolation method, inside a `with` block."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
-from positional_heads.bridge.active_extension import active_extension, clear_active, set_active
+from positional_heads.bridge.active_extension import active_block, active_extension
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, heads_of_model
 from positional_heads.bridge.resolve import resolve_layers
-from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension
+from positional_heads.bridge.rope_scaling.extension import ChosenHeads, Extension, activated
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
@@ -48,8 +48,9 @@ def extended_rope(
         UnsupportedModelError: If the model is not rotary, or the hooks that this needs do not fire.
         RuntimeError: If another extension is active.
     """
-    if active_extension(model) is not None:
-        msg = "the model's rotation is extended already: leave the other extended_rope block first"
+    if (active := active_extension(model)) is not None:
+        block = active_block(model)
+        msg = f"the model's rotation is extended already, by {active.name}: leave the other {block} block first"
         raise RuntimeError(msg)
     if layers is not None and heads is not None:
         msg = "give layers or heads, not both: heads name their layers"
@@ -65,10 +66,7 @@ def extended_rope(
     extension = Extension(
         model, method, resolved, _chosen_heads(resolved, layers, heads, model, method), training_length
     )
-    with ExitStack() as undo:
-        extension.enter(undo)
-        set_active(model, extension)
-        undo.callback(clear_active, model)
+    with activated(model, extension):
         yield extension
 
 

@@ -7,8 +7,8 @@ that follow the length of a run follow each row's.
 """
 
 import reprlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Bool, Complex
 from torch import Tensor
 
+from positional_heads.bridge.active_extension import ActiveExtension, active_extension, clear_active, set_active
 from positional_heads.bridge.attention_interface import Attend
-from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError, hook_name
+from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import recording_hooks
 from positional_heads.bridge.rope_scaling.method import Method
 from positional_heads.bridge.rope_scaling.plain_rope import RopeTable, built_in_table, plain_rope
@@ -27,6 +28,7 @@ from positional_heads.bridge.rope_scaling.running_pass import RunningPass
 from positional_heads.bridge.rotary_layer import RotaryModel
 from positional_heads.bridge.run_lengths import follows_length, rotary_modules
 from positional_heads.core.bands import Band
+from positional_heads.core.rotary import pair_frequencies
 
 ChosenHeads = dict[int, list[int] | None]
 """Query heads to extend by layer; None for all of a layer's."""
@@ -44,21 +46,23 @@ class Extension:
         resolved: How the model rotates without it.
         chosen: Extended heads of each extended layer.
         training_length: Tokens that the model was trained on; read from its configuration when None.
+        outer: The extension of the block around this one, which stands for it: its own hooks do nothing meanwhile.
     """
 
     model: TransformerLensModel
     method: Method
     resolved: RotaryModel
     chosen: ChosenHeads
-    training_length: int | None
+    training_length: int | None = None
+    outer: ActiveExtension | None = None
 
     def __post_init__(self) -> None:
-        self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in self.chosen}
+        layers = self.chosen if self.method.extends else ()
+        self.ropes = {layer: plain_rope(self.model, layer, self.training_length) for layer in layers}
         self.running_pass = RunningPass(self.model)
         self._own_follows_length = follows_length(self.model)  # later asked of the model with this extension
         # a pass asks twice per layer, and each answer copies the model's configuration
         self._table = lru_cache(maxsize=KEPT_TABLES)(self._computed_table)
-        self._refuse_unfit()
         self._rewriting = Rewriting(
             self.model,
             {layer: self.resolved.layers[layer] for layer in self.chosen},
@@ -69,12 +73,14 @@ class Extension:
             # other heads of a layer are rotated back, and again by the model's own phases, which are one row's
             equal_rows=not self.method.rewrites_scores
             or ((self._by_heads or self.method.edits_own) and self._own_follows_length),
+            pads=self.method.edits_own,
         )
+        self._refuse_unfit()
 
     def __repr__(self) -> str:
         settings = reprlib.repr(dict(self.method.settings))  # shortens long lists
-        trained = max(rope.training_length for rope in self.ropes.values())
-        return f"Extension({self.name}, {settings}; {len(self.ropes)} layers trained on {trained} tokens)"
+        trained = max((f" trained on {rope.training_length} tokens" for rope in self.ropes.values()), default="")
+        return f"Extension({self.name}, {settings}; {len(self.chosen)} layers{trained})"
 
     @property
     def name(self) -> str:
@@ -104,10 +110,11 @@ class Extension:
     @property
     def provenance(self) -> dict[str, Any]:
         """Method, settings and extended heads, as JSON."""
+        trained = [rope.training_length for rope in self.ropes.values()]
         return {
             "method": self.name,
             **self.method.settings,
-            "training_length": max(rope.training_length for rope in self.ropes.values()),
+            **({"training_length": max(trained)} if trained else {}),
             "heads": {str(layer): heads for layer, heads in self.chosen.items()},
         }
 
@@ -129,13 +136,14 @@ class Extension:
         """
         if not self.rewrites_scores or layer not in self.chosen:
             return None
-        rope, rotary, extended = self.ropes[layer], self.resolved.layers[layer], self.extended_heads(layer, device)
-        position = torch.arange(length, device=device)
+        rotary, extended = self.resolved.layers[layer], self.extended_heads(layer, device)
         run_length = run_length or length
         if self.method.edits_own:
             own = self.running_pass.own_phase(rotary, length, run_length).to(extended.device)
-            edited = torch.where(extended[:, None, None], self.method.edited(own, rotary), own)
+            edited = self.method.edited(own, rotary, self.table(layer, run_length).inv_freq)
+            edited = torch.where(extended[:, None, None], edited, own)
             return [Band(0, None, edited, edited)]
+        rope, position = self.ropes[layer], torch.arange(length, device=device)
         other = rope.table().phases(position[:, None])
         if rope.extension != "default" and not bool(extended.all()):
             other = self.running_pass.own_phase(rotary, length, run_length).to(other.device)
@@ -152,8 +160,9 @@ class Extension:
         if self.method.edits_own:
             rotary = self.resolved.layers[layer]
             own = built_in_table(self.model, layer, rotary.rotary_dim, rotary.d_head, length)
-            if own is not None:
-                return own
+            if own is None:  # a table of positions, whose configuration names no base
+                own = RopeTable(pair_frequencies(self.running_pass.own_phase(rotary, length, length)).float())
+            return own
         return self.method.table(self.ropes[layer], length)
 
     @property
@@ -167,7 +176,7 @@ class Extension:
     @property
     def reach(self) -> int | None:
         """Tokens of the longest run that it can rotate; None for any."""
-        return self.method.reach(self._trained)
+        return None if self.method.edits_own else self.method.reach(self._trained)
 
     @property
     def _trained(self) -> int:
@@ -197,7 +206,11 @@ class Extension:
         layers = list(self.chosen)
         if self.rewrites_scores:
             self._rewriting.watch(undo)
-            hooks = recording_hooks(self.model, layers, self._rewriting.scores)
+            moved = [layer for layer in layers if self._rewriting.takes_moved(layer)]
+            for layer in moved:
+                self._rewriting.move_before(layer, self._acts, undo)
+            shown = [layer for layer in layers if layer not in moved]
+            hooks = [*self._rewriting.position_hooks, *recording_hooks(self.model, shown, self._scores)]
         else:
             hooks = [
                 (hook_name(layer, name), self._replacing(layer, part))
@@ -206,24 +219,50 @@ class Extension:
             ]
         self._hooks = {id(hook): hook for _, hook in hooks}
         undo.enter_context(self.model.hooks(fwd_hooks=hooks))
+        if self.rewrites_scores:
+            points = self.model.hook_dict  # once: TransformerLens builds it at each access
+            self._placed = [
+                (points[name], handle.hook.id)
+                for name, hook in hooks
+                for handle in points[name].fwd_hooks
+                if handle.user_hook is hook
+            ]
+            undo.callback(self.model.original_model.register_forward_pre_hook(self._reorder).remove)
 
     def owns(self, hook: Any) -> bool:
-        """Whether a hook is one of its own."""
-        return id(hook) in self._hooks  # others' need not be hashable
+        """Whether a hook is one of its own, or of the extension around it."""
+        # others' hooks need not be hashable
+        return id(hook) in self._hooks or (self.outer is not None and self.outer.owns(hook))
+
+    def _reorder(self, *_: Any) -> None:
+        """Before a pass: scores are rewritten before others' hooks edit them, from what others made of q and k."""
+        for point, number in self._placed:
+            if number in point._forward_hooks:  # unless somebody has reset all hooks
+                point._forward_hooks.move_to_end(number, last=not str(point.name).endswith(SCORES))
+
+    def _scores(self, layer: int, record: Record) -> Tensor | None:
+        return self._rewriting.scores(layer, record) if self._acts() else None
+
+    def _acts(self) -> bool:
+        return active_extension(self.model) is self
 
     def _refuse_unfit(self) -> None:
-        for layer, rope in self.ropes.items():
+        for layer in self.chosen:
             rotary = self.resolved.layers[layer]
-            if self.rewrites_scores and rotary.holds == "pattern":
+            moved = self.method.edits_own and self._rewriting.takes_moved(layer)
+            if self.rewrites_scores and rotary.holds == "pattern" and not moved:
                 msg = f"layer {layer}: its attention scores cannot be edited, so {self.name} cannot be applied"
                 raise UnsupportedModelError(msg)
+            self.method.refuse_unfit(rotary)
+            if self.method.edits_own:
+                continue
+            rope = self.ropes[layer]
             if rotary.rotary_dim != rope.rotary_dim:
                 msg = (
                     f"layer {layer} rotates {rotary.rotary_dim} channels, its configuration has {rope.rotary_dim}: it "
                     "cannot be extended"
                 )
                 raise UnsupportedModelError(msg)
-            self.method.refuse_unfit(rotary)
             table = self.table(layer, 2 * rope.training_length)
             if len(table.inv_freq) != rotary.n_pairs:
                 msg = f"{self.name}: {len(table.inv_freq)} frequencies, layer {layer} has {rotary.n_pairs} pairs"
@@ -233,9 +272,9 @@ class Extension:
                 raise UnsupportedModelError(msg)
 
     def _refuse_too_long(self, *_: Any) -> None:
-        length = max(self.running_pass.lengths)
-        reach, trained = self.reach, self._trained
+        length, reach = max(self.running_pass.lengths), self.reach
         if reach is not None and length > reach:
+            trained = self._trained
             settings = ", ".join(f"{key} {value}" for key, value in self.method.settings.items())
             msg = (
                 f"{length} tokens are beyond the reach of {self.name} ({settings}) on {trained} training tokens: at "
@@ -261,3 +300,13 @@ class Extension:
             return new if len(tables) > 1 else new.expand_as(old)
 
         return hook_fn
+
+
+@contextmanager
+def activated(model: TransformerLensModel, extension: Extension) -> Iterator[Extension]:
+    """A block inside which an extension is the active one, in place of the one of the block around it."""
+    with ExitStack() as undo:
+        extension.enter(undo)
+        undo.callback(*((clear_active, model) if extension.outer is None else (set_active, model, extension.outer)))
+        set_active(model, extension)
+        yield extension

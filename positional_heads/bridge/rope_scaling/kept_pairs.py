@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Bool, Complex
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from positional_heads.bridge.rope_scaling.method import Method
@@ -49,7 +49,12 @@ class KeptPairs(Method):
         """Whether a pair of this layer loses its rotation; layers that it does not know are refused later."""
         return rotary.layer >= len(self.kept) or any("0" in row for row in self.kept[rotary.layer])
 
-    def edited(self, phase: Complex[Tensor, "pos pair"], rotary: RotaryLayer) -> Complex[Tensor, "#head pos pair"]:
+    def edited(
+        self,
+        phase: Complex[Tensor, "pos pair"],
+        rotary: RotaryLayer,
+        frequency: Float[Tensor, " pair"],  # noqa: ARG002
+    ) -> Complex[Tensor, "#head pos pair"]:
         """The model's own phases, with pairs that lose theirs frozen as at position 0, or 0."""
         rows = self.kept[rotary.layer]
         if not rows:

@@ -8,7 +8,7 @@ rotates near and far keys differently.
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from jaxtyping import Complex, Int, Real
+from jaxtyping import Complex, Float, Int, Real
 from torch import Tensor
 
 from positional_heads.bridge.rope_scaling.plain_rope import PlainRope, RopeTable
@@ -26,11 +26,13 @@ class Method:
             position per token cannot express that, so attention scores are rewritten instead.
         edits_own: Whether it starts from the model's own rotation, an extension of its own included, by `edited`; the
             others start from the rotation that the model was trained with.
+        extends: Whether the length that the model was trained on says anything about it.
     """
 
     name: str
     rewrites_scores: ClassVar[bool] = False
     edits_own: ClassVar[bool] = False
+    extends: ClassVar[bool] = True
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -53,8 +55,19 @@ class Method:
         phase = self.table(rope, length).phases(position[:, None])[None]
         return [Band(0, None, phase, phase)]
 
-    def edited(self, phase: Complex[Tensor, "pos pair"], rotary: RotaryLayer) -> Complex[Tensor, "#head pos pair"]:  # noqa: ARG002
-        """The model's own phases at positions 0, 1, 2, ..., as a method with `edits_own` changes them."""
+    def edited(
+        self,
+        phase: Complex[Tensor, "pos pair"],
+        rotary: RotaryLayer,  # noqa: ARG002
+        frequency: Float[Tensor, " pair"],  # noqa: ARG002
+    ) -> Complex[Tensor, "#head pos pair"]:
+        """The model's own phases at positions 0, 1, 2, ..., as a method with `edits_own` changes them.
+
+        Args:
+            phase: cos + i sin of each position and pair.
+            rotary: The layer's heads and pairs.
+            frequency: Radians per token of each pair.
+        """
         return phase[None]
 
     def applies(self, rotary: RotaryLayer) -> bool:  # noqa: ARG002

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.distance_profile import DistanceProfile
-from positional_heads.results.edits import edits_of
+from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
@@ -116,8 +117,10 @@ def _score_caveats(scores: HeadScores) -> list[str]:
             "The first keys are counted. An attention sink, or the content of the first positions, can look like an "
             f"effect of distance: {check}"
         )
-    if scores.provenance.get("extension"):
-        notes.append("The model was scored with its context extended, not as it was trained.")
+    if extension := scores.provenance.get("extension"):
+        moved = extension["method"] == MANIPULATED
+        how = extension_of(scores.provenance) if moved else "its context extended"
+        notes.append(f"The model was scored with {how}, not as it was trained.")
     if edits := edits_of(scores.provenance):
         notes.append(f"The model was scored under {edits}, not as it is.")
     notes.append(

@@ -11,10 +11,11 @@ from typing import Any, get_args
 import torch
 
 from positional_heads.bridge.provenance import data_hash
+from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.heads import Head
 from positional_heads.core.plan import MOST_EXACT, SAMPLED
 from positional_heads.results.ablation import AblationStudy, RankBy
-from positional_heads.results.edits import edits_of
+from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.text import printable
 from positional_heads.zoo.architecture import BOS_ID
@@ -160,7 +161,9 @@ def not_repeated(provenance: Mapping[str, Any]) -> list[str]:
         missing.append(no_option("quantising weights while they are loaded, quantization_config", config))
     if model.get("compatibility_mode"):
         missing.append("the model was in compatibility mode, enable_compatibility_mode(): no option switches it on")
-    if extension := provenance.get("extension"):
+    if (extension := provenance.get("extension")) and extension["method"] == MANIPULATED:
+        missing.append(f"the model was run with {extension_of(provenance)}: no option does that")
+    elif extension:
         missing.append(no_option("an extended context,", extension))
     if edits := edits_of(provenance):
         missing.append(f"the model was run under {edits}: no option does that")

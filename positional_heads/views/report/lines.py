@@ -1,10 +1,11 @@
 """Lines of Python that repeat a score or a profile with every setting, and assert the same tokens and weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from positional_heads.bridge.rope_scaling.methods import rope_method
+from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.heads import Head
 from positional_heads.results.edits import edits_of
 from positional_heads.results.text import printable
@@ -86,6 +87,8 @@ def _loading(model: Mapping[str, Any]) -> tuple[str, str]:
 
 def _within(extension: Mapping[str, Any], n_layers: int | None, lines: str) -> str:
     """Lines in the block in which the model was extended; below a comment where no name gives its method."""
+    if extension["method"] == MANIPULATED:
+        return _within_moves(extension["moves"], lines)
     heads = {int(layer): chosen for layer, chosen in extension["heads"].items()}
     name, trained = extension["method"], extension["training_length"]
     settings = {key: value for key, value in extension.items() if key not in {"method", "training_length", "heads"}}
@@ -103,6 +106,15 @@ def _within(extension: Mapping[str, Any], n_layers: int | None, lines: str) -> s
         given.append(f"layers={sorted(heads)!r}")
     opening = printable(f"with ph.extended_rope(model, {', '.join([repr(name), *given])}):", newlines=False)
     return "\n    ".join([opening, *lines.splitlines()]) + "\n"
+
+
+def _within_moves(moves: Sequence[Mapping[str, Any]], lines: str) -> str:
+    """Lines in the blocks in which pairs were moved, outer first."""
+    for move in reversed(moves):
+        given = [f"{key}={value!r}" for key, value in move.items() if key != "heads"]
+        opening = f"with ph.manipulated_pairs(model, {', '.join([repr(move['heads']), *given])}, shared='split'):"
+        lines = "\n    ".join([printable(opening, newlines=False), *lines.splitlines()]) + "\n"
+    return lines
 
 
 def _text_expression(name: str) -> str:

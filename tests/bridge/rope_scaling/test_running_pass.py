@@ -94,12 +94,26 @@ def test_beam_search_finds_the_same_with_and_without_a_cache(method, tiny):
     assert not torch.equal(found[0], plain)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", ["mistral", "gemma3"])
 @torch.no_grad()
-def test_a_cache_that_dropped_keys_is_refused(tiny):
-    model = tiny("mistral")  # its window of 12 drops keys
+def test_a_cache_that_drops_keys_has_those_of_the_window(family, method, tiny):
+    model = tiny(family)  # its window of 12 drops keys
+    with applied(model, method):
+        whole, cache, parts = model(TOKENS), None, []
+        for start, stop in [(0, 20), (20, 21), (21, 22), (22, 35), (35, 40)]:
+            logits, cache = passed(model, TOKENS[:, start:stop], cache)
+            parts.append(logits)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=2e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_static_cache_that_dropped_keys_is_refused(tiny):
+    model = tiny("mistral")
     with applied(model, "self_extend"):
-        _, cache = passed(model, TOKENS[:1, :20])
-        with pytest.raises(RuntimeError, match="attends to 21 keys, 11 are in its cache"):
+        static = StaticCache(config=model.original_model.config, max_cache_len=64)
+        _, cache = passed(model, TOKENS[:1, :20], static)
+        with pytest.raises(RuntimeError, match="keeps every key, or grows up to a sliding window"):
             passed(model, TOKENS[:1, 20:30], cache)
 
 
@@ -112,12 +126,44 @@ def test_padding_is_refused_where_scores_are_rewritten(tiny):
 
 
 @torch.no_grad()
-def test_a_cache_of_other_keys_is_refused(tiny):
-    model, doubled = tiny("llama"), [("blocks.0.attn.hook_rot_k", lambda key, hook: key * 2)]
+def test_a_cache_of_other_keys_is_refused(tiny, monkeypatch):
+    model = tiny("llama")
     with applied(model, "self_extend"):
         _, cache = passed(model, TOKENS[:1, :20])
-        with model.hooks(fwd_hooks=doubled), pytest.raises(RuntimeError, match="does not hold this run's keys"):
+        own = cache.layers[0].update
+        monkeypatch.setattr(cache.layers[0], "update", lambda key, *rest, **more: own(key * 2, *rest, **more))
+        with pytest.raises(RuntimeError, match="does not hold this run's keys"):
             passed(model, TOKENS[:1, 20:], cache)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@torch.no_grad()
+def test_scores_are_rewritten_from_edited_keys_before_they_are_edited(method, tiny):
+    """Patches act under an extension too: of keys on what is rewritten, of scores on the result."""
+    model, first = tiny("llama"), 0
+
+    def doubled(key, hook):
+        return torch.where(torch.arange(first, first + key.shape[1])[:, None, None] >= 20, key * 2, key)
+
+    def halved(scores, hook):
+        return torch.where(scores > -1e4, scores / 2, scores)
+
+    hooks = [("blocks.0.attn.hook_rot_k", doubled), ("blocks.1.attn.hook_attn_scores", halved)]
+    with applied(model, method):
+        plain = model(TOKENS[:1])
+        with model.hooks(fwd_hooks=hooks):
+            whole = model(TOKENS[:1])
+        expected = model.run_with_hooks(TOKENS[:1], fwd_hooks=hooks)
+        _, cache = passed(model, TOKENS[:1, :20])
+        first = 20
+        with model.hooks(fwd_hooks=hooks[:1]):
+            found, _ = passed(model, TOKENS[:1, 20:], cache)
+        first = 0
+        keys = model.run_with_hooks(TOKENS[:1], fwd_hooks=hooks[:1])
+    assert torch.equal(whole, expected)
+    assert float((whole - plain).abs().max()) > 1e-2
+    assert float((whole - keys).abs().max()) > 1e-2
+    torch.testing.assert_close(found, keys[:, 20:], atol=2e-5, rtol=0)
 
 
 @pytest.fixture
