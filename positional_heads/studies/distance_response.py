@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ def distance_response(
     heads: Heads | None = None,
     *,
     factors: Sequence[float] = FACTORS,
-    pairs: Literal["dominant"] | Sequence[int] = "dominant",
+    pairs: Sequence[int] | None = None,
     n: int | None = None,
     n_random: int = 5,
     sinks: int = 4,
@@ -65,8 +65,8 @@ def distance_response(
         tokens: As in `score_heads`, token ids without padding or texts.
         heads: Which heads; all of the layers that rotate when None.
         factors: Factors on the frequencies, positive and not 1, at least one.
-        pairs: The pairs to turn: "dominant", those with the largest mean weight in the softmax over pairs that defines
-            D; or numbers of pairs, the same for all heads.
+        pairs: Numbers of the pairs to turn, the same for all heads; when None, the dominant pairs of each: those with
+            the largest mean weight in the softmax over pairs that defines D.
         n: Number of dominant pairs; a quarter of all when None, and at most half.
         n_random: Sets of other pairs.
         sinks: First keys of each sequence that are left out.
@@ -99,7 +99,7 @@ def distance_response(
     if shortest // 2 <= sinks:
         msg = f"the shortest sequence has {shortest} tokens: its second half must begin after the {sinks} sinks"
         raise ValueError(msg)
-    listed = pairs if isinstance(pairs, str) else [int(pair) for pair in pairs]
+    listed = None if pairs is None else [int(pair) for pair in pairs]
     settings = {"factors": values, "pairs": listed, "n": n, "n_random": n_random, "sinks": sinks, "seed": seed}
     settings["layers"] = [one.layer for one in rotary]
     provenance = run_provenance(model, data, settings)
@@ -109,7 +109,7 @@ def distance_response(
     names = {f"batch {number}": number for number in range(len(data))}
     costs = {number: one.cost for number, one in batch_work(model, data).items()}
     common = {"finished": finished, "unit": "batches", "progress": progress, "cost": lambda number: costs[number]}
-    if listed == "dominant":
+    if listed is None:
         weights = run_parts(
             {f"{CHOOSING} {name}": number for name, number in names.items()},
             work.dominance,
@@ -258,21 +258,21 @@ def _checked_factors(factors: Sequence[float]) -> list[float]:
     return values
 
 
-def _number_of_pairs(rotary: RotaryLayer, pairs: str | Sequence[int], n: int | None) -> int:
+def _number_of_pairs(rotary: RotaryLayer, pairs: Sequence[int] | None, n: int | None) -> int:
     """How many pairs of a layer are turned.
 
     Raises:
         ValueError: If the layer has no such pairs, or there are not as many others to draw.
     """
     have = rotary.n_pairs
-    if not isinstance(pairs, str):
+    if pairs is not None:
         if n is not None:
             msg = f"n {n} is the number of dominant pairs: leave it out where pairs are given by number"
             raise ValueError(msg)
         if not len(pairs) or len({*pairs}) < len(pairs) or any(not 0 <= int(pair) < have for pair in pairs):
             msg = f"pairs {[*pairs]} must be different numbers of 0 to {have - 1}, the pairs of layer {rotary.layer}"
             raise ValueError(msg)
-    size = (n or max(1, have // SHARE)) if isinstance(pairs, str) else len(pairs)
+    size = (n or max(1, have // SHARE)) if pairs is None else len(pairs)
     if 2 * size > have:
         msg = f"{size} of {have} pairs of layer {rotary.layer} leave fewer others to compare with: at most {have // 2}"
         raise ValueError(msg)

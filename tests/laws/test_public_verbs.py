@@ -22,6 +22,7 @@ MAY_DIFFER = {
     "window": "a profile needs one; a plan takes that of its profile unless another is given",
     "sinks": "a mask hides all far keys unless asked; a profile leaves out four, and a plan takes those of its profile",
     "methods": "a recommendation tries those that a configuration can express",
+    "n_random": "sets of pairs are drawn for each head, so a few are many over all heads",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
 }
 """Arguments that are not the same everywhere, and why."""

@@ -93,6 +93,14 @@ def pair_plan(name: str = "planted") -> ph.PairPlan:
     return replace(made, provenance=made.provenance | {"model": {"name": name}})
 
 
+def distance_response(name: str = "planted") -> ph.DistanceResponse:
+    sums = torch.rand(3, 3, 5, 3, 4, generator=torch.Generator().manual_seed(0)).double() + 1
+    sums[..., 2, :] = torch.nan
+    pairs, scores = torch.zeros(3, 3, 4, 2).long(), synthetic_scores(name=name)
+    factors = torch.tensor([0.5, 1.0, 2.0]).double()
+    return ph.DistanceResponse(sums, torch.ones_like(sums), factors, pairs, scores, {"model": {"name": name}})
+
+
 def plan_study(name: str = "planted") -> ph.PlanStudy:
     costs = np.arange(24).reshape(SHAPE) / 100
     return planted_plans(costs, {"good": costs}, budgets=(0.5,), units=6, n_random=3, name=name)
@@ -102,6 +110,7 @@ RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "HeadProfile": lambda name: synthetic_profile(name=name),
     "DistanceProfile": lambda name: synthetic_distances(name=name),
+    "DistanceResponse": distance_response,
     "AblationStudy": study,
     "ExtrapolationStudy": planted_extrapolation,
     "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),

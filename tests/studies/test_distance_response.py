@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from scipy.stats import spearmanr
 
 import positional_heads as ph
 from positional_heads.studies.distance_response import _Turns
@@ -45,12 +46,9 @@ def planted(tmp_path_factory):
             part.bias.normal_(generator=torch.Generator().manual_seed(0))
             part.bias[:16] = 0
         frequency = 10_000.0 ** (-4 / 8)  # pair 4: channels 4 and 12
-        attention.q_proj.bias[4] = attention.k_proj.bias[4] = 50.0
-        # q turns further than k with position, so k is ahead by 20 tokens
-        attention.k_proj.bias[4], attention.k_proj.bias[12] = (
-            50 * math.cos(20 * frequency),
-            50 * math.sin(20 * frequency),
-        )
+        ahead = 20 * frequency  # of the query, which turns further than a key behind it
+        attention.q_proj.bias[4] = 50.0
+        attention.k_proj.bias[4], attention.k_proj.bias[12] = 50 * math.cos(ahead), 50 * math.sin(ahead)
     folder = tmp_path_factory.mktemp("planted")
     model.save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
@@ -80,8 +78,6 @@ def test_slope_interval_and_correlation_follow_their_definitions(tiny):
     low, high = found.interval()[1, 2].tolist()
     assert low < slope < high
     rows = found.correlations().set_index("measure")
-    from scipy.stats import spearmanr
-
     for name, values in (("rho", found.scores.rho), ("excess", found.scores.excess)):
         expected = spearmanr(values.flatten().numpy(), found.response.flatten().numpy()).statistic
         assert rows.loc[name, "correlation"] == pytest.approx(expected, abs=1e-6)
@@ -100,7 +96,7 @@ def test_an_interrupted_run_resumes(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(_Turns, "count", lambda self, number: count(self, number) if number == 0 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         ph.distance_response(tiny("llama"), TOKENS, checkpoint=tmp_path, **given)
-    monkeypatch.setattr(_Turns, "dominance", None)
+    monkeypatch.setattr(_Turns, "dominance", lambda *_: 1 / 0)
     monkeypatch.setattr(_Turns, "count", lambda self, number: count(self, number) if number == 1 else 1 / 0)
     resumed = ph.distance_response(tiny("llama"), TOKENS, checkpoint=tmp_path, **given)
     assert torch.equal(resumed.sums, whole.sums)
@@ -131,8 +127,8 @@ def test_settings_that_make_no_sense_are_refused(given, message, tiny):
 
 def test_extended_and_manipulated_models_are_refused(tiny):
     model = tiny("llama")
-    with ph.manipulated_pairs(model, "L0H0", [1], "freeze", shared="split"):
-        with pytest.raises(RuntimeError, match="leave that block"):
-            ph.distance_response(model, TOKENS)
+    moved = ph.manipulated_pairs(model, "L0H0", [1], "freeze", shared="split")
+    with moved, pytest.raises(RuntimeError, match="leave that block"):
+        ph.distance_response(model, TOKENS)
     with pytest.raises(ph.UnsupportedModelError, match="not rotary"):
         ph.distance_response(tiny("gpt2"), TOKENS)

@@ -35,6 +35,7 @@ from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import (
     ablation,
     candidates,
+    distance_response,
     extrapolation,
     head_profile,
     pair_study,
@@ -139,6 +140,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "merge_shards": {"folder": folder},
         "profile_heads": {**text, **small, "retrieval": None},
         "distance_profile": {**text, "layers": [0]},
+        "distance_response": {**text, "sinks": 2, "n_random": 1},
         "head_examples": {"model": model, "tokens": TEXTS[0], "heads": [head]},
         "examples_from_cache": {"cache": both, "heads": [head], "tokens": named},
         "contribution_profile": {**text, "heads": [head]},
@@ -358,6 +360,7 @@ if __name__ == "__main__":
     model = ph.load_bundled_model()
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
+    distance_response.run_parts = first_part_only
     recommendation.run_parts = candidates.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
     for module in (cli_score, cli_profile, cli_distances, cli_ablate, cli_extrapolate, cli_plan, cli_recommend):
