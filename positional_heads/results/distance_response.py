@@ -136,17 +136,17 @@ class DistanceResponse(Record):
             scores["excess"] = self.scores.excess, None if drawn is None else drawn - self.scores.null.mean
         rows = []
         for name, (values, drawn) in scores.items():
-            known = torch.tensor([not bool((values[head] + self.response[head]).isnan()) for head in self.heads])
-            heads = [head for head, one in zip(self.heads, known.tolist(), strict=True) if one]
+            heads = [head for head in self.heads if not bool((values[head] + self.response[head]).isnan())]
             if len(heads) < FEWEST_HEADS:
                 continue
-            at = tuple(torch.tensor([head[axis] for head in heads]) for axis in (0, 1))
             groups = self.sums.shape[2], self.scores.n_groups
-            every = (slice(None), *at)
-            resamples = self._resampled[every], values[None][every].double() if drawn is None else drawn[every].double()
+
+            def of_heads(by_head: Tensor, heads: list[Head] = heads) -> Tensor:
+                return torch.stack([by_head[..., head.layer, head.head].double() for head in heads], -1)
+
             found = rank_agreement(
-                (self.response[at], values[at].double()),
-                resamples,
+                (of_heads(self.response), of_heads(values)),
+                (of_heads(self._resampled), of_heads(values[None] if drawn is None else drawn)),
                 groups if drawn is not None else (1, 1),
                 paired=groups[0] == groups[1],
             )
@@ -174,7 +174,7 @@ class DistanceResponse(Record):
         parts = [
             f"{len(follow) or 'None'} of {len(heads)} heads follow{'s' if len(follow) == 1 else ''} the dominant pairs "
             f"(response above 0{' with its whole interval' if interval else ''}, and above that to "
-            f"{len(self.sums) - 1} random sets of as many other pairs). The median response is {middle:.2f}, to other "
+            f"{len(self.sums) - 1} random sets of as many other pairs){self._others_in_words}. The median response is {middle:.2f}, to other "
             f"pairs {control:.2f}; 1 would follow the pairs alone."
         ]
         for row in json_rows(self.correlations()):
@@ -187,6 +187,13 @@ class DistanceResponse(Record):
         if (under := measured_under(self.provenance)) is not None:
             parts.append(f"Measured under {under}.")
         return " ".join(parts)
+
+    @property
+    def _others_in_words(self) -> str:
+        """Heads whose attention moves the other way, where that is known."""
+        high = self.interval()[..., 1]
+        against = sum(bool(high[head] < 0) for head in self.heads)
+        return f"; {against} move{'s' if against == 1 else ''} the other way (interval below 0)" if against else ""
 
     @property
     def _meanings(self) -> Mapping[str, str]:

@@ -124,8 +124,9 @@ def distance_profile(
     scores = None
     if chosen.rotary:
         scored = [rotary.layer for rotary in chosen.rotary]
-        allowed = {"beyond_context": beyond_context, "batch_size": batch_size, "progress": progress}
-        scores = score_heads(model, rows, layers=scored, **allowed)
+        scores = score_heads(
+            model, rows, layers=scored, beyond_context=beyond_context, batch_size=batch_size, progress=progress
+        )
     provenance = run_provenance(model, data, {"edges": edges, "window": window, "sinks": sinks})
     provenance["data"] |= {"groups": counter.groups, **origin_of(tokens)}
     return counter.result(

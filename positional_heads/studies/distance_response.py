@@ -1,6 +1,6 @@
 """Turn the dominant pairs of each head faster and slower, and measure how far its attention moves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,20 +108,27 @@ def distance_response(
     work = _Turns(model, data, rotary, values, sinks, seed)
     names = {f"batch {number}": number for number in range(len(data))}
     costs = {number: one.cost for number, one in batch_work(model, data).items()}
-    common = {"finished": finished, "unit": "batches", "progress": progress, "cost": lambda number: costs[number]}
-    if listed is None:
-        weights = run_parts(
-            {f"{CHOOSING} {name}": number for name, number in names.items()},
-            work.dominance,
-            title="choosing pairs",
-            **common,
+
+    def each(parts: dict[str, int], run: Callable[[int], Any], title: str) -> list[Any]:
+        return run_parts(
+            parts,
+            run,
+            finished=finished,
+            title=title,
+            unit="batches",
+            progress=progress,
+            cost=lambda number: costs[number],
         )
+
+    if listed is None:
+        choosing = {f"{CHOOSING} {name}": number for name, number in names.items()}
+        weights = each(choosing, work.dominance, "choosing pairs")
         total = {layer: sum(torch.tensor(one[str(layer)]) for one in weights) for layer in sizes}
         own = {layer: _largest(total[layer], size) for layer, size in sizes.items()}
     else:
         own = {one.layer: torch.tensor(listed).expand(one.n_heads, -1) for one in rotary}
     work.sets = {layer: work.with_others(layer, one, n_random) for layer, one in own.items()}
-    counted = run_parts(names, work.count, title="turning pairs", **common)
+    counted = each(names, work.count, "turning pairs")
     scores = score_heads(
         model,
         rows,
@@ -206,7 +213,7 @@ class _Turns:
                 by_pair = torch.ones(heads, vectors.rotary.n_pairs).scatter_(1, chosen, factor)
                 sums.append(self._reach(vectors, row, by_pair))
         shape = len(sets), len(self.factors), 2, heads
-        return torch.stack(sums).view(shape).permute(2, 0, 1, 3).tolist()  # type: ignore[no-any-return]
+        return torch.stack(sums).view(shape).permute(2, 0, 1, 3).tolist()
 
     def _reach(self, vectors: LayerVectors, row: Row, by_pair: Tensor) -> Tensor:
         """Sum of attention times distance, and of attention, over the queries of the second half, [part head]."""
@@ -242,7 +249,7 @@ class _Turns:
 
 def _largest(weights: Any, size: int) -> Tensor:
     """The pairs of each head with the largest weights, ascending."""
-    return weights.topk(size, dim=-1).indices.sort(-1).values  # type: ignore[no-any-return]
+    return weights.topk(size, dim=-1).indices.sort(-1).values
 
 
 def _checked_factors(factors: Sequence[float]) -> list[float]:
