@@ -19,14 +19,7 @@ from positional_heads.bridge.found_hooks import (
     is_bridges,
     module_name,
 )
-from positional_heads.bridge.model import (
-    PATTERN,
-    SCORES,
-    TransformerLensModel,
-    UnsupportedModelError,
-    hook_name,
-    layers_with_attention,
-)
+from positional_heads.bridge.model import PATTERN, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.core.edit_words import edits_in_words, listed
 from positional_heads.core.heads import Head
 
@@ -83,12 +76,10 @@ def refuse_unknown_edits(edits: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def scores_as_rotated(model: TransformerLensModel) -> Iterator[None]:
-    """A block in which our own ablations leave attention scores alone, for probes of what is rotated."""
-    points = model.hook_dict
+def without_ablations(model: TransformerLensModel) -> Iterator[None]:
+    """A block in which our own ablations do nothing, for probes of the rotation."""
     with ExitStack() as undo:
-        for layer in layers_with_attention(model):
-            point = points[hook_name(layer, SCORES)]
+        for point in [point for point in model.hook_dict.values() if point.fwd_hooks]:
             undo.callback(point._forward_hooks.update, dict(point._forward_hooks))  # in their order, into nothing
             undo.callback(point._forward_hooks.clear)
             for handle in point.fwd_hooks:

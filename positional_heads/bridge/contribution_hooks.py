@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
-from positional_heads.bridge.active_extension import active_extension
+from positional_heads.bridge.active_extension import active_bands, active_extension
 from positional_heads.bridge.layer_vectors import LayerVectors
 from positional_heads.bridge.model import SCORES, Record, TransformerLensModel, UnsupportedModelError, hook_name
 from positional_heads.bridge.recording import RECORDED
@@ -53,8 +53,8 @@ def contribution_hooks(
     check_temperature(temperature)
     chosen = resolve_layers(model).select(layers)
     extension = active_extension(model)
-    if extension is not None and extension.rewrites_scores:
-        msg = f"contribution hooks do not work while {extension.name} rewrites scores; use score_heads there"
+    if extension is not None and extension.rewrites_scores and extension.far > 0:
+        msg = f"contribution hooks do not work while {extension.name} rotates far keys otherwise; use score_heads there"
         raise UnsupportedModelError(msg)
     for rotary in chosen:
         if rotary.holds == "pattern":
@@ -127,7 +127,9 @@ def _add_readings(model: TransformerLensModel, rotary: RotaryLayer, temperature:
         # distances only.
         positions = torch.arange(tensor.shape[-2], device=tensor.device)[None]
         rot_q, rot_k = rotary.rotated_vectors(model, record, positions)
-        vectors = LayerVectors(rotary, rot_q, rot_k, rotary.phase(model, record, positions))
+        length, phases = rot_k.shape[1], rotary.phase(model, record, positions)
+        bands = active_bands(model, rotary.layer, length, rot_k.device, length)
+        vectors = LayerVectors(rotary, rot_q, rot_k, phases, bands=bands)
         return _edited_scores(attention, vectors, tensor, temperature)
 
     for name, function in (("hook_in", start), (SCORES, finish)):
@@ -175,7 +177,8 @@ def _edited_scores(
     _refuse_edited(attention.hook_dominant_dim(dominant.clone()), dominant)
     change = edited.sum(-1) - before
     if rotary.soft_cap is not None:
-        uncapped = rotary.scaled_scores(vectors.rot_q, vectors.rot_k)
+        every = torch.arange(keys, device=scores.device)
+        uncapped = torch.cat([vectors.scaled_scores(row, every) for row in range(len(scores))])
         change = rotary.soft_capped(uncapped + change) - rotary.soft_capped(uncapped)
     return torch.where(hidden, scores, scores + change.to(scores.dtype))
 

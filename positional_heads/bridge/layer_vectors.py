@@ -106,14 +106,18 @@ class LayerVectors:
 
     def scores(self, row: int, queries: Int[Tensor, " query_pos"]) -> Float[Tensor, "1 head query_pos key_pos"]:
         """Attention scores before the mask, of some queries of one sequence and every key."""
+        return self.rotary.soft_capped(self.scaled_scores(row, queries))
+
+    def scaled_scores(self, row: int, queries: Int[Tensor, " query_pos"]) -> Float[Tensor, "1 head query_pos key_pos"]:
+        """The same before the soft-cap."""
         rotary, query, key = self.rotary, self.rot_q[row, queries][None], self.rot_k[row][None]
         if self.bands is None:
-            return rotary.scores(query, key)
+            return rotary.scaled_scores(query, key)
         phase = self.phase(row)
         free = (rotary.free_channels(query, phase[None, queries]), rotary.free_channels(key, phase[None]))
         every = torch.arange(key.shape[1], device=queries.device)
         q_dot_k = banded_scores(self.bands, free[0].row(0), free[1].row(0), queries, every)
-        return rotary.soft_capped(q_dot_k * rotary.scale)[None]
+        return q_dot_k[None] * rotary.scale
 
     def phase(self, row: int) -> Complex[Tensor, "pos pair"]:
         """Cos + i sin of each position and pair of one sequence."""

@@ -171,11 +171,12 @@ class DistanceResponse(Record):
         middle = float(torch.stack([self.response[head] for head in heads]).nanmedian())
         control = float(torch.stack([self.others[head] for head in heads]).nanmedian())
         interval = self.sums.shape[2] >= FEWEST_UNITS
+        others, whole = len(self.sums) - 1, " with its whole interval" if interval else ""
         parts = [
             f"{len(follow) or 'None'} of {len(heads)} heads follow{'s' if len(follow) == 1 else ''} the dominant pairs "
-            f"(response above 0{' with its whole interval' if interval else ''}, and above that to "
-            f"{len(self.sums) - 1} random sets of as many other pairs){self._others_in_words}. The median response is {middle:.2f}, to other "
-            f"pairs {control:.2f}; 1 would follow the pairs alone."
+            f"(response above 0{whole}, and above that to {others} random sets of as many other pairs)"
+            f"{self._others_in_words}. The median response is {middle:.2f}, to other pairs {control:.2f}; 1 would follow "
+            "the pairs alone."
         ]
         for row in json_rows(self.correlations()):
             if row["correlation"] is None:

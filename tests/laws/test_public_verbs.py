@@ -85,6 +85,12 @@ def ablated(model, heads):
         return model(TOKENS).tolist()
 
 
+@torch.no_grad()
+def moved(model, heads):
+    with ph.manipulated_pairs(model, heads, [0], shared="split"):
+        return model(TOKENS).tolist()
+
+
 def cache(model):
     _, run = model.run_with_cache(TOKENS)
     run.cache_dict.update(ph.dominant_dimension_cache(model, TOKENS, contributions=True).cache_dict)
@@ -93,6 +99,7 @@ def cache(model):
 
 BY_HEADS = {
     "ablated_heads": ablated,
+    "manipulated_pairs": moved,
     "ablation_hooks": lambda model, heads: [name for name, _ in ph.ablation_hooks(model, heads)],
     "contribution_profile": lambda model, heads: ph.contribution_profile(model, TOKENS, heads).heads,
     "head_examples": lambda model, heads: ph.head_examples(model, TOKENS[0], heads).heads,

@@ -105,7 +105,7 @@ MUTANTS = (
     Mutant(
         "bridge/rope_scaling/running_pass.py",
         "self.run_lengths[0] if self.run_lengths",
-        "filled if self.run_lengths",
+        "length if self.run_lengths",
         "bridge/test_run_lengths -k put_back",
     ),
     Mutant(
@@ -115,12 +115,6 @@ MUTANTS = (
         "bridge/test_run_lengths -k whole_run_under",
     ),
     Mutant("bridge/prefill.py", ">= length or exact", ">= length or not exact", "bridge/test_run_lengths -k state"),
-    Mutant(
-        "bridge/prefill.py",
-        "return kinds <= {DynamicLayer}",
-        "return kinds >= {DynamicLayer}",
-        "bridge/test_run_lengths -k whole_run_under",
-    ),
     Mutant(
         "bridge/prefill.py", "max(SHORTEST_CHUNK, min(", "min(SHORTEST_CHUNK, min(", "bridge/test_prefill -k agreed"
     ),
@@ -414,14 +408,14 @@ MUTANTS = (
     # Extensions that rewrite scores attend in plain runs
     Mutant(
         "bridge/rope_scaling/rewriting.py",
-        "visible=None if mask is None else shown_entries(mask)[..., :n_keys]",
-        "visible=None",
+        "visible = None if mask is None else shown_entries(mask)[..., :n_keys]",
+        "visible = None",
         "bridge/test_answer_run -k other_families",
     ),
     Mutant(
         "bridge/rope_scaling/rewriting.py",
-        "key[:, :, -query.shape[2] :]",
-        "key[:, :, : query.shape[2]]",
+        "own = key[:, :, -query.shape[2] :]",
+        "own = key[:, :, : query.shape[2]]",
         "bridge/test_answer_run -k act_as_on",
     ),
     Mutant(
@@ -521,6 +515,49 @@ MUTANTS = (
         "bridge/adapters.py", "if not stated or not source", "if not source", "bridge/test_adapters -k another_base"
     ),
     Mutant("bridge/tokenizing.py", "or FILE_NAME", "and FILE_NAME", "bridge/test_drawn_text -k name_of_a_file"),
+    # Pairs that are moved, and hooks in their order
+    Mutant(
+        "bridge/rope_scaling/moved_pairs.py",
+        "source[pairs], factor[pairs] = source[there], factor[there]",
+        "source[pairs] = source[there]",
+        "bridge/rope_scaling/test_manipulated_pairs -k inner_block",
+    ),
+    Mutant(
+        "bridge/rope_scaling/moved_pairs.py",
+        "* first\n",
+        "* 1\n",
+        "bridge/rope_scaling/test_manipulated_pairs -k scale-yarn",
+    ),
+    Mutant(
+        "bridge/rope_scaling/moved_pairs.py",
+        "there = [n_pairs - 1 - pair for",
+        "there = [pair for",
+        "bridge/rope_scaling/test_manipulated_pairs -k turns_so",
+    ),
+    Mutant(
+        "bridge/rotary_layer.py",
+        "first = head // group * group",
+        "first = head",
+        "bridge/rope_scaling/test_manipulated_pairs -k together",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extension.py",
+        "last=not str(point.name).endswith(SCORES)",
+        "last=True",
+        "bridge/rope_scaling/test_manipulated_pairs -k either_order",
+    ),
+    Mutant(
+        "bridge/rope_scaling/extension.py",
+        "last=not str(point.name).endswith(SCORES)",
+        "last=False",
+        "bridge/rope_scaling/test_manipulated_pairs -k patched",
+    ),
+    Mutant(
+        "bridge/rope_scaling/running_pass.py",
+        "torch.cat([earlier, rot_k.to(earlier.dtype)], dim=1)",
+        "torch.cat([rot_k.to(earlier.dtype), earlier], dim=1)",
+        "bridge/rope_scaling/test_running_pass -k drops_keys",
+    ),
     # Pairs that keep their rotation
     Mutant(
         "bridge/rope_scaling/kept_pairs.py",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal, get_args
 
-from positional_heads.bridge.active_edits import scores_as_rotated
+from positional_heads.bridge.active_edits import without_ablations
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model, refuse_unsupported
 from positional_heads.bridge.resolve import resolve_layers
@@ -76,7 +76,7 @@ def manipulated_pairs(
         raise RuntimeError(msg)
     given = {"pairs": pairs, "factor": factor, "to": to, "n": n}
     refuse_unsupported(model)
-    with scores_as_rotated(model):
+    with without_ablations(model):
         resolved = resolve_layers(model)
     named = sorted(set(heads_of_model(model, heads)))
     resolved.select([head.layer for head in named] or None)
