@@ -1,4 +1,4 @@
-"""The record of a distance response: does turning a head's dominant pairs faster bring its attention nearer?"""
+"""The record of a distance response: how far attention moves when the dominant pairs of a head turn otherwise."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -175,8 +175,8 @@ class DistanceResponse(Record):
         parts = [
             f"{len(follow) or 'None'} of {len(heads)} heads follow{'s' if len(follow) == 1 else ''} the dominant pairs "
             f"(response above 0{whole}, and above that to {others} random sets of as many other pairs)"
-            f"{self._others_in_words}. The median response is {middle:.2f}, to other pairs {control:.2f}; 1 would follow "
-            "the pairs alone."
+            f"{self._others_in_words}. The median response is {middle:.2f}, to other pairs {control:.2f}; 1 would be "
+            "that of the pairs alone."
         ]
         for row in json_rows(self.correlations()):
             if row["correlation"] is None:
