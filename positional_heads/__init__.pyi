@@ -26,6 +26,8 @@ from .results import formats as formats
 from .results.ablation import AblationStudy as AblationStudy
 from .results.compare import compare as compare
 from .results.comparison import Comparison as Comparison
+from .results.distance_profile import DistanceProfile as DistanceProfile
+from .results.distance_response import DistanceResponse as DistanceResponse
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
@@ -43,6 +45,7 @@ from .results.scores import HeadScores as HeadScores
 from .results.stability import Stability as Stability
 from .results.stability import compare_all as compare_all
 from .results.window_plan import window_plan as window_plan
+from .scoring.distance_profile import distance_profile as distance_profile
 from .scoring.head_examples import examples_from_cache as examples_from_cache
 from .scoring.head_examples import head_examples as head_examples
 from .scoring.profile import contribution_profile as contribution_profile
@@ -52,6 +55,7 @@ from .scoring.score import score_shard as score_shard
 from .scoring.settings import ScoringSettings as ScoringSettings
 from .scoring.shards import merge_shards as merge_shards
 from .studies.ablation import ablation_study as ablation_study
+from .studies.distance_response import distance_response as distance_response
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads

@@ -88,6 +88,17 @@ def refuse_unsupported(model: TransformerLensModel) -> None:
     Raises:
         UnsupportedModelError: If this is not a TransformerBridge of a rotary model in evaluation mode.
     """
+    refuse_unreadable(model)
+    _refuse_other_encodings(model)
+
+
+def refuse_unreadable(model: TransformerLensModel) -> None:
+    """Refuse a model whose attention cannot be read, whatever its encoding of position.
+
+    Raises:
+        UnsupportedModelError: If this is not a TransformerBridge in evaluation mode, or its attention is not one score
+            for each query and key.
+    """
     kind = type(model).__name__
     if kind != "TransformerBridge":
         msg = (
@@ -120,6 +131,10 @@ def _refuse_architecture(model: TransformerLensModel) -> None:
             "again, without enable_compatibility_mode() or with no_processing=True"
         )
         raise UnsupportedModelError(msg)
+
+
+def _refuse_other_encodings(model: TransformerLensModel) -> None:
+    """Refuse attention that does not rotate all of its queries and keys, and nothing else."""
     embedding = str(getattr(model.cfg, "positional_embedding_type", "rotary"))
     if embedding in {"standard", "alibi", "relative_positional_bias", "shortformer"}:
         msg = f"this model's positional embedding is {embedding!r}, not rotary: it has no rotary pairs to score"

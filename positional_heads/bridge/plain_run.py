@@ -59,10 +59,18 @@ def plain_model(model: TransformerLensModel, attend: Attend | None = None) -> It
         extension = active_extension(model)
         if extension is not None and not extension.rewrites_scores:
             undo.enter_context(tables_replaced(model))
-        _unwrap(model.original_model, undo, set())
+        undo.enter_context(unwrapped_model(model))
         undo.enter_context(
             served([module for module in modules if module is not None], attend or plain_attention(model))
         )
+        yield model.original_model
+
+
+@contextmanager
+def unwrapped_model(model: TransformerLensModel) -> Iterator[Any]:
+    """A block inside which the model under a bridge consists of Hugging Face's own modules; yields it."""
+    with ExitStack() as undo:
+        _unwrap(model.original_model, undo, set())
         yield model.original_model
 
 

@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from positional_heads.cli import ablate, compare, extrapolate, manipulate, plan, profile, recommend, report, score, show
+from positional_heads.cli import (
+    ablate,
+    compare,
+    distances,
+    extrapolate,
+    manipulate,
+    plan,
+    profile,
+    recommend,
+    report,
+    score,
+    show,
+)
 from positional_heads.cli.wording import know_options_of
 
 app = typer.Typer(
@@ -44,7 +56,7 @@ def program(
 
 
 for command in (
-    *(show.show, score.score, score.merge, profile.profile, plan.plan, compare.compare),
+    *(show.show, score.score, score.merge, profile.profile, distances.distances, plan.plan, compare.compare),
     *(ablate.ablate, manipulate.manipulate, extrapolate.extrapolate, recommend.recommend, report.report),
 ):
     app.command()(command)

@@ -40,20 +40,15 @@ def show(
         from positional_heads.results.unfinished import unfinished
 
         kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
-        kinds += [
-            files.MANIPULATION,
-            files.HEAD_PLAN,
-            files.PAIR_PLAN,
-            files.RECOMMENDATION,
-            files.HEAD_PROFILE,
-            files.SCORES,
-        ]
+        kinds += [files.MANIPULATION, files.HEAD_PLAN, files.PAIR_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE]
+        kinds += [files.DISTANCE_PROFILE, files.SCORES]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
             names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
-            names += [one.file_name for one in (files.MANIPULATION, files.PAIR_PLAN, files.RECOMMENDATION)]
+            names += [one.file_name for one in (files.MANIPULATION, files.DISTANCE_PROFILE)]
+            names += [one.file_name for one in (files.PAIR_PLAN, files.RECOMMENDATION)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else files.SCORES, as_json, top, head)
         if interrupted is not None:
@@ -135,6 +130,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     """What is printed of a result, by line or table."""
     from positional_heads.results import (
         comparison_tables,
+        distance_tables,
         printed_manipulations,
         printed_plans,
         profile_tables,
@@ -144,6 +140,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     from positional_heads.results.files import (
         ABLATION,
         COMPARISON,
+        DISTANCE_PROFILE,
         HEAD_PLAN,
         HEAD_PROFILE,
         MANIPULATION,
@@ -165,6 +162,9 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         lines = [profile_tables.profile_line(provenance), profile_tables.order_in_words(content["table"])]
         lines += [profile_tables.profile_table(content["table"], top), ""]
         lines += profile_tables.named_lines(content["heads_by_name"])
+    elif kind == DISTANCE_PROFILE:
+        lines = [distance_tables.distance_line(provenance, content["encodings"]), distance_tables.ORDER]
+        lines += [distance_tables.distance_table(content["table"], top)]
     elif kind == ABLATION:
         sets = {tuple(heads) for _, _, _, heads in content["cells"]}
         lines = [
@@ -223,7 +223,7 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 def _missing_result(folder: Path, names: list[str]) -> str:
     """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
     if not any(folder.iterdir()):
-        writing = "score, profile, plan, compare, ablate, manipulate, extrapolate or recommend"
+        writing = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate or recommend"
         return f"{folder} is empty: give the --out folder of positional-heads {writing}"
     below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
     if below:

@@ -57,30 +57,66 @@ def attention_sums(
         window: Distances that the mask lets through, 0 to window - 1; None for all.
         sinks: Number of first keys that are summed apart.
     """
-    length, on_cpu = len(matches.tokens), matches.tokens.device.type == "cpu"
-    rows = (BLOCK_ENTRIES if on_cpu else BLOCK_ENTRIES_OF_GPU) // (heads * length)
-    rows = min(length, max(FEWEST_QUERIES, rows))
-    by_distance, free = (torch.zeros(heads, length, dtype=torch.float64) for _ in range(2))
-    sink, matched, copyable = torch.zeros(heads, dtype=torch.float64), torch.zeros(3, heads, dtype=torch.float64), 0
-    for start in range(0, length, rows):
-        stop = min(start + rows, length)
-        pattern = _pattern(scores(start, stop), start, stop, window)
-        own, by_entry = pattern[:, :, stop - start :], pattern.flatten(1)
-        block = matches.block(start, stop, window)
+    length = len(matches.tokens)
+    mass, matched, copyable = AttentionMass(heads, length, sinks), torch.zeros(3, heads, dtype=torch.float64), 0
+    for start, stop in query_blocks(heads, length, matches.tokens.device):
+        pattern = visible_pattern(scores(start, stop), start, stop, window)
+        by_entry, block = pattern.flatten(1), matches.block(start, stop, window)
         matched += torch.stack([by_entry.index_select(1, entries).sum(1) for entries in block[:3]]).cpu().double()
         copyable += block.copyable
+        mass.add(pattern, start, stop)
+    duplicate, induction, copying = matched
+    by_distance, free = mass.by_distance, mass.free
+    return AttentionSums(by_distance + free, free, mass.sink, duplicate, induction, copying, copyable)
+
+
+class AttentionMass:
+    """Attention of each head by distance, summed over blocks of queries of one sequence.
+
+    Attributes:
+        by_distance: Attention to the first keys, the sinks, at each distance [head distance].
+        free: Attention to the other keys.
+        sink: Attention to the sinks, of the queries after them [head].
+    """
+
+    def __init__(self, heads: int, length: int, sinks: int) -> None:
+        """Nothing is summed yet.
+
+        Args:
+            heads: Number of heads.
+            length: Tokens of the sequence.
+            sinks: Number of first keys that are summed apart.
+        """
+        self._sinks = sinks
+        self.by_distance, self.free = (torch.zeros(heads, length, dtype=torch.float64) for _ in range(2))
+        self.sink = torch.zeros(heads, dtype=torch.float64)
+
+    def add(self, pattern: PaddedScores, start: int, stop: int) -> None:
+        """Add the attention of the queries from one position to another; what it pays to sinks is set to 0 in place."""
+        sinks, own = self._sinks, pattern[:, :, stop - start :]
         first = own[:, :, :sinks].clone()
-        sink += first[:, max(0, sinks - start) :].sum((1, 2)).cpu().double()
+        self.sink += first[:, max(0, sinks - start) :].sum((1, 2)).cpu().double()
         own[:, :, :sinks] = 0
-        free[:, :stop] += _along_distances(pattern, stop).cpu().double()
+        self.free[:, :stop] += along_distances(pattern, stop).cpu().double()
         for key in range(first.shape[2]):  # the query at position m sees it at distance m - key
             nearest = max(start, key)
-            by_distance[:, nearest - key : stop - key] += first[:, nearest - start :, key].cpu().double()
-    duplicate, induction, copying = matched
-    return AttentionSums(by_distance + free, free, sink, duplicate, induction, copying, copyable)
+            self.by_distance[:, nearest - key : stop - key] += first[:, nearest - start :, key].cpu().double()
 
 
-def _pattern(scores: PaddedScores, start: int, stop: int, window: int | None) -> PaddedScores:
+def query_blocks(heads: int, length: int, device: torch.device) -> list[tuple[int, int]]:
+    """First, and one past the last, query of each block of a sequence.
+
+    Args:
+        heads: Number of heads.
+        length: Tokens of the sequence.
+        device: Where its scores are.
+    """
+    rows = (BLOCK_ENTRIES if device.type == "cpu" else BLOCK_ENTRIES_OF_GPU) // (heads * length)
+    rows = min(length, max(FEWEST_QUERIES, rows))
+    return [(start, min(start + rows, length)) for start in range(0, length, rows)]
+
+
+def visible_pattern(scores: PaddedScores, start: int, stop: int, window: int | None) -> PaddedScores:
     """Softmax over the visible keys, in place where it can be; 0 in the columns before the first key."""
     rows = stop - start
     scores[:, :, :rows] = -torch.inf
@@ -92,7 +128,7 @@ def _pattern(scores: PaddedScores, start: int, stop: int, window: int | None) ->
     return scores.softmax(-1)
 
 
-def _along_distances(pattern: PaddedScores, stop: int) -> Float[Tensor, "head distance"]:
+def along_distances(pattern: PaddedScores, stop: int) -> Float[Tensor, "head distance"]:
     """Sums along the diagonals: in a view whose rows are shifted by one each, a column is one distance."""
     heads, rows, width = pattern.shape
     shifted = pattern.as_strided((heads, rows, stop), (rows * width, width + 1, 1), pattern.storage_offset() + 1)

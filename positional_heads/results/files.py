@@ -39,6 +39,8 @@ JUMPS = ResultKind("positional_heads.JumpStudy", "jumps.safetensors", "JumpStudy
 EXAMPLES = ResultKind("positional_heads.HeadExamples", "examples.safetensors", "HeadExamples.save")
 PROFILE = ResultKind("positional_heads.ContributionProfile", "profile.safetensors", "ContributionProfile.save")
 HEAD_PROFILE = ResultKind("positional_heads.HeadProfile", "heads.safetensors", "positional-heads profile")
+DISTANCE_PROFILE = ResultKind("positional_heads.DistanceProfile", "distances.safetensors", "positional-heads distances")
+DISTANCE_RESPONSE = ResultKind("positional_heads.DistanceResponse", "response.safetensors", "DistanceResponse.save")
 HEAD_PLAN = ResultKind("positional_heads.HeadPlan", "plan.safetensors", "positional-heads plan")
 PAIR_PLAN = ResultKind("positional_heads.PairPlan", "pairs.safetensors", "positional-heads plan --pairs")
 PLAN_STUDY = ResultKind("positional_heads.PlanStudy", "plans.safetensors", "positional-heads plan --study")
@@ -205,7 +207,8 @@ def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
         msg = f"{source}: a safetensors file, but not a {kind.label}; {kind.written_by} writes those"
         if name := label.removeprefix("positional_heads."):
             msg += f"; this is {'an' if name[0] in 'AE' else 'a'} {name}"
-            msg += f": read it by {name}.load in Python" if label in {PROFILE.label, TASK.label} else ""
+            in_python = {PROFILE.label, DISTANCE_RESPONSE.label, TASK.label}
+            msg += f": read it by {name}.load in Python" if label in in_python else ""
         raise ResultFileError(msg)
     if version > FORMAT_VERSION:
         msg = f"{source}: written in format {version}, this version reads up to {FORMAT_VERSION}: upgrade"

@@ -93,7 +93,7 @@ class ProfileCounter:
 
     def _count_attention(self, sums: ProfileSums, vectors: LayerVectors, row: Row, matches: TokenMatches) -> None:
         window, sinks, length = self.settings.window, self.settings.sinks, row.length
-        found = attention_sums(_scores(vectors, row), vectors.rotary.n_heads, matches, vectors.window, sinks)
+        found = attention_sums(padded_scores(vectors, row), vectors.rotary.n_heads, matches, vectors.window, sinks)
         distance = torch.arange(length).double()
         total, free = found.by_distance.sum(-1), found.free.sum(-1)
         ratios: dict[str, tuple[Tensor, Tensor | float]] = {
@@ -129,7 +129,7 @@ class ProfileCounter:
         """Agreement of every pair, and the semantic and positional score, for a few queries."""
         length = row.length
         queries = _spread(max(1, length // 2), length - 1, self.settings.queries)
-        ranges, scores = list(vectors.by_distance(row.number, row.start, row.stop)), _scores(vectors, row)
+        ranges, scores = list(vectors.by_distance(row.number, row.start, row.stop)), padded_scores(vectors, row)
         for query in queries:
             seen = slice(0 if vectors.window is None else max(0, query + 1 - vectors.window), query + 1)
             if seen.stop - seen.start > 1:
@@ -193,7 +193,9 @@ def _unrotated_channels(vectors: LayerVectors, row: Row) -> list[Float[Tensor, "
     return [x[row.number, span, :, first:].float().transpose(0, 1) for x in (vectors.rot_q, vectors.rot_k)]
 
 
-def _scores(vectors: LayerVectors, row: Row) -> Callable[[int, int], Float[Tensor, "head query_pos padded_key_pos"]]:
+def padded_scores(
+    vectors: LayerVectors, row: Row
+) -> Callable[[int, int], Float[Tensor, "head query_pos padded_key_pos"]]:
     """Attention scores of a block of queries of one sequence, see `core.attention_sums`."""
     rotary, span = vectors.rotary, slice(row.start, row.stop)
     if vectors.bands is not None:

@@ -182,10 +182,10 @@ def prepared_counter(
             "sampled of each (pairs='all' counts all)"
         )
         warn_once(__name__, warning)
-    return EntryCounter(model, data, resolved, layers, settled, _origin(tokens), profile)
+    return EntryCounter(model, data, resolved, layers, settled, origin_of(tokens), profile)
 
 
-def _origin(tokens: Text) -> dict[str, Any]:
+def origin_of(tokens: Text) -> dict[str, Any]:
     """What sequences know of their texts: names, where any is known, and how they were drawn."""
     known = text_names()
     names = [known.get(str(text["sha256"]), text["name"]) for text in getattr(tokens, "texts", ())]

@@ -8,6 +8,7 @@ from positional_heads.views.ablation import dose_response
 from positional_heads.views.attention import attention_view
 from positional_heads.views.comparison import comparison, stability
 from positional_heads.views.contributions import contribution_view
+from positional_heads.views.distances import distance_curves
 from positional_heads.views.extrapolation import (
     distinguishability,
     extrapolation_curves,
@@ -31,6 +32,7 @@ __all__ = [
     "comparison",
     "contribution_by_distance",
     "contribution_view",
+    "distance_curves",
     "distinguishability",
     "dose_response",
     "extrapolation_curves",

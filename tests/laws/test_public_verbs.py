@@ -12,7 +12,7 @@ from positional_heads.bridge.model import TransformerLensModel
 
 VERBS = {name: getattr(ph, name) for name in ph.__all__ if inspect.isfunction(getattr(ph, name))}
 ON_A_MODEL = {name: verb for name, verb in VERBS.items() if "model" in inspect.signature(verb).parameters}
-TEXT = ("score_heads", "score_shard", "profile_heads", "contribution_profile", "head_examples")
+TEXT = ("score_heads", "score_shard", "profile_heads", "contribution_profile", "head_examples", "distance_profile")
 TEXT += ("dominant_dimension_cache",)
 STUDIES = ("extrapolation_study", "base_sweep", "jump_study")
 MAY_DIFFER = {
@@ -23,6 +23,7 @@ MAY_DIFFER = {
     "sinks": "a mask hides all far keys unless asked; a profile leaves out four, and a plan takes those of its profile",
     "how": "pairs can be moved in more ways than a study of them tries, and a study of plans has its own two",
     "methods": "a recommendation tries those that a configuration can express",
+    "n_random": "sets of pairs are drawn for each head, so a few are many over all heads",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
 }
 """Arguments that are not the same everywhere, and why."""

@@ -22,6 +22,7 @@ from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.planted_pairs import planted_manipulation
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_distances import synthetic_distances
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_recommendation import planted_recommendation
@@ -93,6 +94,14 @@ def pair_plan(name: str = "planted") -> ph.PairPlan:
     return replace(made, provenance=made.provenance | {"model": {"name": name}})
 
 
+def distance_response(name: str = "planted") -> ph.DistanceResponse:
+    sums = torch.rand(3, 3, 5, 3, 4, generator=torch.Generator().manual_seed(0)).double() + 1
+    sums[..., 2, :] = torch.nan
+    pairs, scores = torch.zeros(3, 3, 4, 2).long(), synthetic_scores(name=name)
+    factors = torch.tensor([0.5, 1.0, 2.0]).double()
+    return ph.DistanceResponse(sums, torch.ones_like(sums), factors, pairs, scores, {"model": {"name": name}})
+
+
 def plan_study(name: str = "planted") -> ph.PlanStudy:
     costs = np.arange(24).reshape(SHAPE) / 100
     return planted_plans(costs, {"good": costs}, budgets=(0.5,), units=6, n_random=3, name=name)
@@ -106,6 +115,8 @@ def manipulation(name: str = "planted") -> ph.ManipulationStudy:
 RECORDS = {
     "HeadScores": lambda name: synthetic_scores(name=name),
     "HeadProfile": lambda name: synthetic_profile(name=name),
+    "DistanceProfile": lambda name: synthetic_distances(name=name),
+    "DistanceResponse": distance_response,
     "AblationStudy": study,
     "ExtrapolationStudy": planted_extrapolation,
     "HeadExamples": lambda name: synthetic_examples((name, "b", "c"), name=name),

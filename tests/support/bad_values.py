@@ -24,6 +24,7 @@ from positional_heads import cli, views
 from positional_heads.bridge import resolve
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.cli import ablate as cli_ablate
+from positional_heads.cli import distances as cli_distances
 from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import manipulate as cli_manipulate
 from positional_heads.cli import plan as cli_plan
@@ -32,10 +33,12 @@ from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
 from positional_heads.results import formats
 from positional_heads.results.scores import HeadScores
+from positional_heads.scoring import distance_profile
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import (
     ablation,
     candidates,
+    distance_response,
     extrapolation,
     head_profile,
     manipulation,
@@ -45,6 +48,7 @@ from positional_heads.studies import (
 )
 from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
+from tests.support.synthetic_distances import synthetic_distances
 from tests.support.synthetic_profile import synthetic_profile
 
 VALUES = (None, "", "x", -1, 0, 1.5, True, float("nan"), float("inf"), [], {}, 10**30, ["x"], b"x")
@@ -127,6 +131,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
     profile = ph.contribution_profile(model, TEXTS, head)
     heads = ph.profile_heads(model, TEXTS, window=4, null_repeats=0, resamples=2, retrieval=None)
     head_profile.counted_profile = reached  # type: ignore[assignment]
+    distance_profile.DistanceCounter = reached  # type: ignore[assignment,misc]
     task = TASKS["passkey"](model, length=64, depths=1, examples=1)
     both = model.run_with_cache(tokens[None])[1]
     both.cache_dict.update(ph.dominant_dimension_cache(model, tokens, contributions=True).cache_dict)
@@ -138,6 +143,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "score_shard": {**text, "shard": "1/2", "folder": folder / "shards", **small},
         "merge_shards": {"folder": folder},
         "profile_heads": {**text, **small, "retrieval": None},
+        "distance_profile": {**text, "layers": [0]},
+        "distance_response": {**text, "sinks": 2, "n_random": 1},
         "head_examples": {"model": model, "tokens": TEXTS[0], "heads": [head]},
         "examples_from_cache": {"cache": both, "heads": [head], "tokens": named},
         "contribution_profile": {**text, "heads": [head]},
@@ -213,6 +220,8 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         yield f"HeadScores.{name}", getattr(scores, name), methods.get(name, {})
     for name in ("values", "interval", "by_key_head", "groups"):
         yield f"HeadProfile.{name}", getattr(heads, name), {"name": "reach"}
+    for name in ("values", "interval"):
+        yield f"DistanceProfile.{name}", getattr(synthetic_distances(), name), {"name": "reach"}
     yield "HeadProfile.mean_contribution", heads.mean_contribution, {}
     yield "Change.interval", comparison.rho_change.interval, {}
     yield "HeadScores.load", HeadScores.load, {"path": folder}
@@ -228,6 +237,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "profile_maps": {"profile": heads},
         "measure_correlations": {"profile": heads},
         "pair_curves": {"profile": heads, "heads": [head]},
+        "distance_curves": {"profile": synthetic_distances()},
         "allocation_curves": {"scores": scores, "heads": [head]},
         "attention_view": {"examples": examples},
         "token_view": {"examples": examples},
@@ -294,6 +304,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     ph.score_heads(model, TEXTS[1:], null_repeats=0, resamples=2).save(other := folder / "other.safetensors")
     ph.profile_heads(model, TEXTS, retrieval=None, null_repeats=0, resamples=2).save(folder / "heads.safetensors")
     short = ["--text", str(text), "--out", str(folder / "new")]
+    distance_profile.DistanceCounter = reached  # type: ignore[assignment,misc]
     EntryCounter.begin = ablation.run_parts = reached  # type: ignore[method-assign]
     set_runs.run_parts = extrapolation.run_parts = recommendation.run_parts = candidates.run_parts = reached
     manipulation.run_parts = reached
@@ -301,6 +312,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
     given = {
         "score": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
         "profile": ["bundled", *short, "--length", "24", "--sequences", "2", "--null-repeats", "0"],
+        "distances": ["bundled", *short, "--length", "24", "--sequences", "2"],
         "ablate": ["bundled", *short, "--scores", str(scores), "--length", "64", "--depths", "1", "--examples", "1"],
         "manipulate": ["bundled", *short[2:], "--scores", str(scores), *task],
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
@@ -364,10 +376,8 @@ if __name__ == "__main__":
     resolve._resolved = proven_once(resolve._resolved)
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
-    manipulation.run_parts = first_part_only
-    recommendation.run_parts = candidates.run_parts = first_part_only
-    harness.LoadedTasks.load = reached  # type: ignore[assignment]
-    for module in (cli_score, cli_profile, cli_ablate, cli_manipulate, cli_extrapolate, cli_plan, cli_recommend):
+    modules = (cli_score, cli_profile, cli_distances, cli_ablate, cli_manipulate, cli_extrapolate, cli_plan)
+    for module in (*modules, cli_recommend):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
         kinds = {"python": in_python, "shell": in_the_shell}

@@ -196,6 +196,16 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "opt": ("OPT", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
     "bloom": ("Bloom", {"n_layer": 2, "n_head": 4}),
 }
+OTHER_ENCODINGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mpt": ("Mpt", {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 256, "expansion_ratio": 2}),
+    "xglm": ("XGLM", {"d_model": 64, "num_layers": 2, "attention_heads": 4, "ffn_dim": 96}),
+    "gpt_neo": (
+        "GPTNeo",
+        {"num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "window_size": 12},
+    ),
+    "mamba": ("Mamba", {}),
+}
+"""ALiBi, sinusoids, learned positions with local attention, and a state in place of attention."""
 DEAD_HOOKS = ("neox", "phi3", "falcon", "gptj", "codegen")
 NOT_ROTARY = ("gpt2", "opt", "bloom")
 NAMED_REFUSALS = ("deepseek_v2", "deepseek_v3", "deepseek_v4", "hunyuan", "hrm", "recurrent_gemma", "zamba2")
@@ -225,7 +235,7 @@ def rotary_dim(family: str, layer: int) -> int:
 
 def save_tiny_model(family: str, folder: Path, *, seed: int = 0, noise: float = 0.3, **overrides: Any) -> Path:
     """Write a random model of the family, with a byte tokenizer, in `transformers` format."""
-    prefix, settings = FAMILIES[family]
+    prefix, settings = {**FAMILIES, **OTHER_ENCODINGS}[family]
     config_class = getattr(transformers, TEXT_CONFIGS.get(family, f"{prefix}Config"))
     config = config_class(**{**COMMON, **settings, **overrides})
     name = f"{prefix}ForCausalLM"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.distance_profile import DistanceProfile
 from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
@@ -43,6 +44,7 @@ def caveats(
     extended: list[ExtrapolationStudy],
     profiles: Sequence[HeadProfile] = (),
     *,
+    distances: Sequence[DistanceProfile] = (),
     plans: Sequence[HeadPlan | PairPlan] = (),
     plan_studies: Sequence[PlanStudy] = (),
     manipulations: Sequence[ManipulationStudy] = (),
@@ -50,7 +52,7 @@ def caveats(
 ) -> list[str]:
     """The limits of these results, in sentences."""
     heads = [one for one in (scores, *studies, *manipulations, *extended, *profiles) if one is not None]
-    others = [*plans, *plan_studies, *made]
+    others = [*distances, *plans, *plan_studies, *made]
     about_heads = bool(heads) or not others
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."] if about_heads else []
     stored = {
@@ -63,6 +65,11 @@ def caveats(
         notes.append(
             "A head profile says where heads attend, not what the model does with it, and its names are thresholds: "
             "ablate heads to show that they matter."
+        )
+    if distances:
+        notes.append(
+            "A distance profile says how far heads attend, not what for: far content and far positions look the same "
+            "in the attention. Of the score, only the effect of distance that other sequences repeat is position's."
         )
     if plans and not plan_studies:
         notes.append("A plan is a choice. This folder has no study of plans, so it does not show what this one costs.")

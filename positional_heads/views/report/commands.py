@@ -40,6 +40,8 @@ PROFILE_OPTIONS = {name: OPTIONS[name] for name in ("null_repeats", "control_key
     "sinks": ("--sinks", 4),
 }
 """Settings of a head profile that are options of `profile`, and their defaults there."""
+DISTANCE_OPTIONS = {name: PROFILE_OPTIONS[name] for name in ("window", "sinks")}
+"""Settings of a distance profile that are options of `distances`, and their defaults there."""
 WITHOUT_OPTION = {"resamples": 1000, "bins": 2048, "divide_attention_factor": True}
 """Those that are none, and their defaults."""
 WITHOUT_PROFILE_OPTION = {name: default for name, (_, default) in OPTIONS.items() if name not in PROFILE_OPTIONS}
@@ -96,6 +98,14 @@ def profile_command(provenance: Mapping[str, Any], out: str = "profile") -> str:
     elif isinstance(asked, Mapping):
         words += ["--retrieval", str(asked["task"])] if asked["task"] != "passkey" else []
         words += [f"--retrieval-examples={asked['examples_tried']}"] if "examples_tried" in asked else []
+    return printed([*words, "--out", out], [*missing, *not_repeated(provenance)])
+
+
+def distance_command(provenance: Mapping[str, Any], out: str = "distances") -> str:
+    """The command that makes the same distance profile; the result does not contain the text."""
+    words, missing = _counting_command("distances", provenance, DISTANCE_OPTIONS, {"edges": None})
+    if seed := (provenance["data"].get("drawn") or {}).get("seed"):
+        words += ["--seed", str(seed)]
     return printed([*words, "--out", out], [*missing, *not_repeated(provenance)])
 
 

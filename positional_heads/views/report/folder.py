@@ -7,6 +7,7 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
+from positional_heads.results.distance_profile import DistanceProfile
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
@@ -31,6 +32,7 @@ from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
 from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
+from positional_heads.views.report.distances import distance_files
 from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.manipulation import manipulation_files
@@ -45,6 +47,7 @@ DOSE_RESPONSE = "![effect by number of heads](dose_response.png)"
 Reported = (
     HeadScores
     | HeadProfile
+    | DistanceProfile
     | AblationStudy
     | ExtrapolationStudy
     | Comparison
@@ -62,6 +65,7 @@ Reported = (
 def write_report(
     result: HeadScores
     | HeadProfile
+    | DistanceProfile
     | AblationStudy
     | ExtrapolationStudy
     | Comparison
@@ -76,8 +80,9 @@ def write_report(
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
-        result: What `score_heads`, `profile_heads`, `compare`, `compare_all`, `ablation_study`, `extrapolation_study`,
-            `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study` or `recommend_extension`
+        result: What `score_heads`, `profile_heads`, `distance_profile`, `compare`, `compare_all`, `ablation_study`,
+            `extrapolation_study`, `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study` or
+            `recommend_extension`
             returned.
         folder: The folder; made if missing.
 
@@ -91,6 +96,8 @@ def write_report(
         content = _scores_files(result)
     elif isinstance(result, HeadProfile):
         content = profile_files(result)
+    elif isinstance(result, DistanceProfile):
+        content = distance_files(result)
     elif isinstance(result, AblationStudy):
         content = _ablation_files(result)
     elif isinstance(result, ExtrapolationStudy):

@@ -28,6 +28,11 @@ def profile_lines(provenance: Mapping[str, Any]) -> str:
     return _lines(provenance, "profile", "profile_heads", {**provenance["settings"], **given})
 
 
+def distance_lines(provenance: Mapping[str, Any]) -> str:
+    """The same of a distance profile."""
+    return _lines(provenance, "profile", "distance_profile", provenance["settings"])
+
+
 def _lines(provenance: Mapping[str, Any], result: str, verb: str, arguments: Mapping[str, Any]) -> str:
     texts = [_text_expression(text) for text in text_names(provenance)]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"

@@ -15,10 +15,12 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
+from positional_heads.results.distance_profile import DistanceProfile
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
     ABLATION,
     COMPARISON,
+    DISTANCE_PROFILE,
     EXAMPLES,
     EXTRAPOLATION,
     HEAD_PLAN,
@@ -46,6 +48,7 @@ from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import (
+    distance_command,
     folders,
     placeholders,
     profile_command,
@@ -53,8 +56,9 @@ from positional_heads.views.report.commands import (
     study_commands,
 )
 from positional_heads.views.report.comparison import compared_title, comparison_section
+from positional_heads.views.report.distances import distance_section
 from positional_heads.views.report.head_profile import profile_section
-from positional_heads.views.report.lines import profile_lines, score_lines
+from positional_heads.views.report.lines import distance_lines, profile_lines, score_lines
 from positional_heads.views.report.manipulation import manipulation_command, manipulation_section
 from positional_heads.views.report.plan_commands import (
     plan_commands,
@@ -74,14 +78,14 @@ from positional_heads.views.report.sections import (
 )
 
 PAGE_NAME = "report.html"
-WRITING = "score, profile, plan, compare, ablate, manipulate, extrapolate or recommend"
+WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate or recommend"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
 SHOWN_KINDS = (
-    *(SCORES, EXAMPLES, HEAD_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION, RECOMMENDATION),
-    *(MANIPULATION, COMPARISON, STABILITY),
+    *(SCORES, EXAMPLES, HEAD_PROFILE, DISTANCE_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION),
+    *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY),
 )
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
@@ -116,6 +120,7 @@ class Results:
     ablations: list[AblationStudy]
     extrapolations: list[ExtrapolationStudy]
     profiles: list[HeadProfile]
+    distances: list[DistanceProfile]
     plans: list[HeadPlan | PairPlan]
     plan_studies: list[PlanStudy]
     manipulations: list[ManipulationStudy]
@@ -138,7 +143,8 @@ class Results:
     @property
     def studies(self) -> list[Record]:
         """Everything about a single model but scores and examples, in the order of preference for its provenance."""
-        own = [*self.profiles, *self.ablations, *self.manipulations, *self.extrapolations, *self.plan_studies]
+        own = [*self.profiles, *self.distances, *self.ablations, *self.manipulations, *self.extrapolations]
+        own += self.plan_studies
         return [*own, *self.recommendations, *self.plans]
 
 
@@ -180,6 +186,7 @@ def read_results(folder: str | Path) -> Results:
         ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
         extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
         profiles=[HeadProfile.load(file) for file in chosen[HEAD_PROFILE.file_name]],
+        distances=[DistanceProfile.load(file) for file in chosen[DISTANCE_PROFILE.file_name]],
         plans=[
             *(HeadPlan.load(file) for file in chosen[HEAD_PLAN.file_name]),
             *(PairPlan.load(file) for file in chosen[PAIR_PLAN.file_name]),
@@ -283,6 +290,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     if results.examples is not None:
         sections.append(examples_section(results.examples))
     sections += [profile_section(profile, number, dpi) for number, profile in enumerate(results.profiles, 1)]
+    sections += [distance_section(profile, number, dpi) for number, profile in enumerate(results.distances, 1)]
     sections += [plan_section(plan, number) for number, plan in enumerate(results.plans, 1)]
     sections += [plan_study_section(study, number, dpi) for number, study in enumerate(results.plan_studies, 1)]
     sections += [comparison_section(one, number, dpi) for number, one in enumerate(results.comparisons, 1)]
@@ -295,6 +303,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         results.ablations,
         results.extrapolations,
         results.profiles,
+        distances=results.distances,
         plans=results.plans,
         plan_studies=results.plan_studies,
         manipulations=results.manipulations,
@@ -316,6 +325,10 @@ def _reproduction(results: Results) -> Section:
     for profile, out in zip(results.profiles, profile_folders(results.profiles, results.plans), strict=True):
         codes.append(Code("Head profile, from the command line", profile_command(profile.provenance, out)))
         codes.append(Code("Head profile, in Python", profile_lines(profile.provenance)))
+    for number, out in enumerate(folders("distances", len(results.distances))):
+        provenance = results.distances[number].provenance
+        codes.append(Code("Distance profile, from the command line", distance_command(provenance, out)))
+        codes.append(Code("Distance profile, in Python", distance_lines(provenance)))
     studies = study_commands(results.ablations, results.extrapolations)
     if studies:
         codes.append(Code("Studies, from the command line", studies))
