@@ -25,6 +25,7 @@ from .results import formats as formats
 from .results.ablation import AblationStudy as AblationStudy
 from .results.compare import compare as compare
 from .results.comparison import Comparison as Comparison
+from .results.emergence import EmergenceStudy as EmergenceStudy
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
@@ -49,6 +50,7 @@ from .scoring.score import score_shard as score_shard
 from .scoring.settings import ScoringSettings as ScoringSettings
 from .scoring.shards import merge_shards as merge_shards
 from .studies.ablation import ablation_study as ablation_study
+from .studies.emergence import emergence_study as emergence_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads

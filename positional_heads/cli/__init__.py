@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from positional_heads.cli import ablate, compare, extrapolate, plan, profile, recommend, report, score, show
+from positional_heads.cli import ablate, compare, emerge, extrapolate, plan, profile, recommend, report, score, show
 from positional_heads.cli.wording import know_options_of
 
 app = typer.Typer(
@@ -45,7 +45,7 @@ def program(
 
 for command in (
     *(show.show, score.score, score.merge, profile.profile, plan.plan, compare.compare),
-    *(ablate.ablate, extrapolate.extrapolate, recommend.recommend, report.report),
+    *(ablate.ablate, extrapolate.extrapolate, recommend.recommend, emerge.emerge, report.report),
 ):
     app.command()(command)
 know_options_of(app)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.edits import edits_of
+from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
@@ -31,6 +32,12 @@ _RECOMMENDATION = (
 )
 
 
+_EMERGENCE = (
+    "A birth lies between two checkpoints: more of them place it better. That heads and a skill are born in some order "
+    "shows no cause; to show that a head matters to the skill, ablate it. This is one run of training, and one text."
+)
+
+
 def caveats(
     scores: HeadScores | None,
     studies: list[AblationStudy],
@@ -40,10 +47,11 @@ def caveats(
     plans: Sequence[HeadPlan | PairPlan] = (),
     plan_studies: Sequence[PlanStudy] = (),
     made: Sequence[Recommendation] = (),
+    emergences: Sequence[EmergenceStudy] = (),
 ) -> list[str]:
     """The limits of these results, in sentences."""
     heads = [one for one in (scores, *studies, *extended, *profiles) if one is not None]
-    others = [*plans, *plan_studies, *made]
+    others = [*plans, *plan_studies, *made, *emergences]
     about_heads = bool(heads) or not others
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."] if about_heads else []
     stored = {
@@ -61,6 +69,7 @@ def caveats(
         notes.append("A plan is a choice. This folder has no study of plans, so it does not show what this one costs.")
     notes += [_PLAN_STUDY] if plan_studies else []
     notes += [_RECOMMENDATION] if made else []
+    notes += [_EMERGENCE] if emergences else []
     if about_heads and not studies:
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:

@@ -15,10 +15,12 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
+from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
     ABLATION,
     COMPARISON,
+    EMERGENCE,
     EXAMPLES,
     EXTRAPOLATION,
     HEAD_PLAN,
@@ -51,6 +53,7 @@ from positional_heads.views.report.commands import (
     study_commands,
 )
 from positional_heads.views.report.comparison import compared_title, comparison_section
+from positional_heads.views.report.emergence import emergence_command, emergence_section
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.lines import profile_lines, score_lines
 from positional_heads.views.report.plan_commands import (
@@ -71,14 +74,14 @@ from positional_heads.views.report.sections import (
 )
 
 PAGE_NAME = "report.html"
-WRITING = "score, profile, plan, compare, ablate, extrapolate or recommend"
+WRITING = "score, profile, plan, compare, ablate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION, RECOMMENDATION),
-    *(COMPARISON, STABILITY),
+    *(COMPARISON, STABILITY, EMERGENCE),
 )
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
@@ -117,6 +120,7 @@ class Results:
     plan_studies: list[PlanStudy]
     recommendations: list[Recommendation]
     comparisons: list[Comparison | Stability]
+    emergences: list[EmergenceStudy]
     files: list[str]
     notes: list[str]
 
@@ -135,7 +139,7 @@ class Results:
     def studies(self) -> list[Record]:
         """Everything about a single model but scores and examples, in the order of preference for its provenance."""
         own = [*self.profiles, *self.ablations, *self.extrapolations, *self.plan_studies]
-        return [*own, *self.recommendations, *self.plans]
+        return [*own, *self.recommendations, *self.plans, *self.emergences]
 
 
 def read_results(folder: str | Path) -> Results:
@@ -183,6 +187,7 @@ def read_results(folder: str | Path) -> Results:
         plan_studies=[PlanStudy.load(file) for file in chosen[PLAN_STUDY.file_name]],
         recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
         comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
+        emergences=[EmergenceStudy.load(file) for file in chosen[EMERGENCE.file_name]],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )
@@ -284,6 +289,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     sections += [ablation_section(study, number, dpi) for number, study in enumerate(results.ablations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
     sections += [recommendation_section(made, number, dpi) for number, made in enumerate(results.recommendations, 1)]
+    sections += [emergence_section(study, number, dpi) for number, study in enumerate(results.emergences, 1)]
     points = caveats(
         results.scores,
         results.ablations,
@@ -292,6 +298,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         plans=results.plans,
         plan_studies=results.plan_studies,
         made=results.recommendations,
+        emergences=results.emergences,
     )
     sections.append(Section("caveats", "What this does not show", points=points))
     sections.append(_reproduction(results))
@@ -315,6 +322,7 @@ def _reproduction(results: Results) -> Section:
     several = [("Plan", plan_commands(results.profiles, results.plans))]
     several.append(("Plan study", _numbered(plan_study_command, results.plan_studies, "study")))
     several.append(("Recommendation", _numbered(recommend_command, results.recommendations, "recommendation")))
+    several.append(("Heads through training", _numbered(emergence_command, results.emergences, "emergence")))
     codes += [Code(f"{what}, from the command line", command) for what, commands in several for command in commands]
     printed = [code.lines for code in codes]
     text = "Made from the settings in the result files."
