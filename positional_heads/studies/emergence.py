@@ -8,6 +8,7 @@ checkpoint that is made by a function is loaded again, and only measured again i
 import base64
 import gc
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor
 
 from positional_heads.bridge.active_edits import refuse_unknown_edits
+from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel, UnsupportedModelError
-from positional_heads.bridge.provenance import library_versions, model_provenance, weights_fingerprint
+from positional_heads.bridge.provenance import library_versions, model_provenance
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.sequences import Text, as_sequences, real_tokens
 from positional_heads.bridge.tokenizing import as_list
@@ -42,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 SAME = ("architecture", "dtype", "context", "layers", "heads")
 """What is said of all checkpoints at once, besides the name."""
+ALSO = ("dtype", "quantization", "quantization_config", "adapter", "compatibility_mode", "edits", "extension")
+"""What tells models of the same weights apart."""
 Asked = str | Task | Callable[[Any], Any] | None
 
 
@@ -248,8 +252,10 @@ def _refuse_other(what: str, value: Any, name: str, other: tuple[str, Mapping[st
 
 
 def _weights(model: TransformerLensModel) -> str:
-    """Fingerprint of the weights and their precision."""
-    return f"{weights_fingerprint(model)} {model_provenance(model)['dtype']}"
+    """Fingerprint of the weights, and what else changes what the model computes."""
+    known = {**model_provenance(model), **extension_provenance(model)}
+    others = {key: value for key in ALSO if (value := known.get(key))}
+    return f"{known['weights']} {json.dumps(others, sort_keys=True, default=str)}"
 
 
 def _forget_others(named: Mapping[str, Checkpoint], finished: FinishedParts) -> None:
@@ -339,7 +345,7 @@ def _study(
             **({"task": first["task"]} if asked else {}),
             "source": _source(checkpoints),
             "checkpoints": [
-                {"step": one.step, "name": one.name, "weights": part["weights"]}
+                {"step": one.step, "name": one.name, "weights": part["weights"].partition(" ")[0]}
                 for one, part in zip(places, parts, strict=True)
             ],
         },

@@ -21,6 +21,7 @@ from positional_heads.results.text import printable
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_emergence import planted_emergence
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_recommendation import planted_recommendation
@@ -111,6 +112,7 @@ RECORDS = {
     "PairPlan": pair_plan,
     "PlanStudy": plan_study,
     "Recommendation": lambda name: planted_recommendation(name=name),
+    "EmergenceStudy": lambda name: planted_emergence(name=name),
 }
 
 
