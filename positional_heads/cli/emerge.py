@@ -1,5 +1,6 @@
 """`positional-heads emerge`: every head through the checkpoints of a training run, beside loss and a task."""
 
+import gc
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,6 +92,7 @@ def emerge(  # noqa: PLR0917  one parameter is one option of the command
             first = training_checkpoints(places, loading)[0]
             say(f"loading TransformerLens and {first.name}, whose tokenizer cuts the text ...")
             cut = taken.said("following heads on", first.load())
+            gc.collect()  # that model, before the first is loaded again
             found = emergence_study(
                 places,
                 cut,

@@ -211,7 +211,7 @@ class EmergenceStudy(Record):
         for head in sorted(self.heads, key=lambda head: (float(born[head]), head)):
             if not math.isfinite(float(born[head])):
                 continue
-            known = ends is not None and bool(heads.known[head])
+            known = ends is not None and bool(heads.known[head] & own.known)
             low, high = (float(end[head]) for end in ends) if known and ends is not None else (math.nan, math.nan)
             first = ("head" if high < 0 else "skill" if low > 0 else "undecided") if known else "unknown"
             row = {"name": str(head), "head_step": float(born[head]), "skill_step": skilled}

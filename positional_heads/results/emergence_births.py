@@ -126,7 +126,8 @@ def skill_crossings(
     weights = bootstrap_weights(units.shape[1], resamples, SKILL_SEED) / units.shape[1]
     drawn = gains @ weights.T
     above, resampled = (_skilled(each, beneath, rule) for each in (means[:, None], drawn))
-    return Crossings(above[:, 0], resampled if tested else None, torch.tensor(tested))
+    differing = bool((units != units[:, :1]).any())  # of units that all say the same nothing is known
+    return Crossings(above[:, 0], resampled if tested else None, torch.tensor(tested and differing))
 
 
 def _skilled(

@@ -60,6 +60,8 @@ def _of_heads(births: "pd.DataFrame", steps: "pd.DataFrame", null: bool) -> str:
     named = ", ".join(first["name"][:NAMED]) + (f" and {len(first) - NAMED} more" if len(first) > NAMED else "")
     start = int(steps["step"].iloc[0])
     inherent = f", {int((born['step'] == start).sum())} of them from the first checkpoint on" if null else ""
+    if len(born) == 1:
+        what = what.replace("beat their", "beats its").replace("have", "has")
     return f"{len(born)} {what} from some step to the end{inherent}; the first at {_at(first.iloc[0])}: {named}."
 
 

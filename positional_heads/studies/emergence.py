@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 SAME = ("architecture", "dtype", "context", "layers", "heads")
 """What is said of all checkpoints at once, besides the name."""
+LARGE = 2**26
+"""Bytes of weights from which on a model is freed at once: that takes about a second, whatever its size."""
 ALSO = ("dtype", "quantization", "quantization_config", "adapter", "compatibility_mode", "edits", "extension")
 """What tells models of the same weights apart."""
 Asked = str | Task | Callable[[Any], Any] | None
@@ -173,7 +175,7 @@ class _Following:
             ValueError: If it cannot be loaded or measured, or has another shape or other tokens.
             UnsupportedModelError: If it cannot be scored.
         """
-        gc.collect()  # the checkpoint before: bridges hold themselves in circles
+        _collect(None if other is None else other[1])
         files, model = one.files, one.load()
         try:
             part = self._of_model(model, f"step {one.step}", other)
@@ -183,7 +185,9 @@ class _Following:
         except ValueError as error:
             msg = f"checkpoint of step {one.step} ({one.name}): {error}"
             raise ValueError(msg) from error
-        return {"files": files, "weights": _weights(model), **part}
+        size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+        # a revision has files once it is downloaded
+        return {"files": files or one.files, "weights": _weights(model), "bytes": size, **part}
 
     def _of_model(
         self, model: TransformerLensModel, name: str, other: tuple[str, Mapping[str, Any]] | None
@@ -258,13 +262,19 @@ def _weights(model: TransformerLensModel) -> str:
     return f"{known['weights']} {json.dumps(others, sort_keys=True, default=str)}"
 
 
+def _collect(part: Mapping[str, Any] | None) -> None:
+    """Free the model of the checkpoint before, if they are large: bridges hold themselves in circles."""
+    if part is not None and part["bytes"] >= LARGE:
+        gc.collect()
+
+
 def _forget_others(named: Mapping[str, Checkpoint], finished: FinishedParts) -> None:
     """Forget what was measured of other weights: where files changed, or a function made the model, it is loaded."""
     for name, one in named.items():
         kept = finished.results.get(name)
         if kept is None or (kept["files"] is not None and kept["files"] == one.files):
             continue
-        gc.collect()
+        _collect(kept)
         if _weights(one.load()) != kept["weights"]:
             logger.warning("the checkpoint of %s (%s) has changed since, so it is measured again", name, one.name)
             del finished.results[name]

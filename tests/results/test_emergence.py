@@ -159,6 +159,13 @@ def test_a_skill_at_chance_is_not_born_however_it_moves(study):
     found = flat.births().query("kind == 'skill'")
     assert found["step"].tolist() == [math.inf, math.inf]
     assert "is not born by the last checkpoint" in flat.verdict
+    ones = replace(
+        study, values={"exact": (study.values["exact"] * 0) + torch.tensor([0.0, 0, 1, 1]).double()[:, None]}
+    )
+    certain = ones.births().query("kind == 'skill'")
+    assert certain["step"].tolist() == [1000, 1000]
+    assert certain[["low", "high", "born"]].isna().all(axis=None)  # all units say the same
+    assert set(ones.order()["first"]) == {"unknown"}
     unknown = replace(study, chance={})  # then it is compared with the first checkpoint, by unit
     assert unknown.births().query("kind == 'skill'")["step"].tolist()[0] == 1000
 

@@ -1,6 +1,5 @@
 """A study of checkpoints measures each as alone, resumes with the same bits, and refuses what it cannot follow."""
 
-import gc
 import json
 import logging
 import os
@@ -16,10 +15,10 @@ from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads.cli import app
+from positional_heads.results.unfinished import unfinished
 from positional_heads.studies import checkpoint_sources, emergence
 from positional_heads.studies.checkpoint_sources import training_checkpoints
 from positional_heads.studies.emergence import emergence_study
-from positional_heads.studies.resume import FinishedParts
 from tests.support.processes import Process, signal_in
 from tests.support.tiny_models import boot, save_tiny_model
 
@@ -93,11 +92,11 @@ def test_checkpoints_are_given_in_any_of_four_ways(run, study):
             assert torch.equal(scores.rho, study.scores[step].rho), way
 
 
-def test_one_model_is_in_memory_at_a_time(run):
+def test_one_model_is_in_memory_at_a_time(run, monkeypatch):
     alive = []
+    monkeypatch.setattr(emergence, "LARGE", 0)
 
     def loaded(name):
-        gc.collect()
         assert not [one for one in alive if one() is not None]
         bridge = boot(run / name)
         alive.append(weakref.ref(bridge))
@@ -161,32 +160,22 @@ def test_models_of_functions_are_known_by_weights_and_edits(run, tmp_path, caplo
         emergence_study({2: lambda: bridge}, TOKENS[:1], **PLAIN, checkpoint=tmp_path / "other")
 
 
-def killed_at_loss(run, kept):
+def killed(run, kept):
     """The study, killed while it measures its second checkpoint."""
-    signal_in(emergence, "text_losses", 2)
-    followed(run, kept)
-
-
-def killed_at_save(run, kept):
-    """The study, killed while it saves what it measures next."""
-    signal_in(FinishedParts, "_append", 1)
-    followed(run, kept)
-
-
-def followed(run, kept):
     logging.disable()
-    emergence_study(run, TOKENS, **QUICK, **TASK, checkpoint=kept).save(kept)
+    signal_in(emergence, "text_losses", 2)
+    emergence_study(run, TOKENS, **QUICK, **TASK, checkpoint=kept)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills a process with SIGKILL")
-def test_a_study_killed_at_several_moments_ends_with_the_same_bits(run, study, tmp_path):
+def test_a_killed_study_ends_with_the_same_bits(run, study, tmp_path):
     file = tmp_path / "finished.jsonl"
-    for died in (killed_at_loss, killed_at_save):
-        assert Process(died, run, tmp_path).ended().returncode == -signal.SIGKILL
-        assert [json.loads(line).get("part") for line in file.read_text().splitlines()] == [None, "step 0"]
+    assert Process(killed, run, tmp_path).ended().returncode == -signal.SIGKILL
+    assert [json.loads(line).get("part") for line in file.read_text().splitlines()] == [None, "step 0"]
     file.write_bytes(file.read_bytes() + b'{"part": "step 50", "resu')  # killed while it wrote a line
-    assert Process(followed, run, tmp_path).ended().returncode == 0
-    assert (tmp_path / "emergence.safetensors").read_bytes() == study.to_bytes()
+    assert "unfinished study, 1 of its parts done" in unfinished(tmp_path)
+    assert "positional-heads emerge command, or emergence_study call" in unfinished(tmp_path)
+    assert emergence_study(run, TOKENS, **QUICK, **TASK, checkpoint=tmp_path).to_bytes() == study.to_bytes()
 
 
 def test_a_checkpoint_that_fails_in_the_middle_leaves_the_others_saved(run, study, tmp_path):

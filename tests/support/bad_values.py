@@ -33,6 +33,8 @@ from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import (
     ablation,
     candidates,
+    checkpoint_sources,
+    emergence,
     extrapolation,
     head_profile,
     pair_study,
@@ -171,6 +173,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "training_length": 64,
             "task": None,
         },
+        "emergence_study": {"checkpoints": {0: lambda: model}, "text": TEXTS, "retrieval": None, "null_repeats": 0},
         "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
         "evaluate_harness": {"model": model, "tasks": "arc_easy"},
         "harness_task": {"model": model, "task": "arc_easy", "metric": "acc"},
@@ -230,6 +233,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "dose_response": {"study": None},
         "loss_by_budget": {"study": None},
         "loss_by_factor": {"made": None},
+        "emergence_tracks": {"study": None},
         "extrapolation_curves": {"study": None},
         "method_comparison": {"study": None},
         "methods_told_apart": {"study": None},
@@ -297,6 +301,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
         "recommend": ["bundled", *short, "--training-length", "32", "--target-length", "48", "--task", "none"],
+        "emerge": ["bundled", *short, "--sequences", "2", "--task", "passkey", "--task-length", "64", *task[2:]],
         "show": [str(folder)],
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
@@ -350,6 +355,8 @@ if __name__ == "__main__":
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
     recommendation.run_parts = candidates.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
+    checkpoint_sources.Checkpoint.load = lambda _: model  # type: ignore[method-assign]
+    emergence.score_heads = reached  # type: ignore[assignment]
     for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_plan, cli_recommend):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]
     with tempfile.TemporaryDirectory() as temporary:
