@@ -159,9 +159,8 @@ def test_a_skill_at_chance_is_not_born_however_it_moves(study):
     found = flat.births().query("kind == 'skill'")
     assert found["step"].tolist() == [math.inf, math.inf]
     assert "is not born by the last checkpoint" in flat.verdict
-    ones = replace(
-        study, values={"exact": (study.values["exact"] * 0) + torch.tensor([0.0, 0, 1, 1]).double()[:, None]}
-    )
+    right = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64)[:, None].expand(4, 24)
+    ones = replace(study, values={"exact": right})
     certain = ones.births().query("kind == 'skill'")
     assert certain["step"].tolist() == [1000, 1000]
     assert certain[["low", "high", "born"]].isna().all(axis=None)  # all units say the same
