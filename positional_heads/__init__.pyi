@@ -28,6 +28,7 @@ from .results.compare import compare as compare
 from .results.comparison import Comparison as Comparison
 from .results.distance_profile import DistanceProfile as DistanceProfile
 from .results.distance_response import DistanceResponse as DistanceResponse
+from .results.emergence import EmergenceStudy as EmergenceStudy
 from .results.extrapolation import ExtrapolationStudy as ExtrapolationStudy
 from .results.files import ResultFileError as ResultFileError
 from .results.head_examples import HeadExamples as HeadExamples
@@ -56,6 +57,7 @@ from .scoring.settings import ScoringSettings as ScoringSettings
 from .scoring.shards import merge_shards as merge_shards
 from .studies.ablation import ablation_study as ablation_study
 from .studies.distance_response import distance_response as distance_response
+from .studies.emergence import emergence_study as emergence_study
 from .studies.extrapolation import base_sweep as base_sweep
 from .studies.extrapolation import extrapolation_study as extrapolation_study
 from .studies.head_profile import profile_heads as profile_heads

@@ -12,6 +12,7 @@ from positional_heads.cli import (
     ablate,
     compare,
     distances,
+    emerge,
     extrapolate,
     manipulate,
     plan,
@@ -57,7 +58,7 @@ def program(
 
 for command in (
     *(show.show, score.score, score.merge, profile.profile, distances.distances, plan.plan, compare.compare),
-    *(ablate.ablate, manipulate.manipulate, extrapolate.extrapolate, recommend.recommend, report.report),
+    *(ablate.ablate, manipulate.manipulate, extrapolate.extrapolate, recommend.recommend, emerge.emerge, report.report),
 ):
     app.command()(command)
 know_options_of(app)

@@ -21,7 +21,7 @@ NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
     *("verdict", "diagnosis", "config", "table", "heads_by_name", "correlations", "link", "contrasts", "effects"),
-    *("single_heads", "kept", "agreement", "top", "pairs", "jumps", "notes", "provenance"),
+    *("single_heads", "kept", "agreement", "top", "pairs", "jumps", "births", "order", "notes", "provenance"),
 )
 
 
@@ -40,14 +40,14 @@ def show(
         from positional_heads.results.unfinished import unfinished
 
         kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
-        kinds += [files.MANIPULATION, files.HEAD_PLAN, files.PAIR_PLAN, files.RECOMMENDATION, files.HEAD_PROFILE]
-        kinds += [files.DISTANCE_PROFILE, files.SCORES]
+        kinds += [files.MANIPULATION, files.EMERGENCE, files.HEAD_PLAN, files.PAIR_PLAN, files.RECOMMENDATION]
+        kinds += [files.HEAD_PROFILE, files.DISTANCE_PROFILE, files.SCORES]
         held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
             names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
             names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
-            names += [one.file_name for one in (files.MANIPULATION, files.DISTANCE_PROFILE)]
+            names += [one.file_name for one in (files.MANIPULATION, files.DISTANCE_PROFILE, files.EMERGENCE)]
             names += [one.file_name for one in (files.PAIR_PLAN, files.RECOMMENDATION)]
             raise FileNotFoundError(interrupted or _missing_result(result, names))
         print_result(result, held[0] if held else files.SCORES, as_json, top, head)
@@ -131,6 +131,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
     from positional_heads.results import (
         comparison_tables,
         distance_tables,
+        emergence_tables,
         printed_manipulations,
         printed_plans,
         profile_tables,
@@ -141,6 +142,7 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
         ABLATION,
         COMPARISON,
         DISTANCE_PROFILE,
+        EMERGENCE,
         HEAD_PLAN,
         HEAD_PROFILE,
         MANIPULATION,
@@ -194,6 +196,9 @@ def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int)
             printed_manipulations.contrast_table(content["contrasts"]),
             *map(in_options, content["notes"]),
         ]
+    elif kind == EMERGENCE:
+        lines = [emergence_tables.emergence_line(content), emergence_tables.steps_table(content["table"]), ""]
+        lines += [emergence_tables.births_table(content["births"], top), *map(in_options, content["notes"])]
     elif kind == PLAN_STUDY:
         planned = content.get("planned", "windows")
         lines = [
@@ -223,7 +228,7 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 def _missing_result(folder: Path, names: list[str]) -> str:
     """One sentence on a folder without a result file: which of its folders has one, or which command writes one."""
     if not any(folder.iterdir()):
-        writing = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate or recommend"
+        writing = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
         return f"{folder} is empty: give the --out folder of positional-heads {writing}"
     below = sorted({str(file.parent) for name in names for file in folder.glob(f"*/{name}")})
     if below:

@@ -28,18 +28,18 @@ def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tenso
 
 
 def excess_p_values(
-    rho: Float[Tensor, "layer head"],
+    rho: Float[Tensor, "*resample layer head"],
     null_rho: Float[Tensor, "repeat layer head"],
     sampling_variance: Float[Tensor, "layer head"] | None,
     n_groups: int,
-) -> Float64[Tensor, "layer head"]:
+) -> Float64[Tensor, "*resample layer head"]:
     """One-sided p-value of each head's excess over its shuffled null, by a t test on both sources of chance.
 
     The excess rho - mean(null) varies with the shuffles (variance of the null, for predicting one more draw) and with
     the sequences (bootstrap variance). Welch's degrees of freedom combine the two.
 
     Args:
-        rho: Score of each head.
+        rho: Score of each head, or of each head in resamples, which are tested as if each were the sample.
         null_rho: Scores with positions shuffled; at least 2 repeats.
         sampling_variance: Bootstrap variance of rho over sequences, or None with a single sequence.
         n_groups: Number of independent groups of sequences behind that variance.

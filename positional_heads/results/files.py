@@ -52,6 +52,7 @@ RECOMMENDATION = ResultKind(
 )
 COMPARISON = ResultKind("positional_heads.Comparison", "comparison.safetensors", "positional-heads compare")
 STABILITY = ResultKind("positional_heads.Stability", "stability.safetensors", "positional-heads compare")
+EMERGENCE = ResultKind("positional_heads.EmergenceStudy", "emergence.safetensors", "positional-heads emerge")
 TASK = ResultKind("positional_heads.TaskResult", "task.safetensors", "TaskResult.save")
 PARTIAL = ResultKind("positional_heads.ScoreSums", "sums.safetensors", "positional-heads score")
 """The sums of an unfinished scoring run or of a shard."""

@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
+from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.files import (
     ResultKind,
+    packed,
     read_result,
     refuse_foreign,
     result_file,
     understood,
-    write_result,
+    unpacked,
 )
 from positional_heads.results.tables import model_label, result_html
 from positional_heads.results.text import printable
@@ -115,10 +117,14 @@ class Record(ABC):
         """
         file = result_file(path, self.saved_as.file_name)
         refuse_foreign(file)
+        write_atomically(file, self.to_bytes())
+        return file
+
+    def to_bytes(self) -> bytes:
+        """The bytes of the file that `save` writes, to be kept elsewhere."""
         copied = torch.contiguous_format  # a copy of each, because safetensors refuses tensors that share memory
         tensors = {name: tensor.clone(memory_format=copied) for name, tensor in self._tensors().items()}
-        write_result(file, safetensors.torch.save(tensors), self._content(), self.saved_as)
-        return file
+        return packed(safetensors.torch.save(tensors), self._content(), self.saved_as)
 
     @classmethod
     @checked
@@ -132,8 +138,22 @@ class Record(ABC):
             FileNotFoundError: If there is no such file.
             ResultFileError: If the file is damaged, foreign, or from a newer version.
         """
-        content, raw = read_result(path, cls.saved_as)
-        with understood(result_file(path, cls.saved_as.file_name), cls.saved_as):
+        _, raw = read_result(path, cls.saved_as)
+        return cls.from_bytes(raw, result_file(path, cls.saved_as.file_name))
+
+    @classmethod
+    def from_bytes(cls: type[SomeRecord], raw: bytes, source: Any) -> SomeRecord:
+        """Read what `to_bytes` gave.
+
+        Args:
+            raw: The bytes.
+            source: Where they come from, for the error.
+
+        Raises:
+            ResultFileError: If they are damaged, foreign, or from a newer version.
+        """
+        content = unpacked(raw, cls.saved_as, source)
+        with understood(source, cls.saved_as):
             return cls._from_file(content, safetensors.torch.load(raw))
 
     def _tensors(self) -> dict[str, Tensor]:

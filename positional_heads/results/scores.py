@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from scipy import stats
 from torch import Tensor
 
@@ -112,10 +112,15 @@ class HeadScores(Record):
     @cached_property
     def p_values(self) -> Float[Tensor, "layer head"]:
         """One-sided p-value of the excess, over shuffles and sequences (see `core.statistics.excess_p_values`)."""
-        variance = None
-        if self.bootstrap_rho is not None:  # resampling G groups understates their variance by (G - 1) / G
-            variance = self.bootstrap_rho.double().var(0) * self.n_groups / max(self.n_groups - 1, 1)
-        return excess_p_values(self.rho, self._required_null().rho, variance, self.n_groups)
+        return excess_p_values(self.rho, self._required_null().rho, self.sampling_variance, self.n_groups)
+
+    @property
+    def sampling_variance(self) -> Float64[Tensor, "layer head"] | None:
+        """Variance of rho over sequences, by the bootstrap; None with a single group of them."""
+        if self.bootstrap_rho is None:
+            return None
+        # resampling G groups understates their variance by (G - 1) / G
+        return self.bootstrap_rho.double().var(0) * self.n_groups / max(self.n_groups - 1, 1)
 
     @cached_property
     def q_values(self) -> Float[Tensor, "layer head"]:

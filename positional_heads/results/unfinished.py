@@ -10,6 +10,7 @@ from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFi
 
 _CHECKSUM = "sha256"
 STUDIES = {
+    "emergence": ("emerge", "emergence_study"),
     "pairs": ("plan --pairs --study", "pair_study"),
     "windows": ("plan --study", "plan_study"),
     "ablation": ("ablate", "ablation_study"),

@@ -411,8 +411,11 @@ def distant_task(
 
 
 def text_losses(
-    model: TransformerLensModel, rows: Int[Tensor, "batch pos"], start: int, batch_size: int | None = None
-) -> Float64[Tensor, " batch"]:
+    model: TransformerLensModel,
+    rows: Int[Tensor, "batch pos"] | Sequence[Int[Tensor, " _pos"]],
+    start: int,
+    batch_size: int | None = None,
+) -> Float64[Tensor, " row"]:
     """Loss of each row's own tokens from `start` on, in nats per token."""
     examples = tuple(Example(row.cpu(), ((start, len(row)),), unit) for unit, row in enumerate(rows))
     return -AnswerTask("text", examples, (), {}).measure(model, batch_size)["log_prob"]

@@ -125,7 +125,7 @@ def profile_heads(
         **options,
     )
     refuse_edited_pattern(model, [rotary.layer for rotary in counter.rotary])
-    asked = None if retrieval is None else _asked(model, retrieval, max(counter.lengths))
+    asked = None if retrieval is None else retrieval_task(model, retrieval, max(counter.lengths))
     if asked is None or isinstance(asked, str):
         profile = counted_profile(counter, saved, progress)
         return profile if asked is None else _noted(profile, asked)
@@ -153,8 +153,19 @@ def refuse_without_needle(retrieval: str) -> None:
         raise ValueError(msg)
 
 
-def _asked(model: TransformerLensModel, retrieval: str | Task | Callable[[Any], Any], longest: int) -> Task | str:
-    """The task for the retrieval score, or why there is none; a task by name is as long as the text, within limits."""
+def retrieval_task(
+    model: TransformerLensModel, retrieval: str | Task | Callable[[Any], Any], longest: int
+) -> Task | str:
+    """The task for the retrieval score, or why there is none; a task by name is as long as the text, within limits.
+
+    Args:
+        model: A TransformerBridge.
+        retrieval: Name of a task, a task, or a function.
+        longest: Tokens of the longest sequence of the text.
+
+    Raises:
+        ValueError: If a task that is not given by name has no needle.
+    """
     if not isinstance(retrieval, str):
         task = make_task(model, retrieval)
         if not has_needles(task):

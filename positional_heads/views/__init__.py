@@ -9,6 +9,7 @@ from positional_heads.views.attention import attention_view
 from positional_heads.views.comparison import comparison, stability
 from positional_heads.views.contributions import contribution_view
 from positional_heads.views.distances import distance_curves
+from positional_heads.views.emergence import emergence_tracks
 from positional_heads.views.extrapolation import (
     distinguishability,
     extrapolation_curves,
@@ -35,6 +36,7 @@ __all__ = [
     "distance_curves",
     "distinguishability",
     "dose_response",
+    "emergence_tracks",
     "extrapolation_curves",
     "loss_by_budget",
     "loss_by_factor",

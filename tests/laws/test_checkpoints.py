@@ -35,8 +35,13 @@ CALLS = {
     "recommend_extension": lambda model, *_, folder: ph.recommend_extension(
         model, TEXT, 80, methods=["linear"], factors=[2.0], training_length=64, task=None, checkpoint=folder
     ),
+    "emergence_study": lambda model, *_, folder: ph.emergence_study(
+        {0: lambda: model}, TOKENS, null_repeats=0, retrieval=None, checkpoint=folder
+    ),
 }
 """Every public function that resumes from a folder, as a small run of it."""
+OF_ONE_MODEL = sorted(CALLS.keys() - {"emergence_study"})
+"""Those that know their model when they begin: a study of checkpoints measures one that changed again."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,7 @@ def test_every_function_that_resumes_is_known():
 
 
 @pytest.mark.usefixtures("no_retrieval")
-@pytest.mark.parametrize("name", sorted(CALLS.keys() - {"base_sweep"}))  # which is an extrapolation study
+@pytest.mark.parametrize("name", [one for one in OF_ONE_MODEL if one != "base_sweep"])  # that is an extrapolation study
 def test_a_run_under_an_ablation_is_another_run(name, profile, tiny, tmp_path):
     model, call = tiny("llama"), CALLS[name]
 
@@ -80,7 +85,7 @@ def test_a_run_under_an_ablation_is_another_run(name, profile, tiny, tmp_path):
     assert result.provenance["model"]["edits"] == {"ablated": [{"mode": "zero", "heads": ["L0H2"]}]}
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", OF_ONE_MODEL)
 def test_hooks_of_others_are_refused_before_anything_is_run_or_written(name, profile, tiny, tmp_path, monkeypatch):
     model = tiny("llama")
     with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", idle)]):

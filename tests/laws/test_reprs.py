@@ -23,6 +23,7 @@ from tests.support.planted_pairs import planted_manipulation
 from tests.support.planted_plans import SHAPE, planted_plans
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_distances import synthetic_distances
+from tests.support.synthetic_emergence import planted_emergence
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_recommendation import planted_recommendation
@@ -130,6 +131,7 @@ RECORDS = {
     "JumpStudy": planted_jumps,
     "ManipulationStudy": manipulation,
     "Recommendation": lambda name: planted_recommendation(name=name),
+    "EmergenceStudy": lambda name: planted_emergence(name=name),
 }
 
 

@@ -38,7 +38,8 @@ from positional_heads.scoring.counter import EntryCounter
 from positional_heads.studies import (
     ablation,
     candidates,
-    distance_response,
+    checkpoint_sources,
+    emergence,
     extrapolation,
     head_profile,
     manipulation,
@@ -46,7 +47,6 @@ from positional_heads.studies import (
     recommendation,
     set_runs,
 )
-from positional_heads.studies.tasks import harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_distances import synthetic_distances
 from tests.support.synthetic_profile import synthetic_profile
@@ -185,6 +185,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
             "training_length": 64,
             "task": None,
         },
+        "emergence_study": {"checkpoints": {0: lambda: model}, "text": TEXTS, "retrieval": None, "null_repeats": 0},
         "evaluate": {"model": model, "task": "passkey", "length": 64, "depths": 1, "examples": 1},
         "evaluate_harness": {"model": model, "tasks": "arc_easy"},
         "harness_task": {"model": model, "task": "arc_easy", "metric": "acc"},
@@ -247,6 +248,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "dose_response": {"study": None},
         "loss_by_budget": {"study": None},
         "loss_by_factor": {"made": None},
+        "emergence_tracks": {"study": None},
         "extrapolation_curves": {"study": None},
         "method_comparison": {"study": None},
         "methods_told_apart": {"study": None},
@@ -318,6 +320,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
         "extrapolate": ["bundled", *short, "--training-length", "64", "--factors", "2", "--methods", "linear"],
         "plan": [str(folder / "heads.safetensors"), "--study", "bundled", "--window", "8", *short[2:], *task],
         "recommend": ["bundled", *short, "--training-length", "32", "--target-length", "48", "--task", "none"],
+        "emerge": ["bundled", *short, "--sequences", "2", "--task", "passkey", "--task-length", "64", *task[2:]],
         "show": [str(folder)],
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
@@ -376,6 +379,8 @@ if __name__ == "__main__":
     resolve._resolved = proven_once(resolve._resolved)
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
+    checkpoint_sources.Checkpoint.load = lambda _: model  # type: ignore[method-assign]
+    emergence.score_heads = reached  # type: ignore[assignment]
     modules = (cli_score, cli_profile, cli_distances, cli_ablate, cli_manipulate, cli_extrapolate, cli_plan)
     for module in (*modules, cli_recommend):
         module.load_named = lambda *_: model  # type: ignore[attr-defined]

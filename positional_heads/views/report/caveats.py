@@ -7,6 +7,7 @@ from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.distance_profile import DistanceProfile
 from positional_heads.results.edits import edits_of, extension_of
+from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
@@ -38,6 +39,12 @@ _RECOMMENDATION = (
 )
 
 
+_EMERGENCE = (
+    "A birth lies between two checkpoints: more of them place it better. That heads and a skill are born in some order "
+    "shows no cause; to show that a head matters to the skill, ablate it. This is one run of training, and one text."
+)
+
+
 def caveats(
     scores: HeadScores | None,
     studies: list[AblationStudy],
@@ -49,10 +56,11 @@ def caveats(
     plan_studies: Sequence[PlanStudy] = (),
     manipulations: Sequence[ManipulationStudy] = (),
     made: Sequence[Recommendation] = (),
+    emergences: Sequence[EmergenceStudy] = (),
 ) -> list[str]:
     """The limits of these results, in sentences."""
     heads = [one for one in (scores, *studies, *manipulations, *extended, *profiles) if one is not None]
-    others = [*distances, *plans, *plan_studies, *made]
+    others = [*distances, *plans, *plan_studies, *made, *emergences]
     about_heads = bool(heads) or not others
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."] if about_heads else []
     stored = {
@@ -76,6 +84,7 @@ def caveats(
     notes += [_PLAN_STUDY] if plan_studies else []
     notes += [_MANIPULATION] if manipulations else []
     notes += [_RECOMMENDATION] if made else []
+    notes += [_EMERGENCE] if emergences else []
     if about_heads and not (studies or manipulations):
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:

@@ -8,6 +8,7 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
@@ -33,6 +34,7 @@ from positional_heads.views.extrapolation import extrapolation_curves, methods_t
 from positional_heads.views.figures import png
 from positional_heads.views.report.comparison import comparison_files, stability_files
 from positional_heads.views.report.distances import distance_files
+from positional_heads.views.report.emergence import emergence_files
 from positional_heads.views.report.head_profile import profile_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.manipulation import manipulation_files
@@ -57,6 +59,7 @@ Reported = (
     | PlanStudy
     | ManipulationStudy
     | Recommendation
+    | EmergenceStudy
 )
 """Results that have a report folder."""
 
@@ -74,16 +77,16 @@ def write_report(
     | PairPlan
     | PlanStudy
     | ManipulationStudy
-    | Recommendation,
+    | Recommendation
+    | EmergenceStudy,
     folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
 
     Args:
         result: What `score_heads`, `profile_heads`, `distance_profile`, `compare`, `compare_all`, `ablation_study`,
-            `extrapolation_study`, `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study` or
-            `recommend_extension`
-            returned.
+            `extrapolation_study`, `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study`,
+            `recommend_extension` or `emergence_study` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -112,6 +115,8 @@ def write_report(
         content = manipulation_files(result)
     elif isinstance(result, Recommendation):
         content = recommendation_files(result)
+    elif isinstance(result, EmergenceStudy):
+        content = emergence_files(result)
     else:
         content = comparison_files(result) if isinstance(result, Comparison) else stability_files(result)
     for name, data in content.items():

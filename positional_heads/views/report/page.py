@@ -16,11 +16,13 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
     ABLATION,
     COMPARISON,
     DISTANCE_PROFILE,
+    EMERGENCE,
     EXAMPLES,
     EXTRAPOLATION,
     HEAD_PLAN,
@@ -57,6 +59,7 @@ from positional_heads.views.report.commands import (
 )
 from positional_heads.views.report.comparison import compared_title, comparison_section
 from positional_heads.views.report.distances import distance_section
+from positional_heads.views.report.emergence import emergence_command, emergence_section
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.lines import distance_lines, profile_lines, score_lines
 from positional_heads.views.report.manipulation import manipulation_command, manipulation_section
@@ -78,14 +81,14 @@ from positional_heads.views.report.sections import (
 )
 
 PAGE_NAME = "report.html"
-WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate or recommend"
+WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
 RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, DISTANCE_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION),
-    *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY),
+    *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY, EMERGENCE),
 )
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
@@ -126,6 +129,7 @@ class Results:
     manipulations: list[ManipulationStudy]
     recommendations: list[Recommendation]
     comparisons: list[Comparison | Stability]
+    emergences: list[EmergenceStudy]
     files: list[str]
     notes: list[str]
 
@@ -145,7 +149,7 @@ class Results:
         """Everything about a single model but scores and examples, in the order of preference for its provenance."""
         own = [*self.profiles, *self.distances, *self.ablations, *self.manipulations, *self.extrapolations]
         own += self.plan_studies
-        return [*own, *self.recommendations, *self.plans]
+        return [*own, *self.recommendations, *self.plans, *self.emergences]
 
 
 def read_results(folder: str | Path) -> Results:
@@ -195,6 +199,7 @@ def read_results(folder: str | Path) -> Results:
         manipulations=[ManipulationStudy.load(file) for file in chosen[MANIPULATION.file_name]],
         recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
         comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
+        emergences=[EmergenceStudy.load(file) for file in chosen[EMERGENCE.file_name]],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )
@@ -298,6 +303,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     sections += [manipulation_section(study, number, dpi) for number, study in enumerate(results.manipulations, 1)]
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
     sections += [recommendation_section(made, number, dpi) for number, made in enumerate(results.recommendations, 1)]
+    sections += [emergence_section(study, number, dpi) for number, study in enumerate(results.emergences, 1)]
     points = caveats(
         results.scores,
         results.ablations,
@@ -308,6 +314,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         plan_studies=results.plan_studies,
         manipulations=results.manipulations,
         made=results.recommendations,
+        emergences=results.emergences,
     )
     sections.append(Section("caveats", "What this does not show", points=points))
     sections.append(_reproduction(results))
@@ -336,6 +343,7 @@ def _reproduction(results: Results) -> Section:
     several.append(("Plan study", _numbered(plan_study_command, results.plan_studies, "study")))
     several.append(("Manipulation", _numbered(manipulation_command, results.manipulations, "manipulation")))
     several.append(("Recommendation", _numbered(recommend_command, results.recommendations, "recommendation")))
+    several.append(("Heads through training", _numbered(emergence_command, results.emergences, "emergence")))
     codes += [Code(f"{what}, from the command line", command) for what, commands in several for command in commands]
     printed = [code.lines for code in codes]
     text = "Made from the settings in the result files."
