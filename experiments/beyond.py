@@ -23,7 +23,7 @@ HEADS = 27
 
 
 def moved(name: str) -> ph.ManipulationStudy:
-    """Slow, fast, dominant and random pairs of the top heads, and slow pairs of random heads, on the exam at 512 tokens."""
+    """Slow, fast, dominant and random pairs of the top heads, and slow pairs of random heads, on the exam."""
     rank_by, how, counts = MOVED[name]
     settings = {"how": how, "counts": counts, "top": HEADS, "rank_by": rank_by, "n_random": RANDOM, "seed": SEED}
 

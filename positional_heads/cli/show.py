@@ -15,10 +15,6 @@ if TYPE_CHECKING:
     from positional_heads.results.files import ResultKind
     from positional_heads.views.report.folder import Reported
 
-ALPHA = 0.05
-"""False discovery rate of the verdicts; a test compares both, because importing theirs loads torch."""
-NAMED = 20
-"""Heads that beat their null, the largest excess first, that are named at most."""
 JSON_KEYS = (
     *("verdict", "diagnosis", "config", "table", "heads_by_name", "correlations", "link", "contrasts", "effects"),
     *("single_heads", "kept", "agreement", "top", "pairs", "jumps", "births", "order", "notes", "provenance"),
@@ -36,21 +32,15 @@ def show(
     Scores, a study or a comparison, after checking the file for damage; loads no model.
     """
     with one_line_errors():
-        from positional_heads.results import files
+        from positional_heads.cli.printed import PRINTED
+        from positional_heads.results.files import SCORES, lies_in
         from positional_heads.results.unfinished import unfinished
 
-        kinds = [files.ABLATION, files.EXTRAPOLATION, files.COMPARISON, files.STABILITY, files.PLAN_STUDY]
-        kinds += [files.MANIPULATION, files.EMERGENCE, files.HEAD_PLAN, files.PAIR_PLAN, files.RECOMMENDATION]
-        kinds += [files.HEAD_PROFILE, files.DISTANCE_PROFILE, files.SCORES]
-        held = [one for one in kinds if result.name == one.file_name or files.lies_in(result, one.file_name)]
+        held = [one for one in PRINTED if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            names = [one.file_name for one in (files.SCORES, files.COMPARISON, files.STABILITY, files.HEAD_PROFILE)]
-            names += [one.file_name for one in (files.ABLATION, files.EXTRAPOLATION, files.HEAD_PLAN, files.PLAN_STUDY)]
-            names += [one.file_name for one in (files.MANIPULATION, files.DISTANCE_PROFILE, files.EMERGENCE)]
-            names += [one.file_name for one in (files.PAIR_PLAN, files.RECOMMENDATION)]
-            raise FileNotFoundError(interrupted or _missing_result(result, names))
-        print_result(result, held[0] if held else files.SCORES, as_json, top, head)
+            raise FileNotFoundError(interrupted or _missing_result(result, [one.file_name for one in PRINTED]))
+        print_result(result, held[0] if held else SCORES, as_json, top, head)
         if interrupted is not None:
             say(interrupted)
 
@@ -128,101 +118,11 @@ def print_content(content: dict[str, Any], kind: "ResultKind", as_json: bool, to
 
 def _lines(content: dict[str, Any], kind: "ResultKind", as_json: bool, top: int) -> list[str]:
     """What is printed of a result, by line or table."""
-    from positional_heads.results import (
-        comparison_tables,
-        distance_tables,
-        emergence_tables,
-        printed_manipulations,
-        printed_plans,
-        profile_tables,
-        recommendation_tables,
-        tables,
-    )
-    from positional_heads.results.files import (
-        ABLATION,
-        COMPARISON,
-        DISTANCE_PROFILE,
-        EMERGENCE,
-        HEAD_PLAN,
-        HEAD_PROFILE,
-        MANIPULATION,
-        PAIR_PLAN,
-        PLAN_STUDY,
-        RECOMMENDATION,
-        SCORES,
-        STABILITY,
-    )
-
     if as_json:
         return [json.dumps({key: content[key] for key in JSON_KEYS if key in content}, indent=1)]
-    provenance = content["provenance"]
-    lines: list[object]
-    if kind == SCORES:
-        lines = [tables.scores_line(provenance), tables.heads_table(content["table"], top)]
-        lines += _heads_that_beat_their_null(content["table"])
-    elif kind == HEAD_PROFILE:
-        lines = [profile_tables.profile_line(provenance), profile_tables.order_in_words(content["table"])]
-        lines += [profile_tables.profile_table(content["table"], top), ""]
-        lines += profile_tables.named_lines(content["heads_by_name"])
-    elif kind == DISTANCE_PROFILE:
-        lines = [distance_tables.distance_line(provenance, content["encodings"]), distance_tables.ORDER]
-        lines += [distance_tables.distance_table(content["table"], top)]
-    elif kind == ABLATION:
-        sets = {tuple(heads) for _, _, _, heads in content["cells"]}
-        lines = [
-            tables.study_line(provenance, len(content["rows"]), len(sets)),
-            f"Change of {content['measures'][0]}; negative is harm.",
-            tables.study_table(content["effects"], content["contrasts"])
-            if content["contrasts"]
-            else tables.single_heads_table(content["single_heads"], top),
-            *map(in_options, content["notes"]),
-        ]
-    elif kind == COMPARISON:
-        found = comparison_tables.comparison_tables(content, top)
-        lines = [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
-    elif kind == RECOMMENDATION:
-        lines = list(map(in_options, recommendation_tables.printed_recommendation(content)))
-    elif kind == STABILITY:
-        lines = [part for table in comparison_tables.stability_tables(content, top) for part in (table, "")]
-    elif kind == HEAD_PLAN:
-        lines = [printed_plans.key_heads_table(content["table"]), *map(in_options, content["notes"])]
-    elif kind == PAIR_PLAN:
-        lines = [printed_plans.pairs_table(content["kept"]), *map(in_options, content["notes"])]
-    elif kind == MANIPULATION:
-        lines = [
-            printed_manipulations.manipulation_line(content),
-            f"Change of {content['measures'][0]}; negative is harm.",
-            *(printed_manipulations.dose_table(content["effects"]), ""),
-            printed_manipulations.contrast_table(content["contrasts"]),
-            *map(in_options, content["notes"]),
-        ]
-    elif kind == EMERGENCE:
-        lines = [emergence_tables.emergence_line(content), emergence_tables.steps_table(content["table"]), ""]
-        lines += [emergence_tables.births_table(content["births"], top), *map(in_options, content["notes"])]
-    elif kind == PLAN_STUDY:
-        planned = content.get("planned", "windows")
-        lines = [
-            printed_plans.plans_line(content),
-            f"Change of {content['measures'][0]} with {planned}; negative is harm.",
-            printed_plans.plan_table(content["contrasts"], planned),
-            *printed_plans.rows_left_out(content["contrasts"], planned),
-            *map(in_options, content["notes"]),
-        ]
-    else:
-        heading = tables.extrapolation_line(provenance, content["training_length"], content["heads"])
-        lines = [heading, tables.extrapolation_table(content["table"]), *map(in_options, content.get("notes", []))]
-    return [*map(str, lines), in_options(f"\nVerdict: {content['verdict']}")]
+    from positional_heads.cli.printed import PRINTED
 
-
-def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
-    """One line with their names, because the table ranks heads by rho and may show none of them."""
-    beating = [row for row in table if row.get("q_value") is not None and row["q_value"] <= ALPHA]
-    beating = sorted((row for row in beating if min(row["rho"], row["excess"]) > 0), key=lambda row: -row["excess"])
-    if not beating:
-        return []
-    names = ", ".join(row["name"] for row in beating[:NAMED])
-    more = f" and {len(beating) - NAMED} more" if len(beating) > NAMED else ""
-    return [f"\nBeat their null, the largest excess first: {names}{more}"]
+    return [*map(str, PRINTED[kind](content, top)), in_options(f"\nVerdict: {content['verdict']}")]
 
 
 def _missing_result(folder: Path, names: list[str]) -> str:

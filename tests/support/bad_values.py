@@ -379,6 +379,8 @@ if __name__ == "__main__":
     resolve._resolved = proven_once(resolve._resolved)
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
+    manipulation.run_parts = recommendation.run_parts = candidates.run_parts = first_part_only
+    harness.LoadedTasks.load = reached  # type: ignore[assignment]
     checkpoint_sources.Checkpoint.load = lambda _: model  # type: ignore[method-assign]
     emergence.score_heads = reached  # type: ignore[assignment]
     modules = (cli_score, cli_profile, cli_distances, cli_ablate, cli_manipulate, cli_extrapolate, cli_plan)

@@ -1,7 +1,9 @@
 """Report folders: a result with its tables as CSV, its plots as PNG, and a page of text."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
@@ -16,7 +18,7 @@ from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.recommendation import Recommendation
-from positional_heads.results.record import json_rows
+from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import (
@@ -94,32 +96,7 @@ def write_report(
     """
     folder = Path(folder)
     files = [result.save(folder / result.saved_as.file_name)]
-    content: dict[str, bytes | str]
-    if isinstance(result, HeadScores):
-        content = _scores_files(result)
-    elif isinstance(result, HeadProfile):
-        content = profile_files(result)
-    elif isinstance(result, DistanceProfile):
-        content = distance_files(result)
-    elif isinstance(result, AblationStudy):
-        content = _ablation_files(result)
-    elif isinstance(result, ExtrapolationStudy):
-        content = _extrapolation_files(result)
-    elif isinstance(result, HeadPlan):
-        content = head_plan_files(result)
-    elif isinstance(result, PairPlan):
-        content = pair_plan_files(result)
-    elif isinstance(result, PlanStudy):
-        content = plan_study_files(result)
-    elif isinstance(result, ManipulationStudy):
-        content = manipulation_files(result)
-    elif isinstance(result, Recommendation):
-        content = recommendation_files(result)
-    elif isinstance(result, EmergenceStudy):
-        content = emergence_files(result)
-    else:
-        content = comparison_files(result) if isinstance(result, Comparison) else stability_files(result)
-    for name, data in content.items():
+    for name, data in FILES[type(result)](result).items():
         write_atomically(folder / name, data)
         files.append(folder / name)
     return files
@@ -234,3 +211,21 @@ null). To show that a head matters for long range, ablate it.
 
 {last_line(scores)}
 """
+
+
+FILES: dict[type[Record], Callable[[Any], dict[str, bytes | str]]] = {
+    HeadScores: _scores_files,
+    HeadProfile: profile_files,
+    DistanceProfile: distance_files,
+    AblationStudy: _ablation_files,
+    ExtrapolationStudy: _extrapolation_files,
+    Comparison: comparison_files,
+    Stability: stability_files,
+    HeadPlan: head_plan_files,
+    PairPlan: pair_plan_files,
+    PlanStudy: plan_study_files,
+    ManipulationStudy: manipulation_files,
+    Recommendation: recommendation_files,
+    EmergenceStudy: emergence_files,
+}
+"""Tables, plots and text of each kind of result."""
