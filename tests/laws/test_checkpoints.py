@@ -85,6 +85,17 @@ def test_a_run_under_an_ablation_is_another_run(name, profile, tiny, tmp_path):
     assert result.provenance["model"]["edits"] == {"ablated": [{"mode": "zero", "heads": ["L0H2"]}]}
 
 
+@pytest.mark.parametrize("name", ["score_heads", "ablation_study"])
+def test_a_run_with_moved_pairs_is_another_run(name, profile, tiny, tmp_path):
+    model, call = tiny("llama"), CALLS[name]
+    with ph.manipulated_pairs(model, "L0H2", [0], shared="split"):
+        made = call(model, profile, folder=tmp_path)
+    for pairs in ([], [1]):
+        with ph.manipulated_pairs(model, "L0H2", pairs, shared="split"), pytest.raises(ValueError, match="of another"):
+            call(model, profile, folder=tmp_path)
+    assert made.provenance["extension"]["moves"] == [{"how": "freeze", "heads": ["L0H2"], "pairs": [0]}]
+
+
 @pytest.mark.parametrize("name", OF_ONE_MODEL)
 def test_hooks_of_others_are_refused_before_anything_is_run_or_written(name, profile, tiny, tmp_path, monkeypatch):
     model = tiny("llama")

@@ -18,6 +18,7 @@ STUDIES = ("extrapolation_study", "base_sweep", "jump_study")
 MAY_DIFFER = {
     "heads": "what acts on heads needs some; what may act on all of them takes None, and `evaluate` none",
     "task": "a study has a default; a study of lengths makes the task at each length and takes its name only",
+    "how": "a plan freezes or drops the pairs that it does not keep; any pair may be moved in more ways",
     "sequences": "a text is cut as a whole unless some are asked for; a study needs a number",
     "window": "a profile needs one; a plan takes that of its profile unless another is given",
     "sinks": "a mask hides all far keys unless asked; a profile leaves out four, and a plan takes those of its profile",

@@ -312,7 +312,7 @@ MUTANTS = (
         '(contrasts["budget"] == ALL_BUDGETS) & (contrasts["reach"] == reach)',
         "results/test_plan_study -k at_each_budget",
     ),
-    Mutant("core/statistics.py", "(tried - place) *", "tried *", "results/test_plan_study -k corrected"),
+    Mutant("core/statistics.py", "(tried - place) *", "tried *", "results/test_manipulation -k holm"),
     Mutant(
         "results/manipulation_tables.py",
         "difference = own - control.mean(0)",
@@ -323,7 +323,7 @@ MUTANTS = (
         "results/manipulation_tables.py",
         "RANDOM_HEADS, PERMUTED)",
         "RANDOM_HEADS, RANDOM_HEADS)",
-        "results/test_manipulation -k plain_means",
+        "results/test_manipulation -k permuted",
     ),
     Mutant(
         "results/manipulation_verdict.py",

@@ -72,6 +72,19 @@ def test_effects_and_contrasts_are_plain_means_of_the_answers(study) -> None:
         assert rows.loc[kind, against, 4, "long - short"]["effect"] == pytest.approx(apart.mean())
 
 
+def test_heads_are_judged_by_permuted_rankings_and_pairs_by_random_ones() -> None:
+    study = planted_manipulation(slow_pairs_of_all, noise=0.2, seed=1)
+    effects = {
+        kind: np.mean([by_hand(study, kind, k) for k in (4, 8)], axis=0).mean(-1)
+        for kind in ("slowest", "random pairs", "random heads", "permuted heads")
+    }
+    shares = {kind: (1 + (drawn <= effects["slowest"][0]).sum()) / (1 + len(drawn)) for kind, drawn in effects.items()}
+    rows = study.contrasts().query("pairs == 'all' and reach == 'long'").set_index(["kind", "against"])["p_value"]
+    assert rows["slowest", "random heads"] == pytest.approx(shares["permuted heads"])
+    assert rows["slowest", "random pairs"] == pytest.approx(shares["random pairs"])
+    assert len({shares[kind] for kind in ("random pairs", "random heads", "permuted heads")}) == 3, "told apart"
+
+
 def test_holm_is_that_of_its_definition(study) -> None:
     rng = np.random.default_rng(0)
     for p_values in (rng.random(5), np.array([0.01, 0.01, 0.04]), np.array([0.5]), np.array([0.9, 0.001, 0.6, 0.01])):

@@ -8,7 +8,9 @@ import torch
 
 import positional_heads as ph
 from positional_heads.cli.score import score
+from positional_heads.results.edits import measured_under
 from positional_heads.scoring.settings import ScoringSettings
+from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import OPTIONS, WITHOUT_OPTION, score_command
 from positional_heads.views.report.lines import score_lines
 from tests.support.synthetic import synthetic_scores
@@ -61,6 +63,48 @@ def test_the_lines_repeat_an_extended_context(case, bundled, monkeypatch):
     exec(lines, namespace)
     assert torch.equal(namespace["scores"].rho, scores.rho)
     assert namespace["scores"].provenance == scores.provenance
+
+
+def test_the_lines_repeat_moved_pairs_and_every_text_names_them(bundled, monkeypatch):
+    tokens = ph.cut_text(bundled, ph.bundled_text("code"), 40, sequences=2)
+    plain = ph.score_heads(bundled, tokens, bins=64, resamples=5)
+    with (
+        ph.manipulated_pairs(bundled, ["L0H1", "L2H4"], [3], "scale", factor=0.5, shared="split"),
+        ph.manipulated_pairs(bundled, "L2H4", [4, 5], "remap", to=[5, 4], shared="split"),
+        ph.manipulated_pairs(bundled, "L0H1", how="swap_bands", n=2, shared="split"),
+    ):
+        scores = ph.score_heads(bundled, tokens, bins=64, resamples=5)
+    words = (
+        "pair 3 of L0H1, L2H4 turned 0.5 times as fast and pairs 4, 5 of L2H4 turned as pairs 5, 4 and "
+        "the 2 fastest and the 2 slowest pairs of L0H1 swapped"
+    )
+    lines = score_lines(scores.provenance)
+    assert f"the model was run with {words}: no option does that" in comments(score_command(scores.provenance))
+    assert f"The model was scored with {words}, not as it was trained." in caveats(scores, [], [])
+    assert f"(none against {words[:20]}" in str([str(one) for one in ph.compare(plain, scores).differing])
+    monkeypatch.setattr(ph, "load_bundled_model", lambda: bundled)
+    namespace: dict[str, object] = {}
+    exec(lines, namespace)
+    assert torch.equal(namespace["scores"].rho, scores.rho)
+    assert namespace["scores"].provenance == scores.provenance
+
+
+@pytest.mark.parametrize(
+    ("how", "given", "words"),
+    [
+        ("freeze", {"pairs": [3, 4]}, "pairs 3, 4 of L1H2 frozen"),
+        ("zero", {"pairs": [3]}, "pair 3 of L1H2 left out"),
+        ("drop_slowest", {"n": 4}, "the 4 slowest pairs of L1H2 frozen"),
+        ("drop_fastest", {"n": 4}, "the 4 fastest pairs of L1H2 frozen"),
+    ],
+)
+def test_each_way_of_moving_pairs_has_its_words(how, given, words):
+    extension = {
+        "method": "manipulated_pairs",
+        "moves": [{"how": how, "heads": ["L1H2"], **given}],
+        "heads": {"1": [2]},
+    }
+    assert measured_under(provenance() | {"extension": extension}) == words
 
 
 def test_the_lines_fail_on_other_weights():

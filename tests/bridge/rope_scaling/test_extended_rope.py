@@ -156,7 +156,7 @@ def test_heads_are_ablated_inside_an_extension(tiny):
 
 def test_contribution_hooks_are_refused_where_scores_are_rewritten(tiny):
     model = tiny("llama")
-    refused = pytest.raises(ph.UnsupportedModelError, match="self_extend rewrites scores")
+    refused = pytest.raises(ph.UnsupportedModelError, match="self_extend rotates far keys otherwise")
     with extended_rope(model, "self_extend", group=4, window=8), refused, ph.contribution_hooks(model, [0]):
         pass
 
