@@ -16,6 +16,7 @@ CALLS = {
     "score_heads": lambda model, *_, folder: ph.score_heads(model, TOKENS, checkpoint=folder),
     "score_shard": lambda model, *_, folder: ph.score_shard(model, TOKENS, "1/1", folder),
     "profile_heads": lambda model, *_, folder: ph.profile_heads(model, TOKENS, retrieval=None, checkpoint=folder),
+    "distance_response": lambda model, *_, folder: ph.distance_response(model, TOKENS, n_random=1, checkpoint=folder),
     "ablation_study": lambda model, profile, folder: ph.ablation_study(
         model, profile.scores, counts=[1], n_random=1, singles="none", checkpoint=folder, **TASK
     ),

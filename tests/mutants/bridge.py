@@ -583,4 +583,10 @@ MUTANTS = (
         "if True",
         "bridge/rope_scaling/test_kept_pairs -k left_alone",
     ),
+    Mutant(
+        "bridge/attention_scores.py",
+        "(column <= own - shown)",
+        "(column < own - shown)",
+        "scoring/test_distance_profile -k own_attention",
+    ),
 )

@@ -180,4 +180,17 @@ MUTANTS = (
     Mutant("core/pair_sums.py", ".triu(1)\n    steps", ".triu(0)\n    steps", "scoring/test_head_profile -k semantic"),
     Mutant("core/kernel_score.py", "energy[:, slow.cpu()]", "energy[:, ~slow.cpu()]", "core/test_kernel_score"),
     Mutant("core/kernel_score.py", "(rank - 1)", "rank", "core/test_kernel_score"),
+    Mutant("core/distance_sums.py", ":sinks] = True", ":0] = True", "scoring/test_distance_profile -k own_attention"),
+    Mutant(
+        "core/distance_sums.py",
+        "* total / (t + 1)",
+        "* total / (t + 2)",
+        "scoring/test_distance_profile -k effect_of_distance",
+    ),
+    Mutant(
+        "core/distance_sums.py",
+        "index_add_(0, free,",
+        "index_add_(0, every,",
+        "scoring/test_distance_profile -k own_attention",
+    ),
 )

@@ -160,4 +160,16 @@ MUTANTS = (
     Mutant("scoring/profile_counter.py", "self._plan.group(row.sequence)", "0", "scoring/test_head_profile -k groups"),
     Mutant("scoring/profile_result.py", "norms > MASSIVE *", "norms > 2 *", "scoring/test_head_profile -k massive"),
     Mutant("scoring/profile_result.py", "mass=mass / total", "mass=mass", "scoring/test_head_profile -k distance"),
+    Mutant(
+        "scoring/distance_counter.py",
+        "score.sum(0) - score",
+        "score.sum(0)",
+        "scoring/test_distance_profile -k own_attention",
+    ),
+    Mutant(
+        "scoring/turned_pairs.py",
+        "(factors.to(frequency) - 1)",
+        "factors.to(frequency)",
+        "studies/test_distance_response -k exactly_1",
+    ),
 )

@@ -164,4 +164,10 @@ MUTANTS = (
     Mutant("results/choosing.py", "gentle, key=", "ranked, key=", "results/test_recommendation -k brute_force"),
     Mutant("results/choosing.py", "gentle, key=", "tied, key=", "results/test_recommendation -k brute_force"),
     Mutant("results/choosing.py", "not reaches, factor", "False, factor", "results/test_recommendation -k brute_force"),
+    Mutant(
+        "studies/distance_response.py",
+        "max(start, length // 2)",
+        "start",
+        "studies/test_distance_response -k models_own_pattern",
+    ),
 )
