@@ -76,7 +76,7 @@ def emerge(  # noqa: PLR0917  one parameter is one option of the command
         settings: dict[str, Any] = {"null_repeats": null_repeats, "control_keys": control_keys, "seed": seed}
         asked = None if retrieval == "none" else retrieval
         of_task = {"length": task_length, "depths": depths, "examples": examples, "haystack": haystack}
-        given = {name: value for name, value in of_task.items() if value not in (None, [])}
+        given: dict[str, Any] = {name: value for name, value in of_task.items() if value not in (None, [])}
         _refuse_settings(settings, asked, task, given, dtype)
         if haystack is not None:
             given["haystack"] = read_text(haystack)

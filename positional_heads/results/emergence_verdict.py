@@ -100,9 +100,9 @@ def _first(order: "pd.DataFrame") -> str:
     )
 
 
-def _at(row: "pd.Series | dict[str, float]") -> str:  # type: ignore[type-arg]
+def _at(row: "pd.Series | dict[str, float]") -> str:
     """A birth with its interval."""
-    step, low, high = (float(row[name]) for name in ("step", "low", "high"))  # type: ignore[arg-type]
+    step, low, high = (float(row[name]) for name in ("step", "low", "high"))
     if math.isnan(low):
         return f"step {int(step)}"
     low, high = (str(int(end)) if math.isfinite(end) else "not born" for end in (low, high))  # type: ignore[assignment]

@@ -204,9 +204,9 @@ class _Following:
         sequences = as_sequences(model, self.text, plain_text=self.plain_text)
         rows = [real_tokens(row, mask).cpu() for row, mask in sequences]
         task = None if self.task is None else make_task(model, self.task, **self.task_settings)
-        asked = task if task is None else task_provenance(task, None)["task"]
+        asked = {} if task is None else {**task_provenance(task, None)["task"], "answers": len(task.rows)}
         if task is not None:
-            _refuse_other("task", {**asked, "answers": len(task.rows)}, name, other)
+            _refuse_other("task", asked, name, other)
         scores = score_heads(
             model, self.text, batch_size=self.batch_size, plain_text=self.plain_text, settings=self.settings
         )
@@ -222,7 +222,7 @@ class _Following:
         if task is not None:
             values = {key: one.tolist() for key, one in task.measure(model, self.batch_size).items()}
             part |= {"rows": task.rows, "values": values, "chance": dict(task.chance), "called": task.name}
-            part["task"] = {**asked, "answers": len(task.rows)}
+            part["task"] = asked
         return part
 
     def _retrieval(self, model: TransformerLensModel, longest: int) -> tuple[list[Any] | None, list[str]]:

@@ -25,6 +25,7 @@ from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
 from positional_heads.results.verdicts import ALPHA
+from positional_heads.studies import checkpoint_sources
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
 from tests.support.processes import Process, command_line, interrupted_command_line
@@ -357,6 +358,16 @@ BEFORE_THE_MODEL = {
         "--target-length 900 --task paskey": "task 'paskey' has no answers at known distances",
         "--target-length 900 --dtype fp32": "dtype 'fp32' is unknown",
     },
+    "emerge": {
+        "--retrieval perplexity": "retrieval 'perplexity' has no needle: choose one of passkey, ",
+        "--null-repeats 1": "--null-repeats 1: give 0 for none, or at least 2",
+        "--task paskey": "task 'paskey' is unknown",
+        "--task copy --haystack bundled:x": "no such bundled text",
+        "--examples 3": "--examples: for a task, name one with --task",
+        "--revisions main": "revision 'main' does not end in a step, as step1000 does",
+        "--dtype fp32": "dtype 'fp32' is unknown",
+        "--sequences 0": "--sequences 0 must be at least 1",
+    },
 }
 
 
@@ -365,6 +376,7 @@ def test_bad_settings_are_refused_before_the_model_is_loaded(command, tmp_path, 
     loaded = []
     for module in (cli_score, cli_profile, cli_ablate, cli_extrapolate, cli_recommend):
         monkeypatch.setattr(module, "load_named", lambda *_: loaded.append(1))
+    monkeypatch.setattr(checkpoint_sources.Checkpoint, "load", lambda _: loaded.append(1))
     for options, message in BEFORE_THE_MODEL[command].items():
         arguments = [command, "bundled", "--text", "bundled", "--out", str(tmp_path / "r"), *options.split()]
         done = CliRunner().invoke(cli.app, arguments)
