@@ -103,7 +103,7 @@ def model_of_encoding(encoding: Encoding, base: float = 10000.0) -> "PreTrainedM
     elif encoding == "alibi":
         config = BloomConfig(hidden_size=128, n_layer=3, n_head=4, **shared)
     else:
-        off = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        off: dict[str, Any] = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
         config = GPT2Config(n_embd=128, n_layer=3, n_head=4, n_positions=TRAINING_LENGTH, **off, **shared)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     if encoding in {"sinusoidal", "none"}:
