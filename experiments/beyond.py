@@ -40,8 +40,20 @@ def moved(name: str) -> ph.ManipulationStudy:
     return once(f"beyond/{name}", ph.ManipulationStudy.load, run)
 
 
+def response() -> ph.DistanceResponse:
+    """Whether heads look nearer when their dominant pairs turn faster; on prose, as prose ranks them."""
+
+    def run(checkpoint: Path) -> ph.DistanceResponse:
+        model = ph.load_model("smollm2")
+        rows = sequences(model, "prose", 512, 8)
+        settings = {"factors": (0.5, 2.0), "n_random": 5, "null_repeats": 5, "seed": SEED}
+        return ph.distance_response(model, rows, checkpoint=checkpoint, progress=True, **settings)
+
+    return once("beyond/response", ph.DistanceResponse.load, run)
+
+
 def jumps() -> ph.JumpStudy:
-    """Steps of D across 8192 tokens, and across 1024, which is no training length: a control."""
+    """Steps of D across 8192 tokens, the training length."""
 
     def run(_: Path) -> ph.JumpStudy:
         model = ph.load_model("smollm2")
@@ -51,7 +63,7 @@ def jumps() -> ph.JumpStudy:
     return once("beyond/jumps", ph.JumpStudy.load, run)
 
 
-PARTS = {**{name: lambda name=name: moved(name) for name in MOVED}, "jumps": jumps}
+PARTS = {**{name: lambda name=name: moved(name) for name in MOVED}, "response": response, "jumps": jumps}
 
 
 def main() -> None:
