@@ -57,8 +57,8 @@ def jumps() -> ph.JumpStudy:
 
     def run(_: Path) -> ph.JumpStudy:
         model = ph.load_model("smollm2")
-        rows = sequences(model, "prose", 8192 * 5 // 4, 2)
-        return ph.jump_study(model, rows, pairs=2**18, samples=512, seed=SEED, progress=True)
+        text = ph.bundled_text("prose")
+        return ph.jump_study(model, text, sequences=4, pairs=2**20, samples=512, seed=SEED, progress=True)
 
     return once("beyond/jumps", ph.JumpStudy.load, run)
 
