@@ -1,4 +1,4 @@
-"""The jump study: does the step of D at the training length follow from queries and keys of shorter texts?
+"""The jump study: how far the step of D at the training length follows from queries and keys of shorter texts.
 
 The paper shows abrupt changes of the dominant dimension beyond the training length and leaves their cause open. Two can
 be told apart: rotation, by which the same queries and keys give other contributions at a larger distance; and what the

@@ -22,6 +22,7 @@ MAY_DIFFER = {
     "sequences": "a text is cut as a whole unless some are asked for; a study needs a number",
     "window": "a profile needs one; a plan takes that of its profile unless another is given",
     "sinks": "a mask hides all far keys unless asked; a profile leaves out four, and a plan takes those of its profile",
+    "pairs": "rotary pairs by number; where query-key pairs are sampled how many, as in `score_heads`",
     "methods": "a recommendation tries those that a configuration can express",
     "n_random": "sets of pairs are drawn for each head, so a few are many over all heads",
     "factors": "of frequencies in a sweep of bases, of lengths in a study of methods",
