@@ -526,7 +526,7 @@ MUTANTS = (
         "bridge/rope_scaling/moved_pairs.py",
         "* first\n",
         "* 1\n",
-        "bridge/rope_scaling/test_manipulated_pairs -k yarn-scale",
+        "bridge/rope_scaling/test_manipulated_pairs -k yarn",
     ),
     Mutant(
         "bridge/rope_scaling/moved_pairs.py",
