@@ -14,10 +14,10 @@ from run import EXAM, HERE, RANDOM, SEED, once, sequences
 import positional_heads as ph
 
 MOVED = {
-    "moved-rho-freeze": ("rho", "freeze", (4, 8, 16)),
-    "moved-retrieval-zero": ("retrieval", "zero", (4, 8, 16)),
+    "moved-rho-freeze": ("rho", "freeze", (8,)),
+    "moved-retrieval-zero": ("retrieval", "zero", (8,)),
 }
-"""Ranking of the heads, what is done to their pairs, and how many of the 32: an eighth, a quarter, a half."""
+"""Ranking of the heads, what is done to their pairs, and how many of the 32."""
 HEADS = 27
 """Heads whose pairs are moved together: the top 10 % of 270."""
 

@@ -356,6 +356,19 @@ def ranks_table() -> str:
     return table(header, rows())
 
 
+def moved_table() -> str:
+    """What frozen pairs of the top heads by rho cost each part of the exam, at long and at short range."""
+    study = ph.ManipulationStudy.load(HERE / "beyond" / "moved-rho-freeze")
+    parts = {part: study.where(part=part).effects().set_index(["kind", "reach"]) for part in ("passkey", "copy", "text")}
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for kind in ("slowest", "fastest", "dominant", "random pairs", "random heads", "all pairs"):
+            found = (parts[part].loc[(kind, reach)] for part in parts for reach in ("long", "short"))
+            yield [kind, *(f"{row['effect']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})" for row in found)]
+
+    return table(["", *(f"{part}, {reach}" for part in parts for reach in ("long", "short"))], rows())
+
+
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     """Rank correlation."""
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
@@ -377,6 +390,8 @@ def costs_table() -> str:
         for file in sorted((HERE / "plans").glob("*/time.json")):
             device = json.loads(file.read_text(encoding="utf-8")).get("device")
             yield [f"plans, {file.parent.name}" + (f", on an {device}" if device else ""), minutes(file.parent)]
+        for file in sorted((HERE / "beyond").glob("*/time.json")):
+            yield [f"beyond, {file.parent.name}", minutes(file.parent)]
         for mode in ("zero", "mean", "far"):
             for folder in sorted(ablated.glob(f"*-{mode}")):
                 yield [f"ablation, {folder.name.replace('-', ', ')}", minutes(folder)]
@@ -399,6 +414,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "frozen pairs": partial(plans_table, "pairs-exam-1024-freeze"),
     "dropped pairs": partial(plans_table, "pairs-exam-1024-drop"),
     "ranks": ranks_table,
+    "moved": moved_table,
     "plans": readme_plans,
     "costs": costs_table,
 }

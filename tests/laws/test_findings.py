@@ -234,9 +234,35 @@ def test_efficiency_is_the_ratio_of_the_kept_probabilities(folder):
         assert cells == pytest.approx([log_prob, math.exp(log_prob - study.plain["log_prob"])], abs=0.006)
 
 
+def test_moved_pairs_cost_what_is_counted_from_the_kept_answers():
+    """Effects and p of each kind of pairs anew with NumPy from the numbers in the file."""
+    with safe_open(KEPT / "beyond" / "moved-rho-freeze" / "manipulation.safetensors", "numpy") as file:
+        known = json.loads(file.metadata()["positional_heads"])
+        values = file.get_tensor("values.log_prob").astype(float)
+    sets = list(dict.fromkeys(tuple(cell[3]) for cell in known["cells"]))
+    block = PAGE.split("<!-- moved -->")[1].split("<!-- end -->")[0].splitlines()
+    told = {first.strip(): cells for first, *cells in ([*line.strip("|").split("|")] for line in block[3:])}
+    p_values = []
+    for column, part in enumerate(("passkey", "copy", "text")):
+        for offset, reach in enumerate(("long", "short")):
+            rows = [row["part"] == part and row["reach"] == reach for row in known["rows"]]
+            means = values[:, rows].mean(1)
+            effects: dict[str, list[float]] = {}
+            for kind, _, _, heads in known["cells"]:
+                effects.setdefault(kind, []).append(means[sets.index(tuple(heads))] - means[0])
+            assert [len(effects[kind]) for kind in ("random pairs", "random heads")] == [20, 20]
+            for kind, cells in told.items():
+                assert float(cells[2 * column + offset].split()[0]) == pytest.approx(np.mean(effects[kind]), abs=6e-4)
+            if reach == "long":
+                p_values.append((1 + sum(one <= effects["slowest"][0] for one in effects["random pairs"])) / 21)
+                assert effects["slowest"][0] > -0.0085
+                assert part == "text" or effects["dominant"][0] < min(effects["random pairs"])
+    assert f"(p = {p_values[0]:.2f}, {p_values[1]:.2f} and {p_values[2]:.2f})" in PAGE
+
+
 def test_the_results_are_small():
     kept = [path for path in KEPT.rglob("*") if path.is_file() and "unfinished" not in path.parts]
-    assert sum(path.stat().st_size for path in kept) < 9.5e6
+    assert sum(path.stat().st_size for path in kept) < 9.8e6
 
 
 def test_a_kept_result_is_said_to_have_other_settings(capsys):
