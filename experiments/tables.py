@@ -359,7 +359,9 @@ def ranks_table() -> str:
 def moved_table() -> str:
     """What frozen pairs of the top heads by rho cost each part of the exam, at long and at short range."""
     study = ph.ManipulationStudy.load(HERE / "beyond" / "moved-rho-freeze")
-    parts = {part: study.where(part=part).effects().set_index(["kind", "reach"]) for part in ("passkey", "copy", "text")}
+    parts = {
+        part: study.where(part=part).effects().set_index(["kind", "reach"]) for part in ("passkey", "copy", "text")
+    }
 
     def rows() -> Iterator[Sequence[Any]]:
         for kind in ("slowest", "fastest", "dominant", "random pairs", "random heads", "all pairs"):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 MEASURES = ("reach", "distant_mass", "sink_mass", "eta2", "eta2_repeated")
 """Measures that are means over sequences; the first three have a value for even attention, too."""
+FURTHER = 1.1
+"""Reach of a long-range head over that of even attention, at least."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -146,13 +148,15 @@ class DistanceProfile(Record):
 
     @cached_property
     def long_range(self) -> list[Head]:
-        """Heads that look further than even attention would, the furthest first: their interval of reach is above it.
+        """Heads that look further than even attention would, the furthest first: by more than a tenth.
 
-        Where there are too few sequences for an interval, the reach itself has to be above.
+        The whole interval of their reach is above 1.1 times that of even attention; where there are too few sequences
+        for an interval, the reach itself. Random weights attend nearly evenly, a little further or nearer: with enough
+        sequences any such difference is certain, and none means anything.
         """
         reach = self.values("reach")
         low = self.interval("reach")[..., 0]
-        beyond = torch.where(low.isnan(), reach, low) > self.even["reach"][:, None]
+        beyond = torch.where(low.isnan(), reach, low) > FURTHER * self.even["reach"][:, None]
         found = [head for head in self.heads if bool(beyond[head])]
         return sorted(found, key=lambda head: -float(reach[head]))
 

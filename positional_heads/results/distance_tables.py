@@ -82,8 +82,8 @@ def distance_verdict(profile: Any) -> str:
     how = "with its whole interval" if groups >= FEWEST_UNITS else "without an interval, for want of sequences"
     names = ", ".join(map(str, far[:NAMED])) + (f" and {len(far) - NAMED} more" if len(far) > NAMED else "")
     parts = [
-        f"{len(far) or 'None'} of {len(heads)} heads look{'s' if len(far) == 1 else ''} further than even attention "
-        f"would ({how}){': ' + names if far else ''}."
+        f"{len(far) or 'None'} of {len(heads)} heads look{'s' if len(far) == 1 else ''} over a tenth further than even "
+        f"attention would ({how}){': ' + names if far else ''}."
     ]
     repeated = groups > 1
     name = "eta2_repeated" if repeated else "eta2"

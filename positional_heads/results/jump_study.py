@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 2000
-PREDICTIONS = {"rotation": "predicted", "seen angles alone": "seen", "the step before": "before"}
+PREDICTIONS = {"rotation": "predicted", "unseen angles held": "held", "the step before": "before"}
 """What each prediction is called, and its column."""
 FEWEST_HEADS = 8
 """Fewer heads give no interval over heads."""
@@ -75,10 +75,10 @@ class JumpStudy(Record):
 
     @computed_once
     def to_frame(self) -> "pd.DataFrame":
-        """One row per head.
+        """One row per head; steps are in pairs, the unit of D.
 
         `step` is mean D just beyond the training length less mean D just within, in pairs; `predicted` the same by
-        rotation alone; `seen` the predicted step with no pair at an angle that it never saw; `before` the measured step
+        rotation alone; `held` the predicted step with pairs held where their angles would be new; `before` the measured step
         one window earlier, a control; `jump` is the measured step in standard deviations of such steps elsewhere
         (`ExtrapolationStudy.by_head`).
         """
@@ -90,7 +90,7 @@ class JumpStudy(Record):
                 "name": [str(head) for head in self.heads],
                 "step": self._step(self.measured, every).numpy(),
                 "predicted": self._step(self.predicted, self.places).numpy(),
-                "seen": self._step(self.held, self.places).numpy(),
+                "held": self._step(self.held, self.places).numpy(),
                 "before": self._step(self.measured, every, self.window).numpy(),
                 "jump": jump_at(self.measured, self.training_length, self.window).numpy(),
                 "unseen_pairs": self.unseen().long().numpy(),
@@ -143,7 +143,7 @@ class JumpStudy(Record):
     @property
     def verdict(self) -> str:
         """Whether the jump follows from queries and keys, and from angles that pairs never saw, in words."""
-        frame, (whole, seen, before) = self.to_frame(), self.agreement().to_dict("records")
+        frame, (whole, held, before) = self.to_frame(), self.agreement().to_dict("records")
         visible = int((frame["jump"].abs() > VISIBLE_JUMP).sum())
         follows = whole["correlation_low"] > 0 and whole["explained_low"] > 0
         told = (
@@ -156,9 +156,10 @@ class JumpStudy(Record):
             else "do not follow from rotation alone"
         )
         return (
-            f"The steps of D of {whole['heads']} heads across {self.training_length} tokens {answer} ({told}). With no "
-            f"pair at an angle that it never saw, {seen['explained']:.0%} would be explained; by the step before, "
-            f"{before['explained']:.0%}. {visible} of them jump visibly (more than {VISIBLE_JUMP:g} sd)."
+            f"The steps of D of {whole['heads']} heads across {self.training_length} tokens {answer} ({told}). With "
+            f"pairs held where their angles would be new, {_share(held['explained'])} is explained; by the step one window "
+            f"of {self.window} tokens earlier, a control, {_share(before['explained'])}. {visible or 'None'} of the heads "
+            f"jump{'s' if visible == 1 else ''} visibly (by more than {VISIBLE_JUMP:g} sd of such steps elsewhere)."
         )
 
     def _step(
@@ -191,3 +192,8 @@ def _agreement(
     """Rank correlation of each row, and the share of variance explained; NaN where heads do not differ."""
     variation = (step - step.mean(1, keepdim=True)).square().sum(1)
     return row_correlations(step, predicted), 1 - (step - predicted).square().sum(1) / variation
+
+
+def _share(explained: float) -> str:
+    """A share of variance as a text; a prediction may be worse than none."""
+    return f"{explained:.0%}" if explained > 0 else "nothing"

@@ -78,7 +78,7 @@ def test_steps_and_agreement_are_those_of_numpy():
     np.testing.assert_allclose(frame["step"], step)
     np.testing.assert_allclose(frame["before"], measured[:, 60:64].mean(1) - measured[:, 56:60].mean(1))
     beyond, within = (places >= 64), (places >= 60) & (places < 64)
-    for name, column, curve in (("rotation", "predicted", study.predicted), ("seen angles alone", "seen", study.held)):
+    for name, column, curve in (("rotation", "predicted", study.predicted), ("unseen angles held", "held", study.held)):
         predicted = curve.numpy()[:, beyond].mean(1) - curve.numpy()[:, within].mean(1)
         np.testing.assert_allclose(frame[column], predicted)
         assert found.loc[name, "correlation"] == pytest.approx(spearmanr(step, predicted).statistic)
