@@ -359,13 +359,12 @@ def ranks_table() -> str:
 def moved_table() -> str:
     """What frozen pairs of the top heads by rho cost each part of the exam, at long and at short range."""
     study = ph.ManipulationStudy.load(HERE / "beyond" / "moved-rho-freeze")
-    parts = {
-        part: study.where(part=part).effects().set_index(["kind", "reach"]) for part in ("passkey", "copy", "text")
-    }
+    parts = {part: study.where(part=part) for part in ("passkey", "copy", "text")}
+    effects = {part: one.effects().set_index(["kind", "reach"]) for part, one in parts.items()}
 
     def rows() -> Iterator[Sequence[Any]]:
         for kind in ("slowest", "fastest", "dominant", "random pairs", "random heads", "all pairs"):
-            found = (parts[part].loc[(kind, reach)] for part in parts for reach in ("long", "short"))
+            found = (effects[part].loc[(kind, reach)] for part in parts for reach in ("long", "short"))
             yield [kind, *(f"{row['effect']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})" for row in found)]
 
     return table(["", *(f"{part}, {reach}" for part in parts for reach in ("long", "short"))], rows())

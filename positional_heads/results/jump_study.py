@@ -78,8 +78,8 @@ class JumpStudy(Record):
         """One row per head; steps are in pairs, the unit of D.
 
         `step` is mean D just beyond the training length less mean D just within, in pairs; `predicted` the same by
-        rotation alone; `held` the predicted step with pairs held where their angles would be new; `before` the measured step
-        one window earlier, a control; `jump` is the measured step in standard deviations of such steps elsewhere
+        rotation alone; `held` the predicted step with pairs held where their angles would be new; `before` the measured
+        step one window earlier, a control; `jump` is the measured step in standard deviations of such steps elsewhere
         (`ExtrapolationStudy.by_head`).
         """
         import pandas as pd
@@ -155,11 +155,12 @@ class JumpStudy(Record):
             if follows
             else "do not follow from rotation alone"
         )
+        control = f"the step one window of {self.window} tokens earlier, a control"
+        jump = f"jump{'s' if visible == 1 else ''} visibly (by more than {VISIBLE_JUMP:g} sd of such steps elsewhere)"
         return (
             f"The steps of D of {whole['heads']} heads across {self.training_length} tokens {answer} ({told}). With "
-            f"pairs held where their angles would be new, {_share(held['explained'])} is explained; by the step one window "
-            f"of {self.window} tokens earlier, a control, {_share(before['explained'])}. {visible or 'None'} of the heads "
-            f"jump{'s' if visible == 1 else ''} visibly (by more than {VISIBLE_JUMP:g} sd of such steps elsewhere)."
+            f"pairs held where their angles would be new, {_share(held['explained'])} is explained; by {control}, "
+            f"{_share(before['explained'])}. {visible or 'None'} of the heads {jump}."
         )
 
     def _step(

@@ -353,6 +353,7 @@ def _study(
             "data": last.provenance["data"],
             "settings": settings,
             **({"task": first["task"]} if asked else {}),
+            **({"extension": extension} if (extension := last.provenance.get("extension")) else {}),
             "source": _source(checkpoints),
             "checkpoints": [
                 {"step": one.step, "name": one.name, "weights": part["weights"].partition(" ")[0]}

@@ -9,7 +9,7 @@ that follow the length of a run follow each row's.
 import reprlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +47,7 @@ class Extension:
         chosen: Extended heads of each extended layer.
         training_length: Tokens that the model was trained on; read from its configuration when None.
         outer: The extension of the block around this one, which stands for it: its own hooks do nothing meanwhile.
+        undo: What takes its hooks away.
     """
 
     model: TransformerLensModel
@@ -55,6 +56,7 @@ class Extension:
     chosen: ChosenHeads
     training_length: int | None = None
     outer: ActiveExtension | None = None
+    undo: ExitStack = field(default_factory=ExitStack, init=False)
 
     def __post_init__(self) -> None:
         layers = self.chosen if self.method.extends else ()
@@ -219,15 +221,14 @@ class Extension:
             ]
         self._hooks = {id(hook): hook for _, hook in hooks}
         undo.enter_context(self.model.hooks(fwd_hooks=hooks))
-        if self.rewrites_scores:
-            points = self.model.hook_dict  # once: TransformerLens builds it at each access
-            self._placed = [
-                (points[name], handle.hook.id)
-                for name, hook in hooks
-                for handle in points[name].fwd_hooks
-                if handle.user_hook is hook
-            ]
-            undo.callback(self.model.original_model.register_forward_pre_hook(self._reorder).remove)
+        points = self.model.hook_dict  # once: TransformerLens builds it at each access
+        self._placed = [
+            (points[name], handle.hook.id)
+            for name, hook in hooks
+            for handle in points[name].fwd_hooks
+            if handle.user_hook is hook
+        ]
+        undo.callback(self.model.original_model.register_forward_pre_hook(self._reorder).remove)
 
     def owns(self, hook: Any) -> bool:
         """Whether a hook is one of its own, or of the extension around it."""
@@ -235,9 +236,19 @@ class Extension:
         return id(hook) in self._hooks or (self.outer is not None and self.outer.owns(hook))
 
     def _reorder(self, *_: Any) -> None:
-        """Before a pass: scores are rewritten before others' hooks edit them, from what others made of q and k."""
+        """Before a pass: scores are rewritten before others' hooks edit them, from what others made of q and k.
+
+        Raises:
+            RuntimeError: If somebody has removed its hooks: the pass would be the plain model's, and scores another's.
+        """
         for point, number in self._placed:
-            if number in point._forward_hooks:  # unless somebody has reset all hooks
+            if number not in point._forward_hooks:
+                msg = (
+                    f"the hooks of this block ({self.name}) were removed from {point.name}, as model.reset_hooks() "
+                    "does: leave the block, and enter it again"
+                )
+                raise RuntimeError(msg)
+            if self.rewrites_scores:
                 point._forward_hooks.move_to_end(number, last=not str(point.name).endswith(SCORES))
 
     def _scores(self, layer: int, record: Record) -> Tensor | None:
@@ -305,8 +316,37 @@ class Extension:
 @contextmanager
 def activated(model: TransformerLensModel, extension: Extension) -> Iterator[Extension]:
     """A block inside which an extension is the active one, in place of the one of the block around it."""
-    with ExitStack() as undo:
-        extension.enter(undo)
-        undo.callback(*((clear_active, model) if extension.outer is None else (set_active, model, extension.outer)))
+    with extension.undo:
+        extension.enter(extension.undo)
         set_active(model, extension)
-        yield extension
+        try:
+            yield extension
+        finally:
+            _leave(model, extension)
+
+
+def _leave(model: TransformerLensModel, extension: Extension) -> None:
+    """Make the extension of the block around this one active again.
+
+    Raises:
+        RuntimeError: If a block within this one is still open; it is undone, too.
+    """
+    within, one = [], active_extension(model)
+    while one is not None and one is not extension:
+        within.append(one)
+        one = getattr(one, "outer", None)
+    if one is None:  # undone already, when a block around this one was left first
+        return
+    for inner in within:
+        inner.undo.close()  # type: ignore[attr-defined]
+    if extension.outer is None:
+        clear_active(model)
+    else:
+        set_active(model, extension.outer)
+    if within:
+        msg = (
+            f"a block of {extension.name} was left before {len(within)} block{'s' * (len(within) > 1)} within it, "
+            "whose changes are now undone as well: leave the inner block first (generators that hold such blocks leave "
+            "them in the order in which they are exhausted)"
+        )
+        raise RuntimeError(msg)

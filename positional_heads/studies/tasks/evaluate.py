@@ -13,6 +13,7 @@ from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.provenance import data_hash, library_versions, model_provenance
 from positional_heads.core.arguments import check_settings, checked, in_range, keyword_names
+from positional_heads.core.function_hash import function_hash
 from positional_heads.core.heads import Heads
 from positional_heads.results.task import TaskResult
 from positional_heads.studies.tasks.exam import exam
@@ -20,7 +21,7 @@ from positional_heads.studies.tasks.longbench import longbench
 from positional_heads.studies.tasks.perplexity import perplexity
 from positional_heads.studies.tasks.questions import QuestionOptions
 from positional_heads.studies.tasks.recall import RECALL
-from positional_heads.studies.tasks.task import AnswerTask, Task, function_task
+from positional_heads.studies.tasks.task import AnswerTask, FunctionTask, Task, function_task
 
 TASKS: dict[str, Callable[..., Task]] = {**RECALL, "exam": exam, "perplexity": perplexity, "longbench": longbench}
 NEEDS_REFERENCE = ("mean", "resample")
@@ -156,6 +157,8 @@ def task_provenance(task: Task, ablation: Ablation | None) -> dict[str, Any]:
     """Provenance of a task, with a hash of its examples, and of how heads are ablated, if they are."""
     examples = task.examples if isinstance(task, AnswerTask) else None
     sha256 = None if examples is None else data_hash([(example.tokens, None) for example in examples])
+    if isinstance(task, FunctionTask):
+        sha256 = function_hash(task.function)
     known = {"task": {"name": task.name, "sha256": sha256, **task.settings}}
     if ablation is None:
         return known

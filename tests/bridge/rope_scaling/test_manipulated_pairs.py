@@ -483,3 +483,42 @@ def test_layers_that_cannot_be_moved_are_refused(tiny):
     refused = pytest.raises(RuntimeError, match="by manipulated_pairs: leave the other manipulated_pairs block first")
     with ph.manipulated_pairs(model, "L0H0", [0], shared="split"), refused, ph.extended_rope(model, "yarn", 2):
         pass
+
+
+@pytest.mark.parametrize("family", ["llama", "gptj"])
+@torch.no_grad()
+def test_blocks_left_in_another_order_than_entered_are_undone_and_refused(family, tiny):
+    model = tiny(family)
+    plain = model(TOKENS)
+
+    def moved(head):
+        with ph.manipulated_pairs(model, head, [0], shared="split"):
+            yield model(TOKENS)
+
+    with pytest.raises(RuntimeError, match=r"left before 1 block within it.*leave the inner block first"):
+        list(zip(moved("L0H1"), moved("L0H2"), strict=True))  # the first generator is exhausted first
+    assert torch.equal(model(TOKENS), plain)
+    with ph.manipulated_pairs(model, "L0H3", [0], shared="split"):  # nothing is left of the others
+        moves = ph.score_heads(model, TOKENS, null_repeats=0).provenance["extension"]["moves"]
+        assert [move["heads"] for move in moves] == [["L0H3"]]
+    outer, inner = (ph.manipulated_pairs(model, head, [0], shared="split") for head in ("L0H1", "L0H2"))
+    outer.__enter__(), inner.__enter__()
+    with pytest.raises(RuntimeError, match="left before"):
+        outer.__exit__(None, None, None)
+    inner.__exit__(None, None, None)
+    assert torch.equal(model(TOKENS), plain)
+
+
+@torch.no_grad()
+def test_a_run_without_the_hooks_of_its_block_is_refused(tiny):
+    model = tiny("llama")
+    plain = model(TOKENS)
+    for block in (
+        ph.manipulated_pairs(model, "L0H2", [0], shared="split"),
+        ph.extended_rope(model, "yarn", 2),
+    ):
+        with block:
+            model.reset_hooks()
+            with pytest.raises(RuntimeError, match=r"hooks of this block .* were removed .*enter it again"):
+                model(TOKENS)
+        assert torch.equal(model(TOKENS), plain)
