@@ -66,7 +66,8 @@ def emerge(  # noqa: PLR0917  one parameter is one option of the command
     """Follow every head through training: score each checkpoint, beside its loss and a task.
 
     Prints every checkpoint, when heads and the skill were born, and which came first. Each finished checkpoint is saved
-    at once: to resume, or to add checkpoints to the folder, run the same command again.
+    at once: to resume an interrupted run, run the same command again. A finished study is not added to: --overwrite
+    starts anew. In Python, emergence_study(..., checkpoint=DIR) keeps what is finished, and runs only what is new.
 
     Example: positional-heads emerge bundled --text bundled --sequences 4 --task passkey --out emergence
     """

@@ -14,8 +14,10 @@ COMMANDS = {
     "run ablation_study": "run positional-heads ablate",
     "run plan_study": "run positional-heads plan --study",
     "run pair_study": "run positional-heads plan --pairs --study",
+    "run score_heads": "run positional-heads score",
+    "give (name, [revisions])": "add --revisions, e.g. --revisions step0,step1000",
 }
-"""Calls that verdicts advise."""
+"""Calls that verdicts and errors advise."""
 NAMED = re.compile(
     r"\w\([^()]*\)"  # a call of Python stays as it is
     r"|(?<![\w/.\\-])([a-z]\w*)=(?!\S*[/\\])('[^']*'|\"[^\"]*\"|[\w.]*\w(?![\w:])|(?=[\s:,.){]|$))"  # no path

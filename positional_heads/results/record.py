@@ -191,7 +191,10 @@ def computed_once(method: Table) -> Table:
     @functools.wraps(method)
     def kept(self: Any, *args: Any, **kwargs: Any) -> "pd.DataFrame":
         tables = self.__dict__.setdefault("_tables", {})
-        bound = signature.bind(self, *args, **kwargs)
+        try:
+            bound = signature.bind(self, *args, **kwargs)
+        except TypeError:
+            return method(self, *args, **kwargs)  # Python's own message names the method and the argument
         bound.apply_defaults()  # so that a default given explicitly finds the same table
         key = method.__name__, *list(bound.arguments.values())[1:]
         if key not in tables:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from positional_heads.bridge.loaded_models import is_loaded
 from positional_heads.core.arguments import is_integer
 from positional_heads.core.logs import error_reason
-from positional_heads.zoo.bundled import load_model
+from positional_heads.zoo.bundled import BUNDLED, load_model
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -30,6 +30,9 @@ IN_REVISION = re.compile(r"\D*?(\d+)")
 MODEL_FILES = ("config.json", "adapter_config.json")
 READ_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 """What is read of a revision; `*.bin` where it has no safetensors."""
+OF_BUNDLED = "{step: partial(ph.load_bundled_model, step) for step in ph.bundled_steps()}"
+"""The checkpoints of the bundled model, as messages name them; `partial` is that of functools."""
+FEWEST = 2
 SHOWN = 8
 """Names that a message lists at most."""
 
@@ -124,12 +127,9 @@ def training_checkpoints(checkpoints: Any, options: Mapping[str, Any]) -> list[C
     Raises:
         FileNotFoundError: If a folder, or its checkpoints, or a revision is not there.
         TypeError: If this is nothing that names checkpoints.
-        ValueError: If there is none, one has no step, or two have the same.
+        ValueError: If there are fewer than two, one has no step, or two have the same.
     """
     pairs = list(_pairs(checkpoints))
-    if not pairs:
-        msg = "there is no checkpoint: give a folder of checkpoints, or {step: path} with at least one"
-        raise ValueError(msg)
     found: dict[int, Checkpoint] = {}
     for step, source in pairs:
         if not is_integer(step) or not 0 <= step < 2**63:
@@ -140,6 +140,13 @@ def training_checkpoints(checkpoints: Any, options: Mapping[str, Any]) -> list[C
             msg = f"step {step} is given twice, as {found[one.step].name} and as {one.name}: leave one of them out"
             raise ValueError(msg)
         found[one.step] = one
+    if len(found) < FEWEST:
+        names = "".join(f" ({one.name})" for one in found.values())
+        msg = (
+            f"an emergence study needs at least two checkpoints, got {len(found)}{names}: add some, or run score_heads "
+            "for one"
+        )
+        raise ValueError(msg)
     return [found[step] for step in sorted(found)]
 
 
@@ -156,6 +163,12 @@ def _pairs(checkpoints: Any) -> Iterable[tuple[Any, Any]]:
         pairs = list(checkpoints)
         if all(isinstance(one, (tuple, list)) and len(one) == 2 for one in pairs):  # noqa: PLR2004
             return pairs
+        if all(map(is_integer, pairs)):
+            msg = (
+                f"checkpoints are steps alone: say where each is, as {{step: path}}; for the bundled model give "
+                f"{OF_BUNDLED}"
+            )
+            raise TypeError(msg)
     msg = (
         f"checkpoints must be a folder, (hub name, [revisions]), {{step: path or function}} or (step, function) pairs, "
         f"got {type(checkpoints).__name__}"
@@ -181,8 +194,8 @@ def _step_of(revision: str) -> int:
     match = IN_REVISION.fullmatch(revision)
     if match is None:
         msg = (
-            f"revision {revision!r} does not end in a step, as step1000 does: give its step, "
-            f"{{1000: (name, {revision!r})}}"
+            f"revision {revision!r} does not end in a step, as step1000 does: name one that does, or in Python give "
+            f"its step, {{1000: (name, {revision!r})}}"
         )
         raise ValueError(msg)
     return int(match[1])
@@ -196,7 +209,10 @@ def _in_folder(place: str | Path) -> list[tuple[int, Path]]:
     """
     folder = Path(place).expanduser()
     if not str(place).strip() or not folder.is_dir():
-        msg = f"{str(place)!r}: no such folder of checkpoints; for a model of the hub give (name, [revisions])"
+        way = "for a model of the hub give (name, [revisions])"
+        if str(place) == BUNDLED:
+            way = f"for the bundled model give {OF_BUNDLED}"
+        msg = f"{str(place)!r}: no such folder of checkpoints; {way}"
         raise FileNotFoundError(msg)
     inside = sorted(one for one in folder.iterdir() if one.is_dir())
     named = [(int(match[1]), one) for one in inside if (match := NAMED_BY_STEP.fullmatch(one.name))]

@@ -91,15 +91,16 @@ def emergence_study(
         load_options: Keywords of `load_model` for checkpoints that no function makes, e.g. {"device": "cuda"}.
         settings: Further settings of the score; the defaults when None.
         seed: Seed of shuffles and resamples, and of a task given by name.
-        checkpoint: Folder to save each finished checkpoint in; the same call resumes, and may have more checkpoints.
+        checkpoint: Folder to save and keep each finished checkpoint in. The same call resumes, and with further
+            checkpoints runs only what is new.
         progress: Show a progress bar over the checkpoints.
         **task_settings: Settings of a task given by name, e.g. length, depths, examples.
 
     Raises:
         FileNotFoundError: If a folder, its checkpoints or a revision is not there.
         TypeError: If an argument or a checkpoint is of another kind.
-        ValueError: If a step is given twice, a checkpoint cannot be loaded or has another shape or other tokens than
-            another, or a setting makes no sense. What is finished stays saved.
+        ValueError: If there are fewer than two, a step is given twice, a checkpoint cannot be loaded or has another
+            shape or other tokens than another, or a setting makes no sense. What is finished stays saved.
         UnsupportedModelError: If a checkpoint is not rotary, or its scores cannot be reproduced.
     """
     in_range("batch_size", batch_size, 1)

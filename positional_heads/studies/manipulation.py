@@ -221,8 +221,11 @@ def _refuse_factor(how: str, factor: float | None) -> None:
     Raises:
         ValueError: If it is so.
     """
-    if (how == "scale") != (factor is not None):
-        msg = f"factor {factor} goes with how='scale', which needs one, e.g. factor=0.5; how is {how!r}"
+    if how == "scale" and factor is None:
+        msg = "how='scale' needs factor=, e.g. factor=0.5"
+        raise ValueError(msg)
+    if how != "scale" and factor is not None:
+        msg = f"factor={factor} goes with how='scale', not with how={how!r}: leave it out"
         raise ValueError(msg)
 
 

@@ -88,6 +88,32 @@ def test_curves_are_drawn_of_the_heads_asked_for():
         ph.views.distance_curves(profile, [])
 
 
+@pytest.mark.parametrize(
+    ("spread", "limits", "labels"),
+    [
+        (0.001, (0.45, 2.3), ["0.5", "1", "2"]),
+        (1.0, (0.09, 11.5), ["0.1", "0.2", "0.5", "1", "2", "5", "10"]),
+        (5.0, (0.009, 115_000), ["0.01", "0.1", "1", "10", "100", "1000", "10000", "100000"]),
+    ],
+)
+def test_ratios_have_a_log_axis_that_shows_one_half_to_two_and_readable_ticks(spread, limits, labels):
+    profile = synthetic_distances(name="a model with a very long name " * 2)
+    decades = spread * torch.tensor([-1, -0.5, 0, 0.5, 1], dtype=torch.float64)
+    profile.mass[0, 0] = profile.even_mass[0] * 10**decades
+    profile.mass[0, 1] = 0  # a head that attends to sinks alone
+    figure = ph.views.distance_curves(profile, ["L0H0", "L0H1"])
+    figure.draw_without_rendering()
+    panel, last = figure.axes[0], figure.axes[-1]
+    low, high = panel.get_ylim()
+    assert limits[0] <= low < min(0.5, limits[0] * 1.2)
+    assert max(2, limits[1] / 1.2) < high <= limits[1]
+    assert [label.get_text() for label in panel.get_yticklabels()] == labels
+    assert [label.get_text() for label in last.get_xticklabels()] == ["0", "1", "2", "5", "10"]
+    assert panel.lines[0].get_xdata().tolist() == [0.5, 1, 2.5, 5.5, 11.5]
+    title = figure.legends[0].get_title().get_window_extent()
+    assert figure.bbox.x0 <= title.x0 < title.x1 <= figure.bbox.x1
+
+
 def test_heads_are_long_range_where_their_whole_interval_is_beyond_even_attention():
     profile = synthetic_distances()
     low = profile.interval("reach")[..., 0]

@@ -37,7 +37,7 @@ CALLS = {
         model, TEXT, 80, methods=["linear"], factors=[2.0], training_length=64, task=None, checkpoint=folder
     ),
     "emergence_study": lambda model, *_, folder: ph.emergence_study(
-        {0: lambda: model}, TOKENS, null_repeats=0, retrieval=None, checkpoint=folder
+        {0: lambda: model, 1: lambda: model}, TOKENS, null_repeats=0, retrieval=None, checkpoint=folder
     ),
 }
 """Every public function that resumes from a folder, as a small run of it."""

@@ -11,6 +11,7 @@ from positional_heads.core.heads import Head
 from positional_heads.results import effects, extrapolation
 from positional_heads.results.files import ResultFileError
 from positional_heads.results.profile import ContributionProfile
+from positional_heads.results.record import computed_once
 from positional_heads.results.task import TaskResult
 from positional_heads.views.report.folder import write_report
 from tests.support.synthetic import synthetic_scores
@@ -152,3 +153,17 @@ def test_the_command_line_names_the_kind_of_a_record_that_it_does_not_show(tmp_p
         shown = CliRunner().invoke(app, ["show", str(file)])
         assert shown.exit_code == 1
         assert f"this is a {type(record).__name__}: read it by {type(record).__name__}.load" in shown.output
+
+
+class Tables:
+    @computed_once
+    def births(self, measure="rho", *, threshold=None):
+        return pd.DataFrame({"measure": [measure], "threshold": [threshold]})
+
+
+def test_a_table_asked_for_wrongly_is_refused_in_python_s_own_words():
+    with pytest.raises(TypeError, match=r"births\(\) takes from 1 to 2 positional arguments but 3 were given"):
+        Tables().births("rho", 2)
+    with pytest.raises(TypeError, match=r"births\(\) got an unexpected keyword argument 'thresholds'"):
+        Tables().births(thresholds=2)
+    assert Tables().births("excess", threshold=2).to_dict("records") == [{"measure": "excess", "threshold": 2}]

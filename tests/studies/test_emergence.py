@@ -69,9 +69,9 @@ def test_each_checkpoint_is_measured_as_it_is_alone(study, run):
 def test_retrieval_is_that_of_a_profile(bundled):
     tokens = ph.cut_text(bundled, ph.bundled_text(), 64)[:1]
     given = {"retrieval_examples": 2}
-    study = emergence_study({6000: lambda: bundled}, tokens, null_repeats=0, **given)
+    study = emergence_study({0: lambda: bundled, 6000: lambda: bundled}, tokens, null_repeats=0, **given)
     profile = ph.profile_heads(bundled, tokens, **given)
-    torch.testing.assert_close(study.retrieval[0].nanmean(0), profile.values("retrieval"), atol=1e-6, rtol=0)
+    torch.testing.assert_close(study.retrieval[1].nanmean(0), profile.values("retrieval"), atol=1e-6, rtol=0)
     assert float(study.retrieval.max()) > 0.5
 
 
@@ -143,7 +143,7 @@ def test_a_finished_checkpoint_is_not_loaded_again(run, study, tmp_path, monkeyp
 
 def test_models_of_functions_are_known_by_weights_and_edits(run, tmp_path, caplog):
     bridge = boot(run / "200")
-    call = partial(emergence_study, {1: lambda: bridge}, TOKENS[:1], **PLAIN, checkpoint=tmp_path)
+    call = partial(emergence_study, {1: lambda: bridge, 2: lambda: bridge}, TOKENS[:1], **PLAIN, checkpoint=tmp_path)
     made = call()
     file = tmp_path / "finished.jsonl"
     kept = file.read_bytes()
@@ -157,7 +157,7 @@ def test_models_of_functions_are_known_by_weights_and_edits(run, tmp_path, caplo
         bridge.hooks(fwd_hooks=[("blocks.1.attn.hook_z", lambda tensor, hook: tensor)]),
         pytest.raises(ValueError, match=r"hooks act on blocks\.1\.attn\.hook_z"),
     ):
-        emergence_study({2: lambda: bridge}, TOKENS[:1], **PLAIN, checkpoint=tmp_path / "other")
+        emergence_study(dict.fromkeys((1, 2), lambda: bridge), TOKENS[:1], **PLAIN, checkpoint=tmp_path / "other")
 
 
 def killed(run, kept):
@@ -197,9 +197,9 @@ def test_checkpoints_that_cannot_be_compared_are_refused(run, tiny_folder):
     with pytest.raises(ValueError, match=r"step 9 .*: it is of another shape than step 0: step 9 has .*3.* step 0 .*2"):
         emergence_study({0: run / "checkpoint-0", 9: wide}, TOKENS[:1], **PLAIN)
     with pytest.raises(ph.UnsupportedModelError, match=r"checkpoint of step 9 \(.*\): .*(rotary|RoPE|positions)"):
-        emergence_study({9: plain}, TOKENS[:1], **PLAIN)
+        emergence_study({9: plain, 10: plain}, TOKENS[:1], **PLAIN)
     with pytest.raises(ValueError, match=r"step 1 \(broken\) cannot be loaded: no weights here"):
-        emergence_study({1: broken}, TOKENS, **PLAIN)
+        emergence_study({1: broken, 2: broken}, TOKENS, **PLAIN)
 
 
 def broken():
@@ -218,8 +218,12 @@ def test_another_tokenizer_is_refused(run, tiny_folder, tmp_path):
 
 
 BAD = {
-    "no folder": ("nowhere", "no such folder of checkpoints"),
-    "no name": ({}, "there is no checkpoint"),
+    "no folder": ("nowhere", r"no such folder of checkpoints; for a model of the hub give \(name, \[revisions\]\)"),
+    "none": ({}, "needs at least two checkpoints, got 0: add some, or run score_heads for one"),
+    "one": ({5: broken}, r"needs at least two checkpoints, got 1 \(broken\): add some, or run score_heads for one"),
+    "one pair": ([(5, broken)], "needs at least two checkpoints, got 1"),
+    "bundled": ("bundled", r"no such folder .* give \{step: partial\(ph.load_bundled_model, step\) for step in ph.b"),
+    "steps": ([0, 1500], r"steps alone: .* \{step: path\}; .* give \{step: partial\(ph.load_bundled_model, step\)"),
     "a word": ({"a": "b"}, "step 'a' must be a whole number"),
     "negative": ({-1: "b"}, "step -1 must be a whole number"),
     "twice": ([(5, broken), (5, broken)], "step 5 is given twice, as broken and as broken"),
@@ -319,4 +323,11 @@ def test_the_command_writes_a_report_that_show_and_report_read(run, tmp_path):
     assert "--examples: for a task, name one with --task" in wrong.output
     wrong = CliRunner().invoke(app, ["emerge", "x/y", *text_and_out, "--revisions", ","])
     assert "names none: separate them by commas" in wrong.output
+    wrong = CliRunner().invoke(app, ["emerge", "x/y", *text_and_out])
+    assert "for a model of the hub add --revisions, e.g. --revisions step0,step1000" in wrong.output
+    wrong = CliRunner().invoke(app, ["emerge", "x/y", *text_and_out, "--revisions", "main"])
+    assert "name one that does, or in Python give its step" in wrong.output
+    alone = shutil.copytree(run / "200", tmp_path / "alone" / "200").parent
+    wrong = CliRunner().invoke(app, ["emerge", str(alone), *text_and_out])
+    assert "add some, or run positional-heads score for one" in wrong.output
     assert not other.exists()

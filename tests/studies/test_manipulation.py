@@ -233,8 +233,8 @@ BAD = {
     "share": ({"top": 1.5}, "top 1.5 is no number of heads from 1 to 4, and no share"),
     "heads": ({"top": 9}, "top 9 is no number of heads"),
     "headless": ({"top": 0}, "top 0 is no number of heads"),
-    "factor": ({"factor": 0.5}, "factor 0.5 goes with how='scale'"),
-    "factorless": ({"how": "scale"}, "how='scale', which needs one, e.g. factor=0.5"),
+    "factor": ({"factor": 0.5}, "factor=0.5 goes with how='scale', not with how='freeze': leave it out"),
+    "factorless": ({"how": "scale"}, "^how='scale' needs factor=, e.g. factor=0.5$"),
     "random": ({"n_random": 0}, "n_random 0 must be at least 1"),
     "misspelt": ({"n_randoms": 3}, "manipulation_study has no n_randoms; did you mean n_random?"),
 }

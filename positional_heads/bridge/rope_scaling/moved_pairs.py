@@ -29,6 +29,8 @@ USES: dict[How, tuple[str, ...]] = {
     "swap_bands": ("n",),
 }
 """The arguments that each way of moving needs; it takes no others."""
+EXAMPLES = {"pairs": "[0, 1]", "factor": "0.5", "to": "[1, 0]", "n": "4"}
+"""What messages give as an example of each."""
 
 
 class Turns(NamedTuple):
@@ -191,14 +193,14 @@ def move_of(how: How, heads: Sequence[Head], given: Mapping[str, Any]) -> Move:
     Raises:
         ValueError: If it needs another argument, does not use one, or pairs are repeated.
     """
-    for name, value in given.items():
-        if value is None and name in USES[how]:
-            msg = f"how={how!r} needs {name}=, see manipulated_pairs"
-            raise ValueError(msg)
-        if value is not None and name not in USES[how]:
-            users = [repr(other) for other in HOW if name in USES[other]]
-            msg = f"{name}= goes with {', '.join(users)}, not with how={how!r}"
-            raise ValueError(msg)
+    # what is too much first: it tells which way was meant
+    for name in (name for name, value in given.items() if value is not None and name not in USES[how]):
+        users = [repr(other) for other in HOW if name in USES[other]]
+        msg = f"{name}= goes with how={' or '.join(users)}, not with how={how!r}"
+        raise ValueError(msg)
+    for name in (name for name in USES[how] if given[name] is None):
+        msg = f"how={how!r} needs {name}=, e.g. {name}={EXAMPLES[name]}"
+        raise ValueError(msg)
     pairs, to = (None if given[name] is None else tuple(map(int, given[name])) for name in ("pairs", "to"))
     if pairs is not None and len(set(pairs)) < len(pairs):
         repeated = next(pair for pair in pairs if pairs.count(pair) > 1)
