@@ -12,6 +12,7 @@ from torch import Tensor
 from positional_heads.core.arguments import checked
 from positional_heads.core.births import difference_ends
 from positional_heads.core.heads import Head
+from positional_heads.results.edits import measured_under
 from positional_heads.results.emergence_births import (
     SKILL_RULES,
     THRESHOLDS,
@@ -222,13 +223,15 @@ class EmergenceStudy(Record):
     @property
     def verdict(self) -> str:
         """How many heads beat their null at the first and at the last checkpoint, and what came first, in words."""
-        return emergence_verdict(
+        under = measured_under(self.provenance)
+        found = emergence_verdict(
             self.step_frame(),
             self.births(self.default_measure),
             self.order(self.default_measure) if self.values else None,
             n_heads=int(self._scored.sum()),
             null=self._has_null,
         )
+        return found if under is None else f"{found} Measured under {under}."
 
     @property
     def default_measure(self) -> HeadMeasure:

@@ -260,6 +260,30 @@ def test_moved_pairs_cost_what_is_counted_from_the_kept_answers():
     assert f"(p = {p_values[0]:.2f}, {p_values[1]:.2f} and {p_values[2]:.2f})" in PAGE
 
 
+def test_steps_and_responses_are_those_of_the_kept_tables():
+    jumps, responses = (pd.read_csv(KEPT / "beyond" / f"{name}.csv") for name in ("jumps", "response"))
+    assert len(jumps) == len(responses) == 270
+    variation = ((jumps["step"] - jumps["step"].mean()) ** 2).sum()
+    explained = {
+        name: 1 - ((jumps["step"] - jumps[name]) ** 2).sum() / variation for name in ("predicted", "held", "before")
+    }
+    assert [round(explained[name], 2) for name in ("predicted", "held")] == [0.99, 0.98]
+    assert explained["before"] < 0
+    assert spearmanr(jumps["step"], jumps["predicted"]).statistic == pytest.approx(0.98, abs=0.005)
+    assert set(jumps["unseen_pairs"]) == {12}
+    visible = jumps[jumps["jump"].abs() > 3].iloc[0]
+    assert (jumps["jump"].abs() > 3).sum() == 1
+    assert f"{visible['name']} ({visible['jump']:.1f} sd: {visible['step']:.2f} pairs, predicted" in PAGE
+    assert responses["response"].median() == pytest.approx(0.06, abs=0.005)
+    assert responses["others"].median() == pytest.approx(0.02, abs=0.005)
+    assert spearmanr(responses["rho"], responses["response"]).statistic == pytest.approx(0.26, abs=0.005)
+    assert (responses["high"] < 0).sum() == 94
+    most = responses.loc[responses["response"].idxmax()]
+    assert (
+        f"{most['name']} most ({most['response']:.2f}, 95 % interval {most['low']:.2f} to {most['high']:.2f})" in PAGE
+    )
+
+
 def test_the_results_are_small():
     kept = [path for path in KEPT.rglob("*") if path.is_file() and "unfinished" not in path.parts]
     assert sum(path.stat().st_size for path in kept) < 9.8e6
