@@ -20,6 +20,7 @@ NOTEBOOKS = (
     "5_with_other_analyses.ipynb",
     "6_research_session.ipynb",
     "7_what_is_this_head.ipynb",
+    "8_move_the_dimensions.ipynb",
 )
 MOST_BYTES = 500_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|opt|var|mnt|work|Users|private)/|[A-Z]:\\|site-packages")
