@@ -22,6 +22,7 @@ from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.scoring.batches import Row, batch_work, capture_batch, run_provenance, sized_batches
 from positional_heads.scoring.distance_counter import MOST_GROUPS
 from positional_heads.scoring.score import origin_of, score_heads
+from positional_heads.scoring.settings import ScoringSettings
 from positional_heads.scoring.turned_pairs import pair_dominance, turned_scores
 from positional_heads.studies.resume import FinishedParts, run_parts
 
@@ -86,6 +87,7 @@ def distance_response(
     in_range("n_random", n_random, 1, 1000)
     in_range("sinks", sinks, 0, 2**20)
     in_range("seed", seed, 0)
+    ScoringSettings(null_repeats=null_repeats, seed=seed)  # refuses before the long part what the score would refuse
     if active_extension(model) is not None:
         msg = "the model's rotation is extended or manipulated: leave that block, pairs are turned from the model's own"
         raise RuntimeError(msg)

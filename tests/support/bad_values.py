@@ -47,6 +47,7 @@ from positional_heads.studies import (
     recommendation,
     set_runs,
 )
+from positional_heads.studies.tasks import harness_tasks as harness
 from positional_heads.studies.tasks.evaluate import TASKS
 from tests.support.synthetic_distances import synthetic_distances
 from tests.support.synthetic_profile import synthetic_profile
