@@ -6,8 +6,6 @@ from typing import Any
 from positional_heads.cli.wording import in_options
 from positional_heads.results import (
     comparison_tables,
-    distance_tables,
-    emergence_tables,
     files,
     printed_manipulations,
     printed_plans,
@@ -42,6 +40,8 @@ def _profile(content: Content, top: int) -> list[object]:
 
 
 def _distances(content: Content, top: int) -> list[object]:
+    from positional_heads.results import distance_tables  # loads torch
+
     return [
         distance_tables.distance_line(content["provenance"], content["encodings"]),
         distance_tables.ORDER,
@@ -104,6 +104,8 @@ def _manipulation(content: Content, _: int) -> list[object]:
 
 
 def _emergence(content: Content, top: int) -> list[object]:
+    from positional_heads.results import emergence_tables  # loads torch
+
     return [
         emergence_tables.emergence_line(content),
         *(emergence_tables.steps_table(content["table"]), ""),

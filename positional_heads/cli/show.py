@@ -39,7 +39,9 @@ def show(
         held = [one for one in PRINTED if result.name == one.file_name or lies_in(result, one.file_name)]
         interrupted = unfinished(result)
         if result.is_dir() and not held:
-            raise FileNotFoundError(interrupted or _missing_result(result, [one.file_name for one in PRINTED]))
+            raise FileNotFoundError(
+                interrupted or _missing_result(result, [one.file_name for one in reversed(PRINTED)])
+            )
         print_result(result, held[0] if held else SCORES, as_json, top, head)
         if interrupted is not None:
             say(interrupted)

@@ -459,7 +459,7 @@ def test_show_names_the_folders_below_that_have_a_result(report, tmp_path):
     done = show(["show", str(tmp_path)])
     assert done.exit_code == 1
     assert (
-        f"error: no result file in {tmp_path}: neither it nor a folder in it has scores.safetensors, comparison.safe"
+        f"error: no result file in {tmp_path}: neither it nor a folder in it has scores.safetensors, distances.safe"
         in done.stderr
     )
     shutil.copytree(report[0], tmp_path / "first")

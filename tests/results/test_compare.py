@@ -232,7 +232,7 @@ def test_everything_recorded_that_differs_is_named():
     assert named == [
         *("model (planted against other)", "model weights", "text", "number of sequences (8 against 4)"),
         *("pairs (all against None)", "skip_keys (0 against 64)", "temperature (1 against attention)"),
-        *("extension (None against yarn)", "version of positional-heads (1 against 2)"),
+        *("extension (none against the extension yarn)", "version of positional-heads (1 against 2)"),
     ]
     older = {**a, "settings": {key: value for key, value in a["settings"].items() if key != "skip_keys"}}
     assert differing(a, older) == []  # an earlier version, which skipped none

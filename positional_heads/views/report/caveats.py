@@ -134,7 +134,7 @@ def _score_caveats(scores: HeadScores) -> list[str]:
             f"effect of distance: {check}"
         )
     if extension := scores.provenance.get("extension"):
-        moved = extension["method"] == MANIPULATED
+        moved = extension.get("method") == MANIPULATED
         how = extension_of(scores.provenance) if moved else "its context extended"
         notes.append(f"The model was scored with {how}, not as it was trained.")
     if edits := edits_of(scores.provenance):
