@@ -105,7 +105,7 @@ def test_code_blocks_of_the_readme_run_and_print_what_it_shows(smollm2, capsys, 
     namespace = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     assert "of 270 heads beat their null" in capsys.readouterr().out
     assert namespace["run"]["blocks.2.attn.hook_contributions"].shape == (1, 8, 512, 512, 16)
 
