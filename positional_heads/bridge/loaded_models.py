@@ -4,6 +4,7 @@ A bridge is put around the caller's own model: the weights are shared, and its m
 logits that the model gave before.
 """
 
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +51,7 @@ def wrapped_model(model: Any, tokenizer: Any = None) -> "TransformerBridge":
         return _checked_bridge(model)
     own = _own_model(model)
     device, source = execution_device(own), str(own.name_or_path or type(own).__name__)
-    found = tokenizer_of(source) if tokenizer is None else tokenizer
+    found = tokenizer_of(source) if tokenizer is None else _as_it_is(tokenizer)
     own.eval()
     expected = probe_logits(own, device)
     try:
@@ -68,6 +69,15 @@ def wrapped_model(model: Any, tokenizer: Any = None) -> "TransformerBridge":
     bridge.cfg.device = device
     refuse_other_logits(bridge.eval(), expected)
     return bridge
+
+
+def _as_it_is(tokenizer: Any) -> Any:
+    """A tokenizer that TransformerLens does not load again: one that was made in memory has no folder to load it from."""
+    if "name_or_path" in getattr(tokenizer, "init_kwargs", {"name_or_path": ""}):
+        return tokenizer
+    kept = copy.deepcopy(tokenizer)
+    kept.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
+    return kept
 
 
 def _checked_bridge(model: Any) -> Any:

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import positional_heads as ph
 from positional_heads.bridge.loaded_models import probe_logits, refuse_other_logits
+from positional_heads.zoo.architecture import byte_tokenizer
 from tests.support import hugging_face, oracles
 from tests.support.tiny_models import WRONG_BRIDGES, boot
 
@@ -55,6 +56,15 @@ def test_the_tokenizer_is_the_one_given_or_that_of_the_folder(tiny_folder, caplo
     with caplog.at_level(logging.WARNING):
         assert ph.load_model(nameless).tokenizer is None
     assert "takes token ids and no text" in caplog.text
+
+
+def test_a_tokenizer_that_was_made_in_memory_is_taken_as_it_is(tiny_folder):
+    made = byte_tokenizer()
+    model = ph.load_model(hugging_faces(tiny_folder("llama")), tokenizer=made)
+    assert model.to_tokens("A b", prepend_bos=True).tolist() == [[256, *b"A b"]]
+    assert model.to_tokens("A b", prepend_bos=False).tolist() == [[*b"A b"]]
+    assert "name_or_path" not in made.init_kwargs
+    assert made.eos_token is None  # the caller's own is left alone
 
 
 def test_weights_are_shared_with_the_callers_model_and_what_changes_is_as_documented(tiny_folder):
