@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from run import EXAM, HERE, RANDOM, SEED, once, sequences
+import torch
+from run import CONTROL_KEYS, EXAM, HERE, RANDOM, RESAMPLES, SEED, SHUFFLES, once, sequences
 
 import positional_heads as ph
 
@@ -58,6 +59,15 @@ def jumps(_: Path) -> ph.JumpStudy:
     return ph.jump_study(model, text, sequences=4, pairs=2**20, samples=512, seed=SEED, progress=True)
 
 
+def order(_: Path) -> ph.HeadScores:
+    """The 16 x 512 tokens of prose of run.py with the tokens of each sequence in random order: no content drifts."""
+    model = ph.load_model("smollm2")
+    generator = torch.Generator().manual_seed(SEED)
+    rows = [row[torch.randperm(len(row), generator=generator)] for row in sequences(model, "prose", 512, 16)]
+    settings = {"null_repeats": SHUFFLES, "resamples": RESAMPLES, "batch_size": 4, "control_keys": CONTROL_KEYS}
+    return ph.score_heads(model, rows, seed=SEED, progress=True, **settings)
+
+
 def tabulated(name: str, run: Callable[[Path], Any], load: Callable[[Path], Any]) -> None:
     """Run a part whose record is too large to be kept here, and keep its table."""
     found = once(f"unfinished/{name}", load, run)
@@ -69,6 +79,7 @@ PARTS = {
     **{name: partial(moved, name) for name in MOVED},
     "response": partial(tabulated, "response", response, ph.DistanceResponse.load),
     "jumps": partial(tabulated, "jumps", jumps, ph.JumpStudy.load),
+    "order": partial(tabulated, "order", order, ph.HeadScores.load),
 }
 
 
