@@ -9,13 +9,14 @@ Results are kept in experiments/small: studies as the library saves them, and ta
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 from run import HERE, SEED, once
-from training import BASES, RUNS, SEEDS, passages
+from training import BASES, RUNS, passages
 from transformer_lens.model_bridge import TransformerBridge
 
 import positional_heads as ph
@@ -76,7 +77,9 @@ def distances(runs: Path) -> Iterable[pd.DataFrame]:
     """How far the heads of every encoding attend, and how much of their scores distance explains."""
     for name in RUNS:
         profile = ph.distance_profile(loaded(runs, name), sequences(), window=TRAINING_LENGTH // 2)
-        yield profile.to_frame().assign(run=name, far=lambda frame, p=profile: frame["name"].isin(map(str, p.long_range)))
+        yield profile.to_frame().assign(
+            run=name, far=lambda frame, p=profile: frame["name"].isin(map(str, p.long_range))
+        )
 
 
 def answers(runs: Path) -> Iterable[pd.DataFrame]:
@@ -101,25 +104,35 @@ def hidden(pattern: torch.Tensor, hook: Any, head: int) -> torch.Tensor:
 
 
 def needed(runs: Path) -> Iterable[pd.DataFrame]:
-    """Passkeys far back with the far keys of one head hidden, each head in turn."""
+    """Passkeys far back as the model is, and with the far keys of one head hidden, each head in turn."""
     for name in RUNS:
         model = loaded(runs, name)
-        for layer in range(model.cfg.n_layers):
-            for head in range(model.cfg.n_heads):
-                hook = (f"blocks.{layer}.attn.hook_pattern", partial(hidden, head=head))
-                with model.hooks(fwd_hooks=[hook]):
-                    found = ph.evaluate(model, "passkey", **FEW).to_frame()
-                yield found[found["reach"] == "long"].assign(run=name, head=f"L{layer}H{head}")
+        for head in [None, *product(range(model.cfg.n_layers), range(model.cfg.n_heads))]:
+            hooks = [] if head is None else [(f"blocks.{head[0]}.attn.hook_pattern", partial(hidden, head=head[1]))]
+            with model.hooks(fwd_hooks=hooks):
+                found = ph.evaluate(model, "passkey", **FEW).to_frame()
+            yield found[found["reach"] == "long"].assign(run=name, head="none" if head is None else str(ph.Head(*head)))
 
 
 def texts(runs: Path) -> Iterable[pd.DataFrame]:
     """Scores of every head on plain text and on passages: trained on one or the other, and not trained."""
-    for name in (f"{kind}-{seed}" for kind in ("rotary-1e4", "passages") for seed in SEEDS):
+    for name in ("rotary-1e4-0", "passages-0"):
         for step in (0, LAST):
             model = loaded(runs, name, step)
             for text in TEXTS:
                 scores = ph.score_heads(model, sequences(text), null_repeats=20)
                 yield scores.to_frame().assign(run=name, step=step, text=text)
+
+
+def lengths(runs: Path) -> Iterable[pd.DataFrame]:
+    """Scores at every length of the curriculum, before and after the model was trained on it."""
+    for name in BASED:
+        for step in (1000, 1750, LAST):
+            model = loaded(runs, name, step)
+            for length in (64, 128, 256, 512):
+                rows = sequences(length=length, count=SEQUENCES * TRAINING_LENGTH // length)
+                found = ph.score_heads(model, rows, null_repeats=10)
+                yield found.to_frame().assign(run=name, step=step, length=length)
 
 
 def jumps(runs: Path) -> Iterable[pd.DataFrame]:
@@ -146,7 +159,7 @@ def scores(runs: Path) -> Iterable[pd.DataFrame]:
 
 
 TABLES: dict[str, Callable[[Path], Iterable[pd.DataFrame]]] = {
-    one.__name__: one for one in (distances, answers, needed, texts, jumps, bases, scores)
+    one.__name__: one for one in (distances, answers, needed, texts, lengths, jumps, bases, scores)
 }
 PARTS: dict[str, Callable[[Path], Any]] = {
     **{f"emergence-{name}": partial(emergence, name=name) for name in ROTARY},
