@@ -38,7 +38,7 @@ TEXTS = {"plain": lambda text: text, "passages": passages}
 
 
 def loaded(runs: Path, name: str, step: int = LAST, base: float | None = None) -> TransformerBridge:
-    """The model of a run at a step, from its 8-bit checkpoint; with another base than it was trained on if one is given."""
+    """The model of a run at a step, from its 8-bit checkpoint; with another base than it was trained on if given."""
     options = dict(zip(RUNS[name][::2], RUNS[name][1::2], strict=True))
     model = model_of_encoding(options["--encoding"], base or float(options.get("--base", 10000)))
     model.load_state_dict(load_checkpoint(runs / name / "checkpoints" / f"step-{step:06d}.safetensors"))
@@ -93,7 +93,7 @@ def answers(runs: Path) -> Iterable[pd.DataFrame]:
             yield pd.concat([text, found]).assign(run=name, base=base)
 
 
-def hidden(pattern: torch.Tensor, hook: Any, head: int) -> torch.Tensor:
+def hidden(pattern: torch.Tensor, hook: Any, head: int) -> torch.Tensor:  # noqa: ARG001  a hook gets both
     """Attention of one head to keys within `NEAR` tokens only, made to add up to 1 again; in any encoding."""
     queries, keys = pattern.shape[-2:]
     far = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys) > NEAR

@@ -33,7 +33,7 @@ SHARED = ["--tokens", "6000000", "--tokens-per-step", "2048", "--evaluate-every"
 
 
 def passages(text: str, seed: int = 0) -> str:
-    """The text in passages of 96 to 256 letters, in capitals and small letters by turns: near letters are more alike."""
+    """The text in passages of 96 to 256 letters, in capitals and small letters by turns: near keys are more alike."""
     drawn, parts, start = random.Random(seed), [], 0
     while start < len(text):
         length = drawn.randint(96, 256)
