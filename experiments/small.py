@@ -137,7 +137,7 @@ def lengths(runs: Path) -> Iterable[pd.DataFrame]:
 
 def jumps(runs: Path) -> Iterable[pd.DataFrame]:
     """Steps of D at the training length by base, measured and predicted."""
-    for name in ROTARY:
+    for name in BASED:
         study = ph.jump_study(loaded(runs, name), sequences(length=TRAINING_LENGTH * 5 // 4, count=32), sequences=32)
         yield study.to_frame().assign(run=name)
 

@@ -1,6 +1,6 @@
 """Tables of docs/small_models.md from the kept results of small.py and training.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,12 @@ import pandas as pd
 from scipy import stats
 
 import positional_heads as ph
+from positional_heads.results.verdicts import ALPHA
+from positional_heads.zoo.train import CURRICULUM
 
 KEPT = Path(__file__).parent / "small"
+STEPS = 2929
+"""Steps of each run."""
 COST = 0.1
 """Nats per token: what a head must cost, with its whole interval, to be needed."""
 
@@ -106,7 +110,7 @@ def text_rows() -> Iterator[list[Any]]:
     """Each text that is scored, on models trained on each text and not trained: heads above their null."""
     scores = read("texts")
     for (run, step, text), heads in scores.groupby(["run", "step", "text"], sort=False):
-        above = heads[(heads["excess"] > 0) & (heads["q_value"] < 0.05)]  # noqa: PLR2004
+        above = heads[(heads["excess"] > 0) & (heads["q_value"] < ALPHA)]
         best = heads.loc[heads["excess"].idxmax()]
         yield [run, step, text, len(above), int((above["rho"] > 0).sum()), f"{best['name']}: {best['excess']:+.3f}"]
 
@@ -126,3 +130,48 @@ def jump_rows() -> Iterator[list[Any]]:
             *(f"{share:.2f}" for share in shares),
             f"{correlation:.2f}",
         ]
+
+
+def length_rows() -> Iterator[list[Any]]:
+    """Scores at each length of the curriculum, over the heads of three bases and both seeds."""
+    for (step, length), heads in read("lengths").groupby(["step", "length"], sort=False):
+        above = ((heads["excess"] > 0) & (heads["rho"] > 0) & (heads["q_value"] < ALPHA)).sum()
+        seen = next(seen for until, seen in CURRICULUM if step <= until * STEPS)
+        yield [
+            step,
+            seen,
+            length,
+            f"{heads['rho'].median():.2f}",
+            f"{heads['rho'].max():.2f}",
+            f"{above} of {len(heads)}",
+        ]
+
+
+HEADERS: dict[str, tuple[list[str], Callable[[], Iterator[list[Any]]]]] = {
+    "emergence": (
+        ["run", "skill from step (95 %)", "most heads that beat their null", "at the end", "highest rho", "at the end"],
+        emergence_rows,
+    ),
+    "lengths": (["step", "trained on, tokens", "scored at", "median rho", "highest", "beat their null"], length_rows),
+    "texts": (["trained on", "step", "scored on", "excess above 0", "and rho", "largest excess"], text_rows),
+    "encodings": (
+        [
+            "run",
+            "loss",
+            "passkeys",
+            "exact",
+            "look beyond even",
+            "furthest reach, tokens",
+            "scores by distance",
+            "heads needed",
+            "the most needed costs",
+        ],
+        encoding_rows,
+    ),
+    "bases": (
+        ["trained on", "run with", "loss", "passkeys", "median rho", "highest rho", "loss beyond", "passkeys beyond"],
+        base_rows,
+    ),
+    "small jumps": (["base", "heads", "unseen pairs", "predicted", "held", "control", "rank correlation"], jump_rows),
+}
+"""Header and rows of each table by its name on the page."""

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from scipy import stats
+from small_tables import HEADERS
 
 import positional_heads as ph
 
 HERE = Path(__file__).parent
-PAGES = HERE.parent / "docs" / "findings.md", HERE.parent / "README.md"
+PAGES = [HERE.parent / page for page in ("docs/findings.md", "docs/small_models.md", "README.md")]
 KINDS = ("prose", "code", "dialogue", "technical")
 LENGTHS = (512, 2048, 8192)
 PARTS = ("passkey", "kv", "copy", "text")
@@ -419,6 +420,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "plans": readme_plans,
     "costs": costs_table,
 }
+
+
+TABLES |= {name: partial(lambda header, rows: table(header, rows()), *made) for name, made in HEADERS.items()}
 
 
 def page(text: str) -> str:
