@@ -58,6 +58,14 @@ PARTIAL = ResultKind("positional_heads.ScoreSums", "sums.safetensors", "position
 """The sums of an unfinished scoring run or of a shard."""
 FINISHED_FILE_NAME = "finished.jsonl"
 """The finished parts of an interrupted study."""
+PAGE_NAME = "report.html"
+"""The page of everything in a folder."""
+NOT_ALWAYS = {
+    SCORES.file_name: ("curves.png", EXAMPLES.file_name),
+    ABLATION.file_name: ("single_heads.csv",),
+    EMERGENCE.file_name: ("order.csv",),
+}
+"""Files beside a result of each kind that not every one has: of one that is replaced they would stay."""
 FORMAT_VERSION = 1
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"

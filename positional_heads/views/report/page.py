@@ -28,6 +28,7 @@ from positional_heads.results.files import (
     HEAD_PLAN,
     HEAD_PROFILE,
     MANIPULATION,
+    PAGE_NAME,
     PAIR_PLAN,
     PLAN_STUDY,
     RECOMMENDATION,
@@ -80,7 +81,6 @@ from positional_heads.views.report.sections import (
     scores_section,
 )
 
-PAGE_NAME = "report.html"
 WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
