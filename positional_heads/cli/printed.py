@@ -53,7 +53,7 @@ def _ablation(content: Content, top: int) -> list[object]:
     sets = {tuple(heads) for _, _, _, heads in content["cells"]}
     return [
         tables.study_line(content["provenance"], len(content["rows"]), len(sets)),
-        f"Change of {content['measures'][0]}; negative is harm.",
+        tables.change_line(content["measures"][0], content["effects"], whole="With all heads"),
         tables.study_table(content["effects"], content["contrasts"])
         if content["contrasts"]
         else tables.single_heads_table(content["single_heads"], top),
@@ -86,7 +86,7 @@ def _plan_study(content: Content, _: int) -> list[object]:
     planned = content.get("planned", "windows")
     return [
         printed_plans.plans_line(content),
-        f"Change of {content['measures'][0]} with {planned}; negative is harm.",
+        tables.change_line(content["measures"][0], content["effects"], f" with {planned}"),
         printed_plans.plan_table(content["contrasts"], planned),
         *printed_plans.rows_left_out(content["contrasts"], planned),
         *_notes(content),
@@ -96,9 +96,10 @@ def _plan_study(content: Content, _: int) -> list[object]:
 def _manipulation(content: Content, _: int) -> list[object]:
     return [
         printed_manipulations.manipulation_line(content),
-        f"Change of {content['measures'][0]}; negative is harm.",
+        tables.change_line(content["measures"][0], content["effects"]),
         *(printed_manipulations.dose_table(content["effects"]), ""),
         printed_manipulations.contrast_table(content["contrasts"]),
+        *("", printed_manipulations.draws_line(content["contrasts"], content["provenance"])),
         *_notes(content),
     ]
 

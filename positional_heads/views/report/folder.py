@@ -22,6 +22,7 @@ from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import (
+    change_line,
     extrapolation_line,
     extrapolation_table,
     file_legend,
@@ -31,6 +32,7 @@ from positional_heads.results.tables import (
     study_line,
     study_table,
 )
+from positional_heads.results.text import rounded, signed
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
 from positional_heads.views.figures import png
@@ -138,7 +140,7 @@ def _extrapolation_files(study: ExtrapolationStudy) -> dict[str, bytes | str]:
 
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
     rows = json_rows(study.to_frame())
-    plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
+    plain = ", ".join(f"{name} {rounded(value)}" for name, value in study.plain.items())
     notes = "".join(f"- {note}\n" for note in study.notes)
     return f"""# Length extrapolation
 
@@ -160,10 +162,8 @@ Within the training length, without extension: {plain}.
 
 def _ablation_text(study: AblationStudy) -> str:
     measure, effects = study.measures[0], json_rows(study.effects())
-    plain = [row for row in effects if row["kind"] == "none" and row["reach"] in {"long", "short"}]
-    levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
     overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
-    correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
+    correlations = ", ".join(f"{names} {signed(value, 2)}" for names, value in study.correlations.items())
     notes = "\n".join(f"- {note}" for note in study.notes)
     if study.sizes:
         table = f"{study_table(effects, json_rows(study.contrasts())).markdown}\n\n{DOSE_RESPONSE}"
@@ -175,7 +175,7 @@ def _ablation_text(study: AblationStudy) -> str:
 
 **Verdict.** {study.verdict}
 
-Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
+{change_line(measure, effects, " when heads are ablated", "With all heads")}
 
 {table}
 
