@@ -112,6 +112,7 @@ def _basis(provenance: Mapping[str, Any], groups: int) -> str:
     data = provenance.get("data", {})
     number, longest = data.get("sequences", "?"), data.get("longest", "?")
     intervals = "" if groups >= FEWEST_UNITS else f", too few for intervals, which need {FEWEST_UNITS}"
+    intervals += ", too few to rely on intervals" if FEWEST_UNITS <= groups < FEWEST_FOR_INTERVAL else ""
     return (
         f"All of this is about {number} sequence{'s' * (number != 1)} of up to {longest} tokens{intervals}: other text "
         "can change numbers and names."
