@@ -7,10 +7,12 @@ from positional_heads.cli.wording import in_options
 from positional_heads.results import (
     comparison_tables,
     files,
+    jump_tables,
     printed_manipulations,
     printed_plans,
     profile_tables,
     recommendation_tables,
+    response_tables,
     tables,
 )
 from positional_heads.results.files import ResultKind
@@ -110,8 +112,27 @@ def _emergence(content: Content, top: int) -> list[object]:
     return [
         emergence_tables.emergence_line(content),
         *(emergence_tables.steps_table(content["table"]), ""),
+        *([emergence_tables.births_line(content["born"])] if "born" in content else []),
         emergence_tables.births_table(content["births"], top),
         *_notes(content),
+    ]
+
+
+def _jumps(content: Content, top: int) -> list[object]:
+    return [
+        jump_tables.jump_line(content["provenance"], content["training_length"], len(content["heads"])),
+        *(jump_tables.agreement_table(content["agreement"]), ""),
+        jump_tables.LARGEST,
+        jump_tables.steps_table(content["table"], top),
+    ]
+
+
+def _response(content: Content, top: int) -> list[object]:
+    return [
+        response_tables.response_line(content["provenance"], len(content["table"])),
+        response_tables.LARGEST,
+        *(response_tables.response_table(content["table"], top), ""),
+        response_tables.prediction_table(content["correlations"]),
     ]
 
 
@@ -141,6 +162,8 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 PRINTED: dict[ResultKind, Callable[[Content, int], list[object]]] = {
     files.ABLATION: _ablation,
     files.EXTRAPOLATION: _extrapolation,
+    files.JUMPS: _jumps,
+    files.DISTANCE_RESPONSE: _response,
     files.COMPARISON: _comparison,
     files.STABILITY: _stability,
     files.PLAN_STUDY: _plan_study,

@@ -216,7 +216,7 @@ def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
         msg = f"{source}: a safetensors file, but not a {kind.label}; {kind.written_by} writes those"
         if name := label.removeprefix("positional_heads."):
             msg += f"; this is {'an' if name[0] in 'AE' else 'a'} {name}"
-            in_python = {PROFILE.label, DISTANCE_RESPONSE.label, TASK.label}
+            in_python = {PROFILE.label, TASK.label}
             msg += f": read it by {name}.load in Python" if label in in_python else ""
         raise ResultFileError(msg)
     if version > FORMAT_VERSION:

@@ -10,10 +10,12 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.jump_study import JumpStudy
 from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
@@ -40,6 +42,7 @@ from positional_heads.views.report.comparison import comparison_files, stability
 from positional_heads.views.report.distances import distance_files
 from positional_heads.views.report.emergence import emergence_files
 from positional_heads.views.report.head_profile import profile_files
+from positional_heads.views.report.jumps import jump_files, response_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.manipulation import manipulation_files
 from positional_heads.views.report.plans import head_plan_files, pair_plan_files, plan_study_files
@@ -64,6 +67,8 @@ Reported = (
     | ManipulationStudy
     | Recommendation
     | EmergenceStudy
+    | JumpStudy
+    | DistanceResponse
 )
 """Results that have a report folder."""
 
@@ -82,7 +87,9 @@ def write_report(
     | PlanStudy
     | ManipulationStudy
     | Recommendation
-    | EmergenceStudy,
+    | EmergenceStudy
+    | JumpStudy
+    | DistanceResponse,
     folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
@@ -90,7 +97,7 @@ def write_report(
     Args:
         result: What `score_heads`, `profile_heads`, `distance_profile`, `compare`, `compare_all`, `ablation_study`,
             `extrapolation_study`, `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study`,
-            `recommend_extension` or `emergence_study` returned.
+            `recommend_extension`, `emergence_study`, `jump_study` or `distance_response` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -227,5 +234,7 @@ FILES: dict[type[Record], Callable[[Any], dict[str, bytes | str]]] = {
     ManipulationStudy: manipulation_files,
     Recommendation: recommendation_files,
     EmergenceStudy: emergence_files,
+    JumpStudy: jump_files,
+    DistanceResponse: response_files,
 }
 """Tables, plots and text of each kind of result."""
