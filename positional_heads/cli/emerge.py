@@ -157,7 +157,7 @@ def _refuse_births(births: str | None, threshold: float | None, null_repeats: in
     """
     from positional_heads.results.emergence_births import HeadMeasure, check_threshold
 
-    measure = choice("--births", births, HeadMeasure) or ("excess" if null_repeats else "rho")
+    measure: HeadMeasure = choice("--births", births, HeadMeasure) or ("excess" if null_repeats else "rho")
     if measure == "excess" and not null_repeats:
         msg = "--births excess needs a null: leave out --null-repeats 0, or give --births rho"
         raise ValueError(msg)
