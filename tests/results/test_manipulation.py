@@ -132,6 +132,9 @@ def test_the_verdict_claims_no_more_than_was_planted() -> None:
     assert "cost:" not in none
     assert "Not shown to cost more than random pairs: slowest" in none
     assert "are not shown to cost more than the slowest pairs of random heads" in none
+    for units, rough in ((3, False), (4, True), (7, True), (8, False)):
+        said = planted_manipulation(slow_pairs_of_all, units=units).verdict
+        assert (f"Intervals over {units} units are rough: give 8 or more before you rely on them." in said) is rough
     unmoved = planted_manipulation(lambda *_: (1e-6, 1e-6), noise=0).verdict
     assert "changes log_prob of planted by 0.000 at long range" in unmoved
     assert "-0.000" not in unmoved

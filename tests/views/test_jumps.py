@@ -14,6 +14,8 @@ from positional_heads.cli import app
 from positional_heads.views.jumps import predicted_steps, responses_by_rho
 from positional_heads.views.report.lines import jump_lines, response_lines
 from tests.laws.test_reprs import distance_response
+from tests.support.synthetic_distances import synthetic_distances
+from tests.support.synthetic_emergence import planted_emergence
 from tests.support.synthetic_studies import planted_jumps
 
 MODEL = {"name": "bundled", "layers": 3, "heads": 4, "context": 512, "weights": "abc"}
@@ -81,6 +83,12 @@ def test_the_lines_call_the_function_with_its_settings(lines, verb):
     assert set(given) >= ({"training_length", "samples", "seed"} if verb is ph.jump_study else {"factors", "n", "seed"})
     if verb is ph.distance_response:
         assert given.get("heads", [str(head) for head in response.heads]) == [str(head) for head in response.heads]
+
+
+def test_intervals_over_few_sequences_are_called_rough():
+    few = "Intervals over 5 groups of sequences are rough: give 8 or more before you rely on them."
+    for verdict in (distance_response().verdict, planted_emergence().verdict, synthetic_distances().verdict):
+        assert few in verdict
 
 
 def test_of_few_heads_nothing_is_said_to_follow():
