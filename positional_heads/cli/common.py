@@ -152,7 +152,8 @@ def _bundled(name: str) -> str:
 def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None]:
     """Check before a long run that results can be written to a folder and replace no others.
 
-    A folder that is made here and still empty when the run fails is removed.
+    A folder that is made here and still empty when the run fails is removed. Where a result was replaced, the folder's
+    page, and files that only the old result has, are removed.
 
     Args:
         out: The folder.
@@ -167,6 +168,7 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
     from positional_heads.results.files import refuse_foreign
 
     refuse_foreign(out / file_name)
+    before = _beside(out / file_name)
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: already holds results; choose another --out, or add --overwrite"
         raise ValueError(msg)
@@ -185,6 +187,36 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
             for folder in made:
                 folder.rmdir()
         raise
+    _remove_stale(out / file_name, before)
+
+
+def _beside(result: Path) -> dict[Path, int]:
+    """When a result was written, its folder's page, and files that not every result has; those that are there."""
+    from positional_heads.results.files import NOT_ALWAYS, PAGE_NAME
+
+    names = (result.name, PAGE_NAME, *NOT_ALWAYS.get(result.name, ()))
+    return {file: file.stat().st_mtime_ns for name in names if (file := result.parent / name).is_file()}
+
+
+def _remove_stale(result: Path, before: dict[Path, int]) -> None:
+    """Remove what belongs to a result that was replaced, and was not written again.
+
+    Args:
+        result: The result file.
+        before: When it and others were written before.
+    """
+    from positional_heads.results.files import PAGE_NAME
+
+    after = _beside(result)
+    if result not in before or after.get(result) == before[result]:
+        return
+    stale = [file for file, time in before.items() if after.get(file) == time]
+    stale = [file for file in stale if file.name != PAGE_NAME or b"<title>Positional Heads: " in file.read_bytes()]
+    for file in stale:
+        file.unlink()
+    if stale:
+        again = f"; positional-heads report {result.parent} writes the page" if stale[0].name == PAGE_NAME else ""
+        say(f"removed, of the result that was replaced: {', '.join(map(str, stale))}{again}")
 
 
 def load_named(

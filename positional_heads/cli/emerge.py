@@ -2,14 +2,17 @@
 
 import gc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from positional_heads.cli import options
-from positional_heads.cli.common import BUNDLED, one_line_errors, prepared_folder, read_text, say
+from positional_heads.cli.common import BUNDLED, choice, one_line_errors, prepared_folder, read_text, say
 from positional_heads.cli.show import finish
 from positional_heads.cli.text_cut import TextCut, refuse_sequences
+
+if TYPE_CHECKING:
+    from positional_heads.results.emergence import EmergenceStudy
 
 
 def emerge(  # noqa: PLR0917  one parameter is one option of the command
@@ -51,6 +54,17 @@ def emerge(  # noqa: PLR0917  one parameter is one option of the command
         str, typer.Option(help=f"Task for the retrieval score: {options.RECALL_TASKS}; 'none' for no such score.")
     ] = "passkey",
     retrieval_examples: Annotated[int, typer.Option(min=1, help="Examples of that task at most.")] = 5,
+    births: Annotated[
+        str | None,
+        typer.Option(
+            help="What births of heads go by: excess (a head beats its null), rho or retrieval (it has --threshold). "
+            "excess if not given, or rho without a null."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="rho, retrieval: the least value that counts; 0.2 of rho and 0.1 of retrieval if not given."),
+    ] = None,
     null_repeats: options.NullRepeats = 20,
     control_keys: options.ControlKeys = 0,
     plain_text: options.PlainText = False,
@@ -79,6 +93,7 @@ def emerge(  # noqa: PLR0917  one parameter is one option of the command
         of_task = {"length": task_length, "depths": depths, "examples": examples, "haystack": haystack}
         given: dict[str, Any] = {name: value for name, value in of_task.items() if value not in (None, [])}
         _refuse_settings(settings, asked, task, given, dtype)
+        _refuse_births(births, threshold, null_repeats, asked)
         if haystack is not None:
             given["haystack"] = read_text(haystack)
         from positional_heads.results.files import EMERGENCE, FINISHED_FILE_NAME
@@ -107,15 +122,18 @@ def emerge(  # noqa: PLR0917  one parameter is one option of the command
                 **settings,
                 **given,
             )
-            finish(found, out, as_json, top=top, progress=[FINISHED_FILE_NAME])
+            finish(_judged(found, births, threshold), out, as_json, top=top, progress=[FINISHED_FILE_NAME])
 
 
 def _places(checkpoints: str, revisions: str | None) -> Any:
     """What `emergence_study` takes for them.
 
     Raises:
-        ValueError: If no revision is named.
+        ValueError: If no revision is named, or the bundled model has none.
     """
+    if revisions is not None and checkpoints == BUNDLED:
+        msg = f"--revisions {revisions}: {BUNDLED!r} has none; leave it out to follow all checkpoints of that model"
+        raise ValueError(msg)
     if revisions is not None:
         names = [name.strip() for name in revisions.split(",") if name.strip()]
         if not names:
@@ -129,6 +147,34 @@ def _places(checkpoints: str, revisions: str | None) -> Any:
 
         return {step: partial(load_bundled_model, step) for step in bundled_steps()}
     return Path(checkpoints) if checkpoints else checkpoints
+
+
+def _refuse_births(births: str | None, threshold: float | None, null_repeats: int, retrieval: str | None) -> None:
+    """Refuse births by what will not be measured, before a model is loaded.
+
+    Raises:
+        ValueError: If these are some.
+    """
+    from positional_heads.results.emergence_births import HeadMeasure, check_threshold
+
+    measure: HeadMeasure = choice("--births", births, HeadMeasure) or ("excess" if null_repeats else "rho")
+    if measure == "excess" and not null_repeats:
+        msg = "--births excess needs a null: leave out --null-repeats 0, or give --births rho"
+        raise ValueError(msg)
+    if measure == "retrieval" and retrieval is None:
+        msg = "--births retrieval needs retrieval scores: leave out --retrieval none"
+        raise ValueError(msg)
+    check_threshold(measure, threshold)
+
+
+def _judged(found: "EmergenceStudy", births: str | None, threshold: float | None) -> "EmergenceStudy":
+    """The study by what births were asked to go by, if it was measured."""
+    if births == "retrieval" and found.retrieval is None:
+        say("--births retrieval: no retrieval score could be measured, see the notes; births go by the default")
+        return found
+    if births is None and threshold is None:
+        return found
+    return found.judged_by(births or found.default_measure, threshold)  # type: ignore[arg-type]
 
 
 def _refuse_settings(

@@ -7,10 +7,12 @@ from positional_heads.cli.wording import in_options
 from positional_heads.results import (
     comparison_tables,
     files,
+    jump_tables,
     printed_manipulations,
     printed_plans,
     profile_tables,
     recommendation_tables,
+    response_tables,
     tables,
 )
 from positional_heads.results.files import ResultKind
@@ -53,7 +55,7 @@ def _ablation(content: Content, top: int) -> list[object]:
     sets = {tuple(heads) for _, _, _, heads in content["cells"]}
     return [
         tables.study_line(content["provenance"], len(content["rows"]), len(sets)),
-        f"Change of {content['measures'][0]}; negative is harm.",
+        tables.change_line(content["measures"][0], content["effects"], whole="With all heads"),
         tables.study_table(content["effects"], content["contrasts"])
         if content["contrasts"]
         else tables.single_heads_table(content["single_heads"], top),
@@ -86,7 +88,7 @@ def _plan_study(content: Content, _: int) -> list[object]:
     planned = content.get("planned", "windows")
     return [
         printed_plans.plans_line(content),
-        f"Change of {content['measures'][0]} with {planned}; negative is harm.",
+        tables.change_line(content["measures"][0], content["effects"], f" with {planned}"),
         printed_plans.plan_table(content["contrasts"], planned),
         *printed_plans.rows_left_out(content["contrasts"], planned),
         *_notes(content),
@@ -96,9 +98,10 @@ def _plan_study(content: Content, _: int) -> list[object]:
 def _manipulation(content: Content, _: int) -> list[object]:
     return [
         printed_manipulations.manipulation_line(content),
-        f"Change of {content['measures'][0]}; negative is harm.",
+        tables.change_line(content["measures"][0], content["effects"]),
         *(printed_manipulations.dose_table(content["effects"]), ""),
         printed_manipulations.contrast_table(content["contrasts"]),
+        *("", printed_manipulations.draws_line(content["contrasts"], content["provenance"])),
         *_notes(content),
     ]
 
@@ -109,8 +112,27 @@ def _emergence(content: Content, top: int) -> list[object]:
     return [
         emergence_tables.emergence_line(content),
         *(emergence_tables.steps_table(content["table"]), ""),
+        *([emergence_tables.births_line(content["born"])] if "born" in content else []),
         emergence_tables.births_table(content["births"], top),
         *_notes(content),
+    ]
+
+
+def _jumps(content: Content, top: int) -> list[object]:
+    return [
+        jump_tables.jump_line(content["provenance"], content["training_length"], len(content["heads"])),
+        *(jump_tables.agreement_table(content["agreement"]), ""),
+        jump_tables.LARGEST,
+        jump_tables.steps_table(content["table"], top),
+    ]
+
+
+def _response(content: Content, top: int) -> list[object]:
+    return [
+        response_tables.response_line(content["provenance"], len(content["table"])),
+        response_tables.LARGEST,
+        *(response_tables.response_table(content["table"], top), ""),
+        response_tables.prediction_table(content["correlations"]),
     ]
 
 
@@ -140,6 +162,8 @@ def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
 PRINTED: dict[ResultKind, Callable[[Content, int], list[object]]] = {
     files.ABLATION: _ablation,
     files.EXTRAPOLATION: _extrapolation,
+    files.JUMPS: _jumps,
+    files.DISTANCE_RESPONSE: _response,
     files.COMPARISON: _comparison,
     files.STABILITY: _stability,
     files.PLAN_STUDY: _plan_study,

@@ -8,7 +8,8 @@ import functools
 import inspect
 import math
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -97,6 +98,17 @@ def in_range(name: str, value: float | None, least: float, most: float | None = 
         raise ValueError(msg)
     if value is not None and most is not None and value > most:
         msg = f"{name} {value} must be at most {most}"
+        raise ValueError(msg)
+
+
+def refuse_twice(name: str, values: Iterable[object]) -> None:
+    """Refuse values of which one is given twice: what is measured of it would count double, or once without a word.
+
+    Raises:
+        ValueError: If one is.
+    """
+    if repeated := [str(value) for value, count in Counter(values).items() if count > 1]:
+        msg = f"{name} names {', '.join(repeated)} twice: give each once"
         raise ValueError(msg)
 
 

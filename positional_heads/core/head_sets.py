@@ -15,6 +15,7 @@ from itertools import pairwise
 from math import comb, prod
 from typing import Any
 
+from positional_heads.core.arguments import refuse_twice
 from positional_heads.core.heads import Head
 
 HeadSet = tuple[Head, ...]
@@ -139,11 +140,13 @@ def set_sizes(n_heads: int, fractions: Sequence[float] | None, counts: Sequence[
         counts: Numbers of heads, instead of fractions.
 
     Raises:
-        ValueError: If both or neither are given, or more heads are asked for than have a score.
+        ValueError: If both or neither are given, one is given twice, or more heads are asked for than have a score.
     """
     if (fractions is None) == (counts is None):
         msg = "give either fractions= or counts="
         raise ValueError(msg)
+    refuse_twice("fractions", fractions or ())
+    refuse_twice("counts", counts or ())
     for fraction in fractions or ():
         if not 0 < fraction <= 1:
             msg = f"fraction {fraction} must be above 0 and at most 1: more heads than exist cannot be ablated"

@@ -32,7 +32,7 @@ from positional_heads.results.files import ABLATION
 from positional_heads.results.ranked_heads import ranked_heads
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.text import printable
-from positional_heads.results.verdicts import ablation_verdict, single_heads_verdict
+from positional_heads.results.verdicts import ablation_verdict, rough_note, single_heads_verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,7 +227,7 @@ class AblationStudy(AnsweredSets):
         """The verdict without what ranks the heads."""
         measure = self.measures[0]
         if not self.sizes:
-            return single_heads_verdict(
+            said = single_heads_verdict(
                 self.task,
                 measure,
                 self.effects(),
@@ -236,21 +236,23 @@ class AblationStudy(AnsweredSets):
                 chance=self.chance.get(measure),
                 units=self._units(self.reaches[0]),
             )
-        return ablation_verdict(
-            self.task,
-            measure,
-            self.contrasts(),
-            self.effects(),
-            chance=self.chance.get(measure),
-            units=self._units(self.reaches[0]),
-            significant=self.provenance["scores"].get("significant"),
-            harm=self.correlations["score and harm"],
-            singles=len(by_kind(self.cells, "single").get(1, [])),
-            scored=len(self.ranking),
-            exhausted=self._permutations_exhausted,
-            rank_by=self.rank_by,
-            anywhere=self.contrasts(control="anywhere") if self._both_controls else None,
-        )
+        else:
+            said = ablation_verdict(
+                self.task,
+                measure,
+                self.contrasts(),
+                self.effects(),
+                chance=self.chance.get(measure),
+                units=self._units(self.reaches[0]),
+                significant=self.provenance["scores"].get("significant"),
+                harm=self.correlations["score and harm"],
+                singles=len(by_kind(self.cells, "single").get(1, [])),
+                scored=len(self.ranking),
+                exhausted=self._permutations_exhausted,
+                rank_by=self.rank_by,
+                anywhere=self.contrasts(control="anywhere") if self._both_controls else None,
+            )
+        return said + rough_note(self._units(self.reaches[0]))
 
     def _content(self) -> dict[str, Any]:
         return {

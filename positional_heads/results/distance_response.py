@@ -18,21 +18,16 @@ from positional_heads.results.edits import measured_under
 from positional_heads.results.files import DISTANCE_RESPONSE
 from positional_heads.results.plan_checks import check_notes, check_shape
 from positional_heads.results.record import Record, computed_once, json_rows, nested
+from positional_heads.results.response_tables import MEANINGS
 from positional_heads.results.scores import HeadScores
-from positional_heads.results.text import printable
+from positional_heads.results.text import printable, rounded, signed
+from positional_heads.results.verdicts import rough_note
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST_HEADS = 3
 """Heads below which no rank correlation is given."""
-MEANINGS = {
-    "response": "slope of the log of the reach on that of the inverse factor: 1 follows the pairs, 0 ignores them",
-    "low": "lower end of its 95 % interval over sequences",
-    "high": "upper end of that interval",
-    "others": "mean response to as many other pairs of the same head, drawn at random",
-    "reach_plain": "reach with the model's own frequencies, of the queries of the second half, in tokens",
-}
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -175,16 +170,19 @@ class DistanceResponse(Record):
         parts = [
             f"{len(follow) or 'None'} of {len(heads)} heads follow{'s' if len(follow) == 1 else ''} the dominant pairs "
             f"(response above 0{whole}, and above that to {others} random sets of as many other pairs)"
-            f"{self._others_in_words}. The median response is {middle:.2f}, to other pairs {control:.2f}; 1 would be "
-            "that of the pairs alone."
+            f"{self._others_in_words}. The median response is {rounded(middle, 2)}, to other pairs "
+            f"{rounded(control, 2)}; 1 would be that of the pairs alone."
         ]
         for row in json_rows(self.correlations()):
             if row["correlation"] is None:
                 continue
             known = "no interval below 4 groups of sequences"
             if row["low"] is not None:
-                known = f"95 % interval {row['low']:+.2f} to {row['high']:+.2f}"
-            parts.append(f"Over heads, {row['measure']} goes with the response by {row['correlation']:+.2f} ({known}).")
+                known = f"95 % interval {signed(row['low'], 2)} to {signed(row['high'], 2)}"
+            parts.append(
+                f"Over heads, {row['measure']} goes with the response by {signed(row['correlation'], 2)} ({known})."
+            )
+        parts[-1] += rough_note(self.sums.shape[2], "groups of sequences")
         if (under := measured_under(self.provenance)) is not None:
             parts.append(f"Measured under {under}.")
         return " ".join(parts)

@@ -8,6 +8,7 @@ from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.edits import measured_under
 from positional_heads.results.tables import ResultTable, model_label, text_label
 from positional_heads.results.text import printable
+from positional_heads.results.verdicts import rough_note
 
 DISTANCE_COLUMNS = (
     *("name", "encoding", "reach", "reach_low", "reach_high", "even_reach", "half_distance"),
@@ -100,6 +101,7 @@ def distance_verdict(profile: Any) -> str:
     for layer, reason in profile.reasons.items():
         by_reason.setdefault(reason, []).append(layer)
     parts += [f"Layers {number_ranges(layers)}: {reason}." for reason, layers in by_reason.items()]
+    parts[-1] += rough_note(groups, "groups of sequences")
     if (under := measured_under(profile.provenance)) is not None:
         parts.append(f"Measured under {under}.")
     return printable(" ".join(parts), newlines=False)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,11 +14,13 @@ from positional_heads.core.births import difference_ends
 from positional_heads.core.heads import Head
 from positional_heads.results.edits import measured_under
 from positional_heads.results.emergence_births import (
+    BORN,
     SKILL_RULES,
     THRESHOLDS,
     Crossings,
     HeadMeasure,
     SkillRule,
+    check_threshold,
     excess_crossings,
     retrieval_crossings,
     rho_crossings,
@@ -32,7 +34,7 @@ from positional_heads.results.files import EMERGENCE
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import printable
-from positional_heads.results.verdicts import ALPHA
+from positional_heads.results.verdicts import ALPHA, rough_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -226,17 +228,57 @@ class EmergenceStudy(Record):
         under = measured_under(self.provenance)
         found = emergence_verdict(
             self.step_frame(),
-            self.births(self.default_measure),
-            self.order(self.default_measure) if self.values else None,
+            self.own_births(),
+            self.own_order() if self.values else None,
             n_heads=int(self._scored.sum()),
             null=self._has_null,
+            by=self.born,
         )
+        found += rough_note(min(one.n_groups for one in self.scores.values()), "groups of sequences")
+        if self.values:
+            found += rough_note(len({row["unit"] for row in self.rows if row["reach"] == self._reaches[0]}))
         return found if under is None else f"{found} Measured under {under}."
+
+    @checked
+    def judged_by(self, measure: HeadMeasure, threshold: float | None = None) -> "EmergenceStudy":
+        """The same study, whose verdict, tables, plot and file go by the births of heads by this measure.
+
+        Args:
+            measure: As in `births`.
+            threshold: As in `births`.
+
+        Raises:
+            ValueError: If the study has no such measure, or the threshold is out of range.
+        """
+        self._head_crossings(measure, threshold, ALPHA)  # refused here
+        settings = {**self.provenance.get("settings", {}), "births": measure, "threshold": threshold}
+        return replace(self, provenance={**self.provenance, "settings": settings})
 
     @property
     def default_measure(self) -> HeadMeasure:
-        """What the verdict goes by: the excess, or rho in a study without a null."""
-        return "excess" if self._has_null else "rho"
+        """What the verdict goes by: what it was told to, or the excess, or rho in a study without a null."""
+        told: HeadMeasure | None = self.provenance.get("settings", {}).get("births")
+        return told or ("excess" if self._has_null else "rho")
+
+    @property
+    def default_threshold(self) -> float | None:
+        """The least value that counts in the verdict, where it was told one."""
+        threshold: float | None = self.provenance.get("settings", {}).get("threshold")
+        return threshold
+
+    @property
+    def born(self) -> str:
+        """What heads do from their birth on, in words."""
+        threshold = THRESHOLDS.get(self.default_measure) if self.default_threshold is None else self.default_threshold
+        return BORN[self.default_measure].format(threshold)
+
+    def own_births(self) -> "pd.DataFrame":
+        """`births` by what the verdict goes by."""
+        return self.births(self.default_measure, threshold=self.default_threshold)
+
+    def own_order(self) -> "pd.DataFrame":
+        """`order` by what the verdict goes by."""
+        return self.order(self.default_measure, threshold=self.default_threshold)
 
     @property
     def _has_null(self) -> bool:
@@ -257,10 +299,8 @@ class EmergenceStudy(Record):
 
     def _head_crossings(self, measure: HeadMeasure, threshold: float | None, alpha: float) -> Crossings:
         scores = list(self.scores.values())
+        check_threshold(measure, threshold)
         if measure == "excess":
-            if threshold is not None:
-                msg = "threshold goes with rho and retrieval: an excess counts where it is significant, see alpha"
-                raise ValueError(msg)
             if not self._has_null:
                 msg = "no null was computed: run the study with null_repeats=20, or take births('rho')"
                 raise ValueError(msg)
@@ -300,7 +340,6 @@ class EmergenceStudy(Record):
         return self.step_frame()
 
     def _content(self) -> dict[str, Any]:
-        measure = self.default_measure
         return {
             "verdict": self.verdict,
             "steps": self.steps,
@@ -310,8 +349,9 @@ class EmergenceStudy(Record):
             "chance": dict(self.chance),
             "notes": self.notes,
             "table": json_rows(self.step_frame()),
-            "births": json_rows(self.births(measure)),
-            "order": json_rows(self.order(measure)) if self.values else [],
+            "born": self.born,
+            "births": json_rows(self.own_births()),
+            "order": json_rows(self.own_order()) if self.values else [],
             "scores": {str(step): _described(one) for step, one in self.scores.items()},
             "provenance": self.provenance,
         }

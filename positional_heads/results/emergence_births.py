@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float64, Int
 from scipy import stats
 from torch import Tensor
 
+from positional_heads.core.arguments import in_range
 from positional_heads.core.births import birth_ends, births
 from positional_heads.core.statistics import (
     FEWEST_UNITS,
@@ -29,8 +30,26 @@ SkillRule = Literal["half-way", "above chance"]
 SKILL_RULES: tuple[SkillRule, ...] = ("half-way", "above chance")
 THRESHOLDS = {"rho": 0.2, "retrieval": 0.1}
 """Least value that counts, where none is given; 0.1 is Wu et al.'s for retrieval heads (arXiv 2404.15574)."""
+BORN = {
+    "excess": "beat their null",
+    "rho": "have a rho of at least {:g}",
+    "retrieval": "have a retrieval score of at least {:g}",
+}
+"""What heads do from their birth on, by measure."""
 SKILL_SEED, TRIAL_SEED = 1, 2
 """Seeds of resamples that are independent of those of the sequences, which have the seed of the scores."""
+
+
+def check_threshold(measure: HeadMeasure, threshold: float | None) -> None:
+    """Refuse a threshold that the measure has no use for, or cannot reach.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if threshold is not None and measure == "excess":
+        msg = "threshold goes with rho and retrieval: an excess counts where it is significant, see alpha"
+        raise ValueError(msg)
+    in_range("threshold", threshold, -1 if measure == "rho" else 0, 1)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,15 @@ def steps_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:
     return ResultTable(columns, lines, STEP_MEANINGS)
 
 
+def births_line(born: str) -> str:
+    """What counts as the birth of a head, in one line.
+
+    Args:
+        born: What heads do from their birth on.
+    """
+    return f"A head is born at the first checkpoint from which on, to the end, it is among those that {born}."
+
+
 def births_table(rows: Sequence[Mapping[str, Any]], most: int = ROWS) -> ResultTable:
     """The skill, then the heads that are born, the earliest first.
 

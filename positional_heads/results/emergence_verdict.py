@@ -3,7 +3,6 @@
 import math
 from typing import TYPE_CHECKING
 
-from positional_heads.results.emergence_births import THRESHOLDS
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ALPHA
 
@@ -15,18 +14,19 @@ NAMED = 5
 
 
 def emergence_verdict(
-    steps: "pd.DataFrame", births: "pd.DataFrame", order: "pd.DataFrame | None", *, n_heads: int, null: bool
+    steps: "pd.DataFrame", births: "pd.DataFrame", order: "pd.DataFrame | None", *, n_heads: int, null: bool, by: str
 ) -> str:
     """The verdict.
 
     Args:
         steps: One row per step.
-        births: Births of heads, by excess, or by rho without a null; and of the skill.
+        births: Births of heads and of the skill.
         order: Which came first; None without a task.
         n_heads: Heads with a score.
         null: Whether there is a null.
+        by: What heads do from their birth on, as in `emergence_births.BORN`.
     """
-    parts = [_before_and_after(steps, n_heads) if null else _without_null(), _of_heads(births, steps, null)]
+    parts = [_before_and_after(steps, n_heads) if null else _without_null(), _of_heads(births, steps, by)]
     if order is not None:
         parts += [_of_skill(births), _first(order)]
     return " ".join(part for part in parts if part)
@@ -50,16 +50,15 @@ def _without_null() -> str:
     return "Which heads are more than geometry is not known: there is no null (null_repeats=20)."
 
 
-def _of_heads(births: "pd.DataFrame", steps: "pd.DataFrame", null: bool) -> str:
+def _of_heads(births: "pd.DataFrame", steps: "pd.DataFrame", what: str) -> str:
     heads = births[births["kind"] == "head"]
-    what = "beat their null" if null else f"have a rho of at least {THRESHOLDS['rho']:g}"
     born = heads[heads["step"].map(math.isfinite)].sort_values(["step", "name"], kind="stable")
     if born.empty:
         return f"No head is found to {what.replace('their', 'its')} from some step to the end."
     first = born[born["step"] == born["step"].iloc[0]]
     named = ", ".join(first["name"][:NAMED]) + (f" and {len(first) - NAMED} more" if len(first) > NAMED else "")
     start = int(steps["step"].iloc[0])
-    inherent = f", {int((born['step'] == start).sum())} of them from the first checkpoint on" if null else ""
+    inherent = f", {int((born['step'] == start).sum())} of them from the first checkpoint on"
     if len(born) == 1:
         what = what.replace("beat their", "beats its").replace("have", "has")
     return f"{len(born)} {what} from some step to the end{inherent}; the first at {_at(first.iloc[0])}: {named}."

@@ -58,6 +58,14 @@ PARTIAL = ResultKind("positional_heads.ScoreSums", "sums.safetensors", "position
 """The sums of an unfinished scoring run or of a shard."""
 FINISHED_FILE_NAME = "finished.jsonl"
 """The finished parts of an interrupted study."""
+PAGE_NAME = "report.html"
+"""The page of everything in a folder."""
+NOT_ALWAYS = {
+    SCORES.file_name: ("curves.png", EXAMPLES.file_name),
+    ABLATION.file_name: ("single_heads.csv",),
+    EMERGENCE.file_name: ("order.csv",),
+}
+"""Files beside a result of each kind that not every one has: of one that is replaced they would stay."""
 FORMAT_VERSION = 1
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"
@@ -208,7 +216,7 @@ def unpacked(raw: bytes, kind: ResultKind, source: Any) -> dict[str, Any]:
         msg = f"{source}: a safetensors file, but not a {kind.label}; {kind.written_by} writes those"
         if name := label.removeprefix("positional_heads."):
             msg += f"; this is {'an' if name[0] in 'AE' else 'a'} {name}"
-            in_python = {PROFILE.label, DISTANCE_RESPONSE.label, TASK.label}
+            in_python = {PROFILE.label, TASK.label}
             msg += f": read it by {name}.load in Python" if label in in_python else ""
         raise ResultFileError(msg)
     if version > FORMAT_VERSION:

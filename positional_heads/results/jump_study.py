@@ -1,5 +1,6 @@
 """The record of the jump study: D just beyond the training length, as it is and as queries and keys predict it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from positional_heads.core.rank_agreement import row_correlations
 from positional_heads.core.rotary import wavelengths
 from positional_heads.core.statistics import permutation_p
 from positional_heads.results.files import JUMPS
+from positional_heads.results.jump_tables import JUMP_MEANINGS
 from positional_heads.results.record import Record, computed_once, json_rows
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import VISIBLE_JUMP
@@ -145,6 +147,8 @@ class JumpStudy(Record):
         """Whether the jump follows from queries and keys, and from angles that pairs never saw, in words."""
         frame, (whole, held, before) = self.to_frame(), self.agreement().to_dict("records")
         visible = int((frame["jump"].abs() > VISIBLE_JUMP).sum())
+        if np.isnan(whole["correlation_low"]):
+            return f"Undecided: {whole['heads']} heads are too few for intervals, which need {FEWEST_HEADS}."
         follows = whole["correlation_low"] > 0 and whole["explained_low"] > 0
         told = (
             f"rank correlation {whole['correlation']:.2f} ({whole['correlation_low']:.2f} to "
@@ -162,6 +166,10 @@ class JumpStudy(Record):
             f"pairs held where their angles would be new, {_share(held['explained'])} is explained; by {control}, "
             f"{_share(before['explained'])}. {visible or 'None'} of the heads {jump}."
         )
+
+    @property
+    def _meanings(self) -> Mapping[str, str]:
+        return JUMP_MEANINGS
 
     def _step(
         self, curve: Float64[Tensor, "head place"], places: Int[Tensor, " place"], back: int = 0

@@ -27,6 +27,7 @@ from positional_heads.results.ranked_heads import ranked_heads
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.tables import ROWS
 from positional_heads.results.text import printable
+from positional_heads.results.verdicts import rough_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +167,7 @@ class ManipulationStudy(AnsweredSets):
     def _judgement(self) -> str:
         """The verdict without what ranks the heads."""
         measure = self.measures[0]
-        return manipulation_verdict(
+        said = manipulation_verdict(
             self.task,
             measure,
             self.effects(),
@@ -177,6 +178,7 @@ class ManipulationStudy(AnsweredSets):
             chance=self.chance.get(measure),
             units=self._units(self.reaches[0]),
         )
+        return said + rough_note(self._units(self.reaches[0]))
 
     def _main_table(self) -> "pd.DataFrame":
         table = self.contrasts()

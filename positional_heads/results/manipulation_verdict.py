@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.effects import INTERACTION
 from positional_heads.results.printed_manipulations import ALL_COUNTS, EVERY, RANDOM_HEADS, RANDOM_PAIRS
-from positional_heads.results.text import p_text
+from positional_heads.results.text import p_text, signed
 from positional_heads.results.verdicts import ALPHA, unable_verdict
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def manipulation_verdict(
     counts = contrasts["pairs"].drop_duplicates().tolist()[:-1]
     by = "" if factor is None else f" by {factor:g}"
     cost = ", ".join(
-        f"{row['effect']:+.3f} at {row['reach']} range"
+        f"{signed(row['effect'])} at {row['reach']} range"
         for _, row in over[(over["kind"] == "slowest") & (over["against"] == RANDOM_PAIRS)].iterrows()
         if row["reach"] != INTERACTION
     )
@@ -64,7 +64,7 @@ def manipulation_verdict(
     of_heads = f"each of the top {heads} heads" if heads > 1 else "the top head"
     parts = [
         f"{DOING[how]} the slowest {number} of {of_heads}{by} changes {measure} of {task} by {cost}{mean}; all "
-        f"{every['pairs']} of their pairs, by {every['effect']:+.3f} at {reach} range."
+        f"{every['pairs']} of their pairs, by {signed(every['effect'])} at {reach} range."
     ]
     parts += _which_pairs([row for row in rows if row["against"] == RANDOM_PAIRS], reach)
     parts += _which_heads(next(row for row in rows if row["against"] == RANDOM_HEADS))
@@ -136,7 +136,7 @@ def _numbers(row: Any) -> str:
     """A contrast: difference, interval, p-value."""
     if isnan(row["contrast"]):
         return f"no random heads to compare with; {p_text(row['p_value'])}"
-    within = f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
+    within = f"95 % interval {signed(row['low'])} to {signed(row['high'])}"
     if isnan(row["low"]):
         within = f"no interval below {FEWEST_UNITS} units"
-    return f"{row['contrast']:+.3f} ({within}, {p_text(row['p_value'])})"
+    return f"{signed(row['contrast'])} ({within}, {p_text(row['p_value'])})"

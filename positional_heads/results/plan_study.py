@@ -31,6 +31,7 @@ from positional_heads.results.plan_words import ALL_BUDGETS, EDITS, WINDOWS, Pla
 from positional_heads.results.record import computed_once, json_rows, nested
 from positional_heads.results.tables import ROWS
 from positional_heads.results.text import printable
+from positional_heads.results.verdicts import rough_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -168,7 +169,7 @@ class PlanStudy(AnsweredSets):
     @property
     def _judgement(self) -> str:
         measure = self.measures[0]
-        return plan_verdict(
+        said = plan_verdict(
             self.task,
             measure,
             self.effects(),
@@ -180,6 +181,7 @@ class PlanStudy(AnsweredSets):
             planned=self.planned,
             same_question=self._same_question,
         )
+        return said + rough_note(self._units(self.reaches[0]))
 
     @property
     def _same_question(self) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from positional_heads.core.statistics import FEWEST_UNITS, holm
 from positional_heads.results.plan_words import ALL_BUDGETS, PlanWords
-from positional_heads.results.text import p_text, printable
+from positional_heads.results.text import p_text, printable, signed
 from positional_heads.results.verdicts import ALPHA, unable_verdict
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ def plan_verdict(
     budgets = contrasts["budget"].drop_duplicates().tolist()[:-1]
     found = (
         f"{words.best.format(by=_names(tied), task=task)} at {reach} range: {measure} "
-        f"{best['effect']:+.3f}, mean over {'the budgets' if len(budgets) > 1 else 'the budget'} "
-        f"{', '.join(f'{budget:g}' for budget in budgets)}; random plans cost {by_kind['chance']:+.3f}, "
-        f"{words.every} {by_kind['all']:+.3f}."
+        f"{signed(best['effect'])}, mean over {'the budgets' if len(budgets) > 1 else 'the budget'} "
+        f"{', '.join(f'{budget:g}' for budget in budgets)}; random plans cost {signed(by_kind['chance'])}, "
+        f"{words.every} {signed(by_kind['all'])}."
     )
     if len(tied) > 1:
         found += f" {_names(tied)} cost the same: which comes first is the order in which they were given."
@@ -98,7 +98,7 @@ def cheapest(contrasts: "pd.DataFrame", reach: str, budget: object) -> list[str]
 def _at_each(budgets: Sequence[float], contrasts: "pd.DataFrame", reach: str) -> str:
     """What costs least at each budget, as a sentence."""
     here = contrasts[contrasts["reach"] == reach].groupby("budget", sort=False)["effect"].max()
-    least = (f"{_names(cheapest(contrasts, reach, one))} {here[one]:+.3f} at {one:g}" for one in budgets)
+    least = (f"{_names(cheapest(contrasts, reach, one))} {signed(here[one])} at {one:g}" for one in budgets)
     return f"Cheapest at each budget: {', '.join(least)}."
 
 
@@ -156,7 +156,7 @@ def _against_best(best: Any, reach: str, differences: "pd.DataFrame") -> list[st
 
 def _listed(rows: Sequence[Any], *, p_values: bool = True) -> str:
     return "; ".join(
-        f"{_name(row)} {row['gain']:+.3f} ({_interval(row)}{', ' + p_text(row['p_chance']) if p_values else ''})"
+        f"{_name(row)} {signed(row['gain'])} ({_interval(row)}{', ' + p_text(row['p_chance']) if p_values else ''})"
         for row in rows
     )
 
@@ -164,7 +164,7 @@ def _listed(rows: Sequence[Any], *, p_values: bool = True) -> str:
 def _interval(row: Any) -> str:
     if isnan(row["low"]):
         return f"no interval below {FEWEST_UNITS} units"
-    return f"95 % interval {row['low']:+.3f} to {row['high']:+.3f}"
+    return f"95 % interval {signed(row['low'])} to {signed(row['high'])}"
 
 
 def _names(names: Sequence[str]) -> str:

@@ -66,6 +66,26 @@ def contrast_table(contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:
     return ResultTable([name for name in COLUMNS if name != "pairs"], over, MEANINGS)
 
 
+def draws_line(contrasts: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> str:
+    """Whether p-values are exact, in one line.
+
+    Args:
+        contrasts: Rows of `ManipulationStudy.contrasts`.
+        provenance: Of the study; parts may be missing.
+    """
+    pairs, heads = (
+        next(int(row["draws"]) for row in contrasts if row["against"] == control)
+        for control in (RANDOM_PAIRS, RANDOM_HEADS)
+    )
+    asked = (provenance.get("settings") or {}).get("n_permuted", 0)
+    of_heads = f"exact, of all {heads} permuted rankings that exist" if heads < asked else f"of a sample of {heads}"
+    return (
+        f"P-values of pairs are of a sample of {pairs} random rankings, not exact and at least {1 / (1 + pairs):.2g}; "
+        f"those of heads are {of_heads}{'' if heads < asked else ' permuted rankings, not exact'} and at least "
+        f"{1 / (1 + heads):.2g}."
+    )
+
+
 def manipulation_line(content: Mapping[str, Any]) -> str:
     """Model, task, heads and pairs of a study, in one line.
 

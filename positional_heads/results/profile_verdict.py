@@ -10,7 +10,7 @@ from scipy.stats import norm
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.edits import measured_under
 from positional_heads.results.head_names import MIXED
-from positional_heads.results.text import printable
+from positional_heads.results.text import printable, signed
 from positional_heads.results.verdicts import ALPHA, FEWEST_FOR_INTERVAL
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _related(correlations: "pd.DataFrame", scores: Collection[str], n_heads: int
         return [f"{n_heads} heads are too few for rank correlations of their measures."]
     alike = [(one, other, correlations.loc[one, other]) for one, other in combinations(correlations.columns, 2)]
     alike = sorted((pair for pair in alike if abs(pair[2]) >= SAME), key=lambda pair: -abs(pair[2]))
-    shown = ", ".join(f"{one} and {other} {value:+.2f}" for one, other, value in alike[:NAMED_PAIRS])
+    shown = ", ".join(f"{one} and {other} {signed(value, 2)}" for one, other, value in alike[:NAMED_PAIRS])
     more = f" and {len(alike) - NAMED_PAIRS} more pairs" if len(alike) > NAMED_PAIRS else ""
     rule = f"rank correlation over heads of {SAME:g} or more, or -{SAME:g} or less"
     found = [
@@ -101,10 +101,10 @@ def _goes_with(name: str, others: "pd.Series[float]", n_heads: int) -> str:
     by_chance = f"chance alone: up to {min(chance, 1):.2f} over {n_heads} independent heads"
     if not len(beyond):
         return (
-            f"{name} goes with none of the {len(others)} other measures: at most {ordered.iloc[0]:+.2f}, "
+            f"{name} goes with none of the {len(others)} other measures: at most {signed(ordered.iloc[0], 2)}, "
             f"{ordered.index[0]} ({by_chance})."
         )
-    listed = ", ".join(f"{measure} {value:+.2f}" for measure, value in beyond.items())
+    listed = ", ".join(f"{measure} {signed(value, 2)}" for measure, value in beyond.items())
     return f"{name} goes most with {listed} ({by_chance})."
 
 
@@ -112,6 +112,7 @@ def _basis(provenance: Mapping[str, Any], groups: int) -> str:
     data = provenance.get("data", {})
     number, longest = data.get("sequences", "?"), data.get("longest", "?")
     intervals = "" if groups >= FEWEST_UNITS else f", too few for intervals, which need {FEWEST_UNITS}"
+    intervals += ", too few to rely on intervals" if FEWEST_UNITS <= groups < FEWEST_FOR_INTERVAL else ""
     return (
         f"All of this is about {number} sequence{'s' * (number != 1)} of up to {longest} tokens{intervals}: other text "
         "can change numbers and names."

@@ -9,6 +9,7 @@ from torch import Tensor
 from positional_heads.core.number_ranges import number_ranges
 from positional_heads.core.statistics import FEWEST_UNITS, mean_interval
 from positional_heads.results.choosing import SIMPLEST
+from positional_heads.results.text import rounded, signed
 
 if TYPE_CHECKING:
     from positional_heads.results.recommendation import Recommendation
@@ -48,7 +49,9 @@ def diagnosis_words(made: "Recommendation") -> str:
     if len(made.heads):
         frame = made.head_frame()
         visible = frame[frame["visible"]]
-        names = ", ".join(f"{row['name']} ({row['jump']:+.1f} sd)" for row in frame.head(NAMED).to_dict("records"))
+        names = ", ".join(
+            f"{row['name']} ({signed(row['jump'], 1)} sd)" for row in frame.head(NAMED).to_dict("records")
+        )
         sentences.append(
             f"Without extension the curve of D of {len(visible)} of {len(frame)} heads visibly jumps at "
             f"{made.training_length} tokens: {names}, the highest rho first."
@@ -174,5 +177,6 @@ def _needing_code(made: "Recommendation", taken: int | None) -> str:
 
 def _with_interval(differences: Float64[Tensor, " unit"], sign: str = "") -> str:
     low, high = mean_interval(differences).tolist()
-    ends = f" ({low:{sign}.3f} to {high:{sign}.3f})" if isfinite(low) and isfinite(high) else " (no interval)"
-    return f"{float(differences.mean()):{sign}.3f}{ends}"
+    known = isfinite(low) and isfinite(high)
+    ends = f" ({rounded(low, sign=sign)} to {rounded(high, sign=sign)})" if known else " (no interval)"
+    return f"{rounded(float(differences.mean()), sign=sign)}{ends}"

@@ -16,7 +16,7 @@ from positional_heads.results.files import SCORES
 from positional_heads.results.null_scores import NullScores
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.tables import HEAD_COLUMNS, text_label
-from positional_heads.results.text import printable
+from positional_heads.results.text import printable, rounded
 from positional_heads.results.verdicts import ALPHA, scores_verdict
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class HeadScores(Record):
         data = self.provenance.get("data", {})
         longest = data.get("longest", "?") if self.curve is None else self.curve.shape[-1]
         text = f" of {names}" if (names := text_label(self.provenance)) else ""
-        best = ", ".join(f"{head} {float(self.rho[head]):.3f}" for head in self.top(min(3, self.n_scored)))
+        best = ", ".join(f"{head} {rounded(float(self.rho[head]))}" for head in self.top(min(3, self.n_scored)))
         return (
             f"{printable(self.model_name, newlines=False)}: {layers} layers of {heads} heads, "
             f"{self.n_scored} with a score, {data.get('sequences', '?')} sequences of up to {longest} "

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from positional_heads.results.text import LEAST_P, printable
+from positional_heads.results.text import LEAST_P, printable, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +177,8 @@ NAMED_TEXTS = 3
 """Texts that a line names at most."""
 SMALL = 5e-4
 """Numbers that three places would show as 0."""
+ROUNDING = 1e-12
+"""Numbers below are what rounding leaves of 0, as of a mean of equal numbers less each of them."""
 HEAD_COLUMNS = (
     *("name", "rho", "low", "high", "null_mean", "null_error", "excess", "q_value"),
     *("control_rho", "stays", "rho_curve", "saturation"),
@@ -286,6 +288,21 @@ def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mappin
     lines = [{kind: by_set.get((row["reach"], row["k"], kind)) for kind in KINDS} | dict(row) for row in contrasts]
     without = () if any(line["anywhere"] is not None for line in lines) else ("anywhere",)
     return ResultTable([name for name in STUDY_COLUMNS if name not in without], lines)
+
+
+def change_line(measure: str, effects: Sequence[Mapping[str, Any]], of: str = "", whole: str = "As it is") -> str:
+    """What effects are changes of, and from where, in one line.
+
+    Args:
+        measure: The measure.
+        effects: Rows of the effects of a study, those of kind "none" among them.
+        of: What changes it, e.g. " with windows".
+        whole: How the model is in the rows of kind "none".
+    """
+    plain = [row for row in effects if row["kind"] == "none" and row["reach"] in {"long", "short"}]
+    levels = ", ".join(f"{row['reach']} {rounded(row['effect'])}" for row in plain)
+    known = f" {whole}, it is {levels}." if levels else ""
+    return f"Change of {printable(measure, newlines=False)}{of}; negative is harm.{known}"
 
 
 def single_heads_table(by_head: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
@@ -437,4 +454,4 @@ def _cell(value: Any, column: str = "") -> str:
         return "yes" if value else "no"
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.3f}" if not 0 < abs(value) < SMALL else f"{value:.1g}"
+    return rounded(value) if not ROUNDING < abs(value) < SMALL else f"{value:.1g}"

@@ -10,7 +10,7 @@ from torch import Tensor
 from positional_heads.results.files import TASK
 from positional_heads.results.record import Record, json_rows, nested
 from positional_heads.results.selection import parts_of
-from positional_heads.results.text import printable
+from positional_heads.results.text import printable, rounded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,10 +40,10 @@ class TaskResult(Record):
     def description(self) -> str:
         """The task, how many answers, a guess, and the mean of each measure, in one line."""
         name = printable(self.task, newlines=False)
-        guess = ", ".join(f"{measure} {value:.3f}" for measure, value in self.chance.items())
+        guess = ", ".join(f"{measure} {rounded(value)}" for measure, value in self.chance.items())
         means = [
             f"{where if isinstance(where, str) else ', '.join(where)} range: "
-            + ", ".join(f"{measure} {value:.3f}" for measure, value in values.items())
+            + ", ".join(f"{measure} {rounded(value)}" for measure, value in values.items())
             for where, values in self.mean(self._columns).to_dict("index").items()
         ]
         return "; ".join([f"{name}: {len(self.rows)} answers" + (f", a guess gives {guess}" if guess else ""), *means])

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import SupportsFloat
 
 SPACE, NEWLINE, TAB = "·", "↵", "⇥"
 LEAST_P = 0.001
@@ -57,6 +58,23 @@ def printable(text: object, *, newlines: bool = True) -> str:
 def p_text(p_value: float) -> str:
     """A p-value in a sentence: "p = 0.012" or "p < 0.001"."""
     return f"p < {LEAST_P:g}" if p_value < LEAST_P else f"p = {p_value:.3f}"
+
+
+def rounded(value: SupportsFloat, places: int = 3, sign: str = "") -> str:
+    """A number in a sentence or a table; one that rounds to 0 has no sign.
+
+    Args:
+        value: The number.
+        places: Places after the point.
+        sign: "+" to give positive numbers a sign, too.
+    """
+    text = f"{float(value):{sign}.{places}f}"
+    return text if float(text) else f"{0:.{places}f}"
+
+
+def signed(value: SupportsFloat, places: int = 3) -> str:
+    """A change in a sentence, with its sign unless it rounds to 0: "+0.120", "-0.120", "0.000"."""
+    return rounded(value, places, "+")
 
 
 def axis_labels(tokens: Sequence[str]) -> list[str]:

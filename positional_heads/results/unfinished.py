@@ -4,22 +4,54 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from positional_heads.results.files import FINISHED_FILE_NAME, PARTIAL, ResultFileError, earlier_sums, read_result
+from positional_heads.results.files import (
+    ABLATION,
+    DISTANCE_RESPONSE,
+    EMERGENCE,
+    EXTRAPOLATION,
+    FINISHED_FILE_NAME,
+    HEAD_PROFILE,
+    MANIPULATION,
+    PARTIAL,
+    PLAN_STUDY,
+    RECOMMENDATION,
+    ResultFileError,
+    ResultKind,
+    earlier_sums,
+    read_result,
+)
 
 _CHECKSUM = "sha256"
+
+
+class Study(NamedTuple):
+    """A kind of study that is resumed from its finished parts.
+
+    Attributes:
+        command: Its command; None where there is none.
+        function: Its function.
+        kind: The result that it ends in.
+    """
+
+    command: str | None
+    function: str
+    kind: ResultKind
+
+
 STUDIES = {
-    "emergence": ("emerge", "emergence_study"),
-    "pairs": ("plan --pairs --study", "pair_study"),
-    "windows": ("plan --study", "plan_study"),
-    "ablation": ("ablate", "ablation_study"),
-    "manipulation": ("manipulate", "manipulation_study"),
-    "recommendation": ("recommend", "recommend_extension"),
-    "retrieval": ("profile", "profile_heads"),
+    "emergence": Study("emerge", "emergence_study", EMERGENCE),
+    "pairs": Study("plan --pairs --study", "pair_study", PLAN_STUDY),
+    "windows": Study("plan --study", "plan_study", PLAN_STUDY),
+    "ablation": Study("ablate", "ablation_study", ABLATION),
+    "manipulation": Study("manipulate", "manipulation_study", MANIPULATION),
+    "recommendation": Study("recommend", "recommend_extension", RECOMMENDATION),
+    "retrieval": Study("profile", "profile_heads", HEAD_PROFILE),
+    "trained": Study("extrapolate", "extrapolation_study", EXTRAPOLATION),
+    "settings": Study(None, "distance_response", DISTANCE_RESPONSE),
 }
-"""Command and function of studies, by what their own header has; the first that fits."""
-OTHERS = ("extrapolate", "extrapolation_study")
+"""Studies by what their own header has; the first that fits."""
 
 
 def unfinished(folder: str | Path) -> str | None:
@@ -31,8 +63,9 @@ def unfinished(folder: str | Path) -> str | None:
     folder = Path(folder)
     sums = [folder / PARTIAL.file_name, *sorted(folder.glob("shard-*.unfinished.safetensors"))]
     notes = [_unfinished_scores(file) for file in sums if file.is_file()]
-    if (folder / FINISHED_FILE_NAME).is_file():
-        notes.append(_unfinished_study(folder / FINISHED_FILE_NAME))
+    parts = folder / FINISHED_FILE_NAME
+    if parts.is_file() and (note := _unfinished_study(parts)) is not None:
+        notes.append(note)
     return " ".join(notes) or None
 
 
@@ -52,18 +85,28 @@ def _unfinished_scores(file: Path) -> str:
     return f"{file}: unfinished, {done} of {total} batches are counted; to resume, repeat the same {call}."
 
 
-def _unfinished_study(file: Path) -> str:
+def _unfinished_study(file: Path) -> str | None:
     try:
         header, *parts = finished_lines(file) or [{}]
     except ResultFileError as error:
         return f"{error}."
-    command, function = next((names for key, names in STUDIES.items() if key in header), OTHERS)
     if not header:  # killed before it was written
         return f"{file}: a study that was killed at its very beginning, nothing is lost; repeat its command."
+    study = next((study for key, study in STUDIES.items() if key in header), STUDIES["trained"])
+    if _written_since(file, study.kind):
+        return None
+    command = "" if study.command is None else f"positional-heads {study.command} command, or "
+    done = sum("part" in line for line in parts)
     return (
-        f"{file}: unfinished study, {len(parts)} of its parts done; to resume, repeat the same positional-heads "
-        f"{command} command, or {function} call with the same checkpoint=."
+        f"{file}: unfinished study, {done} of its parts done; to resume, repeat the same {command}{study.function} "
+        "call with the same checkpoint=."
     )
+
+
+def _written_since(file: Path, kind: ResultKind) -> bool:
+    """Whether the study was finished: its result lies beside the parts, which calls in Python keep, and is newer."""
+    result = file.parent / kind.file_name
+    return result.is_file() and result.stat().st_mtime_ns >= file.stat().st_mtime_ns
 
 
 def finished_line(line: Mapping[str, Any]) -> str:

@@ -30,8 +30,11 @@ IN_REVISION = re.compile(r"\D*?(\d+)")
 MODEL_FILES = ("config.json", "adapter_config.json")
 READ_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 """What is read of a revision; `*.bin` where it has no safetensors."""
-OF_BUNDLED = "{step: partial(ph.load_bundled_model, step) for step in ph.bundled_steps()}"
-"""The checkpoints of the bundled model, as messages name them; `partial` is that of functools."""
+OF_BUNDLED = (
+    "{step: partial(ph.load_bundled_model, step) for step in ph.bundled_steps()}, or some of these steps (from "
+    "functools import partial)"
+)
+"""The checkpoints of the bundled model, as messages name them."""
 FEWEST = 2
 SHOWN = 8
 """Names that a message lists at most."""
@@ -158,6 +161,7 @@ def _pairs(checkpoints: Any) -> Iterable[tuple[Any, Any]]:
         return list(checkpoints.items())
     if _is_revisions(checkpoints):
         name, revisions = checkpoints
+        _refuse_bundled(name)
         return [(_step_of(one), (name, one)) for one in revisions]
     if isinstance(checkpoints, Iterable) and not isinstance(checkpoints, (bytes, set)) and not is_loaded(checkpoints):
         pairs = list(checkpoints)
@@ -183,6 +187,17 @@ def _is_revisions(checkpoints: Any) -> bool:
     name, revisions = checkpoints
     many = isinstance(revisions, Sequence) and not isinstance(revisions, (str, bytes))
     return isinstance(name, str) and many and all(isinstance(one, str) for one in revisions)
+
+
+def _refuse_bundled(name: str) -> None:
+    """Refuse revisions of the bundled model, which no hub has.
+
+    Raises:
+        ValueError: If it is this one.
+    """
+    if name == BUNDLED:
+        msg = f"{BUNDLED!r} has no revisions: its checkpoints are files of this package, give {OF_BUNDLED}"
+        raise ValueError(msg)
 
 
 def _step_of(revision: str) -> int:
@@ -242,6 +257,7 @@ def _checked(step: int, source: Any, options: Mapping[str, Any]) -> Checkpoint:
         raise TypeError(msg)
     if isinstance(source, (tuple, list)) and len(source) == 2 and all(isinstance(one, str) for one in source):  # noqa: PLR2004
         name, revision = source
+        _refuse_bundled(name)
         from huggingface_hub import constants
 
         if constants.HF_HUB_OFFLINE and downloaded(name, revision, only_here=True) is None:

@@ -1,7 +1,7 @@
 """The extrapolation study in one call: scores and task performance beyond the training length, under each method."""
 
 import hashlib
-from collections import Counter
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from positional_heads.bridge.rope_scaling.plain_rope import plain_rope
 from positional_heads.bridge.run_cost import run_costs
 from positional_heads.bridge.sequences import Text, as_sequences
 from positional_heads.bridge.tokenizing import start_token, text_tokens
-from positional_heads.core.arguments import check_settings, checked, in_range, is_number
+from positional_heads.core.arguments import check_settings, checked, in_range, is_number, refuse_twice
 from positional_heads.core.heads import Head, Heads
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.scores import kept
@@ -36,6 +36,8 @@ from positional_heads.studies.tasks.evaluate import make_task, refuse_misspelled
 from positional_heads.studies.tasks.recall import RECALL
 from positional_heads.studies.tasks.task import AnswerTask, Example
 from positional_heads.studies.trials import Trial, TrialPlan, smaller_trial_plans
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("none", "linear", "ntk", "yarn", "self_extend")
 FOLLOWED_HEADS = 4
@@ -99,7 +101,7 @@ def extrapolation_study(
     trained = trained_length(model, training_length)
     longest = round(max(factors) * trained)
     refuse_fixed_tables(model, longest)
-    _refuse_twice("factors", [f"the length {round(factor * trained)}" for factor in factors])
+    refuse_twice("factors", [f"the length {round(factor * trained)}" for factor in factors])
     rows = long_rows(model, tokens, longest, sequences)
     trials = [trial for method in methods for trial in _trials(method, factors, trained)]
     settings = {"depths": 5, "examples": 2, **task_settings}
@@ -204,15 +206,8 @@ def check_choices(methods: Sequence[str | Method], factors: Sequence[float], tas
             msg = f"method {name!r} needs {' and '.join(needed)}, which its name does not give: choose of {named}; in "
             msg += "Python, methods= takes those of ph.rope_method too"
             raise ValueError(msg)
-    _refuse_twice("methods", [method_label(method) for method in methods])
-    _refuse_twice("factors", [f"{factor:.12g}" for factor in factors])
-
-
-def _refuse_twice(name: str, labels: Sequence[str]) -> None:
-    """Refuse a repeated label: the parts of a study are kept by label."""
-    if repeated := [label for label, count in Counter(labels).items() if count > 1]:
-        msg = f"{name} names {', '.join(repeated)} twice: give each once"
-        raise ValueError(msg)
+    refuse_twice("methods", [method_label(method) for method in methods])
+    refuse_twice("factors", [f"{factor:.12g}" for factor in factors])
 
 
 @checked
@@ -314,7 +309,7 @@ def long_rows(
         model: A TransformerBridge.
         tokens: A text, or sequences.
         length: Tokens of each row.
-        sequences: Rows to cut from a text at most.
+        sequences: Rows to cut from a text; all that it holds, with a warning, where there are fewer.
         what: What needs this length, for the error.
 
     Raises:
@@ -332,6 +327,10 @@ def long_rows(
         msg = f"the text has {len(ids)} tokens, a sequence at {what} needs {length}: give a longer text"
         raise ValueError(msg)
     pieces = ids[: len(ids) // room * room].view(-1, room)[:sequences]
+    if len(pieces) < sequences:
+        logger.warning(
+            "%d sequences were asked for, the text holds %d of %d tokens: these are all", sequences, len(pieces), length
+        )
     return torch.stack([torch.cat([start, piece]) for piece in pieces])
 
 

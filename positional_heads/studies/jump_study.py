@@ -57,7 +57,8 @@ def jump_study(
         model: A TransformerBridge, not extended.
         tokens: A long text, of which the first sequences are taken; or token ids of at least 1.25 training lengths.
         training_length: Tokens that the model was trained on; read from its configuration when None.
-        sequences: Number of sequences to cut from a text, at least 2.
+        sequences: Number of sequences to cut from a text, at least 2; all that it holds, with a warning, where it holds
+            fewer.
         samples: Pairs of a query and a key of each head that predict.
         pairs: Query-key pairs sampled of each measured sequence, as in `score_heads`; all when None.
         seed: Seed of all samples.

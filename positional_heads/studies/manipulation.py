@@ -20,7 +20,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.manipulated_pairs import manipulated_pairs
-from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.arguments import checked, in_range, refuse_twice
 from positional_heads.core.head_sets import AnySet, distinct_sets, set_name
 from positional_heads.core.heads import Head
 from positional_heads.results.ablation import RankBy
@@ -216,13 +216,16 @@ def _manipulated(model: TransformerLensModel, moved: Moved, how: Manipulation, f
 
 
 def _refuse_factor(how: str, factor: float | None) -> None:
-    """Refuse a factor that has no use, or is missing.
+    """Refuse a factor that has no use, changes nothing, or is missing.
 
     Raises:
         ValueError: If it is so.
     """
     if how == "scale" and factor is None:
         msg = "how='scale' needs factor=, e.g. factor=0.5"
+        raise ValueError(msg)
+    if factor == 1:
+        msg = "factor=1 leaves every frequency as it is: there would be no effect to measure; give another, e.g. 0.5"
         raise ValueError(msg)
     if how != "scale" and factor is not None:
         msg = f"factor={factor} goes with how='scale', not with how={how!r}: leave it out"
@@ -252,12 +255,13 @@ def _checked_counts(counts: Sequence[int] | None, ranker: Ranker, orders: Sequen
     """Numbers of pairs, ascending, each once.
 
     Raises:
-        ValueError: If there is none, or one leaves nothing to choose.
+        ValueError: If there is none, one is given twice, or one leaves nothing to choose.
     """
     fewest = min(len(orders[head.layer]) for head in ranker.ranking)
     if counts is None:
-        counts = [max(1, round(share * fewest)) for share in SHARES]
-    counts = sorted(set(counts))
+        counts = sorted({max(1, round(share * fewest)) for share in SHARES})  # of few pairs, shares are as many
+    refuse_twice("counts", counts)
+    counts = sorted(counts)
     if not counts:
         msg = f"no count given: name numbers of pairs, e.g. counts=[{max(1, fewest // 4)}]"
         raise ValueError(msg)

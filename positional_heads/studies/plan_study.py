@@ -16,7 +16,7 @@ from positional_heads.bridge.ablation import Ablation
 from positional_heads.bridge.active_extension import extension_provenance
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions
-from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.arguments import checked, in_range, refuse_twice
 from positional_heads.core.head_sets import distinct_sets
 from positional_heads.core.key_heads import lowest, permuted_within_layers, readers
 from positional_heads.results.edits import measured_under
@@ -169,6 +169,7 @@ def _tried_plans(  # noqa: PLR0917  the settings of a study
     Raises:
         ValueError: If a budget leaves nothing to choose or repeats another, or a measure is chance, none or unknown.
     """
+    refuse_twice("budgets", budgets)
     among, key_heads, keys_of = windowable(profile), profile.key_heads, key_cache(profile).keys_of
     counts = _counts(int(among.sum()), {budget: _count(profile, budget, window, sinks) for budget in budgets})
     measures = [name for name in MEASURES if name in profile.names] if by is None else list(by)

@@ -7,7 +7,7 @@ from torch import Tensor
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import AnyHead
 from positional_heads.results.head_examples import HeadExamples
-from positional_heads.results.text import axis_labels
+from positional_heads.results.text import axis_labels, signed
 from positional_heads.views.tokens import coloured_tokens, largest
 from positional_heads.views.view import DIVERGING, Group, HeatCell, HeatRow, HeatTable, Scale, View
 
@@ -97,7 +97,7 @@ def _heat(
         cells = [
             HeatCell("masked", f"{name}: masked")
             if off
-            else HeatCell(_shade(value / bound), f"{name}, pair {pair}: {value:+.3f}")
+            else HeatCell(_shade(value / bound), f"{name}, pair {pair}: {signed(value)}")
             for name, value, off in zip(names, values, masked, strict=True)
         ]
         rows.append(HeatRow(str(pair), tuple(cells)))

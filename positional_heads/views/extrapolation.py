@@ -11,6 +11,7 @@ from torch import Tensor
 from positional_heads.core.arguments import checked
 from positional_heads.core.rotary import injective_range, told_apart, wavelengths
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.text import signed
 from positional_heads.views.figures import (
     MARKERS,
     NORMAL,
@@ -157,8 +158,8 @@ def _title(study: ExtrapolationStudy, title: str) -> str:
 def _correlation_line(link: Any) -> str:
     if np.isnan(link["correlation"]):
         return "rank correlation undefined"
-    interval = "" if np.isnan(link["low"]) else f" ({link['low']:+.2f} to {link['high']:+.2f})"
-    return f"rank correlation {link['correlation']:+.2f}{interval}, {int(link['points'])} points"
+    interval = "" if np.isnan(link["low"]) else f" ({signed(link['low'], 2)} to {signed(link['high'], 2)})"
+    return f"rank correlation {signed(link['correlation'], 2)}{interval}, {int(link['points'])} points"
 
 
 def _cycled(looks: Sequence[str], values: Sequence[Any], value: Any) -> str:

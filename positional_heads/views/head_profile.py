@@ -12,6 +12,7 @@ from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_names import MIXED
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.profile_tables import UNITS, measure_title
+from positional_heads.results.text import rounded
 from positional_heads.views.figures import (
     DIVERGING,
     NORMAL,
@@ -99,7 +100,7 @@ def measure_correlations(profile: HeadProfile) -> Figure:
     axes.set(xlabel="measure", ylabel="measure")
     if len(names) <= LABELLED:
         for (row, column), value in np.ndenumerate(values):
-            text, colour = "" if np.isnan(value) else f"{value:.2f}", "white" if abs(value) > 0.65 else "black"  # noqa: PLR2004
+            text, colour = "" if np.isnan(value) else rounded(value, 2), "white" if abs(value) > 0.65 else "black"  # noqa: PLR2004
             axes.text(column, row, text.replace("0.", "."), ha="center", va="center", fontsize=6, color=colour)
     unknown = "\ngrey: a measure that is unknown or the same for all heads" if np.isnan(values).any() else ""
     heads = int((profile.key_heads >= 0).sum())

@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from positional_heads.core.arguments import checked
 from positional_heads.results.recommendation import Recommendation
+from positional_heads.results.text import rounded
 from positional_heads.views.figures import MARKERS, NORMAL, PALETTE, Picture, readable, share_legend
 
 WIDE = 5.0
@@ -52,7 +53,7 @@ def loss_by_factor(made: Recommendation) -> Figure:
         panel.axvline(ratio, color="0.5", linestyle="--", linewidth=1, label="target / training length")
         if len(changes) and changes.abs().max() > max(WIDE * changes.abs().median(), 0.2):
             panel.set_yscale("symlog", linthresh=0.1)
-        panel.set_title(f"{title}; without extension {float(table[name].iloc[0]):.3f}", fontsize=NORMAL)
+        panel.set_title(f"{title}; without extension {rounded(float(table[name].iloc[0]))}", fontsize=NORMAL)
         panel.set_xlabel("factor: tokens of context / tokens of training", fontsize=NORMAL)
         panel.set_xlim((factors[0] + factors[-1] - 1.3 * span) / 2, (factors[0] + factors[-1] + 1.3 * span) / 2)
         panel.set_xticks(factors, [f"{one:g}" for one in factors])

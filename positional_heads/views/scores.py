@@ -12,6 +12,7 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.scores import HeadScores, kept
 from positional_heads.results.tables import text_label
+from positional_heads.results.text import rounded
 from positional_heads.views.figures import (
     DIVERGING,
     NORMAL,
@@ -172,7 +173,7 @@ def _draw_curve(panel: Axes, scores: HeadScores, head: Head) -> None:
     margin = 0.08 * (np.nanmax(shown) - np.nanmin(shown)) + 1e-3
     panel.set_ylim(np.nanmin(shown) - margin, np.nanmax(shown) + margin)
     rho, rho_curve = float(scores.rho[head]), float(scores.rho_curve[head])
-    panel.set_title(f"{head}: rho {rho:.3f}, rho of the curve {rho_curve:.3f}", fontsize=NORMAL)
+    panel.set_title(f"{head}: rho {rounded(rho)}, rho of the curve {rounded(rho_curve)}", fontsize=NORMAL)
     panel.grid(alpha=0.25)
 
 
@@ -275,7 +276,7 @@ def scored_what(scores: HeadScores) -> str:
 
 def _label_cells(axes: Axes, rho: np.ndarray, largest: float) -> None:
     for (layer, head), value in np.ndenumerate(rho):
-        text = "n/a" if np.isnan(value) else f"{value:.2f}"
+        text = "n/a" if np.isnan(value) else rounded(value, 2)
         colour = "white" if abs(value) > 0.65 * largest else "black"
         axes.text(head, layer, text, ha="center", va="center", fontsize=7, color=colour)
 

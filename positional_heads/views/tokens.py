@@ -14,7 +14,7 @@ from torch import Tensor
 from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Heads
 from positional_heads.results.head_examples import HeadExamples
-from positional_heads.results.text import readable_tokens
+from positional_heads.results.text import readable_tokens, rounded
 from positional_heads.views.view import RED_TO_BLUE, WHITE_TO_BLUE, Group, Numbers, Panel, Scale, View
 
 Measure = Literal["dominant", "dominant_plain", "distance", "contribution"]
@@ -179,7 +179,7 @@ def _numbers(tokens: Sequence[str], values: Float[Tensor, "pos label"], labels: 
     shown = readable_tokens(tokens[:MOST_ROWS])
     part = "" if len(shown) == len(tokens) else f", first {len(shown)} tokens"
     rows = [
-        (f"{index}", token, *("unknown" if value != value else f"{value:.3f}" for value in row))  # noqa: PLR0124  NaN
+        (f"{index}", token, *("unknown" if value != value else rounded(value) for value in row))  # noqa: PLR0124  NaN
         for index, (token, row) in enumerate(zip(shown, values[: len(shown)].tolist(), strict=True))
     ]
     return Numbers(f"The numbers as a table{part}", ("position", "token", *labels), tuple(rows))

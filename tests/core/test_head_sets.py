@@ -67,12 +67,14 @@ def test_a_layer_too_small_for_a_match_gives_none():
 
 def test_sizes_are_rounded_sorted_and_within_the_number_of_heads():
     assert set_sizes(32, (0.01, 0.02, 0.05, 0.1, 0.2), None) == [1, 2, 3, 6]
-    assert set_sizes(32, None, [5, 5, 1]) == [1, 5]
+    assert set_sizes(32, None, [5, 1]) == [1, 5]
     assert set_sizes(32, None, []) == set_sizes(32, (), None) == []
     for arguments, message in (
         ((32, (1.5,), None), "fraction 1.5 must be above 0 and at most 1"),
         ((32, None, [33]), "33 heads asked for, 32 have a score"),
         ((32, None, [0]), "0 heads asked for"),
+        ((32, None, [5, 1, 5]), "counts names 5 twice: give each once"),
+        ((32, (0.1, 0.1), None), "fractions names 0.1 twice"),
         ((32, None, None), "either fractions= or counts="),
         ((32, (0.1,), [1]), "either fractions= or counts="),
     ):

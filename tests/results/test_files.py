@@ -1,6 +1,7 @@
 """A result file is complete, ours and undamaged, or refused."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -12,7 +13,15 @@ from safetensors.torch import load_file, save, save_file
 
 import positional_heads as ph
 from positional_heads.cli.common import prepared_folder
-from positional_heads.results.files import FINISHED_FILE_NAME, SCORES, kind_of, write_result
+from positional_heads.results.files import (
+    DISTANCE_RESPONSE,
+    EMERGENCE,
+    EXTRAPOLATION,
+    FINISHED_FILE_NAME,
+    SCORES,
+    kind_of,
+    write_result,
+)
 from positional_heads.results.unfinished import finished_line, finished_lines, unfinished
 from positional_heads.views.report.page import read_results
 from tests.support.synthetic import synthetic_scores
@@ -174,6 +183,61 @@ def test_finished_parts_of_an_earlier_version_have_no_checksum(tmp_path):
     file = tmp_path / FINISHED_FILE_NAME
     file.write_text('{"ablation": {}}\n{"part": "none", "result": 1}\n{"part": "L0')
     assert finished_lines(file) == [{"ablation": {}}, {"part": "none", "result": 1}]
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "resumed"),
+    [
+        ({"emergence": {}, "task": {}}, EMERGENCE, "positional-heads emerge command, or emergence_study call"),
+        ({"data": {}, "settings": {}}, DISTANCE_RESPONSE, "same distance_response call"),
+        ({"settings": {}, "trained": 64}, EXTRAPOLATION, "extrapolate command, or extrapolation_study call"),
+    ],
+)
+def test_parts_are_unfinished_until_a_result_lies_beside_them(header, kind, resumed, tmp_path):
+    lines, parts = [header, {"decision": {}}, {"part": "one", "result": {}}], tmp_path / "finished.jsonl"
+    parts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "unfinished study, 1 of its parts done" in unfinished(tmp_path)
+    assert resumed in unfinished(tmp_path)
+    result = tmp_path / kind.file_name
+    result.touch()
+    os.utime(result, ns=(0, parts.stat().st_mtime_ns - 1))  # that of an earlier run
+    assert resumed in unfinished(tmp_path)
+    os.utime(result, ns=(0, parts.stat().st_mtime_ns + 1))  # calls in Python keep their parts
+    assert unfinished(tmp_path) is None
+
+
+def test_what_belongs_to_a_replaced_result_is_removed(tmp_path, capsys):
+    written = {
+        "report.html": "<title>Positional Heads: bundled on prose</title>",
+        "curves.png": "of the old scores",
+        "examples.safetensors": "of the old scores",
+        "mine.csv": "mine",
+    }
+
+    def write(what):
+        synthetic_scores().save(tmp_path)
+        for name, content in what.items():
+            (tmp_path / name).write_text(content)
+
+    def left(overwrite=True, rewritten="curves.png"):
+        with prepared_folder(tmp_path, SCORES.file_name, overwrite):
+            write({rewritten: "of the new scores"} if rewritten else {})
+        return {file.name for file in tmp_path.iterdir()} - {SCORES.file_name}
+
+    write(written)
+    with pytest.raises(KeyboardInterrupt), prepared_folder(tmp_path, SCORES.file_name, True):
+        raise KeyboardInterrupt
+    with prepared_folder(tmp_path, SCORES.file_name, True):
+        pass  # of a run that writes no result, as of a shard
+    assert {*written} < {file.name for file in tmp_path.iterdir()}
+    assert left() == {"curves.png", "mine.csv"}
+    named = ", ".join(str(tmp_path / name) for name in ("report.html", "examples.safetensors"))
+    assert f"removed, of the result that was replaced: {named}; positional-heads report" in capsys.readouterr().err
+    write({"report.html": "a page of mine"})
+    assert left(rewritten=None) == {"report.html", "mine.csv"}
+    (tmp_path / SCORES.file_name).unlink()
+    (tmp_path / "curves.png").touch()
+    assert left(overwrite=False, rewritten=None) == {"report.html", "curves.png", "mine.csv"}  # none was replaced
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from positional_heads import views
+from positional_heads.cli.printed import PRINTED
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import holm, mean_interval
+from positional_heads.results.files import MANIPULATION
 from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.views.report.manipulation import manipulation_command, manipulation_files, manipulation_section
 from tests.support.planted_pairs import planted_manipulation
@@ -130,6 +132,12 @@ def test_the_verdict_claims_no_more_than_was_planted() -> None:
     assert "cost:" not in none
     assert "Not shown to cost more than random pairs: slowest" in none
     assert "are not shown to cost more than the slowest pairs of random heads" in none
+    for units, rough in ((3, False), (4, True), (7, True), (8, False)):
+        said = planted_manipulation(slow_pairs_of_all, units=units).verdict
+        assert (f"Intervals over {units} units are rough: give 8 or more before you rely on them." in said) is rough
+    unmoved = planted_manipulation(lambda *_: (1e-6, 1e-6), noise=0).verdict
+    assert "changes log_prob of planted by 0.000 at long range" in unmoved
+    assert "-0.000" not in unmoved
     few = planted_manipulation(slow_pairs_of_all, n_random=3).verdict
     assert "Undecided whether any cost more than random pairs" in few
     assert "Undecided whether they cost more than the slowest pairs of random heads" in few
@@ -139,6 +147,20 @@ def test_the_verdict_claims_no_more_than_was_planted() -> None:
     )
     alone = planted_manipulation(slow_pairs_of_top, heads=8, top=8)  # no other heads are left
     assert "no random heads to compare with" in alone.verdict
+
+
+def test_tables_say_where_changes_start_and_which_p_values_are_exact(study) -> None:
+    answered = [*zip(study.values["log_prob"][0].tolist(), study.rows, strict=True)]
+    answers = {reach: np.mean([one for one, row in answered if row["reach"] == reach]) for reach in ("long", "short")}
+    level = f"As it is, it is long {answers['long']:.3f}, short {answers['short']:.3f}."
+    drawn = "P-values of pairs are of a sample of 80 random rankings, not exact and at least 0.012; those of heads are "
+    few = replace(study, provenance={**study.provenance, "settings": {"n_permuted": 100}})
+    for one, said in ((study, "of a sample of 80"), (few, "exact, of all 80 permuted rankings that exist")):
+        printed = "\n".join(map(str, PRINTED[MANIPULATION](one._content(), 10)))
+        page = manipulation_section(one, 1, 60).paragraphs
+        for shown in (printed, "\n".join(page), manipulation_files(one)["manipulation.md"]):
+            assert f"Change of log_prob; negative is harm. {level}" in shown
+            assert drawn + said in shown
 
 
 def test_files_keep_everything_and_refuse_what_is_no_study(study, tmp_path) -> None:

@@ -1,11 +1,14 @@
 """Tables rank heads, show every column with its meaning, and mark unknown numbers."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from positional_heads.results import text
 from positional_heads.results.comparison_tables import AGREEMENT_COLUMNS, CHANGE_COLUMNS, PAIR_COLUMNS
 from positional_heads.results.recommendation_tables import COLUMNS, recommendation_table
 from positional_heads.results.tables import (
@@ -19,7 +22,7 @@ from positional_heads.results.tables import (
     table_html,
     title,
 )
-from positional_heads.results.text import p_text
+from positional_heads.results.text import p_text, rounded, signed
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_recommendation import planted_recommendation
 
@@ -128,6 +131,18 @@ def test_the_line_of_a_run_names_its_texts_and_says_what_is_left_out(settings, t
     provenance = synthetic_scores().provenance
     data = provenance["data"] | {"texts": texts}
     assert said in scores_line(provenance | {"settings": provenance["settings"] | settings, "data": data})
+
+
+def test_a_number_that_rounds_to_zero_has_no_sign():
+    changes = {-0.0: "0.000", -4e-4: "0.000", 4e-4: "0.000", -0.12: "-0.120", 0.12: "+0.120"}
+    assert [*map(signed, changes)] == [*changes.values()]
+    assert [rounded(value, 2) for value in (-0.004, -0.006, 0.006)] == ["0.00", "-0.01", "0.01"]
+    assert (signed(float("nan")), signed(float("-inf"))) == ("+nan", "-inf")
+    table = ResultTable(["effect"], [{"effect": value} for value in (-0.0, -1e-17, -4e-4, -0.12)])
+    assert table.cells[1:] == [["0.000"], ["0.000"], ["-0.0004"], ["-0.120"]]
+    sources = [file for file in Path(text.__file__).parents[1].rglob("*.py") if file != Path(text.__file__)]
+    own = {file.name for file in sources if re.search(r":\+\.\d+f\}", file.read_text())}
+    assert own <= {"comparison_verdict.py"}, "say changes by results.text.signed"
 
 
 def test_the_line_of_a_run_names_model_and_data():

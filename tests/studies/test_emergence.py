@@ -223,6 +223,8 @@ BAD = {
     "one": ({5: broken}, r"needs at least two checkpoints, got 1 \(broken\): add some, or run score_heads for one"),
     "one pair": ([(5, broken)], "needs at least two checkpoints, got 1"),
     "bundled": ("bundled", r"no such folder .* give \{step: partial\(ph.load_bundled_model, step\) for step in ph.b"),
+    "revisions": (("bundled", ["final", "step0"]), r"'bundled' has no revisions: .* give \{step: partial\(ph.load_b"),
+    "revision": ({0: broken, 5: ("bundled", "step5")}, r"'bundled' has no revisions: .*from functools import partial"),
     "steps": ([0, 1500], r"steps alone: .* \{step: path\}; .* give \{step: partial\(ph.load_bundled_model, step\)"),
     "a word": ({"a": "b"}, "step 'a' must be a whole number"),
     "negative": ({-1: "b"}, "step -1 must be a whole number"),
@@ -303,13 +305,14 @@ def test_the_command_writes_a_report_that_show_and_report_read(run, tmp_path):
     text.write_text(ph.bundled_text()[:400])
     words = ["emerge", str(run), "--text", str(text), "--length", "64", "--sequences", "2", "--in-order"]
     words += ["--null-repeats", "2", "--retrieval", "none", "--task", "passkey", "--task-length", "64", "--depths", "1"]
-    words += ["--examples", "1", "--out", str(out)]
+    words += ["--examples", "1", "--births", "rho", "--threshold", "0.3", "--out", str(out)]
     made = CliRunner().invoke(app, words)
     assert made.exit_code == 0, made.output
     names = {"heads_by_step.csv", "steps.csv", "births.csv", "order.csv", "emergence.png", "emergence.md"}
     assert {file.name for file in out.iterdir()} == names | {"emergence.safetensors"}
     loaded = ph.EmergenceStudy.load(out)
     assert loaded.verdict in made.output
+    assert "a rho of at least 0.3" in made.output
     assert (loaded.task, loaded.rows[0]["length"], len(loaded.tokens)) == ("passkey", 64, 2)
     shown = CliRunner().invoke(app, ["show", str(out)])
     assert f"{run}: 3 checkpoints, steps 0 to 200, passkey" in shown.output
@@ -323,6 +326,18 @@ def test_the_command_writes_a_report_that_show_and_report_read(run, tmp_path):
     assert "--examples: for a task, name one with --task" in wrong.output
     wrong = CliRunner().invoke(app, ["emerge", "x/y", *text_and_out, "--revisions", ","])
     assert "names none: separate them by commas" in wrong.output
+    wrong = CliRunner().invoke(app, ["emerge", "bundled", *text_and_out, "--revisions", "step0,step1000"])
+    assert "--revisions step0,step1000: 'bundled' has none; leave it out to follow all" in wrong.output
+    for by, message in (
+        (["--births", "beta"], "--births 'beta' is unknown: choose one of excess, rho, retrieval"),
+        (["--threshold", "0.3"], "threshold goes with rho and retrieval"),
+        (["--births", "rho", "--threshold", "1.5"], "threshold 1.5 must be at most 1"),
+        (["--births", "excess", "--null-repeats", "0"], "--births excess needs a null"),
+        (["--births", "retrieval", "--retrieval", "none"], "--births retrieval needs retrieval scores"),
+    ):
+        wrong = CliRunner().invoke(app, ["emerge", str(run), *text_and_out, *by])
+        assert wrong.exit_code == 1
+        assert message in wrong.output
     wrong = CliRunner().invoke(app, ["emerge", "x/y", *text_and_out])
     assert "for a model of the hub add --revisions, e.g. --revisions step0,step1000" in wrong.output
     wrong = CliRunner().invoke(app, ["emerge", "x/y", *text_and_out, "--revisions", "main"])

@@ -11,7 +11,7 @@ import positional_heads as ph
 from positional_heads.bridge.active_extension import active_extension
 from positional_heads.cli import app
 from positional_heads.studies.dpe import dpe_key_pairs
-from positional_heads.studies.extrapolation import base_sweep, extrapolation_study
+from positional_heads.studies.extrapolation import base_sweep, extrapolation_study, long_rows
 from positional_heads.studies.tasks.recall import passkey
 from positional_heads.studies.tasks.task import AnswerTask
 from positional_heads.views import distinguishability, extrapolation_curves
@@ -165,6 +165,13 @@ def test_too_short_a_text_is_refused(bundled):
         extrapolation_study(bundled, "too few", ["none"], [2], training_length=64)
     with pytest.raises(ValueError, match="sequences of 100 tokens given, the largest factor needs 128"):
         extrapolation_study(bundled, torch.zeros(1, 100, dtype=torch.long), ["none"], [2], training_length=64)
+
+
+def test_fewer_sequences_than_asked_for_are_said(bundled, caplog):
+    assert long_rows(bundled, "in the beginning was the word " * 7, 64, 3).shape == (3, 64)
+    assert caplog.text == ""
+    assert long_rows(bundled, "in the beginning was the word " * 7, 64, 10**9).shape == (3, 64)
+    assert "1000000000 sequences were asked for, the text holds 3 of 64 tokens: these are all" in caplog.text
 
 
 def test_from_the_command_line(tmp_path):

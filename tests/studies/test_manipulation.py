@@ -234,6 +234,10 @@ BAD = {
     "heads": ({"top": 9}, "top 9 is no number of heads"),
     "headless": ({"top": 0}, "top 0 is no number of heads"),
     "factor": ({"factor": 0.5}, "factor=0.5 goes with how='scale', not with how='freeze': leave it out"),
+    "twice": ({"counts": [2, 2, 4]}, "counts names 2 twice: give each once"),
+    "unmoved": ({"how": "scale", "factor": 1}, "factor=1 leaves every frequency as it is: there would be no effect"),
+    "lengths": ({"length": [64, 64]}, "length names 64 twice"),
+    "depths": ({"depths": [0.5, 0.25, 0.5]}, "depths names 0.5 twice"),
     "factorless": ({"how": "scale"}, "^how='scale' needs factor=, e.g. factor=0.5$"),
     "random": ({"n_random": 0}, "n_random 0 must be at least 1"),
     "misspelt": ({"n_randoms": 3}, "manipulation_study has no n_randoms; did you mean n_random?"),
@@ -298,6 +302,7 @@ def test_the_command_manipulates_pairs_and_has_a_page(tiny_folder, tiny, scores,
     assert (code, "already holds results" in said) == (1, True)
     for wrong, message in (
         (("--counts", "2,x"), "--counts '2,x' must be numbers"),
+        (("--counts", "2,2"), "counts names 2 twice: give each once"),
         (("--counts", "1.5"), "--counts '1.5' must be whole numbers"),
         (("--top", "1,2"), "--top '1,2' must be one number of heads"),
         (("--how", "drop"), "--how 'drop' is unknown"),

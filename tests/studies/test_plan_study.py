@@ -82,6 +82,7 @@ BAD = {
     "all": ({"budgets": (0.001,)}, "budget 0.001 gives windows to 32 of 32 key heads: there is nothing to choose"),
     "none": ({"budgets": ()}, "no budget given"),
     "percent": ({"budgets": (25, 50)}, "budget 25 must be from 0 to 1"),
+    "repeated": ({"budgets": (0.5, 0.5)}, r"budgets names 0\.5 twice: give each once"),
     "near": ({"budgets": (0.5, 0.501)}, "two of the budgets 0.5, 0.501 give windows to as many key heads"),
     "chance": ({"by": ["chance"]}, "chance is always tried, n_random times"),
     "twice": ({"by": ["reach", "reach"]}, "by has 'reach' twice"),

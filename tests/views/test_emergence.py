@@ -7,11 +7,14 @@ from html import unescape
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads.cli import app
 from positional_heads.views.report.emergence import emergence_command
 from tests.support.synthetic_emergence import STEPS, TRACKS, planted_emergence
+
+RULES = ("half-way", "above chance")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,37 @@ def test_tracks_have_every_head_the_births_the_loss_and_the_task(study):
     assert drawn == {step for step in births if math.isfinite(step)}
     assert task.get_xscale() == "symlog"
     assert [label.get_text() for label in task.get_xticklabels()] == [str(step) for step in STEPS]
+
+
+def test_births_are_not_hidden_by_each_other_or_by_the_frame(study):
+    panel = ph.views.emergence_tracks(study).axes[-1]
+    width = panel.transAxes.inverted().transform(panel.transData.transform([(step, -1.0) for step in STEPS]))[:, 0]
+    assert 0.02 < width[0] < 0.06
+    assert 0.94 < width[-1] < 0.98
+    below, above = (next(one for one in panel.get_lines() if one.get_label() == f"skill {rule}") for rule in RULES)
+    assert below.get_linewidth() > 2 * above.get_linewidth()
+    assert below.get_zorder() < above.get_zorder()
+
+
+def test_the_report_says_which_heads_are_coloured_and_what_births_go_by(study, tmp_path):
+    judged = study.judged_by("rho", 0.3)
+    assert judged.births("rho", threshold=0.3).equals(judged.own_births())
+    assert "4 have a rho of at least 0.3 from some step to the end" in judged.verdict
+    ph.views.write_report(judged, tmp_path)
+    ph.views.write_report_page(tmp_path)
+    figure = ph.views.emergence_tracks(judged)
+    named = [line.get_label() for line in figure.axes[0].get_lines() if line.get_label().startswith("L")]
+    for page in ("emergence.md", "report.html"):
+        text = unescape((tmp_path / page).read_text())
+        assert f"In colour, the heads with the highest rho at the last checkpoint: {', '.join(named)}; all" in text
+        assert "from which on, to the end, it is among those that have a rho of at least 0.3." in text
+        assert judged.verdict in text
+    assert "--births=rho --threshold=0.3" in emergence_command(judged)
+    shown = CliRunner().invoke(app, ["show", str(tmp_path)]).output
+    assert "among those that have a rho of at least 0.3." in shown
+    assert judged.verdict in shown
+    loaded = ph.EmergenceStudy.load(tmp_path)
+    assert (loaded.default_measure, loaded.default_threshold) == ("rho", 0.3)
 
 
 def test_without_task_or_null_there_are_fewer_panels():

@@ -36,6 +36,7 @@ from positional_heads.results.rotation import (
     refuse_unfit_rotation,
     summed_over_readers,
 )
+from positional_heads.results.text import signed
 
 KIND = "a file of MHA2MLA ranks"
 UNRANKED = 255
@@ -63,9 +64,9 @@ class RankComparison:
     theirs: Float64[Tensor, " pair"]
 
     def __repr__(self) -> str:
-        found = f"rank correlation over {len(self.ours)} pairs of the mean rank {self.correlation:+.3f}"
+        found = f"rank correlation over {len(self.ours)} pairs of the mean rank {signed(self.correlation)}"
         if self.by_head is not None:
-            found += f"; of the ranks of a key head {float(self.by_head.nanmean()):+.3f}, mean over key heads"
+            found += f"; of the ranks of a key head {signed(float(self.by_head.nanmean()))}, mean over key heads"
         return f"<RankComparison: {found}>"
 
 

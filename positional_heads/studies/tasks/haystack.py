@@ -15,7 +15,7 @@ from torch import Tensor
 from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.prefill import refuse_fixed_tables
 from positional_heads.bridge.tokenizing import start_token, text_tokens
-from positional_heads.core.arguments import in_range
+from positional_heads.core.arguments import in_range, refuse_twice
 
 Tokens = Int[Tensor, " _"]
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def grid(
         beyond_context: Allow lengths beyond the model's context.
 
     Raises:
-        ValueError: If a length does not fit the model, or a depth lies outside of [0, 1).
+        ValueError: If a length does not fit the model, a depth lies outside of [0, 1), or one is given twice.
     """
     limit = int(model.cfg.n_ctx)
     lengths = [limit] if length is None else [length] if isinstance(length, int) else list(length)
@@ -158,6 +158,8 @@ def grid(
     if not len(lengths) or not depths:
         msg = "no length or no depth given: there is nothing to measure"
         raise ValueError(msg)
+    refuse_twice("length", lengths)
+    refuse_twice("depths", depths)
     return [(one, depth) for one in lengths for depth in depths]
 
 

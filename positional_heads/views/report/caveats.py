@@ -6,11 +6,13 @@ from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.jump_study import JumpStudy
 from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
@@ -45,6 +47,12 @@ _EMERGENCE = (
 )
 
 
+_MOVED = (
+    "Steps of D and responses are about attention scores, one head at a time: they do not show what the model does "
+    "with them. Ablate heads, or manipulate their pairs, to show that a task needs them."
+)
+
+
 def caveats(
     scores: HeadScores | None,
     studies: list[AblationStudy],
@@ -57,10 +65,11 @@ def caveats(
     manipulations: Sequence[ManipulationStudy] = (),
     made: Sequence[Recommendation] = (),
     emergences: Sequence[EmergenceStudy] = (),
+    moved: Sequence[JumpStudy | DistanceResponse] = (),
 ) -> list[str]:
     """The limits of these results, in sentences."""
     heads = [one for one in (scores, *studies, *manipulations, *extended, *profiles) if one is not None]
-    others = [*distances, *plans, *plan_studies, *made, *emergences]
+    others = [*distances, *plans, *plan_studies, *made, *emergences, *moved]
     about_heads = bool(heads) or not others
     notes = ["rho is a correlation. To show that a head matters for long range, ablate it."] if about_heads else []
     stored = {
@@ -85,6 +94,7 @@ def caveats(
     notes += [_MANIPULATION] if manipulations else []
     notes += [_RECOMMENDATION] if made else []
     notes += [_EMERGENCE] if emergences else []
+    notes += [_MOVED] if moved else []
     if about_heads and not (studies or manipulations):
         notes.append("This folder has no ablation study, so it does not show whether the model needs these heads.")
     for study in studies:

@@ -1,9 +1,9 @@
 """Emergence studies in reports: the files of their folder, and their section of the page."""
 
 from positional_heads.results.emergence import EmergenceStudy
-from positional_heads.results.emergence_tables import births_table, emergence_line, steps_table
+from positional_heads.results.emergence_tables import births_line, births_table, emergence_line, steps_table
 from positional_heads.results.record import json_rows
-from positional_heads.views.emergence import emergence_tracks
+from positional_heads.views.emergence import AXES, emergence_tracks, named_heads
 from positional_heads.views.figures import png
 from positional_heads.views.report.commands import STEP, loading_options, no_option, printed, task_options, text_names
 from positional_heads.views.report.last_line import DPI, last_line
@@ -13,33 +13,40 @@ from positional_heads.zoo.bundled import BUNDLED
 
 def emergence_files(study: EmergenceStudy) -> dict[str, bytes | str]:
     """Tables, plot and text of an emergence study, by the names of their files."""
-    measure = study.default_measure
     return {
         "heads_by_step.csv": study.to_frame().to_csv(index=False),
         "steps.csv": study.step_frame().to_csv(index=False),
-        "births.csv": study.births(measure).to_csv(index=False),
-        **({"order.csv": study.order(measure).to_csv(index=False)} if study.values else {}),
+        "births.csv": study.own_births().to_csv(index=False),
+        **({"order.csv": study.own_order().to_csv(index=False)} if study.values else {}),
         "emergence.png": png(emergence_tracks(study), DPI),
         "emergence.md": _text(study),
     }
 
 
+def coloured(study: EmergenceStudy) -> str:
+    """Which heads have a colour of their own in the plot, in a sentence."""
+    named = ", ".join(named_heads(study))
+    measure = AXES[study.default_measure]
+    return f"In colour, the heads with the highest {measure} at the last checkpoint: {named}; all others are grey."
+
+
 def emergence_section(study: EmergenceStudy, number: int, dpi: int) -> Section:
     """Heads through training: every step, births, and the tracks."""
     steps = steps_table(json_rows(study.step_frame()))
-    births = births_table(json_rows(study.births(study.default_measure)))
+    births = births_table(json_rows(study.own_births()))
     said = "Tracks of the heads over training steps, with loss and task beneath; the numbers are in heads_by_step.csv."
+    caption = f"{coloured(study)} A marker is a birth of a head; a vertical line is a birth of the skill."
     return Section(
         f"emergence-{number}",
         "Heads through training",
         verdict=study.verdict,
-        paragraphs=[study.description],
+        paragraphs=[study.description, births_line(study.born)],
         glossary=[*steps.glossary, *births.glossary],
         tables=[
             Table("Every checkpoint", steps.cells),
             Table("When the skill and heads were born, the earliest first; a dash is not born", births.cells),
         ],
-        plots=[plot(emergence_tracks(study), dpi, said, "A marker is a birth, a vertical line that of the skill.")],
+        plots=[plot(emergence_tracks(study), dpi, f"{said} {coloured(study)}", caption)],
         points=study.notes,
     )
 
@@ -65,6 +72,8 @@ def emergence_command(study: EmergenceStudy, out: str = "emergence") -> str:
     asked = settings.get("retrieval")
     words += [f"--retrieval={asked or 'none'}"] if asked != "passkey" and not isinstance(asked, dict) else []
     words += ["--retrieval-examples", str(settings["retrieval_examples"])] if asked else []
+    words += [f"--births={settings['births']}"] if settings.get("births") else []
+    words += [f"--threshold={settings['threshold']:.9g}"] if settings.get("threshold") is not None else []
     words += ["--plain-text"] if settings.get("plain_text") else []
     if study.task:
         task = provenance["task"]
@@ -92,9 +101,13 @@ def _text(study: EmergenceStudy) -> str:
 
 {steps_table(json_rows(study.step_frame())).markdown}
 
-{births_table(json_rows(study.births(study.default_measure))).markdown}
+{births_line(study.born)}
+
+{births_table(json_rows(study.own_births())).markdown}
 
 ![heads, loss and task over training steps](emergence.png)
+
+{coloured(study)}
 
 {notes}
 `heads_by_step.csv` has every head at every step, `births.csv` every birth with its interval{

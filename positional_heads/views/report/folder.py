@@ -10,10 +10,12 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.jump_study import JumpStudy
 from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
@@ -22,6 +24,7 @@ from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import (
+    change_line,
     extrapolation_line,
     extrapolation_table,
     file_legend,
@@ -31,6 +34,7 @@ from positional_heads.results.tables import (
     study_line,
     study_table,
 )
+from positional_heads.results.text import rounded, signed
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.extrapolation import extrapolation_curves, methods_told_apart
 from positional_heads.views.figures import png
@@ -38,6 +42,7 @@ from positional_heads.views.report.comparison import comparison_files, stability
 from positional_heads.views.report.distances import distance_files
 from positional_heads.views.report.emergence import emergence_files
 from positional_heads.views.report.head_profile import profile_files
+from positional_heads.views.report.jumps import jump_files, response_files
 from positional_heads.views.report.last_line import DPI, last_line
 from positional_heads.views.report.manipulation import manipulation_files
 from positional_heads.views.report.plans import head_plan_files, pair_plan_files, plan_study_files
@@ -62,6 +67,8 @@ Reported = (
     | ManipulationStudy
     | Recommendation
     | EmergenceStudy
+    | JumpStudy
+    | DistanceResponse
 )
 """Results that have a report folder."""
 
@@ -80,7 +87,9 @@ def write_report(
     | PlanStudy
     | ManipulationStudy
     | Recommendation
-    | EmergenceStudy,
+    | EmergenceStudy
+    | JumpStudy
+    | DistanceResponse,
     folder: str | Path,
 ) -> list[Path]:
     """Write a result with its tables, plots and text to a folder, each file complete or not at all.
@@ -88,7 +97,7 @@ def write_report(
     Args:
         result: What `score_heads`, `profile_heads`, `distance_profile`, `compare`, `compare_all`, `ablation_study`,
             `extrapolation_study`, `window_plan`, `pair_plan`, `plan_study`, `pair_study`, `manipulation_study`,
-            `recommend_extension` or `emergence_study` returned.
+            `recommend_extension`, `emergence_study`, `jump_study` or `distance_response` returned.
         folder: The folder; made if missing.
 
     Returns:
@@ -138,7 +147,7 @@ def _extrapolation_files(study: ExtrapolationStudy) -> dict[str, bytes | str]:
 
 def _extrapolation_text(study: ExtrapolationStudy) -> str:
     rows = json_rows(study.to_frame())
-    plain = ", ".join(f"{name} {value:.3f}" for name, value in study.plain.items())
+    plain = ", ".join(f"{name} {rounded(value)}" for name, value in study.plain.items())
     notes = "".join(f"- {note}\n" for note in study.notes)
     return f"""# Length extrapolation
 
@@ -160,10 +169,8 @@ Within the training length, without extension: {plain}.
 
 def _ablation_text(study: AblationStudy) -> str:
     measure, effects = study.measures[0], json_rows(study.effects())
-    plain = [row for row in effects if row["kind"] == "none" and row["reach"] in {"long", "short"}]
-    levels = ", ".join(f"{row['reach']} {row['effect']:.3f}" for row in plain)
     overlap = ", ".join(f"{row.jaccard:.2f} for {row.k}" for row in study.overlap().itertuples())
-    correlations = ", ".join(f"{names} {value:+.2f}" for names, value in study.correlations.items())
+    correlations = ", ".join(f"{names} {signed(value, 2)}" for names, value in study.correlations.items())
     notes = "\n".join(f"- {note}" for note in study.notes)
     if study.sizes:
         table = f"{study_table(effects, json_rows(study.contrasts())).markdown}\n\n{DOSE_RESPONSE}"
@@ -175,7 +182,7 @@ def _ablation_text(study: AblationStudy) -> str:
 
 **Verdict.** {study.verdict}
 
-Change of {measure} when heads are ablated (with all heads: {levels}); negative is harm.
+{change_line(measure, effects, " when heads are ablated", "With all heads")}
 
 {table}
 
@@ -227,5 +234,7 @@ FILES: dict[type[Record], Callable[[Any], dict[str, bytes | str]]] = {
     ManipulationStudy: manipulation_files,
     Recommendation: recommendation_files,
     EmergenceStudy: emergence_files,
+    JumpStudy: jump_files,
+    DistanceResponse: response_files,
 }
 """Tables, plots and text of each kind of result."""

@@ -7,10 +7,15 @@ from typing import Any
 from positional_heads.bridge.rope_scaling.methods import rope_method
 from positional_heads.core.edit_words import MANIPULATED
 from positional_heads.core.heads import Head
+from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.results.edits import edits_of
+from positional_heads.results.jump_study import JumpStudy
 from positional_heads.results.text import printable
 from positional_heads.views.report.commands import STEP, WITH_ADAPTER, beyond_context, text_names
 from positional_heads.zoo.bundled import BUNDLED
+
+ALWAYS_BEYOND = ("jump_study", "distance_response")
+"""Verbs that take sequences of any length without being told to."""
 
 
 def score_lines(provenance: Mapping[str, Any]) -> str:
@@ -33,6 +38,23 @@ def distance_lines(provenance: Mapping[str, Any]) -> str:
     return _lines(provenance, "profile", "distance_profile", provenance["settings"])
 
 
+def jump_lines(study: JumpStudy) -> str:
+    """The same of a jump study."""
+    settings = study.provenance.get("settings", {})
+    given = {name: settings.get(name) for name in ("samples", "pairs", "seed") if name in settings}
+    return _lines(study.provenance, "jumps", "jump_study", {"training_length": study.training_length, **given})
+
+
+def response_lines(found: DistanceResponse) -> str:
+    """The same of a distance response."""
+    settings, every = dict(found.provenance.get("settings", {})), found.scores.heads
+    layers, scored = settings.pop("layers", None), found.scores.provenance.get("settings", {})
+    if layers is None or len(found.heads) != len(layers) * found.sums.shape[-1] or len(found.heads) < len(every):
+        settings = {"heads": [str(head) for head in found.heads], **settings}
+    settings |= {"null_repeats": scored["null_repeats"]} if "null_repeats" in scored else {}
+    return _lines(found.provenance, "response", "distance_response", settings)
+
+
 def _lines(provenance: Mapping[str, Any], result: str, verb: str, arguments: Mapping[str, Any]) -> str:
     texts = [_text_expression(text) for text in text_names(provenance)]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
@@ -45,7 +67,7 @@ def _lines(provenance: Mapping[str, Any], result: str, verb: str, arguments: Map
         how = ", ".join(f"{key}={drawn[key]!r}" for key in ("length", "sequences", "seed", "plain_text"))
         cut = printable(f"ph.cut_text(model, {text}, {how}{beyond})", newlines=False)
     settings = [f"    {key}={value!r},\n" for key, value in arguments.items()]
-    settings += ["    beyond_context=True,\n"] if beyond else []
+    settings += ["    beyond_context=True,\n"] if beyond and verb not in ALWAYS_BEYOND else []
     score = f"{result} = ph.{verb}(\n    model,\n    tokens,\n{''.join(settings)})\n"
     if extension := provenance.get("extension"):
         score = _within(extension, provenance["model"].get("layers"), score)

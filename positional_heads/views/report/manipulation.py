@@ -5,8 +5,17 @@ from typing import get_args
 
 from positional_heads.results.ablation import RankBy
 from positional_heads.results.manipulation import ManipulationStudy
-from positional_heads.results.printed_manipulations import CHOSEN, RANDOM_PAIRS, contrast_table, done, dose_table
+from positional_heads.results.printed_manipulations import (
+    CHOSEN,
+    RANDOM_PAIRS,
+    contrast_table,
+    done,
+    dose_table,
+    draws_line,
+)
 from positional_heads.results.record import json_rows
+from positional_heads.results.tables import change_line
+from positional_heads.results.text import signed
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.figures import png
 from positional_heads.views.report.commands import (
@@ -41,11 +50,13 @@ def _text(study: ManipulationStudy) -> str:
 
 **Verdict.** {study.verdict}
 
-Change of {study.measures[0]}; negative is harm.
+{change_line(study.measures[0], json_rows(study.effects()))}
 
 {dose_table(json_rows(study.effects())).markdown}
 
 {contrast_table(json_rows(study.contrasts())).markdown}
+
+{draws_line(json_rows(study.contrasts()), study.provenance)}
 
 ![effect by number of pairs](dose_response.png)
 
@@ -60,7 +71,7 @@ def manipulation_section(study: ManipulationStudy, number: int, dpi: int) -> Sec
     doses, contrasts = dose_table(json_rows(study.effects())), contrast_table(rows)
     first, moved = study.reaches[0], done(study.how, study.factor)
     over = "; ".join(
-        f"{row['kind']} {row['effect']:+.3f}"
+        f"{row['kind']} {signed(row['effect'])}"
         for kind in CHOSEN
         for row in contrasts.lines
         if (row["kind"], row["against"], row["reach"]) == (kind, RANDOM_PAIRS, first)
@@ -69,7 +80,11 @@ def manipulation_section(study: ManipulationStudy, number: int, dpi: int) -> Sec
         f"manipulation-{number}",
         f"Rotary pairs {moved}: {study.task}",
         verdict=study.verdict,
-        paragraphs=[study.description, f"Effects are changes of {measure}; negative is harm."],
+        paragraphs=[
+            study.description,
+            change_line(measure, json_rows(study.effects())),
+            draws_line(rows, study.provenance),
+        ],
         facts=[("Heads", ", ".join(map(str, study.heads)))],
         glossary=[*doses.glossary, *(one for one in contrasts.glossary if one not in doses.glossary)],
         tables=[

@@ -16,18 +16,22 @@ from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import (
     ABLATION,
     COMPARISON,
     DISTANCE_PROFILE,
+    DISTANCE_RESPONSE,
     EMERGENCE,
     EXAMPLES,
     EXTRAPOLATION,
     HEAD_PLAN,
     HEAD_PROFILE,
+    JUMPS,
     MANIPULATION,
+    PAGE_NAME,
     PAIR_PLAN,
     PLAN_STUDY,
     RECOMMENDATION,
@@ -38,6 +42,7 @@ from positional_heads.results.files import (
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.jump_study import JumpStudy
 from positional_heads.results.manipulation import ManipulationStudy
 from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
@@ -61,7 +66,8 @@ from positional_heads.views.report.comparison import compared_title, comparison_
 from positional_heads.views.report.distances import distance_section
 from positional_heads.views.report.emergence import emergence_command, emergence_section
 from positional_heads.views.report.head_profile import profile_section
-from positional_heads.views.report.lines import distance_lines, profile_lines, score_lines
+from positional_heads.views.report.jumps import jump_section, response_section
+from positional_heads.views.report.lines import distance_lines, jump_lines, profile_lines, response_lines, score_lines
 from positional_heads.views.report.manipulation import manipulation_command, manipulation_section
 from positional_heads.views.report.plan_commands import (
     plan_commands,
@@ -80,7 +86,6 @@ from positional_heads.views.report.sections import (
     scores_section,
 )
 
-PAGE_NAME = "report.html"
 WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
@@ -88,7 +93,7 @@ RESOLUTIONS = (140, 90, 60)
 """Dots per inch of the plots, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, DISTANCE_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION),
-    *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY, EMERGENCE),
+    *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY, EMERGENCE, JUMPS, DISTANCE_RESPONSE),
 )
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
@@ -130,6 +135,8 @@ class Results:
     recommendations: list[Recommendation]
     comparisons: list[Comparison | Stability]
     emergences: list[EmergenceStudy]
+    jumps: list[JumpStudy]
+    responses: list[DistanceResponse]
     files: list[str]
     notes: list[str]
 
@@ -149,7 +156,7 @@ class Results:
         """Everything about a single model but scores and examples, in the order of preference for its provenance."""
         own = [*self.profiles, *self.distances, *self.ablations, *self.manipulations, *self.extrapolations]
         own += self.plan_studies
-        return [*own, *self.recommendations, *self.plans, *self.emergences]
+        return [*own, *self.recommendations, *self.plans, *self.emergences, *self.jumps, *self.responses]
 
 
 def read_results(folder: str | Path) -> Results:
@@ -200,6 +207,8 @@ def read_results(folder: str | Path) -> Results:
         recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
         comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
         emergences=[EmergenceStudy.load(file) for file in chosen[EMERGENCE.file_name]],
+        jumps=[JumpStudy.load(file) for file in chosen[JUMPS.file_name]],
+        responses=[DistanceResponse.load(file) for file in chosen[DISTANCE_RESPONSE.file_name]],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )
@@ -304,6 +313,8 @@ def _sections(results: Results, dpi: int) -> list[Section]:
     sections += [extrapolation_section(study, number, dpi) for number, study in enumerate(results.extrapolations, 1)]
     sections += [recommendation_section(made, number, dpi) for number, made in enumerate(results.recommendations, 1)]
     sections += [emergence_section(study, number, dpi) for number, study in enumerate(results.emergences, 1)]
+    sections += [jump_section(study, number, dpi) for number, study in enumerate(results.jumps, 1)]
+    sections += [response_section(found, number, dpi) for number, found in enumerate(results.responses, 1)]
     points = caveats(
         results.scores,
         results.ablations,
@@ -315,6 +326,7 @@ def _sections(results: Results, dpi: int) -> list[Section]:
         manipulations=results.manipulations,
         made=results.recommendations,
         emergences=results.emergences,
+        moved=[*results.jumps, *results.responses],
     )
     sections.append(Section("caveats", "What this does not show", points=points))
     sections.append(_reproduction(results))
@@ -336,6 +348,8 @@ def _reproduction(results: Results) -> Section:
         provenance = results.distances[number].provenance
         codes.append(Code("Distance profile, from the command line", distance_command(provenance, out)))
         codes.append(Code("Distance profile, in Python", distance_lines(provenance)))
+    codes += [Code("Jump study, in Python", jump_lines(study)) for study in results.jumps]
+    codes += [Code("Distance response, in Python", response_lines(found)) for found in results.responses]
     studies = study_commands(results.ablations, results.extrapolations)
     if studies:
         codes.append(Code("Studies, from the command line", studies))

@@ -16,7 +16,8 @@ from positional_heads.results.recommendation_tables import (
     recommendation_table,
 )
 from positional_heads.results.record import json_rows
-from positional_heads.results.text import printable
+from positional_heads.results.tables import change_line
+from positional_heads.results.text import printable, signed
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.recommendation import loss_by_factor
 from positional_heads.views.report.sections import Code, Section, Table, plot
@@ -102,13 +103,16 @@ def plan_study_section(study: PlanStudy, number: int, dpi: int) -> Section:
     table = plan_table(shown, study.planned)
     means = [row for row in rows if row["reach"] == first and row["budget"] == ALL_BUDGETS]
     caption = f"Plans at {first} range by measure and budget, and over all budgets at every range"
-    over = "; ".join(f"{row['by']} {row['effect']:+.3f}" for row in means)
+    over = "; ".join(f"{row['by']} {signed(row['effect'])}" for row in means)
     return Section(
         f"plan-study-{number}",
         f"Plans compared: {study.planned}, {study.task}",
         verdict=study.verdict,
         facts=_study_facts(study),
-        paragraphs=[study.description, f"Effects are changes of {measure} with {study.planned}; negative is harm."],
+        paragraphs=[
+            study.description,
+            change_line(measure, json_rows(study.effects()), f" with {study.planned}"),
+        ],
         glossary=table.glossary,
         tables=[Table(caption, table.cells)],
         plots=[
@@ -128,7 +132,7 @@ def recommendation_section(made: Recommendation, number: int, dpi: int) -> Secti
     """A recommendation: what to put into config.json, and the evidence."""
     content = made._content()
     table, config = recommendation_table(content), config_text(content)
-    losses = "; ".join(f"{row['candidate']} {row['loss_change']:+.3f}" for row in content["table"])
+    losses = "; ".join(f"{row['candidate']} {signed(row['loss_change'])}" for row in content["table"])
     return Section(
         f"recommendation-{number}",
         f"Extending the context to {made.target_length} tokens",

@@ -7,6 +7,7 @@ from positional_heads.results.pair_plan import PairPlan
 from positional_heads.results.plan_study import PlanStudy
 from positional_heads.results.printed_plans import key_heads_table, pairs_table, plan_table, rows_left_out
 from positional_heads.results.record import json_rows
+from positional_heads.results.tables import change_line
 from positional_heads.views.figures import png
 from positional_heads.views.plans import loss_by_budget
 from positional_heads.views.report.last_line import DPI, last_line
@@ -71,7 +72,7 @@ def _study_text(study: PlanStudy) -> str:
 
 **Verdict.** {study.verdict}
 
-Change of {study.measures[0]} with {study.planned}; negative is harm.
+{change_line(study.measures[0], json_rows(study.effects()), f" with {study.planned}")}
 
 {plan_table(contrasts, study.planned).markdown}
 {left_out}

@@ -12,6 +12,7 @@ from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
+    change_line,
     extrapolation_line,
     extrapolation_table,
     heads_table,
@@ -22,6 +23,7 @@ from positional_heads.results.tables import (
     study_table,
     text_label,
 )
+from positional_heads.results.text import rounded, signed
 from positional_heads.results.verdicts import FEWEST_POINTS
 from positional_heads.views.ablation import dose_response
 from positional_heads.views.attention import attention_view
@@ -193,20 +195,21 @@ def examples_section(examples: HeadExamples) -> Section:
 def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
     """An ablation study: effects against controls."""
     measure, contrasts = study.measures[0], json_rows(study.contrasts())
-    table = study_table(json_rows(study.effects()), contrasts)
+    effects = json_rows(study.effects())
+    table = study_table(effects, contrasts)
     caption = f"Change of {measure} by range and number of ablated heads"
     if not study.sizes:
         table = single_heads_table(json_rows(study.by_head()), TABLED_HEADS)
         caption = f"Change of {measure} by ablating one head, the {TABLED_HEADS} with the most harm"
     harm = [row for row in contrasts if row["k"] == "all"]
-    means = "; ".join(f"{row['reach']}: {row['top']:+.3f}" for row in harm if row["top"] is not None)
+    means = "; ".join(f"{row['reach']}: {signed(row['top'])}" for row in harm if row["top"] is not None)
     return Section(
         f"ablation-{number}",
         f"Ablation: {study.task}",
         verdict=study.verdict,
         paragraphs=[
             study_line(study.provenance, len(study.rows), len(study.sets)),
-            f"Effects are changes of {measure}.",
+            change_line(measure, effects, whole="With all heads"),
         ],
         glossary=meanings(table.columns),
         tables=[Table(caption, table.cells)],
@@ -283,8 +286,8 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
     low, high = (pick(ranked, key=lambda row: row["rho"]) for pick in (min, max))
     beating = "no null was computed" if scores.null is None else f"{int(scores.beats_null().sum())} beat their null"
     return (
-        f"Heat map of rho, {layers} layers by {heads} heads, from {low['rho']:.3f} ({low['name']}) to "
-        f"{high['rho']:.3f} ({high['name']}); {beating}."
+        f"Heat map of rho, {layers} layers by {heads} heads, from {rounded(low['rho'])} ({low['name']}) to "
+        f"{rounded(high['rho'])} ({high['name']}); {beating}."
     )
 
 

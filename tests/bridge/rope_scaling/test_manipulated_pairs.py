@@ -245,6 +245,17 @@ def test_settings_that_move_nothing_change_no_bit(tiny):
             assert "edits" not in ph.score_heads(model, TOKENS, null_repeats=0).provenance["model"]
         assert torch.equal(model(TOKENS), moved)
     assert torch.equal(model(TOKENS), plain)
+    # docs/manipulation.md: factors undo each other to the bit where their product is 1 in float64, and else by rounding
+    for factor, exact in ((2.0, True), (49.0, False)):
+        assert (factor * (1 / factor) == 1) is exact
+        with (
+            ph.manipulated_pairs(model, head, [0], "scale", factor=factor, shared="split"),
+            ph.manipulated_pairs(model, head, [0], "scale", factor=1 / factor, shared="split"),
+        ):
+            undone = model(TOKENS)
+            assert (extension_provenance(model)["extension"]["heads"] == {}) is exact
+        assert torch.equal(undone, plain) or not exact
+        torch.testing.assert_close(undone, plain, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
