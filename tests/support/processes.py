@@ -3,6 +3,7 @@
 All are forked from one that has imported the libraries, because importing TransformerLens takes seconds.
 """
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -50,6 +51,7 @@ class Process:
 
 
 def _call(environment, folder, files, function, *arguments):
+    gc.freeze()  # what was imported is no garbage
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
