@@ -1,6 +1,6 @@
 """Processes of their own, for tests that kill or interrupt one, or that must be free of the tests' type checker.
 
-All are forked from one that has imported the libraries, because importing TransformerLens takes seconds.
+All are forked from one that has imported the libraries and this one, because importing TransformerLens takes seconds.
 """
 
 import gc
@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 
 IMPORTED_ONCE = ["transformer_lens.model_bridge", "transformers.models.llama.modeling_llama", "matplotlib.figure"]
 IMPORTED_ONCE += ["pandas", "scipy.stats"]
+ROOT = Path(__file__).parents[2]
+FILES = sorted(file for file in ROOT.glob("positional_heads/*/**/*.py") if not file.stem.startswith(("fused", "__")))
+IMPORTED_ONCE += [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES]
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(IMPORTED_ONCE)
 
