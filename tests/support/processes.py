@@ -91,6 +91,14 @@ def interrupted_command_line(number, *arguments):
     command_line(*arguments)
 
 
+def command_line_on_a_full_disk(*arguments):
+    """The command line, which can write no large file."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
+    command_line(*arguments)
+
+
 def command_line(*arguments):
     """The command line, as `positional-heads` with these arguments."""
     from positional_heads.cli import main
