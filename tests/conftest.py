@@ -1,12 +1,27 @@
 """Nothing in the tests may reach a network: models are made from configs, or ship with the library."""
 
+import gc
 import os
+from typing import Any
 
 from tests.support.checked_once import check_each_definition_once
 from tests.support.forked_kernels import fork_kernels
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-check_each_definition_once()
-fork_kernels()
 
 pytest_plugins = ["tests.support.fixtures"]
+
+
+def pytest_configure(config: Any) -> None:
+    """Prepare a process that runs tests: one that hands them to others imports nothing, which takes seconds."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        gc.disable()
+        check_each_definition_once()
+        fork_kernels()
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector go through what tests make, and never again through all that they import."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()

@@ -39,6 +39,8 @@ def found_hooks(model: TransformerLensModel) -> Iterator[FoundHooks]:
     own = {id(module): module for module in modules_below(model.original_model, wrapped=False)}
     for module in (own | {id(module): module for module in modules_below(model, wrapped=True)}).values():
         kept, within = vars(module), id(module) in own
+        if "forward" not in kept and not any(map(kept.get, HOOKS)):
+            continue  # as most of them, of which a bridge has many
         replaced = "forward" in kept and not (within and "_hf_hook" in kept)  # accelerate's only moves tensors
         usual = _is_harmless if within else is_bridges
         hooks = {kind: [hook for hook in (kept.get(kind) or {}).values() if not usual(hook)] for kind in HOOKS}

@@ -4,6 +4,7 @@ import hashlib
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -21,9 +22,13 @@ WRAPPED = "_original_component."
 """What a bridge adds to the names of parameters."""
 
 
+_installed = cache(version)
+"""Read once: a study asks for each of its parts."""
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that can change a number, and of Python."""
-    return {name: version(name) for name in LIBRARIES} | {"python": platform.python_version()}
+    return {name: _installed(name) for name in LIBRARIES} | {"python": platform.python_version()}
 
 
 def model_provenance(model: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ difference; answers within a unit are averaged first.
 """
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,10 +20,13 @@ from positional_heads.core.heads import Head
 FEWEST_UNITS = 4
 """Independent units below which no interval is given: with three, an interval of the right coverage is infinite."""
 RESAMPLES = 2000
+KEPT_DRAWS = 4
+"""Draws that are kept: the rows of a table have as many units each, and drawing takes longer than all the rest."""
 
 
+@lru_cache(maxsize=KEPT_DRAWS)
 def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:
-    """How often each group of sequences is drawn in each resample, with replacement."""
+    """How often each group of sequences is drawn in each resample, with replacement; the last ones are kept."""
     rng = np.random.default_rng([seed, n_groups])
     return torch.from_numpy(rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)).double()
 
@@ -167,11 +171,16 @@ def _bounded(
     if float(differences.min()) < bounds[0] - 1e-9 or float(differences.max()) > bounds[1] + 1e-9:
         msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: omit bounds if there are none"
         raise ValueError(msg)
-    drawn = np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples)
-    weights = torch.from_numpy(drawn)
+    weights = _continuous_weights(units, resamples, seed)
     own, at_bound = differences @ weights[:, :units].T, weights[:, units]
     low, high = (_quantile(own + bound * at_bound, tail, "linear") for bound, tail in zip(bounds, tails, strict=True))
     return low, high
+
+
+@lru_cache(maxsize=KEPT_DRAWS)
+def _continuous_weights(units: int, resamples: int, seed: int) -> Float64[Tensor, "resample _"]:
+    """Dirichlet weights of units and of one more."""
+    return torch.from_numpy(np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples))
 
 
 def _quantile(values: Float64[Tensor, "*batch resample"], tail: float, method: str) -> Float64[Tensor, "*batch"]:

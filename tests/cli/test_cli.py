@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -28,11 +27,10 @@ from positional_heads.results.verdicts import ALPHA
 from positional_heads.studies import checkpoint_sources
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names
 from positional_heads.studies.tasks.recall import RECALL
-from tests.support.processes import Process, command_line, interrupted_command_line
+from tests.support.processes import Process, command_line, command_line_on_a_full_disk, interrupted_command_line
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_comparison import planted_nulls
 
-COMMAND = [sys.executable, "-m", "positional_heads"]
 SCORE = ("score", "bundled", "--null-repeats", "3", "--sequences", "2", "--length", "64")
 
 
@@ -420,12 +418,8 @@ def test_results_are_not_replaced_unless_asked(report):
 
 def test_a_full_disk_leaves_no_half_written_file(tmp_path):
     """A limit on file size stands in for a full disk: the write fails half-way."""
-    limited = subprocess.run(
-        [*COMMAND, *SCORE, "--text", "bundled", "--out", tmp_path / "r"],
-        capture_output=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)),
-    )
+    command = (*SCORE, "--text", "bundled", "--out", str(tmp_path / "r"))
+    limited = Process(command_line_on_a_full_disk, *command).ended()
     assert limited.returncode == 1
     assert limited.stderr.decode().splitlines()[-1].startswith("error: ")
     assert not list(tmp_path.glob("r/*"))

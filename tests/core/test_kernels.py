@@ -2,9 +2,11 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,10 +44,18 @@ LIMITS = st.fixed_dictionaries(
 def a_cache_of_our_own(tmp_path_factory):
     """Built once for this file, and apart from the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("POSITIONAL_HEADS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("POSITIONAL_HEADS_CACHE", str(folder := tmp_path_factory.mktemp("cache")))
         building.load.cache_clear()
-        yield
+        yield folder / "kernels"
     building.load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def library(a_cache_of_our_own):
+    """The native kernel's library, built."""
+    native.NativeKernel()
+    (built,) = a_cache_of_our_own.iterdir()
+    return built
 
 
 @pytest.fixture
@@ -59,6 +69,13 @@ def fresh(monkeypatch, tmp_path):
     yield tmp_path / "cache" / "kernels"
     for one in (*remembered, compiled._fused):
         one.cache_clear()
+
+
+@pytest.fixture
+def built(library, fresh):
+    """As `fresh`, but for the library, which is built already."""
+    fresh.mkdir(mode=0o700, parents=True)
+    return Path(shutil.copy(library, fresh))
 
 
 def study(length=60, heads=2, pairs=8, size=1.5, seed=0, **limits):
@@ -458,15 +475,14 @@ def test_another_source_compiler_flag_or_processor_is_another_library(fresh, mon
 
 
 @pytest.mark.parametrize("what", ["library", "folder", "link"])
-def test_a_library_that_others_could_have_written_is_not_loaded(what, fresh, tmp_path):
+def test_a_library_that_others_could_have_written_is_not_loaded(what, built, tmp_path):
     native.NativeKernel()
     building.load.cache_clear()
-    (library,) = fresh.iterdir()
     if what == "link":
-        library.rename(tmp_path / "elsewhere.so")
-        library.symlink_to(tmp_path / "elsewhere.so")
+        built.rename(tmp_path / "elsewhere.so")
+        built.symlink_to(tmp_path / "elsewhere.so")
     else:
-        (library if what == "library" else fresh).chmod(0o720)
+        (built if what == "library" else built.parent).chmod(0o720)
     with pytest.raises(building.BuildError, match=r"could hold another user's code: .* \(chmod go-w .*\), or set POS"):
         native.NativeKernel()
 

@@ -95,15 +95,35 @@ def deep(x: list[Float[Tensor, " n"]] | None, y: Float[Tensor, " n"]) -> Float[T
     return y if x else y[:1]
 
 
-def test_what_names_no_shape_is_checked_by_the_type_checker_alone_and_shapes_by_jaxtyping():
-    """Arguments and results of both kinds; a shape may be deep in an annotation."""
-    assert [function.__qualname__ for function in MADE] == ["Plain.more", "Plain.__init__", "deep", "deep"]
+@checked
+def as_long(n: int, x: Float[Tensor, " {n}"]) -> Float[Tensor, " {n}"]:
+    return x if n < 3 else x[:2]
+
+
+@checked
+def named_by_a_text(x: "Float[Tensor, ' n']", y: "Float[Tensor, ' n']") -> "Float[Tensor, ' n'] | Unknown":
+    return x + y
+
+
+def test_what_names_no_shape_is_checked_by_the_type_checker_alone_and_shapes_within_one_memory_of_sizes():
+    """Arguments and results of each kind; a shape may be deep in an annotation, or depend on an argument."""
+    made = [function.__qualname__ for function in MADE]
+    assert made == ["Plain.more", "Plain.__init__", "deep", *2 * ["as_long"], *2 * ["named_by_a_text"]]
     two, three = torch.ones(2), torch.ones(3)
     assert Plain(1).more(2) == Plain(3)
     assert torch.equal(deep([two], two), two)
-    for wrong in (lambda: Plain("1"), lambda: Plain(1).more("1"), lambda: Plain(1).more(0)):
+    assert torch.equal(deep([three], three), three)  # no size is kept from one call to the next
+    assert torch.equal(as_long(2, two), named_by_a_text(two, two) / 2)
+    for wrong in (
+        lambda: Plain("1"),
+        lambda: Plain(1).more("1"),
+        lambda: Plain(1).more(0),
+        lambda: deep([two], three),
+        lambda: deep([two], [2]),
+        lambda: deep(None, two),
+    ):
         with pytest.raises(TypeError, match=r"violates type hint"):
             wrong()
-    for x, y in (([two], three), ([two], [2]), (None, two)):
+    for wrong in (lambda: as_long(3, two), lambda: as_long(3, three), lambda: named_by_a_text(two, three)):
         with pytest.raises(jaxtyping.TypeCheckError):
-            deep(x, y)
+            wrong()

@@ -50,6 +50,8 @@ def data():
 def test_workers_load_the_model_by_its_name_and_one_killed_in_the_middle_changes_nothing(
     tiny, data, tmp_path, monkeypatch
 ):
+    import ray
+
     notes = tmp_path / "notes"
     notes.mkdir()
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # workers know the tests, too
@@ -59,6 +61,7 @@ def test_workers_load_the_model_by_its_name_and_one_killed_in_the_middle_changes
     torch.set_num_threads(1)
     model, kept = tiny("llama"), {"checkpoint": tmp_path, "checkpoint_seconds": 0}
     found = ph.score_heads(model, data, **SETTINGS, executor=executor, **kept)
+    assert not ray.is_initialized()  # the cluster that was started for it has ended
     assert len(list(notes.glob("[0-9]*"))) == 3  # two workers, and the one that took the dead one's place
     assert same(found, ph.score_heads(model, data, **SETTINGS))
 
@@ -84,12 +87,17 @@ def test_more_workers_than_there_is_room_for_are_refused():
     assert ph.RayExecutor(num_gpus=0.2)._workers(nodes(8, gpus=0.6)) == 3
 
 
-def test_more_workers_than_cores_are_refused_before_counting(tiny, data):
+def test_more_workers_than_cores_are_refused_before_counting(tiny, data, monkeypatch):
+    """In a cluster that starts and ends at once: a real one takes seconds."""
     import ray
 
-    with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are"):
+    called = []
+    monkeypatch.setattr(ray, "init", lambda **_: called.append("start"))
+    monkeypatch.setattr(ray, "nodes", lambda: nodes(2))
+    monkeypatch.setattr(ray, "shutdown", lambda: called.append("end"))
+    with pytest.raises(ValueError, match=r"999 Ray workers .* were asked for; there are 2 CPUs"):
         ph.score_heads(tiny("llama"), data[:3], executor=ph.RayExecutor(workers=999), **SETTINGS)
-    assert not ray.is_initialized()  # and the cluster that was started for it has ended
+    assert called == ["start", "end"]
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "[::1]:{}"])

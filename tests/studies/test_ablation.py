@@ -157,7 +157,7 @@ def test_an_interrupted_study_is_resumed_with_the_same_result(bundled, scores, t
 def test_a_killed_command_is_resumed(tmp_path, scores):
     scores.save(tmp_path / "scores.safetensors")
     command = ["ablate", "bundled", "--scores", str(tmp_path / "scores.safetensors"), "--out", str(tmp_path / "out")]
-    command += ["--length", "400", "--depths", "2", "--examples", "1", "--n-random", "2"]
+    command += ["--length", "128", "--depths", "2", "--examples", "1", "--n-random", "2"]
     progress = tmp_path / "out" / FINISHED_FILE_NAME
     assert Process(dying_command_line, 9, *command).ended().returncode == -signal.SIGKILL
     lines = [json.loads(line) for line in progress.read_text().split("\n")[1:-1]]

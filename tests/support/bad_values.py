@@ -39,6 +39,7 @@ from positional_heads.studies import (
     ablation,
     candidates,
     checkpoint_sources,
+    distance_response,
     emergence,
     extrapolation,
     head_profile,
@@ -386,6 +387,7 @@ if __name__ == "__main__":
     passes = Passes(model)
     ablation.run_parts = set_runs.run_parts = extrapolation.run_parts = pair_study.run_parts = first_part_only
     manipulation.run_parts = recommendation.run_parts = candidates.run_parts = first_part_only
+    distance_response.run_parts = first_part_only
     harness.LoadedTasks.load = reached  # type: ignore[assignment]
     checkpoint_sources.Checkpoint.load = lambda _: model  # type: ignore[method-assign]
     emergence.score_heads = reached  # type: ignore[assignment]

@@ -1,7 +1,9 @@
 """The type checks of the tests, without what costs time and finds nothing.
 
 A function whose annotations name no shapes is checked by beartype alone: jaxtyping would keep the sizes of its axes, of
-which it has none, and check its arguments twice. That took a quarter of the suite's time.
+which it has none, and check its arguments twice. That took a quarter of the suite's time. Where there are shapes, sizes
+are kept, and arguments and result are checked by one call of beartype: jaxtyping would check the arguments again with
+the result.
 
 Functions within functions are given their type checks once, and not anew each time the outer function runs.
 jaxtyping decorates every definition that is executed, and beartype writes and compiles code for each. Most definitions
@@ -14,7 +16,7 @@ import dataclasses
 import functools
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, ForwardRef, Literal, get_args, get_origin
 
@@ -23,20 +25,24 @@ import jaxtyping
 Checked = Callable[..., Any]
 
 
-def shaped(hint: Any) -> bool:
-    """Whether an annotation names a shape, or may do so: those that are texts are not read."""
+def named(hint: Any) -> Iterator[str]:
+    """The axes that an annotation names, one text for each array; a text, which is not read, may be any: "{}"."""
     if get_origin(hint) is Literal:
-        return False
+        return
     if parts := hint if isinstance(hint, list) else get_args(hint):
-        return any(map(shaped, parts))
-    return isinstance(hint, str | ForwardRef) or (isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray))
+        for part in parts:
+            yield from named(part)
+    elif isinstance(hint, str | ForwardRef):
+        yield "{}"
+    elif isinstance(hint, type) and issubclass(hint, jaxtyping.AbstractArray):
+        yield hint.dim_str
 
 
 class CheckedOnce:
     """Stands in for `jaxtyping.jaxtyped`, as the import hook calls it."""
 
     def __init__(self, jaxtyped: Callable[..., Any]) -> None:
-        self._jaxtyped = jaxtyped
+        self._jaxtyped, self._sizes = jaxtyped, jaxtyped("context")
         self._checked: dict[CodeType, Checked] = {}
         self._begun = threading.local()
 
@@ -54,11 +60,24 @@ class CheckedOnce:
         if "<locals>" not in one.__qualname__:
             own_class = one.__qualname__.rpartition(".")[0]
             hints = [hint for hint in one.__annotations__.values() if hint != own_class]
-            simple = not inspect.isgeneratorfunction(one) and not any(map(shaped, hints))
-            return typechecker(one) if simple else self._jaxtyped(one, typechecker=typechecker)
+            axes = [text for hint in hints for text in named(hint)]
+            if inspect.isgeneratorfunction(one) or any("{" in text for text in axes):
+                return self._jaxtyped(one, typechecker=typechecker)
+            return self._with_sizes(one, typechecker(one)) if axes else typechecker(one)
         if one.__code__ not in self._checked:
             self._checked[one.__code__] = self._jaxtyped(self._relay(one), typechecker=typechecker)
         return self._of(one, self._checked[one.__code__])
+
+    def _with_sizes(self, function: FunctionType, checked: Checked) -> Checked:
+        """The checked function, in whose arguments and result an axis has one size."""
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            __tracebackhide__ = True
+            with self._sizes:
+                return checked(*args, **kwargs)
+
+        return run
 
     def _functions(self) -> list[Callable[..., Any]]:
         """Functions of this thread whose arguments are being checked: the last one is to run next."""

@@ -3,6 +3,7 @@
 The first notebook gets a kernel of its own, as a reader's does: one that imports what it needs inside Jupyter.
 """
 
+import gc
 import os
 
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
@@ -34,6 +35,7 @@ class ForkedKernel:
 
 
 def _run(arguments, environment, folder):
+    gc.freeze()
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))  # it ends with its parent
     os.chdir(folder)

@@ -1,8 +1,9 @@
 """Processes of their own, for tests that kill or interrupt one, or that must be free of the tests' type checker.
 
-All are forked from one that has imported the libraries, because importing TransformerLens takes seconds.
+All are forked from one that has imported the libraries and this one, because importing TransformerLens takes seconds.
 """
 
+import gc
 import itertools
 import multiprocessing
 import os
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 
 IMPORTED_ONCE = ["transformer_lens.model_bridge", "transformers.models.llama.modeling_llama", "matplotlib.figure"]
 IMPORTED_ONCE += ["pandas", "scipy.stats"]
+ROOT = Path(__file__).parents[2]
+FILES = sorted(file for file in ROOT.glob("positional_heads/*/**/*.py") if not file.stem.startswith(("fused", "__")))
+IMPORTED_ONCE += [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in FILES]
 FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(IMPORTED_ONCE)
 
@@ -50,6 +54,7 @@ class Process:
 
 
 def _call(environment, folder, files, function, *arguments):
+    gc.freeze()  # what was imported is no garbage
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
@@ -83,6 +88,14 @@ def interrupted_command_line(number, *arguments):
     from positional_heads.scoring.counter import EntryCounter
 
     signal_in(EntryCounter, "count", number, signal.SIGINT)
+    command_line(*arguments)
+
+
+def command_line_on_a_full_disk(*arguments):
+    """The command line, which can write no large file."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))
     command_line(*arguments)
 
 

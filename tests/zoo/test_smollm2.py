@@ -99,6 +99,7 @@ def test_the_wheels_file_gives_the_weights_that_a_folder_of_them_gives(smollm2, 
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+@pytest.mark.usefixtures("no_retrieval")
 def test_code_blocks_of_the_readme_run_and_print_what_it_shows(smollm2, capsys, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     monkeypatch.setattr(ph, "load_model", {"smollm2": smollm2}.get)
