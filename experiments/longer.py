@@ -3,7 +3,7 @@
     python experiments/longer.py kjv.txt runs                         # every run, in order; a finished one is kept
     python experiments/longer.py kjv.txt runs longer-0 control-0      # some runs
 
-The model is `experiments/training/rotary-1e4-0.safetensors`, trained on 512 tokens with base 10000. Each run sees a
+The model is `experiments/training/rotary-1e4-0.safetensors`, trained on 512 tokens with base 10000. Each run sees half a
 million more tokens, in steps of 2048: in sequences of 2048 with the base raised to 100000, or kept, or of 512, the
 control. Runs of one seed differ in nothing else. What is kept: how the heads changed on held-out text of 512 and of
 2048 tokens, and passkey recall before and after, in experiments/longer.
@@ -33,7 +33,7 @@ WAYS = {"raised": (2048, 1e5), "longer": (2048, 1e4), "control": (512, 1e4)}
 """Tokens of a training sequence, and the base of the frequencies."""
 SEEDS = (0, 1)
 RUNS = {f"{way}-{seed}": (*settings, seed) for way, settings in WAYS.items() for seed in SEEDS}
-TOKENS, PER_STEP, LEARNING_RATE = 1_000_000, 2048, 5e-4
+TOKENS, PER_STEP, LEARNING_RATE = 500_000, 2048, 5e-4
 LENGTHS = {512: 32, 2048: 12}
 """Tokens of the sequences that heads are profiled on, and how many there are."""
 
@@ -49,7 +49,7 @@ def trained(text: bytes, start: Path, length: int, base: float, seed: int, steps
     settings = argparse.Namespace(seed=f"on-{seed}", tokens_per_step=PER_STEP, learning_rate=LEARNING_RATE)
     torch.manual_seed(seed)
     for step in tqdm(range(steps), unit="step", mininterval=30):
-        train_step(model, optimizer, text, step, steps, length, settings)
+        train_step(model, optimizer, text, step, steps, settings, length=length)
     return model
 
 

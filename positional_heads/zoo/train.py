@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             _evaluate(model, text[-held_out:], step, losses, time.monotonic() - began, arguments.out)
             losses.clear()
         length = next(length for until, length in CURRICULUM if step < until * steps)
-        losses.append(train_step(forward, optimizer, text[:-held_out], step, steps, length, arguments))
+        losses.append(train_step(forward, optimizer, text[:-held_out], step, steps, arguments, length=length))
         if time.monotonic() - saved > arguments.save_seconds:
             _save_state(model, optimizer, step + 1, arguments.out)
             saved = time.monotonic()
@@ -106,8 +106,9 @@ def train_step(
     text: bytes,
     step: int,
     steps: int,
-    length: int,
     arguments: argparse.Namespace,
+    *,
+    length: int,
 ) -> float:
     """One step on examples of so many tokens, which depend on (seed, step) alone; its mean loss."""
     examples = [
