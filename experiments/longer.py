@@ -3,8 +3,8 @@
     python experiments/longer.py kjv.txt runs                         # every run, in order; a finished one is kept
     python experiments/longer.py kjv.txt runs longer-0 control-0      # some runs
 
-The model is `experiments/training/rotary-1e4-0.safetensors`, trained on 512 tokens with base 10000. Each run sees half a
-million more tokens, in steps of 2048: in sequences of 2048 with the base raised to 100000, or kept, or of 512, the
+The model is `experiments/training/rotary-1e4-0.safetensors`, trained on 512 tokens with base 10000. Each run sees half
+a million more tokens, in steps of 2048: in sequences of 2048 with the base raised to 100000, or kept, or of 512, the
 control. Runs of one seed differ in nothing else. What is kept: how the heads changed on held-out text of 512 and of
 2048 tokens, and passkey recall before and after, in experiments/longer.
 """

@@ -171,11 +171,11 @@ def _pairs(comparison: Compared, a: str) -> str:
     frequencies = comparison.pairs.frequencies
     rescaled = bool(((frequencies[0] - frequencies[1]).abs() > SAME_FREQUENCY * frequencies[0].abs()).any())
     other = " Frequencies differ: pairs are matched by index." if rescaled else ""
+    sample = "" if isnan(slow.low) else " These intervals are over heads, which are no independent sample."
     return (
-        f"In the {slow.heads} heads whose pairs changed their mean contributions, {_share(slow)} of the squared change "
-        f"sits in the slow half of the pairs, and {_share(beyond)} in the pairs that do not turn once within "
-        f"{comparison.trained_length} tokens, the context of {a}. These intervals are over heads, which are no "
-        f"independent sample.{other}"
+        f"The mean contributions of rotary pairs changed in {slow.heads} head{'s' * (slow.heads != 1)}: "
+        f"{_share(slow)} of the squared change sits in the slow half of the pairs, and {_share(beyond)} in the pairs "
+        f"that do not turn once within {comparison.trained_length} tokens, the context of {a}.{sample}{other}"
     )
 
 

@@ -98,7 +98,7 @@ class PairChange:
         known = self.frequencies[0].isfinite()
         even = ((pairs & known).sum(-1) / known.sum(-1))[:, None].expand_as(self.changed)[self.changed]
         held = self.held(pairs)[self.changed]
-        low, high = mean_interval(held, bounds=(0.0, 1.0)).tolist()
+        low, high = mean_interval(held).clamp(0, 1).tolist()
         return MeanShare(float(held.mean()), low, high, float(even.double().mean()), len(held))
 
     def to_frame(self) -> "pd.DataFrame":
@@ -109,7 +109,7 @@ class PairChange:
         known = shares.isfinite()
         low, high = torch.full((2, shares.shape[1]), torch.nan, dtype=torch.float64)
         for pair, heads in enumerate(known.T):
-            low[pair], high[pair] = mean_interval(shares[heads, pair], bounds=(0.0, 1.0))
+            low[pair], high[pair] = mean_interval(shares[heads, pair]).clamp(0, 1)
         a, b = (_of_every_layer(wavelengths(side)) for side in self.frequencies)
         level = self.level[self.changed] / self.total[self.changed][:, None]
         columns = {"wavelength_a": a, "wavelength_b": b, "share": shares.nanmean(0), "share_low": low}
