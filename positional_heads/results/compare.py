@@ -6,6 +6,7 @@ alike, so the variance of a change is that of the differences of the resamples. 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from positional_heads.core.rank_agreement import RankAgreement, rank_agreement, 
 from positional_heads.core.statistics import FEWEST_UNITS, added_variances, bootstrap_weights
 from positional_heads.results.comparison import Change, Comparison
 from positional_heads.results.differing import differing
+from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.pair_change import pair_change, refuse_unlike
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import printable
 
@@ -25,24 +28,40 @@ Part = tuple[Float64[Tensor, "layer head"], int]
 
 
 @checked
-def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) -> Comparison:
+def compare(
+    a: HeadScores | HeadProfile, b: HeadScores | HeadProfile, *, names: Sequence[str] = ("a", "b")
+) -> Comparison:
     """Compare two scorings head by head: of two texts, lengths, temperatures, checkpoints or models of one shape.
 
     Everything is allowed to differ but the shape, and the verdict names everything recorded that does. A change is b
     minus a. Its interval and p-value count the variation over sequences: paired where both scored the same sequences,
-    and otherwise as two independent samples.
+    and otherwise as two independent samples. Two head profiles are compared by their scores, and by how much the mean
+    contribution of every rotary pair changed.
 
     Args:
-        a: What `score_heads` returned, e.g. before training or on one text.
+        a: What `score_heads` or `profile_heads` returned, e.g. before training or on one text.
         b: What it returned for something else.
         names: What to call them.
 
     Raises:
-        ValueError: If they have different shapes, no head with a score in both, or are the same result; or if they are
-            of the same sequences, resampled with other seeds.
+        ValueError: If they have different shapes, no head with a score in both, or are the same result; if they are
+            of the same sequences, resampled with other seeds; if one is a profile and the other is not; or if profiles
+            have other rotary pairs or ranges of distances.
     """
     called = _two_names(names)
+    if isinstance(a, HeadProfile) and isinstance(b, HeadProfile):
+        _refuse(a.scores, b.scores, called)
+        refuse_unlike(a, b, called)
+        return replace(_compared(a.scores, b.scores, called), pairs=pair_change(a, b))
+    if isinstance(a, HeadProfile) or isinstance(b, HeadProfile):
+        profile, scores = called if isinstance(a, HeadProfile) else called[::-1]
+        msg = f"{profile} is a head profile and {scores} scores only: give two of a kind, such as the profile's .scores"
+        raise ValueError(msg)
     _refuse(a, b, called)
+    return _compared(a, b, called)
+
+
+def _compared(a: HeadScores, b: HeadScores, called: tuple[str, str]) -> Comparison:
     paired = same_sequences(a, b)
     both_null = a.null is not None and b.null is not None
     defined = ~(a.rho.isnan() | b.rho.isnan())
@@ -73,7 +92,17 @@ def compare(a: HeadScores, b: HeadScores, *, names: Sequence[str] = ("a", "b")) 
         },
         stays=torch.stack([a.stays(), b.stays()]) if len(controls) == 2 else None,  # noqa: PLR2004
         control_change=_excess_change(controls[0], controls[1], paired) if len(controls) == 2 else None,  # noqa: PLR2004
+        curve_distance=_curve_distance(a, b),
     )
+
+
+def _curve_distance(a: HeadScores, b: HeadScores) -> Float64[Tensor, "layer head"] | None:
+    """Root mean square difference of D by distance, over the distances that both have, each alike."""
+    if a.curve is None or b.curve is None or a.frequencies.shape != b.frequencies.shape:
+        return None
+    shared = min(a.curve.shape[-1], b.curve.shape[-1])
+    difference = b.curve[..., :shared].double() - a.curve[..., :shared].double()
+    return difference.square().nanmean(-1).sqrt()
 
 
 def same_sequences(a: HeadScores, b: HeadScores) -> bool:

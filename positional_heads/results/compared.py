@@ -9,6 +9,7 @@ from torch import Tensor
 from positional_heads.core.heads import Head
 from positional_heads.core.rank_agreement import RankAgreement, SharedTop
 from positional_heads.results.differing import Difference
+from positional_heads.results.pair_change import MeanShare, PairChange
 
 
 @runtime_checkable
@@ -98,3 +99,19 @@ class Compared(Protocol):
     @property
     def control_changed(self) -> Bool[Tensor, "layer head"]:
         """Heads whose excess without the first keys differs."""
+
+    @property
+    def curve_distance(self) -> Float64[Tensor, "layer head"] | None:
+        """Distance of each head's curves, if known."""
+
+    @property
+    def trained_length(self) -> int:
+        """Tokens that the first model was trained on."""
+
+    @property
+    def pair_shares(self) -> Mapping[str, MeanShare]:
+        """Share of the squared change in slow pairs and in those beyond the training length."""
+
+    @property
+    def pairs(self) -> PairChange | None:
+        """Change of every pair, if known."""

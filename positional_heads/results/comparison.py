@@ -22,6 +22,7 @@ from positional_heads.results.comparison_tables import CHANGE_COLUMNS
 from positional_heads.results.comparison_verdict import comparison_verdict
 from positional_heads.results.differing import Difference
 from positional_heads.results.files import COMPARISON
+from positional_heads.results.pair_change import MeanShare, PairChange
 from positional_heads.results.record import Record, computed_once, json_rows, nested
 from positional_heads.results.text import printable
 from positional_heads.results.verdicts import ALPHA
@@ -102,6 +103,9 @@ class Comparison(Record):
         stays: Heads that stay when the first keys are left out, in a and in b; None unless both have a control and
             nulls.
         control_change: Change of the excess without these keys; None unless both have a control and nulls.
+        curve_distance: Root mean square difference of the mean dominant dimension by distance, in rotary pairs, over
+            the distances that both have, each alike; None without curves, and in files of earlier versions.
+        pairs: Change of every rotary pair, where two head profiles were compared.
     """
 
     names: tuple[str, str]
@@ -119,6 +123,8 @@ class Comparison(Record):
     provenance: dict[str, Any]
     stays: Bool[Tensor, "side layer head"] | None = None
     control_change: Change | None = None
+    curve_distance: Float64[Tensor, "layer head"] | None = None
+    pairs: PairChange | None = None
 
     saved_as = COMPARISON
 
@@ -176,6 +182,24 @@ class Comparison(Record):
             return torch.zeros_like(self.changed)
         return self.control_change.q_values <= ALPHA
 
+    @property
+    def trained_length(self) -> int:
+        """Tokens that a was trained on, as its context says; those of its longest sequence where that is unknown."""
+        model, data = (self.provenance["a"].get(part, {}) for part in ("model", "data"))
+        return int(model.get("context") or data.get("longest", 0))
+
+    @cached_property
+    def pair_shares(self) -> dict[str, MeanShare]:
+        """Share of the squared change in the slow half of the pairs ("slow"), and in those that are "beyond".
+
+        Beyond are the pairs whose wavelength in a is longer than `trained_length`. Empty unless two head profiles were
+        compared, and a head has changed.
+        """
+        if self.pairs is None or not bool(self.pairs.changed.any()):
+            return {}
+        of = {"slow": self.pairs.slow, "beyond": self.pairs.beyond(self.trained_length)}
+        return {name: self.pairs.mean_share(pairs) for name, pairs in of.items()}
+
     def _where(self, sides: Bool[Tensor, "side layer head"] | None) -> dict[Head, str]:
         if sides is None:
             return dict.fromkeys(self.heads, UNKNOWN)
@@ -207,6 +231,11 @@ class Comparison(Record):
             columns |= {"excess_a": self.excess[0], "excess_b": self.excess[1]}
             columns |= _columns("excess_change", self.excess_change)
         columns |= {"rho_curve_a": self.rho_curve[0], "rho_curve_b": self.rho_curve[1]}
+        if self.curve_distance is not None:
+            columns["curve_distance"] = self.curve_distance
+        if self.pairs is not None:
+            columns |= {"pair_change": self.pairs.total.sqrt(), "slow_share": self.pairs.held(self.pairs.slow)}
+            columns["beyond_share"] = self.pairs.held(self.pairs.beyond(self.trained_length))
         frame = pd.DataFrame({"name": [str(head) for head in self.heads]})
         frame["layer"] = [head.layer for head in self.heads]
         frame["head"] = [head.head for head in self.heads]
@@ -236,6 +265,22 @@ class Comparison(Record):
         rows = [{"fraction": part, **one._asdict()} for part, one in self.shared_top.items()]
         return pd.DataFrame(rows).rename(columns={"p_value": "p_shared"})
 
+    @computed_once
+    def pair_frame(self) -> "pd.DataFrame":
+        """One row per rotary pair: its mean share of the squared change, over the heads that changed.
+
+        The share has a 95 % interval over heads, as if they were independent, and `even` is what to expect if every
+        pair changed as much. `level` is the part of the share that is the same at every distance. Wavelengths are NaN
+        where layers have several.
+
+        Raises:
+            ValueError: If no head profiles were compared.
+        """
+        if self.pairs is None:
+            msg = "only two head profiles show the change by pair: compare what profile_heads returned"
+            raise ValueError(msg)
+        return self.pairs.to_frame()
+
     def _main_table(self) -> "pd.DataFrame":
         frame = self.to_frame().dropna(subset=["change"]).sort_values("change", key=abs, ascending=False)
         return frame[[name for name in CHANGE_COLUMNS if name in frame]]
@@ -250,6 +295,7 @@ class Comparison(Record):
                 for name, one in self.agreement.items()
             ],
             "top": json_rows(self.top_frame()),
+            "pairs": [] if self.pairs is None else json_rows(self.pair_frame()),
             "paired": self.paired,
             "groups": list(self.groups),
             "reasons": {str(head): reason for head, reason in self.reasons.items()},
@@ -259,6 +305,7 @@ class Comparison(Record):
     @classmethod
     def _from_file(cls, content: dict[str, Any], tensors: dict[str, Tensor]) -> "Comparison":
         excess_change, control_change = (nested(tensors, name) for name in ("excess_change", "control_change"))
+        pairs = nested(tensors, "pairs")
         a, b = content["names"]
         some, others = content["groups"]
         agreement = {}
@@ -276,6 +323,8 @@ class Comparison(Record):
             beats_null=tensors.get("beats_null"),
             stays=tensors.get("stays"),
             control_change=Change(**control_change) if control_change else None,
+            curve_distance=tensors.get("curve_distance"),
+            pairs=PairChange(**pairs) if pairs else None,
             agreement=agreement,
             paired=content["paired"],
             groups=(some, others),

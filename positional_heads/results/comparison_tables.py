@@ -9,9 +9,11 @@ from positional_heads.results.text import printable
 CHANGE_COLUMNS = (
     *("name", "rho_a", "rho_b", "change", "change_low", "change_high", "change_q"),
     *("excess_a", "excess_b", "excess_change", "excess_change_q", "beats", "stays_in"),
+    *("curve_distance", "slow_share", "beyond_share"),
 )
 AGREEMENT_COLUMNS = ("measure", "correlation", "low", "high", "ceiling")
 TOP_COLUMNS = ("k", "shared", "expected", "jaccard", "p_shared")
+PAIR_SHARE_COLUMNS = ("pair", "wavelength_a", "wavelength_b", "share", "share_low", "share_high", "even", "level")
 RANKED_BY = ("times", "times_stays", "lowest_rho")
 """What puts a head first where several results are side by side; without controls, none is known to stay."""
 PAIR_COLUMNS = ("a", "b", "correlation_rho", "correlation_excess", *TOP_COLUMNS)
@@ -55,14 +57,16 @@ def comparison_line(content: Mapping[str, Any]) -> str:
 
 
 def comparison_tables(content: Mapping[str, Any], top: int) -> list[ResultTable]:
-    """The heads that change most, how far the ranks agree, and how many top heads are shared.
+    """The heads that change most, how far the ranks agree, how many top heads are shared, and where pairs changed.
 
     Args:
         content: What a comparison's file holds beside its tensors.
         top: How many heads.
     """
     agreement, shared = (ResultTable(AGREEMENT_COLUMNS, content["agreement"]), ResultTable(TOP_COLUMNS, content["top"]))
-    return [changes_table(content["table"], top), agreement, shared]
+    pairs = sorted(content.get("pairs", []), key=lambda row: -(row["share"] or 0.0))
+    changed = [ResultTable(PAIR_SHARE_COLUMNS, pairs[:top])] if pairs else []
+    return [changes_table(content["table"], top), agreement, shared, *changed]
 
 
 def stability_tables(content: Mapping[str, Any], top: int) -> list[ResultTable]:

@@ -10,6 +10,7 @@ from positional_heads.core.rank_agreement import RankAgreement
 from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.compared import Compared
 from positional_heads.results.differing import PRECISION_ONLY, Difference
+from positional_heads.results.pair_change import MeanShare
 from positional_heads.results.text import p_text, printable
 from positional_heads.results.verdicts import ALPHA
 
@@ -18,6 +19,12 @@ TOP = 0.1
 ONE_OR_BOTH = ("both", "a only", "b only")
 NAMED = 5
 """Heads that a sentence names at most."""
+FARTHEST = 3
+"""Heads whose curves it gives."""
+SAME_CURVE = 0.005
+"""Rotary pairs that two places would show as 0."""
+SAME_FREQUENCY = 1e-5
+"""Frequencies that differ by less than this part are equal, but for rounding."""
 
 
 def comparison_verdict(comparison: Compared) -> str:
@@ -33,6 +40,8 @@ def comparison_verdict(comparison: Compared) -> str:
         _changes(comparison),
         _appeared_and_vanished(comparison, a, b),
         _staying(comparison, a, b),
+        _curves(comparison),
+        _pairs(comparison, a),
         *_caveats(comparison),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -129,6 +138,50 @@ def _staying(comparison: Compared, a: str, b: str) -> str:
         f"{said}; of these {len(in_a + in_b)}, {len(differ)} {'differs' if len(differ) == 1 else 'differ'} "
         f"significantly in the excess without these keys{f' ({named(differ)})' if differ else ''}."
     )
+
+
+def _curves(comparison: Compared) -> str:
+    """Which heads' curves of D differ most, against the median head, which is no measure of noise."""
+    if comparison.curve_distance is None or bool(comparison.curve_distance.isnan().all()):
+        return ""
+    distance = comparison.curve_distance.flatten().nan_to_num(-1)
+    if float(distance.max()) < SAME_CURVE:
+        return f"The mean dominant dimension by distance is the same in all heads, within {SAME_CURVE:g} rotary pairs."
+    heads = comparison.curve_distance.shape[1]
+    most = [
+        f"{Head(*divmod(int(index), heads))} ({float(distance[index]):.2f})"
+        for index in distance.argsort(descending=True, stable=True)[:FARTHEST]
+        if distance[index] >= 0
+    ]
+    median = float(comparison.curve_distance.nanquantile(0.5))
+    basis = "" if comparison.paired else "; other sequences alone move curves, too"
+    return (
+        f"The mean dominant dimension by distance differs most in {', '.join(most)}, as a root mean square over "
+        f"distances, in rotary pairs; the median over heads is {median:.2f}{basis}."
+    )
+
+
+def _pairs(comparison: Compared, a: str) -> str:
+    """Whether the change of the pairs sits in the slow ones."""
+    if comparison.pairs is None:
+        return ""
+    if not comparison.pair_shares:
+        return "No rotary pair changed its mean contribution by more than rounding."
+    slow, beyond = (comparison.pair_shares[name] for name in ("slow", "beyond"))
+    frequencies = comparison.pairs.frequencies
+    rescaled = bool(((frequencies[0] - frequencies[1]).abs() > SAME_FREQUENCY * frequencies[0].abs()).any())
+    other = " Frequencies differ: pairs are matched by index." if rescaled else ""
+    sample = "" if isnan(slow.low) else " These intervals are over heads, which are no independent sample."
+    return (
+        f"The mean contributions of rotary pairs changed in {slow.heads} head{'s' * (slow.heads != 1)}: "
+        f"{_share(slow)} of the squared change sits in the slow half of the pairs, and {_share(beyond)} in the pairs "
+        f"that do not turn once within {comparison.trained_length} tokens, the context of {a}.{sample}{other}"
+    )
+
+
+def _share(share: MeanShare) -> str:
+    interval = "" if isnan(share.low) else f"95 % interval {share.low:.2f} to {share.high:.2f}; "
+    return f"{share.share:.2f} ({interval}{share.even:.2f} if all changed alike)"
 
 
 def _caveats(comparison: Compared) -> list[str]:

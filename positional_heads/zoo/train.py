@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(arguments.seed)
     model = _new_model(arguments)
-    optimizer = _optimizer(model, arguments.learning_rate)
+    optimizer = new_optimizer(model, arguments.learning_rate)
     steps = arguments.tokens // arguments.tokens_per_step
     start = _resume(model, optimizer, arguments.out)
     forward = torch.compile(model, dynamic=True) if arguments.compile else model
@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
         if _is_evaluated(step, arguments.evaluate_every):
             _evaluate(model, text[-held_out:], step, losses, time.monotonic() - began, arguments.out)
             losses.clear()
-        losses.append(_train_step(forward, optimizer, text[:-held_out], step, steps, arguments))
+        length = next(length for until, length in CURRICULUM if step < until * steps)
+        losses.append(train_step(forward, optimizer, text[:-held_out], step, steps, arguments, length=length))
         if time.monotonic() - saved > arguments.save_seconds:
             _save_state(model, optimizer, step + 1, arguments.out)
             saved = time.monotonic()
@@ -90,7 +91,8 @@ def _is_evaluated(step: int, every: int) -> bool:
     return step % every == 0 or (FIRST_CHECKPOINT <= step < every and step.bit_count() == 1)
 
 
-def _optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.AdamW:
+def new_optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.AdamW:
+    """The optimizer of a run, without any state."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.ndim > 1]
     vectors = [parameter for parameter in trained if parameter.ndim <= 1]
@@ -98,15 +100,17 @@ def _optimizer(model: PreTrainedModel, learning_rate: float) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
 
 
-def _train_step(
+def train_step(
     forward: Callable[..., Any],
     optimizer: torch.optim.Optimizer,
     text: bytes,
     step: int,
     steps: int,
     arguments: argparse.Namespace,
+    *,
+    length: int,
 ) -> float:
-    length = next(length for until, length in CURRICULUM if step < until * steps)
+    """One step on examples of so many tokens, which depend on (seed, step) alone; its mean loss."""
     examples = [
         make_example(text, length, random.Random(f"{arguments.seed}-{step}-{index}"))
         for index in range(arguments.tokens_per_step // length)

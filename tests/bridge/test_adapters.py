@@ -98,6 +98,33 @@ def test_an_adapter_that_is_switched_off_is_another_model(folders):
     assert weights_fingerprint(model) == before
 
 
+def test_only_heads_of_adapted_layers_are_said_to_change(folders, tmp_path):
+    base, _ = folders
+    torch.manual_seed(2)
+    adapter = save_adapter(base, tmp_path / "last", init_lora_weights=False, layers_to_transform=[1])
+    rewritten(adapter, base_model_name_or_path=str(base))
+    tokens = torch.randint(256, (6, 40), generator=torch.Generator().manual_seed(0))
+
+    def profile(model):
+        return ph.profile_heads(model, tokens, retrieval=None, resamples=50)
+
+    adapted = own(base, adapter)
+    model = ph.load_model(adapted)
+    on, merged = profile(model), profile(ph.load_model(adapter))
+    with adapted.disable_adapter():
+        off = profile(model)
+    for after in (on, merged):
+        found = ph.compare(off, after, names=["off", "on"])
+        assert found.paired
+        assert found.pairs.changed.tolist() == [[False] * 4, [True] * 4]
+        assert not found.changed[0].any()
+        assert float(found.rho_change.value[0].abs().max()) < 1e-4
+        assert float(found.rho_change.value[1].abs().min()) > 1e-4
+        assert float(found.curve_distance[0].max()) < 1e-4
+        assert float(found.curve_distance[1].min()) > 0.01
+    assert not ph.compare(on, merged).changed.any()
+
+
 def test_a_report_says_how_to_load_the_adapter(folders):
     base, adapter = folders
     given = ph.score_heads(ph.load_model(adapter), TOKENS).provenance

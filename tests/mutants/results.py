@@ -55,6 +55,24 @@ MUTANTS = (
     Mutant("results/compare.py", "rho.double().var(0) / len(rho)", "rho.double().var(0)", "results/test_compare"),
     Mutant("results/compare.py", "if drawn[0] != drawn[1]:", "if False:", "results/test_compare -k another_order"),
     Mutant("results/compare.py", "value = sides[1] - sides[0]", "value = sides[0] - sides[1]", "results/test_compare"),
+    Mutant(
+        "results/compare.py",
+        "difference.square().nanmean(-1).sqrt()",
+        "difference.abs().nanmean(-1)",
+        "results/test_pair_change -k both_have",
+    ),
+    Mutant(
+        "results/pair_change.py",
+        "(a.edges[1:] - a.edges[:-1]).double() * change",
+        "1.0 * change",
+        "results/test_pair_change -k altered",
+    ),
+    Mutant(
+        "results/pair_change.py",
+        "order[: len(order) // 2]",
+        "order[len(order) // 2 :]",
+        "results/test_pair_change -k altered",
+    ),
     Mutant("results/comparison.py", "2 * stats.t.sf", "stats.t.sf", "results/test_compare"),
     Mutant(
         "results/comparison_verdict.py",

@@ -22,7 +22,9 @@ MOST_NAMED = 4
 
 def comparison_files(comparison: Comparison) -> dict[str, bytes | str]:
     """Tables, plot and text of a comparison, by the names of their files."""
+    by_pair = {} if comparison.pairs is None else {"pairs.csv": comparison.pair_frame().to_csv(index=False)}
     return {
+        **by_pair,
         "changes.csv": comparison.to_frame().to_csv(index=False),
         "agreement.csv": comparison.agreement_frame().to_csv(index=False),
         "top.csv": comparison.top_frame().to_csv(index=False),
@@ -50,6 +52,7 @@ def comparison_section(comparison: Comparison | Stability, number: int, dpi: int
     else:
         tables = comparison_tables(comparison._content(), REPORTED_HEADS)
         captions = ["Heads whose rho changes most", "How far the ranks agree", "Top heads shared by both"]
+        captions += ["Pairs with the largest share of the change"] * (comparison.pairs is not None)
         drawn = plot(comparison_plot(comparison), dpi, comparison.verdict, "Every head in one against the other.")
     names = (printable(name, newlines=False) for name in comparison.names)
     provenance = comparison.provenance
@@ -82,7 +85,8 @@ def compared_title(result: Comparison | Stability) -> str:
 
 def _comparison_text(comparison: Comparison) -> str:
     content = comparison._content()
-    changes, agreement, top = comparison_tables(content, REPORTED_HEADS)
+    changes, agreement, top, *pairs = comparison_tables(content, REPORTED_HEADS)
+    by_pair = "".join(f"Pairs with the largest share of the change:\n\n{table.markdown}\n\n" for table in pairs)
     sides = "\n".join(
         "- " + _side(name, comparison.provenance[key]) for name, key in zip(comparison.names, "ab", strict=True)
     )
@@ -104,7 +108,7 @@ How far the ranks of the heads agree:
 
 {top.markdown}
 
-{sides}
+{by_pair}{sides}
 
 {last_line(comparison)}
 """
