@@ -4,8 +4,7 @@
     python experiments/training.py kjv.txt runs rotary-1e3-0 none-1     # some runs
 
 A run differs from the others in its encoding, base, seed or text alone: 6 million tokens, ten minutes on a core, with a
-C++ compiler. What is kept of it here is its last checkpoint, in 8 bits, and the log of its training:
-experiments/training.
+C++ compiler. Its log is kept in experiments/training, and the last checkpoint of one run, which longer.py begins with.
 """
 
 import random
@@ -18,6 +17,7 @@ from positional_heads.zoo import train
 KEPT = Path(__file__).parent / "training"
 BASES = {"1e3": 1e3, "1e4": 1e4, "1e6": 1e6}
 SEEDS = (0, 1)
+CONTINUED = "rotary-1e4-0"
 RUNS = {
     f"rotary-{name}-{seed}": ["--encoding", "rotary", "--base", str(base), "--seed", str(seed)]
     for seed in SEEDS
@@ -55,8 +55,8 @@ def main() -> None:
             read = str(changed) if name.startswith("passages") else text
             train.main(["--text", read, "--out", str(run), *SHARED, *RUNS[name]])
         KEPT.mkdir(exist_ok=True)
-        last = max((run / "checkpoints").iterdir())
-        shutil.copyfile(last, KEPT / f"{name}.safetensors")
+        if name == CONTINUED:
+            shutil.copyfile(max((run / "checkpoints").iterdir()), KEPT / f"{name}.safetensors")
         shutil.copyfile(run / "log.jsonl", KEPT / f"{name}.jsonl")
 
 
