@@ -21,7 +21,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 import positional_heads as ph
 from positional_heads.studies.extrapolation import text_losses
-from positional_heads.zoo.architecture import TRAINING_LENGTH, byte_tokenizer, model_of_encoding
+from positional_heads.zoo.architecture import BOS_ID, TRAINING_LENGTH, byte_tokenizer, model_of_encoding
 from positional_heads.zoo.training_checkpoints import load_checkpoint
 
 KEPT = HERE / "small"
@@ -47,10 +47,10 @@ def loaded(runs: Path, name: str, step: int = LAST, base: float | None = None) -
 
 
 def sequences(text: str = "plain", length: int = TRAINING_LENGTH, count: int = SEQUENCES) -> torch.Tensor:
-    """Sequences of the bundled text, which is held out: other models of bytes read the same ones."""
+    """Sequences of the bundled text, which is held out, begun as in training."""
     tokens = list(TEXTS[text](ph.bundled_text()).encode())
     starts = torch.linspace(0, len(tokens) - length, count).long().tolist()
-    return torch.tensor([tokens[start : start + length] for start in starts])
+    return torch.tensor([[BOS_ID, *tokens[start : start + length - 1]] for start in starts])
 
 
 def emergence(runs: Path, name: str) -> None:

@@ -72,7 +72,7 @@ def wrapped_model(model: Any, tokenizer: Any = None) -> "TransformerBridge":
 
 
 def _as_it_is(tokenizer: Any) -> Any:
-    """A tokenizer that TransformerLens does not load again: one that was made in memory has no folder to load it from."""
+    """A tokenizer that TransformerLens does not load again: one that was made in memory has no folder."""
     if "name_or_path" in getattr(tokenizer, "init_kwargs", {"name_or_path": ""}):
         return tokenizer
     kept = copy.deepcopy(tokenizer)
