@@ -57,7 +57,8 @@ def measured(model: Any, held_out: bytes, folder: Path) -> None:
     """Save the model, its profiles on held-out text, and its recall; the recall last."""
     model.eval().save_pretrained(folder / "model")
     byte_tokenizer().save_pretrained(folder / "model")
-    bridge = ph.load_model(folder / "model", name=f"{START.stem} {folder.name}")
+    bridge = ph.load_model(folder / "model")
+    bridge.cfg.model_name = f"{START.stem} {folder.name}"  # not the folder on this machine
     for length, count in LENGTHS.items():
         places = sorted(random.Random(0).sample(range(len(held_out) // length), count))
         pieces = [held_out[place * length :][: length - 1] for place in places]

@@ -53,11 +53,21 @@ def sequences(text: str = "plain", length: int = TRAINING_LENGTH, count: int = S
     return torch.tensor([[BOS_ID, *tokens[start : start + length - 1]] for start in starts])
 
 
+def named(load: Callable[[], Any], name: str) -> Callable[[], Any]:
+    """The function by a name that says nothing of this machine."""
+
+    def loading() -> Any:
+        return load()
+
+    loading.__name__ = name
+    return loading
+
+
 def emergence(runs: Path, name: str) -> None:
     """Every head over the steps of a run, on the kind of text that it reads, beside loss and passkeys."""
 
     def run(checkpoint: Path) -> ph.EmergenceStudy:
-        checkpoints = {step: partial(loaded, runs, name, step) for step in STEPS}
+        checkpoints = {step: named(partial(loaded, runs, name, step), f"{name}-step-{step}") for step in STEPS}
         rows = sequences("passages" if name.startswith("passages") else "plain")
         settings = {"null_repeats": 10, "retrieval_examples": 4, "checkpoint": checkpoint, "progress": True}
         return ph.emergence_study(checkpoints, rows, "passkey", **settings, **FEW)
@@ -131,7 +141,7 @@ def lengths(runs: Path) -> Iterable[pd.DataFrame]:
             model = loaded(runs, name, step)
             for length in (64, 128, 256, 512):
                 rows = sequences(length=length, count=SEQUENCES * TRAINING_LENGTH // length)
-                found = ph.score_heads(model, rows, null_repeats=10)
+                found = ph.score_heads(model, rows, null_repeats=10, control_keys=4)
                 yield found.to_frame().assign(run=name, step=step, length=length)
 
 

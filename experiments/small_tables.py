@@ -1,5 +1,6 @@
 """Tables of docs/small_models.md from the kept results of small.py and training.py."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from positional_heads.results.verdicts import ALPHA
 from positional_heads.zoo.train import CURRICULUM
 
 KEPT = Path(__file__).parent / "small"
+LONGER = Path(__file__).parent / "longer"
 STEPS = 2929
 """Steps of each run."""
 COST = 0.1
@@ -136,6 +138,7 @@ def length_rows() -> Iterator[list[Any]]:
     """Scores at each length of the curriculum, over the heads of three bases and both seeds."""
     for (step, length), heads in read("lengths").groupby(["step", "length"], sort=False):
         above = ((heads["excess"] > 0) & (heads["rho"] > 0) & (heads["q_value"] < ALPHA)).sum()
+        stays = int((heads["stays"] == True).sum())  # noqa: E712  the column has empty cells
         seen = next(seen for until, seen in CURRICULUM if step <= until * STEPS)
         yield [
             step,
@@ -144,7 +147,24 @@ def length_rows() -> Iterator[list[Any]]:
             f"{heads['rho'].median():.2f}",
             f"{heads['rho'].max():.2f}",
             f"{above} of {len(heads)}",
+            stays,
         ]
+
+
+def longer_rows() -> Iterator[list[Any]]:
+    """Further training on longer texts and on as long ones: what changed, and what is recalled; both seeds."""
+    recall = json.loads((LONGER / "recall.json").read_text())
+    before = recall["before"]
+    yield ["before", "", "", "", "", f"{before['512']:.2f}", f"{before['2048']:.2f}"]
+    for way, name in {"raised": "2048, base 1e5", "longer": "2048", "control": "512"}.items():
+        cells = []
+        for seed in (0, 1):
+            found = [ph.Comparison.load(LONGER / f"{way}-{seed}-{length}.safetensors") for length in (512, 2048)]
+            moved = [f"{float(one.curve_distance.median()):.2f}" for one in found if one.curve_distance is not None]
+            shares = [f"{one.pair_shares['slow'].share:.2f}" for one in found]
+            recalled = [f"{recall[f'{way}-{seed}'][length]:.2f}" for length in ("512", "2048")]
+            cells.append([*moved, *shares, *recalled])
+        yield [name, *(" / ".join(pair) for pair in zip(*cells, strict=True))]
 
 
 HEADERS: dict[str, tuple[list[str], Callable[[], Iterator[list[Any]]]]] = {
@@ -152,7 +172,10 @@ HEADERS: dict[str, tuple[list[str], Callable[[], Iterator[list[Any]]]]] = {
         ["run", "skill from step (95 %)", "most heads that beat their null", "at the end", "highest rho", "at the end"],
         emergence_rows,
     ),
-    "lengths": (["step", "trained on, tokens", "scored at", "median rho", "highest", "beat their null"], length_rows),
+    "lengths": (
+        ["step", "trained on, tokens", "scored at", "median rho", "highest", "beat their null", "stay"],
+        length_rows,
+    ),
     "texts": (["trained on", "step", "scored on", "excess above 0", "and rho", "largest excess"], text_rows),
     "encodings": (
         [
@@ -167,6 +190,18 @@ HEADERS: dict[str, tuple[list[str], Callable[[], Iterator[list[Any]]]]] = {
             "the most needed costs",
         ],
         encoding_rows,
+    ),
+    "longer": (
+        [
+            "trained on",
+            "curves moved, at 512",
+            "at 2048",
+            "share in the slow half, at 512",
+            "at 2048",
+            "recall at 512",
+            "at 2048",
+        ],
+        longer_rows,
     ),
     "bases": (
         ["trained on", "run with", "loss", "passkeys", "median rho", "highest rho", "loss beyond", "passkeys beyond"],

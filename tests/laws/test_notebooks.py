@@ -21,7 +21,10 @@ NOTEBOOKS = (
     "6_research_session.ipynb",
     "7_what_is_this_head.ipynb",
     "8_move_the_dimensions.ipynb",
+    "9_heads_in_training.ipynb",
     "10_what_training_changes.ipynb",
+    "11_other_encodings.ipynb",
+    "12_base_and_jump.ipynb",
 )
 MOST_BYTES = 500_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w.<])/(?:home|root|tmp|usr|opt|var|mnt|work|Users|private)/|[A-Z]:\\|site-packages")
@@ -152,7 +155,7 @@ def test_another_kernel_is_found():
 def test_every_notebook_takes_any_model(name):
     code = "\n".join(source(cell) for cell in code_cells(load(name)))
     assert "ph.load_model(MODEL)" in code
-    assert "load_bundled_model" not in code
+    assert "load_bundled_model()" not in code
     assert "if MODEL == " in code
 
 
