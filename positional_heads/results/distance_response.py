@@ -163,8 +163,8 @@ class DistanceResponse(Record):
     def verdict(self) -> str:
         """How many heads follow their dominant pairs, and whether the score predicts which, in words."""
         follow, heads = self.following, self.heads
-        middle = float(torch.stack([self.response[head] for head in heads]).nanmedian())
-        control = float(torch.stack([self.others[head] for head in heads]).nanmedian())
+        middle = float(torch.stack([self.response[head] for head in heads]).nanquantile(0.5))
+        control = float(torch.stack([self.others[head] for head in heads]).nanquantile(0.5))
         interval = self.sums.shape[2] >= FEWEST_UNITS
         others, whole = len(self.sums) - 1, " with its whole interval" if interval else ""
         parts = [

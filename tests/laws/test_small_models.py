@@ -47,7 +47,9 @@ def test_heads_beat_their_null_where_the_model_was_not_trained():
         assert (median(rho) > 0) == beyond
         counts["beyond" if beyond else "trained"][0] += stay
         counts["beyond" if beyond else "trained"][1] += len(heads)
-    assert counts["beyond"][0] / counts["beyond"][1] > 5 * counts["trained"][0] / counts["trained"][1]
+    assert counts == {"trained": [0, 648], "beyond": [16, 216]}
+    assert "16 of 216" in SAID
+    assert "none of 648" in SAID
 
 
 def test_no_head_beats_its_null_at_the_end_and_none_is_born():
@@ -111,7 +113,7 @@ def test_another_base_costs_within_the_training_length_and_a_larger_one_may_help
             run = f"rotary-{trained}-{seed}"
             losses = {
                 float(base): fmean(float(one["loss"]) for one in rows("answers", run=run, measure="loss", base=base))
-                for base in ("1000", "10000", "1e+06")
+                for base in ("1000.0", "10000.0", "1000000.0")
             }
             own = losses.pop(float(trained))
             assert min(losses.values()) - own > 0.07
@@ -144,7 +146,7 @@ def test_longer_training_changed_what_the_page_says():
                 with safe_open(LONGER / f"{way}-{seed}-{read}.safetensors", "numpy") as kept:
                     squared, frequencies = kept.get_tensor("pairs.squared"), kept.get_tensor("pairs.frequencies")
                     distances[way, seed, read] = kept.get_tensor("curve_distance").flatten()
-                assert ((2 * np.pi / frequencies[..., :16] > 512).reshape(-1, 16) == [False] * 8 + [True] * 8).all()
+                assert ((2 * np.pi / frequencies[0] > 512) == [False] * 8 + [True] * 8).all()
                 shares = (squared / squared.sum(-1, keepdims=True)).reshape(12, 16)
                 slow[way, seed, read] = shares[:, 8:].sum(1)
                 told = [cell.split(" / ")[int(seed)] for cell in table[name][place::2]]
