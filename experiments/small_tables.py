@@ -160,7 +160,7 @@ def longer_rows() -> Iterator[list[Any]]:
         cells = []
         for seed in (0, 1):
             found = [ph.Comparison.load(LONGER / f"{way}-{seed}-{length}.safetensors") for length in (512, 2048)]
-            moved = [f"{float(one.curve_distance.quantile(0.5)):.2f}" for one in found if one.curve_distance is not None]
+            moved = [f"{float(one.curve_distance.quantile(0.5)):.2f}" for one in found]
             shares = [f"{one.pair_shares['slow'].share:.2f}" for one in found]
             recalled = [f"{recall[f'{way}-{seed}'][length]:.2f}" for length in ("512", "2048")]
             cells.append([*moved, *shares, *recalled])
