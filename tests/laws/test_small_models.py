@@ -105,6 +105,12 @@ def test_reach_is_as_told():
     others = [furthest[f"{kind}-{seed}"] for kind in ("none", "alibi", "sinusoidal") for seed in "01"]
     assert f"reaches {min(rotary):.0f} to {max(rotary):.0f} tokens" in SAID
     assert f"reach {min(others):.0f} to {max(others):.0f}." in SAID
+    none = [row for row in rows("distances") if row["run"].startswith("none")]
+    first, later = (
+        [float(row["reach"]) for row in none if (row["layer"] == "0") == is_first] for is_first in (True, False)
+    )
+    assert f"(reach {min(first):.0f} to {max(first):.0f})" in SAID
+    assert f"look {min(later):.0f} to {max(later):.0f} tokens back" in SAID
 
 
 def test_another_base_costs_within_the_training_length_and_a_larger_one_may_help_beyond():
