@@ -38,7 +38,8 @@ HOST_TESTS = bridge scoring studies laws
 SAME_IN_BOTH = bridge/rope_scaling/test_methods scoring/test_settings scoring/test_shards studies/test_budget \
 	studies/tasks/test_harness studies/tasks/test_longbench studies/tasks/test_tasks laws/test_bad_values \
 	laws/test_benchmarks laws/test_docs laws/test_findings laws/test_notebooks laws/test_nulls laws/test_pictures \
-	laws/test_readme laws/test_reprs laws/test_resolution laws/test_rooms laws/test_site laws/test_suite
+	laws/test_readme laws/test_reprs laws/test_resolution laws/test_rooms laws/test_site laws/test_small_models \
+	laws/test_suite
 
 test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pytest $(IN_PARALLEL) $(HOST_TESTS:%=tests/%) -m 'not slow and not real_model' \

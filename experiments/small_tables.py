@@ -169,14 +169,17 @@ def longer_rows() -> Iterator[list[Any]]:
 
 HEADERS: dict[str, tuple[list[str], Callable[[], Iterator[list[Any]]]]] = {
     "emergence": (
-        ["run", "skill from step (95 %)", "most heads that beat their null", "at the end", "highest rho", "at the end"],
+        ["run", "skill from step (95 %)", "most heads that beat their null", "last", "highest rho", "last rho"],
         emergence_rows,
     ),
     "lengths": (
         ["step", "trained on, tokens", "scored at", "median rho", "highest", "beat their null", "stay"],
         length_rows,
     ),
-    "texts": (["trained on", "step", "scored on", "excess above 0", "and rho", "largest excess"], text_rows),
+    "texts": (
+        ["trained on", "step", "scored on", "excess significant", "and rho above 0", "largest excess"],
+        text_rows,
+    ),
     "encodings": (
         [
             "run",
