@@ -362,7 +362,7 @@ BEFORE_THE_MODEL = {
         "--task paskey": "task 'paskey' is unknown",
         "--task copy --haystack bundled:x": "no such bundled text",
         "--examples 3": "--examples: for a task, name one with --task",
-        "--revisions main": "revision 'main' does not end in a step, as step1000 does",
+        "--revisions main": "'bundled' has none; leave it out to follow all checkpoints",
         "--dtype fp32": "dtype 'fp32' is unknown",
         "--sequences 0": "--sequences 0 must be at least 1",
     },
