@@ -19,6 +19,7 @@ import positional_heads as ph
 
 MOVED = {
     "moved-rho-freeze": ("rho", "freeze", (8,)),
+    "moved-retrieval-freeze": ("retrieval", "freeze", (8,)),
     "moved-retrieval-zero": ("retrieval", "zero", (8,)),
 }
 """Ranking of the heads, what is done to their pairs, and how many of the 32."""

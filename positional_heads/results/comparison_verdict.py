@@ -11,8 +11,8 @@ from positional_heads.core.statistics import FEWEST_UNITS
 from positional_heads.results.compared import Compared
 from positional_heads.results.differing import PRECISION_ONLY, Difference
 from positional_heads.results.pair_change import MeanShare
-from positional_heads.results.text import p_text, printable
-from positional_heads.results.verdicts import ALPHA
+from positional_heads.results.text import p_text, printable, rounded, signed
+from positional_heads.results.verdicts import ALPHA, rough_note
 
 TOP = 0.1
 """The fraction of heads whose overlap the verdict gives, as in `HeadScores.positional_heads`."""
@@ -82,15 +82,17 @@ def _changes(comparison: Compared) -> str:
     )
     basis = f"(false discovery rate {ALPHA:g}; {units})"
     changed = int(comparison.changed.sum())
+    rough = rough_note(min(some, others), "groups of sequences")
     if not changed:
-        return f"No head's rho is shown to differ {basis}."
+        return f"No head's rho is shown to differ {basis}.{rough}"
     magnitude = torch.where(comparison.changed, comparison.rho_change.value.abs(), -1.0)
     layer, head = divmod(int(magnitude.argmax()), magnitude.shape[1])
     low, high = comparison.rho_change.interval()[layer, head].tolist()
     before, after = comparison.rho[:, layer, head].tolist()
     return (
         f"rho differs in {changed} of {comparison.n_scored} heads {basis}, most in {Head(layer, head)}, from "
-        f"{before:.2f} to {after:.2f} (change {after - before:+.2f}, 95 % interval {low:+.2f} to {high:+.2f})."
+        f"{rounded(before, 2)} to {rounded(after, 2)} (change {signed(after - before, 2)}, 95 % interval "
+        f"{signed(low, 2)} to {signed(high, 2)}).{rough}"
     )
 
 
@@ -172,10 +174,16 @@ def _pairs(comparison: Compared, a: str) -> str:
     rescaled = bool(((frequencies[0] - frequencies[1]).abs() > SAME_FREQUENCY * frequencies[0].abs()).any())
     other = " Frequencies differ: pairs are matched by index." if rescaled else ""
     sample = "" if isnan(slow.low) else " These intervals are over heads, which are no independent sample."
+    never = f"not turn once within {comparison.trained_length} tokens, the context of {a}"
+    apart = f", and {_share(beyond)} in the pairs that do {never}"
+    far = comparison.pairs.beyond(comparison.trained_length)
+    if not bool(far.any()):
+        apart = f"; there is no pair that does {never}"
+    elif torch.equal(far, comparison.pairs.slow):
+        apart = f", which are the pairs that do {never}"
     return (
         f"The mean contributions of rotary pairs changed in {slow.heads} head{'s' * (slow.heads != 1)}: "
-        f"{_share(slow)} of the squared change sits in the slow half of the pairs, and {_share(beyond)} in the pairs "
-        f"that do not turn once within {comparison.trained_length} tokens, the context of {a}.{sample}{other}"
+        f"{_share(slow)} of the squared change sits in the slow half of the pairs{apart}.{sample}{other}"
     )
 
 
@@ -207,12 +215,13 @@ def _correlation(agreement: RankAgreement, *, at_least: bool = False) -> str:
     """A rank correlation, its interval, and what to expect of other sequences; only the least of it is known if so."""
     if isnan(agreement.correlation):
         return "undefined"
-    about = [] if isnan(agreement.low) else [f"95 % interval {agreement.low:.2f} to {agreement.high:.2f}"]
+    low, high = rounded(agreement.low, 2), rounded(agreement.high, 2)
+    about = [] if isnan(agreement.low) else [f"95 % interval {low} to {high}"]
     if not isnan(agreement.ceiling):
         least = "at least " if at_least else ""
-        about.append(f"{least}{agreement.ceiling:.2f} to be expected if only the sequences differed")
+        about.append(f"{least}{rounded(agreement.ceiling, 2)} to be expected if only the sequences differed")
     basis = f" ({'; '.join(about)})" if about else ""
-    return f"{agreement.correlation:.2f}{basis}"
+    return f"{rounded(agreement.correlation, 2)}{basis}"
 
 
 def named(heads: list[Head]) -> str:

@@ -21,7 +21,7 @@ from positional_heads.results.differing import differing
 from positional_heads.results.files import STABILITY
 from positional_heads.results.record import Record, computed_once, json_rows
 from positional_heads.results.scores import HeadScores
-from positional_heads.results.text import printable
+from positional_heads.results.text import printable, rounded
 from positional_heads.results.verdicts import ALPHA
 
 if TYPE_CHECKING:
@@ -133,11 +133,11 @@ class Stability(Record):
         n_scored, n_results = int((~self.rho.isnan()).all(0).sum()), len(self.names)
         per_result = self.beats_null.flatten(1).sum(1).tolist()
         pairs = self.pairs()
-        ranks = (
-            f"Mean rank correlation of rho over two results: {pairs['correlation_rho'].mean():.2f}, lowest "
-            f"{pairs['correlation_rho'].min():.2f}; of the excess {pairs['correlation_excess'].mean():.2f}, lowest "
-            f"{pairs['correlation_excess'].min():.2f}."
+        by_rho, by_excess = (
+            f"{rounded(pairs[name].mean(), 2)}, lowest {rounded(pairs[name].min(), 2)}"
+            for name in ("correlation_rho", "correlation_excess")
         )
+        ranks = f"Mean rank correlation of rho over two results: {by_rho}; of the excess {by_excess}."
         if self.excess.isnan().flatten(1).all(1).any():
             return (
                 f"Which heads are more than geometry is not known: every result needs a null (null_repeats=20). {ranks}"

@@ -43,7 +43,7 @@ def manipulated_sets(
     Args:
         ranking: All ranked heads, the highest first.
         top: Number of the top heads.
-        slowest: The pairs of every ranked head, the slowest first.
+        slowest: The pairs of every ranked head that can be chosen, the slowest first.
         dominant: The pairs of the top heads, the dominant ones first; None for no such sets.
         counts: Numbers of pairs of each head, ascending.
         n_random: Number of random rankings of the pairs, and of sets of random heads; fewer of these where fewer exist.
@@ -51,6 +51,7 @@ def manipulated_sets(
         seed: Seed of all of them.
     """
     most = max(len(slowest[head]) for head in ranking[:top])
+    pairs = sorted({pair for head in ranking[:top] for pair in slowest[head]})
     heads, found = sorted(ranking[:top]), ManipulatedSets([ManipulatedSet("none", 0, 0, ())], {(): {}})
 
     def add(kind: str, number: int, orders: Orders, among: Sequence[Head], count: int) -> None:
@@ -64,8 +65,8 @@ def manipulated_sets(
         for count in counts:
             add(kind, 0, orders, heads, count)
     for number in range(n_random):
-        order = random.Random(f"pairs-{seed}-{number}").sample(range(most), most)
-        drawn = {head: [pair for pair in order if pair < len(slowest[head])] for head in heads}
+        order = random.Random(f"pairs-{seed}-{number}").sample(pairs, len(pairs))
+        drawn = {head: [pair for pair in order if pair in slowest[head]] for head in heads}
         for count in counts:
             add(RANDOM_PAIRS, number, drawn, heads, count)
     others = study_sets(ranking, [top], n_random, None, (), seed, n_permuted=n_permuted)

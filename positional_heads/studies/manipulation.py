@@ -7,6 +7,7 @@ examples, beside random pairs of the same heads; and the slowest pairs of random
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import isnan
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -113,7 +114,7 @@ def manipulation_study(
     _refuse_factor(how, factor)
     refuse_misspelled(manipulation_study, task, task_settings)
     own_model = scored_model(model, scores)
-    orders = _pairs_by_speed(scores)
+    orders = _pairs_by_speed(scores, how)
     ranker = _rotating(ranker_of(scores, rank_by), orders)
     counts = _checked_counts(counts, ranker, orders)
     _n_top(top, ranker)
@@ -137,13 +138,14 @@ def manipulation_study(
         retrieval, missing = trials.scores(finished, progress)
         ranker = ranker_by_retrieval(ranker, retrieval, [*trials.notes, *missing])
     heads = ranker.ranking[: _n_top(top, ranker)]
+    frequencies = scores.frequencies.double()[[head.layer for head in heads]]
     # 3. the dominant pairs of the top heads
     text = held_out_tokens(task) if reference is None else reference
     sizes = None
     if reference is None and not text:
         notes.append(f"No dominant pairs: they need reference=, because {task.name} has no held-out examples.")
     else:
-        sizes = _contribution_sizes(model, text, heads, orders, batch_size, beyond_context=reference is None)
+        sizes = _contribution_sizes(model, text, heads, frequencies, batch_size, beyond_context=reference is None)
     # 4. the sets of pairs, and the task under each distinct one
     cells, moved = manipulated_sets(
         ranker.ranking,
@@ -174,7 +176,7 @@ def manipulation_study(
         cells=cells,
         values={name: torch.tensor([one[name] for one in results], dtype=torch.float64) for name in task.measures},
         heads=heads,
-        frequencies=scores.frequencies.double()[[head.layer for head in heads]],
+        frequencies=frequencies,
         sizes=sizes,
         how=how,
         factor=None if factor is None else float(factor),
@@ -185,6 +187,7 @@ def manipulation_study(
             *_control_notes([cell.number for cell in cells if cell.kind == RANDOM_HEADS], n_random),
             *ranker.tie_notes([len(heads)]),
             *_shared_notes(model, heads),
+            *_still_notes(frequencies, how),
         ],
         provenance={
             "versions": library_versions(),
@@ -232,9 +235,13 @@ def _refuse_factor(how: str, factor: float | None) -> None:
         raise ValueError(msg)
 
 
-def _pairs_by_speed(scores: HeadScores) -> list[list[int]]:
-    """The pairs of each layer, the slowest first; none where a layer does not rotate, or was not scored."""
-    return [slowest_first([one for one in layer if one == one]) for layer in scores.frequencies.tolist()]  # noqa: PLR0124
+def _pairs_by_speed(scores: HeadScores, how: Manipulation) -> list[list[int]]:
+    """The pairs of each layer that can be manipulated, the slowest first; none in one that does not rotate.
+
+    A pair of frequency 0 is left as it is by whatever is done to its rotation.
+    """
+    layers = [[one for one in layer if not isnan(one)] for layer in scores.frequencies.tolist()]
+    return [[pair for pair in slowest_first(layer) if layer[pair] or how == "zero"] for layer in layers]
 
 
 def _rotating(ranker: Ranker, orders: Sequence[Sequence[int]]) -> Ranker:
@@ -290,15 +297,16 @@ def _contribution_sizes(
     model: TransformerLensModel,
     text: Any,
     heads: Sequence[Head],
-    orders: Sequence[Sequence[int]],
+    frequencies: Float64[Tensor, "head pair"],
     batch_size: int | None,
     *,
     beyond_context: bool,
 ) -> Float64[Tensor, "head pair"]:
     """How large the mean contribution of each pair of these heads is at a distance; NaN beyond a layer's last pair."""
-    sizes = torch.full((len(heads), max(map(len, orders))), torch.nan, dtype=torch.float64)
-    for n_pairs in {len(orders[head.layer]) for head in heads}:
-        alike = [number for number, head in enumerate(heads) if len(orders[head.layer]) == n_pairs]
+    sizes = torch.full_like(frequencies, torch.nan)
+    counts = frequencies.isfinite().sum(-1).tolist()
+    for n_pairs in {*counts}:
+        alike = [number for number, count in enumerate(counts) if count == n_pairs]
         found = contribution_profile(
             model, text, [heads[number] for number in alike], batch_size=batch_size, beyond_context=beyond_context
         )
@@ -324,6 +332,13 @@ def _control_notes(numbers: Sequence[int], wanted: int) -> list[str]:
         f"{existing or 'None'} of the {wanted} random sets asked for exist: with as many heads in each layer as the "
         "top heads, and none of these."
     ]
+
+
+def _still_notes(frequencies: Float64[Tensor, "head pair"], how: Manipulation) -> list[str]:
+    """That pairs which do not turn are in no set, if so."""
+    if how == "zero" or not bool((frequencies == 0).any()):
+        return []
+    return ["Pairs of frequency 0 are in no set: they do not turn, and stay as they are."]
 
 
 def _shared_notes(model: TransformerLensModel, heads: Sequence[Head]) -> list[str]:

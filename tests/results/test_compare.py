@@ -181,6 +181,13 @@ def test_with_too_few_groups_in_either_nothing_is_judged(groups):
         assert math.isnan(comparison.agreement["rho"].low)
 
 
+@pytest.mark.parametrize(("groups", "rough"), [((4, 12), 4), ((12, 7), 7), ((8, 9), None)])
+def test_intervals_over_few_groups_are_called_rough(groups, rough):
+    a, b = (scores_of_groups(normal(count, 1, 5, seed=count), text=str(count)) for count in groups)
+    assert (f"Intervals over {rough} groups of sequences are rough: give 8" in ph.compare(a, b).verdict) == bool(rough)
+    assert ("are rough" in ph.compare(a, b).verdict) == bool(rough)
+
+
 def test_what_cannot_be_compared_is_refused_with_the_way_out():
     a, b = planted_nulls()
     wide = scores_of_groups(normal(8, 2, 5, seed=0))

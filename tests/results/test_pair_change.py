@@ -167,6 +167,23 @@ def test_a_comparison_of_profiles_is_saved_and_an_earlier_file_still_loads(tmp_p
         earlier.pair_frame()
 
 
+def test_one_set_of_pairs_is_told_once_and_an_empty_one_not_at_all():
+    found = ph.compare(synthetic_profile(), synthetic_profile(seed=1))
+    wavelengths = 2 * np.pi / found.pairs.frequencies[0, 0].numpy()
+    turns_in = sorted(wavelengths[~np.isnan(wavelengths)])
+    half = (len(turns_in) + 1) // 2
+
+    def told(length):
+        a = {**found.provenance["a"], "model": {**found.provenance["a"]["model"], "context": length}}
+        return replace(found, provenance={**found.provenance, "a": a}).verdict
+
+    slow = int(turns_in[half - 1]) + 1  # the slow half turns less than once in so many
+    assert turns_in[half - 1] < slow < turns_in[half]
+    assert f"slow half of the pairs, which are the pairs that do not turn once within {slow} tokens" in told(slow)
+    assert ") in the pairs that do not turn once within 1 tokens" in told(1)
+    assert f"pairs; there is no pair that does not turn once within {10**9} tokens" in told(10**9)
+
+
 def test_profiles_that_cannot_be_compared_by_pair_are_refused():
     a, b = synthetic_profile(), synthetic_profile(seed=1)
     axes = {"frequencies": -1, "query_norm": -1, "key_norm": -1, "agreement": -1, "contribution": -2}

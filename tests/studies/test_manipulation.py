@@ -1,5 +1,6 @@
 """A manipulation study finds the one pair of one head that a model recalls by, and measures what it says it moved."""
 
+import copy
 import random
 from contextlib import ExitStack
 
@@ -173,6 +174,21 @@ def test_dominant_pairs_are_those_with_the_largest_mean_contributions(study, tin
         cell = next(one for one in study.cells if (one.kind, one.k) == ("dominant", 2))
         (own,) = [text for text in cell.heads if text.startswith(f"{head}:")]
         assert pairs_of(own) == sorted(sizes.argsort(descending=True)[:2].tolist())
+
+
+@pytest.mark.parametrize("how", ["freeze", "zero"])
+def test_pairs_that_do_not_turn_are_only_zeroed(how, tiny, scores, task) -> None:
+    """Llama's last pair stopped, as p-RoPE stops it: to freeze it would count as a pair that no head needs."""
+    model = copy.deepcopy(tiny("llama"))
+    last = scores.frequencies.shape[1] - 1
+    model.original_model.model.rotary_emb.inv_freq[last] = 0
+    stopped = ph.score_heads(model, TOKENS)
+    assert stopped.frequencies[:, last].eq(0).all()
+    study = manipulation_study(model, stopped, task, how=how, **QUICK)
+    chosen = {cell.kind: pairs_of(cell.heads[0]) for cell in study.cells if cell.heads}
+    assert chosen["slowest"] == [*range(last - 4 + (how == "zero"), last + (how == "zero"))]
+    assert (last in chosen["all pairs"]) == (how == "zero")
+    assert any("frequency 0" in note for note in study.notes) == (how == "freeze")
 
 
 def test_an_interrupted_study_is_resumed_with_the_same_bits(study, tiny, scores, task, tmp_path, monkeypatch) -> None:
