@@ -146,14 +146,14 @@ def _curves(comparison: Compared) -> str:
     """Which heads' curves of D differ most, against the median head, which is no measure of noise."""
     if comparison.curve_distance is None or bool(comparison.curve_distance.isnan().all()):
         return ""
-    distance = comparison.curve_distance.flatten().nan_to_num(-1)
+    distance = comparison.curve_distance.flatten().nan_to_num(0)
     if float(distance.max()) < SAME_CURVE:
         return f"The mean dominant dimension by distance is the same in all heads, within {SAME_CURVE:g} rotary pairs."
     heads = comparison.curve_distance.shape[1]
     most = [
         f"{Head(*divmod(int(index), heads))} ({float(distance[index]):.2f})"
         for index in distance.argsort(descending=True, stable=True)[:FARTHEST]
-        if distance[index] >= 0
+        if distance[index] >= SAME_CURVE
     ]
     median = float(comparison.curve_distance.nanquantile(0.5))
     basis = "" if comparison.paired else "; other sequences alone move curves, too"
