@@ -371,6 +371,27 @@ def moved_table() -> str:
     return table(["", *(f"{part}, {reach}" for part in parts for reach in ("long", "short"))], rows())
 
 
+def retrieval_pairs_table() -> str:
+    """What frozen and zeroed pairs of the top heads by retrieval score cost at long range, and passkeys that are left."""
+    studies = {how: ph.ManipulationStudy.load(HERE / "beyond" / f"moved-retrieval-{how}") for how in ("freeze", "zero")}
+    parts = ("passkey", "copy", "text")
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for kind in ("slowest", "fastest", "dominant", "random pairs", "all pairs"):
+            cells = []
+            for study in studies.values():
+                for part in parts:
+                    row = study.where(part=part).effects().set_index(["kind", "reach"]).loc[(kind, "long")]
+                    cells.append(f"{row['effect']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})")
+                passkeys = study.where(part="passkey", reach="long")
+                sets = [passkeys.sets.index(cell.heads) for cell in passkeys.cells if cell.kind == kind]
+                cells.append(f"{passkeys.values['exact'][sets].double().mean():.2f}")
+            yield [kind, *cells]
+
+    header = [f"{name}, {how}" for how in ("frozen", "zeroed") for name in (*parts, "exact")]
+    return table(["", *header], rows())
+
+
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     """Rank correlation."""
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
@@ -417,6 +438,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "dropped pairs": partial(plans_table, "pairs-exam-1024-drop"),
     "ranks": ranks_table,
     "moved": moved_table,
+    "pairs of retrieval heads": retrieval_pairs_table,
     "plans": readme_plans,
     "costs": costs_table,
 }
