@@ -372,7 +372,7 @@ def moved_table() -> str:
 
 
 def retrieval_pairs_table() -> str:
-    """What frozen and zeroed pairs of the top heads by retrieval score cost at long range, and passkeys that are left."""
+    """What frozen and zeroed pairs of the top heads by retrieval score cost at long range, and the passkeys left."""
     studies = {how: ph.ManipulationStudy.load(HERE / "beyond" / f"moved-retrieval-{how}") for how in ("freeze", "zero")}
     parts = ("passkey", "copy", "text")
 

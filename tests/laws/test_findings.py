@@ -263,7 +263,7 @@ def test_moved_pairs_cost_what_is_counted_from_the_kept_answers():
 
 
 def test_pairs_of_retrieval_heads_cost_what_is_counted_from_the_kept_answers():
-    """Frozen and zeroed: effects, passkeys that are left, and p-values anew with NumPy from the numbers in the files."""
+    """Frozen and zeroed: effects, passkeys that are left, and p-values anew from the numbers in the files."""
     block = PAGE.split("<!-- pairs of retrieval heads -->")[1].split("<!-- end -->")[0].splitlines()
     told = {first.strip(): cells for first, *cells in ([*line.strip("|").split("|")] for line in block[3:])}
     assert [*told] == ["slowest", "fastest", "dominant", "random pairs", "all pairs"]
