@@ -6,14 +6,13 @@
 Results lie beside those of run.py, in experiments/beyond, and are resumed in the same way.
 """
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from run import CONTROL_KEYS, EXAM, HERE, RANDOM, RESAMPLES, SEED, SHUFFLES, once, sequences
+from run import CONTROL_KEYS, EXAM, HERE, RANDOM, RESAMPLES, SEED, SHUFFLES, once, parts_asked, sequences
 
 import positional_heads as ph
 
@@ -86,10 +85,7 @@ PARTS = {
 
 def main() -> None:
     """Run the parts named on the command line, or all."""
-    chosen = sys.argv[1:] or [*PARTS]
-    if unknown := set(chosen) - set(PARTS):
-        sys.exit(f"no part {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(PARTS)}")
-    for name in chosen:
+    for name in parts_asked(__doc__, PARTS).parts:
         PARTS[name]()
 
 

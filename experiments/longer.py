@@ -34,6 +34,7 @@ WAYS = {"raised": (2048, 1e5), "longer": (2048, 1e4), "control": (512, 1e4)}
 SEEDS = (0, 1)
 RUNS = {f"{way}-{seed}": (*settings, seed) for way, settings in WAYS.items() for seed in SEEDS}
 TOKENS, PER_STEP, LEARNING_RATE = 500_000, 2048, 5e-4
+STEPS = TOKENS // PER_STEP
 LENGTHS = {512: 32, 2048: 12}
 """Tokens of the sequences that heads are profiled on, and how many there are."""
 
@@ -80,12 +81,16 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder for models and profiles")
     parser.add_argument("runs", nargs="*", help=f"some of {', '.join(RUNS)}; all if not given")
     parser.add_argument("--start", type=Path, default=START, help="the checkpoint to begin with")
-    parser.add_argument("--steps", type=int, default=TOKENS // PER_STEP, help="fewer to try it")
+    parser.add_argument("--steps", type=int, default=STEPS, help="fewer to try it, whose results go to `out` alone")
     asked = parser.parse_args()
     if unknown := {*asked.runs} - {*RUNS}:
         sys.exit(f"no run {', '.join(sorted(unknown))}: choose of {', '.join(RUNS)}")
+    if not asked.text.is_file():
+        parser.error(f"{asked.text}: no such text file")
     text = asked.text.read_bytes()
-    held_out = len(text) // 20
+    held_out, needed = len(text) // 20, max(length * count for length, count in LENGTHS.items())
+    if held_out < needed:
+        sys.exit(f"{asked.text} has {len(text)} bytes: give at least {20 * needed}, of which the last 5 % are held out")
     for name in [BEFORE, *(asked.runs or RUNS)]:
         folder = asked.out / name
         if not (folder / "recall.json").is_file():
@@ -93,20 +98,23 @@ def main() -> None:
             steps = asked.steps if name in RUNS else 0
             model = trained(text[:-held_out], asked.start, length, base, seed, steps)
             measured(model, text[-held_out:], folder)
-    compared(asked.out)
+    whole = (asked.steps, asked.start) == (STEPS, START)
+    compared(asked.out, KEPT if whole else asked.out / "compared")
 
 
-def compared(out: Path) -> None:
-    """Keep how each finished run differs from the model before, and what each recalls."""
+def compared(out: Path, kept: Path = KEPT) -> None:
+    """Keep how each finished run differs from the model before, and what each recalls; what is kept of others stays."""
     finished = [name for name in (BEFORE, *RUNS) if (out / name / "recall.json").is_file()]
-    KEPT.mkdir(exist_ok=True)
-    recall = {name: json.loads((out / name / "recall.json").read_text()) for name in finished}
-    (KEPT / "recall.json").write_text(json.dumps(recall, indent=1) + "\n")
+    kept.mkdir(exist_ok=True)
+    file = kept / "recall.json"
+    recall = json.loads(file.read_text()) if file.is_file() else {}
+    recall |= {name: json.loads((out / name / "recall.json").read_text()) for name in finished}
+    file.write_text(json.dumps(recall, indent=1) + "\n")
     for length in LENGTHS:
         before = ph.HeadProfile.load(out / BEFORE / f"{length}.safetensors")
         for name in finished[1:]:
             after = ph.HeadProfile.load(out / name / f"{length}.safetensors")
-            ph.compare(before, after, names=[BEFORE, name]).save(KEPT / f"{name}-{length}.safetensors")
+            ph.compare(before, after, names=[BEFORE, name]).save(kept / f"{name}-{length}.safetensors")
 
 
 if __name__ == "__main__":

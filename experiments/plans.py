@@ -7,12 +7,11 @@
 Results lie beside those of run.py, in experiments/plans, and are resumed in the same way.
 """
 
-import sys
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from run import HERE, KINDS, SEED, SHUFFLES, once, sequences
+from run import HERE, KINDS, SEED, SHUFFLES, once, parts_asked, sequences
 from transformer_lens.model_bridge import TransformerBridge
 
 import positional_heads as ph
@@ -122,9 +121,7 @@ def pair_study(model: TransformerBridge, name: str) -> ph.PlanStudy:
 def main() -> None:
     """Run the studies named on the command line, or all, those of windows against chance first."""
     names = [RANKS, *EXAMS, *TEXTS, *(f"{name}{LAYERS}" for name in (*EXAMS, *TEXTS)), *PAIR_STUDIES]
-    chosen = sys.argv[1:] or names
-    if unknown := set(chosen) - set(names):
-        sys.exit(f"no study {', '.join(sorted(unknown))} (results go to {HERE}): choose of {', '.join(names)}")
+    chosen = parts_asked(__doc__, names).parts
     model = ph.load_model("smollm2")
     for name in chosen:
         if name == RANKS:

@@ -7,11 +7,12 @@ Each result is a file of the library (`HeadScores.load`, `AblationStudy.load`, .
 it took. Parts that are not finished are kept in experiments/unfinished.
 """
 
+import argparse
 import json
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -231,11 +232,25 @@ PARTS = {
 }
 
 
+def parts_asked(about: str | None, parts: Iterable[str], **files: str) -> argparse.Namespace:
+    """The command line: a path for each of `files`, `text` one that is there, then some of the parts, or all."""
+    known = list(parts)
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, meaning in files.items():
+        parser.add_argument(name, type=Path, help=meaning)
+    parser.add_argument("parts", nargs="*", help=f"some of {', '.join(known)}; all if not given")
+    asked = parser.parse_args()
+    if unknown := {*asked.parts} - {*known}:
+        parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(known)}")
+    if "text" in files and not asked.text.is_file():
+        parser.error(f"{asked.text}: no such text file")
+    asked.parts = asked.parts or known
+    return asked
+
+
 def main() -> None:
     """Run the parts named on the command line, or all."""
-    chosen = sys.argv[1:] or list(PARTS)
-    if unknown := set(chosen) - PARTS.keys():
-        sys.exit(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
+    chosen = parts_asked(__doc__, PARTS).parts
     model = ph.load_model("smollm2")
     for name in chosen:
         PARTS[name](model)

@@ -6,7 +6,6 @@
 Results are kept in experiments/small: studies as the library saves them, and tables with one row per head or answer.
 """
 
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import product
@@ -15,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from run import HERE, SEED, once
+from run import HERE, SEED, once, parts_asked
 from training import BASES, RUNS, passages
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -179,11 +178,9 @@ PARTS: dict[str, Callable[[Path], Any]] = {
 
 def main() -> None:
     """Run the parts named on the command line, or all."""
-    runs, *names = sys.argv[1:]
-    if unknown := set(names) - set(PARTS):
-        sys.exit(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
-    for name in names or PARTS:
-        PARTS[name](Path(runs))
+    asked = parts_asked(__doc__, PARTS, runs="folder that training.py wrote")
+    for name in asked.parts:
+        PARTS[name](asked.runs)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ C++ compiler. Its log is kept in experiments/training, and the last checkpoint o
 
 import random
 import shutil
-import sys
 from pathlib import Path
+
+from run import parts_asked
 
 from positional_heads.zoo import train
 
@@ -45,15 +46,15 @@ def passages(text: str, seed: int = 0) -> str:
 
 def main() -> None:
     """Train what is not finished, and keep its last checkpoint."""
-    text, out, *names = sys.argv[1:]
-    changed = Path(out) / "passages.txt"
-    changed.parent.mkdir(parents=True, exist_ok=True)
-    changed.write_text(passages(Path(text).read_text(encoding="utf-8")), encoding="utf-8")
-    for name in names or RUNS:
-        run = Path(out) / name
+    asked = parts_asked(__doc__, RUNS, text="plain text to train on", out="folder for the runs")
+    text, changed = asked.text.read_text(encoding="utf-8"), asked.out / "passages.txt"
+    asked.out.mkdir(parents=True, exist_ok=True)
+    changed.write_text(passages(text), encoding="utf-8")
+    for name in asked.parts:
+        run = asked.out / name
         if not (run / "model").is_dir():  # written last
-            read = str(changed) if name.startswith("passages") else text
-            train.main(["--text", read, "--out", str(run), *SHARED, *RUNS[name]])
+            read = changed if name.startswith("passages") else asked.text
+            train.main(["--text", str(read), "--out", str(run), *SHARED, *RUNS[name]])
         KEPT.mkdir(exist_ok=True)
         if name == CONTINUED:
             shutil.copyfile(max((run / "checkpoints").iterdir()), KEPT / f"{name}.safetensors")

@@ -168,6 +168,8 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
     from positional_heads.results.files import refuse_foreign
 
     refuse_foreign(out / file_name)
+    if not overwrite:
+        _refuse_shared(out, file_name)
     before = _beside(out / file_name)
     if (out / file_name).exists() and not overwrite:
         msg = f"{out}: already holds results; choose another --out, or add --overwrite"
@@ -190,11 +192,32 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
     _remove_stale(out / file_name, before)
 
 
-def _beside(result: Path) -> dict[Path, int]:
-    """When a result was written, its folder's page, and files that not every result has; those that are there."""
-    from positional_heads.results.files import NOT_ALWAYS, PAGE_NAME
+def _refuse_shared(out: Path, file_name: str) -> None:
+    """Refuse a folder with a result of another kind, a table or plot of which would be replaced.
 
-    names = (result.name, PAGE_NAME, *NOT_ALWAYS.get(result.name, ()))
+    Raises:
+        ValueError: If it is one.
+    """
+    from positional_heads.results.files import BESIDE, lies_in
+
+    mine = next((names for kind, names in BESIDE.items() if kind.file_name == file_name), ())
+    for kind, names in BESIDE.items():
+        other = kind.file_name != file_name and lies_in(out, kind.file_name)
+        if shared := [name for name in names if other and name in mine and lies_in(out, name)]:
+            msg = (
+                f"{out}: holds {kind.file_name}, whose {' and '.join(shared)} would be replaced; choose another "
+                "--out, or add --overwrite"
+            )
+            raise ValueError(msg)
+
+
+def _beside(result: Path) -> dict[Path, int]:
+    """When a result was written, its folder's page, its tables and plots; those that are there."""
+    from positional_heads.results.files import BESIDE, EXAMPLES, PAGE_NAME, SCORES
+
+    own = next((names for kind, names in BESIDE.items() if kind.file_name == result.name), ())
+    examples = (EXAMPLES.file_name,) if result.name == SCORES.file_name else ()
+    names = (result.name, PAGE_NAME, *own, *examples)
     return {file: file.stat().st_mtime_ns for name in names if (file := result.parent / name).is_file()}
 
 

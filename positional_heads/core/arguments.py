@@ -27,6 +27,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Temperature = float | Literal["attention"]
 """Softmax temperature of D as a number, or that of the model's attention scale."""
+NO_CHANGE = 1e-6
+"""A factor that differs from 1 by no more than this changes nothing that can be measured."""
 NAMES = {int: "a whole number", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
 
 
@@ -93,7 +95,7 @@ def in_range(name: str, value: float | None, least: float, most: float | None = 
     Raises:
         ValueError: If it is outside.
     """
-    if value is not None and value < least:
+    if value is not None and not value >= least:  # NaN is in no range
         msg = f"{name} {value} must be at least {least}"
         raise ValueError(msg)
     if value is not None and most is not None and value > most:

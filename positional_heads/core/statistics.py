@@ -6,8 +6,9 @@ For ablations each set of heads is ablated on the same units, so a unit's diffic
 difference; answers within a unit are averaged first.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +21,35 @@ from positional_heads.core.heads import Head
 FEWEST_UNITS = 4
 """Independent units below which no interval is given: with three, an interval of the right coverage is infinite."""
 RESAMPLES = 2000
-KEPT_DRAWS = 4
-"""Draws that are kept: the rows of a table have as many units each, and drawing takes longer than all the rest."""
+KEPT_DRAWS, LARGEST_KEPT = 4, 2**21
+"""Draws that are kept, and numbers of the largest: rows of a table have as many units each, and drawing is slow."""
+
+
+def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:
+    """How often each group of sequences is drawn in each resample, with replacement."""
+    return _kept(_counts, n_groups, resamples, seed)
+
+
+def _kept(draw: Callable[[int, int, int], Any], units: int, resamples: int, seed: int) -> Float64[Tensor, "resample _"]:
+    """A draw, as a tensor of the caller's own; the last small ones are kept, and large ones drawn anew."""
+    small = units * resamples <= LARGEST_KEPT
+    return torch.from_numpy(_last_draws(draw, units, resamples, seed).copy() if small else draw(units, resamples, seed))
 
 
 @lru_cache(maxsize=KEPT_DRAWS)
-def bootstrap_weights(n_groups: int, resamples: int, seed: int) -> Float64[Tensor, "resample group"]:
-    """How often each group of sequences is drawn in each resample, with replacement; the last ones are kept."""
-    rng = np.random.default_rng([seed, n_groups])
-    return torch.from_numpy(rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=resamples)).double()
+def _last_draws(draw: Callable[[int, int, int], Any], units: int, resamples: int, seed: int) -> Any:
+    return draw(units, resamples, seed)
+
+
+def _counts(units: int, resamples: int, seed: int) -> Any:
+    """How often each unit is drawn, as an array of [resample unit]."""
+    drawn = np.random.default_rng([seed, units]).multinomial(units, np.full(units, 1 / units), size=resamples)
+    return drawn.astype(np.float64)
+
+
+def _continuous(units: int, resamples: int, seed: int) -> Any:
+    """Dirichlet weights of units and of one more, as an array of [resample unit]."""
+    return np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples)
 
 
 def excess_p_values(
@@ -171,16 +192,10 @@ def _bounded(
     if float(differences.min()) < bounds[0] - 1e-9 or float(differences.max()) > bounds[1] + 1e-9:
         msg = f"a unit lies outside of {bounds[0]:g} to {bounds[1]:g}: omit bounds if there are none"
         raise ValueError(msg)
-    weights = _continuous_weights(units, resamples, seed)
+    weights = _kept(_continuous, units, resamples, seed)
     own, at_bound = differences @ weights[:, :units].T, weights[:, units]
     low, high = (_quantile(own + bound * at_bound, tail, "linear") for bound, tail in zip(bounds, tails, strict=True))
     return low, high
-
-
-@lru_cache(maxsize=KEPT_DRAWS)
-def _continuous_weights(units: int, resamples: int, seed: int) -> Float64[Tensor, "resample _"]:
-    """Dirichlet weights of units and of one more."""
-    return torch.from_numpy(np.random.default_rng([seed, units]).dirichlet(np.ones(units + 1), size=resamples))
 
 
 def _quantile(values: Float64[Tensor, "*batch resample"], tail: float, method: str) -> Float64[Tensor, "*batch"]:

@@ -5,7 +5,7 @@ Two runs on other sequences are independent samples: the variances of both add u
 alike, so the variance of a change is that of the differences of the resamples. See docs/compare.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,7 +50,7 @@ def compare(
     """
     called = _two_names(names)
     if isinstance(a, HeadProfile) and isinstance(b, HeadProfile):
-        _refuse(a.scores, b.scores, called)
+        _refuse(a.scores, b.scores, called, same=_equal(a._tensors(), b._tensors()))
         refuse_unlike(a, b, called)
         return replace(_compared(a.scores, b.scores, called), pairs=pair_change(a, b))
     if isinstance(a, HeadProfile) or isinstance(b, HeadProfile):
@@ -209,7 +209,7 @@ def _two_names(names: Sequence[str]) -> tuple[str, str]:
     return a, b
 
 
-def _refuse(a: HeadScores, b: HeadScores, names: tuple[str, str]) -> None:
+def _refuse(a: HeadScores, b: HeadScores, names: tuple[str, str], *, same: bool | None = None) -> None:
     """Refuse what cannot be compared.
 
     Raises:
@@ -221,7 +221,7 @@ def _refuse(a: HeadScores, b: HeadScores, names: tuple[str, str]) -> None:
         shapes = [f"{layers} layers of {heads} heads" for layers, heads in (a.rho.shape, b.rho.shape)]
         msg = f"{name_a} has {shapes[0]} and {name_b} {shapes[1]}: only models of one shape can be compared by head"
         raise ValueError(msg)
-    if same_result(a, b):
+    if same_result(a, b) if same is None else same:
         msg = f"{name_a} and {name_b} are the same result, every number is equal: give two"
         raise ValueError(msg)
     if bool((a.rho.isnan() | b.rho.isnan()).all()):
@@ -247,7 +247,10 @@ def _drawn(scores: HeadScores) -> tuple[Any, int]:
 
 def same_result(a: HeadScores, b: HeadScores) -> bool:
     """Whether every number of both is equal."""
-    mine, other = a._tensors(), b._tensors()
+    return _equal(a._tensors(), b._tensors())
+
+
+def _equal(mine: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return mine.keys() == other.keys() and all(
         one.shape == other[name].shape and torch.equal(one.nan_to_num(9), other[name].nan_to_num(9))
         for name, one in mine.items()

@@ -270,8 +270,9 @@ class Comparison(Record):
         """One row per rotary pair: its mean share of the squared change, over the heads that changed.
 
         The share has a 95 % interval over heads, as if they were independent, and `even` is what to expect if every
-        pair changed as much. `level` is the part of the share that is the same at every distance. Wavelengths are NaN
-        where layers have several.
+        pair changed as much. `level` is the part of the share that is the same at every distance. A pair that only some
+        layers have is averaged over their heads, so that the shares of all pairs need not add up to 1. Wavelengths are
+        NaN where layers have several, and infinite for pairs that do not turn.
 
         Raises:
             ValueError: If no head profiles were compared.

@@ -174,7 +174,9 @@ def _pairs(comparison: Compared, a: str) -> str:
     rescaled = bool(((frequencies[0] - frequencies[1]).abs() > SAME_FREQUENCY * frequencies[0].abs()).any())
     other = " Frequencies differ: pairs are matched by index." if rescaled else ""
     sample = "" if isnan(slow.low) else " These intervals are over heads, which are no independent sample."
-    never = f"not turn once within {comparison.trained_length} tokens, the context of {a}"
+    known = bool(comparison.provenance["a"].get("model", {}).get("context"))
+    never = f"not turn once within {comparison.trained_length} tokens, the "
+    never += f"context of {a}" if known else f"longest sequence of {a}, whose context is not recorded"
     apart = f", and {_share(beyond)} in the pairs that do {never}"
     far = comparison.pairs.beyond(comparison.trained_length)
     if not bool(far.any()):

@@ -60,12 +60,34 @@ FINISHED_FILE_NAME = "finished.jsonl"
 """The finished parts of an interrupted study."""
 PAGE_NAME = "report.html"
 """The page of everything in a folder."""
-NOT_ALWAYS = {
-    SCORES.file_name: ("curves.png", EXAMPLES.file_name),
-    ABLATION.file_name: ("single_heads.csv",),
-    EMERGENCE.file_name: ("order.csv",),
+_STUDY = ("effects.csv", "contrasts.csv", "answers.parquet")
+BESIDE = {
+    SCORES: ("heads.csv", "rho.png", "curves.png", "report.md"),
+    HEAD_PROFILE: (
+        *("profile.csv", "pairs.csv", "correlations.csv", "profile.png", "correlations.png", "pairs.png"),
+        "profile.md",
+    ),
+    DISTANCE_PROFILE: ("distances.csv", "distance_curves.csv", "distances.png", "distances.md"),
+    DISTANCE_RESPONSE: ("responses.csv", "responses.png", "responses.md"),
+    ABLATION: (*_STUDY, "single_heads.csv", "dose_response.png", "ablation.md"),
+    MANIPULATION: (*_STUDY, "dose_response.png", "manipulation.md"),
+    PLAN_STUDY: (*_STUDY, "differences.csv", "loss_by_budget.png", "plans.md"),
+    HEAD_PLAN: ("key_heads.csv", "plan.md"),
+    PAIR_PLAN: ("pairs.csv", "pairs.md"),
+    EXTRAPOLATION: (
+        *("extrapolation.csv", "link.csv", "told_apart.csv", "told_apart.png", "extrapolation.png"),
+        "extrapolation.md",
+    ),
+    RECOMMENDATION: (
+        *("recommendation.csv", "pairs.csv", "heads.csv", "loss_by_factor.png", "rope_scaling.json"),
+        "recommendation.md",
+    ),
+    JUMPS: ("jumps.csv", "agreement.csv", "jumps.png", "jumps.md"),
+    EMERGENCE: ("heads_by_step.csv", "steps.csv", "births.csv", "order.csv", "emergence.png", "emergence.md"),
+    COMPARISON: ("changes.csv", "agreement.csv", "top.csv", "pairs.csv", "comparison.png", "comparison.md"),
+    STABILITY: ("heads.csv", "pairs.csv", "stability.png", "stability.md"),
 }
-"""Files beside a result of each kind that not every one has: of one that is replaced they would stay."""
+"""Tables, plots and texts that a report folder may have beside a result of each kind."""
 FORMAT_VERSION = 1
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"

@@ -173,5 +173,6 @@ def refuse_unlike(a: HeadProfile, b: HeadProfile, names: tuple[str, str]) -> Non
 
 def _of_every_layer(values: Float64[Tensor, "layer pair"]) -> Float64[Tensor, " pair"]:
     """The value that all layers which have one share; NaN where they have several."""
-    low, high = values.nan_to_num(torch.inf).amin(0), values.nan_to_num(-torch.inf).amax(0)
+    known = ~values.isnan()  # a wavelength may be infinite, and stays so
+    low, high = torch.where(known, values, torch.inf).amin(0), torch.where(known, values, -torch.inf).amax(0)
     return torch.where(low == high, low, torch.nan)

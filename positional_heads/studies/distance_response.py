@@ -1,6 +1,7 @@
 """Turn the dominant pairs of each head faster and slower, and measure how far its attention moves."""
 
 from collections.abc import Callable, Sequence
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from positional_heads.bridge.model import TransformerLensModel, heads_of_model
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rotary_layer import RotaryLayer
 from positional_heads.bridge.sequences import Text, as_sequences, real_tokens
-from positional_heads.core.arguments import checked, in_range
+from positional_heads.core.arguments import NO_CHANGE, checked, in_range
 from positional_heads.core.attention_sums import AttentionMass, query_blocks, visible_pattern
 from positional_heads.core.heads import Heads
 from positional_heads.core.plan import EntryPlan
@@ -93,6 +94,9 @@ def distance_response(
         raise RuntimeError(msg)
     resolved = resolve_layers(model)
     chosen = None if heads is None else heads_of_model(model, heads)
+    if chosen == []:
+        msg = "no head given: name at least one, or None for all of the layers that rotate"
+        raise ValueError(msg)
     rotary = resolved.select(None if chosen is None else sorted({head.layer for head in chosen}))
     sizes = {one.layer: _number_of_pairs(one, pairs, n) for one in rotary}
     rows = [real_tokens(*row) for row in as_sequences(model, tokens)]
@@ -261,7 +265,8 @@ def _checked_factors(factors: Sequence[float]) -> list[float]:
         ValueError: If there is none, or one is not positive, or 1, or given twice.
     """
     values = [float(factor) for factor in factors]
-    if not values or any(not 0 < value < 2**20 or value == 1 for value in values) or len({*values}) < len(values):
+    senseless = any(not 0 < value < 2**20 or isclose(value, 1, rel_tol=NO_CHANGE) for value in values)
+    if not values or senseless or len({*values}) < len(values):
         msg = f"factors {values} must be positive, different, and not 1, e.g. (0.5, 0.7, 1.4, 2.0)"
         raise ValueError(msg)
     return values

@@ -66,14 +66,14 @@ def jump_study(
 
     Raises:
         ValueError: If the text is too short, the training length is below 64, or a number makes no sense.
-        RuntimeError: If the rotation of the model is extended.
+        RuntimeError: If the rotation of the model is extended or manipulated.
         UnsupportedModelError: If the model is not rotary, is an extended checkpoint, or cannot run past its context.
     """
     in_range("sequences", sequences, 2)
     in_range("samples", samples, 1, 2**24)
     in_range("seed", seed, 0)
     if active_extension(model) is not None:
-        msg = "the model's rotation is extended: the jump is that of the model as trained; leave the block first"
+        msg = "the model's rotation is extended or manipulated: leave that block, the jump is the trained model's"
         raise RuntimeError(msg)
     rotation = rotations(model, training_length)
     trained = rotation.training_length

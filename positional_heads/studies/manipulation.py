@@ -7,7 +7,7 @@ examples, beside random pairs of the same heads; and the slowest pairs of random
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from math import isnan
+from math import isclose, isnan
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -21,7 +21,7 @@ from positional_heads.bridge.model import TransformerLensModel
 from positional_heads.bridge.provenance import library_versions
 from positional_heads.bridge.resolve import resolve_layers
 from positional_heads.bridge.rope_scaling.manipulated_pairs import manipulated_pairs
-from positional_heads.core.arguments import checked, in_range, refuse_twice
+from positional_heads.core.arguments import NO_CHANGE, checked, in_range, refuse_twice
 from positional_heads.core.head_sets import AnySet, distinct_sets, set_name
 from positional_heads.core.heads import Head
 from positional_heads.results.ablation import RankBy
@@ -227,7 +227,7 @@ def _refuse_factor(how: str, factor: float | None) -> None:
     if how == "scale" and factor is None:
         msg = "how='scale' needs factor=, e.g. factor=0.5"
         raise ValueError(msg)
-    if factor == 1:
+    if factor is not None and isclose(factor, 1, rel_tol=NO_CHANGE):
         msg = "factor=1 leaves every frequency as it is: there would be no effect to measure; give another, e.g. 0.5"
         raise ValueError(msg)
     if how != "scale" and factor is not None:

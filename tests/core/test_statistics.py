@@ -11,6 +11,8 @@ from scipy import stats
 from positional_heads.core.heads import Head
 from positional_heads.core.statistics import (
     FEWEST_UNITS,
+    LARGEST_KEPT,
+    _last_draws,
     benjamini_hochberg,
     bootstrap_weights,
     excess_p_values,
@@ -120,9 +122,29 @@ def test_intervals_of_rho_cover_at_their_nominal_rate(draw, groups):
 def test_resamples_draw_as_many_groups_as_there_are():
     weights = bootstrap_weights(7, 50, 3)
     assert (weights.sum(1) == 7).all()
-    bootstrap_weights.cache_clear()
-    assert torch.equal(weights, bootstrap_weights(7, 50, 3))
+    drawn = np.random.default_rng([3, 7]).multinomial(7, np.full(7, 1 / 7), size=50)
+    np.testing.assert_array_equal(weights, drawn)
     assert not torch.equal(weights, bootstrap_weights(7, 50, 4))
+
+
+@pytest.mark.parametrize("bounds", [None, (-9.0, 9.0)])
+def test_draws_are_the_callers_own(bounds):
+    """What one caller does to its draw, or in which mode it was drawn, is nothing to the next."""
+    values = torch.randn(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.inference_mode():
+        first = mean_interval(values, bounds=bounds)
+        bootstrap_weights(6, 2000, 0).zero_()
+    assert torch.equal(first, mean_interval(values, bounds=bounds))
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (bootstrap_weights(6, 2000, 0) * scale).sum().backward()
+    assert scale.grad == 6 * 2000
+
+
+def test_large_draws_are_not_kept():
+    bootstrap_weights(5, 60, 9)
+    kept = _last_draws.cache_info().currsize
+    assert bootstrap_weights(LARGEST_KEPT // 10 + 1, 10, 0).shape == (10, LARGEST_KEPT // 10 + 1)
+    assert _last_draws.cache_info().currsize == kept
 
 
 def test_units_are_averaged_as_pandas_does():

@@ -329,13 +329,17 @@ def test_steps_and_responses_are_those_of_the_kept_tables():
 def test_the_excess_needs_no_order_of_words():
     mixed, scores = pd.read_csv(KEPT / "beyond" / "order.csv"), ph.HeadScores.load(KEPT / "scores" / "prose-512")
     prose = scores.to_frame()
-    counts = []
+    counts, named = [], []
     for heads in (mixed, prose):
         above = heads[(heads["excess"] > 0) & (heads["rho"] > 0) & (heads["q_value"] < 0.05)]
-        counts += [len(above), int((above["stays"] == True).sum())]  # noqa: E712  empty cells
+        stay = above[above["stays"] == True]  # noqa: E712  empty cells
+        counts += [len(above), len(stay)]
+        named += [{*above["name"]}, {*stay["name"]}]
     said = " ".join(PAGE.split())
     assert f"{counts[0]} heads beat their null, not {counts[2]}, and {counts[1]} stay without the first 64 keys" in said
     assert f"first 64 keys, not {counts[3]}." in said
+    same = len(named[0] & named[2]), len(named[1] & named[3])
+    assert f"{same[0]} of the {counts[2]} heads, {same[1]} of the {counts[3]}, are the same" in said
     agreed = [spearmanr(mixed[name], prose[name]).statistic for name in ("rho", "excess")]
     assert f"(rank correlation of rho {agreed[0]:.2f}, of the excess {agreed[1]:.2f})" in said
 

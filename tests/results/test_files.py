@@ -14,17 +14,21 @@ from safetensors.torch import load_file, save, save_file
 import positional_heads as ph
 from positional_heads.cli.common import prepared_folder
 from positional_heads.results.files import (
+    COMPARISON,
     DISTANCE_RESPONSE,
     EMERGENCE,
     EXTRAPOLATION,
     FINISHED_FILE_NAME,
     SCORES,
+    STABILITY,
     kind_of,
     write_result,
 )
 from positional_heads.results.unfinished import finished_line, finished_lines, unfinished
+from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.page import read_results
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_profile import synthetic_profile
 
 
 def test_a_path_without_a_suffix_is_a_folder(tmp_path):
@@ -238,6 +242,30 @@ def test_what_belongs_to_a_replaced_result_is_removed(tmp_path, capsys):
     (tmp_path / SCORES.file_name).unlink()
     (tmp_path / "curves.png").touch()
     assert left(overwrite=False, rewritten=None) == {"report.html", "curves.png", "mine.csv"}  # none was replaced
+
+
+def test_tables_of_another_kind_of_result_are_not_replaced(tmp_path):
+    synthetic_scores().save(tmp_path)
+    (tmp_path / "heads.csv").write_text("of the scores")
+    with prepared_folder(tmp_path, COMPARISON.file_name, False):
+        pass  # shares no table with scores
+    refused = pytest.raises(ValueError, match=r"holds scores\.safetensors, whose heads\.csv would be replaced; choose")
+    with refused, prepared_folder(tmp_path, STABILITY.file_name, False):
+        pass
+    with prepared_folder(tmp_path, STABILITY.file_name, True):
+        pass
+    (tmp_path / "heads.csv").unlink()
+    with prepared_folder(tmp_path, STABILITY.file_name, False):
+        pass
+
+
+def test_the_tables_of_a_replaced_comparison_do_not_stay(tmp_path):
+    profiles, scores = ([make(), make(seed=1)] for make in (synthetic_profile, synthetic_scores))
+    for some, overwrite, has in ((profiles, False, True), (scores, True, False)):
+        with prepared_folder(tmp_path, COMPARISON.file_name, overwrite):
+            write_report(ph.compare(*some), tmp_path)
+        assert (tmp_path / "pairs.csv").exists() == has
+        assert (tmp_path / "changes.csv").exists()
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -1,6 +1,7 @@
 """A change of some pairs is found in these pairs alone, and its numbers are those of plain arrays."""
 
 import copy
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 import positional_heads as ph
 from positional_heads.cli import app
 from positional_heads.results.pair_change import PairChange
+from positional_heads.results.record import json_rows
 from tests.support import hugging_face
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_profile import synthetic_profile
@@ -167,6 +169,23 @@ def test_a_comparison_of_profiles_is_saved_and_an_earlier_file_still_loads(tmp_p
         earlier.pair_frame()
 
 
+def test_pairs_that_do_not_turn_have_an_infinite_wavelength():
+    still = torch.tensor([[1.0, 0.1, 0.0], [1.0, 0.1, torch.nan]]).double()
+    change = PairChange(torch.ones(2, 2, 3).double(), torch.ones(2, 2, 3).double(), torch.stack([still, still]))
+    assert change.to_frame()["wavelength_b"][2] == np.inf
+    assert change.beyond(10**9)[0].tolist() == [False, False, True]
+    (row,) = [row for row in json_rows(change.to_frame()) if row["pair"] == 2]
+    json.dumps(row, allow_nan=False)
+
+
+def test_profiles_of_the_same_scores_and_other_measures_are_no_same_result():
+    a = synthetic_profile()
+    b = replace(a, pairs=replace(a.pairs, contribution=a.pairs.contribution * 2))
+    assert ph.compare(a, b).pairs.changed.any()
+    with pytest.raises(ValueError, match="a and b are the same result, every number is equal"):
+        ph.compare(a, replace(a))
+
+
 def test_one_set_of_pairs_is_told_once_and_an_empty_one_not_at_all():
     found = ph.compare(synthetic_profile(), synthetic_profile(seed=1))
     wavelengths = 2 * np.pi / found.pairs.frequencies[0, 0].numpy()
@@ -176,6 +195,8 @@ def test_one_set_of_pairs_is_told_once_and_an_empty_one_not_at_all():
     def told(length):
         a = {**found.provenance["a"], "model": {**found.provenance["a"]["model"], "context": length}}
         return replace(found, provenance={**found.provenance, "a": a}).verdict
+
+    assert "tokens, the longest sequence of a, whose context is not recorded" in told(None)
 
     slow = int(turns_in[half - 1]) + 1  # the slow half turns less than once in so many
     assert turns_in[half - 1] < slow < turns_in[half]

@@ -109,6 +109,8 @@ def test_an_interrupted_run_resumes(tiny, tmp_path, monkeypatch):
     [
         ({"factors": []}, "must be positive, different, and not 1"),
         ({"factors": [1.0]}, "must be positive, different, and not 1"),
+        ({"factors": [1 + 1e-9]}, "must be positive, different, and not 1"),
+        ({"heads": []}, "no head given: name at least one"),
         ({"factors": [2, 2]}, "must be positive, different, and not 1"),
         ({"factors": [-1.0]}, "must be positive, different, and not 1"),
         ({"n": 5}, "5 of 8 pairs of layer 0 leave fewer others"),

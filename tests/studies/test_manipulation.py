@@ -318,7 +318,7 @@ def test_the_command_manipulates_pairs_and_has_a_page(tiny_folder, tiny, scores,
     assert (code, "already holds results" in said) == (1, True)
     for wrong, message in (
         (("--counts", "2,x"), "--counts '2,x' must be numbers"),
-        (("--counts", "2,2"), "counts names 2 twice: give each once"),
+        (("--counts", "2,2"), "error: --counts names 2 twice: give each once"),
         (("--counts", "1.5"), "--counts '1.5' must be whole numbers"),
         (("--top", "1,2"), "--top '1,2' must be one number of heads"),
         (("--how", "drop"), "--how 'drop' is unknown"),

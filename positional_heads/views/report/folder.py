@@ -13,6 +13,7 @@ from positional_heads.results.distance_profile import DistanceProfile
 from positional_heads.results.distance_response import DistanceResponse
 from positional_heads.results.emergence import EmergenceStudy
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.files import BESIDE
 from positional_heads.results.head_plan import HeadPlan
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.jump_study import JumpStudy
@@ -106,6 +107,7 @@ def write_report(
     folder = Path(folder)
     files = [result.save(folder / result.saved_as.file_name)]
     for name, data in FILES[type(result)](result).items():
+        assert name in BESIDE[result.saved_as], name  # or it would stay where the result is replaced
         write_atomically(folder / name, data)
         files.append(folder / name)
     return files
