@@ -47,6 +47,8 @@ test-oldest: .venv-oldest/.installed
 
 # Tests download nothing.
 test test-oldest: export HF_HUB_OFFLINE = 1
+# Workers and their processes import what was compiled once, also where Python is told to keep nothing compiled.
+test test-oldest: export PYTHONDONTWRITEBYTECODE =
 # Tiny models gain nothing from more threads, and workers with more threads than cores wait for each other.
 test test-oldest: export OMP_NUM_THREADS = 1
 

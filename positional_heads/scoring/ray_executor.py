@@ -131,6 +131,9 @@ class RayExecutor:
         except ray.exceptions.RayActorError as error:
             msg = f"a worker could not be kept alive ({' '.join(str(error).split())[:300]}): check its memory"
             raise RuntimeError(msg) from error
+        finally:  # an error keeps them, and the cores that they hold, for as long as anyone keeps the error
+            for replica in replicas:
+                ray.kill(replica)
 
     def _replicas(self, workers: int, run: list[Any], model: dict[str, Any]) -> list[Any]:
         """Start the workers. The run's reference is in a list, in which Ray passes it on instead of its content."""
@@ -173,8 +176,6 @@ class RayExecutor:
         ray.get(started)  # raises the error of a worker that could not start
         if missing:
             free = ray.available_resources()
-            for replica in replicas:
-                ray.kill(replica)
             msg = (
                 f"{len(missing)} of {len(replicas)} Ray workers had not started after {self.start_seconds:g} s, with "
                 f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs free: does another run hold the cluster? "

@@ -222,7 +222,7 @@ def test_the_exponential_errs_by_less_than_its_stated_error():
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", ["eager", "native", "compiled"])
 def test_a_d_that_is_not_finite_is_refused_and_its_head_named(bad, name):
-    query, key, plan, bins, ranks = study(40, 3, 16)
+    query, key, plan, bins, ranks = study(40, 2, 16)
     query[1, 31, 5, 1] = bad  # a query that sees whole blocks of 16 keys only
     kernel = choosing.named_kernel(name)
     with pytest.raises(ValueError, match=r"dimension D of head 1 is not finite: .* load it in float32"):
@@ -541,7 +541,7 @@ def test_unknown_kernels_are_refused_with_the_choices():
 
 @pytest.mark.parametrize("name", ["eager", "compiled"])
 def test_out_of_memory_halves_the_tile_until_it_fits_and_warns_once(name, fresh, monkeypatch, caplog):
-    query, key, plan, bins, ranks = study(200)
+    query, key, plan, bins, ranks = study(200, 2, 16)
     reference = eager.EagerKernel().every_entry(query, key, plan, 1.0, bins, ranks)
     module, place = (eager, "dominant_tiles") if name == "eager" else (compiled, "_tiles")
     real, seen = getattr(module, place), []

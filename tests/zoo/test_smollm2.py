@@ -20,7 +20,7 @@ from tests.support import oracles
 
 pytestmark = pytest.mark.real_model
 LAYERS, HEADS, KEY_HEADS, WIDTH, BASE = 30, 9, 3, 64, 100000.0
-LENGTH = 128
+LENGTH = 96
 ROOT = Path(__file__).parents[2]
 
 

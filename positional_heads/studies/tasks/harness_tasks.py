@@ -5,6 +5,7 @@ from the left, where the question may depend on them, so such prompts are refuse
 documents (RULER) draw them when they are loaded, before the harness sets its seeds, so the seed is set here.
 """
 
+import functools
 import hashlib
 import json
 import random
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils import collect_env
 from tqdm.auto import tqdm
 
 from positional_heads.bridge.model import TransformerLensModel
@@ -25,6 +27,9 @@ from positional_heads.bridge.positions import numbered_rows
 from positional_heads.bridge.run_lengths import follows_length, fresh_runs
 from positional_heads.core.arguments import in_range
 from positional_heads.studies.tasks.longbench_metrics import INSTALL
+
+_machine = functools.cache(collect_env.get_pretty_env_info)
+"""What the harness adds to each result about the machine; to find it, PyTorch starts pip and a dozen other programs."""
 
 LARGEST_SEED = 2**32 - 1
 """The largest seed that NumPy takes from the harness."""
@@ -126,7 +131,7 @@ class LoadedTasks:
     def run(self, model: TransformerLensModel, batch_size: int) -> dict[str, Any]:
         """The harness's results for the model as it is, heads ablated or not."""
         seed = self.request.seed
-        with _seeded(seed), fresh_runs(model):
+        with _seeded(seed), fresh_runs(model), _described_once():
             results: dict[str, Any] = _harness().simple_evaluate(
                 model=_harness_model(model, self.request.max_length, batch_size),
                 tasks=list(self.members),
@@ -164,6 +169,16 @@ def _seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+@contextmanager
+def _described_once() -> Iterator[None]:
+    """A block in which the machine is described as before, which takes seconds, and not anew."""
+    describe, collect_env.get_pretty_env_info = collect_env.get_pretty_env_info, _machine
+    try:
+        yield
+    finally:
+        collect_env.get_pretty_env_info = describe
 
 
 def _manager(include_path: Any, metadata: dict[str, Any], *, defaults: bool) -> Any:

@@ -8,12 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from torch.utils import collect_env
 from transformers import AutoModelForCausalLM
 
 import positional_heads as ph
 from positional_heads.studies import ablation
 from positional_heads.studies.ablation import ablation_study
 from positional_heads.studies.tasks.harness import evaluate_harness, harness_task
+from positional_heads.studies.tasks.harness_tasks import _described_once, _machine
 from positional_heads.zoo.bundled import MODEL_FOLDER
 
 pytest.importorskip("lm_eval", reason="the extra 'eval' is not installed")
@@ -206,9 +208,10 @@ def by_hand(heads, folder, name, tokenizer):
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    return lm_eval.simple_evaluate(
-        model=without(heads, tokenizer), tasks=[name], task_manager=manager, bootstrap_iters=0
-    )
+    with _described_once():
+        return lm_eval.simple_evaluate(
+            model=without(heads, tokenizer), tasks=[name], task_manager=manager, bootstrap_iters=0
+        )
 
 
 @pytest.mark.parametrize("heads", [[], HEADS])
@@ -242,6 +245,22 @@ def test_a_harness_task_is_a_task_of_ours(folder, bundled):
     assert study.measures == ("exact_match",)
     with pytest.raises(ValueError, match="our_say has no metric 'f1' for each document; it has exact_match"):
         harness_task(bundled, "our_say", "f1", include_path=folder)
+
+
+def test_programs_that_describe_the_machine_are_started_for_the_first_run_alone(folder, bundled, monkeypatch):
+    """By the harness, through PyTorch: pip and a dozen others, which take seconds for every set of a study."""
+    started, describe = [], collect_env.get_pretty_env_info
+    monkeypatch.setattr(collect_env, "run", lambda command: started.append(command) or (1, "", ""))
+    _machine.cache_clear()
+    counts, said = [], []
+    for _ in range(2):
+        said.append(evaluate_harness(bundled, "our_choose", include_path=folder)["pretty_env_info"])
+        counts.append(len(started))
+    _machine.cache_clear()  # no program answered
+    assert counts[0] == counts[1] > 0
+    assert said[0] == said[1]
+    assert f"PyTorch version: {torch.__version__}" in said[0]
+    assert collect_env.get_pretty_env_info is describe
 
 
 def test_prompts_that_would_be_cut_are_refused(folder, bundled):
