@@ -3,15 +3,17 @@
     python experiments/adapter.py runs                             # every part, in order; a finished one is kept
     python experiments/adapter.py runs trained-0 permuted-0        # some parts
 
-Each adapter sees 77 thousand tokens of the bundled code, one sequence a step; what is held out is measured. Its control
-has the same numbers in other places: the entries of each matrix B are permuted. Adapters, profiles and comparisons go
-to the folder, where a killed run continues; tables of them are kept in experiments/adapter.
+Each adapter sees 77 thousand tokens of the bundled code, one sequence a step; what is held out is measured. Its
+controls have the same numbers in other places: the entries of each matrix B are permuted, and once more, six times as
+large, so that scores change about as much as in training. Adapters and profiles go to the folder, where a killed run
+continues; tables of the comparisons are kept in experiments/adapter.
 """
 
 import json
 import random
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,7 +32,9 @@ from positional_heads.zoo.real import smollm2_place
 KEPT = HERE / "adapter"
 OFF, WEIGHTS = "off", "adapter_model.safetensors"
 SEEDS = (0, 1)
-RUNS = {f"{way}-{seed}": (way, seed) for way in ("trained", "permuted") for seed in SEEDS}
+WAYS = {"trained": 0, "permuted": 1, "scaled": 6}
+"""What is run, and by how much the permuted entries are multiplied."""
+RUNS = {f"{way}-{seed}": (way, seed) for way in WAYS for seed in SEEDS}
 TRAINED_ON, TEXTS = "code", ("code", "prose")
 LENGTH, COUNT, HELD_OUT = 512, 8, 0.2
 """Tokens of a sequence, sequences that are measured of each text, and the last part of the code, which is held out."""
@@ -86,13 +90,13 @@ def trained(folder: Path, seed: int, texts: list[torch.Tensor]) -> None:
     pd.DataFrame(losses).to_csv(folder / "losses.csv", index=False, float_format="%.5g")
 
 
-def permuted(folder: Path, seed: int, adapter: Path) -> None:
-    """Write the control of an adapter: the entries of each B in random order, so that no direction is learned."""
+def permuted(folder: Path, seed: int, adapter: Path, times: float) -> None:
+    """Write a control of an adapter: the entries of each B in random order, so that no direction is learned."""
     generator = torch.Generator().manual_seed(seed)
     weights = load_file(adapter / WEIGHTS)
     for name, one in weights.items():
         if ".lora_B." in name:
-            weights[name] = one.flatten()[torch.randperm(one.numel(), generator=generator)].view_as(one).contiguous()
+            weights[name] = times * one.flatten()[torch.randperm(one.numel(), generator=generator)].view_as(one)
     (folder / "adapter").mkdir(exist_ok=True)
     save_file(weights, folder / "adapter" / WEIGHTS, {"format": "pt"})
     (folder / "adapter" / "adapter_config.json").write_text((adapter / "adapter_config.json").read_text())
@@ -113,6 +117,13 @@ def measured(folder: Path, texts: dict[str, list[torch.Tensor]]) -> None:
     (folder / "loss.json").write_text(json.dumps(losses))
 
 
+def slow_part(profile: ph.HeadProfile) -> float:
+    """Share of the slow half of the pairs in the squared mean contributions, every distance alike; mean over heads."""
+    width = (profile.edges[1:] - profile.edges[:-1]).double()
+    size = (profile.pairs.contribution**2 * width).sum(-1)
+    return float((size[..., size.shape[-1] // 2 :].sum(-1) / size.sum(-1)).mean())
+
+
 def tables(out: Path) -> None:
     """Keep how the heads and the losses of each finished run differ from those without an adapter."""
     finished = [name for name in (OFF, *RUNS) if (out / name / "loss.json").is_file()]
@@ -131,9 +142,11 @@ def tables(out: Path) -> None:
                 **{pairs: share._asdict() for pairs, share in found.pair_shares.items()},
                 "differing": found.provenance["differing"],
             }
-        told[f"{OFF}, {text}"] = {name: before.provenance[name] for name in PROVENANCE}
+        told[f"{OFF}, {text}"] = {name: before.provenance[name] for name in PROVENANCE} | {"slow": slow_part(before)}
+    settings = {**LORA, "steps": STEPS, "warm_up": WARM_UP, "learning_rate": LEARNING_RATE, "controls": WAYS}
+    told["adapter"] = {"peft": version("peft"), "text": TRAINED_ON, "length": LENGTH, **settings}
     KEPT.mkdir(exist_ok=True)
-    pd.concat(heads).to_csv(KEPT / "heads.csv", index=False, float_format="%.5g")
+    pd.concat(heads).to_csv(KEPT / "heads.csv", index=False, float_format="%.4g")
     pd.concat(steps).to_csv(KEPT / "training.csv", index=False)
     (KEPT / "losses.json").write_text(json.dumps(losses) + "\n")
     (KEPT / "comparisons.json").write_text(json.dumps(told, indent=1) + "\n")
@@ -161,8 +174,8 @@ def main() -> None:
         if way and not (source / "losses.csv").is_file():
             source.mkdir(exist_ok=True)
             trained(source, seed, texts)
-        if way == "permuted":
-            permuted(folder, seed, source / "adapter")
+        if way and WAYS[way]:
+            permuted(folder, seed, source / "adapter", WAYS[way])
         if not (folder / "loss.json").is_file():
             measured(folder, held_out)
             say(f"{name}: measured")
