@@ -311,6 +311,7 @@ def test_an_adapter_changes_what_the_page_says():
     losses = json.loads((KEPT / "adapter" / "losses.json").read_text())
     told = {first: cells for first, *cells in _block("adapter")}
     counts: dict[str, list[tuple[float, ...]]] = {}
+    sizes: dict[tuple[str, str], float] = {}
     assert len(heads) == 270 * len(told) == 270 * 2 * len(ADAPTED)
     for run in ADAPTED:
         for text in ("code", "prose"):
@@ -329,17 +330,27 @@ def test_an_adapter_changes_what_the_page_says():
             interval = ttest_1samp(slow, 0.5).confidence_interval(0.95)
             assert numbers_in(cells[6]) == pytest.approx([slow.mean(), *interval], abs=0.0101)
             assert interval.low > 0.5
+            sizes[run, text] = np.median(pairs)
             counts.setdefault(run.split("-")[0], []).append((int(cells[1]), change.mean(), slow.mean(), *sides))
     spans = {way: [(min(one), max(one)) for one in zip(*found, strict=True)] for way, found in counts.items()}
     trained, scaled = spans["trained"], spans["scaled"]
     assert "rho differs in {} to {} of 270 heads".format(*trained[0]) in SAID
-    assert "the loss *rise* by {:.2f} to {:.2f} does the same: ".format(*scaled[1]) in SAID
-    assert "the same: {} to {} heads".format(*scaled[0]) in SAID
+    assert "the loss *rise* by {:.2f} to {:.2f} does much the same: ".format(*scaled[1]) in SAID
+    assert "much the same: {} to {} heads".format(*scaled[0]) in SAID
     assert "detectably in {} to {}.".format(*spans["permuted"][0]) in SAID
     assert "{:.2f} to {:.2f} of it does".format(*trained[2]) in SAID
     assert "the scaled control's, {:.2f} to {:.2f}.".format(*scaled[2]) in SAID
     ends = "({} or {}), more cease to ({} to {}); with the scaled controls {} to {} and {} to {}."
     assert ends.format(*trained[3], *trained[4], *scaled[3], *scaled[4]) in SAID
+    differ = {first: int(cells[1]) for first, cells in told.items() if first.startswith("prose")}
+    assert max(differ[f"prose, scaled, seed {n}"] for n in "01") < min(
+        differ[f"prose, trained, seed {n}"] for n in "01"
+    )
+    for seed in "01":
+        for text, (small, large) in {"prose": (0.03, 0.18), "code": (0.04, 0.23)}.items():
+            ends = sizes[f"permuted-{seed}", text], sizes[f"trained-{seed}", text]
+            assert ends == pytest.approx((small, large), abs=0.0051)
+            assert 1 / 7 < ends[0] / ends[1] < 1 / 5
     told_of = json.loads((KEPT / "adapter" / "comparisons.json").read_text())
     for text in ("code", "prose"):
         assert f"{told_of[f'off, {text}']['slow']:.2f} of the squared mean contributions" in SAID
