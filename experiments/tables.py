@@ -1,6 +1,7 @@
 """Write the tables of docs/findings.md, and of README.md, from the kept results: `python experiments/tables.py`."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -8,11 +9,14 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from scipy import stats
 from small_tables import HEADERS
 
 import positional_heads as ph
+from positional_heads.core.statistics import benjamini_hochberg, mean_interval
+from positional_heads.results.verdicts import ALPHA
 
 HERE = Path(__file__).parent
 PAGES = [HERE.parent / page for page in ("docs/findings.md", "docs/small_models.md", "README.md")]
@@ -392,6 +396,84 @@ def retrieval_pairs_table() -> str:
     return table(["", *header], rows())
 
 
+@cache
+def adapted() -> tuple[pd.DataFrame, dict[str, Any], dict[str, Any]]:
+    """Heads with an adapter against those without, what was said of them, and the loss of each sequence."""
+    folder = HERE / "adapter"
+    told, losses = (json.loads((folder / f"{name}.json").read_text()) for name in ("comparisons", "losses"))
+    return pd.read_csv(folder / "heads.csv").set_index(["run", "text"]), told, losses
+
+
+def spanned(values: Any) -> str:
+    """The mean of values, with its interval over them."""
+    units = torch.tensor([*values], dtype=torch.float64)
+    low, high = mean_interval(units).tolist()
+    return f"{number(float(units.mean()))} ({number(low)} to {number(high)})"
+
+
+def adapter_table() -> str:
+    """What an adapter changes: loss, rho, heads above their null, curves, and where among the pairs."""
+    frame, told, losses = adapted()
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for text in ("code", "prose"):
+            for way in ("trained", "permuted", "scaled"):
+                for seed in "01":
+                    run = f"{way}-{seed}"
+                    heads, said = frame.loc[(run, text)], told[f"{run}, {text}"]
+                    pairs = zip(losses[run][text], losses["off"][text], strict=True)
+                    seen, slow, beats = said["rho"], said["slow"], heads["beats"].value_counts()
+                    yield [
+                        f"{text}, {way}, seed {seed}",
+                        spanned(on - off for on, off in pairs),
+                        int((benjamini_hochberg(torch.tensor(heads["change_p"].to_numpy())) <= ALPHA).sum()),
+                        f"{seen['correlation']:.3f} ({seen['low']:.3f} to {seen['high']:.3f})",
+                        f"{beats.get('b only', 0)} / {beats.get('a only', 0)}",
+                        f"{heads['curve_distance'].median():.2f}",
+                        f"{heads['pair_change'].median():.2f}",
+                        f"{slow['share']:.2f} ({slow['low']:.2f} to {slow['high']:.2f})",
+                    ]
+
+    header = [
+        "measured on",
+        "loss, nats per token (95 %)",
+        "heads whose rho differs",
+        "rank correlation of rho (95 %)",
+        "heads above their null: more / fewer",
+        "curves moved, median",
+        "pairs changed, median",
+        "share in the slow half (even 0.50)",
+    ]
+    return table(header, rows())
+
+
+def agreed(some: Any, others: Any) -> str:
+    """Rank correlation over heads, with an interval as if heads were independent (Bonett and Wright 2000)."""
+    found = stats.spearmanr(some, others).statistic
+    half = stats.norm.ppf(0.975) * math.sqrt((1 + found**2 / 2) / (len(some) - 3))
+    low, high = (math.tanh(math.atanh(found) + side) for side in (-half, half))
+    return f"{found:.2f} ({low:.2f} to {high:.2f})"
+
+
+def adapter_pairs() -> str:
+    """How far the sizes of the change agree over heads, and how much more of it is slow than in the controls."""
+    frame, _, _ = adapted()
+
+    def rows() -> Iterator[Sequence[Any]]:
+        for text in ("code", "prose"):
+            size, slow = (
+                {run: frame.loc[(run, text), name].to_numpy() for run in frame.index.unique("run")}
+                for name in ("pair_change", "slow_share")
+            )
+            both = (agreed(size[f"{way}-0"], size[f"{way}-1"]) for way in ("trained", "scaled"))
+            mixed = [stats.spearmanr(size[f"trained-{a}"], size[f"scaled-{b}"]).statistic for a in "01" for b in "01"]
+            more = (spanned(slow[f"trained-{seed}"] - slow[f"scaled-{seed}"]) for seed in "01")
+            yield [text, *both, f"{min(mixed):.2f} to {max(mixed):.2f}", *more]
+
+    header = ["measured on", "both adapters (95 %)", "both scaled controls (95 %)", "adapter and scaled control"]
+    return table([*header, "slow share above the scaled control's, seed 0", "seed 1"], rows())
+
+
 def spearman(a: torch.Tensor, b: torch.Tensor) -> float:
     """Rank correlation."""
     return float(stats.spearmanr(a.numpy(), b.numpy()).statistic)
@@ -439,6 +521,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "ranks": ranks_table,
     "moved": moved_table,
     "pairs of retrieval heads": retrieval_pairs_table,
+    "adapter": adapter_table,
+    "adapter pairs": adapter_pairs,
     "plans": readme_plans,
     "costs": costs_table,
 }
