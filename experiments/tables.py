@@ -436,7 +436,7 @@ def adapter_table() -> str:
 
     header = [
         "measured on",
-        "loss, nats per token (95 %)",
+        "change of loss, nats per token (95 %)",
         "heads whose rho differs",
         "rank correlation of rho (95 %)",
         "heads above their null: more / fewer",

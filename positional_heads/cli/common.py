@@ -165,10 +165,10 @@ def prepared_folder(out: Path, file_name: str, overwrite: bool) -> Iterator[None
         OSError: If the folder cannot be written.
     """
     from positional_heads.core.whole_files import write_atomically
-    from positional_heads.results.files import refuse_foreign
+    from positional_heads.results.files import lies_in, refuse_foreign
 
     refuse_foreign(out / file_name)
-    if not overwrite:
+    if not (overwrite and lies_in(out, file_name)):
         _refuse_shared(out, file_name)
     before = _beside(out / file_name)
     if (out / file_name).exists() and not overwrite:
@@ -204,10 +204,7 @@ def _refuse_shared(out: Path, file_name: str) -> None:
     for kind, names in BESIDE.items():
         other = kind.file_name != file_name and lies_in(out, kind.file_name)
         if shared := [name for name in names if other and name in mine and lies_in(out, name)]:
-            msg = (
-                f"{out}: holds {kind.file_name}, whose {' and '.join(shared)} would be replaced; choose another "
-                "--out, or add --overwrite"
-            )
+            msg = f"{out}: holds {kind.file_name}, whose {' and '.join(shared)} would be replaced; choose another --out"
             raise ValueError(msg)
 
 

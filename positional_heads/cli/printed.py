@@ -65,7 +65,8 @@ def _ablation(content: Content, top: int) -> list[object]:
 
 def _comparison(content: Content, top: int) -> list[object]:
     found = comparison_tables.comparison_tables(content, top)
-    return [comparison_tables.comparison_line(content), *(part for table in found for part in (table, ""))]
+    about = [comparison_tables.comparison_line(content), comparison_tables.ORDER]
+    return [*about, *(part for table in found for part in (table, ""))]
 
 
 def _stability(content: Content, top: int) -> list[object]:

@@ -95,7 +95,10 @@ def in_range(name: str, value: float | None, least: float, most: float | None = 
     Raises:
         ValueError: If it is outside.
     """
-    if value is not None and not value >= least:  # NaN is in no range
+    if value is not None and value != value:  # noqa: PLR0124  NaN is in no range
+        msg = f"{name} must be a number, not {value}"
+        raise ValueError(msg)
+    if value is not None and value < least:
         msg = f"{name} {value} must be at least {least}"
         raise ValueError(msg)
     if value is not None and most is not None and value > most:

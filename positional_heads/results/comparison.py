@@ -259,11 +259,14 @@ class Comparison(Record):
 
     @computed_once
     def top_frame(self) -> "pd.DataFrame":
-        """One row per fraction of heads: how many of the top ones by rho are shared, against chance."""
+        """One row per fraction of heads: how many of the top ones by rho are shared, against chance.
+
+        Of fractions that are as many heads, the first.
+        """
         import pandas as pd
 
         rows = [{"fraction": part, **one._asdict()} for part, one in self.shared_top.items()]
-        return pd.DataFrame(rows).rename(columns={"p_value": "p_shared"})
+        return pd.DataFrame(rows).drop_duplicates("k", ignore_index=True).rename(columns={"p_value": "p_shared"})
 
     @computed_once
     def pair_frame(self) -> "pd.DataFrame":

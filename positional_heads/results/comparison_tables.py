@@ -19,6 +19,9 @@ RANKED_BY = ("times", "times_stays", "lowest_rho")
 PAIR_COLUMNS = ("a", "b", "correlation_rho", "correlation_excess", *TOP_COLUMNS)
 
 
+ORDER = "Heads with the largest change of rho and, of profiles, pairs with the largest share first; --top shows more."
+
+
 def changes_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
     """The heads whose rho changes most from one result to another.
 

@@ -47,7 +47,7 @@ def check_threshold(measure: HeadMeasure, threshold: float | None) -> None:
         ValueError: If it is one.
     """
     if threshold is not None and measure == "excess":
-        msg = "threshold goes with rho and retrieval: an excess counts where it is significant, see alpha"
+        msg = "threshold goes with rho and retrieval: an excess counts where it is significant"
         raise ValueError(msg)
     in_range("threshold", threshold, -1 if measure == "rho" else 0, 1)
 

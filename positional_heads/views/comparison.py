@@ -137,6 +137,7 @@ def _draw_sides(panel: Axes, sides: Tensor, changed: np.ndarray, error: np.ndarr
             panel.errorbar(x[group], y[group], **bars, **options)
     panel.axhline(0, color="0.8", linewidth=0.7, zorder=0)
     panel.axvline(0, color="0.8", linewidth=0.7, zorder=0)
+    panel.locator_params(axis="x", nbins=5)  # more labels of three places would touch
     panel.grid(alpha=0.25)
 
 

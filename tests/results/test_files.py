@@ -250,10 +250,9 @@ def test_tables_of_another_kind_of_result_are_not_replaced(tmp_path):
     with prepared_folder(tmp_path, COMPARISON.file_name, False):
         pass  # shares no table with scores
     refused = pytest.raises(ValueError, match=r"holds scores\.safetensors, whose heads\.csv would be replaced; choose")
-    with refused, prepared_folder(tmp_path, STABILITY.file_name, False):
-        pass
-    with prepared_folder(tmp_path, STABILITY.file_name, True):
-        pass
+    for overwrite in (False, True):
+        with refused, prepared_folder(tmp_path, STABILITY.file_name, overwrite):
+            pass
     (tmp_path / "heads.csv").unlink()
     with prepared_folder(tmp_path, STABILITY.file_name, False):
         pass

@@ -332,7 +332,7 @@ def test_the_command_writes_a_report_that_show_and_report_read(run, tmp_path):
         (["--births", "beta"], "--births 'beta' is unknown: choose one of excess, rho, retrieval"),
         (["--threshold", "0.3"], "threshold goes with rho and retrieval"),
         (["--births", "rho", "--threshold", "1.5"], "threshold 1.5 must be at most 1"),
-        (["--births", "rho", "--threshold", "nan"], "threshold nan must be at least -1"),
+        (["--births", "rho", "--threshold", "nan"], "threshold must be a number, not nan"),
         (["--births", "excess", "--null-repeats", "0"], "--births excess needs a null"),
         (["--births", "retrieval", "--retrieval", "none"], "--births retrieval needs retrieval scores"),
     ):
