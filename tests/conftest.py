@@ -11,6 +11,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 pytest_plugins = ["tests.support.fixtures"]
 
+LONG_ALONE = ("/1_quickstart", "/3_ablation", "/6_research", "/4_length", "/5_with_other", "/test_other_device")
+
 
 def pytest_configure(config: Any) -> None:
     """Prepare a process that runs tests: one that hands them to others imports nothing, which takes seconds."""
@@ -18,6 +20,11 @@ def pytest_configure(config: Any) -> None:
         gc.disable()
         check_each_definition_once()
         fork_kernels()
+
+
+def pytest_collection_modifyitems(items: list[Any]) -> None:
+    """Put the longest files of one test before the others: begun last, they would keep one worker alone."""
+    items.sort(key=lambda item: not any(name in item.nodeid for name in LONG_ALONE))
 
 
 def pytest_collection_finish() -> None:
