@@ -1,0 +1,1 @@
+"""The explorer: results as one JSON document that programs read, and the page that shows it to people."""
