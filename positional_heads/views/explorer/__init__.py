@@ -1,1 +1,1 @@
-"""The explorer: results as one JSON document that programs read, and the page that shows it to people."""
+"""The explorer: one page on which readers choose heads and see all that a folder of results says of them."""
