@@ -26,6 +26,7 @@ from positional_heads.views.explorer.measures import (
     score_measures,
 )
 from positional_heads.views.explorer.runs import Run, Runs
+from positional_heads.views.explorer.sentences import head_sentences
 from positional_heads.views.explorer.short_names import without_paths
 
 FORMAT, VERSION = "positional_heads.explorer", 1
@@ -73,7 +74,7 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
         "heads": heads,
         "is": None if labels is None else [names[0] if names else NOT_PROFILED for names in labels],
         "names": labels,
-        "sentences": ["" for _ in heads],
+        "sentences": head_sentences(runs, scored, labels),
         **{name: parts[name] for name in LISTS[:1]},
         "rank_by": _rank_by(scored, parts["measures"]),
         **{name: parts[name] for name in LISTS[1:]},
