@@ -212,11 +212,10 @@ def _refuse_shared(out: Path, file_name: str) -> None:
 
 def _beside(result: Path) -> dict[Path, int]:
     """When a result was written, its folder's page, its tables and plots; those that are there."""
-    from positional_heads.results.files import BESIDE, EXAMPLES, EXPLORER_NAME, PAGE_NAME, SCORES
+    from positional_heads.results.files import BESIDE, EXPLORER_NAME, PAGE_NAME
 
     own = next((names for kind, names in BESIDE.items() if kind.file_name == result.name), ())
-    examples = (EXAMPLES.file_name,) if result.name == SCORES.file_name else ()
-    names = (result.name, PAGE_NAME, EXPLORER_NAME, *own, *examples)
+    names = (result.name, PAGE_NAME, EXPLORER_NAME, *own)
     return {file: file.stat().st_mtime_ns for name in names if (file := result.parent / name).is_file()}
 
 

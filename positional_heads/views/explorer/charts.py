@@ -18,6 +18,15 @@ TEXT = alt.Tooltip("text:N", title=" ")
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 3, 2, 3))
 DISTANCES = [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, *(10**power * step for power in (3, 4, 5) for step in (1, 2, 5))]
 """Where the axis of distances has its marks: on it, distance 0 has a place too."""
+DOMAINS = {
+    ("atlas", "x"): ("heads", ("head",)),
+    ("atlas", "y"): ("heads", ("layer",)),
+    ("effects", "x"): ("every", ("value", "low", "high")),
+    ("effects", "y"): ("every", ("study",)),
+    ("compared", "x"): ("every", ("a",)),
+    ("compared", "y"): ("every", ("b",)),
+}
+"""Rows that alone stretch a scale: were the chosen heads among them, each choice would place every mark anew."""
 CONFIG: dict[str, Any] = {
     "background": "transparent",
     "aria": False,
@@ -47,10 +56,16 @@ def chart_specifications() -> dict[str, dict[str, Any]]:
         "effects": _effects(),
         "compared": _compared(),
     }
-    return {
+    compiled = {
         name: vl_convert.vegalite_to_vega(chart.configure(**CONFIG).to_json(), vl_version="v6.1")
         for name, chart in charts.items()
     }
+    for (name, axis), (rows, fields) in DOMAINS.items():
+        (scale,) = [scale for scale in compiled[name]["scales"] if scale["name"] == axis]
+        scale["domain"] = {"fields": [{"data": rows, "field": field} for field in fields]}
+        if scale["type"] == "band":
+            scale["domain"]["sort"] = True
+    return compiled
 
 
 @lru_cache(maxsize=1)
@@ -73,7 +88,7 @@ def _distance(field: str = "distance:Q") -> alt.X:
         field,
         title="distance in tokens",
         scale=alt.Scale(type="symlog", constant=1, nice=False),
-        axis=alt.Axis(values=DISTANCES, format="~s", grid=False),
+        axis=alt.Axis(values=DISTANCES, labelExpr="format(datum.value, datum.value < 1000 ? 'd' : '~s')", grid=False),
     )
 
 
@@ -138,15 +153,13 @@ def _atlas() -> Chart:
             tooltip=TEXT,
         )
     )
-    frames = (
-        alt.Chart(_rows("chosen"))
-        .mark_rect(filled=False, strokeWidth=2.5, cursor="pointer")
-        .encode(x, y, alt.Stroke("colour:N", scale=None))
-    )
+    chosen = alt.Chart(_rows("chosen")).encode(x, y)
+    around = chosen.mark_rect(filled=False, stroke=INK, strokeWidth=5)
+    frames = chosen.mark_rect(filled=False, strokeWidth=2.5).encode(alt.Stroke("colour:N", scale=None))
     cursor = (
         alt.Chart(_rows("cursor")).mark_rect(filled=False, stroke=INK, strokeWidth=1.5, strokeDash=[2, 2]).encode(x, y)
     )
-    return _size(alt.layer(cells, frames, cursor), 400)
+    return _size(alt.layer(cells, around, frames, cursor), 400)
 
 
 def _ranges() -> alt.X:

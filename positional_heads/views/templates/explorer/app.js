@@ -10,7 +10,7 @@ const app = (() => {
   // Okabe and Ito's colours in an order that reads on white and on black.
   const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"];
   const state = { heads: [], focus: null, measure: null, query: null, text: null, shown: null };
-  const panels = [];
+  const panels = [], charts = new Map();
 
   // Elements and text nodes only: nothing that comes from a result is ever parsed as HTML.
   const el = (tag, attributes = {}, ...children) => {
@@ -65,6 +65,10 @@ const app = (() => {
   };
   const legend = (low, high, scale, unit) => {
     const stops = Array.from({ length: 9 }, (_, step) => ramp(low + ((high - low) * step) / 8, low, high, scale));
+    if (scale === "flag") {
+      return el("p", { class: "legend" }, ["no", "yes"].map((word, value) => el("span", {},
+        el("span", { class: "dot", style: { background: ramp(value, 0, 1) } }), word)), el("span", { class: "unit" }, unit));
+    }
     return el("p", { class: "legend" }, el("span", {}, number(low)),
       el("span", { class: "ramp", style: { background: `linear-gradient(to right, ${stops.join(", ")})` } }),
       el("span", {}, number(high)), el("span", { class: "unit" }, unit));
@@ -102,6 +106,7 @@ const app = (() => {
 
   // Charts: made with their first rows, as wide as their place, redrawn when it changes.
   const ERRORS = 1;  // Vega also warns of empty rows, as a chart of no head has
+  const MANY = 1000;  // marks that SVG would redraw too slowly
   const chart = (name, element) => {
     const pending = new Map(), handlers = [];
     let view = null, tall = null;
@@ -110,7 +115,7 @@ const app = (() => {
       const data = specification.data.map((set) => (pending.has(set.name) ? { ...set, values: pending.get(set.name) } : set));
       const width = Math.max(200, Math.floor(element.clientWidth));
       const made = await vegaEmbed(element, { ...specification, data, width, height: tall ?? specification.height }, {
-        mode: "vega", ast: true, actions: false, renderer: "svg", logLevel: ERRORS,
+        mode: "vega", ast: true, actions: false, renderer: [...pending.values()].some((rows) => rows.length > MANY) ? "canvas" : "svg", logLevel: ERRORS,
       });
       view = made.view;
       handlers.forEach((handler) => view.addEventListener("click", handler));
@@ -120,7 +125,7 @@ const app = (() => {
       }).observe(element);
     };
     let drawn = Promise.resolve();
-    return {
+    const one = {
       set(data, rows) { pending.set(data, rows); return this; },
       rows: (data) => view?.data(data) ?? [],
       height(pixels) { tall = pixels; view?.height(pixels); return this; },
@@ -137,6 +142,8 @@ const app = (() => {
       },
       click(handler) { handlers.push((event, item) => handler(item?.datum ?? null, event)); return this; },
     };
+    charts.set(name, one);
+    return one;
   };
 
   // A table of the numbers behind a chart, made when it is opened.
@@ -189,8 +196,10 @@ const app = (() => {
     if (address) write(push && changed.includes("heads"));
     const names = new Set(changed);
     if (names.has("heads")) names.add("focus");
-    return Promise.all(panels.map((panel) => panel.update(names)));
+    settled = Promise.all(panels.map((panel) => panel.update(names)));
+    return settled;
   };
+  let settled = Promise.resolve();
   const choose = (head, add = false) => {
     if (!place.has(head)) return Promise.resolve();
     let heads = [head];
@@ -200,6 +209,13 @@ const app = (() => {
     say(`${head}${value}. ${heads.length > 1 ? `Chosen: ${heads.join(", ")}.` : ""}`);
     return set({ heads, focus: heads.includes(head) ? head : heads.at(-1) ?? null });
   };
+
+  // For scripts and tests: what is shown, as data.
+  window.explorer = Object.freeze({
+    state: () => structuredClone(state),
+    rows: (name, data) => structuredClone(charts.get(name)?.rows(data).map((row) => ({ ...row })) ?? []),
+    settled: () => settled,
+  });
 
   return {
     index, place, measures, runs, state, panels, el, by, number, say, ramp, ink, legend, detail, own, colourOf, runNumber,

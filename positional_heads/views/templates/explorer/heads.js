@@ -22,6 +22,12 @@ function headsPanel(app) {
     el("p", { class: "controls" }, find, el("button", { type: "button", onclick: go }, "Show"),
       el("label", {}, several, " choose several"), el("button", { type: "button", onclick: () => app.set({ heads: app.state.focus ? [app.state.focus] : [] }) }, "Only this"), link, said),
     chips, sentence, facts);
+  // On a phone the atlas and what belongs to a cell are screens apart.
+  const jump = el("button", { type: "button", class: "jump", onclick: () => {
+    const away = by("heads-part").getBoundingClientRect().top;
+    by(away > 20 || away < -20 ? "heads-part" : "atlas-part").scrollIntoView();
+  } });
+  window.document.body.append(jump);
   const drawFacts = () => {
     const number = app.place.get(app.state.focus);
     facts.replaceChildren(facts.firstElementChild, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Every measure of this head" }, el("table", {},
@@ -44,6 +50,7 @@ function headsPanel(app) {
       chips.replaceChildren(...heads.map((name) => el("button", { type: "button", class: "chip", "aria-pressed": name === focus, "data-chip": name,
         style: { borderColor: app.colourOf(name) }, onclick: () => app.set({ focus: name }) },
       el("span", { class: "dot", style: { background: app.colourOf(name) } }), name)));
+      jump.textContent = focus ? `${focus} ⇅ atlas` : "atlas";
       if (focus) window.document.title = `${focus} · ${index.title}`;
       sentence.textContent = focus ? index.sentences[app.place.get(focus)] : "Choose a head: click a cell of the atlas, or type its name.";
       facts.hidden = !focus;

@@ -1,4 +1,4 @@
-// The charts that follow the chosen heads. Each is made when it is first in view, and then kept up to date.
+// The charts that follow the chosen heads. Each is made when it is first in view, and up to date when in view.
 const rangeNames = (edges) => edges.slice(0, -1).map((first, at) => (edges[at + 1] - 1 > first ? `${first}–${edges[at + 1] - 1}` : `${first}`));
 const tokens = (value) => (value === null || value === undefined ? "does not turn" : `${Number(value.toPrecision(3))} tokens a turn`);
 
@@ -26,8 +26,10 @@ function chartPanel(app, id, name, make) {
     table?.remove();
     if (columns) { table = app.numbers(columns, numbers); section.append(table); if (open) table.open = true; }
   };
-  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) { seen = true; draw(); } }, { rootMargin: "400px" }).observe(section);
+  // What is out of sight waits, so that a choice is quick; on paper everything is in sight.
+  new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; draw(); }, { rootMargin: "400px" }).observe(section);
   fold?.addEventListener("toggle", draw);
+  window.addEventListener("beforeprint", () => { seen = true; draw(); });
   const follows = new Set(panel.follows ?? ["heads"]);
   return { update(changed) { if ([...changed].some((one) => follows.has(one))) { stale = true; return draw(); } return undefined; } };
 }
@@ -118,7 +120,7 @@ function effectsPanel(app) {
     const all = app.index.effects;
     const title = (effect) => (all.filter((one) => one.title === effect.title).length > 1 ? `${effect.title} (${app.runs.get(effect.run)?.name ?? effect.run}, ${effect.range})` : effect.title);
     extra.append(...all.map((effect) => app.el("p", { class: "soft" }, `${title(effect)}: ${effect.meaning}`)));
-    const every = all.flatMap((effect) => effect.values.map((value, number) => ({ value, name: app.index.heads[number], study: title(effect), text: `${app.index.heads[number]}: ${app.number(value)} ${effect.unit}` })).filter((row) => row.value !== null));
+    const every = all.flatMap((effect) => effect.values.map((value, number) => ({ value, low: effect.intervals?.low[number] ?? value, high: effect.intervals?.high[number] ?? value, name: app.index.heads[number], study: title(effect), text: `${app.index.heads[number]}: ${app.number(value)} ${effect.unit}` })).filter((row) => row.value !== null));
     return {
       made(chart) { chart.set("every", every).height(60 + 50 * all.length).click((datum, event) => { if (datum?.name) app.choose(datum.name, event.shiftKey); }); },
       rows() {
@@ -164,16 +166,26 @@ function comparedPanel(app) {
     const all = app.index.comparisons.flatMap((comparison) => comparison.rows.map((row) => ({ ...row, names: comparison.names })));
     const select = app.el("select", { "aria-label": "Comparison", onchange: () => again() }, all.map((one, at) => app.el("option", { value: at }, `${one.name}: ${one.names[0]} and ${one.names[1]}`)));
     extra.append(select);
+    const point = (row, name) => {
+      const at = app.place.get(name);
+      return { name, a: row.a[at], b: row.b[at], change: row.change[at], q: row.q?.[at] ?? null,
+        text: `${name}: ${app.number(row.a[at])} in ${row.names[0]}, ${app.number(row.b[at])} in ${row.names[1]}` };
+    };
+    const known = (one) => one.a !== null && one.b !== null;
+    let drawn = null;
     return {
       made(chart) { chart.click((datum, event) => { if (datum?.name) app.choose(datum.name, event.shiftKey); }); },
       rows() {
-        const row = all[Number(select.value || 0)];
-        const point = (name) => { const at = app.place.get(name); return { name, a: row.a[at], b: row.b[at], change: row.change[at], q: row.q?.[at] ?? null,
-          text: `${name}: ${app.number(row.a[at])} in ${row.names[0]}, ${app.number(row.b[at])} in ${row.names[1]}` }; };
-        const known = (one) => one.a !== null && one.b !== null;
-        const every = app.index.heads.map(point).filter(known), chosen = app.state.heads.map((name) => ({ ...point(name), colour: app.colourOf(name) })).filter(known);
-        const values = every.flatMap((one) => [one.a, one.b]), ends = values.length ? [Math.min(...values), Math.max(...values)] : [];
-        return { data: { every, chosen, diagonal: ends.map((end) => ({ a: end, b: end })) },
+        const row = all[Number(select.value || 0)], data = {};
+        if (drawn !== row) {
+          drawn = row;
+          data.every = app.index.heads.map((name) => point(row, name)).filter(known);
+          const values = data.every.flatMap((one) => [one.a, one.b]);
+          const ends = values.length ? [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))] : [];
+          data.diagonal = ends.map((end) => ({ a: end, b: end }));
+        }
+        const chosen = app.state.heads.map((name) => ({ ...point(row, name), colour: app.colourOf(name) })).filter(known);
+        return { data: { ...data, chosen },
           said: `Across: ${row.name} in ${row.names[0]}; upwards: in ${row.names[1]}. ${chosen.map((one) => `${one.text}, change ${app.number(one.change)}${one.q === null ? "" : `, q ${app.number(one.q)}`}`).join("; ")}`,
           columns: ["head", "a", "b", "change", "q"], numbers: () => chosen.map((one) => [one.name, one.a, one.b, one.change, one.q]) };
       },
