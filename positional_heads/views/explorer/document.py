@@ -132,7 +132,7 @@ def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[
 
 def _run(run: Run) -> dict[str, Any]:
     record, data = run.record, run.record.provenance.get("data") or {}
-    verdict = record.verdict
+    verdict, compared = record.verdict, record.names if isinstance(record, Comparison) else ()
     return {
         "id": run.id,
         "name": run.name,
@@ -142,8 +142,8 @@ def _run(run: Run) -> dict[str, Any]:
         "text": run.text,
         "tokens": data.get("tokens"),
         "longest": data.get("longest"),
-        "verdict": None if verdict is None else without_paths(verdict, record.provenance),
-        "description": without_paths(record.description, record.provenance),
+        "verdict": None if verdict is None else without_paths(verdict, record.provenance, compared),
+        "description": without_paths(record.description, record.provenance, compared),
     }
 
 
