@@ -18,7 +18,8 @@ from positional_heads.core.rotary import wavelengths
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; the faint yellow last."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DIVERGING = "RdBu_r"
+DIVERGING, SEQUENTIAL = "RdBu_r", "Purples"
+"""Red is positive, blue negative; what has no sign has another hue."""
 SMALL, NORMAL = 8, 9
 NOTEBOOK_DPI = 110
 LONGEST_NAME = 60

@@ -55,7 +55,9 @@ def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
     axes = figure.subplots()
     axes.set_facecolor("0.85")
     largest = float(np.nanmax(np.abs(rho), initial=0.0)) or 1.0
-    image = axes.imshow(rho, cmap=DIVERGING, norm=CenteredNorm(0, halfrange=largest), aspect="auto")
+    image = axes.imshow(
+        rho, cmap=DIVERGING, norm=CenteredNorm(0, halfrange=largest), aspect="auto", interpolation="none"
+    )
     figure.colorbar(image, ax=axes, label="rho (-1 to 1)")
     if labelled:
         _label_cells(axes, rho, largest)

@@ -77,6 +77,7 @@ from positional_heads.views.report.plan_commands import (
 )
 from positional_heads.views.report.plan_sections import plan_section, plan_study_section, recommendation_section
 from positional_heads.views.report.sections import (
+    VECTOR,
     Code,
     Section,
     ablation_section,
@@ -89,8 +90,8 @@ from positional_heads.views.report.sections import (
 WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
-RESOLUTIONS = (140, 90, 60)
-"""Dots per inch of the plots, the next one where the page would grow too large."""
+RESOLUTIONS = (VECTOR, 90, 60)
+"""Plots as lines, or their dots per inch, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, DISTANCE_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION),
     *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY, EMERGENCE, JUMPS, DISTANCE_RESPONSE),

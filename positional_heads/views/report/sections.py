@@ -38,22 +38,31 @@ from positional_heads.views.scores import (
     rho_distribution,
     rho_heat_map,
 )
+from positional_heads.views.themed import WIDEST, narrowed, themed_svg
 from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
 
 TABLED_HEADS = 10
 ATTENTION_HEADS = 3
 PIXELS_PER_INCH = 100
+VECTOR = 0
+"""In place of a resolution: pictures are drawn from lines, not from pixels."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture inside the page, with a text alternative; `width` in pixels of the screen."""
+    """A picture inside the page, with a text alternative; `width` in pixels of the screen, `narrow` for a phone."""
 
     address: str
     alt: str
     caption: str
     width: int
+    narrow: str = ""
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it is a picture of pixels, whose colours the page turns around in the dark."""
+        return "png" in self.address[:20]
 
 
 @dataclass(frozen=True)
@@ -292,5 +301,17 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
 
 
 def plot(figure: Figure, dpi: int, alt: str, caption: str) -> Plot:
-    """A figure as a picture inside the page."""
-    return Plot(picture(png(figure, dpi)), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))
+    """A figure as a picture inside the page, which follows the reader's scheme and has a narrow layout if it is wide.
+
+    Args:
+        figure: The figure; it is not to be used again.
+        dpi: `VECTOR`, or the resolution of a picture of pixels, which takes less room where a plot has many points.
+        alt: What it shows, for who cannot see it.
+        caption: What stands below it.
+    """
+    width = round(PIXELS_PER_INCH * figure.get_figwidth())
+    if dpi != VECTOR:
+        return Plot(picture(png(figure, dpi)), alt, caption, width)
+    wide = picture(themed_svg(figure), "svg+xml")
+    narrow = picture(themed_svg(narrowed(figure)), "svg+xml") if figure.get_figwidth() > WIDEST else ""
+    return Plot(wide, alt, caption, width, narrow)
