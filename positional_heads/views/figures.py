@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 from torch import Tensor
@@ -139,6 +140,7 @@ def name_points(panel: Axes, points: Float[np.ndarray, "point 2"], names: Sequen
             horizontalalignment="left" if offset[0] >= 0 else "right",
             verticalalignment="center",
             arrowprops=line,
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],  # readable on the points that it covers
         )
         label.set_in_layout(False)
 

@@ -104,7 +104,8 @@ def narrowed(figure: Figure) -> Figure:
         if not axes.get_visible():
             axes.remove()
     down = -(-len(shown) // across)
-    figure.set_size_inches(NARROW, height / rows * down + 0.2)
+    square = any(axes.get_aspect() == 1 for axes in shown)
+    figure.set_size_inches(NARROW, height * NARROW / width if square else height / rows * down + 0.2)
     places = GridSpec(down, across, figure=figure)
     for number, axes in enumerate(shown):
         axes.set_subplotspec(places[number // across, number % across])
@@ -114,6 +115,8 @@ def narrowed(figure: Figure) -> Figure:
             for text in axes.texts:
                 text.set_visible(False)
     _narrow_titles(figure, shown)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)  # once more than saving does, because so much has moved
     return figure
 
 
