@@ -116,6 +116,9 @@ def read_runs(folder: str | Path) -> Runs:
         ResultFileError: If a result is damaged, foreign, or from a newer version.
     """
     folder = Path(folder)
+    if folder.is_file():
+        msg = f"{folder}: is a file; give its folder, {folder.parent}"
+        raise FileNotFoundError(msg)
     if not folder.is_dir():
         msg = f"{folder}: no such folder; give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
