@@ -60,6 +60,10 @@ FINISHED_FILE_NAME = "finished.jsonl"
 """The finished parts of an interrupted study."""
 PAGE_NAME = "report.html"
 """The page of everything in a folder."""
+EXPLORER_NAME = "explorer.html"
+"""The page on which readers choose heads, beside that."""
+EXPLORER_DATA = "explorer_data"
+"""Folder of the files of layers beside it, where it is too large for one file."""
 _STUDY = ("effects.csv", "contrasts.csv", "answers.parquet")
 BESIDE = {
     SCORES: ("heads.csv", "rho.png", "curves.png", "report.md", EXAMPLES.file_name),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -90,9 +90,9 @@ def render(
     )
 
 
-def picture(png: bytes) -> Markup:
-    """A PNG as an address that holds the picture itself."""
-    return Markup("data:image/png;base64," + base64.b64encode(png).decode())
+def picture(data: bytes, kind: Literal["png", "svg+xml"] = "png") -> Markup:
+    """A picture as an address that holds the picture itself; as an image, no script in it can run."""
+    return Markup(f"data:image/{kind};base64," + base64.b64encode(data).decode())
 
 
 @lru_cache(maxsize=1)

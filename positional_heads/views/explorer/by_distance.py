@@ -23,6 +23,8 @@ MOST_POINTS = 96
 """Points of a curve at most."""
 BAND = 2
 """Standard deviations from the mean of a null to the edge of its band."""
+MOST_CONTRIBUTIONS, FEWEST_RANGES = 640_000, 6
+"""Contributions above which ranges of distance are joined, so that a page of 1000 heads stays one file."""
 Part = dict[str, Any]
 ByHead = dict[str, Any]
 """What is known of each head, by its name."""
@@ -93,14 +95,20 @@ def pair_part(run: Run, profile: HeadProfile, heads: list[str]) -> tuple[Part, B
     pairs = profile.pairs
     frequencies = pairs.frequencies
     lengths = pairs_of_layers(frequencies)
-    n_heads = profile.mass.shape[1]
-    rows = numbers(pairs.contribution.flatten(0, 1))
-    known = pairs.contribution.isfinite().flatten(2).any(-1).flatten().tolist()
+    n_heads, n_ranges = profile.mass.shape[1], len(profile.edges) - 1
+    kept = np.arange(n_ranges + 1)
+    if pairs.contribution.numel() > MOST_CONTRIBUTIONS:
+        most = max(FEWEST_RANGES, MOST_CONTRIBUTIONS * n_ranges // pairs.contribution.numel())
+        kept = np.unique(np.linspace(0, n_ranges, min(most, n_ranges) + 1).round().astype(np.int64))
+    values = binned_means(pairs.contribution.numpy(), pairs.counts.double().numpy()[:, None, None], kept)
+    rows = numbers(values.reshape(len(heads), -1, len(kept) - 1))
+    known = np.isfinite(values).any((-1, -2)).flatten().tolist()
+    joined = "" if len(kept) > n_ranges else f" ({n_ranges} ranges joined to {len(kept) - 1})"
     part = {
         "run": run.id,
-        "title": "Mean contribution of each rotary pair to the attention score in each range of distances",
+        "title": f"Mean contribution of each rotary pair to the attention score in each range of distances{joined}",
         "unit": "attention score",
-        "edges": profile.edges.tolist(),
+        "edges": profile.edges[kept].tolist(),
         "frequency": by_layer(frequencies, frequencies),
         "wavelength": by_layer(wavelengths(frequencies), frequencies),
     }

@@ -26,6 +26,7 @@ from positional_heads.views.explorer.measures import (
     score_measures,
 )
 from positional_heads.views.explorer.runs import Run, Runs
+from positional_heads.views.explorer.sentences import head_sentences
 from positional_heads.views.explorer.short_names import without_paths
 
 FORMAT, VERSION = "positional_heads.explorer", 1
@@ -73,7 +74,7 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
         "heads": heads,
         "is": None if labels is None else [names[0] if names else NOT_PROFILED for names in labels],
         "names": labels,
-        "sentences": ["" for _ in heads],
+        "sentences": head_sentences(runs, scored, labels),
         **{name: parts[name] for name in LISTS[:1]},
         "rank_by": _rank_by(scored, parts["measures"]),
         **{name: parts[name] for name in LISTS[1:]},
@@ -131,7 +132,7 @@ def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[
 
 def _run(run: Run) -> dict[str, Any]:
     record, data = run.record, run.record.provenance.get("data") or {}
-    verdict = record.verdict
+    verdict, compared = record.verdict, record.names if isinstance(record, Comparison) else ()
     return {
         "id": run.id,
         "name": run.name,
@@ -141,8 +142,8 @@ def _run(run: Run) -> dict[str, Any]:
         "text": run.text,
         "tokens": data.get("tokens"),
         "longest": data.get("longest"),
-        "verdict": None if verdict is None else without_paths(verdict, record.provenance),
-        "description": without_paths(record.description, record.provenance),
+        "verdict": None if verdict is None else without_paths(verdict, record.provenance, compared),
+        "description": without_paths(record.description, record.provenance, compared),
     }
 
 

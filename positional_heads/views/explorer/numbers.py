@@ -17,11 +17,11 @@ def numbers(values: Any) -> Any:
     finite = np.isfinite(exact)
     sized = np.where(finite & (exact != 0), np.abs(exact), 1.0)
     places = DIGITS - 1 - np.floor(np.log10(sized)).astype(np.int64)
-    power = 10.0 ** np.abs(places)
+    far = np.abs(places) > EXACT
+    power = 10.0 ** np.where(far, 0, np.abs(places))
     given = np.where(finite, exact, 0.0)
     kept = np.where(places >= 0, np.round(given * power) / power, np.round(given / power) * power)
     cells = kept.astype(object)
-    far = np.abs(places) > EXACT
     cells[far] = [float(f"{x:.{DIGITS}g}") for x in given[far]]
     whole = (kept == np.trunc(kept)) & (np.abs(kept) < WHOLE) & ~far
     cells[whole] = [int(x) for x in kept[whole]]

@@ -1,7 +1,7 @@
 """Names that say what was run and not where: the last part of a path, and texts without local folders."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from positional_heads.results.text import printable
@@ -20,9 +20,9 @@ def short_name(name: object) -> str:
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
 
 
-def without_paths(text: str, provenance: Mapping[str, Any]) -> str:
-    """A sentence in which the models and texts of a result have short names."""
-    for name in sorted(set(_named(provenance)), key=len, reverse=True):
+def without_paths(text: str, provenance: Mapping[str, Any], others: Iterable[str] = ()) -> str:
+    """A sentence in which the models and texts of a result, and others, have short names."""
+    for name in sorted({*_named(provenance), *others}, key=len, reverse=True):
         for written in (name, printable(name, newlines=False)):
             text = text.replace(written, short_name(name)) if short_name(name) != written else text
     return printable(text, newlines=False)

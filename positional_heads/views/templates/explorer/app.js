@@ -65,6 +65,10 @@ const app = (() => {
   };
   const legend = (low, high, scale, unit) => {
     const stops = Array.from({ length: 9 }, (_, step) => ramp(low + ((high - low) * step) / 8, low, high, scale));
+    if (scale === "flag") {
+      return el("p", { class: "legend" }, ["no", "yes"].map((word, value) => el("span", {},
+        el("span", { class: "dot", style: { background: ramp(value, 0, 1) } }), word)), el("span", { class: "unit" }, unit));
+    }
     return el("p", { class: "legend" }, el("span", {}, number(low)),
       el("span", { class: "ramp", style: { background: `linear-gradient(to right, ${stops.join(", ")})` } }),
       el("span", {}, number(high)), el("span", { class: "unit" }, unit));
