@@ -72,6 +72,7 @@ from .studies.tasks.harness import harness_task as harness_task
 from .studies.tasks.task import AnswerTask as AnswerTask
 from .studies.tasks.task import Example as Example
 from .studies.tasks.task import Task as Task
+from .views.explorer.explorer import explore as explore
 from .zoo.bundled import bundled_steps as bundled_steps
 from .zoo.bundled import bundled_text as bundled_text
 from .zoo.bundled import load_bundled_model as load_bundled_model

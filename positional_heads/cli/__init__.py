@@ -13,6 +13,7 @@ from positional_heads.cli import (
     compare,
     distances,
     emerge,
+    explore,
     extrapolate,
     manipulate,
     plan,
@@ -58,7 +59,8 @@ def program(
 
 for command in (
     *(show.show, score.score, score.merge, profile.profile, distances.distances, plan.plan, compare.compare),
-    *(ablate.ablate, manipulate.manipulate, extrapolate.extrapolate, recommend.recommend, emerge.emerge, report.report),
+    *(ablate.ablate, manipulate.manipulate, extrapolate.extrapolate, recommend.recommend, emerge.emerge),
+    *(report.report, explore.explore),
 ):
     app.command()(command)
 know_options_of(app)

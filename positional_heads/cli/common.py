@@ -22,6 +22,8 @@ PLACEMENTS = ("auto", "balanced", "sequential")
 """Ways to spread a model over devices, by name."""
 LOOKED_AT = 2**16
 """Bytes of a text file that are checked before the model is loaded, where only parts of it will be read."""
+EXPLORER_MARK = b'"positional_heads.explorer"'
+"""What an explorer's page holds, the format of its document: a page of another hand is not removed."""
 DEBUG = "POSITIONAL_HEADS_DEBUG"
 """Environment variable that shows tracebacks of failures."""
 
@@ -210,11 +212,10 @@ def _refuse_shared(out: Path, file_name: str) -> None:
 
 def _beside(result: Path) -> dict[Path, int]:
     """When a result was written, its folder's page, its tables and plots; those that are there."""
-    from positional_heads.results.files import BESIDE, EXAMPLES, PAGE_NAME, SCORES
+    from positional_heads.results.files import BESIDE, EXPLORER_NAME, PAGE_NAME
 
     own = next((names for kind, names in BESIDE.items() if kind.file_name == result.name), ())
-    examples = (EXAMPLES.file_name,) if result.name == SCORES.file_name else ()
-    names = (result.name, PAGE_NAME, *own, *examples)
+    names = (result.name, PAGE_NAME, EXPLORER_NAME, *own)
     return {file: file.stat().st_mtime_ns for name in names if (file := result.parent / name).is_file()}
 
 
@@ -225,18 +226,23 @@ def _remove_stale(result: Path, before: dict[Path, int]) -> None:
         result: The result file.
         before: When it and others were written before.
     """
-    from positional_heads.results.files import PAGE_NAME
+    from positional_heads.results.files import EXPLORER_DATA, EXPLORER_NAME, PAGE_NAME
 
     after = _beside(result)
     if result not in before or after.get(result) == before[result]:
         return
+    pages = {PAGE_NAME: (b"<title>Positional Heads: ", "report"), EXPLORER_NAME: (EXPLORER_MARK, "explore")}
     stale = [file for file, time in before.items() if after.get(file) == time]
-    stale = [file for file in stale if file.name != PAGE_NAME or b"<title>Positional Heads: " in file.read_bytes()]
+    stale = [file for file in stale if file.name not in pages or pages[file.name][0] in file.read_bytes()]
     for file in stale:
         file.unlink()
+    if any(file.name == EXPLORER_NAME for file in stale):
+        for layer in (result.parent / EXPLORER_DATA).glob("L*.json"):
+            layer.unlink()
     if stale:
-        again = f"; positional-heads report {result.parent} writes the page" if stale[0].name == PAGE_NAME else ""
-        say(f"removed, of the result that was replaced: {', '.join(map(str, stale))}{again}")
+        again = [pages[file.name][1] for file in stale if file.name in pages]
+        advice = "".join(f"; positional-heads {command} {result.parent} writes the page" for command in again)
+        say(f"removed, of the result that was replaced: {', '.join(map(str, stale))}{advice}")
 
 
 def load_named(

@@ -42,6 +42,14 @@ ControlKeys = Annotated[
         min=0, help="In the same pass, score again without the first N keys, e.g. 64, and report which heads stay."
     ),
 ]
+Examples = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=8192,
+        help="Tokens of the first sequence to show a few heads on, token by token; 0 for none.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences, shuffles, samples and resamples.")]
 CheckpointSeconds = Annotated[float, typer.Option(min=0, help="Seconds between two saves of the progress.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Sequences per forward pass; chosen if not given.")]

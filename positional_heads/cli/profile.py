@@ -37,6 +37,7 @@ def profile(  # noqa: PLR0917  one parameter is one option of the command
     dtype: options.Dtype = None,
     seed: options.Seed = 0,
     checkpoint_seconds: options.CheckpointSeconds = 60,
+    examples: options.Examples = 512,
     top: options.Top = 10,
     as_json: options.AsJson = False,
     overwrite: options.Overwrite = False,
@@ -64,11 +65,13 @@ def profile(  # noqa: PLR0917  one parameter is one option of the command
         with prepared_folder(out, HEAD_PROFILE.file_name, overwrite):
             places = {"offload_folder": offload_folder, "adapter": adapter}
             bridge = load_named(model, device, dtype, trust_remote_code, device_map=device_map, **places)
+            from positional_heads.scoring.head_examples import write_examples
             from positional_heads.studies.head_profile import profile_heads
 
+            pieces = taken.said("profiling", bridge)
             profiled = profile_heads(
                 bridge,
-                taken.said("profiling", bridge),
+                pieces,
                 retrieval=task,
                 retrieval_examples=retrieval_examples,
                 batch_size=batch_size,
@@ -78,7 +81,9 @@ def profile(  # noqa: PLR0917  one parameter is one option of the command
                 **own,
                 **settings,
             )
-            finish(profiled, out, as_json, top=top, progress=[PARTIAL.file_name, FINISHED_FILE_NAME])
+            shown = write_examples(bridge, pieces[0], profiled, out, examples)
+            more = [] if shown is None else [shown]
+            finish(profiled, out, as_json, top=top, progress=[PARTIAL.file_name, FINISHED_FILE_NAME], more=more)
 
 
 def _refuse_settings(settings: dict[str, Any], own: dict[str, Any], task: str | None, dtype: str | None) -> None:

@@ -65,6 +65,7 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
     worker_cpus: Annotated[int, typer.Option(min=1, help="CPU cores per Ray worker.")] = 1,
     worker_gpus: Annotated[float, typer.Option(min=0, help="GPUs per Ray worker; may be a fraction.")] = 0,
     checkpoint_seconds: options.CheckpointSeconds = 60,
+    examples: options.Examples = 512,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Print what the run would cost, and run nothing; loads no weights.")
     ] = False,
@@ -126,8 +127,8 @@ def score(  # noqa: PLR0917  one parameter is one option of the command
                 say(f"written: {score_shard(bridge, pieces, shard, out, **settings)}")
                 return
             scores = score_heads(bridge, pieces, checkpoint=out, executor=ray, **settings)
-            examples = write_examples(bridge, pieces[0], scores, out)
-            more = [] if examples is None else [examples]
+            shown = write_examples(bridge, pieces[0], scores, out, examples)
+            more = [] if shown is None else [shown]
             finish(scores, out, as_json, top=top, progress=[PARTIAL.file_name], more=more)
 
 

@@ -60,12 +60,16 @@ FINISHED_FILE_NAME = "finished.jsonl"
 """The finished parts of an interrupted study."""
 PAGE_NAME = "report.html"
 """The page of everything in a folder."""
+EXPLORER_NAME = "explorer.html"
+"""The page on which readers choose heads, beside that."""
+EXPLORER_DATA = "explorer_data"
+"""Folder of the files of layers beside it, where it is too large for one file."""
 _STUDY = ("effects.csv", "contrasts.csv", "answers.parquet")
 BESIDE = {
-    SCORES: ("heads.csv", "rho.png", "curves.png", "report.md"),
+    SCORES: ("heads.csv", "rho.png", "curves.png", "report.md", EXAMPLES.file_name),
     HEAD_PROFILE: (
         *("profile.csv", "pairs.csv", "correlations.csv", "profile.png", "correlations.png", "pairs.png"),
-        "profile.md",
+        *("profile.md", EXAMPLES.file_name),
     ),
     DISTANCE_PROFILE: ("distances.csv", "distance_curves.csv", "distances.png", "distances.md"),
     DISTANCE_RESPONSE: ("responses.csv", "responses.png", "responses.md"),
@@ -87,7 +91,7 @@ BESIDE = {
     COMPARISON: ("changes.csv", "agreement.csv", "top.csv", "pairs.csv", "comparison.png", "comparison.md"),
     STABILITY: ("heads.csv", "pairs.csv", "stability.png", "stability.md"),
 }
-"""Tables, plots and texts that a report folder may have beside a result of each kind."""
+"""Tables, plots, texts and examples that a report folder may have beside a result of each kind."""
 FORMAT_VERSION = 1
 _KEY = "positional_heads"
 _CHECKSUM = "sha256"

@@ -30,6 +30,7 @@ class PairStatistics:
             `ContributionProfile`.
         unrotated: The same for the channels without rotation.
         counts: Query-key pairs behind each mean contribution.
+        attention_factor: Attention factor of each head, 1 in plain RoPE; None in files of older versions.
     """
 
     frequencies: Float64[Tensor, "layer pair"]
@@ -41,6 +42,7 @@ class PairStatistics:
     contribution: Float64[Tensor, "layer head pair range"]
     unrotated: Float64[Tensor, "layer head range"]
     counts: Int[Tensor, "layer range"]
+    attention_factor: Float64[Tensor, "layer head"] | None = None
 
     def __repr__(self) -> str:
         layers, heads, pairs = self.agreement.shape

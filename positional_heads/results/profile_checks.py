@@ -44,4 +44,6 @@ def check_profile(profile: Any) -> None:
         "unrotated": (layers, heads, ranges),
     }.items():
         check_shape(name, getattr(profile.pairs, name), shape, torch.float64)
+    if profile.pairs.attention_factor is not None:
+        check_shape("attention_factor", profile.pairs.attention_factor, (layers, heads), torch.float64)
     check_shape("counts", profile.pairs.counts, (layers, ranges), torch.long)

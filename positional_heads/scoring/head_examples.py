@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from positional_heads.bridge.capture import capture
@@ -19,6 +20,7 @@ from positional_heads.bridge.model import (
     heads_of_model,
     hook_name,
 )
+from positional_heads.bridge.plain_capture import plain_capture_refusal
 from positional_heads.bridge.provenance import library_versions, model_provenance
 from positional_heads.bridge.resolve import layers_of_heads
 from positional_heads.bridge.rotary_layer import RotaryLayer
@@ -26,19 +28,25 @@ from positional_heads.bridge.sequences import Batch, Text, as_sequences, batches
 from positional_heads.core.arguments import Temperature, check_temperature, checked, in_range
 from positional_heads.core.heads import Head, Heads, as_heads
 from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.head_names import MIXED
+from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import readable_tokens
 from positional_heads.scoring.batches import run_provenance
-from positional_heads.scoring.per_query import key_means, layer_parts
+from positional_heads.scoring.per_query import kept_entries, kept_keys, key_means, layer_parts, rebuilt_rows
 
 if TYPE_CHECKING:
     from transformer_lens import ActivationCache
 
-MOST_TOKENS = 2048
+MOST_TOKENS = 8192
+MOST_READ = 2048
+"""Tokens where the pattern itself has to be read: it is of size T x T, for every head of a layer."""
 MOST_DETAILED = 128
 MOST_HEADS = 8
-REPORTED_TOKENS = 48
+REPORTED_TOKENS = 512
 REPORTED_HEADS = 5
+NOTABLE_HEADS = 3
+"""Of the heads shown of a profile, those that come before the clearest one of each name."""
 
 
 @checked
@@ -53,9 +61,18 @@ def head_examples(
 ) -> HeadExamples:
     """Attention, dominant dimensions and contributions of some heads on one text.
 
+    Of every query the keys with the most attention are kept: all keys of a text of up to 512 tokens, 32 of one of 8192.
+
+    The attention of a plain run is rebuilt from rotated queries and keys a block of queries at a time, after the run
+    has proven that it gives the output of the model's own attention. 5 heads of SmolLM2 (135M) on 8192 tokens take
+    140 s on one core of a CPU and 3 GiB at most, of which the model has 0.9; on 512 tokens they take 3 s.
+
+    Where no plain run is possible (see `bridge.plain_capture`), the model's own pattern is read, of size T x T for each
+    head of a layer, so at most the first 2048 tokens are run.
+
     Args:
         model: A TransformerBridge.
-        tokens: One text, or the token ids of one sequence, as in `score_heads`; at most the first 2048 tokens are run.
+        tokens: One text, or the token ids of one sequence, as in `score_heads`; at most the first 8192 tokens are run.
         heads: Which heads, at most 8: as Head(3, 7), (3, 7) or "L3H7", one or several.
         detailed: Number of leading tokens of which every query-key pair is kept, at most 128.
         temperature: Softmax temperature of the dominant dimension; "attention" takes the model's attention scale.
@@ -68,15 +85,16 @@ def head_examples(
     check_temperature(temperature)
     in_range("detailed", detailed, 1, MOST_DETAILED)
     chosen = _first_heads(heads_of_model(model, heads), notes)
-    batch = _first_tokens(model, tokens, notes)
+    rotary = layers_of_heads(model, chosen)
+    plain = plain_capture_refusal(model, rotary) is None
+    batch = _first_tokens(model, tokens, MOST_TOKENS if plain else MOST_READ, notes)
     ids = batch.tokens[0]
     detailed = min(detailed, len(ids))
-    rotary = layers_of_heads(model, chosen)
-    vectors, patterns = _run(model, ids, chosen, rotary)
+    vectors, patterns = _run(model, ids, [] if plain else chosen, rotary)
     parts: dict[Head, dict[str, Tensor]] = {}
     for one in vectors:
         own = [head for head in chosen if head.layer == one.rotary.layer]
-        parts |= layer_parts(one, own, patterns, detailed, temperature)
+        parts |= layer_parts(one, own, partial(_rows, one, patterns), detailed, temperature)
     provenance = run_provenance(model, [batch], {"temperature": temperature, "detailed": detailed})
     return _record(token_strings(model, ids), chosen, parts, notes, provenance)
 
@@ -114,33 +132,48 @@ def examples_from_cache(
         detail = {"pattern": pattern, "dominant": dominant, "contributions": contributions}
         parts[head] = {name: part[:detailed, :detailed].clone() for name, part in detail.items()}
         parts[head] |= key_means(pattern, dominant, contributions, 0)
+        parts[head] |= kept_entries(pattern, dominant, kept_keys(len(pattern)))
     provenance = {"versions": library_versions(), "model": model_provenance(cache.model), "settings": {}}
     return _record(readable_tokens(tokens), chosen, parts, notes, provenance)
 
 
 def write_examples(
-    model: TransformerLensModel, tokens: Int[Tensor, " pos"], scores: HeadScores, folder: Path
+    model: TransformerLensModel,
+    tokens: Int[Tensor, " pos"],
+    result: HeadScores | HeadProfile,
+    folder: Path,
+    most: int = REPORTED_TOKENS,
 ) -> Path | None:
-    """Write the examples that a report shows: `scores.notable` heads on the first tokens of a sequence.
+    """Write the examples that a report shows: the heads to look at first, on the first tokens of a sequence.
 
     Args:
         model: The model that was scored.
         tokens: A sequence that it was scored on.
-        scores: What `score_heads` returned.
-        folder: Folder of the scores.
+        result: What `score_heads` or `profile_heads` returned.
+        folder: Folder of the result.
+        most: Tokens at most; 0 for no examples.
 
     Returns:
-        The file; None if no head has a score, or the attention of the model cannot be read.
+        The file; None if none are asked for, no head has a score, or the attention of the model cannot be read.
     """
-    if not scores.n_scored:
+    scores = result.scores if isinstance(result, HeadProfile) else result
+    if not most or not scores.n_scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
-    shown = scores.notable(REPORTED_HEADS)
     try:
-        examples = head_examples(model, tokens[:REPORTED_TOKENS], shown, temperature=temperature)
+        examples = head_examples(model, tokens[:most], shown_heads(result), temperature=temperature)
     except UnsupportedModelError:
         return None
     return examples.save(folder)
+
+
+def shown_heads(result: HeadScores | HeadProfile) -> list[Head]:
+    """The heads to look at first: `HeadScores.notable` ones; of a profile also the clearest one of each name."""
+    if isinstance(result, HeadScores):
+        return result.notable(REPORTED_HEADS)
+    notable = result.scores.notable(MOST_HEADS)
+    named = [heads[0] for name, heads in result.by_name.items() if name != MIXED.name]
+    return list(dict.fromkeys([*notable[:NOTABLE_HEADS], *named, *notable]))[:MOST_HEADS]
 
 
 def token_strings(model: TransformerLensModel, tokens: Int[Tensor, " pos"]) -> list[str]:
@@ -164,13 +197,13 @@ def _first_heads(heads: list[Head], notes: list[str]) -> list[Head]:
     return heads[:MOST_HEADS]
 
 
-def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -> Batch:
+def _first_tokens(model: TransformerLensModel, tokens: Text, most: int, notes: list[str]) -> Batch:
     sequences = as_sequences(model, tokens)
     if len(sequences) > 1:
         msg = f"{len(sequences)} sequences given, examples are of one: give one of them, e.g. the first as tokens[:1]"
         raise ValueError(msg)
     ids = real_tokens(*sequences[0])
-    most = min(MOST_TOKENS, int(model.cfg.n_ctx))
+    most = min(most, int(model.cfg.n_ctx))
     if len(ids) > most:
         notes.append(f"The first {most} of {len(ids)} tokens were run.")
     (batch,) = batches(model, ids[:most], None, 1)
@@ -180,17 +213,24 @@ def _first_tokens(model: TransformerLensModel, tokens: Text, notes: list[str]) -
 def _run(
     model: TransformerLensModel, ids: Int[Tensor, " pos"], heads: list[Head], rotary: list[RotaryLayer]
 ) -> tuple[list[LayerVectors], dict[Head, Tensor]]:
-    """Vectors of every layer asked for, and the attention of every head, in one forward pass."""
+    """Vectors of every layer asked for, and the attention of these heads, in one forward pass."""
     patterns: dict[Head, Tensor] = {}
     vectors: list[LayerVectors] = []
-    hooks = [(hook_name(one.layer, PATTERN), _PatternReader(one.layer, heads, patterns)) for one in rotary]
-    with model.hooks(fwd_hooks=hooks):
+    readers = {head.layer: _PatternReader(head.layer, heads, patterns) for head in heads}
+    with model.hooks(fwd_hooks=[(hook_name(layer, PATTERN), reader) for layer, reader in readers.items()]):
         capture(model, ids[None], rotary, vectors.append)
     for head in heads:
         if head not in patterns:
             msg = f"layer {head.layer}: its hook_pattern does not fire, so there is no attention of {head} to show"
             raise UnsupportedModelError(msg)
     return vectors, patterns
+
+
+def _rows(
+    vectors: LayerVectors, patterns: Mapping[Head, Tensor], head: Head, queries: slice, keys: int
+) -> Float[Tensor, "query_pos key_pos"]:
+    """Attention of some queries of a head to the first keys: as the model has it, or rebuilt."""
+    return patterns[head][queries, :keys] if head in patterns else rebuilt_rows(vectors, head, queries, keys)
 
 
 def _record(

@@ -168,6 +168,7 @@ def _count_pairs(sums: ProfileSums, vectors: LayerVectors, row: Row, content: Co
         key_norm=key.abs().sum(1),
         query_center=torch.view_as_real(query.sum(1)),
         key_center=torch.view_as_real(key.sum(1)),
+        attention_factor=vectors.attention_factors * row.length,
         query_squares=squares[0],
         key_squares=squares[1],
     )

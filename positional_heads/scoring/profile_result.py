@@ -109,6 +109,10 @@ def _pair_statistics(sums: dict[int, ProfileSums], scores: HeadScores) -> PairSt
             (layers, heads), {layer: one.tensors["unrotated"] / one.tensors["entries"] for layer, one in sums.items()}
         ),
         counts=counts,
+        attention_factor=stack(
+            (layers, heads),
+            {layer: one.tensors["attention_factor"] / one.tensors["tokens"] for layer, one in sums.items()},
+        ),
     )
 
 

@@ -29,8 +29,8 @@ class ProfileSums:
         tensors: By name: `sums` and `weights` [group head measure]; `mass` and `moment`, attention and attention times
             distance [head range]; `query_norm`, `key_norm` [any_head pair], `query_center`, `key_center`
             [any_head pair 2], `agreement` [head pair]; `contribution` [head pair range], `unrotated` [head range];
-            `query_squares`, `key_squares` of each rotated channel [any_head d_head]; `entries` [range]; `tokens` and
-            `sampled`, the numbers of tokens and of sampled queries.
+            `query_squares`, `key_squares` of each rotated channel [any_head d_head]; `attention_factor` times tokens
+            [head]; `entries` [range]; `tokens` and `sampled`, the numbers of tokens and of sampled queries.
     """
 
     tensors: dict[str, Tensor]
@@ -52,6 +52,7 @@ class ProfileSums:
             "unrotated": (heads, ranges),
             "query_squares": (heads, d_head),
             "key_squares": (kv_heads, d_head),
+            "attention_factor": (heads,),
             "entries": (ranges,),
             "tokens": (),
             "sampled": (),

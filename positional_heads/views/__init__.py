@@ -10,6 +10,7 @@ from positional_heads.views.comparison import comparison, stability
 from positional_heads.views.contributions import contribution_view
 from positional_heads.views.distances import distance_curves
 from positional_heads.views.emergence import emergence_tracks
+from positional_heads.views.explorer.explorer import Explorer
 from positional_heads.views.extrapolation import (
     distinguishability,
     extrapolation_curves,
@@ -27,6 +28,7 @@ from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
 
 __all__ = [
+    "Explorer",
     "View",
     "allocation_curves",
     "attention_view",

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import importlib.util
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
@@ -44,23 +45,37 @@ def bundle() -> str:
     raise RuntimeError(msg)
 
 
-def render(template: str, *, interactive: bool = True, images: bool = False, **context: Any) -> str:
+def render(
+    template: str,
+    *,
+    interactive: bool = True,
+    images: bool = False,
+    own_scripts: Sequence[str] = (),
+    styles: Sequence[str] = (),
+    own_server: bool = False,
+    **context: Any,
+) -> str:
     """A whole page that needs no other file and runs only our scripts.
 
     Args:
         template: Name of a file in `templates`.
         interactive: Whether it has circuitsvis' components.
         images: Whether it has pictures, as data addresses.
+        own_scripts: Further scripts, which cannot end a script element.
+        styles: Further style sheets, as names of files in `templates`.
+        own_server: Whether it may read files from the server that it came from.
         **context: The template's variables; every text is escaped and made printable.
 
     Returns:
         HTML that can be encoded in UTF-8.
     """
-    scripts = [bundle(), _resource("mount.js").strip()] if interactive else []
+    scripts = [bundle(), resource("mount.js").strip()] if interactive else []
+    scripts += own_scripts
     policy = POLICY.format(
         scripts=" ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'",
         images="data:" if images else "'none'",
     )
+    policy += "; connect-src 'self'" if own_server else ""
     counter = itertools.count()
     return (
         _environment()
@@ -68,7 +83,7 @@ def render(template: str, *, interactive: bool = True, images: bool = False, **c
         .render(
             policy=Markup(policy),
             scripts=[Markup(script) for script in scripts],
-            style=Markup(_resource("page.css")),
+            style=Markup("\n".join(resource(name) for name in ("page.css", *styles))),
             new_id=lambda: f"part-{next(counter)}",
             **context,
         )
@@ -100,7 +115,8 @@ def _shown(value: Any) -> Any:
     return value if hasattr(value, "__html__") else printable(value)
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file in `templates`."""
     return (files("positional_heads.views") / "templates" / name).read_text(encoding="utf-8")
 
 

@@ -17,11 +17,13 @@ from positional_heads.results.head_names import RULES, head_labels
 from positional_heads.results.profile_tables import named_lines, order_of, profile_table
 from positional_heads.results.tables import MEANINGS
 from positional_heads.scoring.counter import EntryCounter
+from positional_heads.studies import head_profile as studies
 from positional_heads.studies.retrieval_trials import RetrievalTrials
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import profile_command
 from positional_heads.views.report.lines import profile_lines
 from tests.cli.test_cli import heavy_imports
+from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
 
 OPTIONS = "--length 64 --sequences 2 --null-repeats 2 --window 16 --sinks 2 --retrieval-examples 1 --seed 3"
@@ -66,11 +68,46 @@ def test_an_interrupted_run_is_resumed_and_leaves_only_its_result(made):
     assert "sums.safetensors: unfinished, " in said.stderr
     assert said.stderr.count("repeat the same positional-heads profile command, or profile_heads call") == 2
     assert sorted(file.name for file in folder.iterdir()) == [
-        *("correlations.csv", "correlations.png", "heads.safetensors", "pairs.csv", "pairs.png"),
-        *("profile.csv", "profile.md", "profile.png"),
+        *("correlations.csv", "correlations.png", "examples.safetensors", "heads.safetensors", "pairs.csv"),
+        *("pairs.png", "profile.csv", "profile.md", "profile.png"),
     ]
     pd.testing.assert_frame_equal(ph.HeadProfile.load(folder).to_frame(), profile.to_frame())
     assert ph.HeadProfile.load(folder).provenance == profile.provenance
+
+
+def test_examples_are_of_notable_heads_and_the_clearest_of_each_name(made):
+    folder, done, _, profile = made
+    examples = ph.HeadExamples.load(folder)
+    assert str(folder / "examples.safetensors") in done.stderr
+    assert (len(examples.tokens), examples.n_kept) == (64, 64)
+    notable = profile.scores.notable(8)
+    first = [heads[0] for name, heads in profile.by_name.items() if name != "mixed"]
+    assert examples.heads[:3] == notable[:3]
+    assert len(examples.heads) == len({*examples.heads}) == min(8, len({*notable, *first}))
+    assert {*first} <= {*examples.heads} <= {*first, *notable}
+
+
+@pytest.mark.parametrize(("option", "length"), [("--examples=0", None), ("--examples=20", 20)])
+def test_examples_have_as_many_tokens_as_asked_and_old_ones_do_not_stay(made, tmp_path, option, length):
+    folder, *_, profile = made
+    synthetic_examples().save(tmp_path)
+    (tmp_path / "heads.safetensors").write_bytes((folder / "heads.safetensors").read_bytes())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(studies, "profile_heads", lambda *_, **__: profile)
+        done = invoke(*COMMAND, "--out", tmp_path, "--overwrite", option)
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "examples.safetensors").exists() == (length is not None)
+    if length:
+        assert len(ph.HeadExamples.load(tmp_path).tokens) == length
+    else:
+        assert f"removed, of the result that was replaced: {tmp_path / 'examples.safetensors'}" in done.stderr
+
+
+def test_scores_do_not_replace_the_examples_of_a_profile(made):
+    folder, *_ = made
+    refused = invoke("score", "bundled", "--text", "bundled", "--out", folder)
+    assert refused.exit_code == 1
+    assert "holds heads.safetensors, whose examples.safetensors would be replaced" in refused.stderr
 
 
 def test_files_hold_the_tables_of_the_record(made):

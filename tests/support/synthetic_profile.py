@@ -32,6 +32,7 @@ def synthetic_profile(*, null: bool = True, groups: int = 5, seed: int = 0, name
         contribution=unprofiled(drawn(3, 4, 4, 3)),
         unrotated=unprofiled(torch.zeros(3, 4, 3, dtype=torch.float64)),
         counts=torch.tensor([[45, 60, 120], [45, 60, 120], [0, 0, 0]]),
+        attention_factor=unprofiled(torch.ones(3, 4, dtype=torch.float64)),
     )
     scores = synthetic_scores(null=null, seed=seed, name=name)
     return HeadProfile(

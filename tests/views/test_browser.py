@@ -3,8 +3,6 @@
 Needs a Chromium on the path and playwright; without one the tests are skipped, and say so.
 """
 
-import shutil
-
 import pytest
 import torch
 
@@ -16,10 +14,9 @@ from positional_heads.views.report.page import report_html
 from positional_heads.views.tokens import MEANINGS
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
+from tests.views.conftest import PAINTED
 
 pytestmark = pytest.mark.slow
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
 CELLS = """canvas => {
     let fiber = canvas[Object.keys(canvas).find(key => key.startsWith("__reactFiber"))];
     while (!fiber.memoizedProps?.data?.datasets) fiber = fiber.return;
@@ -34,46 +31,6 @@ COLOURS = """canvas => {
     return found;
 }"""
 DRAWN = "() => [...document.querySelectorAll('canvas')].every(canvas => canvas.width > 100)"
-PAINTED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("NO BROWSER: no chromium on the path, so that no view was opened; apt-get install chromium")
-    api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER: playwright is not installed")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def opened(browser, tmp_path):
-    """Open pages without a network; afterwards nothing may have been said, asked for, or run."""
-    contexts, heard, asked = [], [], []
-
-    def visit(html, *, width=1200, quiet=True):
-        file = tmp_path / f"{len(contexts)}.html"
-        file.write_text(html, encoding="utf-8")
-        context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
-        contexts.append((context, file, quiet))
-        page = context.new_page()
-        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}") if quiet else None)
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(file.as_uri())
-        page.evaluate(PAINTED)
-        return page
-
-    yield visit
-    pwned = [page.evaluate("() => window.pwned") for context, *_ in contexts for page in context.pages]
-    for context, *_ in contexts:
-        context.close()
-    assert not heard
-    if all(quiet for *_, quiet in contexts):
-        assert asked == [file.as_uri() for _, file, _ in contexts]
-    assert pwned == [None] * len(contexts)
 
 
 def unfold(page):

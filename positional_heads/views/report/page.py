@@ -176,6 +176,8 @@ def read_results(folder: str | Path) -> Results:
         name: [path / name for path in folders if lies_in(path, name)]
         for name in (one.file_name for one in SHOWN_KINDS)
     }
+    # a page has room for one: that of the heads whose scores it shows comes first
+    named[EXAMPLES.file_name].sort(key=lambda file: not lies_in(file.parent, SCORES.file_name))
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
         for name, files in named.items()

@@ -1,0 +1,257 @@
+"""The runs that an explorer shows: every result of one shape in a folder, or those given in Python.
+
+A report has room for a few results of a kind; an explorer shows all that have as many layers and heads as the first,
+and names the others in its notes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from positional_heads.core.heads import Head
+from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.comparison import Comparison
+from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.files import lies_in
+from positional_heads.results.head_examples import HeadExamples
+from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.record import Record
+from positional_heads.results.scores import HeadScores
+from positional_heads.results.tables import model_label
+from positional_heads.results.unfinished import unfinished
+from positional_heads.views.explorer.short_names import short_name, without_paths
+from positional_heads.views.report.page import SHOWN_KINDS, WRITING
+
+KINDS: dict[type[Record], str] = {
+    HeadScores: "scores",
+    HeadProfile: "profile",
+    DistanceProfile: "distances",
+    AblationStudy: "ablation",
+    ExtrapolationStudy: "extrapolation",
+    Comparison: "comparison",
+    HeadExamples: "texts",
+}
+"""Records that an explorer shows, in this order, and what each is called."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One result that an explorer shows.
+
+    Attributes:
+        id: What the document calls it, e.g. "run-1".
+        name: What people call it; never a local path.
+        record: The result.
+        file: Its file, relative to the folder; None if it was given in Python.
+    """
+
+    id: str
+    name: str
+    record: Record
+    file: str | None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Its provenance; of a comparison, that of the first result."""
+        first = self.record.provenance.get("a")
+        return first if isinstance(first, dict) else self.record.provenance
+
+    @property
+    def model(self) -> str:
+        """Short name of its model, with how its weights were stored."""
+        return without_paths(model_label(self.record.provenance), self.record.provenance)
+
+    @property
+    def text(self) -> str | None:
+        """Short names of its texts; None where none is known."""
+        names = [short_name(name) for name in (self.record.provenance.get("data") or {}).get("texts") or [] if name]
+        return ", ".join(dict.fromkeys(names)) or None
+
+    @property
+    def training_length(self) -> int | None:
+        """Tokens that the model was trained on, as far as known."""
+        if isinstance(self.record, ExtrapolationStudy):
+            return self.record.training_length
+        context = (self.provenance.get("model") or {}).get("context")
+        return int(context) if context else None
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Results of one shape.
+
+    Attributes:
+        layers: Layers of the model.
+        heads: Heads of each layer.
+        runs: The results, scores first.
+        notes: What was left out and why, in sentences.
+    """
+
+    layers: int
+    heads: int
+    runs: list[Run]
+    notes: list[str]
+
+    def of(self, kind: type[Record]) -> list[Run]:
+        """The runs of one kind."""
+        return [run for run in self.runs if isinstance(run.record, kind)]
+
+    @property
+    def names(self) -> list[str]:
+        """Every head, layer by layer."""
+        return [str(Head(layer, head)) for layer in range(self.layers) for head in range(self.heads)]
+
+
+def read_runs(folder: str | Path) -> Runs:
+    """Every result in a folder and its subfolders that an explorer shows.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no such result in it.
+        ResultFileError: If a result is damaged, foreign, or from a newer version.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        msg = f"{folder}: no such folder; give the --out folder of positional-heads {WRITING}"
+        raise FileNotFoundError(msg)
+    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    found: list[tuple[str, Record, str]] = []
+    for kind, word in KINDS.items():
+        name = kind.saved_as.file_name
+        for path in (path for path in folders if lies_in(path, name)):
+            called = word if path == folder else path.name
+            found.append((called, kind.load(path / name), (path / name).relative_to(folder).as_posix()))
+    shown = {kind.saved_as for kind in KINDS}
+    others = [
+        (path / kind.file_name).relative_to(folder).as_posix()
+        for kind in SHOWN_KINDS
+        if kind not in shown
+        for path in folders
+        if lies_in(path, kind.file_name)
+    ]
+    notes = [f"Not shown here, but in report.html: {', '.join(others)}."] if others else []
+    notes += [note.replace(f"{folder}/", "") for path in folders if (note := unfinished(path)) is not None]
+    if not found:
+        msg = (
+            f"{folder}: holds no result that an explorer shows ({', '.join(kind.saved_as.file_name for kind in KINDS)})"
+            f"; give the --out folder of positional-heads score, profile, ablate, extrapolate or compare"
+        )
+        raise FileNotFoundError(" ".join([msg, *notes]))
+    return _runs(found, notes)
+
+
+def given_runs(results: Iterable[Record] | Mapping[str, Record]) -> Runs:
+    """Results given in Python.
+
+    Args:
+        results: The results, by name if they should have names of their own.
+
+    Raises:
+        TypeError: If one is no result that an explorer shows.
+        ValueError: If there is none, or none has heads.
+    """
+    named = results.items() if isinstance(results, Mapping) else [(None, record) for record in results]
+    found: list[tuple[str, Record, None]] = []
+    for name, record in named:
+        kind = next((kind for kind in KINDS if isinstance(record, kind)), None)
+        if kind is None:
+            known = ", ".join(kind.__name__ for kind in KINDS)
+            msg = f"an explorer shows a folder of results, or {known}; got {type(record).__name__}"
+            raise TypeError(msg)
+        found.append((KINDS[kind] if name is None else str(name), record, None))
+    if not found:
+        msg = "no result given: give a folder, a result, or a list of results"
+        raise ValueError(msg)
+    return _runs(found, [])
+
+
+def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> Runs:
+    """Runs of the shape of the first result that says it."""
+    layers, heads = next((shape for _, record, _ in found if (shape := _shape(record)) is not None), (0, 0))
+    if not layers * heads:
+        msg = "these results do not say how many layers and heads the model has: add scores or a profile of it"
+        raise ValueError(msg)
+    fitting = []
+    for name, record, file in found:
+        shape = _shape(record) or (layers, heads)
+        beyond = [head for head in _heads(record) if head.layer >= layers or head.head >= heads]
+        if shape != (layers, heads) or beyond:
+            of = f"of {shape[0]} layers of {shape[1]} heads" if shape != (layers, heads) else f"of {beyond[0]}"
+            notes.append(
+                f"Left out, because it is {of} and the other results are of {layers} layers of {heads} heads: "
+                f"{file or short_name(name)}."
+            )
+        else:
+            fitting.append((name, record, file))
+    profiled = next((_scored(record) for _, record, _ in fitting if isinstance(record, HeadProfile)), None)
+    fitting.sort(key=lambda one: isinstance(one[1], HeadScores) and profiled not in {None, _scored(one[1])})
+    order = list(KINDS.values())
+    fitting.sort(key=lambda one: order.index(_word(one[1])))
+    names = _names([(short_name(name), record) for name, record, _ in fitting])
+    runs = [
+        Run(f"run-{number}", name, record, file)
+        for number, (name, (_, record, file)) in enumerate(zip(names, fitting, strict=True), 1)
+    ]
+    return Runs(layers, heads, runs, [without_home(note) for note in notes])
+
+
+def without_home(note: str) -> str:
+    """A note without the folder of the person who ran it."""
+    return note.replace(str(Path.home()), "~")
+
+
+def _names(named: Sequence[tuple[str, Record]]) -> list[str]:
+    """Names that differ: with the kind, then the text, then a number where they do not."""
+    plain = [name for name, _ in named]
+    longer = []
+    for name, record in named:
+        word = _word(record)
+        longer.append(f"{name}: {word}" if plain.count(name) > 1 and word != name else name)
+    with_text = []
+    for name, (_, record) in zip(longer, named, strict=True):
+        texts = [short_name(one) for one in (record.provenance.get("data") or {}).get("texts") or [] if one]
+        with_text.append(f"{name} on {', '.join(texts)}" if longer.count(name) > 1 and texts else name)
+    seen: dict[str, int] = {}
+    final = []
+    for name in with_text:
+        seen[name] = seen.get(name, 0) + 1
+        final.append(name if with_text.count(name) == 1 else f"{name} ({seen[name]})")
+    return final
+
+
+def _word(record: Record) -> str:
+    """What the kind of a result is called."""
+    return next(word for kind, word in KINDS.items() if isinstance(record, kind))
+
+
+def _scored(record: Record) -> tuple[Any, Any]:
+    """What was scored: the weights and the tokens. Scores of what the first profile is of come before others."""
+    return tuple(
+        (record.provenance.get(part) or {}).get(key) for part, key in (("model", "weights"), ("data", "sha256"))
+    )
+
+
+def _shape(record: Record) -> tuple[int, int] | None:
+    """Layers and heads of the model of a result; None where it does not say."""
+    if isinstance(record, HeadScores):
+        layers, heads = record.rho.shape
+    elif isinstance(record, HeadProfile):
+        layers, heads = record.mass.shape[:2]
+    elif isinstance(record, DistanceProfile):
+        layers, heads = record.half_distance.shape
+    elif isinstance(record, AblationStudy):
+        layers, heads = record.ranked_by.shape
+    elif isinstance(record, Comparison):
+        layers, heads = record.rho.shape[1:]
+    else:
+        model = record.provenance.get("model") or {}
+        if not (model.get("layers") and model.get("heads")):
+            return None
+        layers, heads = model["layers"], model["heads"]
+    return int(layers), int(heads)
+
+
+def _heads(record: Record) -> list[Head]:
+    """The heads that a result of some heads is of."""
+    return record.heads if isinstance(record, ExtrapolationStudy | HeadExamples) else []

@@ -1,0 +1,174 @@
+"""One to three sentences on each head: what the results say of it, with their uncertainty, and nothing more."""
+
+from collections.abc import Iterator
+from math import isnan
+from typing import Any
+
+from positional_heads.core.heads import Head
+from positional_heads.results.ablation import AblationStudy
+from positional_heads.results.comparison import Comparison
+from positional_heads.results.distance_profile import DistanceProfile
+from positional_heads.results.head_profile import HeadProfile
+from positional_heads.results.scores import HeadScores
+from positional_heads.results.text import LEAST_P, printable, rounded, signed
+from positional_heads.results.verdicts import ALPHA
+from positional_heads.views.explorer.runs import Run, Runs
+from positional_heads.views.explorer.short_names import short_name
+
+FEW_TOKENS = 10
+"""Tokens below which a distance has a place after the point."""
+
+
+def head_sentences(runs: Runs, scored: list[tuple[Run, HeadScores]], labels: list[list[str]] | None) -> list[str]:
+    """What is known of each head, in its own words.
+
+    Args:
+        runs: The results.
+        scored: The scores of each run; the first are spoken of.
+        labels: Every name of each head, if a profile gives them.
+    """
+    attention = [run.record for kind in (HeadProfile, DistanceProfile) for run in runs.of(kind)]
+    looks = _looks(attention[0]) if attention else {}
+    found = [_scored(scored[0][1])] if scored else []
+    changes: list[dict[str, str]] = [_ablated(run.record) for run in runs.of(AblationStudy)[:1]]
+    changes += [_compared(run.record) for run in runs.of(Comparison)[:1]]
+    texts = []
+    for at, head in enumerate(runs.names):
+        about = _named(head, labels[at]) if labels is not None and labels[at] else head
+        parts = [f"{about}: {looks[head]}" if head in looks else about] if about != head or head in looks else []
+        parts += [one[head] for one in found if head in one]
+        if changed := [one[head] for one in changes if head in one]:
+            joined = "; ".join(changed)
+            parts.append(joined[0].upper() + joined[1:])
+        if parts and not parts[0].startswith(head):
+            parts[0] = f"{head}: {parts[0][0].lower()}{parts[0][1:]}"
+        texts.append(" ".join(f"{part}." for part in parts))
+    return texts
+
+
+def _named(head: str, names: list[str]) -> str:
+    """What a head is by the names that its profile gives it."""
+    if names == ["mixed"]:
+        return f"{head} is a head without a name of its own"
+    joined = " and ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+    return f"{head} is {'an' if joined[0] in 'aeiou' else 'a'} {joined} head"
+
+
+def _looks(record: Any) -> dict[str, str]:
+    """How far each head looks, where its attention to the first keys is known."""
+    settings = record.provenance.get("settings", {})
+    sinks, window = settings.get("sinks", "?"), settings.get("window", "?")
+    reach, distant, sink = (_values(record.values(name)) for name in ("reach", "distant_mass", "sink_mass"))
+    ends = [_values(end) for end in record.interval("reach").unbind(-1)]
+    first = "the first key" if sinks == 1 else f"the first {sinks} keys"
+    said = {}
+    for head in reach:
+        if isnan(reach[head]) or isnan(sink[head]):
+            continue
+        near = f" ({_interval(ends[0][head], ends[1][head], _tokens)})" if not isnan(ends[0][head]) else ""
+        far = f"{_percent(distant[head])} goes beyond {window} tokens (where there are so many), and "
+        said[head] = (
+            f"its attention past {first} reaches {_tokens(reach[head])} tokens back on average{near}; of all its "
+            f"attention, {'' if isnan(distant[head]) else far}{_percent(sink[head])} rests on {first}"
+        )
+    return said
+
+
+def _scored(scores: HeadScores) -> dict[str, str]:
+    """What each head scores, and whether it beats its null."""
+    rho, (low, high) = _values(scores.rho), (_values(end) for end in scores.interval().unbind(-1))
+    reasons = {str(head): printable(reason, newlines=False) for head, reason in scores.reasons.items()}
+    judged = _judged(scores) if scores.null is not None else dict.fromkeys(rho, ": no null was computed to judge it by")
+    said = {}
+    for head, value in rho.items():
+        if isnan(value):
+            said[head] = f"It has no score{f', because {reasons[head]}' if head in reasons else ''}"
+        else:
+            spread = "" if isnan(low[head]) else f" ({_interval(low[head], high[head])})"
+            said[head] = f"Its rho is {rounded(value)}{spread}{judged[head]}"
+    return said
+
+
+def _judged(scores: HeadScores) -> dict[str, str]:
+    """How each head's rho stands to its null, as `beats_null`, `significant` and `stays` judge it."""
+    excess, q = _values(scores.excess), _values(scores.q_values)
+    beats, significant = _values(scores.beats_null(ALPHA)), _values(scores.significant(ALPHA))
+    controlled = scores.control is not None and scores.control.null is not None
+    stays = _values(scores.stays(ALPHA)) if controlled else {}
+    keys, said = scores.control_keys, {}
+    for head, value in excess.items():
+        side = "above" if value >= 0 else "below"
+        text = f", {rounded(abs(value))} {side} that of shuffled positions ({_q(q[head])})" if not isnan(value) else ""
+        if beats[head]:
+            without = "still does so" if stays.get(head) else "is not shown to do so"
+            text += ": it beats its null" + (f", and {without} without the first {keys} keys" if controlled else "")
+        elif significant[head]:
+            text += ": above its null, but not positive, so it is no Positional Head"
+        else:
+            text += ": it is not shown to beat its null"
+        said[head] = text
+    return said
+
+
+def _ablated(study: Any) -> dict[str, str]:
+    """What ablating each head alone did, at the longest range."""
+    frame = study.by_head()
+    if not len(frame):
+        return {}
+    reach, task = study.reaches[0], printable(study.task, newlines=False)
+    what = f"ablating it alone changes {study.measures[0]} of {task} ({reach})"
+    rows = zip(*(frame[name].tolist() for name in ("name", reach, f"{reach} low", f"{reach} high")), strict=True)
+    return {head: f"{what} by {signed(effect)}{_shown(low, high)}" for head, effect, low, high in rows}
+
+
+def _compared(comparison: Any) -> dict[str, str]:
+    """How each head's rho differs in the second result."""
+    a, b = (short_name(name) for name in comparison.names)
+    change, q = _values(comparison.rho_change.value), _values(comparison.rho_change.q_values)
+    low, high = (_values(end) for end in comparison.rho_change.interval().unbind(-1))
+    said = {}
+    for head, value in change.items():
+        if isnan(value):
+            continue
+        if isnan(q[head]):
+            said[head] = f"from {a} to {b} its rho changes by {signed(value)}, of unknown certainty"
+        else:
+            verb = "changes" if q[head] <= ALPHA else "is not shown to change"
+            said[head] = (
+                f"from {a} to {b} its rho {verb} ({signed(value)}, {_interval(low[head], high[head])}, {_q(q[head])})"
+            )
+    return said
+
+
+def _shown(low: float, high: float) -> str:
+    """The interval of an effect, and that it may be none where 0 is in it."""
+    if isnan(low):
+        return ", of too few answers for an interval"
+    return f" ({_interval(low, high)}{'' if low > 0 or high < 0 else ', so no effect is shown'})"
+
+
+def _interval(low: float, high: float, words: Any = rounded) -> str:
+    return f"95 % interval {words(low)} to {words(high)}"
+
+
+def _q(value: float) -> str:
+    return f"q < {LEAST_P:g}" if value < LEAST_P else f"q = {rounded(value)}"
+
+
+def _tokens(value: float) -> str:
+    return rounded(value, 1 if value < FEW_TOKENS else 0)
+
+
+def _percent(share: float) -> str:
+    return f"{rounded(100 * share, 0 if share >= FEW_TOKENS / 100 else 1)} %"
+
+
+def _values(values: Any) -> dict[str, Any]:
+    """A tensor of layers and heads by the names of the heads."""
+    return dict(_by_name(values.tolist()))
+
+
+def _by_name(rows: list[list[Any]]) -> Iterator[tuple[str, Any]]:
+    for layer, row in enumerate(rows):
+        for head, value in enumerate(row):
+            yield str(Head(layer, head)), value

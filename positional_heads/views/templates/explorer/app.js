@@ -1,0 +1,226 @@
+// The state of the page, what every panel needs, and the address of what is shown.
+const app = (() => {
+  const parsed = (id) => JSON.parse(document.getElementById(id).textContent);
+  const index = parsed("explorer-index");
+  const specifications = parsed("explorer-charts");
+  const place = new Map(index.heads.map((name, number) => [name, number]));
+  const measures = new Map(index.measures.map((measure) => [measure.id, measure]));
+  const runs = new Map(index.runs.map((run) => [run.id, run]));
+  const MOST_CHOSEN = 8;
+  // Okabe and Ito's colours in an order that reads on white and on black.
+  const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"];
+  const state = { heads: [], focus: null, measure: null, query: null, text: null, shown: null };
+  const panels = [], charts = new Map();
+
+  // Elements and text nodes only: nothing that comes from a result is ever parsed as HTML.
+  const el = (tag, attributes = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+      else if (name === "style") Object.assign(element.style, value);
+      else if (name === "value") element.value = value;
+      else element.setAttribute(name, value === true ? "" : value);
+    }
+    element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+    return element;
+  };
+  const by = (id) => document.getElementById(id);
+
+  const number = (value, digits = 3) => {
+    if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    if (size >= 1e5 || size < 1e-3) return value.toExponential(1).replace("-", "−").replace("e−", "e-");
+    return String(Number(value.toPrecision(digits))).replace("-", "−");
+  };
+  const say = (text) => { by("said").textContent = text; };
+
+  // Red is positive and blue negative, everywhere; the middle is the ground of the page.
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const printing = window.matchMedia("print");
+  const LIGHT = { diverging: ["#053061", "#3b83bd", "#f7f7f7", "#d6604d", "#67001f"], sequential: ["#fcfbfd", "#9e9ac8", "#3f007d"] };
+  const DARK = { diverging: ["#8ec8ff", "#2f6fae", "#272c35", "#b8493c", "#ffb3a3"], sequential: ["#232832", "#7a6fc0", "#e5dcff"] };
+  let ramps = null;
+  // 257 colours through the given ones, which have equal distances.
+  const between = (colours) => Array.from({ length: 257 }, (_, step) => {
+    const place = (step / 256) * (colours.length - 1), first = Math.min(Math.floor(place), colours.length - 2), part = place - first;
+    const channels = [1, 3, 5].map((at) => {
+      const [from, to] = [colours[first], colours[first + 1]].map((colour) => parseInt(colour.slice(at, at + 2), 16));
+      return Math.round(from + (to - from) * part).toString(16).padStart(2, "0");
+    });
+    return `#${channels.join("")}`;
+  });
+  const palette = () => (dark.matches && !printing.matches ? DARK : LIGHT);
+  const ramp = (value, low, high, scale = "sequential") => {
+    if (value === null || value === undefined || !Number.isFinite(value)) return dark.matches ? "#3d434d" : "#d0d0d0";
+    const kind = scale === "diverging" ? "diverging" : "sequential";
+    ramps ??= Object.fromEntries(Object.entries(palette()).map(([name, colours]) => [name, between(colours)]));
+    const share = high > low ? Math.min(1, Math.max(0, (value - low) / (high - low))) : 0.5;
+    return ramps[kind][Math.round(share * 256)];
+  };
+  const ink = (colour) => {
+    const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
+    return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000" : "#fff";
+  };
+  const legend = (low, high, scale, unit) => {
+    const stops = Array.from({ length: 9 }, (_, step) => ramp(low + ((high - low) * step) / 8, low, high, scale));
+    if (scale === "flag") {
+      return el("p", { class: "legend" }, ["no", "yes"].map((word, value) => el("span", {},
+        el("span", { class: "dot", style: { background: ramp(value, 0, 1) } }), word)), el("span", { class: "unit" }, unit));
+    }
+    return el("p", { class: "legend" }, el("span", {}, number(low)),
+      el("span", { class: "ramp", style: { background: `linear-gradient(to right, ${stops.join(", ")})` } }),
+      el("span", {}, number(high)), el("span", { class: "unit" }, unit));
+  };
+
+  // The details of a head lie with those of its layer: in this page, or in a file beside it that a server gives out.
+  const layers = new Map();
+  const layerOf = (head) => Number(head.slice(1, head.indexOf("H")));
+  const loadLayer = async (layer) => {
+    const inside = by(`explorer-layer-${layer}`);
+    if (inside) return JSON.parse(inside.textContent);
+    const answer = await fetch(`explorer_data/L${layer}.json`);
+    if (!answer.ok) throw new Error(`explorer_data/L${layer}.json: ${answer.status}`);
+    return answer.json();
+  };
+  const detail = async (head) => {
+    const layer = layerOf(head);
+    if (!layers.has(layer)) layers.set(layer, loadLayer(layer));
+    try {
+      const heads = await layers.get(layer);
+      return Object.hasOwn(heads, head) ? heads[head] : {};
+    } catch (error) {
+      layers.delete(layer);
+      by("trouble").textContent = "The numbers of single heads lie in files beside this page, which browsers read from a " +
+        "server only: run positional-heads explore DIR --serve and open the address that it prints.";
+      by("trouble").hidden = false;
+      return {};
+    }
+  };
+  const own = (object, ...path) => path.reduce(
+    (inner, key) => (inner !== null && inner !== undefined && Object.hasOwn(inner, key) ? inner[key] : undefined), object);
+
+  const colourOf = (head) => COLOURS[Math.max(0, state.heads.indexOf(head)) % COLOURS.length];
+  const runNumber = (run) => index.runs.findIndex((one) => one.id === run);
+
+  // Charts: made with their first rows, as wide as their place, redrawn when it changes.
+  const ERRORS = 1;  // Vega also warns of empty rows, as a chart of no head has
+  const MANY = 1000;  // marks that SVG would redraw too slowly
+  const chart = (name, element) => {
+    const pending = new Map(), handlers = [];
+    let view = null, tall = null;
+    const make = async () => {
+      const specification = specifications[name];
+      const data = specification.data.map((set) => (pending.has(set.name) ? { ...set, values: pending.get(set.name) } : set));
+      const width = Math.max(200, Math.floor(element.clientWidth));
+      const made = await vegaEmbed(element, { ...specification, data, width, height: tall ?? specification.height }, {
+        mode: "vega", ast: true, actions: false, renderer: [...pending.values()].some((rows) => rows.length > MANY) ? "canvas" : "svg", logLevel: ERRORS,
+      });
+      view = made.view;
+      handlers.forEach((handler) => view.addEventListener("click", handler));
+      new ResizeObserver(() => {
+        const wide = Math.floor(element.clientWidth);
+        if (wide > 40 && view.width() !== wide) view.width(wide).runAsync();
+      }).observe(element);
+    };
+    let drawn = Promise.resolve();
+    const one = {
+      set(data, rows) { pending.set(data, rows); return this; },
+      rows: (data) => view?.data(data) ?? [],
+      height(pixels) { tall = pixels; view?.height(pixels); return this; },
+      draw() {
+        drawn = drawn.then(async () => {
+          if (!view) await make();
+          else {
+            for (const [data, rows] of pending) view.data(data, rows);
+            await view.runAsync();
+          }
+          pending.clear();
+        });
+        return drawn;
+      },
+      click(handler) { handlers.push((event, item) => handler(item?.datum ?? null, event)); return this; },
+    };
+    charts.set(name, one);
+    return one;
+  };
+
+  // A table of the numbers behind a chart, made when it is opened.
+  const numbers = (columns, rows) => {
+    const fold = el("details", { class: "numbers" }, el("summary", {}, "Numbers"));
+    fold.addEventListener("toggle", () => {
+      if (!fold.open || fold.childElementCount > 1) return;
+      fold.append(el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Numbers" },
+        el("table", {}, el("thead", {}, el("tr", {}, columns.map((name) => el("th", { scope: "col" }, name)))),
+          el("tbody", {}, rows().map((row) => el("tr", {}, row.map((cell, at) => el(at ? "td" : "th", at ? {} : { scope: "row" },
+            typeof cell === "number" ? number(cell, 4) : cell ?? "–"))))))));
+    });
+    return fold;
+  };
+
+  // The address of what is shown: #L4H1,L5H2&measure=run-1/excess&query=37&part=tokens
+  const fragment = () => {
+    const parts = [state.heads.join(",")];
+    if (state.measure !== index.rank_by) parts.push(`measure=${encodeURIComponent(state.measure).replaceAll("%2F", "/")}`);
+    if (state.query !== null) parts.push(`query=${state.query}`);
+    return `#${parts.join("&")}`;
+  };
+  const read = (hash) => {
+    let text = hash.replace(/^#/, "");
+    try { text = decodeURIComponent(text); } catch { /* as it is */ }
+    const [first, ...rest] = text.split("&");
+    const heads = [...new Set(first.toUpperCase().split(","))].filter((name) => place.has(name)).slice(0, MOST_CHOSEN);
+    const given = new Map([first, ...rest].filter((one) => one.includes("=")).map((one) => [one.slice(0, one.indexOf("=")), one.slice(one.indexOf("=") + 1)]));
+    return {
+      heads,
+      measure: measures.has(given.get("measure")) ? given.get("measure") : null,
+      query: /^\d{1,7}$/.test(given.get("query") ?? "") ? Number(given.get("query")) : null,
+      part: given.get("part") ?? null,
+    };
+  };
+  let written = null;
+  const write = (push) => {
+    written = fragment();
+    if (written === window.location.hash) return;
+    try {
+      if (push) window.history.pushState(null, "", written);
+      else window.history.replaceState(null, "", written);
+    } catch { /* frames without an address, as in notebooks */ }
+  };
+
+  const set = (changes, { push = true, address = true } = {}) => {
+    const changed = Object.keys(changes).filter((key) => state[key] !== changes[key]);
+    Object.assign(state, changes);
+    if (!state.heads.includes(state.focus)) state.focus = state.heads.at(-1) ?? null;
+    if (address) write(push && changed.includes("heads"));
+    const names = new Set(changed);
+    if (names.has("heads")) names.add("focus");
+    settled = Promise.all(panels.map((panel) => panel.update(names)));
+    return settled;
+  };
+  let settled = Promise.resolve();
+  const choose = (head, add = false) => {
+    if (!place.has(head)) return Promise.resolve();
+    let heads = [head];
+    if (add) heads = state.heads.includes(head) ? state.heads.filter((one) => one !== head) : [...state.heads, head].slice(-MOST_CHOSEN);
+    const measure = measures.get(state.measure);
+    const value = measure ? `, ${measure.title} ${number(measure.values[place.get(head)])}` : "";
+    say(`${head}${value}. ${heads.length > 1 ? `Chosen: ${heads.join(", ")}.` : ""}`);
+    return set({ heads, focus: heads.includes(head) ? head : heads.at(-1) ?? null });
+  };
+
+  // For scripts and tests: what is shown, as data.
+  window.explorer = Object.freeze({
+    state: () => structuredClone(state),
+    rows: (name, data) => structuredClone(charts.get(name)?.rows(data).map((row) => ({ ...row })) ?? []),
+    settled: () => settled,
+  });
+
+  return {
+    index, place, measures, runs, state, panels, el, by, number, say, ramp, ink, legend, detail, own, colourOf, runNumber,
+    layerOf, chart, numbers, read, set, choose, dark, printing, MOST_CHOSEN,
+    forgetColours() { ramps = null; },
+    get written() { return written; },
+  };
+})();

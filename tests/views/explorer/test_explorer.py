@@ -1,0 +1,146 @@
+"""An explorer saves itself whole, shows itself in notebooks, and is served on the loopback address only."""
+
+import http.client
+import json
+import re
+import socket
+import threading
+
+import pytest
+
+import positional_heads as ph
+from positional_heads.views.explorer import explorer as explorers
+from positional_heads.views.explorer.serving import server
+from tests.support.synthetic import synthetic_scores
+
+LAYERS = {f"explorer_data/L{layer}.json" for layer in range(3)}
+
+
+@pytest.fixture(scope="module")
+def small():
+    return ph.explore(synthetic_scores())
+
+
+@pytest.fixture
+def large(small, monkeypatch):
+    """The same, as if it were too large for one file."""
+    monkeypatch.setattr(explorers, "LARGEST_PAGE", 1000)
+    return ph.explore(synthetic_scores())
+
+
+def test_a_folder_gets_explorer_html_and_a_file_its_own_name(small, tmp_path):
+    assert small.save(tmp_path) == tmp_path / "explorer.html"
+    assert small.save(tmp_path / "new" / "folder") == tmp_path / "new" / "folder" / "explorer.html"
+    assert small.save(str(tmp_path / "mine.html")) == tmp_path / "mine.html"
+    assert (tmp_path / "mine.html").read_text() == (tmp_path / "explorer.html").read_text() == small.html
+    assert not (tmp_path / "explorer_data").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        small.save(tmp_path / "file" / "explorer.html")
+
+
+def test_a_large_page_has_a_file_for_each_layer(large, tmp_path):
+    page = large.save(tmp_path)
+    assert large.several_files
+    data = {
+        f"explorer_data/{file.name}": json.loads(file.read_text()) for file in (tmp_path / "explorer_data").iterdir()
+    }
+    assert set(data) == LAYERS
+    assert {name: detail for layer in data.values() for name, detail in layer.items()} == large.document["details"]
+    assert len(page.read_text()) < len(large.html)
+    with pytest.raises(ValueError, match=r"too large for one file.*give a folder"):
+        large.save(tmp_path / "mine.html")
+    assert not (tmp_path / "mine.html").exists()
+
+
+def test_files_of_an_earlier_large_page_go_and_others_stay(large, small, tmp_path):
+    large.save(tmp_path)
+    (tmp_path / "explorer_data" / "L99.json").write_text("{}")
+    large.save(tmp_path)
+    assert not (tmp_path / "explorer_data" / "L99.json").exists()
+    assert {f"explorer_data/{file.name}" for file in (tmp_path / "explorer_data").iterdir()} == LAYERS
+    (tmp_path / "explorer_data" / "Letter.json").write_text("{}")
+    small.save(tmp_path)  # its files were listed while it counted as small
+    assert [file.name for file in (tmp_path / "explorer_data").iterdir()] == ["Letter.json"]
+
+
+def test_notebooks_get_a_sandboxed_frame_and_text(small, large):
+    shown = small._repr_mimebundle_(include=None, exclude=None)
+    assert shown["text/html"].startswith('<iframe title="made up" sandbox="allow-scripts" srcdoc="')
+    assert "<script" not in shown["text/html"]
+    assert shown["text/plain"] == repr(small)
+    assert repr(small).startswith("Explorer('made up': 3 layers of 4 heads, 1 result; display it in Jupyter")
+    assert "save it" in large._repr_html_()
+    assert "<iframe" not in large._repr_html_()
+
+
+def test_a_title_can_be_given_and_is_escaped():
+    made = ph.explore(synthetic_scores(), title="<b>&\u202e")
+    assert made.document["title"] == "<b>&\\u202e"
+    assert "<title>&lt;b&gt;&amp;\\u202e" in made.html
+    assert '<iframe title="&lt;b&gt;&amp;\\u202e"' in made._repr_html_()
+
+
+@pytest.fixture
+def served(large):
+    """Ask a server of a large explorer; afterwards it ends."""
+    serving = server(large.files)
+    thread = threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+
+    def ask(path, method="GET", host=None):
+        connection = http.client.HTTPConnection(*serving.server_address, timeout=10)
+        connection.putrequest(method, path, skip_host=True)
+        connection.putheader("Host", host or f"127.0.0.1:{serving.server_port}")
+        connection.endheaders()
+        answer = connection.getresponse()
+        content = answer.read().decode()
+        connection.close()
+        return answer, content
+
+    yield serving, ask
+    serving.shutdown()
+    serving.server_close()
+    thread.join()
+
+
+def test_a_server_gives_its_own_files_under_a_strict_policy(served, large):
+    _, ask = served
+    for path, name in {"/": "explorer.html", **{f"/{name}": name for name in large.files}}.items():
+        answer, content = ask(path)
+        assert (answer.status, content) == (200, large.files[name])
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Type"].startswith("application/json" if "json" in name else "text/html")
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe-eval" not in policy
+    stated = re.search(r'Content-Security-Policy" content="([^"]+)"', large.files["explorer.html"])
+    assert ask("/")[0].headers["Content-Security-Policy"].startswith(stated[1])
+    assert ask("/?x#L0H1", method="HEAD")[1] == ""
+
+
+NOT_THERE = (
+    *("/etc/passwd", "/../../etc/passwd", "//etc/passwd", "/explorer_data/", "/explorer_data", "/explorer_data/../x"),
+    *("/%2e%2e/%2e%2e/etc/passwd", "/explorer_data/L9.json", "/explorer_data/%4c0.json", "/.", "*", "http://x/"),
+)
+
+
+def test_a_server_has_no_other_file_and_no_listing(served):
+    _, ask = served
+    for path in NOT_THERE:
+        answer, content = ask(path)
+        assert (answer.status, content) == (404, "no such file\n"), path
+
+
+def test_a_server_answers_to_its_own_address_only(served):
+    serving, ask = served
+    port = serving.server_port
+    for host in (f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}", f"127.0.0.1.evil.example:{port}", ""):
+        assert ask("/", host=host or " ")[0].status == 403, host
+    assert ask("/", host=f"localhost:{port}")[0].status == 200
+    assert ask("/", method="POST")[0].status == 501
+    assert serving.server_address[0] == "127.0.0.1"
+    with socket.socket() as other:
+        other.settimeout(2)
+        assert other.connect_ex(("127.0.0.2", port)) != 0  # another address of this machine
