@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 
 import positional_heads as ph
 from positional_heads.cli import app
-from tests.views.test_browser import ARGUMENTS, CHROMIUM
+from tests.views.conftest import ARGUMENTS, CHROMIUM
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
