@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def explore(
     folder: Annotated[Path, typer.Argument(help="Folder that another command wrote, or a folder of these.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; explorer.html in the folder if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File or folder to write; the folder itself if not given.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print everything that the page shows as JSON, and write nothing.")
     ] = False,

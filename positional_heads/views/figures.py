@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import Bbox
 from torch import Tensor
@@ -18,7 +19,8 @@ from positional_heads.core.rotary import wavelengths
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; the faint yellow last."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DIVERGING = "RdBu_r"
+DIVERGING, SEQUENTIAL = "RdBu_r", "Purples"
+"""Red is positive, blue negative; what has no sign has another hue."""
 SMALL, NORMAL = 8, 9
 NOTEBOOK_DPI = 110
 LONGEST_NAME = 60
@@ -138,6 +140,7 @@ def name_points(panel: Axes, points: Float[np.ndarray, "point 2"], names: Sequen
             horizontalalignment="left" if offset[0] >= 0 else "right",
             verticalalignment="center",
             arrowprops=line,
+            path_effects=[withStroke(linewidth=1.8, foreground="white")],  # readable on the points that it covers
         )
         label.set_in_layout(False)
 

@@ -12,9 +12,10 @@ from positional_heads.views.page import render
 
 BLUES = ("#ffffff", "#08306b")
 BROWNS = ("#ffffff", "#8c2d04")
-RED_TO_BLUE = ("#ff0000", "#ffffff", "#0000ff")
-WHITE_TO_BLUE = ("#ffffff", "#0000ff")
-DIVERGING = ("#6f0220", "#e48668", "#f7f7f7", "#77b2d4", "#083870")
+BLUE_TO_RED = ("#0000ff", "#ffffff", "#ff0000")
+WHITE_TO_RED = ("#ffffff", "#ff0000")
+DIVERGING = ("#083870", "#77b2d4", "#f7f7f7", "#e48668", "#6f0220")
+"""Blue is negative and red positive, as in every other picture."""
 
 
 @dataclass(frozen=True)

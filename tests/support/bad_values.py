@@ -202,6 +202,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "plain_rope": {"model": model},
         "compare": {"a": scores, "b": other},
         "compare_all": {"results": {"a": scores, "b": other}},
+        "explore": {"result": scores},
         "resolve_layers": {"model": model},
         "live_rotary_hooks": {"model": model},
         "contribution_hooks": {"model": model},
@@ -262,7 +263,7 @@ def functions(folder: Path) -> Iterator[tuple[str, Callable[..., Any], dict[str,
         "write_report": {"result": scores, "folder": folder / "report"},
         "write_report_page": {"folder": folder / "report"},
     }
-    assert seen.keys() | {"View"} == set(views.__all__), set(views.__all__) ^ seen.keys()
+    assert seen.keys() | {"Explorer", "View"} == set(views.__all__), set(views.__all__) ^ seen.keys()
     for name, arguments in seen.items():
         yield f"views.{name}", getattr(views, name), arguments
     yield from file_formats(folder)
@@ -332,6 +333,7 @@ def in_the_shell(folder: Path) -> Iterator[str]:
         "compare": [str(scores), str(other)],
         "merge": [str(folder)],
         "report": [str(folder)],
+        "explore": [str(folder)],
     }
     assert given.keys() == command.commands.keys()
     typer.main.get_command = lambda _: command  # not made anew by each call of the program

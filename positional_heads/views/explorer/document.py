@@ -13,6 +13,7 @@ from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
 from positional_heads.results.distance_profile import DistanceProfile
 from positional_heads.results.extrapolation import ExtrapolationStudy
+from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.head_names import MIXED
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.scores import HeadScores
@@ -27,7 +28,9 @@ from positional_heads.views.explorer.measures import (
 )
 from positional_heads.views.explorer.runs import Run, Runs
 from positional_heads.views.explorer.sentences import head_sentences
+from positional_heads.views.explorer.series import series_part
 from positional_heads.views.explorer.short_names import without_paths
+from positional_heads.views.explorer.texts import text_parts
 
 FORMAT, VERSION = "positional_heads.explorer", 1
 NOT_PROFILED = "not profiled"
@@ -110,6 +113,9 @@ def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[
         pairs, by_head = pair_part(run, record, heads)
         parts["pairs"].append(pairs)
         merged(details, "contribution", run.id, by_head)
+        series, by_head = series_part(record, run.id, run.training_length)
+        parts["series"].append(series)
+        merged(details, "series", run.id, by_head)
     if isinstance(record, DistanceProfile):
         parts["measures"] += distance_measures(run, record)
     if isinstance(record, HeadProfile | DistanceProfile):
@@ -128,6 +134,11 @@ def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[
         comparison, measures = comparison_part(run, record)
         parts["comparisons"].append(comparison)
         parts["measures"] += measures
+    if isinstance(record, HeadExamples):
+        texts, by_head = text_parts(record, run.id)
+        parts["texts"] += texts
+        for head, known in by_head.items():
+            details[head].setdefault("texts", {}).update(known)
 
 
 def _run(run: Run) -> dict[str, Any]:

@@ -8,8 +8,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
@@ -51,6 +55,7 @@ from positional_heads.results.record import Record
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import model_label, text_label
+from positional_heads.results.text import printable
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
@@ -77,6 +82,7 @@ from positional_heads.views.report.plan_commands import (
 )
 from positional_heads.views.report.plan_sections import plan_section, plan_study_section, recommendation_section
 from positional_heads.views.report.sections import (
+    VECTOR,
     Code,
     Section,
     ablation_section,
@@ -89,12 +95,13 @@ from positional_heads.views.report.sections import (
 WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
-RESOLUTIONS = (140, 90, 60)
-"""Dots per inch of the plots, the next one where the page would grow too large."""
+RESOLUTIONS = (VECTOR, 90, 60)
+"""Plots as lines, or their dots per inch, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, DISTANCE_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION),
     *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY, EMERGENCE, JUMPS, DISTANCE_RESPONSE),
 )
+HEAD = re.compile(r"\b(L\d+H\d+)\b")
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
 MOST_STUDIES = 4
@@ -216,11 +223,12 @@ def read_results(folder: str | Path) -> Results:
     )
 
 
-def report_html(folder: str | Path) -> str:
+def report_html(folder: str | Path, explorer: str | None = None) -> str:
     """The page of a result folder, below 6 MB.
 
     Args:
         folder: The --out folder of a command of positional-heads, or a folder of such folders.
+        explorer: Relative address of the explorer's page, to which heads and sections then link, "explorer.html".
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
@@ -229,7 +237,7 @@ def report_html(folder: str | Path) -> str:
     """
     results = read_results(folder)
     for dpi in RESOLUTIONS:
-        page = _page(results, dpi)
+        page = _page(results, dpi, explorer)
         if len(page.encode()) < LARGEST_PAGE:
             return page
     msg = f"{folder}: its page would exceed {LARGEST_PAGE // 10**6} MB; report on its subfolders one by one"
@@ -237,12 +245,14 @@ def report_html(folder: str | Path) -> str:
 
 
 @checked
-def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path:
+def write_report_page(folder: str | Path, out: str | Path | None = None, *, explorer: str | None = None) -> Path:
     """Write the page of a result folder to a file, complete or not at all.
 
     Args:
         folder: The result folder.
         out: The file; `report.html` in the folder when None, or in `out` if that is a folder.
+        explorer: Address of the explorer's page, relative to the file, e.g. "explorer.html": heads and sections link
+            there. No links when None.
 
     Returns:
         The file written.
@@ -253,7 +263,7 @@ def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path
         OSError: If the file cannot be written.
     """
     file = page_file(folder, out)
-    write_atomically(file, report_html(folder))
+    write_atomically(file, report_html(folder, explorer))
     return file
 
 
@@ -263,12 +273,14 @@ def page_file(folder: str | Path, out: str | Path | None = None) -> Path:
     return path / PAGE_NAME if out is None or path.is_dir() else path
 
 
-def _page(results: Results, dpi: int) -> str:
+def _page(results: Results, dpi: int, explorer: str | None = None) -> str:
     sections = _sections(results, dpi)
     return render(
         "report.html",
         interactive=any(section.views for section in sections),
         images=True,
+        explorer=explorer and quote(explorer),
+        linked=_linked(explorer),
         title=f"Positional Heads: {_subject(results)}",
         folder=results.folder.resolve().name or str(results.folder),
         version=version("positional_heads"),
@@ -276,6 +288,20 @@ def _page(results: Results, dpi: int) -> str:
         sections=sections,
         notes=results.notes,
     )
+
+
+def _linked(explorer: str | None) -> Callable[[object], object]:
+    """How the page shows a text: as it is or, with an explorer, with a link for every head that it names."""
+    if explorer is None:
+        return lambda text: text
+    address = quote(explorer)
+
+    def linked(text: object) -> Markup:
+        parts = HEAD.split(printable(text))
+        heads = [Markup('<a href="{}#{}">{}</a>').format(address, head, head) for head in parts[1::2]]
+        return Markup("").join(part for both in zip_longest(parts[::2], heads, fillvalue="") for part in both)
+
+    return linked
 
 
 def _subject(results: Results) -> str:

@@ -17,10 +17,10 @@ from positional_heads.views.explorer import by_distance
 from positional_heads.views.explorer.document import explorer_document, schema
 from positional_heads.views.explorer.numbers import numbers
 from positional_heads.views.explorer.runs import given_runs
+from tests.support.explored_results import controlled_scores, named, several_results, studied_results
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_comparison import scores_of_groups
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
-from tests.support.synthetic_explorer import controlled_scores, named, several_results, studied_results
 from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_studies import planted_study
 
@@ -410,6 +410,8 @@ def test_what_cannot_be_explored_is_refused(tmp_path, several):
     with pytest.raises(ValueError, match="do not say how many layers"):
         ph.explore(synthetic_examples())
     file = several["scores"].save(tmp_path / "scores.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"scores.safetensors: is a file; give its folder"):
+        ph.explore(file)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(ResultFileError, match="damaged"):
         ph.explore(tmp_path)
