@@ -80,7 +80,7 @@ def render(
     scripts = [bundle(), resource("mount.js").strip()] if interactive else []
     scripts += own_scripts
     policy = POLICY.format(
-        scripts=" ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'",
+        scripts=" ".join(f"'sha256-{digest(script)}'" for script in scripts) or "'none'",
         images="data:" if images else "'none'",
     )
     policy += "; connect-src 'self'" if own_server else ""
@@ -129,5 +129,6 @@ def resource(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _digest(script: str) -> str:
+def digest(script: str) -> str:
+    """The SHA-256 of a script, as a content security policy names it."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.text import printable
+from positional_heads.views.frame import frame
 from positional_heads.views.page import render
 
 BLUES = ("#ffffff", "#08306b")
@@ -126,11 +126,7 @@ class View:
 
     def _repr_html_(self) -> str:
         """A sandboxed frame for Jupyter, so that views interfere neither with each other nor with the notebook."""
-        title = escape(printable(self.title, newlines=False), quote=True)
-        return (
-            f'<iframe title="{title}" sandbox="allow-scripts" srcdoc="{escape(self.html, quote=True)}" '
-            f'style="width: 100%; height: {self.height}px; border: 1px solid #d9dde3; border-radius: 8px"></iframe>'
-        )
+        return frame(self.html, printable(self.title, newlines=False), self.height)
 
     def __repr__(self) -> str:
         return f"View({self.title!r}; display it in Jupyter, or save it: view.save('view.html'))"
