@@ -17,8 +17,6 @@ from positional_heads.results import (
 )
 from positional_heads.results.files import ResultKind
 
-ALPHA = 0.05
-"""False discovery rate of the verdicts; a test compares both, because importing theirs loads torch."""
 NAMED = 20
 """Heads that beat their null, the largest excess first, that are named at most."""
 Content = Mapping[str, Any]
@@ -27,6 +25,7 @@ Content = Mapping[str, Any]
 def _scores(content: Content, top: int) -> list[object]:
     return [
         tables.scores_line(content["provenance"]),
+        tables.order_of_heads(content["table"], top) + ".",
         tables.heads_table(content["table"], top),
         *_heads_that_beat_their_null(content["table"]),
     ]
@@ -150,9 +149,8 @@ def _notes(content: Content) -> list[str]:
 
 
 def _heads_that_beat_their_null(table: list[dict[str, Any]]) -> list[str]:
-    """One line with their names, because the table ranks heads by rho and may show none of them."""
-    beating = [row for row in table if row.get("q_value") is not None and row["q_value"] <= ALPHA]
-    beating = sorted((row for row in beating if min(row["rho"], row["excess"]) > 0), key=lambda row: -row["excess"])
+    """One line with their names, because the table may be too short for them."""
+    beating = [row for row in tables.ranked_rows(table) if tables.beats_null(row)]
     if not beating:
         return []
     names = ", ".join(row["name"] for row in beating[:NAMED])

@@ -81,7 +81,11 @@ class HeadScores(Record):
         )
 
     def _main_table(self) -> "pd.DataFrame":
-        frame = self.to_frame().dropna(subset=["rho"]).sort_values("rho", ascending=False)
+        frame = self.to_frame().dropna(subset=["rho"])
+        by = ["rho"] if self.null is None else ["beats", "excess"]
+        if self.null is not None:
+            frame["beats"] = self.beats_null().flatten()[frame.index].numpy()
+        frame = frame.sort_values(by, ascending=False)
         return frame[[name for name in HEAD_COLUMNS if name in frame]]
 
     @property

@@ -183,6 +183,8 @@ FILE_MEANINGS = {
     "reason": "why a head has no score",
 }
 """What columns of heads.csv mean that tables do not show, or show under another name."""
+ALPHA = 0.05
+"""False discovery rate of the verdicts; a test compares both, because importing theirs loads torch."""
 NAMED_TEXTS = 3
 """Texts that a line names at most."""
 SMALL = 5e-4
@@ -276,15 +278,61 @@ class ResultTable:
         return "\n".join([*lines, "", *textwrap.wrap(_in_one_line(self.glossary), LEGEND_WIDTH)])
 
 
-def heads_table(table: Sequence[Mapping[str, Any]], top: int) -> ResultTable:
-    """The heads with the highest rho.
+def heads_table(table: Sequence[Mapping[str, Any]], top: int | None) -> ResultTable:
+    """The first heads in the order of `ranked_rows`.
 
     Args:
         table: Rows of `HeadScores.to_frame`.
-        top: How many heads.
+        top: How many heads; all when None.
     """
-    scored = sorted((row for row in table if row["rho"] is not None), key=lambda row: -row["rho"])
-    return ResultTable([name for name in HEAD_COLUMNS if table and name in table[0]], scored[:top])
+    return ResultTable([name for name in HEAD_COLUMNS if table and name in table[0]], ranked_rows(table)[:top])
+
+
+def ranked_rows(table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows of the heads that have a score: those that beat their null first, each part by excess, the largest first.
+
+    Without a null, by rho: alone it is no evidence, but it is all that there is.
+
+    Args:
+        table: Rows of `HeadScores.to_frame`.
+    """
+    scored = [row for row in table if row["rho"] is not None]
+    if not ranked_by_excess(table):
+        return sorted(scored, key=lambda row: -row["rho"])
+    return sorted(
+        scored, key=lambda row: (not beats_null(row), -float("-inf" if row["excess"] is None else row["excess"]))
+    )
+
+
+def ranked_by_excess(table: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether heads have a null, whose excess ranks them."""
+    return any(row.get("excess") is not None for row in table)
+
+
+def beats_null(row: Mapping[str, Any]) -> bool:
+    """Whether a head beats its null, as `HeadScores.beats_null` says, from its row alone."""
+    known = row.get("q_value") is not None and row["q_value"] <= ALPHA
+    return known and min(row["rho"], row["excess"]) > 0
+
+
+def order_of_heads(table: Sequence[Mapping[str, Any]], top: int) -> str:
+    """What `heads_table` shows, and in which order, in words without a full stop.
+
+    Args:
+        table: Rows of `HeadScores.to_frame`.
+        top: How many heads at most.
+    """
+    scored = sum(row["rho"] is not None for row in table)
+    beating, shown = sum(map(beats_null, table)), min(top, scored)
+    heads = "head" if shown == 1 else f"{shown} heads"
+    if not ranked_by_excess(table):
+        return f"The {heads} with the highest rho"
+    if not beating:
+        return f"No head beats its null: the {heads} with the largest excess"
+    if beating <= shown:
+        alone = f"The {beating} heads that beat their null" if beating > 1 else "The head that beats its null"
+        return f"{alone}, the largest excess first" + (", then others" if beating < shown else "")
+    return f"The {heads} with the largest excess of the {beating} that beat their null"
 
 
 def study_table(effects: Sequence[Mapping[str, Any]], contrasts: Sequence[Mapping[str, Any]]) -> ResultTable:

@@ -86,7 +86,9 @@ def stability(stability: Stability, *, rows: int = 30) -> Figure:
     )
     axes = figure.subplots()
     largest = float(np.nanmax(np.abs(rho), initial=0.0)) or 1.0
-    image = axes.imshow(rho, cmap=DIVERGING, norm=CenteredNorm(0, halfrange=largest), aspect="auto")
+    image = axes.imshow(
+        rho, cmap=DIVERGING, norm=CenteredNorm(0, halfrange=largest), aspect="auto", interpolation="none"
+    )
     figure.colorbar(image, ax=axes, label="rho (-1 to 1)")
     for (row, column), value in np.ndenumerate(rho):
         colour = "white" if abs(value) > 0.65 * largest else "black"

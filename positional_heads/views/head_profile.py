@@ -17,6 +17,7 @@ from positional_heads.views.figures import (
     DIVERGING,
     NORMAL,
     PALETTE,
+    SEQUENTIAL,
     SMALL,
     Picture,
     share_legend,
@@ -31,7 +32,6 @@ MAPPED = (
 """Measures that are mapped if none are asked for."""
 SIGNED = ("rho", "rho_curve", "excess")
 """Measures below zero as well: their colours are centred on it."""
-SEQUENTIAL = "viridis"
 MAPS_ACROSS = 4
 SHOWN = 4
 """Heads whose pairs are shown if none are asked for."""
@@ -92,7 +92,7 @@ def measure_correlations(profile: HeadProfile) -> Figure:
     figure = Picture(figsize=(size + 0.9, size), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("0.85")
-    image = axes.imshow(values, cmap=DIVERGING, norm=Normalize(-1, 1))
+    image = axes.imshow(values, cmap=DIVERGING, norm=Normalize(-1, 1), interpolation="none")
     figure.colorbar(image, ax=axes, label="rank correlation over heads (-1 to 1)", shrink=0.8)
     names = [measure_title(name) for name in table.columns]
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=SMALL)
@@ -165,7 +165,7 @@ def _draw_map(panel: Axes, name: str, values: np.ndarray) -> None:
         colours, norm = DIVERGING, CenteredNorm(0, halfrange=largest)
     else:
         colours, norm = SEQUENTIAL, Normalize(0, 1) if np.isnan(values).all() else None
-    image = panel.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
+    image = panel.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="none")
     bar = panel.figure.colorbar(image, ax=panel, pad=0.03)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.ax.locator_params(nbins=5)

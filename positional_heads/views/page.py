@@ -9,11 +9,12 @@ import base64
 import hashlib
 import importlib.util
 import itertools
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,12 +27,16 @@ POLICY = (
 )
 
 
+_SIGNS = re.compile(r"(minValue:\w+,negativeColor:\w+)(,positiveColor:\w+)(?=,tokens:\w+,values:\w+,tooltips:\w+\})")
+"""Where circuitsvis' coloured tokens leave the colours of signs to a default that is red for negative numbers."""
+
+
 @lru_cache(maxsize=1)
 def bundle() -> str:
-    """The JavaScript that circuitsvis ships, safe inside a script element.
+    """The JavaScript that circuitsvis ships, safe inside a script element, with red for positive numbers.
 
     Raises:
-        RuntimeError: If circuitsvis is not installed, or its bundle is not where its 1.43 line keeps it.
+        RuntimeError: If circuitsvis is not installed, or its bundle is not where and what it is in its 1.43 line.
     """
     spec = importlib.util.find_spec("circuitsvis")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
@@ -39,6 +44,9 @@ def bundle() -> str:
         file = Path(folder) / "dist" / "cdn" / "iife.js"
         if file.is_file():
             code = file.read_text(encoding="utf-8").split("//# sourceMappingURL")[0]
+            code, found = _SIGNS.subn(r'\1="blue"\2="red"', code)
+            if found != 1:
+                continue
             # the same strings to JavaScript, but they cannot end the script element
             return code.replace("</script", "<\\/script").replace("<!--", "<\\!--").strip()
     msg = "views need circuitsvis with its JavaScript bundle (dist/cdn/iife.js): pip install 'circuitsvis>=1.43,<2'"
@@ -72,7 +80,7 @@ def render(
     scripts = [bundle(), resource("mount.js").strip()] if interactive else []
     scripts += own_scripts
     policy = POLICY.format(
-        scripts=" ".join(f"'sha256-{_digest(script)}'" for script in scripts) or "'none'",
+        scripts=" ".join(f"'sha256-{digest(script)}'" for script in scripts) or "'none'",
         images="data:" if images else "'none'",
     )
     policy += "; connect-src 'self'" if own_server else ""
@@ -90,9 +98,9 @@ def render(
     )
 
 
-def picture(png: bytes) -> Markup:
-    """A PNG as an address that holds the picture itself."""
-    return Markup("data:image/png;base64," + base64.b64encode(png).decode())
+def picture(data: bytes, kind: Literal["png", "svg+xml"] = "png") -> Markup:
+    """A picture as an address that holds the picture itself; as an image, no script in it can run."""
+    return Markup(f"data:image/{kind};base64," + base64.b64encode(data).decode())
 
 
 @lru_cache(maxsize=1)
@@ -121,5 +129,6 @@ def resource(name: str) -> str:
 
 
 @lru_cache(maxsize=8)
-def _digest(script: str) -> str:
+def digest(script: str) -> str:
+    """The SHA-256 of a script, as a content security policy names it."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

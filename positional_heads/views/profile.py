@@ -58,7 +58,7 @@ def _draw_map(panel: Axes, profile: ContributionProfile, index: int) -> None:
     panel.set_facecolor("0.85")
     largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     norm = CenteredNorm(0, halfrange=largest)
-    image = panel.imshow(values, cmap=DIVERGING, norm=norm, aspect="auto", origin="lower", interpolation="nearest")
+    image = panel.imshow(values, cmap=DIVERGING, norm=norm, aspect="auto", origin="lower", interpolation="none")
     bar = panel.figure.colorbar(image, ax=panel, pad=0.13)
     bar.set_label("attention score", fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL)

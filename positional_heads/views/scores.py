@@ -31,6 +31,8 @@ WIDEST_LABELLED = 24
 FEWEST_PAIRS = 32
 """Query-key pairs below which a point of a curve is too noisy to set the scale by."""
 FEWEST_BINS, MOST_BINS = 8, 40
+SLIM = 45
+"""Height of a colour bar over its width."""
 SHOWN = 4
 """Heads whose curves are shown if none are asked for."""
 MARK = "#E69F00"
@@ -41,40 +43,37 @@ NAMED = 12
 
 @checked
 def rho_heat_map(scores: HeadScores, *, alpha: float = 0.05) -> Figure:
-    """Rho of every head, layers down and heads across; dots mark heads that beat their null, diamonds those that stay.
+    """Rho of every head and, with a null, its excess beside it: layers down, heads across.
+
+    Dots mark heads that beat their null, diamonds those that stay without the first keys.
 
     Args:
         scores: What `score_heads` returned.
         alpha: False discovery rate of the marks.
     """
-    rho = scores.rho.numpy()
-    layers, heads = rho.shape
-    labelled = rho.size <= LABELLED_CELLS and heads <= WIDEST_LABELLED
-    width, height = (0.55 * heads, 0.42 * layers) if labelled else (min(10.0, 0.3 * heads), min(9.0, 0.22 * layers))
-    figure = Picture(figsize=(max(5.2, width + 1.7), max(2.6, height + 1.5)), layout="constrained")
-    axes = figure.subplots()
-    axes.set_facecolor("0.85")
-    largest = float(np.nanmax(np.abs(rho), initial=0.0)) or 1.0
-    image = axes.imshow(rho, cmap=DIVERGING, norm=CenteredNorm(0, halfrange=largest), aspect="auto")
-    figure.colorbar(image, ax=axes, label="rho (-1 to 1)")
-    if labelled:
-        _label_cells(axes, rho, largest)
+    maps = {"rho (-1 to 1)": scores.rho.numpy()}
+    if scores.null is not None:
+        maps["excess: rho minus null"] = scores.excess.numpy()
+    layers, heads = scores.rho.shape
+    labelled = scores.rho.numel() <= LABELLED_CELLS and heads <= WIDEST_LABELLED
+    across = len(maps) if heads <= WIDEST_LABELLED else 1
+    down = len(maps) // across
+    width, height = (
+        (0.55 * heads, 0.42 * layers) if labelled else (min(10.0, 0.3 * heads), min(9 / down, 0.22 * layers))
+    )
+    size = (max(5.2, across * (width + 1.3) + 0.4), down * max(1.1, height + 0.4) + 1.2)
+    figure = Picture(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    mark_size = min(16.0, 0.9 * (72 * min(width / heads, height / layers) / 2.4) ** 2)
+    for panel, (title, values) in zip(panels, maps.items(), strict=True):
+        _draw_map(panel, values, title, labelled=labelled)
+        _mark_heads(panel, scores, alpha, mark_size)
     subtitle = "no null was computed"
     if scores.null is not None:
-        size = min(16.0, 0.9 * (72 * min(width / heads, height / layers) / 2.4) ** 2)
-        beating, staying = _standing(scores, alpha)
-        for marked, marker, colour, edge in (
-            (beating & ~staying, "o", "black", "white"),
-            (staying, "D", MARK, "black"),
-        ):
-            rows, columns = np.nonzero(marked)
-            look = {"s": size, "marker": marker, "color": colour, "edgecolor": edge, "linewidth": 0.5}
-            axes.scatter(columns + 0.34, rows - 0.3, zorder=3, **look)
         subtitle = _standing_in_words(scores, alpha, "dot: ", "diamond: ").replace("; ", "\n")  # maps are narrow
-    subtitle += "; grey: no score" if np.isnan(rho).any() else ""
-    axes.set(xlabel="head", ylabel="layer", xticks=_ticks(heads), yticks=_ticks(layers))
+    subtitle += "; grey: no score" if bool(scores.rho.isnan().any()) else ""
     title = f"Spearman's rho of token distance and dominant dimension\n{scored_what(scores)}"
-    axes.set_title(f"{title}\n{subtitle}", fontsize=NORMAL, parse_math=False)
+    figure.suptitle(f"{title}\n{subtitle}", fontsize=NORMAL, parse_math=False)
     return figure
 
 
@@ -272,6 +271,31 @@ def scored_what(scores: HeadScores) -> str:
     """The model and, where its name is known, the text, for a title."""
     named = text_label(scores.provenance)
     return readable(scores.model_name) + (f", text {readable(named)}" if named else "")
+
+
+def _draw_map(panel: Axes, values: np.ndarray, title: str, *, labelled: bool) -> None:
+    panel.set_facecolor("0.85")
+    largest = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
+    norm = CenteredNorm(0, halfrange=largest)
+    image = panel.imshow(values, cmap=DIVERGING, norm=norm, aspect="auto", interpolation="none")
+    panel.figure.colorbar(image, ax=panel, label=title, aspect=SLIM)
+    if labelled:
+        _label_cells(panel, values, largest)
+    layers, heads = values.shape
+    panel.set(xlabel="head", ylabel="layer", xticks=_ticks(heads), yticks=_ticks(layers))
+
+
+def _mark_heads(panel: Axes, scores: HeadScores, alpha: float, size: float) -> None:
+    if scores.null is None:
+        return
+    beating, staying = _standing(scores, alpha)
+    for marked, marker, colour, edge in (
+        (beating & ~staying, "o", "black", "white"),
+        (staying, "D", MARK, "black"),
+    ):
+        rows, columns = np.nonzero(marked)
+        look = {"s": size, "marker": marker, "color": colour, "edgecolor": edge, "linewidth": 0.5}
+        panel.scatter(columns + 0.34, rows - 0.3, zorder=3, **look)
 
 
 def _label_cells(axes: Axes, rho: np.ndarray, largest: float) -> None:

@@ -15,7 +15,7 @@ from positional_heads.core.arguments import checked
 from positional_heads.core.heads import Heads
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.text import readable_tokens, rounded
-from positional_heads.views.view import RED_TO_BLUE, WHITE_TO_BLUE, Group, Numbers, Panel, Scale, View
+from positional_heads.views.view import BLUE_TO_RED, WHITE_TO_RED, Group, Numbers, Panel, Scale, View
 
 Measure = Literal["dominant", "dominant_plain", "distance", "contribution"]
 MOST_TOKENS = 2000
@@ -144,7 +144,7 @@ def coloured_tokens(
             f"-{bound:.3g}{' or less' if float(finite.min()) < -bound * ROUNDING else ''}" if signed else "0",
             f"{bound:.3g}{' or more' if float(finite.max()) > bound * ROUNDING else ''}",
             unit,
-            RED_TO_BLUE if signed else WHITE_TO_BLUE,
+            BLUE_TO_RED if signed else WHITE_TO_RED,
         ),
     )
 

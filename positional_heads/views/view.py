@@ -2,19 +2,20 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
 from positional_heads.core.whole_files import write_atomically
 from positional_heads.results.text import printable
+from positional_heads.views.frame import frame
 from positional_heads.views.page import render
 
 BLUES = ("#ffffff", "#08306b")
 BROWNS = ("#ffffff", "#8c2d04")
-RED_TO_BLUE = ("#ff0000", "#ffffff", "#0000ff")
-WHITE_TO_BLUE = ("#ffffff", "#0000ff")
-DIVERGING = ("#6f0220", "#e48668", "#f7f7f7", "#77b2d4", "#083870")
+BLUE_TO_RED = ("#0000ff", "#ffffff", "#ff0000")
+WHITE_TO_RED = ("#ffffff", "#ff0000")
+DIVERGING = ("#083870", "#77b2d4", "#f7f7f7", "#e48668", "#6f0220")
+"""Blue is negative and red positive, as in every other picture."""
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,7 @@ class View:
 
     def _repr_html_(self) -> str:
         """A sandboxed frame for Jupyter, so that views interfere neither with each other nor with the notebook."""
-        title = escape(printable(self.title, newlines=False), quote=True)
-        return (
-            f'<iframe title="{title}" sandbox="allow-scripts" srcdoc="{escape(self.html, quote=True)}" '
-            f'style="width: 100%; height: {self.height}px; border: 1px solid #d9dde3; border-radius: 8px"></iframe>'
-        )
+        return frame(self.html, printable(self.title, newlines=False), self.height)
 
     def __repr__(self) -> str:
         return f"View({self.title!r}; display it in Jupyter, or save it: view.save('view.html'))"

@@ -1,19 +1,29 @@
-"""The documentation site: it builds without a warning, loads nothing from elsewhere, and names what exists."""
+"""The documentation site: it builds without a warning, loads nothing from elsewhere, and names what exists.
 
+The pages of the hooks (docs/hooks) are compared with what they come from: `--help`, the notebooks, the reference.
+"""
+
+import base64
 import contextlib
 import importlib
 import importlib.util
 import io
 import json
+import os
+import posixpath
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from typer.testing import CliRunner
 
 import positional_heads as ph
+from positional_heads.cli import app
+from tests.views.conftest import ARGUMENTS, CHROMIUM
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -40,12 +50,16 @@ class Loaded(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("mkdocstrings") is None:
-        pytest.skip("NO SITE: mkdocs-material or mkdocstrings is not installed (extra docs), so nothing was built")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=240)
-    assert built.returncode == 0, built.stderr
+    if any(importlib.util.find_spec(name) is None for name in ("mkdocs", "mkdocstrings", "latex2mathml")):
+        pytest.skip("NO SITE: mkdocs-material, mkdocstrings or latex2mathml is missing (extra docs): nothing was built")
+    return built(tmp_path_factory.mktemp("site"))
+
+
+def built(folder, *options, address=""):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder), *options]
+    known = os.environ | {"REPOSITORY_URL": address, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=known, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
     return folder
 
 
@@ -53,11 +67,45 @@ def html_pages(site):
     return {str(file.relative_to(site)): file.read_text() for file in site.rglob("*.html")}
 
 
+class Article(HTMLParser):
+    """What a page says between its header and its footer, and where each piece of its inline code leads."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.text, self.codes, self.tags, self.places = [], "", [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in {"img", "br", "hr", "input", "meta", "link", "source"}:
+            self.open.append((tag, dict(attrs)))
+        if tag == "code":
+            self.codes.append(("", self.link(), [name for name, _ in self.open]))
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+    def handle_data(self, data):
+        names = [name for name, _ in self.open]
+        if "article" in names and "script" not in names:
+            self.text += data
+        if "code" in names and self.codes:
+            text, *others = self.codes[-1]
+            self.codes[-1] = (text + data, *others)
+
+    def link(self):
+        return next((given.get("href") for name, given in reversed(self.open) if name == "a"), None)
+
+    def has(self, words):
+        return " ".join(words.split()) in " ".join(self.text.split())
+
+
 @pytest.mark.slow
 def test_every_page_is_built_and_none_loads_anything_from_elsewhere(site):
-    built = html_pages(site)
-    assert {name.replace(".md", ".html") for name in PAGES} <= set(built)
-    for name, html in built.items():
+    pages = html_pages(site)
+    assert {name.replace(".md", ".html") for name in PAGES} <= set(pages)
+    for name, html in pages.items():
         page = Loaded()
         page.feed(html)
         assert page.addresses, name
@@ -76,6 +124,141 @@ def test_every_public_name_has_its_place_in_the_reference(site):
     assert {f"positional_heads.{name}" for name in ph.__all__ if name not in {"views", "formats"}} <= reference.ids
     assert {f"positional_heads.views.{name}" for name in ph.views.__all__} <= reference.ids
     assert {f"positional_heads.formats.{name}" for name in ph.formats.__all__ if name != "PUBLISHED"} <= reference.ids
+
+
+@pytest.mark.slow
+def test_inline_code_that_names_something_public_leads_to_its_place_in_the_reference(site):
+    pages = html_pages(site)
+    found = set()
+    for name, html in pages.items():
+        if name.startswith("api/"):
+            continue
+        for text, link, around in Article(html).codes:
+            named = re.match(r"ph\.(\w+)", text)
+            if not named or named[1] not in set(ph.__all__) - {"views", "formats"} or {"pre", "h1", "h2"} & {*around}:
+                continue
+            assert link, (name, text)
+            if "#positional_heads." not in link:  # one that the page gives itself
+                continue
+            target, _, place = posixpath.normpath(posixpath.join(posixpath.dirname(name), link)).partition("#")
+            assert f'id="{place}"' in pages[target], (name, link)
+            assert place.removeprefix("positional_heads.").split(".")[0] == named[1]
+            found.add((name, place))
+    assert len({name for name, _ in found}) > 8
+    assert len({place for _, place in found}) > 15
+    assert 'api/scoring.html#positional_heads.score_heads"><span class="n">ph</span>' in pages["index.html"]
+
+
+@pytest.mark.slow
+def test_the_page_of_a_command_says_what_its_help_says(site):
+    commands = {str(command.callback.__name__): command for command in app.registered_commands}
+    pages = html_pages(site)
+    overview = Article(pages["commands/index.html"])
+    assert len(commands) > 10
+    for name in commands:
+        assert overview.has(name)
+        page = Article(pages[f"commands/{name}.html"])
+        told = CliRunner().invoke(app, [name, "--help"], terminal_width=10_000, prog_name="positional-heads").stdout
+        for piece in re.split(r"\n|(?<=\S)  +", told):
+            said = piece.strip().removeprefix("Usage: ").removeprefix("Example: ").removesuffix(":")
+            assert page.has(said), (name, said)
+        options = re.findall(r"^  (--[\w-]+)", told, flags=re.MULTILINE)
+        assert {*options} <= {given.get("id") for tag, given in page.tags if tag == "tr"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [file.name for file in (ROOT / "notebooks").glob("*.ipynb")])
+def test_a_notebook_is_there_with_its_code_its_outputs_and_its_pictures(site, file):
+    notebook = json.loads((ROOT / "notebooks" / file).read_text())
+    html = (site / "notebooks" / file.replace(".ipynb", ".html")).read_text()
+    page = Article(html)
+    pictures = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert page.has("".join(cell["source"]))
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            pictures += [base64.b64decode(data["image/png"])] if "image/png" in data else []
+            if not {"image/png", "text/html"} & {*data}:
+                assert page.has("".join(output.get("text", "") or data["text/plain"]))
+            if "<td>" in "".join(data.get("text/html", "")):
+                cells = re.findall(r"<td>([\w.-]+)</td>", "".join(data["text/html"]))
+                assert page.has(cells[0])
+                assert html.count("<td>") >= len(cells)
+    shown = [given for tag, given in page.tags if tag == "img" and str(given.get("src", "")).startswith(file[:-6])]
+    assert [(site / "notebooks" / given["src"]).read_bytes() for given in shown] == pictures
+    assert all(given["alt"] for given in shown)
+    prose = re.sub(r"<code.*?</code>", "", html, flags=re.DOTALL)
+    assert "$$" not in prose
+    assert r"\rho" not in prose
+
+
+def test_nothing_in_an_output_of_a_notebook_can_run():
+    pytest.importorskip("latex2mathml", reason="NO SITE: latex2mathml is missing (extra docs)")
+    notebooks = hook("notebooks")
+    hostile = "<img src=x onerror=a()><script>a()</script></div></code></pre>\n```\n<b onclick=a()>\n\n<svg onload=a()>"
+    table = f"<table onclick=a()><tr><td colspan=2 rowspan='x'>1 &lt;i&gt;</td></tr>{hostile}<a href='javascript:a()'>"
+    outputs = [
+        {"data": {"text/html": [table], "text/plain": "x"}},
+        {"data": {"text/plain": [hostile]}},
+        {"text": [hostile]},
+        {"data": {"text/html": "<iframe srcdoc='<script>a</script>'></iframe>", "text/plain": [hostile]}},
+    ]
+    import markdown
+
+    for output in outputs:
+        text = notebooks.shown(output, "x", hostile, {})
+        html = markdown.markdown(text, extensions=["pymdownx.superfences", "pymdownx.highlight"])
+        allowed = {"p", "div", "pre", "code", "span", "table", "tr", "td", "b", "tbody"}
+        for tag, given in Article(html).tags:
+            assert tag in allowed
+            assert given.keys() <= {"class", "colspan", "data-search-exclude"}
+    kept = notebooks.shown(outputs[0], "x", "", {})
+    assert '<td colspan="2">1 &lt;i&gt;</td>' in kept
+    assert kept.count("<div") == kept.count("</div>") == 1
+    picture = notebooks.shown({"data": {"image/png": "AAAA"}}, "x", '"><script>', {})
+    assert [tag for tag, _ in Article(picture).tags] == ["p", "img"]
+
+
+def test_links_to_the_repository_are_there_only_where_its_address_is_known(tmp_path):
+    pytest.importorskip("latex2mathml", reason="NO SITE: latex2mathml is missing (extra docs)")
+    pytest.importorskip("material", reason="NO SITE: mkdocs-material is missing (extra docs)")
+    notebooks = hook("notebooks")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.md").write_text("# Start")
+    small = "plugins: []\nhooks: []\nextra: {polyfills: []}\nextra_css: []\nnav: [index.md]\n"
+    (tmp_path / "mkdocs.yml").write_text(f"INHERIT: {ROOT / 'mkdocs.yml'}\ndocs_dir: docs\n{small}")
+    for address in ("", "https://code.example/heads"):
+        page = built(tmp_path / "site", "--config-file", str(tmp_path / "mkdocs.yml"), address=address) / "index.html"
+        assert ("md-source" in page.read_text()) == bool(address)
+        assert (f'href="{address}"' in page.read_text()) == bool(address)
+        config = SimpleNamespace(repo_url=address)
+        linked = notebooks.with_links("[kept](../experiments) [a](../docs/score.md#texts) [b](2_x.ipynb)", config)
+        kept = f"[kept]({address}/blob/HEAD/experiments)" if address else "kept"
+        assert linked == f"{kept} [a](../score.md#texts) [b](2_x.md)"
+
+
+@pytest.mark.slow
+def test_search_works_from_disk_without_a_network(site):
+    if CHROMIUM is None:
+        pytest.skip("NO BROWSER: no chromium on the path, so that the search was not tried; apt-get install chromium")
+    api = pytest.importorskip("playwright.sync_api", reason="NO BROWSER: playwright is not installed")
+    heard, asked = [], []
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = browser.new_context(offline=True).new_page()
+        page.on("console", lambda message: heard.append(message.text))
+        page.on("pageerror", lambda error: heard.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((site / "index.html").as_uri())
+        page.locator("input.md-search__input").fill("saturation")
+        hits = page.locator("a.md-search-result__link")
+        hits.first.wait_for()
+        addresses = hits.evaluate_all("all => all.map(link => link.getAttribute('href'))")
+        browser.close()
+    assert any("limits.html" in address for address in addresses)
+    assert heard == []
+    assert {address.split(":")[0] for address in asked} <= {"file", "about"}
 
 
 @pytest.mark.slow
@@ -133,6 +316,14 @@ def test_settings_that_the_page_on_scoring_lists_can_be_given():
     asked = [name for name in names if f"| `{name}`" in chosen or f", `{name}` |" in chosen]
     assert {"null_repeats", "skip_keys", "pairs", "max_distance"} <= set(asked)
     assert set(asked) <= can_be
+
+
+def hook(name):
+    """A module of docs/hooks, as mkdocs imports it."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / "hooks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def resolved(name):

@@ -228,3 +228,23 @@ def test_unknown_numbers_are_drawn_without_an_error(opened):
     page = opened(token_view(record).html)
     unfold(page)
     assert page.locator("details.numbers td", has_text="unknown").count() == 12
+
+
+def test_red_is_positive_and_blue_negative_in_tokens_and_in_cells(opened):
+    record = synthetic_examples(pairs=4)
+    record.mean_contributions[:] = torch.tensor([-1.0, 1.0, 0.0, 0.0])
+    record.contributions[:] = torch.tensor([-1.0, 1.0, 0.0, 0.0])
+    channels = "all => all.map(one => getComputedStyle(one).backgroundColor.match(/\\d+/g).map(Number))"
+    page = opened(token_view(record, "contribution", heads=[Head(0, 0)], pairs=[0, 1]).html)
+    unfold(page)
+    for choice, positive in ((0, False), (1, True)):
+        page.locator(".ColoredTokensMulti [role=button]").nth(choice).click()
+        page.evaluate(PAINTED)
+        for red, _, blue in page.locator(".colored-tokens > span > span").evaluate_all(channels):
+            assert (red > blue) == positive
+    page = opened(contribution_view(record, Head(0, 0), 4).html)
+    unfold(page)
+    cells = page.locator("table.heat tbody tr")
+    for row, positive in ((0, False), (1, True)):
+        for red, _, blue in cells.nth(row).locator("td").evaluate_all(channels):
+            assert (red > blue) == positive

@@ -92,18 +92,20 @@ class Explorer:
         return file
 
     def _repr_html_(self) -> str:
-        """A sandboxed frame for Jupyter, so that explorers interfere neither with each other nor with the notebook."""
-        title = escape(self.title, quote=True)
-        if self.several_files:
-            return f"<p><b>{title}</b>: too large for a notebook; save it: explorer.save('explorer')</p>"
-        return (
-            f'<iframe title="{title}" sandbox="allow-scripts" srcdoc="{escape(self.html, quote=True)}" '
-            f'style="width: 100%; height: {self.height}px; border: 1px solid #d9dde3; border-radius: 8px"></iframe>'
-        )
+        """A sandboxed frame for Jupyter, and a picture of the atlas for hosts that run nothing."""
+        return str(self._repr_mimebundle_()["text/html"])
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        """The frame, and one line for hosts that show text only."""
-        return {"text/html": self._repr_html_(), "text/plain": repr(self)}
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str | bytes]:
+        """The frame; a picture of the atlas; and one line for hosts that show text only."""
+        from positional_heads.views.explorer.picture import atlas_picture
+        from positional_heads.views.frame import frame
+
+        png = b"" if self.document["rank_by"] is None else atlas_picture(self.document)._repr_png_()
+        if self.several_files:
+            html = f"<p><b>{escape(self.title)}</b>: too large for a notebook; save it: explorer.save('explorer')</p>"
+        else:
+            html = frame(self.html, self.title, self.height, png)
+        return {"text/html": html, "text/plain": repr(self)} | ({"image/png": png} if png else {})
 
     def __repr__(self) -> str:
         runs, model = self.document["runs"], self.document["model"]

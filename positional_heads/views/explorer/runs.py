@@ -36,6 +36,10 @@ KINDS: dict[type[Record], str] = {
 """Records that an explorer shows, in this order, and what each is called."""
 
 
+class NoHeadsError(ValueError):
+    """No result says how many layers and heads the model has."""
+
+
 @dataclass(frozen=True)
 class Run:
     """One result that an explorer shows.
@@ -174,7 +178,7 @@ def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> 
     layers, heads = next((shape for _, record, _ in found if (shape := _shape(record)) is not None), (0, 0))
     if not layers * heads:
         msg = "these results do not say how many layers and heads the model has: add scores or a profile of it"
-        raise ValueError(msg)
+        raise NoHeadsError(msg)
     fitting = []
     for name, record, file in found:
         shape = _shape(record) or (layers, heads)

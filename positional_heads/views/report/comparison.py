@@ -13,7 +13,8 @@ from positional_heads.views.comparison import comparison as comparison_plot
 from positional_heads.views.comparison import stability as stability_plot
 from positional_heads.views.figures import png
 from positional_heads.views.report.last_line import DPI, last_line
-from positional_heads.views.report.sections import Section, Table, plot
+from positional_heads.views.report.sections import Explored, Section, Table, plot
+from positional_heads.views.scores import SHOWN
 
 REPORTED_HEADS = 10
 MOST_NAMED = 4
@@ -68,6 +69,7 @@ def comparison_section(comparison: Comparison | Stability, number: int, dpi: int
         tables=[Table(caption, table.cells) for caption, table in zip(captions, tables, strict=True)],
         plots=[drawn],
         points=[_side(name, side) for name, side in sides.items()],
+        explored=Explored("the change of", "compared", [row[0] for row in tables[0].cells[1 : SHOWN + 1]]),
     )
 
 

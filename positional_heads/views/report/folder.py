@@ -25,11 +25,13 @@ from positional_heads.results.record import Record, json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import (
+    beats_null,
     change_line,
     extrapolation_line,
     extrapolation_table,
     file_legend,
     heads_table,
+    order_of_heads,
     scores_line,
     single_heads_table,
     study_line,
@@ -198,6 +200,7 @@ Overlap (Jaccard) of top and retrieval heads: {overlap or "unknown"}. Rank corre
 
 def _scores_text(scores: HeadScores) -> str:
     table = json_rows(scores.to_frame())
+    shown = max(REPORTED_HEADS, sum(map(beats_null, table)))
     curves = "![mean dominant dimension over distance](curves.png)"
     if scores.curve is None:
         curves = "Curves over distance were left out when these scores were saved."
@@ -207,9 +210,11 @@ def _scores_text(scores: HeadScores) -> str:
 
 **Verdict.** {scores.verdict}
 
-{heads_table(table, REPORTED_HEADS).markdown}
+{order_of_heads(table, shown)}.
 
-![rho of every head](rho.png)
+{heads_table(table, shown).markdown}
+
+![rho{" and excess" * (scores.null is not None)} of every head](rho.png)
 
 {curves}
 

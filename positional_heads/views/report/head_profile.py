@@ -1,5 +1,7 @@
 """Head profiles in reports: the files of their folder, and their section of the page."""
 
+from typing import Any
+
 from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.profile_tables import (
     PAIR_MEANINGS,
@@ -10,11 +12,11 @@ from positional_heads.results.profile_tables import (
     profile_table,
 )
 from positional_heads.results.record import json_rows
-from positional_heads.results.tables import meanings
+from positional_heads.results.tables import beats_null, meanings, order_of_heads, ranked_rows
 from positional_heads.views.figures import png
 from positional_heads.views.head_profile import measure_correlations, pair_curves, profile_maps
 from positional_heads.views.report.last_line import DPI, last_line
-from positional_heads.views.report.sections import Plot, Section, Table, plot
+from positional_heads.views.report.sections import Explored, Plot, Section, Table, plot
 
 REPORTED_HEADS = 10
 DIGITS = "%.6g"
@@ -44,10 +46,25 @@ def profile_section(profile: HeadProfile, number: int, dpi: int) -> Section:
         verdict=profile.verdict,
         paragraphs=[profile_line(profile.provenance), order_in_words(rows)],
         glossary=meanings(table.columns),
-        tables=[Table(f"The first {len(table.lines)} heads; a dash is an unknown number", table.cells)],
+        tables=[
+            Table(f"The first {len(table.lines)} heads; a dash is an unknown number", table.cells),
+            *_beating(rows),
+        ],
         plots=_plots(profile, dpi),
         points=named_lines(profile.by_name),
+        explored=Explored("the attention of", "mass", [found[0] for found in profile.by_name.values()]),
     )
+
+
+def _beating(rows: list[dict[str, Any]]) -> list[Table]:
+    """All heads that beat their null with what they are, folded, if any do."""
+    beating = [row for row in ranked_rows(rows) if beats_null(row)]
+    if not beating:
+        return []
+    table = profile_table(beating, len(beating))
+    order = {row["name"]: place for place, row in enumerate(beating)}
+    cells = [table.cells[0], *sorted(table.cells[1:], key=lambda cells: order[cells[0]])]
+    return [Table(order_of_heads(rows, len(beating)), cells, folded=True)]
 
 
 def _plots(profile: HeadProfile, dpi: int) -> list[Plot]:

@@ -8,8 +8,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from markupsafe import Markup
 
 from positional_heads.core.arguments import checked
 from positional_heads.core.whole_files import write_atomically
@@ -51,6 +55,7 @@ from positional_heads.results.record import Record
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.stability import Stability
 from positional_heads.results.tables import model_label, text_label
+from positional_heads.results.text import printable
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.page import render
 from positional_heads.views.report.caveats import caveats
@@ -68,6 +73,7 @@ from positional_heads.views.report.emergence import emergence_command, emergence
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.jumps import jump_section, response_section
 from positional_heads.views.report.lines import distance_lines, jump_lines, profile_lines, response_lines, score_lines
+from positional_heads.views.report.local_names import without_paths
 from positional_heads.views.report.manipulation import manipulation_command, manipulation_section
 from positional_heads.views.report.plan_commands import (
     plan_commands,
@@ -77,6 +83,7 @@ from positional_heads.views.report.plan_commands import (
 )
 from positional_heads.views.report.plan_sections import plan_section, plan_study_section, recommendation_section
 from positional_heads.views.report.sections import (
+    VECTOR,
     Code,
     Section,
     ablation_section,
@@ -89,12 +96,13 @@ from positional_heads.views.report.sections import (
 WRITING = "score, profile, distances, plan, compare, ablate, manipulate, extrapolate, recommend or emerge"
 """Commands whose --out folders have a page."""
 LARGEST_PAGE = 6_000_000
-RESOLUTIONS = (140, 90, 60)
-"""Dots per inch of the plots, the next one where the page would grow too large."""
+RESOLUTIONS = (VECTOR, 90, 60)
+"""Plots as lines, or their dots per inch, the next one where the page would grow too large."""
 SHOWN_KINDS = (
     *(SCORES, EXAMPLES, HEAD_PROFILE, DISTANCE_PROFILE, HEAD_PLAN, PAIR_PLAN, PLAN_STUDY, ABLATION, EXTRAPOLATION),
     *(RECOMMENDATION, MANIPULATION, COMPARISON, STABILITY, EMERGENCE, JUMPS, DISTANCE_RESPONSE),
 )
+HEAD = re.compile(r"\b(L\d+H\d+)\b")
 WRITTEN = re.compile(r"^positional-heads .* --out (\S+)$", re.MULTILINE)
 """The folder that a command writes."""
 MOST_STUDIES = 4
@@ -182,45 +190,46 @@ def read_results(folder: str | Path) -> Results:
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
         for name, files in named.items()
     }
-    interrupted = [note for path in folders if (note := unfinished(path)) is not None]
+    interrupted = [note.replace(f"{folder}/", "") for path in folders if (note := unfinished(path)) is not None]
     notes += interrupted
     if interrupted and not any(chosen.values()):
         raise FileNotFoundError(" ".join(interrupted))
     if not any(chosen.values()):
         msg = f"{folder}: holds no result ({', '.join(chosen)}); give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
-    scores = [HeadScores.load(file) for file in chosen[SCORES.file_name]]
-    examples = [HeadExamples.load(file) for file in chosen[EXAMPLES.file_name]]
-    comparisons = [Comparison.load(file) for file in chosen[COMPARISON.file_name]]
+    scores = [without_paths(HeadScores.load(file)) for file in chosen[SCORES.file_name]]
+    examples = [without_paths(HeadExamples.load(file)) for file in chosen[EXAMPLES.file_name]]
+    comparisons = [without_paths(Comparison.load(file)) for file in chosen[COMPARISON.file_name]]
     return Results(
         folder=folder,
         scores=scores[0] if scores else None,
         examples=_matching(examples, scores, notes),
-        ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
-        extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
-        profiles=[HeadProfile.load(file) for file in chosen[HEAD_PROFILE.file_name]],
-        distances=[DistanceProfile.load(file) for file in chosen[DISTANCE_PROFILE.file_name]],
+        ablations=[without_paths(AblationStudy.load(file)) for file in chosen[ABLATION.file_name]],
+        extrapolations=[without_paths(ExtrapolationStudy.load(file)) for file in chosen[EXTRAPOLATION.file_name]],
+        profiles=[without_paths(HeadProfile.load(file)) for file in chosen[HEAD_PROFILE.file_name]],
+        distances=[without_paths(DistanceProfile.load(file)) for file in chosen[DISTANCE_PROFILE.file_name]],
         plans=[
-            *(HeadPlan.load(file) for file in chosen[HEAD_PLAN.file_name]),
-            *(PairPlan.load(file) for file in chosen[PAIR_PLAN.file_name]),
+            *(without_paths(HeadPlan.load(file)) for file in chosen[HEAD_PLAN.file_name]),
+            *(without_paths(PairPlan.load(file)) for file in chosen[PAIR_PLAN.file_name]),
         ],
-        plan_studies=[PlanStudy.load(file) for file in chosen[PLAN_STUDY.file_name]],
-        manipulations=[ManipulationStudy.load(file) for file in chosen[MANIPULATION.file_name]],
-        recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
-        comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
-        emergences=[EmergenceStudy.load(file) for file in chosen[EMERGENCE.file_name]],
-        jumps=[JumpStudy.load(file) for file in chosen[JUMPS.file_name]],
-        responses=[DistanceResponse.load(file) for file in chosen[DISTANCE_RESPONSE.file_name]],
+        plan_studies=[without_paths(PlanStudy.load(file)) for file in chosen[PLAN_STUDY.file_name]],
+        manipulations=[without_paths(ManipulationStudy.load(file)) for file in chosen[MANIPULATION.file_name]],
+        recommendations=[without_paths(Recommendation.load(file)) for file in chosen[RECOMMENDATION.file_name]],
+        comparisons=[*comparisons, *(without_paths(Stability.load(file)) for file in chosen[STABILITY.file_name])],
+        emergences=[without_paths(EmergenceStudy.load(file)) for file in chosen[EMERGENCE.file_name]],
+        jumps=[without_paths(JumpStudy.load(file)) for file in chosen[JUMPS.file_name]],
+        responses=[without_paths(DistanceResponse.load(file)) for file in chosen[DISTANCE_RESPONSE.file_name]],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )
 
 
-def report_html(folder: str | Path) -> str:
+def report_html(folder: str | Path, explorer: str | None = None) -> str:
     """The page of a result folder, below 6 MB.
 
     Args:
         folder: The --out folder of a command of positional-heads, or a folder of such folders.
+        explorer: Relative address of the explorer's page, to which heads and sections then link, "explorer.html".
 
     Raises:
         FileNotFoundError: If there is no such folder, or no result in it.
@@ -229,7 +238,7 @@ def report_html(folder: str | Path) -> str:
     """
     results = read_results(folder)
     for dpi in RESOLUTIONS:
-        page = _page(results, dpi)
+        page = _page(results, dpi, explorer)
         if len(page.encode()) < LARGEST_PAGE:
             return page
     msg = f"{folder}: its page would exceed {LARGEST_PAGE // 10**6} MB; report on its subfolders one by one"
@@ -237,12 +246,14 @@ def report_html(folder: str | Path) -> str:
 
 
 @checked
-def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path:
+def write_report_page(folder: str | Path, out: str | Path | None = None, *, explorer: str | None = None) -> Path:
     """Write the page of a result folder to a file, complete or not at all.
 
     Args:
         folder: The result folder.
         out: The file; `report.html` in the folder when None, or in `out` if that is a folder.
+        explorer: Address of the explorer's page, relative to the file, e.g. "explorer.html": heads and sections link
+            there. No links when None.
 
     Returns:
         The file written.
@@ -253,7 +264,7 @@ def write_report_page(folder: str | Path, out: str | Path | None = None) -> Path
         OSError: If the file cannot be written.
     """
     file = page_file(folder, out)
-    write_atomically(file, report_html(folder))
+    write_atomically(file, report_html(folder, explorer))
     return file
 
 
@@ -263,12 +274,14 @@ def page_file(folder: str | Path, out: str | Path | None = None) -> Path:
     return path / PAGE_NAME if out is None or path.is_dir() else path
 
 
-def _page(results: Results, dpi: int) -> str:
+def _page(results: Results, dpi: int, explorer: str | None = None) -> str:
     sections = _sections(results, dpi)
     return render(
         "report.html",
         interactive=any(section.views for section in sections),
         images=True,
+        explorer=explorer and quote(explorer),
+        linked=_linked(explorer),
         title=f"Positional Heads: {_subject(results)}",
         folder=results.folder.resolve().name or str(results.folder),
         version=version("positional_heads"),
@@ -276,6 +289,20 @@ def _page(results: Results, dpi: int) -> str:
         sections=sections,
         notes=results.notes,
     )
+
+
+def _linked(explorer: str | None) -> Callable[[object], object]:
+    """How the page shows a text: as it is or, with an explorer, with a link for every head that it names."""
+    if explorer is None:
+        return lambda text: text
+    address = quote(explorer)
+
+    def linked(text: object) -> Markup:
+        parts = HEAD.split(printable(text))
+        heads = [Markup('<a href="{}#{}">{}</a>').format(address, head, head) for head in parts[1::2]]
+        return Markup("").join(part for both in zip_longest(parts[::2], heads, fillvalue="") for part in both)
+
+    return linked
 
 
 def _subject(results: Results) -> str:

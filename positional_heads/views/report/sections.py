@@ -12,11 +12,14 @@ from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.record import json_rows
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import (
+    beats_null,
     change_line,
     extrapolation_line,
     extrapolation_table,
     heads_table,
     meanings,
+    order_of_heads,
+    ranked_rows,
     scores_line,
     single_heads_table,
     study_line,
@@ -38,30 +41,41 @@ from positional_heads.views.scores import (
     rho_distribution,
     rho_heat_map,
 )
+from positional_heads.views.themed import WIDEST, narrowed, themed_svg
 from positional_heads.views.tokens import token_view
 from positional_heads.views.view import View
 
-TABLED_HEADS = 10
+TABLED_HEADS, UNFOLDED = 10, 15
+"""Heads in a table, and the most that beat their null of which all are in it, unfolded."""
 ATTENTION_HEADS = 3
 PIXELS_PER_INCH = 100
+VECTOR = 0
+"""In place of a resolution: pictures are drawn from lines, not from pixels."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture inside the page, with a text alternative; `width` in pixels of the screen."""
+    """A picture inside the page, with a text alternative; `width` in pixels of the screen, `narrow` for a phone."""
 
     address: str
     alt: str
     caption: str
     width: int
+    narrow: str = ""
+
+    @property
+    def pixels(self) -> bool:
+        """Whether it is a picture of pixels, whose colours the page turns around in the dark."""
+        return "png" in self.address[:20]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first column names the rows."""
+    """A table with a caption; the first column names the rows. A folded one opens on request, and scrolls."""
 
     caption: str
     rows: Sequence[Sequence[str]]
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,15 @@ class Code:
     heading: str
     lines: str
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Explored:
+    """What of some heads the explorer shows, and in which of its parts."""
+
+    what: str
+    part: str
+    heads: Sequence[object]
 
 
 @dataclass(frozen=True)
@@ -88,6 +111,7 @@ class Section:
     views: Sequence[View] = ()
     points: Sequence[str] = ()
     codes: Sequence[Code] = ()
+    explored: Explored | None = None
 
 
 def run_section(
@@ -128,16 +152,16 @@ def _origin_line(origin: Mapping[str, Any]) -> str | None:
 
 
 def scores_section(scores: HeadScores, dpi: int) -> Section:
-    """Scores of all heads: the table of the top ones, and plots."""
+    """Scores of all heads: tables of those that beat their null, or else of the top ones, and plots."""
     table = json_rows(scores.to_frame())
-    heads = heads_table(table, TABLED_HEADS)
-    ranked = [row for row in table if row["rho"] is not None]
+    ranked = ranked_rows(table)
     plots = [
         plot(
             rho_heat_map(scores),
             dpi,
             _rho_in_words(scores, ranked),
-            "Rho of every head. In red heads D shifts to slower pairs with distance, in blue ones to faster pairs.",
+            "Rho of every head" + " and its excess over the null" * (scores.null is not None) + ". In red heads D "
+            "shifts to slower pairs with distance, in blue ones to faster pairs.",
         )
     ]
     if ranked:
@@ -166,10 +190,25 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
         "scores",
         "Scores of the heads",
         paragraphs=paragraphs,
-        glossary=meanings(heads.columns),
-        tables=[Table(f"The {TABLED_HEADS} heads with the highest rho; a dash is an unknown number", heads.cells)],
+        glossary=meanings(heads_table(table, 0).columns),
+        tables=scores_tables(table),
         plots=plots,
+        explored=Explored("the curves of", "curves", scores.notable(SHOWN)),
     )
+
+
+def scores_tables(table: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """The first heads and, where more beat their null, all that do, folded.
+
+    Args:
+        table: Rows of `HeadScores.to_frame`.
+    """
+    beating = sum(map(beats_null, table))
+    shown = beating if beating in range(1, UNFOLDED + 1) else TABLED_HEADS
+    tables = [Table(f"{order_of_heads(table, shown)}; a dash is an unknown number", heads_table(table, shown).cells)]
+    if beating > shown:
+        tables.append(Table(order_of_heads(table, beating), heads_table(table, beating).cells, folded=True))
+    return tables
 
 
 def examples_section(examples: HeadExamples) -> Section:
@@ -189,6 +228,7 @@ def examples_section(examples: HeadExamples) -> Section:
             token_view(examples, "contribution"),
             contribution_view(examples, examples.heads[0], query),
         ],
+        explored=Explored("a text with", "tokens", examples.heads),
     )
 
 
@@ -224,6 +264,7 @@ def ablation_section(study: AblationStudy, number: int, dpi: int) -> Section:
             )
         ],
         points=study.notes,
+        explored=Explored("the effects of", "effects", study.ranking[:SHOWN]),
     )
 
 
@@ -266,6 +307,7 @@ def extrapolation_section(study: ExtrapolationStudy, number: int, dpi: int) -> S
         tables=[Table("Allocation and task by method and length", extrapolation_table(table).cells)],
         plots=plots,
         points=study.notes,
+        explored=Explored("the extensions of", "extensions", study.heads),
     )
 
 
@@ -287,10 +329,33 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
     beating = "no null was computed" if scores.null is None else f"{int(scores.beats_null().sum())} beat their null"
     return (
         f"Heat map of rho, {layers} layers by {heads} heads, from {rounded(low['rho'])} ({low['name']}) to "
-        f"{rounded(high['rho'])} ({high['name']}); {beating}."
+        f"{rounded(high['rho'])} ({high['name']}); {beating}{_excess_in_words(ranked)}."
+    )
+
+
+def _excess_in_words(ranked: Sequence[Mapping[str, Any]]) -> str:
+    known = [row for row in ranked if row.get("excess") is not None]
+    if not known:
+        return ""
+    low, high = (pick(known, key=lambda row: row["excess"]) for pick in (min, max))
+    return (
+        f"; beside it, the excess over the null, from {rounded(low['excess'])} ({low['name']}) to "
+        f"{rounded(high['excess'])} ({high['name']})"
     )
 
 
 def plot(figure: Figure, dpi: int, alt: str, caption: str) -> Plot:
-    """A figure as a picture inside the page."""
-    return Plot(picture(png(figure, dpi)), alt, caption, round(PIXELS_PER_INCH * figure.get_figwidth()))
+    """A figure as a picture inside the page, which follows the reader's scheme and has a narrow layout if it is wide.
+
+    Args:
+        figure: The figure; it is not to be used again.
+        dpi: `VECTOR`, or the resolution of a picture of pixels, which takes less room where a plot has many points.
+        alt: What it shows, for who cannot see it.
+        caption: What stands below it.
+    """
+    width = round(PIXELS_PER_INCH * figure.get_figwidth())
+    if dpi != VECTOR:
+        return Plot(picture(png(figure, dpi)), alt, caption, width)
+    wide = picture(themed_svg(figure), "svg+xml")
+    narrow = picture(themed_svg(narrowed(figure), trimmed=True), "svg+xml") if figure.get_figwidth() > WIDEST else ""
+    return Plot(wide, alt, caption, width, narrow)

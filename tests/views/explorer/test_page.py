@@ -255,6 +255,18 @@ def test_hostile_names_are_shown_as_text_and_nothing_runs(opened):
     assert page.evaluate("() => Object.keys(Object.prototype).length + Object.keys(Array.prototype).length") == 0
 
 
+def test_methods_are_hidden_and_shown_again(opened):
+    page = opened(PAGE, fragment="#L0H1")
+    settled(page)
+    assert len({row["series"] for row in rows(page, "extensions", "lines")}) == 2
+    for expected in ({"none"}, {"none", "yarn x2"}):
+        page.locator("#extensions [data-method='yarn x2']").click()
+        page.wait_for_function(
+            "n => new Set(explorer.rows('extensions', 'lines').map(row => row.series)).size === n", arg=len(expected)
+        )
+        assert {row["series"] for row in rows(page, "extensions", "lines")} == expected
+
+
 def test_numbers_behind_every_chart_can_be_read_as_a_table(opened):
     page = opened(PAGE, fragment="#L0H1")
     settled(page)

@@ -62,7 +62,7 @@ function curvesPanel(app) {
             numbers.push([head, app.runs.get(curve.run)?.name, distance, value, low, high]);
           }
           const known = own.mean.filter((value) => value !== null);
-          if (known.length) said.push(`${head}: from pair ${app.number(known[0])} nearby to ${app.number(known.at(-1))} at ${app.number(last, 4)} tokens`);
+          if (known.length) said.push(`${head}${all.length > 1 ? ` (${app.runs.get(curve.run)?.name})` : ""}: from pair ${app.number(known[0])} nearby to ${app.number(known.at(-1))} at ${app.number(last, 4)} tokens`);
         }
         if (curve.training_length && curve.training_length > 2 * last && at === 0) said.push(`the training length, ${curve.training_length} tokens, lies beyond this text`);
       }
@@ -140,22 +140,26 @@ function extensionsPanel(app) {
   return chartPanel(app, "extensions", "extensions", (_, extra, again) => {
     const all = app.index.extensions;
     const select = app.el("select", { "aria-label": "Study", onchange: () => again() }, all.map((one, at) => app.el("option", { value: at }, one.title)));
-    const legend = app.el("p", { class: "legend" });
+    const legend = app.el("p", { class: "legend", role: "group", "aria-label": "Methods shown" });
     extra.append(...[all.length > 1 ? select : null, legend].filter(Boolean));
+    const hidden = new Set();
     const PALETTE = ["#7f7f7f", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1"];
     return { follows: ["heads", "focus"], rows(details) {
       const study = all[Number(select.value || 0)], head = app.state.focus, own = app.own(details.get(head), "extension", study.run) ?? {};
       const lines = [];
       study.methods.forEach((method, at) => {
-        const values = Object.hasOwn(own, method) ? own[method] : [];
+        const values = Object.hasOwn(own, method) && !hidden.has(method) ? own[method] : [];
         values.forEach((value, place) => {
           if (value !== null) lines.push({ distance: study.distance[place], value, series: method, colour: PALETTE[at % PALETTE.length], dash: Math.floor(at / PALETTE.length),
             text: `${method}, distance ${app.number(study.distance[place], 4)}: pair ${app.number(value)}` });
         });
       });
-      legend.replaceChildren(...study.methods.map((method, at) => app.el("span", {}, app.el("span", { class: "dot", style: { background: PALETTE[at % PALETTE.length] } }), method)));
+      legend.replaceChildren(...study.methods.map((method, at) => app.el("button", { type: "button", class: "chip", "aria-pressed": !hidden.has(method), "data-method": method, onclick: () => {
+        if (!hidden.delete(method)) hidden.add(method);
+        again();
+      } }, app.el("span", { class: at < PALETTE.length ? "dot" : "dot ring", style: { background: PALETTE[at % PALETTE.length], borderColor: PALETTE[at % PALETTE.length] } }), method)));
       const marks = study.training_length ? [{ distance: study.training_length, text: `training length, ${study.training_length} tokens` }] : [];
-      return { data: { lines, bands: [], marks }, said: lines.length ? `${head} under ${study.methods.join(", ")}; the dashed line is the training length` : `Studied were ${study.heads.join(", ")}.`,
+      return { data: { lines, bands: [], marks }, said: lines.length ? `${head}; the upright line is the training length, ${app.number(study.training_length, 5)} tokens` : `Studied were ${study.heads.join(", ")}.`,
         columns: ["method", "distance", "mean D"], numbers: () => lines.map((row) => [row.series, row.distance, row.value]) };
     } };
   });
