@@ -161,8 +161,8 @@ def test_large_maps_fit_a_page_and_explain_grey_cells():
     assert max(figure.get_size_inches()) <= 12
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), rho.numpy())
-    assert "grey: no score" in axes.get_title()
-    assert "grey" not in views.rho_heat_map(scores_of(rho.nan_to_num())).axes[0].get_title()
+    assert "grey: no score" in figure.get_suptitle()
+    assert "grey" not in views.rho_heat_map(scores_of(rho.nan_to_num())).get_suptitle()
 
 
 def test_maps_of_many_heads_in_few_layers_have_no_numbers_to_overlap():
