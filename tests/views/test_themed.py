@@ -16,11 +16,9 @@ import positional_heads as ph
 from positional_heads.bridge.rope_scaling.extended_rope import extended_rope
 from positional_heads.views import allocation_curves, rho_distribution, rho_heat_map
 from positional_heads.views.figures import DIVERGING, SEQUENTIAL, Picture, token_count
-from positional_heads.views.head_profile import profile_maps
 from positional_heads.views.report.page import report_html
 from positional_heads.views.themed import DARK_SCALES, NARROW, dark_partner, narrowed, themed_svg
 from tests.support.synthetic import synthetic_scores
-from tests.support.synthetic_profile import synthetic_profile
 
 
 def brightness(colour):
@@ -77,9 +75,13 @@ def test_equal_figures_have_equal_bytes_that_run_and_fetch_nothing():
     assert referred == {*names}
 
 
-@pytest.mark.parametrize("draw", [rho_heat_map, rho_distribution, allocation_curves, profile_maps])
+def three_curves(scores):
+    return allocation_curves(scores, ["L0H0", "L0H3", "L1H1"])
+
+
+@pytest.mark.parametrize("draw", [rho_heat_map, rho_distribution, three_curves])
 def test_a_narrow_layout_shows_every_panel_and_cuts_nothing(draw):
-    figure = draw(synthetic_profile() if draw is profile_maps else synthetic_scores())
+    figure = draw(synthetic_scores())
     texts = {text.get_text().split("\n")[0] for text in figure.findobj(Text) if text.get_text()}
     panels = [axes for axes in figure.axes if axes.get_visible() and axes.get_subplotspec() is not None]
     figure.draw_without_rendering()
