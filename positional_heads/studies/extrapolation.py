@@ -123,6 +123,7 @@ def extrapolation_study(
         "model": own_model,
         "data": data_provenance(rows, longest, tokens),
         "task": {"name": task, **{key: abbreviated(value) for key, value in settings.items()}},
+        "rotary": plain_scores.provenance.get("rotary"),
     }
     identity = {key: provenance[key] for key in ("model", "data", "task")}
 

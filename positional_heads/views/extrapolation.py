@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from positional_heads.core.arguments import checked
+from positional_heads.core.heads import Head
 from positional_heads.core.rotary import injective_range, told_apart, wavelengths
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.text import signed
@@ -38,7 +39,8 @@ def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
     """Mean dominant dimension over distance, one panel per head and length, one line per method.
 
     Curves are running means over a sixteenth of the training length; the dashed line is where training ended. The
-    right-hand axis gives the wavelengths that pairs have without extension, where the study has a run without.
+    right-hand axis gives the wavelengths that pairs have without extension, where the study has a run without and
+    keeps the frequencies of the head's layer.
 
     Args:
         study: What `extrapolation_study` returned.
@@ -58,8 +60,10 @@ def extrapolation_curves(study: ExtrapolationStudy) -> Figure:
             panel.set_title(f"{head}, {length} tokens", fontsize=NORMAL)
             panel.grid(alpha=0.25)
     if "none" in study.labels:
-        for row in range(len(study.heads)):
-            wavelength_axis(panels[row][-1], study.frequencies[study.labels.index("none")])
+        plain = study.frequencies[study.labels.index("none")]
+        for row, head in enumerate(study.heads):
+            if _turns_as_recorded(study, head):
+                wavelength_axis(panels[row][-1], plain, name="wavelength without\nextension (tokens)")
     share_legend(figure, panels.flatten(), _title(study, "Allocation beyond the training length"), columns=len(names))
     reached = f"dashed: training length, {study.training_length} tokens"
     figure.supxlabel(f"distance from query back to key (tokens); {reached}", fontsize=NORMAL)
@@ -149,6 +153,15 @@ def methods_told_apart(study: ExtrapolationStudy) -> Figure:
     share_legend(figure, panels, _title(study, "What each rotary pair tells apart"), columns=len(names))
     figure.supylabel("distances told apart (tokens)", fontsize=NORMAL)
     return figure
+
+
+def _turns_as_recorded(study: ExtrapolationStudy, head: Head) -> bool:
+    """Whether a head's layer has the frequencies that the study keeps, those of the first rotated layer.
+
+    They can differ between layers (Gemma 3's local and global ones). Studies of earlier versions do not say.
+    """
+    known = {one["layer"]: one["frequencies"] for one in study.provenance.get("rotary") or []}
+    return not known or known.get(head.layer) == known[min(known)]
 
 
 def _title(study: ExtrapolationStudy, title: str) -> str:

@@ -25,6 +25,7 @@ SMALL, NORMAL = 8, 9
 NOTEBOOK_DPI = 110
 LONGEST_NAME = 60
 WIDEST_LEGEND = 7
+WAVELENGTH = "wavelength of that pair (tokens)"
 NAME_SIZE, NAME_WIDTH, NAME_HEIGHT = 7, 5.0, 9.0
 """Size of the names of points, and the room that they take for each character and in height, in points."""
 POINTS_PER_INCH = 72
@@ -152,7 +153,13 @@ def _name_box(anchor: np.ndarray, offset: np.ndarray, size: np.ndarray) -> Bbox:
     return Bbox.from_bounds(left, below, size[0], size[1])
 
 
-def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: bool = True) -> None:
+def wavelength_axis(
+    axes: Axes,
+    frequencies: Float[Tensor, " pair"],
+    *,
+    label: bool = True,
+    name: str = "wavelength of that pair (tokens)",
+) -> None:
     """A right-hand axis that gives the wavelength in tokens next to a left-hand axis of pair indices.
 
     Between two pairs the wavelength is interpolated geometrically, which for plain RoPE is exact.
@@ -161,6 +168,7 @@ def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: b
         axes: A panel whose vertical axis is the pair index.
         frequencies: Radians per token of each pair, NaN behind the last one; nothing is drawn if one is unknown.
         label: Label the axis.
+        name: The label.
     """
     frequencies = frequencies[: int((~frequencies.isnan()).sum())]
     if not len(frequencies) or bool(frequencies.isnan().any()):
@@ -174,7 +182,7 @@ def wavelength_axis(axes: Axes, frequencies: Float[Tensor, " pair"], *, label: b
     right.yaxis.set_major_formatter(FuncFormatter(wavelength_at))
     right.tick_params(labelsize=SMALL)
     if label:
-        right.set_ylabel("wavelength of that pair (tokens)", fontsize=SMALL)
+        right.set_ylabel(name, fontsize=SMALL)
 
 
 def interpolated(tokens: np.ndarray, pair: float) -> float:

@@ -52,14 +52,20 @@ _LONG = re.compile(r"(\d\d\.\d|\d\.\d\d)\d+")
 """Digits below a tenth of a point, and of small numbers below a hundredth."""
 
 
-def themed_svg(figure: Figure) -> bytes:
+def themed_svg(figure: Figure, *, trimmed: bool = False) -> bytes:
     """A figure as SVG with a light and a dark look, chosen by the reader's scheme; equal figures have equal bytes.
 
     It runs nothing, and needs neither a font nor another file: letters are outlines.
+
+    Args:
+        figure: The figure.
+        trimmed: Whether the picture ends where the last line ends, inside or outside of the figure.
     """
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": "positional_heads", "svg.fonttype": "path", "path.simplify_threshold": 0.3}):
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    settings = {"svg.hashsalt": "positional_heads", "svg.fonttype": "path", "path.simplify_threshold": 0.3}
+    nameless = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with mpl.rc_context(settings):
+        figure.savefig(buffer, format="svg", bbox_inches="tight" if trimmed else None, metadata=nameless)
     drawn = _without_waste(buffer.getvalue())
     images = bool(_IMAGE.search(drawn))
     drawn = _IMAGE.sub(_in_both_schemes, drawn)

@@ -171,7 +171,7 @@ def binned_in_words(edges: np.ndarray) -> str:
 
 def middles(edges: np.ndarray) -> list[float | int]:
     """The middle of each range of whole distances."""
-    return numbers((edges[:-1] + edges[1:] - 1) / 2)  # type: ignore[no-any-return]
+    return numbers((edges[:-1] + edges[1:] - 1) / 2)
 
 
 def pairs_of_layers(frequencies: Tensor) -> list[int]:

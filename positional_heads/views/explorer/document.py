@@ -60,6 +60,7 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
             notes.append(f"{run.name}: {run.record.left_out.removeprefix('; ')}.")
         notes += [f"{run.name}: {without_paths(note, run.record.provenance)}" for note in _notes(run)]
     first = runs.runs[0]
+    notes += _other_weights(runs)
     labels = _labels(runs)
     return {
         "format": FORMAT,
@@ -102,7 +103,7 @@ def own_scores(runs: Runs, notes: list[str]) -> Iterator[tuple[Run, HeadScores]]
 def schema() -> dict[str, Any]:
     """The JSON Schema of the document."""
     text = (files("positional_heads.views.explorer") / "schema.json").read_text(encoding="utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
+    return json.loads(text)
 
 
 def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[str, dict[str, Any]]) -> None:
@@ -156,6 +157,17 @@ def _run(run: Run) -> dict[str, Any]:
         "verdict": None if verdict is None else without_paths(verdict, record.provenance, compared),
         "description": without_paths(record.description, record.provenance, compared),
     }
+
+
+def _other_weights(runs: Runs) -> list[str]:
+    """Which texts are of a model with other weights than the first result: they would mislead unsaid."""
+    first = runs.runs[0]
+    known = (first.provenance.get("model") or {}).get("weights")
+    return [
+        f"{run.name} is of a model with other weights than {first.name}."
+        for run in runs.of(HeadExamples)
+        if known is not None and (run.provenance.get("model") or {}).get("weights") not in {None, known}
+    ]
 
 
 def _notes(run: Run) -> list[str]:

@@ -31,7 +31,7 @@ def numbers(values: Any) -> Any:
 
 def number(value: SupportsFloat | None) -> float | int | None:
     """One number as the document holds it."""
-    return None if value is None else numbers(float(value))  # type: ignore[no-any-return]
+    return None if value is None else numbers(float(value))
 
 
 def flags(values: Tensor, known: Tensor) -> list[int | None]:

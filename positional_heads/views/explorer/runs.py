@@ -234,9 +234,8 @@ def _word(record: Record) -> str:
 
 def _scored(record: Record) -> tuple[Any, Any]:
     """What was scored: the weights and the tokens. Scores of what the first profile is of come before others."""
-    return tuple(
-        (record.provenance.get(part) or {}).get(key) for part, key in (("model", "weights"), ("data", "sha256"))
-    )
+    model, data = (record.provenance.get(part) or {} for part in ("model", "data"))
+    return model.get("weights"), data.get("sha256")
 
 
 def _shape(record: Record) -> tuple[int, int] | None:

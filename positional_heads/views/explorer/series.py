@@ -37,7 +37,7 @@ def series_part(
         What all heads share; and of each profiled head, by its name, amplitude and phase of each pair.
     """
     pairs = profile.pairs
-    scale = {one["layer"]: one["scale"] for one in profile.provenance.get("rotary", [])}
+    rotary = {one["layer"]: one for one in profile.provenance.get("rotary", [])}
     query, key = (torch.view_as_complex(center.contiguous()) for center in (pairs.query_center, pairs.key_center))
     product = query * key.conj()
     factor = torch.ones(product.shape[:2]) if pairs.attention_factor is None else pairs.attention_factor
@@ -46,9 +46,10 @@ def series_part(
     for head in profile.heads:
         layer, n_pairs = head.layer, lengths[head.layer]
         own = product[head][:n_pairs]
-        if layer in scale and n_pairs and bool(own.abs().isfinite().all()):
-            size = scale[layer] * float(factor[head]) ** 2
-            by_head[str(head)] = {"amplitude": numbers(size * own.abs()), "phase": numbers(own.angle())}
+        if layer in rotary and n_pairs and bool(own.abs().isfinite().all()):
+            size = rotary[layer]["scale"] * float(factor[head]) ** 2
+            phase = own.angle() * rotary[layer].get("sense", 1)  # frequencies are those of pairs that turn forwards
+            by_head[str(head)] = {"amplitude": numbers(size * own.abs()), "phase": numbers(phase)}
     base = common_base(pairs.frequencies)
     method = (profile.provenance.get("extension") or {}).get("method", "none")
     if method == "none":
@@ -60,7 +61,7 @@ def series_part(
         "scaling": printable(method, newlines=False),
         "training_length": training_length,
         "unit": "attention score",
-        "capped": any(one.get("soft_cap") is not None for one in profile.provenance.get("rotary", [])),
+        "capped": any(one.get("soft_cap") is not None for one in rotary.values()),
         "factor_known": pairs.attention_factor is not None,
     }
     return part, by_head

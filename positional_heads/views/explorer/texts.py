@@ -11,8 +11,10 @@ import numpy as np
 from positional_heads.results.head_examples import HeadExamples
 from positional_heads.results.text import SPACE, printable, readable_tokens
 
-ROOM = 4_800_000
+ROOM = 3_600_000
 """Characters for the numbers of all heads of a text."""
+ENOUGH, FEWEST = 0.995, 16
+"""Share of a query's attention beyond which no more keys are shown, but for so many."""
 PER_ENTRY = 8
 """Characters for key, attention and dominant dimension of a query-key pair."""
 MOST = 65535
@@ -39,8 +41,8 @@ ENCODING: dict[str, dict[str, Any]] = {
 def text_parts(examples: HeadExamples, run: str) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """The text of some examples, and the keys of each of its queries, as an explorer's document holds them.
 
-    Keys whose attention rounds to 0, and those of least attention where the text has no room for all, are left out;
-    what the attention of a query adds up to says how much.
+    Left out are keys whose attention rounds to 0, keys beyond those that get 99.5% of it together and the first 16, and
+    keys of least attention where the text has no room for all. What the attention of a query adds up to says how much.
 
     Args:
         examples: What `head_examples` returned; of older files, which hold no keys, the first tokens are shown.
@@ -52,21 +54,20 @@ def text_parts(examples: HeadExamples, run: str) -> tuple[list[dict[str, Any]], 
     name = f"text-{run.removeprefix('run-')}"
     tokens = readable_tokens(examples.tokens)
     keys, attention, dominant = _entries(examples)
-    room = (ROOM // len(examples.heads) - 3 * len(tokens)) // PER_ENTRY
-    details, kept = {}, 0
+    codes = np.round(np.clip(attention, 0, 1) * MOST).astype("<u2")
+    shown = (keys >= 0) & (codes > 0)
+    shown[..., FEWEST:] &= (np.cumsum(attention, -1) - attention)[..., FEWEST:] < ENOUGH
+    kept = _fitting(shown.sum(-1), (ROOM - 3 * shown[..., 0].size) // PER_ENTRY)
+    shown[..., kept:] = False
+    details = {}
     for at, head in enumerate(examples.heads):
-        codes = np.round(np.clip(attention[at], 0, 1) * MOST).astype("<u2")
-        shown = (keys[at] >= 0) & (codes > 0)
-        most = _fitting(shown.sum(-1), room)
-        shown[:, most:] = False
-        kept = max(kept, most)
         known = np.isfinite(dominant[at])
         dimension = np.clip(np.nan_to_num(dominant[at]) / max(1, examples.n_pairs - 1), 0, 1) * (MOST - 1)
         own = {
-            "counts": shown.sum(-1),
-            "keys": keys[at][shown],
-            "attention": codes[shown],
-            "dominant": np.where(known, np.round(dimension), MOST)[shown],
+            "counts": shown[at].sum(-1),
+            "keys": keys[at][shown[at]],
+            "attention": codes[at][shown[at]],
+            "dominant": np.where(known, np.round(dimension), MOST)[shown[at]],
         }
         details[str(head)] = {name: {field: _encoded(values) for field, values in own.items()}}
     notes = [printable(note, newlines=False) for note in examples.notes]
@@ -108,8 +109,8 @@ def _fitting(counts: np.ndarray, room: int) -> int:
     """The most keys of each query for which there is room.
 
     Args:
-        counts: Keys that each query has.
-        room: Entries of a head at most.
+        counts: Keys that each query of each head has.
+        room: Entries of all heads at most.
     """
     low, high = 0, int(counts.max(initial=0))
     while low < high:

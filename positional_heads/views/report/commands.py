@@ -18,6 +18,7 @@ from positional_heads.results.ablation import AblationStudy, RankBy
 from positional_heads.results.edits import edits_of, extension_of
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.text import printable
+from positional_heads.views.report.local_names import in_folder
 from positional_heads.zoo.architecture import BOS_ID
 from positional_heads.zoo.bundled import BUNDLED, bundled_text
 from positional_heads.zoo.bundled import text_names as bundled_names
@@ -46,7 +47,7 @@ WITHOUT_OPTION = {"resamples": 1000, "bins": 2048, "divide_attention_factor": Tr
 """Those that are none, and their defaults."""
 WITHOUT_PROFILE_OPTION = {name: default for name, (_, default) in OPTIONS.items() if name not in PROFILE_OPTIONS}
 WITHOUT_PROFILE_OPTION |= {**WITHOUT_OPTION, "ranges": 24, "queries": 4, "agreement_keys": 64}
-PLACEHOLDER = re.compile(r"\b(?:TEXT\d*\.txt|HAYSTACK\.txt|FILE\.jsonl)")
+PLACEHOLDER = re.compile(r"\b(?:TEXT\d*\.txt|HAYSTACK\.txt|FILE\.jsonl|FOLDER/[^\s'\"]+)")
 STEP = re.compile(rf"{BUNDLED} at step (\d+)")
 """Name of the bundled model at a step of its training."""
 WITH_ADAPTER = " with adapter "
@@ -181,7 +182,7 @@ def printed(words: Iterable[str], missing: Iterable[str]) -> str:
 def model_name(provenance: Mapping[str, Any]) -> str:
     """What loads the model, or the nearest to it."""
     name = str(provenance["model"]["name"]).partition(WITH_ADAPTER)[0]
-    return BUNDLED if STEP.fullmatch(name) else name
+    return BUNDLED if STEP.fullmatch(name) else in_folder(name, provenance["model"])
 
 
 def text_names(provenance: Mapping[str, Any]) -> list[str]:
@@ -301,7 +302,7 @@ def loading_options(provenance: Mapping[str, Any]) -> list[str]:
     model = provenance["model"]
     dtype, adapter = model.get("dtype") or "float32", model.get("adapter")
     words = [] if dtype == "float32" else ["--dtype", str(dtype)]
-    return words if adapter is None else [*words, "--adapter", str(adapter)]
+    return words if adapter is None else [*words, "--adapter", in_folder(str(adapter), model, "adapter")]
 
 
 def no_option(setting: str, value: Any) -> str:

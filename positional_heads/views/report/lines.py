@@ -12,6 +12,7 @@ from positional_heads.results.edits import edits_of
 from positional_heads.results.jump_study import JumpStudy
 from positional_heads.results.text import printable
 from positional_heads.views.report.commands import STEP, WITH_ADAPTER, beyond_context, text_names
+from positional_heads.views.report.local_names import in_folder
 from positional_heads.zoo.bundled import BUNDLED
 
 ALWAYS_BEYOND = ("jump_study", "distance_response")
@@ -85,11 +86,11 @@ def _lines(provenance: Mapping[str, Any], result: str, verb: str, arguments: Map
 
 def _loading(model: Mapping[str, Any]) -> tuple[str, str]:
     """The imports that loading the model needs, and the line that loads it."""
-    name = printable(model["name"], newlines=False)
+    name = printable(in_folder(str(model["name"]), model), newlines=False)
     dtype = printable(model.get("dtype") or "float32", newlines=False)
     imports, given = "", "" if dtype == "float32" else f", dtype={dtype!r}"
     if model.get("adapter") is not None:
-        given += f", adapter={printable(model['adapter'], newlines=False)!r}"
+        given += f", adapter={printable(in_folder(model['adapter'], model, 'adapter'), newlines=False)!r}"
     if isinstance(config := model.get("quantization_config"), Mapping):
         imports = "from transformers.quantizers.auto import AutoQuantizationConfig\n\n"
         given += f", quantization_config=AutoQuantizationConfig.from_dict({dict(config)!r})"

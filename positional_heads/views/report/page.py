@@ -73,6 +73,7 @@ from positional_heads.views.report.emergence import emergence_command, emergence
 from positional_heads.views.report.head_profile import profile_section
 from positional_heads.views.report.jumps import jump_section, response_section
 from positional_heads.views.report.lines import distance_lines, jump_lines, profile_lines, response_lines, score_lines
+from positional_heads.views.report.local_names import without_paths
 from positional_heads.views.report.manipulation import manipulation_command, manipulation_section
 from positional_heads.views.report.plan_commands import (
     plan_commands,
@@ -189,35 +190,35 @@ def read_results(folder: str | Path) -> Results:
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
         for name, files in named.items()
     }
-    interrupted = [note for path in folders if (note := unfinished(path)) is not None]
+    interrupted = [note.replace(f"{folder}/", "") for path in folders if (note := unfinished(path)) is not None]
     notes += interrupted
     if interrupted and not any(chosen.values()):
         raise FileNotFoundError(" ".join(interrupted))
     if not any(chosen.values()):
         msg = f"{folder}: holds no result ({', '.join(chosen)}); give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
-    scores = [HeadScores.load(file) for file in chosen[SCORES.file_name]]
-    examples = [HeadExamples.load(file) for file in chosen[EXAMPLES.file_name]]
-    comparisons = [Comparison.load(file) for file in chosen[COMPARISON.file_name]]
+    scores = [without_paths(HeadScores.load(file)) for file in chosen[SCORES.file_name]]
+    examples = [without_paths(HeadExamples.load(file)) for file in chosen[EXAMPLES.file_name]]
+    comparisons = [without_paths(Comparison.load(file)) for file in chosen[COMPARISON.file_name]]
     return Results(
         folder=folder,
         scores=scores[0] if scores else None,
         examples=_matching(examples, scores, notes),
-        ablations=[AblationStudy.load(file) for file in chosen[ABLATION.file_name]],
-        extrapolations=[ExtrapolationStudy.load(file) for file in chosen[EXTRAPOLATION.file_name]],
-        profiles=[HeadProfile.load(file) for file in chosen[HEAD_PROFILE.file_name]],
-        distances=[DistanceProfile.load(file) for file in chosen[DISTANCE_PROFILE.file_name]],
+        ablations=[without_paths(AblationStudy.load(file)) for file in chosen[ABLATION.file_name]],
+        extrapolations=[without_paths(ExtrapolationStudy.load(file)) for file in chosen[EXTRAPOLATION.file_name]],
+        profiles=[without_paths(HeadProfile.load(file)) for file in chosen[HEAD_PROFILE.file_name]],
+        distances=[without_paths(DistanceProfile.load(file)) for file in chosen[DISTANCE_PROFILE.file_name]],
         plans=[
-            *(HeadPlan.load(file) for file in chosen[HEAD_PLAN.file_name]),
-            *(PairPlan.load(file) for file in chosen[PAIR_PLAN.file_name]),
+            *(without_paths(HeadPlan.load(file)) for file in chosen[HEAD_PLAN.file_name]),
+            *(without_paths(PairPlan.load(file)) for file in chosen[PAIR_PLAN.file_name]),
         ],
-        plan_studies=[PlanStudy.load(file) for file in chosen[PLAN_STUDY.file_name]],
-        manipulations=[ManipulationStudy.load(file) for file in chosen[MANIPULATION.file_name]],
-        recommendations=[Recommendation.load(file) for file in chosen[RECOMMENDATION.file_name]],
-        comparisons=[*comparisons, *(Stability.load(file) for file in chosen[STABILITY.file_name])],
-        emergences=[EmergenceStudy.load(file) for file in chosen[EMERGENCE.file_name]],
-        jumps=[JumpStudy.load(file) for file in chosen[JUMPS.file_name]],
-        responses=[DistanceResponse.load(file) for file in chosen[DISTANCE_RESPONSE.file_name]],
+        plan_studies=[without_paths(PlanStudy.load(file)) for file in chosen[PLAN_STUDY.file_name]],
+        manipulations=[without_paths(ManipulationStudy.load(file)) for file in chosen[MANIPULATION.file_name]],
+        recommendations=[without_paths(Recommendation.load(file)) for file in chosen[RECOMMENDATION.file_name]],
+        comparisons=[*comparisons, *(without_paths(Stability.load(file)) for file in chosen[STABILITY.file_name])],
+        emergences=[without_paths(EmergenceStudy.load(file)) for file in chosen[EMERGENCE.file_name]],
+        jumps=[without_paths(JumpStudy.load(file)) for file in chosen[JUMPS.file_name]],
+        responses=[without_paths(DistanceResponse.load(file)) for file in chosen[DISTANCE_RESPONSE.file_name]],
         files=[str(file.relative_to(folder)) for files in chosen.values() for file in files],
         notes=notes,
     )

@@ -357,5 +357,5 @@ def plot(figure: Figure, dpi: int, alt: str, caption: str) -> Plot:
     if dpi != VECTOR:
         return Plot(picture(png(figure, dpi)), alt, caption, width)
     wide = picture(themed_svg(figure), "svg+xml")
-    narrow = picture(themed_svg(narrowed(figure)), "svg+xml") if figure.get_figwidth() > WIDEST else ""
+    narrow = picture(themed_svg(narrowed(figure), trimmed=True), "svg+xml") if figure.get_figwidth() > WIDEST else ""
     return Plot(wide, alt, caption, width, narrow)

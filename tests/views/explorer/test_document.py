@@ -350,6 +350,30 @@ NAMES = (*HOSTILE, "__proto__", "constructor", "javascript:window.pwned=1", "</t
 PATHS = ("C:\\Users\\me\\models\\seven", "/home/me/models/seven")
 
 
+def test_series_and_texts_are_those_of_their_runs(document, several):
+    assert [one["run"] for one in document["series"]] == ["run-3"]
+    assert [(one["id"], one["run"]) for one in document["texts"]] == [("text-6", "run-6")]
+    profile = several["profile"]
+    scale = {one["layer"]: one["scale"] for one in profile.provenance.get("rotary", [])}
+    for head in profile.heads[:8]:
+        found = document["details"][str(head)].get("series")
+        if head.layer not in scale:
+            assert found is None
+            continue
+        query, key = (center[head][0].tolist() for center in (profile.pairs.query_center, profile.pairs.key_center))
+        product = complex(*query) * complex(*key).conjugate()
+        factor = 1 if profile.pairs.attention_factor is None else float(profile.pairs.attention_factor[head])
+        assert same(found["run-3"]["amplitude"][0], abs(product) * scale[head.layer] * factor**2)
+    assert [head for head, detail in document["details"].items() if "texts" in detail] == document["texts"][0]["heads"]
+
+
+def test_texts_of_other_weights_are_noted(several):
+    other = named(several["texts"], weights="other")
+    notes = ph.explore([several["scores"], other]).document["notes"]
+    assert notes == ["texts is of a model with other weights than scores."]
+    assert ph.explore([several["scores"], several["texts"]]).document["notes"] == []
+
+
 def test_hostile_names_stay_text():
     made = {name: named(synthetic_scores(null=False), name) for name in NAMES}
     made["study"] = named(planted_study(*torch.zeros(2, 4, 8).numpy(), [], singles=0), "x")

@@ -144,3 +144,23 @@ def test_a_server_answers_to_its_own_address_only(served):
     with socket.socket() as other:
         other.settimeout(2)
         assert other.connect_ex(("127.0.0.2", port)) != 0  # another address of this machine
+
+
+@pytest.mark.slow
+def test_a_browser_reads_the_layers_from_the_server(served, browser, large):
+    serving, _ = served
+    address = f"http://127.0.0.1:{serving.server_port}/"
+    page = browser.new_context().new_page()
+    heard, asked = [], []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("response", lambda answer: asked.append((answer.url.removeprefix(address), answer.status)))
+    page.goto(f"{address}#L1H2")
+    page.evaluate("() => explorer.settled()")
+    page.locator("#curves-part").scroll_into_view_if_needed()
+    page.wait_for_function("() => explorer.rows('curves', 'lines').length > 0")
+    drawn = [row["value"] for row in page.evaluate("() => explorer.rows('curves', 'lines')")]
+    page.context.close()
+    assert set(large.document["details"]["L1H2"]["curves"]["run-1"]["mean"]) <= set(drawn)
+    assert not heard
+    assert sorted(set(asked)) == [("", 200), ("explorer_data/L1.json", 200)]

@@ -14,7 +14,6 @@ from positional_heads.views.explorer.texts import text_parts
 from positional_heads.views.page import resource
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
 from tests.support.synthetic_explorer import synthetic_document
-from tests.views.test_browser import browser, opened  # noqa: F401
 
 pytestmark = pytest.mark.slow
 WORDS = ["In", " the", " beginning", "\n", "God", " created", *HOSTILE]
@@ -40,16 +39,15 @@ def records():
 
 @pytest.fixture(scope="module")
 def html(records):
-    return explorer_html(document(*records))
+    return explorer_html(document(records[0]))
 
 
 @pytest.fixture
-def panel(opened, html):  # noqa: F811
+def panel(opened, html):
     """The page at an address, with the tokens in sight."""
 
-    def visit(address="", width=1200):
-        page = opened(html, width=width)
-        page.evaluate("address => { window.location.hash = address; }", f"#L0H1{address}")
+    def visit(address="", html=html, **options):
+        page = opened(html, fragment=f"#L0H1{address}", **options)
         page.locator("#tokens-part").scroll_into_view_if_needed()
         page.locator("#tokens-keys tbody tr").first.wait_for()
         return page
@@ -152,7 +150,8 @@ def test_keys_and_heads_are_chosen_without_a_mouse(panel, records):
 
 
 def test_a_head_without_a_text_says_which_have_one(panel):
-    page = panel()
+    page = panel(width=390)
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
     page.evaluate("() => { window.location.hash = '#L2H3'; }")
     page.locator("#tokens-away").wait_for()
     assert page.locator("#tokens-away").inner_text() == "L2H3 was not recorded on this text: choose one that was."
@@ -163,7 +162,7 @@ def test_a_head_without_a_text_says_which_have_one(panel):
 
 def test_long_texts_are_shown_in_windows_and_searched(panel, records):
     record = records[1]
-    page = panel()
+    page = panel(html=explorer_html(document(*records)))
     page.locator("#tokens-text").select_option("text-2")
     page.wait_for_function("() => document.querySelectorAll('.token').length === 512")
     assert page.locator("#tokens-window").inner_text() == "tokens 0 to 511 of 8192"
@@ -195,11 +194,6 @@ def test_long_texts_are_shown_in_windows_and_searched(panel, records):
     assert took < 300  # measured at about 15 ms; other tests may share the machine
 
 
-def test_tokens_fit_a_phone(panel):
-    page = panel(width=390)
-    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
-
-
 RUNS = """cases => {
     SOURCE
     return cases.map(ropeFrequencies).map(found => [found.frequency, found.attentionFactor]);
@@ -219,7 +213,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("base", "pairs", "trained"), [(10000.0, 16, 512), (500000.0, 32, 8192)])
-def test_frequencies_are_those_of_transformers(opened, base, pairs, trained):  # noqa: F811
+def test_frequencies_are_those_of_transformers(opened, base, pairs, trained):
     from transformers import PretrainedConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -254,7 +248,7 @@ def test_frequencies_are_those_of_transformers(opened, base, pairs, trained):  #
         assert attention_factor == pytest.approx(own_factor)
 
 
-def test_frequencies_are_those_that_our_extensions_use(opened, bundled):  # noqa: F811
+def test_frequencies_are_those_that_our_extensions_use(opened, bundled):
     rope = plain_rope(bundled)
     own = [rope.base ** (-2 * i / rope.rotary_dim) for i in range(rope.rotary_dim // 2)]
     given = {"frequency": own, "base": rope.base, "trainingLength": rope.training_length, "length": 2048, "factor": 4}
@@ -266,10 +260,9 @@ def test_frequencies_are_those_that_our_extensions_use(opened, bundled):  # noqa
         assert attention_factor == pytest.approx(table.attention_factor)
 
 
-def test_the_mean_score_follows_the_controls(opened):  # noqa: F811
+def test_the_mean_score_follows_the_controls(opened):
     made = synthetic_document(runs=1)
-    page = opened(explorer_html(made))
-    page.evaluate("() => { window.location.hash = '#L1H2'; }")
+    page = opened(explorer_html(made), fragment="#L1H2")
     page.locator("#whatif-part").scroll_into_view_if_needed()
     page.locator("#whatif-chart svg").wait_for()
     own = made["details"]["L1H2"]["series"]["run-1"]
@@ -315,7 +308,7 @@ def test_the_mean_score_follows_the_controls(opened):  # noqa: F811
     assert page.locator("#whatif-method").input_value() == "none"
 
 
-def test_without_a_base_there_is_a_reason(opened):  # noqa: F811
+def test_without_a_base_there_is_a_reason(opened):
     made = synthetic_document(runs=1)
     made["series"][0] |= {"base": None, "training_length": None, "capped": True}
     page = opened(explorer_html(made))

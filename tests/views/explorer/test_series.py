@@ -39,6 +39,17 @@ def test_of_one_token_repeated_it_is_the_score_itself(bundled, method):
     assert factors.unique().tolist() == pytest.approx([1.0 if method == "none" else 0.1 * math.log(4) + 1])
 
 
+def test_pairs_that_turn_backwards_are_shown_as_they_turn(tiny):
+    tokens, model = torch.full((1, 16), 5), tiny("nanochat")
+    profile = ph.profile_heads(model, tokens, retrieval=None, null_repeats=0)
+    assert {one["sense"] for one in profile.provenance["rotary"]} == {-1}
+    part, by_head = series_part(profile, "run-1")
+    pattern = model.run_with_cache(tokens)[1]["pattern", 1][0, 0, 15].flip(-1).numpy()
+    weights = np.exp(mean_scores(part, by_head["L1H0"], "L1H0", range(16)))
+    np.testing.assert_allclose(weights / weights.sum(), pattern, atol=1e-4)
+    assert np.ptp(pattern) > 0.02  # it depends on distance
+
+
 def test_heads_that_were_not_profiled_have_none():
     profile = synthetic_profile()
     part, by_head = series_part(profile, "run-2")

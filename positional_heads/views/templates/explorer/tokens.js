@@ -71,7 +71,7 @@ function tokensPanel(app) {
   const before = button("‹", () => step(-1), { "aria-label": "Previous hit" }), after = button("›", () => step(1), { "aria-label": "Next hit" });
   const legend = el("div"), readout = el("p", { id: "tokens-readout", class: "soft" }), notes = el("div");
   const run = el("div", { class: "token-run", id: "tokens-run", role: "listbox", tabindex: 0, "aria-label": "Tokens of the text; the chosen one is the query" });
-  const kept = el("p", { id: "tokens-kept" }), list = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Keys with the most attention" });
+  const kept = el("p", { id: "tokens-kept" }), list = el("div", { class: "scroll", tabindex: 0, role: "region" });
   const body = el("div", {}, el("p", { class: "controls" }, el("label", {}, "colour ", colour), back, place, on, el("label", {}, "go to ", jump)),
     el("p", { class: "controls" }, find, before, after, found), 
     el("p", { class: "soft" }, "Click a token to make it the query, or move with the arrow keys: left and right by one token, up and down by ten. The keys that it attends to are coloured."),
@@ -130,13 +130,18 @@ function tokensPanel(app) {
     for (const token of spans) token.classList.toggle("hit", inside.has(Number(token.dataset.at)));
     paint();
   };
-  const turn = (first) => { start = first; fill(); };
+  const turn = (first) => { start = first; run.scrollTop = 0; fill(); };
+  // Into the middle of its own box: the page stays where it is.
+  const centre = (at) => {
+    const token = by(`token-${at}`);
+    if (token && (token.offsetTop < run.scrollTop || token.offsetTop + token.offsetHeight > run.scrollTop + run.clientHeight)) run.scrollTop = token.offsetTop - run.clientHeight / 2;
+  };
   const show = (at) => {
     const last = text().tokens.length - 1;
     cursor = Math.max(0, Math.min(at, last));
     start = Math.floor(cursor / WINDOW) * WINDOW;
     fill();
-    by(`token-${cursor}`)?.scrollIntoView({ block: "nearest" });
+    centre(cursor);
     said(cursor);
   };
   const search = () => {
@@ -174,11 +179,11 @@ function tokensPanel(app) {
     if (to === undefined || event.altKey || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     const query = Math.max(0, Math.min(to, last));
-    choose(query).then(() => by(`token-${query}`)?.scrollIntoView({ block: "nearest" }));
+    choose(query);
   });
 
   const chips = (one, head) => {
-    heads.replaceChildren(...one.heads.map((name) => button(name, () => app.choose(name), { class: "chip", "aria-pressed": name === head, "data-head": name, style: { borderColor: app.state.heads.includes(name) ? app.colourOf(name) : "var(--line)" } })));
+    heads.replaceChildren(...one.heads.map((name) => button(name, () => app.choose(name), { class: "chip", "aria-pressed": String(name === head), "data-head": name, style: { borderColor: app.state.heads.includes(name) ? app.colourOf(name) : "var(--line)" } })));
     const away = head === null ? el("p", { id: "tokens-away" }, `${app.state.focus ?? "No head"} was not recorded on this text: choose one that was.`) : null;
     notes.replaceChildren(...one.notes.map((note) => el("p", { class: "note" }, note)), ...[away].filter(Boolean));
     body.hidden = head === null;
@@ -190,11 +195,12 @@ function tokensPanel(app) {
     kept.textContent = shown.row.length
       ? `${shown.head}, query token ${shown.query}, “${one.tokens[shown.query]}”: the ${shown.row.length} keys kept get ${share(Math.min(1, total))} of its attention${rest < 0.0005 ? "" : `; ${share(rest)} goes to keys that are not kept`}.`
       : `No keys of token ${shown.query} were kept.`;
-    list.replaceChildren(el("table", { id: "tokens-keys" }, el("caption", {}, `The ${rows.length} keys with the most attention`),
-      el("thead", {}, el("tr", {}, ["position", "token", "tokens back", "attention", "dominant pair", "wavelength"].map((name) => el("th", { scope: "col" }, name)))),
+    list.setAttribute("aria-label", `The ${rows.length} keys with the most attention`);
+    list.replaceChildren(el("table", { id: "tokens-keys" },
+      el("thead", {}, el("tr", {}, ["position", "token", "tokens back", "attention", "dominant pair", "wavelength"].map((name) => el("th", { scope: "col", class: name === "token" ? "word" : null }, name)))),
       el("tbody", {}, rows.map((row) => el("tr", {}, el("th", { scope: "row" }, button(String(row.key), () => show(row.key), { "aria-label": `Show token ${row.key}` })),
         el("td", { class: "word" }, one.tokens[row.key]), el("td", {}, String(row.distance)), el("td", {}, share(row.attention)),
-        el("td", {}, app.number(row.dominant)), el("td", { class: "word" }, wave(row.dominant) ?? "–"))))));
+        el("td", {}, app.number(row.dominant)), el("td", {}, wave(row.dominant)?.replace(" a turn", "") ?? "–"))))));
   };
   const draw = async () => {
     if (!seen || !stale) return;
@@ -210,11 +216,13 @@ function tokensPanel(app) {
     const keys = decoded.get(name);
     let query = app.state.query === null ? Math.min(WINDOW, one.tokens.length) - 1 : Math.min(app.state.query, last);
     while (app.state.query === null && query > 0 && !keys.counts[query]) query -= 1;
-    if (query !== shown.query || drawn.text !== one.id) { start = Math.floor(query / WINDOW) * WINDOW; cursor = null; }
+    const moved = query !== shown.query || drawn.text !== one.id;
+    if (moved) { start = Math.floor(query / WINDOW) * WINDOW; cursor = null; }
     const row = keys.row(query);
     shown = { head, query, row, byKey: new Map(row.map((entry) => [entry.key, entry])) };
     select.value = one.id;
     fill();
+    if (moved) centre(query);
     listed();
     readout.textContent = summary();
   };

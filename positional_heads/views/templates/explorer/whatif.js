@@ -61,13 +61,13 @@ function whatifPanel(app) {
     const field = (id, label, of) => el("input", { id: `whatif-${id}`, "aria-label": label, onchange: () => again(), ...of });
     const series = () => all.find((one) => one.run === run.value) ?? all[0];
     const run = el("select", { id: "whatif-run", "aria-label": "Run", onchange: () => { reset(); again(); } }, all.map((one) => el("option", { value: one.run }, app.runs.get(one.run)?.name ?? one.run)));
-    const base = field("base", "Base", { type: "number", class: "short", min: 2, step: "any" });
+    const base = field("base", "Base", { type: "number", style: { width: "7.5rem" }, min: 2, step: "any" });
     const slide = el("input", { id: "whatif-base-slider", type: "range", min: 2, max: 8, step: 0.01, "aria-label": "Base, on a logarithmic scale", oninput: () => { base.value = Number((10 ** Number(slide.value)).toPrecision(3)); again(); } });
     const method = el("select", { id: "whatif-method", "aria-label": "Method of extension", onchange: () => again() }, Object.entries(METHODS_OF_ROPE).map(([value, name]) => el("option", { value }, name)));
     const factor = field("factor", "Factor", { type: "number", class: "short", min: 1, max: 1000, step: "any" });
     const times = el("input", { id: "whatif-factor-slider", type: "range", min: 0, max: 6, step: 0.1, "aria-label": "Factor, on a logarithmic scale", oninput: () => { factor.value = Number((2 ** Number(times.value)).toPrecision(3)); again(); } });
-    const trained = field("trained", "Training length in tokens", { type: "number", class: "short", min: 2, step: 1 });
-    const reach = field("reach", "Largest distance in tokens", { type: "number", class: "short", min: 8, max: 1000000, step: 1 });
+    const trained = field("trained", "Training length in tokens", { type: "number", style: { width: "6.5rem" }, min: 2, step: 1 });
+    const reach = field("reach", "Largest distance in tokens", { type: "number", style: { width: "6.5rem" }, min: 8, max: 1000000, step: 1 });
     const why = el("p", { class: "soft", id: "whatif-why" }), readout = el("p", { id: "whatif-readout", role: "status" }), legend = el("p", { class: "legend" });
     const reset = () => {
       const one = series();
