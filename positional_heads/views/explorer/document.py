@@ -29,7 +29,6 @@ from positional_heads.views.explorer.measures import (
 from positional_heads.views.explorer.runs import Run, Runs
 from positional_heads.views.explorer.sentences import head_sentences
 from positional_heads.views.explorer.series import series_part
-from positional_heads.views.explorer.short_names import without_paths
 from positional_heads.views.explorer.texts import text_parts
 
 FORMAT, VERSION = "positional_heads.explorer", 1
@@ -58,7 +57,7 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
         _add(run, heads, parts, details)
         if run.record.left_out:
             notes.append(f"{run.name}: {run.record.left_out.removeprefix('; ')}.")
-        notes += [f"{run.name}: {without_paths(note, run.record.provenance)}" for note in _notes(run)]
+        notes += [f"{run.name}: {note}" for note in _notes(run)]
     first = runs.runs[0]
     notes += _other_weights(runs)
     labels = _labels(runs)
@@ -144,7 +143,7 @@ def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[
 
 def _run(run: Run) -> dict[str, Any]:
     record, data = run.record, run.record.provenance.get("data") or {}
-    verdict, compared = record.verdict, record.names if isinstance(record, Comparison) else ()
+    verdict = record.verdict
     return {
         "id": run.id,
         "name": run.name,
@@ -154,8 +153,8 @@ def _run(run: Run) -> dict[str, Any]:
         "text": run.text,
         "tokens": data.get("tokens"),
         "longest": data.get("longest"),
-        "verdict": None if verdict is None else without_paths(verdict, record.provenance, compared),
-        "description": without_paths(record.description, record.provenance, compared),
+        "verdict": None if verdict is None else printable(verdict, newlines=False),
+        "description": printable(record.description, newlines=False),
     }
 
 

@@ -335,8 +335,10 @@ def test_averaged_extensions_keep_their_distances(studied):
 def test_comparisons_are_those_of_the_table(document, several):
     frame = several["compared"].to_frame()
     (one,) = document["comparisons"]
+    assert one["rows"][0]["a"] != one["rows"][0]["b"]
     assert one["names"] == ["scores", "other"]
     assert [row["name"] for row in one["rows"]] == ["rho", "excess"]
+    assert measures(document, "run-5")["rho_change"]["meaning"] == "Rho, other minus scores."
     for row, column in zip(one["rows"], ("change", "excess_change"), strict=True):
         assert all_same(row["a"], frame[f"{row['name']}_a"])
         assert all_same(row["b"], frame[f"{row['name']}_b"])
