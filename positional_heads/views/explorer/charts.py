@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import altair as alt
 import vl_convert
 
-Chart: TypeAlias = alt.Chart | alt.LayerChart
+Chart: TypeAlias = alt.Chart | alt.LayerChart | alt.FacetChart
 INK = "currentColor"
 TEXT = alt.Tooltip("text:N", title=" ")
 """What the page says of a mark, as one text, which the tooltip escapes."""
