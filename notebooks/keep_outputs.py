@@ -54,10 +54,15 @@ def _to_stderr(output: nbformat.NotebookNode) -> bool:
 
 
 def _make_small(output: nbformat.NotebookNode) -> None:
-    """Keep 256 colours of a picture, on white: a third of the size, and readable on a dark page."""
+    """Keep 256 colours of a picture, on white: a third of the size, and readable on a dark page.
+
+    Of a page that runs in the notebook only its picture is kept.
+    """
     picture = output.get("data", {}).get("image/png")
     if picture is None:
         return
+    if "<iframe" in output.data.get("text/html", ""):
+        del output.data["text/html"]
     image = Image.open(BytesIO(b64decode(picture))).convert("RGBA")
     paper = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     small = BytesIO()

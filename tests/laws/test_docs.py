@@ -1,9 +1,13 @@
 """The code of the documentation runs, its links lead somewhere, and its terms are defined once."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+
+import positional_heads as ph
+from tests.support.screenshots import MOST_BYTES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = {page.name: re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL) for page in DOCS.glob("*.md")}
@@ -48,7 +52,35 @@ def test_code_on_every_page_runs(
 @pytest.mark.parametrize("page", PAGES)
 def test_links_on_every_page_exist(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (DOCS / page).read_text()):
-        assert target.startswith("https://") or (DOCS / target).exists(), target
+        made = target.startswith(("notebooks/", "commands/"))  # with the site, whose strict build checks them
+        assert made or target.startswith("https://") or (DOCS / target).exists(), target
+
+
+def test_the_gallery_shows_each_thing_that_can_be_drawn_and_no_picture_is_large_or_unused() -> None:
+    rows = re.findall(r"^\| !\[[^\]]+\]\(([^)]+)\) \| (.+) \|$", (DOCS / "gallery.md").read_text(), flags=re.MULTILINE)
+    drawn = {name for _, text in rows for name in re.findall(r"`ph\.views\.(\w+)\(", text)}
+    assert drawn == {name for name in ph.views.__all__ if name not in {"View", "Explorer"}}
+    text = "\n".join((DOCS / name).read_text() for name in PAGES)
+    for file in (DOCS / "pictures").iterdir():
+        assert f"(pictures/{file.name})" in text
+        assert file.stat().st_size < MOST_BYTES, file
+    for picture, _ in rows:
+        if picture.startswith("notebooks/"):  # the picture of the cell that makes it, not of another one
+            stem, number = picture.removeprefix("notebooks/").removesuffix(".png").rsplit("_", 1)
+            (named,) = [_ for shown, _ in rows if shown == picture]
+            (view,) = re.findall(r"`ph\.views\.(\w+)\(", named)[:1]
+            assert f"ph.views.{view}(" in pictured(stem)[int(number) - 1]
+
+
+def pictured(stem: str) -> list[str]:
+    """The code of each cell of a notebook that left a picture, once for each picture."""
+    notebook = json.loads((DOCS.parent / "notebooks" / f"{stem}.ipynb").read_text())
+    return [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
 
 
 def test_a_term_is_defined_once_and_used_on_another_page() -> None:

@@ -174,7 +174,7 @@ def test_a_real_model_that_is_missing_is_replaced_by_the_bundled_one(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_every_view_is_a_picture_that_a_code_host_shows(name):
     shown = [output["data"] for cell in code_cells(load(name)) for output in cell["outputs"] if "data" in output]
-    figures = [data for data in shown if re.search("Figure|Picture|View", "".join(data["text/plain"]))]
+    figures = [data for data in shown if re.search("Figure|Picture|View|Explorer", "".join(data["text/plain"]))]
     assert figures or "ph.views" not in json.dumps(load(name))
     assert all("image/png" in data for data in figures)
     assert not any("<iframe" in "".join(data.get("text/html", "")) for data in shown)

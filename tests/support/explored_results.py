@@ -38,6 +38,7 @@ def controlled_scores(seed: int = 0, **names: Any) -> HeadScores:
 def several_results(**names: Any) -> dict[str, Record]:
     """Three layers of four heads: scores of two texts, their comparison, a profile, distances, and two heads' texts."""
     scores, other = controlled_scores(**names), controlled_scores(3, text="code", **names)
+    other = replace(other, rho=other.rho * 0.8 + 0.01)  # neither rho nor excess is that of the first
     profile = synthetic_profile()
     profile = named(replace(profile, scores=scores), "prose", context=16, **names)
     assert isinstance(profile, HeadProfile)

@@ -1,9 +1,11 @@
 """Tokens are shown as what they are, views hold the record's own numbers, and nothing in a page can act."""
 
 import base64
+import gzip
 import hashlib
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import unicodedata
@@ -215,10 +217,13 @@ def test_only_our_scripts_may_run_and_they_are_allowed_by_hash():
 
 def test_in_jupyter_a_view_is_a_sandboxed_frame_that_holds_its_page():
     view = attention_view(synthetic_examples(HOSTILE, name='" onload="window.pwned=1'))
-    ((tag, attributes),) = Page(view._repr_html_()).elements
-    assert tag == "iframe"
+    elements = Page(view._repr_html_()).elements
+    assert [tag for tag, _ in elements] == ["style", "div", "p", "iframe"]
+    attributes = elements[-1][1]
     assert attributes["sandbox"] == "allow-scripts"
-    assert attributes["srcdoc"] == view.html
+    (packed,) = re.findall(r'id="page">([^<]*)<', attributes["srcdoc"])
+    assert gzip.decompress(base64.b64decode(packed)).decode() == view.html
+    assert len(attributes["srcdoc"]) < len(view.html) / 2
     assert "onload" not in attributes
     assert attributes["title"].endswith('" onload="window.pwned=1')
 

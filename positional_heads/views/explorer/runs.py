@@ -20,6 +20,7 @@ from positional_heads.results.head_profile import HeadProfile
 from positional_heads.results.record import Record
 from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import model_label
+from positional_heads.results.text import printable
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.explorer.short_names import short_name, without_paths
 from positional_heads.views.report.page import SHOWN_KINDS, WRITING
@@ -65,7 +66,7 @@ class Run:
     @property
     def model(self) -> str:
         """Short name of its model, with how its weights were stored."""
-        return without_paths(model_label(self.record.provenance), self.record.provenance)
+        return printable(model_label(self.record.provenance), newlines=False)
 
     @property
     def text(self) -> str | None:
@@ -190,7 +191,7 @@ def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> 
                 f"{file or short_name(name)}."
             )
         else:
-            fitting.append((name, record, file))
+            fitting.append((name, without_paths(record), file))
     profiled = next((_scored(record) for _, record, _ in fitting if isinstance(record, HeadProfile)), None)
     fitting.sort(key=lambda one: isinstance(one[1], HeadScores) and profiled not in {None, _scored(one[1])})
     order = list(KINDS.values())
