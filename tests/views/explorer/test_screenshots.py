@@ -7,16 +7,16 @@ from PIL import Image
 
 from positional_heads.views.explorer.page import explorer_html
 from tests.support.screenshots import MOST_BYTES, STATES, screenshots
-from tests.support.synthetic_explorer import synthetic_document
+from tests.support.synthetic_examples import synthetic_examples
+from tests.views.explorer.test_panels import document
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_ten_states_can_be_taken_and_are_small(browser, tmp_path):
-    document = synthetic_document()
+    made = document(*(synthetic_examples(pairs=8, seed=seed) for seed in range(2)))
     file = tmp_path / "explorer.html"
-    file.write_text(explorer_html(document), encoding="utf-8")
-    taken = dict(screenshots(browser, file, tuple(document["heads"][4:6])))
+    file.write_text(explorer_html(made), encoding="utf-8")
+    taken = dict(screenshots(browser, file, ("L0H0", "L0H1")))
     assert len(taken) == len(set(taken.values())) == len(STATES) == 10
     for state, png in taken.items():
         image = Image.open(io.BytesIO(png))
