@@ -189,8 +189,11 @@ def test_heads_are_found_by_name_and_several_are_chosen_and_left_again(opened):
     assert state(page)["heads"] == ["L1H2", "L0H0"]
     assert {row["series"].split()[0] for row in rows(page, "curves", "lines")} == {"L1H2", "L0H0"}
     assert len({row["colour"] for row in rows(page, "curves", "lines")}) == 2
+    pressed = "all => all.map(one => one.getAttribute('aria-pressed'))"
+    assert page.locator("[data-chip]").evaluate_all(pressed) == ["false", "true"]
     page.locator("[data-chip=L1H2]").click()
     shown(page, "L1H2")
+    assert page.locator("[data-chip]").evaluate_all(pressed) == ["true", "false"]
     assert {row["text"].split(",")[0] for row in rows(page, "pairs", "cells")} == {"L1H2"}
     page.locator(CELLS).nth(0).click()
     page.wait_for_function("() => explorer.state().heads.length === 1")

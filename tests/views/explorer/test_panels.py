@@ -160,6 +160,16 @@ def test_a_head_without_a_text_says_which_have_one(panel):
     page.locator("#tokens-run").wait_for()
 
 
+def test_an_address_says_which_text_and_which_token(panel, records):
+    page = panel("&query=3&text=text-2", html=explorer_html(document(*records)))
+    assert page.locator("#tokens-text").input_value() == "text-2"
+    assert page.evaluate("() => explorer.state().query") == 3
+    page.locator("#tokens-text").select_option("text-1")
+    page.wait_for_function("() => location.hash === '#L0H1&query=3'")
+    page.locator("#tokens-text").select_option("text-2")
+    page.wait_for_function("() => location.hash === '#L0H1&query=3&text=text-2'")
+
+
 def test_long_texts_are_shown_in_windows_and_searched(panel, records):
     record = records[1]
     page = panel(html=explorer_html(document(*records)))

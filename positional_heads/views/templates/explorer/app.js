@@ -16,11 +16,11 @@ const app = (() => {
   const el = (tag, attributes = {}, ...children) => {
     const element = document.createElement(tag);
     for (const [name, value] of Object.entries(attributes)) {
-      if (value === null || value === undefined || value === false) continue;
+      if (value === null || value === undefined || (value === false && !name.startsWith("aria-"))) continue;
       if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
       else if (name === "style") Object.assign(element.style, value);
       else if (name === "value") element.value = value;
-      else element.setAttribute(name, value === true ? "" : value);
+      else element.setAttribute(name, value === true && !name.startsWith("aria-") ? "" : value);
     }
     element.append(...children.flat().filter((child) => child !== null && child !== undefined));
     return element;
@@ -164,6 +164,7 @@ const app = (() => {
     const parts = [state.heads.join(",")];
     if (state.measure !== index.rank_by) parts.push(`measure=${encodeURIComponent(state.measure).replaceAll("%2F", "/")}`);
     if (state.query !== null) parts.push(`query=${state.query}`);
+    if (state.text !== null && state.text !== index.texts[0]?.id) parts.push(`text=${state.text}`);
     return `#${parts.join("&")}`;
   };
   const read = (hash) => {
@@ -176,6 +177,7 @@ const app = (() => {
       heads,
       measure: measures.has(given.get("measure")) ? given.get("measure") : null,
       query: /^\d{1,7}$/.test(given.get("query") ?? "") ? Number(given.get("query")) : null,
+      text: index.texts.some((one) => one.id === given.get("text")) ? given.get("text") : null,
       part: given.get("part") ?? null,
     };
   };

@@ -20,7 +20,7 @@
   const visit = (address) => {
     const asked = app.read(window.location.hash);
     const heads = asked.heads.length ? asked.heads : app.state.heads.length ? app.state.heads : [best()];
-    const shown = app.set({ heads, focus: heads.at(-1), measure: asked.measure ?? app.state.measure ?? index.rank_by, query: asked.query }, { push: false, address });
+    const shown = app.set({ heads, focus: heads.at(-1), measure: asked.measure ?? app.state.measure ?? index.rank_by, query: asked.query, text: asked.text ?? app.state.text }, { push: false, address });
     if (asked.part && /^[a-z]+$/.test(asked.part)) by(`${asked.part}-part`)?.scrollIntoView();
     return shown;
   };
