@@ -3,6 +3,8 @@
 The blue-white-red scale is centred on zero; it and the Okabe-Ito palette are safe for colour-blind readers.
 """
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm
@@ -294,7 +296,7 @@ def _mark_heads(panel: Axes, scores: HeadScores, alpha: float, size: float) -> N
         (staying, "D", MARK, "black"),
     ):
         rows, columns = np.nonzero(marked)
-        look = {"s": size, "marker": marker, "color": colour, "edgecolor": edge, "linewidth": 0.5}
+        look: dict[str, Any] = {"s": size, "marker": marker, "color": colour, "edgecolor": edge, "linewidth": 0.5}
         panel.scatter(columns + 0.34, rows - 0.3, zorder=3, **look)
 
 

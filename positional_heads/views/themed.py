@@ -10,6 +10,7 @@ import io
 import re
 import textwrap
 from functools import lru_cache
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -62,7 +63,7 @@ def themed_svg(figure: Figure, *, trimmed: bool = False) -> bytes:
         trimmed: Whether the picture ends where the last line ends, inside or outside of the figure.
     """
     buffer = io.StringIO()
-    settings = {"svg.hashsalt": "positional_heads", "svg.fonttype": "path", "path.simplify_threshold": 0.3}
+    settings: Any = {"svg.hashsalt": "positional_heads", "svg.fonttype": "path", "path.simplify_threshold": 0.3}
     nameless = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context(settings):
         figure.savefig(buffer, format="svg", bbox_inches="tight" if trimmed else None, metadata=nameless)
@@ -186,7 +187,7 @@ def _in_both_schemes(found: re.Match[str]) -> str:
     day, encoded = found[0], found[1]
     pixels = np.rint(255 * imread(io.BytesIO(base64.b64decode(encoded)), format="png")).astype(np.uint8)
     buffer = io.BytesIO()
-    imsave(buffer, _darkened(pixels), format="png", metadata={"Software": None})
+    imsave(buffer, _darkened(pixels), format="png", metadata={"Software": None})  # type: ignore[dict-item]
     night = day.replace(encoded, base64.b64encode(buffer.getvalue()).decode())
     return f'<g class="day">{day}</g><g class="night">{night}</g>'
 

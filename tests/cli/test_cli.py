@@ -22,6 +22,7 @@ from positional_heads.cli import extrapolate as cli_extrapolate
 from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
+from positional_heads.results import tables
 from positional_heads.results.verdicts import ALPHA
 from positional_heads.studies import checkpoint_sources
 from positional_heads.studies.tasks.evaluate import TASKS, task_setting_names

@@ -3,6 +3,9 @@
 import shutil
 
 import pytest
+from matplotlib.text import Text
+
+from positional_heads.views.report import sections
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
@@ -47,3 +50,17 @@ def opened(browser, tmp_path):
     if all(quiet for _, quiet in contexts):
         assert asked == visited
     assert pwned == [None] * len(contexts)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """What pictures say, which are not drawn, because that takes most of the time of a page."""
+    said = []
+
+    def read(figure, **_):
+        said.append(" ".join(text.get_text() for text in figure.findobj(Text)))
+        return b"<svg/>"
+
+    monkeypatch.setattr(sections, "themed_svg", read)
+    monkeypatch.setattr(sections, "narrowed", lambda figure: figure)
+    return said

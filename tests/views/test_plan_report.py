@@ -30,6 +30,7 @@ from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_recommendation import planted_recommendation
 from tests.views.test_tokens import Page
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 RECALL = {"none": -7.0, "yarn 4": -0.1, "ntk 4": -0.1}
 TASK = {"name": "passkey", "sha256": "0", "lengths": [256], "depths": [0.0, 0.5], "examples": 2, "seed": 3, "digits": 5}
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from matplotlib.text import Text
 from typer.testing import CliRunner
 
 import positional_heads as ph
@@ -145,20 +144,6 @@ def test_every_picture_has_a_text_alternative(html):
     assert "2 beat" not in images[0]["alt"]
     assert "from -0.100 (L0H0) to 0.400 (L0H3); 1 beat their null; beside it, the excess" in images[0]["alt"]
     assert "to 0.300 (L0H3)" in images[0]["alt"]
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-    """What pictures say, which are not drawn, because that takes most of the time of a page."""
-    said = []
-
-    def read(figure, **_):
-        said.append(" ".join(text.get_text() for text in figure.findobj(Text)))
-        return b"<svg/>"
-
-    monkeypatch.setattr(report_sections, "themed_svg", read)
-    monkeypatch.setattr(report_sections, "narrowed", lambda figure: figure)
-    return said
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -326,6 +311,7 @@ def test_hostile_names_are_text_everywhere(tmp_path):
     assert HOSTILE[0] in unescape(html)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("kind", ["study", "extrapolation", "examples"])
 def test_a_folder_with_one_result_of_any_kind_has_a_page(tmp_path, kind):
     made = {"study": ablation_study, "extrapolation": extrapolation_study, "examples": synthetic_examples}[kind]()
