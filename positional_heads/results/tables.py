@@ -330,8 +330,8 @@ def order_of_heads(table: Sequence[Mapping[str, Any]], top: int) -> str:
     if not beating:
         return f"No head beats its null: the {heads} with the largest excess"
     if beating <= shown:
-        alone = f"The {beating} heads that beat their null" if beating > 1 else "The head that beats its null"
-        return f"{alone}, the largest excess first" + (", then others" if beating < shown else "")
+        first = f"The {beating} heads that beat their null, the largest excess first"
+        return ("The head that beats its null" if beating == 1 else first) + ", then others" * (beating < shown)
     return f"The {heads} with the largest excess of the {beating} that beat their null"
 
 

@@ -45,7 +45,7 @@ MOST_DETAILED = 128
 MOST_HEADS = 8
 REPORTED_TOKENS = 512
 REPORTED_HEADS = 5
-NOTABLE_HEADS = 3
+BEST_HEADS = 3
 """Of the heads shown of a profile, those that come before the clearest one of each name."""
 
 
@@ -168,12 +168,18 @@ def write_examples(
 
 
 def shown_heads(result: HeadScores | HeadProfile) -> list[Head]:
-    """The heads to look at first: `HeadScores.notable` ones; of a profile also the clearest one of each name."""
+    """The heads to look at first: the one that an explorer opens with, `HeadScores.notable` ones, then the next ones.
+
+    They are ranked by excess, or by rho where there is no null. Of a profile the first three are followed by the
+    clearest one of each name.
+    """
+    scores = result.scores if isinstance(result, HeadProfile) else result
+    values = scores.rho if scores.null is None else scores.excess
+    best = sorted((head for head in scores.heads if not values[head].isnan()), key=lambda head: -float(values[head]))
     if isinstance(result, HeadScores):
-        return result.notable(REPORTED_HEADS)
-    notable = result.scores.notable(MOST_HEADS)
+        return list(dict.fromkeys([*best[:1], *scores.notable(REPORTED_HEADS), *best]))[:REPORTED_HEADS]
     named = [heads[0] for name, heads in result.by_name.items() if name != MIXED.name]
-    return list(dict.fromkeys([*notable[:NOTABLE_HEADS], *named, *notable]))[:MOST_HEADS]
+    return list(dict.fromkeys([*best[:BEST_HEADS], *named, *scores.notable(MOST_HEADS), *best]))[:MOST_HEADS]
 
 
 def token_strings(model: TransformerLensModel, tokens: Int[Tensor, " pos"]) -> list[str]:

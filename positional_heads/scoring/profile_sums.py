@@ -35,6 +35,11 @@ class ProfileSums:
 
     tensors: dict[str, Tensor]
 
+    def __post_init__(self) -> None:
+        if "attention_factor" not in self.tensors:
+            msg = "its sums of a profile have no attention factor: an earlier version wrote them"
+            raise ValueError(msg)
+
     @classmethod
     def at_zero(cls, groups: int, heads: int, kv_heads: int, d_head: int, pairs: int, ranges: int) -> "ProfileSums":
         """Nothing counted."""

@@ -98,7 +98,11 @@ def dark_partner(colour: str) -> str:
 
 
 def narrowed(figure: Figure) -> Figure:
-    """The same figure with fewer panels beside each other, for a narrow screen; it is changed in place."""
+    """The same figure with fewer panels beside each other, for a narrow screen; it is changed in place.
+
+    Args:
+        figure: A figure that was drawn or saved before: its colour bars have their places.
+    """
     width, height = figure.get_size_inches()
     panels = [axes for axes in figure.axes if axes.get_subplotspec() is not None]
     if not panels:

@@ -19,7 +19,6 @@ from positional_heads.bridge.rope_scaling.methods import METHODS
 from positional_heads.cli import ablate as cli_ablate
 from positional_heads.cli import app
 from positional_heads.cli import extrapolate as cli_extrapolate
-from positional_heads.cli import printed as cli_printed
 from positional_heads.cli import profile as cli_profile
 from positional_heads.cli import recommend as cli_recommend
 from positional_heads.cli import score as cli_score
@@ -102,7 +101,7 @@ def test_show_names_the_heads_that_beat_their_null(tmp_path):
     lines = CliRunner().invoke(app, ["show", str(tmp_path), "--top", "1"]).stdout.splitlines()
     assert len(beating) > 1
     assert f"Beat their null, the largest excess first: {', '.join(map(str, beating))}" in lines
-    assert cli_printed.ALPHA == ALPHA
+    assert tables.ALPHA == ALPHA
 
 
 def test_json_is_json(report):

@@ -25,6 +25,25 @@ MUTANTS = (
         "if len(sequences) > 99:",
         "bridge/test_sequences -k one_sequence",
     ),
+    # The keys that are kept of a text, and whose attention it is
+    Mutant(
+        "scoring/per_query.py",
+        "pattern.masked_fill(hidden, -1).topk",
+        "pattern.topk",
+        "scoring/test_head_examples -k most_attention",
+    ),
+    Mutant(
+        "scoring/per_query.py",
+        "_visible(vectors, queries, keys), -torch.inf)",
+        "_visible(vectors, queries, keys), 0)",
+        "scoring/test_head_examples -k equal_the_models",
+    ),
+    Mutant(
+        "scoring/profile_counter.py",
+        "vectors.attention_factors * row.length",
+        "row.length",
+        "views/explorer/test_series -k one_token",
+    ),
     # Frequencies are the configuration's
     Mutant(
         "scoring/layer_counter.py",

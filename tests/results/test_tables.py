@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from positional_heads.core.heads import Head
 from positional_heads.results import text
 from positional_heads.results.comparison_tables import AGREEMENT_COLUMNS, CHANGE_COLUMNS, PAIR_COLUMNS
 from positional_heads.results.recommendation_tables import COLUMNS, recommendation_table
@@ -18,6 +19,7 @@ from positional_heads.results.tables import (
     ResultTable,
     heads_table,
     model_label,
+    order_of_heads,
     scores_line,
     table_html,
     title,
@@ -27,10 +29,40 @@ from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_recommendation import planted_recommendation
 
 
+def row_of(name, rho, excess=None, q=None):
+    return {"name": name, "rho": rho} | ({} if excess is None else {"excess": excess, "q_value": q})
+
+
+def test_heads_that_beat_their_null_come_first_and_each_part_by_excess():
+    """Neither a high rho, nor an excess that is not significant, nor one with a negative rho, comes before them."""
+    rows = [
+        row_of("geometry", 0.9, 0.01, 0.9),
+        row_of("weak", 0.1, 0.05, 0.01),
+        row_of("strong", 0.2, 0.15, 0.05),
+        row_of("falling", -0.1, 0.4, 0.001),
+        row_of("chance", 0.3, 0.3, 0.051),
+        {"name": "none", "rho": None, "excess": None, "q_value": None},
+    ]
+    names = ["strong", "weak", "falling", "chance", "geometry"]
+    assert [row["name"] for row in heads_table(rows, None).lines] == names
+    assert [row["name"] for row in heads_table(rows, 2).lines] == names[:2]
+    assert order_of_heads(rows, 1) == "The head with the largest excess of the 2 that beat their null"
+    assert order_of_heads(rows, 2) == "The 2 heads that beat their null, the largest excess first"
+    assert order_of_heads(rows, 9) == "The 2 heads that beat their null, the largest excess first, then others"
+    assert order_of_heads(rows[:1], 9) == "No head beats its null: the head with the largest excess"
+    plain = [row_of("low", 0.1), row_of("high", 0.2)]
+    assert [row["name"] for row in heads_table(plain, 9).lines] == ["high", "low"]
+    assert order_of_heads(plain, 9) == "The 2 heads with the highest rho"
+
+
 def test_the_table_ranks_heads_and_leaves_out_those_without_a_score():
-    rows = synthetic_scores().to_frame().replace({np.nan: None}).to_dict("records")
+    scores = synthetic_scores()
+    rows = scores.to_frame().replace({np.nan: None}).to_dict("records")
     lines = str(heads_table(rows, 20)).splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["L0H3", "L0H2", "L1H3"]
+    assert lines[1].split()[0] == "L0H3"
+    excess = [float(scores.excess[Head.parse(line.split()[0])]) for line in lines[2:9]]
+    assert excess == sorted(excess, reverse=True)
+    assert [line.split()[0] for line in lines[1:9]] == scores._main_table()["name"].tolist()
     assert lines.index("") == 9
     assert heads_table(rows, 2).markdown.splitlines()[1] == "|" + " --- |" * 8
 

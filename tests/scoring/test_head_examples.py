@@ -283,3 +283,15 @@ def test_no_examples_are_written_if_no_head_has_a_score(bundled, text_tokens, tm
     nothing = replace(nothing, rho=torch.full_like(nothing.rho, torch.nan))
     assert write_examples(bundled, text_tokens, nothing, tmp_path) is None
     assert not list(tmp_path.iterdir())
+
+
+def test_the_heads_shown_of_scores_begin_with_the_largest_excess():
+    scores = synthetic_scores()
+    known = [head for head in scores.heads if not scores.rho[head].isnan()]
+    ranked = sorted(known, key=lambda head: -float(scores.excess[head]))
+    (notable,) = scores.notable(5)  # no other head beats its null
+    assert notable == ranked[0]
+    assert head_examples_module.shown_heads(scores) == ranked[:5]
+    higher = scores.rho + torch.arange(12).view(3, 4)  # the last head now has the highest rho
+    without = replace(scores, rho=higher, null=None)
+    assert head_examples_module.shown_heads(without) == without.top(5)

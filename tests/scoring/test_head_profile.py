@@ -12,6 +12,7 @@ from transformer_lens.head_detector import detect_head
 import positional_heads as ph
 from positional_heads.core.attention_sums import attention_sums
 from positional_heads.core.token_matches import TokenMatches
+from positional_heads.scoring.profile_sums import ProfileSums
 
 profile_heads = functools.partial(ph.profile_heads, retrieval=None)
 LENGTH, WINDOW, SINKS = 40, 16, 3
@@ -280,3 +281,9 @@ def test_groups_are_the_sequences_so_intervals_are_over_them(tiny):
         for name in profile.sums:
             close(profile.sums[name][number], alone.sums[name][0], atol=1e-4)
             close(profile.weights[name][number], alone.weights[name][0], atol=1e-4)
+
+
+def test_sums_of_an_earlier_version_are_refused_in_a_sentence():
+    whole = ProfileSums.at_zero(1, 2, 1, 4, 2, 3).tensors
+    with pytest.raises(ValueError, match="no attention factor: an earlier version wrote them"):
+        ProfileSums({name: one for name, one in whole.items() if name != "attention_factor"})

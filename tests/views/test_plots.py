@@ -161,8 +161,8 @@ def test_large_maps_fit_a_page_and_explain_grey_cells():
     assert max(figure.get_size_inches()) <= 12
     axes = figure.axes[0]
     np.testing.assert_array_equal(axes.images[0].get_array().filled(np.nan), rho.numpy())
-    assert "grey: no score" in axes.get_title()
-    assert "grey" not in views.rho_heat_map(scores_of(rho.nan_to_num())).axes[0].get_title()
+    assert "grey: no score" in figure.get_suptitle()
+    assert "grey" not in views.rho_heat_map(scores_of(rho.nan_to_num())).get_suptitle()
 
 
 def test_maps_of_many_heads_in_few_layers_have_no_numbers_to_overlap():
@@ -370,8 +370,19 @@ def test_a_single_point_has_an_undefined_correlation():
 def test_curves_have_a_wavelength_axis_only_if_plain_wavelengths_exist():
     plain = views.extrapolation_curves(planted_extrapolation())
     assert [bool(panel.child_axes) for panel in plain.axes] == [False, True, False, True]
+    assert "without" in plain.axes[1].child_axes[0].get_ylabel()
     extended = views.extrapolation_curves(planted_extrapolation(methods=("yarn",)))
     assert not any(panel.child_axes for panel in extended.axes)
+
+
+def test_a_head_of_a_layer_with_another_rotation_has_no_axis_of_the_first_layers_wavelengths():
+    made = planted_extrapolation()
+    rotary = [{"layer": 0, "frequencies": "local"}, {"layer": 1, "frequencies": "global"}]
+    figure = views.extrapolation_curves(replace(made, provenance={**made.provenance, "rotary": rotary}))
+    assert [bool(panel.child_axes) for panel in figure.axes] == [False, True, False, False]
+    alike = [{**one, "frequencies": "both"} for one in rotary]
+    figure = views.extrapolation_curves(replace(made, provenance={**made.provenance, "rotary": alike}))
+    assert [bool(panel.child_axes) for panel in figure.axes] == [False, True, False, True]
 
 
 def test_random_sets_are_drawn_at_their_number_of_heads_with_the_unit_on_the_axis():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.text import Text
 from typer.testing import CliRunner
 
 import positional_heads as ph
@@ -17,6 +18,7 @@ from positional_heads.cli import app
 from positional_heads.core.heads import Head
 from positional_heads.results.extrapolation import ExtrapolationStudy
 from positional_heads.results.files import ResultFileError
+from positional_heads.results.scores import NullScores
 from positional_heads.results.tables import scores_line
 from positional_heads.views.report import page as report_page
 from positional_heads.views.report import sections as report_sections
@@ -24,10 +26,12 @@ from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import score_command, study_commands
 from positional_heads.views.report.folder import write_report
 from positional_heads.views.report.lines import score_lines
+from positional_heads.views.report.local_names import short_name
 from positional_heads.views.report.page import read_results, report_html, write_report_page
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_comparison import planted_nulls
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
+from tests.support.synthetic_profile import synthetic_profile
 from tests.support.synthetic_studies import all_heads, planted_study
 from tests.views.test_tokens import Page
 
@@ -102,8 +106,8 @@ def test_every_verdict_and_every_file_is_there(folder, html):
 
 def test_tables_hold_the_results_own_numbers(folder, html):
     scores = ph.HeadScores.load(folder)
-    frame = scores.to_frame().dropna(subset="rho").sort_values("rho", ascending=False)
-    at = 0
+    frame = scores.to_frame().dropna(subset="rho").sort_values("excess", ascending=False)
+    places = []
     for row in frame.itertuples():
         line = f'<th scope="row">{row.name}</th>' + "".join(
             f"<td>{value:.3f}</td>" if not 1e-12 < abs(value) < 5e-4 else f"<td>{value:.1g}</td>"
@@ -111,9 +115,9 @@ def test_tables_hold_the_results_own_numbers(folder, html):
         )
         line += f"<td>{'&lt; 0.001' if row.q_value < 0.001 else f'{row.q_value:.3f}'}</td><td>{row.rho_curve:.3f}</td>"
         line = line.replace("<td>-0.000<", "<td>0.000<")  # of what rounds to 0, no sign
-        assert html.index(line) > at
-        at = html.index(line)
-    assert html.index("What the columns mean") < html.index("The 10 heads with the highest rho")
+        places.append(html.index(line))
+    assert places[0] == min(places)  # L0H3; all the others have an excess of 0
+    assert html.index("What the columns mean") < html.index("The head that beats its null, then others")
     contrast = ph.AblationStudy.load(folder / "ablation").contrasts().iloc[0]
     assert f"<td>{contrast['difference']:.3f}</td>" in html
     for row in ph.ExtrapolationStudy.load(folder / "second").to_frame().itertuples():
@@ -137,9 +141,136 @@ def test_the_page_has_every_landmark_and_every_anchor_it_refers_to(html):
 def test_every_picture_has_a_text_alternative(html):
     images = [own for tag, own in Page(html).elements if tag == "img"]
     assert len(images) == 3 + 1 + 2 + 3  # scores, ablation, and methods compared only where there are enough
-    assert all(len(own["alt"]) > 20 and own["src"].startswith("data:image/png;base64,") for own in images)
+    assert all(len(own["alt"]) > 20 and own["src"].startswith("data:image/svg+xml;base64,") for own in images)
     assert "2 beat" not in images[0]["alt"]
-    assert "from -0.100 (L0H0) to 0.400 (L0H3); 1 beat their null" in images[0]["alt"]
+    assert "from -0.100 (L0H0) to 0.400 (L0H3); 1 beat their null; beside it, the excess" in images[0]["alt"]
+    assert "to 0.300 (L0H3)" in images[0]["alt"]
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """What pictures say, which are not drawn, because that takes most of the time of a page."""
+    said = []
+
+    def read(figure, **_):
+        said.append(" ".join(text.get_text() for text in figure.findobj(Text)))
+        return b"<svg/>"
+
+    monkeypatch.setattr(report_sections, "themed_svg", read)
+    monkeypatch.setattr(report_sections, "narrowed", lambda figure: figure)
+    return said
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_head_that_beats_its_null_is_in_a_table_with_whether_it_stays(tmp_path):
+    """40 heads, of which 20 beat their null and the first 3 of these stay; the highest rho is geometry's."""
+    plain = torch.linspace(0.1, 0.2, 40, dtype=torch.float64).reshape(4, 10)
+    noise = 0.001 * torch.randn(20, 4, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gain, control_gain = torch.zeros(40), torch.zeros(40)
+    gain[:20], control_gain[:3] = torch.arange(20, 0, -1) / 50, 0.5
+    gain, control_gain = gain.reshape(4, 10), control_gain.reshape(4, 10)
+
+    def scores_of(gain, **more):
+        curve = torch.rand(4, 10, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        null = NullScores(plain - gain + noise, curve, curve)
+        per_layer = {"frequencies": torch.rand(4, 4), "pair_counts": torch.ones(4, 9, dtype=torch.long)}
+        return replace(
+            synthetic_scores(),
+            rho=plain,
+            rho_curve=plain,
+            bound=plain,
+            curve=curve,
+            null=null,
+            bootstrap_rho=None,
+            reasons={},
+            **per_layer,
+            **more,
+        )
+
+    scores = scores_of(gain, control=scores_of(control_gain))
+    scores = replace(scores, provenance=scores.provenance | {"model": {"name": "m", "layers": 4, "heads": 10}})
+    scores.save(tmp_path)
+    html = report_html(tmp_path)
+    first, second = re.findall(r"<table>.*?</table>", html.split('id="scores"', 1)[1], re.DOTALL)[:2]
+    rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in second.split("<tr>")[2:]]
+    stays = rows and re.findall(r"<th[^>]*>([^<]*)</th>", second.split("</thead>")[0]).index("stays")
+    assert [(row[0], row[stays]) for row in rows] == [
+        (f"L{index // 10}H{index % 10}", "yes" if index < 3 else "no") for index in range(20)
+    ]
+    assert first.count("<tr>") == 11
+    assert "The 10 heads with the largest excess of the 20 that beat their null" in first
+    assert "L3H9" not in second  # the highest rho
+    assert '<details class="folded"><summary>The 20 heads that beat their null, the largest excess first<' in html
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_heads_and_sections_link_to_the_explorer_only_if_there_is_one(folder, html):
+    assert "explorer" not in html
+    with_links = Page(report_html(folder, "a folder/explorer.html"))
+    links = [own["href"] for tag, own in with_links.elements if tag == "a" and not own["href"].startswith("#")]
+    assert links[0] == "a%20folder/explorer.html"
+    assert {"a%20folder/explorer.html#L0H3", "a%20folder/explorer.html#L0H0&part=tokens"} <= {*links}
+    assert "a%20folder/explorer.html#L0H3&part=curves" in links
+    assert all(link.startswith("a%20folder/explorer.html") for link in links)
+    hostile = Page(report_html(folder, 'javascript:alert(1)"><script>'))
+    addresses = [own["href"] for tag, own in hostile.elements if tag == "a" and not own["href"].startswith("#")]
+    assert all(link.startswith("javascript%3Aalert%281%29%22%3E%3Cscript%3E") for link in addresses)  # a file's name
+
+
+HOME = "/home/mallory/secret"
+
+
+def test_no_local_path_is_anywhere_on_the_page(tmp_path, undrawn):
+    """A model, an adapter and a text from a private folder, in every kind of result that names them."""
+
+    def private(result):
+        model = {
+            **result.provenance["model"],
+            "name": f"{HOME}/models/tiny/",
+            "adapter": f"{HOME}/lora",
+            "weights": "w",
+        }
+        data = {**result.provenance.get("data", {}), "texts": [f"{HOME}/notes.txt"]}
+        return replace(result, provenance={**result.provenance, "model": model, "data": data})
+
+    scores = private(synthetic_scores())
+    scores.save(tmp_path / "scores")
+    private(synthetic_examples(pairs=4)).save(tmp_path / "scores")
+    private(ablation_study()).save(tmp_path / "ablation")
+    private(extrapolation_study()).save(tmp_path / "extrapolation")
+    profile = synthetic_profile()
+    replace(private(profile), scores=private(profile.scores)).save(tmp_path / "profile")
+    a, b = map(private, planted_nulls())
+    model = {**b.provenance["model"], "name": f"{HOME}/models/other", "weights": "v"}
+    ph.compare(a, replace(b, provenance={**b.provenance, "model": model})).save(tmp_path / "compare")
+    html = unescape(report_html(tmp_path))
+    for said in (html, *undrawn):
+        assert not re.findall(".{,40}(?:mallory|secret).{,20}", said)
+    assert len(undrawn) >= 10
+    assert "tiny (adapter lora)" in html
+    assert "notes.txt" in html
+    assert "positional-heads score FOLDER/tiny " in html
+    assert "--adapter FOLDER/lora" in html
+    assert "ph.load_model('FOLDER/tiny', adapter='FOLDER/lora')" in html
+    assert "replace FOLDER/tiny" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("/home/a/m", "m"),
+        ("~/m/", "m"),
+        ("./runs/m", "m"),
+        ("C:\\models\\m", "m"),
+        ("runs/of/m", "m"),
+        ("/x/a and /x/b", "a and b"),
+        ("Qwen/Qwen3-0.6B", "Qwen/Qwen3-0.6B"),
+        ("bundled:prose", "bundled:prose"),
+        ("</script><script>/x</script>", "</script><script>/x</script>"),
+    ],
+)
+def test_a_path_is_its_last_part_and_a_hub_name_stays(name, short):
+    assert short_name(name) == short
 
 
 def test_tables_name_their_rows_and_columns_and_scroll_from_the_keyboard(html):

@@ -47,10 +47,11 @@ def test_dots_mark_exactly_the_heads_that_beat_their_null():
     )
     rows, columns = np.nonzero(many.beats_null().numpy())
     assert len(rows) == 3
-    axes = rho_heat_map(many).axes[0]
+    figure = rho_heat_map(many)
+    axes = figure.axes[0]
     dots = {tuple(map(round, map(float, dot))) for dot in axes.collections[0].get_offsets()}
     assert dots == set(zip(columns.tolist(), rows.tolist(), strict=True))
-    assert "dot: 3 of 8 heads beat their null (FDR 0.05)" in axes.get_title()
+    assert "dot: 3 of 8 heads beat their null (FDR 0.05)" in figure.get_suptitle()
     assert len(rho_heat_map(many, alpha=1e-12).axes[0].collections[0].get_offsets()) == 0
 
 
@@ -64,10 +65,11 @@ def test_every_plot_marks_heads_that_stay_and_counts_none_with_a_negative_rho_as
     control = replace(scores, rho=scores.rho - lower)
     scores = replace(scores, control=control, provenance=scores.provenance | {"settings": settings})
     assert int(scores.significant().sum()) == 3
-    axes = rho_heat_map(scores).axes[0]
+    figure = rho_heat_map(scores)
+    axes = figure.axes[0]
     marks = [[tuple(map(round, map(float, place))) for place in one.get_offsets()] for one in axes.collections]
     assert marks == [[(3, 1)], [(3, 0)]]
-    assert "dot: 2 of 8 heads beat their null (FDR 0.05)\ndiamond: 1 of them stays without the" in axes.get_title()
+    assert "dot: 2 of 8 heads beat their null (FDR 0.05)\ndiamond: 1 of them stays without the" in figure.get_suptitle()
     figure = rho_distribution(scores)
     panel = figure.axes[1]
     points = {box.get_label(): box.lines[0].get_xydata()[:, 1].tolist() for box in panel.containers}
@@ -79,7 +81,7 @@ def test_every_plot_marks_heads_that_stay_and_counts_none_with_a_negative_rho_as
     curves = allocation_curves(scores)
     assert [one.get_title().split(":")[0] for one in curves.axes if one.get_visible()] == ["L0H3", "L1H3"]
     named = replace(scores, provenance=scores.provenance | {"data": scores.provenance["data"] | {"texts": ["prose"]}})
-    assert "made up, text prose" in rho_heat_map(named).axes[0].get_title()
+    assert "made up, text prose" in rho_heat_map(named).get_suptitle()
 
 
 def test_names_of_close_points_do_not_cover_each_other():
@@ -96,9 +98,10 @@ def test_names_of_close_points_do_not_cover_each_other():
 
 def test_without_a_null_there_are_no_dots_and_no_band():
     scores = synthetic_scores(null=False)
-    axes = rho_heat_map(scores).axes[0]
-    assert not axes.collections
-    assert "no null was computed" in axes.get_title()
+    figure = rho_heat_map(scores)
+    assert not figure.axes[0].collections
+    assert len([axes for axes in figure.axes if axes.images]) == 1
+    assert "no null was computed" in figure.get_suptitle()
     panel = allocation_curves(scores).axes[0]
     assert (len(panel.lines), len(panel.collections)) == (1, 0)
 
@@ -163,7 +166,7 @@ def test_plots_draw_any_model_name(null, name):
     for figure in (rho_heat_map(scores), allocation_curves(scores)):
         figure.savefig(buffer := io.BytesIO(), format="png")
         assert buffer.getvalue().startswith(b"\x89PNG")
-    assert name in rho_heat_map(scores).axes[0].get_title()
+    assert name in rho_heat_map(scores).get_suptitle()
 
 
 def test_a_comparison_shows_both_sides_and_colours_what_differs():

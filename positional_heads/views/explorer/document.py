@@ -29,11 +29,13 @@ from positional_heads.views.explorer.measures import (
 from positional_heads.views.explorer.runs import Run, Runs
 from positional_heads.views.explorer.sentences import head_sentences
 from positional_heads.views.explorer.series import series_part
-from positional_heads.views.explorer.texts import text_parts
+from positional_heads.views.explorer.texts import ROOM, text_parts
 
 FORMAT, VERSION = "positional_heads.explorer", 1
 NOT_PROFILED = "not profiled"
 """What a head is whose layer the profile left out."""
+MOST_CHARACTERS, LEAST_ROOM = 10_500_000, 600_000
+"""Characters of a document in which texts find room, and those that each has where there is none."""
 LISTS = ("measures", "curves", "masses", "pairs", "series", "effects", "extensions", "comparisons", "texts")
 
 
@@ -58,6 +60,7 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
         if run.record.left_out:
             notes.append(f"{run.name}: {run.record.left_out.removeprefix('; ')}.")
         notes += [f"{run.name}: {note}" for note in _notes(run)]
+    _add_texts(runs, parts, details)
     first = runs.runs[0]
     notes += _other_weights(runs)
     labels = _labels(runs)
@@ -134,11 +137,20 @@ def _add(run: Run, heads: list[str], parts: dict[str, list[Any]], details: dict[
         comparison, measures = comparison_part(run, record)
         parts["comparisons"].append(comparison)
         parts["measures"] += measures
-    if isinstance(record, HeadExamples):
-        texts, by_head = text_parts(record, run.id)
+
+
+def _add_texts(runs: Runs, parts: dict[str, list[Any]], details: dict[str, dict[str, Any]]) -> None:
+    """Add the texts, in the room that all else leaves in a page of one file; long ones have fewer keys then."""
+    examples = runs.of(HeadExamples)
+    taken = len(json.dumps([parts, details], separators=(",", ":"))) if examples else 0
+    for left, run in zip(range(len(examples), 0, -1), examples, strict=True):
+        room = min(ROOM, max(LEAST_ROOM, (MOST_CHARACTERS - taken) // left))
+        assert isinstance(run.record, HeadExamples)
+        texts, by_head = text_parts(run.record, run.id, room)
         parts["texts"] += texts
         for head, known in by_head.items():
             details[head].setdefault("texts", {}).update(known)
+            taken += len(json.dumps(known))
 
 
 def _run(run: Run) -> dict[str, Any]:

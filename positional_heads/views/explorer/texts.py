@@ -38,7 +38,9 @@ ENCODING: dict[str, dict[str, Any]] = {
 }
 
 
-def text_parts(examples: HeadExamples, run: str) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+def text_parts(
+    examples: HeadExamples, run: str, room: int = ROOM
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """The text of some examples, and the keys of each of its queries, as an explorer's document holds them.
 
     Left out are keys whose attention rounds to 0, keys beyond those that get 99.5% of it together and the first 16, and
@@ -47,6 +49,7 @@ def text_parts(examples: HeadExamples, run: str) -> tuple[list[dict[str, Any]], 
     Args:
         examples: What `head_examples` returned; of older files, which hold no keys, the first tokens are shown.
         run: Id of the run that they are, like "run-1".
+        room: Characters for the numbers of all heads.
 
     Returns:
         The text; and of each head, by its name, its numbers by the id of the text.
@@ -57,7 +60,7 @@ def text_parts(examples: HeadExamples, run: str) -> tuple[list[dict[str, Any]], 
     codes = np.round(np.clip(attention, 0, 1) * MOST).astype("<u2")
     shown = (keys >= 0) & (codes > 0)
     shown[..., FEWEST:] &= (np.cumsum(attention, -1) - attention)[..., FEWEST:] < ENOUGH
-    kept = _fitting(shown.sum(-1), (ROOM - 3 * shown[..., 0].size) // PER_ENTRY)
+    kept = _fitting(shown.sum(-1), (room - 3 * shown[..., 0].size) // PER_ENTRY)
     shown[..., kept:] = False
     details = {}
     for at, head in enumerate(examples.heads):

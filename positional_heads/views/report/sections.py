@@ -204,7 +204,7 @@ def scores_tables(table: Sequence[Mapping[str, Any]]) -> list[Table]:
         table: Rows of `HeadScores.to_frame`.
     """
     beating = sum(map(beats_null, table))
-    shown = beating if beating in range(1, UNFOLDED + 1) else TABLED_HEADS
+    shown = max(TABLED_HEADS, beating) if beating <= UNFOLDED else TABLED_HEADS
     tables = [Table(f"{order_of_heads(table, shown)}; a dash is an unknown number", heads_table(table, shown).cells)]
     if beating > shown:
         tables.append(Table(order_of_heads(table, beating), heads_table(table, beating).cells, folded=True))

@@ -14,6 +14,7 @@ from positional_heads.core.heads import Head
 from positional_heads.results.files import ResultFileError
 from positional_heads.results.pair_statistics import PairStatistics
 from positional_heads.views.explorer import by_distance
+from positional_heads.views.explorer import document as documents
 from positional_heads.views.explorer.document import explorer_document, schema
 from positional_heads.views.explorer.numbers import numbers
 from positional_heads.views.explorer.runs import given_runs
@@ -367,6 +368,27 @@ def test_series_and_texts_are_those_of_their_runs(document, several):
         factor = 1 if profile.pairs.attention_factor is None else float(profile.pairs.attention_factor[head])
         assert same(found["run-3"]["amplitude"][0], abs(product) * scale[head.layer] * factor**2)
     assert [head for head, detail in document["details"].items() if "texts" in detail] == document["texts"][0]["heads"]
+
+
+def test_texts_have_the_room_that_all_else_leaves(several, monkeypatch):
+    long = [named(synthetic_examples(["a"] * 40, seed=seed), layers=3, heads=4) for seed in range(2)]
+
+    def made():
+        document = ph.explore([several["scores"], *long]).document
+        sizes = [
+            sum(map(len, known.values()))
+            for one in document["details"].values()
+            for known in one.get("texts", {}).values()
+        ]
+        return [text["kept"] for text in document["texts"]], sum(sizes)
+
+    whole = made()
+    monkeypatch.setattr(documents, "LEAST_ROOM", 1000)
+    assert made() == whole
+    monkeypatch.setattr(documents, "MOST_CHARACTERS", 0)
+    kept, size = made()
+    assert all(fewer < all_keys for fewer, all_keys in zip(kept, whole[0], strict=True))
+    assert size <= 2 * 1000 < whole[1]
 
 
 def test_texts_of_other_weights_are_noted(several):

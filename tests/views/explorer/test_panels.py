@@ -191,7 +191,7 @@ def test_long_texts_are_shown_in_windows_and_searched(panel, records):
         await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
         return (performance.now() - started) / 3;
     }""")
-    assert took < 300  # measured at about 15 ms; other tests may share the machine
+    assert took < 300  # measured at 40 to 90 ms while other programs ran
 
 
 RUNS = """cases => {

@@ -81,6 +81,18 @@ def test_a_text_of_8192_tokens_and_5_heads_stays_below_5_mb_and_keeps_what_has_m
         )
 
 
+def test_keys_beyond_99_5_percent_of_the_attention_and_the_first_16_are_left_out():
+    share = 0.9 * 0.5 ** torch.arange(60.0)
+    record = synthetic_examples(["t"] * 60)
+    record.kept_pattern[0] = torch.where(record.kept_keys[0] < 0, 0, 1 / 60)
+    record.kept_pattern[1] = torch.where(record.kept_keys[1] < 0, 0, share)
+    (text,), by_head = text_parts(record, "run-1")
+    flat, steep = (decoded(text, by_head[head]["text-1"]) for head in ("L0H0", "L0H1"))
+    assert [len(row) for row in flat] == list(range(1, 61))  # of 60 equal shares 59 are 98.3 %
+    assert [len(row) for row in steep[:16]] == list(range(1, 17))
+    assert {len(row) for row in steep[16:]} == {16}
+
+
 def test_keys_without_attention_take_no_room():
     record = synthetic_examples(["t"] * 40, pairs=1)
     record.kept_pattern[:, :, 1:] = 1e-6
