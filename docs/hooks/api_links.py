@@ -61,7 +61,7 @@ def _inline(html: str, places: dict[str, str], url: str) -> str:
 
 def _block(whole: re.Match[str], places: dict[str, str], url: str) -> str:
     def link(found: re.Match[str]) -> str:
-        place = _place(re.findall(r"\w+(?=</span>)", found[0])[2::2], places)
+        place = _place(re.findall(r"\w+(?=</span>)", found[0])[1:], places)
         return f'<a href="{get_relative_url(place, url)}">{found[0]}</a>' if place else found[0]
 
     return BLOCK.sub(link, whole[0]) if whole[1] == "pre" else whole[0]

@@ -76,24 +76,22 @@ def screenshots(browser: Any, file: Path, heads: tuple[str, str]) -> Iterator[tu
         file: The explorer's page.
         heads: Which head to choose, and which beside it.
     """
+    page = browser.new_context(offline=True).new_page()
+    page.goto(file.as_uri())
     for state in STATES:
-        size = {"width": state.width, "height": 900 if state.width > 390 else 780}
-        context = browser.new_context(offline=True, viewport=size, color_scheme=state.scheme)
-        page = context.new_page()
-        chosen = ",".join(heads if state.heads else heads[:1])
-        page.goto(f"{file.as_uri()}#{chosen}")
+        page.set_viewport_size({"width": state.width, "height": 900 if state.width > 390 else 780})
+        page.emulate_media(color_scheme=state.scheme)
+        page.evaluate("hash => { location.hash = hash; }", ",".join(heads if state.heads else heads[:1]))
         page.evaluate("() => explorer.settled()")
         if state.part:
-            part = page.locator(f"#{state.part}-part")
-            part.scroll_into_view_if_needed()
-            page.wait_for_timeout(400)  # charts are drawn when they come into view
+            page.locator(f"#{state.part}-part").scroll_into_view_if_needed()
+            page.wait_for_timeout(200)  # charts are drawn when they come into view
             page.evaluate("() => explorer.settled()")
         state.act(page)
         page.evaluate("() => explorer.settled()")
-        page.wait_for_timeout(400)
-        taken = part.screenshot() if state.part else page.screenshot()
-        context.close()
-        yield state, small(taken)
+        page.wait_for_timeout(100)
+        yield state, small(page.locator(f"#{state.part}-part").screenshot() if state.part else page.screenshot())
+    page.context.close()
 
 
 def small(png: bytes) -> bytes:
