@@ -152,7 +152,11 @@ def with_formulas(markdown: str) -> str:
 
     def formula(found: re.Match[str]) -> str:
         code, dollars, latex = found.groups()
-        return code or convert(latex.strip(), display="block" if dollars == "$$" else "inline")
+        if code:
+            return code
+        if dollars == "$":
+            return convert(latex.strip())
+        return f'<span class="formula">{convert(latex.strip(), display="block")}</span>'
 
     return FORMULA.sub(formula, markdown)
 
