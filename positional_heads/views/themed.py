@@ -7,6 +7,7 @@ dark.
 
 import base64
 import io
+import math
 import re
 import textwrap
 from functools import lru_cache
@@ -44,8 +45,8 @@ LINE_PER_INCH, LEGEND_PER_INCH = 14, 15
 """Characters of a title, and of a legend, in an inch."""
 HANDLE = 6
 """Characters that the line of a legend takes."""
-LEAST_CELL = 0.25
-"""Inches of a cell that can hold its number."""
+LEAST_CELL, TICK, SIDES = 0.25, 0.22, 1.4
+"""Inches of a cell that can hold its number, of the label of a tick, and of what stands beside a map."""
 _COLOUR = re.compile(r"(?<=: )#[0-9a-f]{6}\b")
 _IMAGE = re.compile(r'<image [^>]*?xlink:href="data:image/png;base64,\s*([^"]*)"[^>]*/>')
 _PLACES = re.compile(r'\b(d|x|y)="([^"]*)"')
@@ -122,7 +123,10 @@ def narrowed(figure: Figure) -> Figure:
         axes.set_subplotspec(places[number // across, number % across])
         axes.tick_params(labelbottom=True, labelleft=True)
         axes.set_title(_wrapped(axes.get_title(), NARROW / across), fontsize=SMALL, parse_math=False)
-        if axes.images and (NARROW - 1.4) / across / max(1, axes.images[0].get_size()[1]) < LEAST_CELL:
+        room, ticks = (NARROW - SIDES) / across, axes.get_xticks()
+        if axes.images and all(label.get_text().isdigit() for label in axes.get_xticklabels()):
+            axes.set_xticks(ticks[:: math.ceil(len(ticks) * TICK / room)])
+        if axes.images and room / max(1, axes.images[0].get_size()[1]) < LEAST_CELL:
             for text in axes.texts:
                 text.set_visible(False)
     _narrow_titles(figure, shown)

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+from dataclasses import replace
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -94,6 +96,18 @@ def test_a_narrow_layout_shows_every_panel_and_cuts_nothing(draw):
     assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 and box.width > 50 for box in boxes)
     left = " ".join(text.get_text().replace("\n", " ") for text in figure.findobj(Text))
     assert all(text in left for text in texts if len(text) > 6)
+
+
+def test_ticks_of_many_heads_do_not_touch_in_a_narrow_layout():
+    many = torch.rand(4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    none = replace(synthetic_scores(null=False, bootstrap=False), rho=many, rho_curve=many, bound=many)
+    figure = rho_heat_map(none)
+    figure.draw_without_rendering()
+    figure = narrowed(figure)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert len(boxes) > 4
+    assert all(one.x1 + 2 < other.x0 for one, other in pairwise(boxes))
 
 
 def test_the_axis_of_wavelengths_is_that_of_the_rotation_in_use(bundled):
