@@ -100,8 +100,9 @@ def test_a_narrow_layout_shows_every_panel_and_cuts_nothing(draw):
 
 def test_ticks_of_many_heads_do_not_touch_in_a_narrow_layout():
     many = torch.rand(4, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    none = replace(synthetic_scores(null=False, bootstrap=False), rho=many, rho_curve=many, bound=many)
-    figure = rho_heat_map(none)
+    per_layer = {"pair_counts": torch.ones(4, 5, dtype=torch.long), "frequencies": torch.ones(4, 4)}
+    per_head = {"rho": many, "rho_curve": many, "bound": many, "curve": torch.ones(4, 64, 5)}
+    figure = rho_heat_map(replace(synthetic_scores(null=False, bootstrap=False), **per_layer, **per_head))
     figure.draw_without_rendering()
     figure = narrowed(figure)
     figure.draw_without_rendering()
