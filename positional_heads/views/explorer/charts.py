@@ -63,7 +63,7 @@ def chart_specifications() -> dict[str, dict[str, Any]]:
     for (name, axis), (rows, fields) in DOMAINS.items():
         (scale,) = [scale for scale in compiled[name]["scales"] if scale["name"] == axis]
         scale["domain"] = {"fields": [{"data": rows, "field": field} for field in fields]}
-        if scale["type"] == "band":
+        if name == "atlas":
             scale["domain"]["sort"] = True
     return compiled
 
@@ -193,14 +193,23 @@ def _pairs() -> Chart:
 
 def _effects() -> Chart:
     """The effect of ablating each head alone: all heads as ticks, the chosen ones as points with intervals."""
-    y = alt.Y("study:N", title=None, axis=alt.Axis(labelLimit=120))
+    y = alt.Y("study:N", axis=None, sort=None)
     x = alt.X("value:Q", title="effect of ablating the head alone")
-    every = alt.Chart(_rows("every")).mark_tick(color=INK, opacity=0.25, cursor="pointer").encode(x, y, tooltip=TEXT)
+    every = (
+        alt.Chart(_rows("every"))
+        .mark_tick(color=INK, opacity=0.25, size=22, cursor="pointer")
+        .encode(x, y, tooltip=TEXT)
+    )
     interval = (
         alt.Chart(_rows("chosen")).mark_rule(strokeWidth=2).encode(alt.X("low:Q"), alt.X2("high:Q"), y, _own_colour())
     )
     point = alt.Chart(_rows("chosen")).mark_point(filled=True, size=90).encode(x, y, _own_colour(), tooltip=TEXT)
-    return _size(alt.layer(every, interval, point), 150)
+    names = (
+        alt.Chart(_rows("studies"))
+        .mark_text(align="left", dy=-20, fontSize=11, color=INK)
+        .encode(alt.XValue(0), y, alt.Text("study:N"))
+    )
+    return _size(alt.layer(every, interval, point, names), 150)
 
 
 def _compared() -> Chart:

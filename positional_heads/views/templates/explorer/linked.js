@@ -118,11 +118,13 @@ function pairsPanel(app) {
 function effectsPanel(app) {
   return chartPanel(app, "effects", "effects", (_, extra) => {
     const all = app.index.effects;
-    const title = (effect) => (all.filter((one) => one.title === effect.title).length > 1 ? `${effect.title} (${app.runs.get(effect.run)?.name ?? effect.run}, ${effect.range})` : effect.title);
-    extra.append(...all.map((effect) => app.el("p", { class: "soft" }, `${title(effect)}: ${effect.meaning}`)));
+    const short = (effect) => `${effect.measure}, ${effect.range}`;
+    const unique = new Set(all.map(short)).size === all.length;
+    const title = (effect) => (unique ? short(effect) : `${effect.title} (${app.runs.get(effect.run)?.name ?? effect.run}, ${effect.range})`);
+    extra.append(...all.map((effect) => app.el("p", { class: "soft" }, effect.meaning)));
     const every = all.flatMap((effect) => effect.values.map((value, number) => ({ value, low: effect.intervals?.low[number] ?? value, high: effect.intervals?.high[number] ?? value, name: app.index.heads[number], study: title(effect), text: `${app.index.heads[number]}: ${app.number(value)} ${effect.unit}` })).filter((row) => row.value !== null));
     return {
-      made(chart) { chart.set("every", every).height(60 + 50 * all.length).click((datum, event) => { if (datum?.name) app.choose(datum.name, event.shiftKey); }); },
+      made(chart) { chart.set("every", every).set("studies", all.map((effect) => ({ study: title(effect) }))).height(50 + 70 * all.length).click((datum, event) => { if (datum?.name) app.choose(datum.name, event.shiftKey); }); },
       rows() {
         const chosen = app.state.heads.flatMap((head) => all.map((effect) => {
           const at = app.place.get(head), value = effect.values[at], low = effect.intervals?.low[at] ?? null, high = effect.intervals?.high[at] ?? null;
