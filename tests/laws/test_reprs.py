@@ -205,7 +205,7 @@ def test_scores_show_verdict_and_the_best_heads_first():
     page = Page(scores._repr_html_())
     assert scores.verdict in page.text
     assert page.cells[0][:3] == ["head", "rho", "low 95 %"]
-    assert [row[0] for row in page.cells[1:4]] == ["L0H3", "L0H2", "L1H3"]
+    assert [row[0] for row in page.cells[1:4]] == ["L0H3", "L1H0", "L1H1"]
     assert page.cells[1][1] == "0.400"
     assert len(page.cells) == 1 + 8
     assert '"null_repeats": 6' in page.text
