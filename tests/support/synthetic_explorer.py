@@ -41,6 +41,7 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
             "unit": "",
             "meaning": f"{name} means",
             "scale": kind,
+            "lower": False,
             "low": -most if kind == "diverging" else min(known),
             "high": most,
             "values": found,
@@ -126,7 +127,7 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
                 "distance": at,
                 "unit": "pair index",
                 "training_length": 64,
-                "null": "band of 2 sd",
+                "null": "mean of the shuffles plus and minus 2 standard deviations",
                 "wavelength": wavelength,
             }
             for run in ids

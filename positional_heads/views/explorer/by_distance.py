@@ -23,6 +23,11 @@ MOST_POINTS = 96
 """Points of a curve at most."""
 BAND = 2
 """Standard deviations from the mean of a null to the edge of its band."""
+NULL = (
+    f"mean of the shuffles plus and minus {BAND} standard deviations of one shuffle at one distance; rho pools all "
+    "query-key pairs, so a curve inside the band can have a significant excess"
+)
+"""What the band of a null is."""
 MOST_CONTRIBUTIONS, FEWEST_RANGES = 640_000, 6
 """Contributions above which ranges of distance are joined, so that a page of 1000 heads stays one file."""
 Part = dict[str, Any]
@@ -69,7 +74,7 @@ def curve_part(run: Run, scores: HeadScores, heads: list[str]) -> tuple[Part, By
         "edges": edges.tolist(),
         "unit": "pair index",
         "training_length": run.training_length,
-        "null": f"band of {BAND} sd" if banded else None,
+        "null": NULL if banded else None,
         "wavelength": by_layer(wavelengths(scores.frequencies), scores.frequencies),
     }
     return part, curves

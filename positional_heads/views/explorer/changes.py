@@ -13,7 +13,7 @@ from positional_heads.results.text import printable
 from positional_heads.views.explorer.measures import Measure, measure, sentence
 from positional_heads.views.explorer.numbers import numbers
 from positional_heads.views.explorer.runs import Run
-from positional_heads.views.explorer.short_names import short_name
+from positional_heads.views.explorer.short_names import compared_names
 
 UNITS = {"log_prob": "nats per token", "loss": "nats per token", "exact": "share of right answers"}
 """Units of the measures of tasks."""
@@ -69,7 +69,7 @@ def comparison_part(run: Run, comparison: Comparison) -> tuple[dict[str, Any], l
     Returns:
         The part, and the changes and their q as measures.
     """
-    names = [short_name(name) for name in comparison.names]
+    names = [*compared_names(comparison)]
     of = f"{names[1]} minus {names[0]}"
     rows, measures = [], []
     changes = {"rho": (comparison.rho, comparison.rho_change), "excess": (comparison.excess, comparison.excess_change)}

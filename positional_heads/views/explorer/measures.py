@@ -23,6 +23,19 @@ Scale = Literal["diverging", "sequential", "flag"]
 Measure = dict[str, Any]
 SIGNED = {"rho", "rho_curve", "excess", "null_mean", "z", "semantic"}
 """Measures whose sign means something: their colours are symmetric about 0."""
+LOWER = ("p_value", "q_value", "_q")
+"""Ends of the names of measures of which a small value is the notable one."""
+OWN_MEANINGS = {
+    "excess": (
+        "how much higher the head's rho is than the mean rho of the same queries and keys in shuffled positions, "
+        "below 0 if it is lower"
+    ),
+    "z": (
+        "the excess in standard deviations of rho over the shuffles; it knows nothing of the spread over sequences, so "
+        "judge heads by q"
+    ),
+}
+"""Meanings in the words of the page, where those of tables speak of columns."""
 PURE = {"-1 to 1", "0 to 1", "rho minus null", "correlation"}
 """Units that are none: a range, or how a number is made."""
 
@@ -66,6 +79,7 @@ def measure(
         "unit": unit,
         "meaning": sentence(meaning),
         "scale": scale,
+        "lower": name.endswith(LOWER),
         "low": number(low),
         "high": number(high),
         "values": numbers(values.flatten()),
@@ -84,9 +98,9 @@ def score_measures(run: Run, scores: HeadScores) -> Iterator[Measure]:
     yield measure(run, "rho", scores.rho, MEANINGS["rho"], interval=scores.interval())
     yield measure(run, "rho_curve", scores.rho_curve, MEANINGS["rho_curve"])
     if scores.null is not None:
-        yield measure(run, "excess", scores.excess, MEANINGS["excess"])
+        yield measure(run, "excess", scores.excess, OWN_MEANINGS["excess"])
         yield measure(run, "null_mean", scores.null.mean, MEANINGS["null_mean"])
-        yield measure(run, "z", scores.z, FILE_MEANINGS["z"])
+        yield measure(run, "z", scores.z, OWN_MEANINGS["z"])
         yield measure(run, "p_value", scores.p_values, FILE_MEANINGS["p_value"])
         yield measure(run, "q_value", scores.q_values, MEANINGS["q_value"])
     if scores.saturation is not None:

@@ -22,7 +22,7 @@ from positional_heads.results.scores import HeadScores
 from positional_heads.results.tables import model_label
 from positional_heads.results.text import printable
 from positional_heads.results.unfinished import unfinished
-from positional_heads.views.explorer.short_names import short_name, without_paths
+from positional_heads.views.explorer.short_names import short_name, text_names, without_paths
 from positional_heads.views.report.page import SHOWN_KINDS, WRITING
 
 KINDS: dict[type[Record], str] = {
@@ -71,8 +71,7 @@ class Run:
     @property
     def text(self) -> str | None:
         """Short names of its texts; None where none is known."""
-        names = [short_name(name) for name in (self.record.provenance.get("data") or {}).get("texts") or [] if name]
-        return ", ".join(dict.fromkeys(names)) or None
+        return ", ".join(text_names(self.record)) or None
 
     @property
     def training_length(self) -> int | None:
@@ -166,6 +165,11 @@ def given_runs(results: Iterable[Record] | Mapping[str, Record]) -> Runs:
         if kind is None:
             known = ", ".join(kind.__name__ for kind in KINDS)
             msg = f"an explorer shows a folder of results, or {known}; got {type(record).__name__}"
+            if isinstance(record, str | Path):
+                msg += (
+                    ", and a folder goes alone, ph.explore(folder): put the folders into one, or load their results, "
+                    "e.g. ph.HeadScores.load(folder)"
+                )
             raise TypeError(msg)
         found.append((KINDS[kind] if name is None else str(name), record, None))
     if not found:
@@ -196,7 +200,7 @@ def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> 
     fitting.sort(key=lambda one: isinstance(one[1], HeadScores) and profiled not in {None, _scored(one[1])})
     order = list(KINDS.values())
     fitting.sort(key=lambda one: order.index(_word(one[1])))
-    names = _names([(short_name(name), record) for name, record, _ in fitting])
+    names = _names([(short_name(name), record, file is not None) for name, record, file in fitting])
     runs = [
         Run(f"run-{number}", name, record, file)
         for number, (name, (_, record, file)) in enumerate(zip(names, fitting, strict=True), 1)
@@ -209,23 +213,38 @@ def without_home(note: str) -> str:
     return note.replace(str(Path.home()), "~")
 
 
-def _names(named: Sequence[tuple[str, Record]]) -> list[str]:
-    """Names that differ: with the kind, then the text, then a number where they do not."""
-    plain = [name for name, _ in named]
+def _names(named: Sequence[tuple[str, Record, bool]]) -> list[str]:
+    """Names that differ: of files the text if texts differ, then the kind, then the text, then a number.
+
+    Args:
+        named: Name, result, and whether the name is only that of its folder.
+    """
+    several = len({text for _, record, _ in named if (text := _text(record))}) > 1
+    plain = [
+        f"{text} ({name})" if several and of_folder and (text := _text(record)) not in {"", name} else name
+        for name, record, of_folder in named
+    ]
+    called = [name for name, _, _ in named]
     longer = []
-    for name, record in named:
-        word = _word(record)
-        longer.append(f"{name}: {word}" if plain.count(name) > 1 and word != name else name)
+    for name, (own, record, _) in zip(plain, named, strict=True):
+        shared = plain.count(name) > 1 or (name == own and called.count(own) > 1)
+        longer.append(f"{name}: {_word(record)}" if shared and _word(record) != name else name)
     with_text = []
-    for name, (_, record) in zip(longer, named, strict=True):
-        texts = [short_name(one) for one in (record.provenance.get("data") or {}).get("texts") or [] if one]
-        with_text.append(f"{name} on {', '.join(texts)}" if longer.count(name) > 1 and texts else name)
+    for name, (_, record, _) in zip(longer, named, strict=True):
+        text = _text(record)
+        with_text.append(f"{name} on {text}" if longer.count(name) > 1 and text and text not in name else name)
     seen: dict[str, int] = {}
     final = []
     for name in with_text:
         seen[name] = seen.get(name, 0) + 1
         final.append(name if with_text.count(name) == 1 else f"{name} ({seen[name]})")
     return final
+
+
+def _text(record: Record) -> str:
+    """The text of a result as a part of its name: the first, and how many more; empty if unknown."""
+    first, *more = text_names(record) or [""]
+    return f"{first} and {len(more)} more" if more else first
 
 
 def _word(record: Record) -> str:

@@ -1,4 +1,4 @@
-"""One to three sentences on each head: what the results say of it, with their uncertainty, and nothing more."""
+"""One to four sentences on each head: what the results say of it, with their uncertainty, and nothing more."""
 
 from collections.abc import Iterator
 from math import isnan
@@ -13,8 +13,10 @@ from positional_heads.results.scores import HeadScores
 from positional_heads.results.text import LEAST_P, printable, rounded, signed
 from positional_heads.results.verdicts import ALPHA
 from positional_heads.views.explorer.runs import Run, Runs
-from positional_heads.views.explorer.short_names import short_name
+from positional_heads.views.explorer.short_names import compared_names
 
+NAMED_PLACES = 3
+"""Runs that judge a head otherwise and are named."""
 FEW_TOKENS = 10
 """Tokens below which a distance has a place after the point."""
 
@@ -27,9 +29,10 @@ def head_sentences(runs: Runs, scored: list[tuple[Run, HeadScores]], labels: lis
         scored: The scores of each run; the first are spoken of.
         labels: Every name of each head, if a profile gives them.
     """
-    attention = [run.record for kind in (HeadProfile, DistanceProfile) for run in runs.of(kind)]
-    looks = _looks(attention[0]) if attention else {}
-    found = [_scored(scored[0][1])] if scored else []
+    attention = [run for kind in (HeadProfile, DistanceProfile) for run in runs.of(kind)][:1]
+    apart = bool(attention and scored) and attention[0].text not in {None, scored[0][0].text}
+    looks = _looks(attention[0].record, f"on {attention[0].text} " if apart else "") if attention else {}
+    found = [_scored(scored), _otherwise(scored)] if scored else []
     changes: list[dict[str, str]] = [_ablated(run.record) for run in runs.of(AblationStudy)[:1]]
     changes += [_compared(run.record) for run in runs.of(Comparison)[:1]]
     texts = []
@@ -54,8 +57,8 @@ def _named(head: str, names: list[str]) -> str:
     return f"{head} is {'an' if joined[0] in 'aeiou' else 'a'} {joined} head"
 
 
-def _looks(record: Any) -> dict[str, str]:
-    """How far each head looks, where its attention to the first keys is known."""
+def _looks(record: Any, on: str) -> dict[str, str]:
+    """How far each head looks, where its attention to the first keys is known; first where that was measured."""
     settings = record.provenance.get("settings", {})
     sinks, window = settings.get("sinks", "?"), settings.get("window", "?")
     reach, distant, sink = (_values(record.values(name)) for name in ("reach", "distant_mass", "sink_mass"))
@@ -66,27 +69,93 @@ def _looks(record: Any) -> dict[str, str]:
         if isnan(reach[head]) or isnan(sink[head]):
             continue
         near = f" ({_interval(ends[0][head], ends[1][head], _tokens)})" if not isnan(ends[0][head]) else ""
-        far = f"{_percent(distant[head])} goes beyond {window} tokens (where there are so many), and "
+        far = (
+            f"of the attention of queries that have such keys {window} or more tokens back, {_percent(distant[head])} "
+            "goes there, and "
+        )
         said[head] = (
-            f"its attention past {first} reaches {_tokens(reach[head])} tokens back on average{near}; of all its "
-            f"attention, {'' if isnan(distant[head]) else far}{_percent(sink[head])} rests on {first}"
+            f"{on}its attention past {first} reaches {_tokens(reach[head])} tokens back on average{near}; "
+            f"{'' if isnan(distant[head]) else far}{_percent(sink[head])} of all its attention rests on {first}"
         )
     return said
 
 
-def _scored(scores: HeadScores) -> dict[str, str]:
-    """What each head scores, and whether it beats its null."""
+def _places(scored: list[tuple[Run, HeadScores]]) -> list[str]:
+    """Where each run was scored: on which text, or in which run where texts do not tell them apart."""
+    texts = [run.text for run, _ in scored]
+    if len({*texts} - {None}) == len(texts):
+        return [f"on {text}" for text in texts]
+    return [f"in {run.name}" for run, _ in scored]
+
+
+def _scored(scored: list[tuple[Run, HeadScores]]) -> dict[str, str]:
+    """What each head scores in the first run, where that is if there are more, and whether it beats its null."""
+    scores, place = scored[0][1], _places(scored)[0] if scored[1:] else ""
+    its, it = (f"{place[0].upper()}{place[1:]} its", f"{place} it") if place else ("Its", "it")
     rho, (low, high) = _values(scores.rho), (_values(end) for end in scores.interval().unbind(-1))
     reasons = {str(head): printable(reason, newlines=False) for head, reason in scores.reasons.items()}
     judged = _judged(scores) if scores.null is not None else dict.fromkeys(rho, ": no null was computed to judge it by")
     said = {}
     for head, value in rho.items():
         if isnan(value):
-            said[head] = f"It has no score{f', because {reasons[head]}' if head in reasons else ''}"
+            it_has = f"{it[0].upper()}{it[1:]} has"
+            said[head] = f"{it_has} no score{f', because {reasons[head]}' if head in reasons else ''}"
         else:
             spread = "" if isnan(low[head]) else f" ({_interval(low[head], high[head])})"
-            said[head] = f"Its rho is {rounded(value)}{spread}{judged[head]}"
+            said[head] = f"{its} rho is {rounded(value)}{spread}{judged[head]}"
     return said
+
+
+def _otherwise(scored: list[tuple[Run, HeadScores]]) -> dict[str, str]:
+    """Where other runs judge a head otherwise than the first: whether it beats its null, and stays."""
+    known = [
+        (place, _judgements(scores))
+        for place, (_, scores) in zip(_places(scored), scored, strict=True)
+        if scores.null is not None
+    ]
+    said: dict[str, str] = {}
+    if not known or scored[0][1].null is None:
+        return said
+    (_, own), *others = known
+    for head, (beats, stays) in own.items():
+        places: dict[str, list[str]] = {}
+        for place, judged in others:
+            also_beats, also_stays = judged.get(head, (beats, None))
+            if also_beats != beats or (stays and also_stays and also_stays[1] != stays[1]):
+                places.setdefault(_in_words(also_beats, also_stays), []).append(place)
+        parts = [f"{_listed(where)} {words}" for words, where in places.items()]
+        if parts:
+            joined = "; ".join(parts)
+            said[head] = f"{joined[0].upper()}{joined[1:]}"
+    return said
+
+
+def _judgements(scores: HeadScores) -> dict[str, tuple[bool, tuple[int, bool] | None]]:
+    """Whether each head with a score beats its null; and without how many first keys it does so or not, if known."""
+    rho, beats = _values(scores.rho), _values(scores.beats_null(ALPHA))
+    controlled = scores.control is not None and scores.control.null is not None
+    stays = _values(scores.stays(ALPHA)) if controlled else {}
+    return {
+        head: (beats[head], (scores.control_keys, stays[head]) if controlled and beats[head] else None)
+        for head, value in rho.items()
+        if not isnan(value)
+    }
+
+
+def _in_words(beats: bool, stays: tuple[int, bool] | None) -> str:
+    if not beats:
+        return "it is not shown to beat its null"
+    if stays is None:
+        return "it beats its null"
+    keys, staying = stays
+    return f"it beats its null{', also' if staying else ', but is not shown to'} without the first {keys} keys"
+
+
+def _listed(places: list[str]) -> str:
+    """Places, or how many where they are too many to name."""
+    if len(places) > NAMED_PLACES:
+        return f"in {len(places)} other results"
+    return " and ".join([", ".join(places[:-1]), places[-1]] if places[1:] else places)
 
 
 def _judged(scores: HeadScores) -> dict[str, str]:
@@ -123,7 +192,7 @@ def _ablated(study: Any) -> dict[str, str]:
 
 def _compared(comparison: Any) -> dict[str, str]:
     """How each head's rho differs in the second result."""
-    a, b = (short_name(name) for name in comparison.names)
+    a, b = compared_names(comparison)
     change, q = _values(comparison.rho_change.value), _values(comparison.rho_change.q_values)
     low, high = (_values(end) for end in comparison.rho_change.interval().unbind(-1))
     said = {}

@@ -8,12 +8,31 @@ from positional_heads.results.text import printable
 from positional_heads.views.report import local_names
 
 LONGEST = 80
+PARTS = (("model", "weights"), ("data", "texts"))
+"""Where a provenance says what was run, and on what."""
 
 
 def short_name(name: object) -> str:
     """A readable name: of a path the last part, in one line of at most 80 characters."""
     shown = printable(local_names.short_name(str(name)), newlines=False)
     return shown if len(shown) <= LONGEST else shown[: LONGEST - 1] + "…"
+
+
+def text_names(record: Record) -> list[str]:
+    """Short names of the texts of a result; empty where none is known."""
+    names = (record.provenance.get("data") or {}).get("texts") or []
+    return [*dict.fromkeys(short_name(name) for name in names if name)]
+
+
+def compared_names(comparison: Comparison) -> tuple[str, str]:
+    """What two compared results are called: by their texts where only these differ, or else as they were named."""
+    sides = [comparison.provenance.get(side) or {} for side in ("a", "b")]
+    models, texts = ([(side.get(part) or {}).get(key) for side in sides] for part, key in PARTS)
+    if all(texts) and texts[0] != texts[1] and models[0] == models[1]:
+        a, b = (short_name(", ".join(map(short_name, one))) for one in texts)
+        if a != b:
+            return a, b
+    return short_name(comparison.names[0]), short_name(comparison.names[1])
 
 
 def without_paths(record: Record) -> Record:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 
@@ -141,6 +142,7 @@ def test_measures_of_scores_are_those_of_their_table(document, several):
             int(bool(stays)) if there else None for stays, there in zip(frame["stays"], scored, strict=True)
         ]
         assert "without the first 64 keys" in found["stays"]["meaning"]
+        assert {name for name, one in found.items() if one["lower"]} == {"p_value", "q_value"}
     assert 1 in measures(document, "run-1")["beats_null"]["values"]
 
 
@@ -167,6 +169,14 @@ def test_measures_of_distances_are_those_of_its_table(document, several):
     for name, one in found.items():
         for head, value in zip(document["heads"], one["values"], strict=True):
             assert same(value, frame[name][head] if head in frame.index else None), (name, head)
+
+
+def test_meanings_are_sentences_without_names_of_columns(document, studies):
+    for one in [*document["measures"], *studies["measures"]]:
+        said = one["meaning"]
+        assert said[0].isupper(), said
+        assert said.endswith("."), said
+        assert not re.findall(r"[a-z]+_[a-z]+", said.replace("log_prob", "")), said  # the task's measure
 
 
 def test_colours_have_the_range_of_the_data(document, studies):
@@ -209,7 +219,7 @@ def test_a_curve_is_the_mean_over_query_key_pairs_of_each_range(length):
     assert edges == sorted(set(edges))
     assert len(edges) <= 97
     assert shared["distance"] == [(first + beyond - 1) / 2 for first, beyond in pairwise(edges)]
-    assert shared["null"] == "band of 2 sd"
+    assert shared["null"].startswith("mean of the shuffles plus and minus 2 standard deviations of one shuffle at one")
     assert set(document["details"]["L2H0"]) == set()
     for layer in range(2):
         for head in range(4):
@@ -417,7 +427,7 @@ def test_paths_stay_at_home(path):
     text = "\n".join(strings(document))
     assert not any(folder in text for folder in ("home", "Users", "models"))
     assert document["title"] == "seven on prose"
-    assert document["comparisons"][0]["names"] == ["a", "b"]
+    assert document["comparisons"][0]["names"] == ["prose", "code"]
     assert "b against a" in document["runs"][3]["description"]
 
 
@@ -437,13 +447,28 @@ def test_a_folder_shows_every_run_of_one_shape_and_names_the_others(tmp_path, se
     document = ph.explore(tmp_path).document
     # the scores of the profiled text come first
     assert [(one["name"], one["file"]) for one in document["runs"]] == [
-        ("b", "b/scores.safetensors"),
-        ("a", "a/scores.safetensors"),
-        ("profile", "heads.safetensors"),
+        ("prose (b)", "b/scores.safetensors"),
+        ("code (a)", "a/scores.safetensors"),
+        ("prose (profile)", "heads.safetensors"),
     ]
     assert any("plan/plan.safetensors" in note for note in document["notes"])
     assert any("2 layers of 6 heads" in note and "wide/scores.safetensors" in note for note in document["notes"])
     assert str(tmp_path) not in json.dumps(document)
+
+
+def test_files_of_several_texts_are_called_by_them(tmp_path, several):
+    for folder, name in (("first", "scores"), ("code", "other"), ("first", "profile"), ("first", "distances")):
+        several[name].save(tmp_path / folder)
+    for folder in ("first", "code", "third"):
+        several["texts"].save(tmp_path / folder)
+    named = [one["name"] for one in ph.explore(tmp_path).document["runs"]]
+    kinds = ("scores", "profile", "distances")
+    assert sorted(named) == sorted(
+        [*(f"prose (first): {kind}" for kind in kinds), "code: scores", "code: texts", "first: texts", "third"]
+    )
+    for file in (tmp_path / "code").iterdir():
+        file.unlink()
+    assert not any("prose" in one["name"] for one in ph.explore(tmp_path).document["runs"])
 
 
 def test_what_cannot_be_explored_is_refused(tmp_path, several):
@@ -453,7 +478,11 @@ def test_what_cannot_be_explored_is_refused(tmp_path, several):
         ph.explore(tmp_path)
     with pytest.raises(ValueError, match="no result given"):
         ph.explore([])
-    with pytest.raises(TypeError, match=r"HeadScores, HeadProfile, .*; got HeadPlan"):
+    with pytest.raises(
+        TypeError, match=r"got str, and a folder goes alone, ph.explore\(folder\): put the folders into"
+    ):
+        ph.explore({"prose": str(tmp_path)})
+    with pytest.raises(TypeError, match=r"HeadScores, HeadProfile, .*; got HeadPlan$"):
         ph.explore(ph.window_plan(synthetic_profile(), 0.5, window=4))
     with pytest.raises(ValueError, match="do not say how many layers"):
         ph.explore(synthetic_examples())

@@ -83,9 +83,62 @@ def test_a_profile_names_a_head_and_says_how_far_it_looks():
         assert names == ["mixed"] or all(name in opening for name in names)
         reach, low, high = (said(row[name], 1) for name in ("reach", "reach_low", "reach_high"))
         assert f"reaches {reach} tokens back on average (95 % interval {low} to {high})" in text
-        assert f"{said(100 * row['distant_mass'], 0)} % goes beyond 4 tokens" in text
-        assert f"{said(100 * row['sink_mass'], 0)} % rests on the first key." in text
+        far = f"queries that have such keys 4 or more tokens back, {said(100 * row['distant_mass'], 0)} % goes there"
+        assert far in text
+        assert f"{said(100 * row['sink_mass'], 0)} % of all its attention rests on the first key." in text
     assert told["L2H0"] == "L2H0: it has no score, because it has no rotary embedding."
+
+
+def test_with_several_texts_it_is_said_which_one_and_what_another_says_otherwise(several):
+    scores = several["scores"]  # L0H3 beats its null, and is not shown to without the first keys
+
+    def other(text, shift=0.001, **changed):
+        return named(replace(scores, rho=scores.rho + shift, **changed), text)
+
+    stays = other("code", control=replace(scores, control=None))
+    never = [other(f"text {number}", -2 - number) for number in range(4)]
+    assert [str(head) for head in stays.positional_heads(alpha=0.05, stays=True)] == ["L0H3"]
+    for others, said_of_it in (
+        ([stays], " On code it beats its null, also without the first 64 keys."),
+        (never[:1], " On text 0 it is not shown to beat its null."),
+        (never[:2], " On text 0 and on text 1 it is not shown to beat its null."),
+        ([*never[:1], stays], " On text 0 it is not shown to beat its null; on code it beats its null, also without t"),
+        (never, " In 4 other results it is not shown to beat its null."),
+        ([other("alike")], ""),
+        ([other("without a control", control=None)], ""),
+        ([other("without a null", null=None, control=None)], ""),
+    ):
+        told = sentences([scores, *others])
+        assert all("prose it" in text for text in told.values())
+        before, after = told["L0H3"].split("is not shown to do so without the first 64 keys.")
+        assert before.startswith("L0H3: on prose its rho is 0.")
+        assert after.startswith(said_of_it)
+        assert bool(after) == bool(said_of_it)
+        assert [head for head, text in told.items() if "it beats its null" not in text and ". On text" in text] == []
+    told = sentences([stays, scores])["L0H3"]
+    assert told.endswith("On prose it beats its null, but is not shown to without the first 64 keys.")
+    assert "On code it beats" in sentences({"a": scores, "b": stays})["L0H3"]
+    again = other("prose", control=stays.control)
+    told = sentences({"base": scores, "tuned": again})["L0H3"]
+    assert told.startswith("L0H3: in base its rho is ")
+    assert told.endswith(" In tuned it beats its null, also without the first 64 keys.")
+
+
+def test_attention_on_another_text_is_said_to_be_of_it(several):
+    elsewhere = named(several["profile"], "elsewhere")
+    elsewhere = replace(elsewhere, scores=several["scores"])
+    assert ": on elsewhere its attention past" in sentences([several["scores"], elsewhere])["L0H3"]
+    assert " on prose " not in sentences([several["scores"], several["profile"]])["L0H3"]
+
+
+def test_compared_runs_are_called_by_their_texts_if_only_these_differ(several):
+    told = sentences(several["compared"])["L0H3"]
+    assert "rom prose to code its rho " in told
+    tuned = named(several["other"], "code", weights="tuned")
+    told = sentences(ph.compare(several["scores"], tuned, names=["base", "tuned"]))["L0H3"]
+    assert "rom base to tuned its rho " in told
+    alike = [named(several[name], f"/{name}/one.txt") for name in ("scores", "other")]
+    assert "rom a to b its rho " in sentences(ph.compare(*alike))["L0H3"]
 
 
 def test_articles_and_lists_of_names_are_english():
