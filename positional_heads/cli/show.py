@@ -66,6 +66,7 @@ def finish(
         progress: Files in the folder that the run could have been resumed from, removed now.
         more: Other files that the command wrote, to be listed.
     """
+    from positional_heads.results.files import HEAD_PROFILE, SCORES
     from positional_heads.views.report.folder import write_report
 
     written = [*write_report(result, out), *more]
@@ -73,6 +74,8 @@ def finish(
         (out / name).unlink(missing_ok=True)
     print_result(written[0], result.saved_as, as_json, top)
     say("written: " + ", ".join(str(file) for file in written))
+    if result.saved_as in {SCORES, HEAD_PROFILE}:
+        say(f"positional-heads explore {out} shows every head")
 
 
 def print_result(path: Path, kind: "ResultKind", as_json: bool, top: int, head: str | None = None) -> None:

@@ -207,6 +207,8 @@ class HeadProfile(Record):
     def verdict(self) -> str:
         """How many heads have which name, which measures are nearly the same thing, and what is not known."""
         beating = None if self.scores.null is None else int(self.scores.beats_null().sum())
+        control = self.scores.control
+        controlled = control is not None and control.null is not None
         unknown = {name for name in self.names if bool(self.values(name).isnan().all())}
         return profile_verdict(
             {name: len(heads) for name, heads in self.by_name.items()},
@@ -214,6 +216,7 @@ class HeadProfile(Record):
             scores=SCORE_MEASURES,
             unknown=unknown,
             beating=beating,
+            staying=(self.scores.control_keys, int(self.scores.stays().sum())) if controlled else None,
             groups=self.scores.n_groups,
             provenance=self.provenance,
         )

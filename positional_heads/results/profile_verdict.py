@@ -32,6 +32,7 @@ def profile_verdict(
     beating: int | None,
     groups: int,
     provenance: Mapping[str, Any],
+    staying: tuple[int, int] | None = None,
 ) -> str:
     """What the heads are, in sentences.
 
@@ -43,6 +44,7 @@ def profile_verdict(
         beating: How many heads beat their null with a positive rho; None without a null.
         groups: Groups of sequences that count as independent.
         provenance: Provenance of the profile.
+        staying: How many first keys a control leaves out, and how many of these heads stay then; None without one.
     """
     n_heads = sum(names.values())
     if n_heads == 0:
@@ -50,7 +52,11 @@ def profile_verdict(
     sentences = [_named(names, n_heads)]
     if beating is not None:
         several = f"{beating} beat their" if beating else "No head beats its"
-        sentences.append(f"{'1 beats its' if beating == 1 else several} null with a positive rho.")
+        stay = ""
+        if beating and staying is not None:
+            keys, number = staying
+            stay = f"; {number} of the {beating} stay{'s' * (number == 1)} when the first {keys} keys are left out"
+        sentences.append(f"{'1 beats its' if beating == 1 else several} null with a positive rho{stay}.")
     sentences += _related(correlations, scores, n_heads)
     if under := measured_under(provenance):
         sentences.append(f"All was measured under {under}.")

@@ -17,6 +17,7 @@ from positional_heads.results.files import (
     PARTIAL,
     PLAN_STUDY,
     RECOMMENDATION,
+    SCORES,
     ResultFileError,
     ResultKind,
     earlier_sums,
@@ -62,20 +63,22 @@ def unfinished(folder: str | Path) -> str | None:
     """
     folder = Path(folder)
     sums = [folder / PARTIAL.file_name, *sorted(folder.glob("shard-*.unfinished.safetensors"))]
-    notes = [_unfinished_scores(file) for file in sums if file.is_file()]
+    notes = [note for file in sums if file.is_file() and (note := _unfinished_scores(file)) is not None]
     parts = folder / FINISHED_FILE_NAME
     if parts.is_file() and (note := _unfinished_study(parts)) is not None:
         notes.append(note)
     return " ".join(notes) or None
 
 
-def _unfinished_scores(file: Path) -> str:
+def _unfinished_scores(file: Path) -> str | None:
     try:
         content, _ = read_result(file, PARTIAL)
     except ResultFileError as error:
         return f"{error}; delete it to start over."
     if earlier := earlier_sums(file, content):
         return f"{earlier}."
+    if _has_result(file, content):
+        return None
     done, total = len(content["done"]), content["run"]["batches"]
     call = "positional-heads score command, or score_heads call with the same checkpoint="
     if "profile" in content["run"]["provenance"]:
@@ -83,6 +86,33 @@ def _unfinished_scores(file: Path) -> str:
     if file.name != PARTIAL.file_name:
         call = "positional-heads score --shard command, or score_shard call"
     return f"{file}: unfinished, {done} of {total} batches are counted; to resume, repeat the same {call}."
+
+
+def _has_result(file: Path, content: Mapping[str, Any]) -> bool:
+    """Whether what the sums were counted for lies beside them, of the same run: calls in Python keep the sums."""
+    run, done = content["run"], {*content["done"]}
+    kind = HEAD_PROFILE if "profile" in run["provenance"] else SCORES
+    beside = file.parent / kind.file_name
+    if file.name != PARTIAL.file_name:
+        kind, beside = PARTIAL, file.with_name(file.name.replace(".unfinished.", "."))
+    elif len(done) < run["batches"]:
+        return False
+    try:
+        result, _ = read_result(beside, kind)
+    except (OSError, ResultFileError):
+        return False
+    other = result["run"]["provenance"] if kind == PARTIAL else result["provenance"]
+    counted = done <= {*result["done"]} if kind == PARTIAL else True
+    return counted and _identity(run["provenance"]).items() <= _identity(other).items()
+
+
+def _identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What was scored, and every setting; a profile has more of those than its sums."""
+    settings = {**provenance.get("settings", {}), **provenance.get("profile", {})}
+    settings = {f"settings.{name}": value for name, value in settings.items()}
+    parts = {"model": provenance.get("model"), "extension": provenance.get("extension")}
+    known = {"data": provenance.get("data", {}).get("sha256"), **parts, **settings}
+    return {name: json.dumps(value, sort_keys=True) for name, value in known.items()}
 
 
 def _unfinished_study(file: Path) -> str | None:

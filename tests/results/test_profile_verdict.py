@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from positional_heads.results.profile_verdict import profile_verdict
+from tests.support.explored_results import controlled_scores
 from tests.support.synthetic_profile import synthetic_profile
 
 PROVENANCE = {
@@ -39,7 +40,10 @@ def test_names_are_counted_the_commonest_first(drawn):
     assert verdict({"rho": drawn[0]}, {}) == "No head was profiled."
     assert "other" not in verdict({"rho": drawn[0]}, {"far": 100}).split("All of this")[0]
     assert " 1 beats its null" in verdict({"rho": drawn[0]}, beating=1)
-    assert " No head beats its null" in verdict({"rho": drawn[0]}, beating=0)
+    assert " No head beats its null with a positive rho. " in verdict({"rho": drawn[0]}, beating=0, staying=(64, 0))
+    said = verdict({"rho": drawn[0]}, staying=(64, 2))
+    assert " 3 beat their null with a positive rho; 2 of the 3 stay when the first 64 keys are left out. " in said
+    assert "; 1 of the 3 stays when the first 8" in verdict({"rho": drawn[0]}, staying=(8, 1))
 
 
 def test_measures_that_order_heads_alike_are_told_whatever_the_sign(drawn):
@@ -94,6 +98,10 @@ def test_the_verdict_of_a_record_is_that_of_its_numbers():
     assert "No retrieval score was asked for" in said
     assert "8 heads are too few" not in said
     assert "No null was counted" in synthetic_profile(null=False).verdict
+    assert " stay" not in said
+    scores = controlled_scores(0)
+    said = replace(profile, scores=scores).verdict
+    assert " 1 beats its null with a positive rho; 0 of the 1 stay when the first 64 keys are left out. " in said
     counted = sum(len(heads) for heads in profile.by_name.values())
     assert counted == 8
     for name, heads in profile.by_name.items():

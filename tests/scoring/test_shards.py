@@ -5,6 +5,7 @@ import random
 import re
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import positional_heads as ph
 from positional_heads.core.kernels import choosing
 from positional_heads.core.kernels.eager import EagerKernel
 from positional_heads.results.files import PARTIAL
+from positional_heads.results.unfinished import unfinished
 from positional_heads.scoring.checkpoint import interrupt_delayed
 from positional_heads.scoring.counter import EntryCounter
 from positional_heads.scoring.shards import shard_file
@@ -67,6 +69,7 @@ def test_a_finished_shard_is_not_counted_again(tiny, sequences, tmp_path, runs):
     ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
     before, content = sum(runs), (tmp_path / shard_file(1, 2)).read_bytes()
     (tmp_path / "shard-0001-of-0002.unfinished.safetensors").write_bytes(content)  # killed before this was removed
+    assert unfinished(tmp_path) is None
     ph.score_shard(tiny("mistral"), sequences, "1/2", tmp_path, **SETTINGS)
     probes = sum(runs) - before
     assert 0 < probes < 6  # only the look at the layers
@@ -174,12 +177,21 @@ def test_an_interrupted_run_resumes(tiny, sequences, whole, tmp_path, runs):
         ph.score_heads(model, sequences, **settings)
     handle.remove()
     assert (tmp_path / PARTIAL.file_name).exists()
+    whole.save(tmp_path)
+    assert "unfinished, 3 of 6" in unfinished(tmp_path)  # whatever lies beside it
     stopped_at = sum(runs)
     assert same(ph.score_heads(model, sequences, **settings), whole)
     assert sum(runs) - stopped_at < 9  # fewer than all sequences
     finished = sum(runs)
     assert same(ph.score_heads(model, sequences, **settings), whole)  # all of it is on disk
     assert sum(runs) - finished < 6
+    assert unfinished(tmp_path) is None
+    for part, other in (("data", "sha256"), ("model", "dtype"), ("settings", "seed"), ("extension", "method")):
+        changed = {part: (whole.provenance[part] or {}) | {other: "other"}}
+        replace(whole, provenance=whole.provenance | changed).save(tmp_path)
+        assert "to resume, repeat" in unfinished(tmp_path), part
+    (tmp_path / "scores.safetensors").write_bytes(b"damaged")
+    assert "to resume, repeat" in unfinished(tmp_path)
 
 
 def test_a_resumed_run_keeps_its_kernel(tiny, sequences, tmp_path, monkeypatch):
