@@ -32,8 +32,8 @@ def effect_parts(run: Run, study: AblationStudy) -> tuple[list[dict[str, Any]], 
         values, *ends = (_placed(study, frame, column) for column in (reach, f"{reach} low", f"{reach} high"))
         name, task = study.measures[0], printable(study.task, newlines=False)
         meaning = (
-            f"{name} of {task} ({reach}) with the head ablated (mode "
-            f"{study.provenance.get('ablation', {}).get('mode', '?')}), minus that of the whole model; negative is harm"
+            f"change of {name} of {task} ({reach}) when the head is ablated (mode "
+            f"{study.provenance.get('ablation', {}).get('mode', '?')}), against the whole model; negative is harm"
         )
         unit = UNITS.get(name, "")
         titled = f"effect of ablation ({reach})"

@@ -118,7 +118,7 @@ class Explorer:
 
 @checked
 def explore(
-    result: str | Path | Record | Sequence[Record] | Mapping[str, Record], *, title: str | None = None
+    result: str | Path | Record | Sequence[Record] | Mapping[str, Record | str | Path], *, title: str | None = None
 ) -> Explorer:
     """Results to click through: choose heads in an atlas or a table, and see all that is known of them.
 
@@ -127,7 +127,7 @@ def explore(
 
     Args:
         result: The --out folder of a command of positional-heads, or a folder of such folders; or a result, a list of
-            results, or results by the names that they should have.
+            results, or results or such folders by the names that they should have.
         title: Title of the page; the model and its text when None.
 
     Returns:

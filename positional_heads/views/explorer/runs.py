@@ -115,7 +115,11 @@ def read_runs(folder: str | Path) -> Runs:
         FileNotFoundError: If there is no such folder, or no such result in it.
         ResultFileError: If a result is damaged, foreign, or from a newer version.
     """
-    folder = Path(folder)
+    return _runs(*_read(Path(folder)))
+
+
+def _read(folder: Path) -> tuple[list[tuple[str, Record, str]], list[str]]:
+    """The name, result and file of everything that an explorer shows, and what it does not show; see `read_runs`."""
     if folder.is_file():
         msg = f"{folder}: is a file; give its folder, {folder.parent}"
         raise FileNotFoundError(msg)
@@ -145,37 +149,40 @@ def read_runs(folder: str | Path) -> Runs:
             f"; give the --out folder of positional-heads score, profile, ablate, extrapolate or compare"
         )
         raise FileNotFoundError(" ".join([msg, *notes]))
-    return _runs(found, notes)
+    return found, notes
 
 
-def given_runs(results: Iterable[Record] | Mapping[str, Record]) -> Runs:
+def given_runs(results: Iterable[Record] | Mapping[str, Record | str | Path]) -> Runs:
     """Results given in Python.
 
     Args:
-        results: The results, by name if they should have names of their own.
+        results: The results, by name if they should have names of their own, or folders by name.
 
     Raises:
+        FileNotFoundError: If there is no such folder, or no such result in it.
+        ResultFileError: If a result is damaged, foreign, or from a newer version.
         TypeError: If one is no result that an explorer shows.
         ValueError: If there is none, or none has heads.
     """
     named = results.items() if isinstance(results, Mapping) else [(None, record) for record in results]
     found: list[tuple[str, Record, None]] = []
+    notes: list[str] = []
     for name, record in named:
+        if isinstance(record, str | Path):
+            held, more = _read(Path(record))
+            found += [(f"{name}" if "/" not in file else f"{name}, {called}", one, None) for called, one, file in held]
+            notes += more
+            continue
         kind = next((kind for kind in KINDS if isinstance(record, kind)), None)
         if kind is None:
             known = ", ".join(kind.__name__ for kind in KINDS)
             msg = f"an explorer shows a folder of results, or {known}; got {type(record).__name__}"
-            if isinstance(record, str | Path):
-                msg += (
-                    ", and a folder goes alone, ph.explore(folder): put the folders into one, or load their results, "
-                    "e.g. ph.HeadScores.load(folder)"
-                )
             raise TypeError(msg)
         found.append((KINDS[kind] if name is None else str(name), record, None))
     if not found:
         msg = "no result given: give a folder, a result, or a list of results"
         raise ValueError(msg)
-    return _runs(found, [])
+    return _runs(found, notes)
 
 
 def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> Runs:

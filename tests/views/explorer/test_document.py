@@ -174,7 +174,7 @@ def test_measures_of_distances_are_those_of_its_table(document, several):
 def test_meanings_are_sentences_without_names_of_columns(document, studies):
     for one in [*document["measures"], *studies["measures"]]:
         said = one["meaning"]
-        assert said[0].isupper(), said
+        assert said[0].isupper() or said.startswith("1 if "), said
         assert said.endswith("."), said
         assert not re.findall(r"[a-z]+_[a-z]+", said.replace("log_prob", "")), said  # the task's measure
 
@@ -347,9 +347,9 @@ def test_comparisons_are_those_of_the_table(document, several):
     frame = several["compared"].to_frame()
     (one,) = document["comparisons"]
     assert one["rows"][0]["a"] != one["rows"][0]["b"]
-    assert one["names"] == ["scores", "other"]
+    assert one["names"] == ["prose", "code"]
     assert [row["name"] for row in one["rows"]] == ["rho", "excess"]
-    assert measures(document, "run-5")["rho_change"]["meaning"] == "Rho, other minus scores."
+    assert measures(document, "run-5")["rho_change"]["meaning"] == "Rho, code minus prose."
     for row, column in zip(one["rows"], ("change", "excess_change"), strict=True):
         assert all_same(row["a"], frame[f"{row['name']}_a"])
         assert all_same(row["b"], frame[f"{row['name']}_b"])
@@ -466,6 +466,8 @@ def test_files_of_several_texts_are_called_by_them(tmp_path, several):
     assert sorted(named) == sorted(
         [*(f"prose (first): {kind}" for kind in kinds), "code: scores", "code: texts", "first: texts", "third"]
     )
+    named = [one["name"] for one in ph.explore({"all": tmp_path, "one": str(tmp_path / "third")}).document["runs"]]
+    assert sorted(named)[-2:] == ["all, third", "one"]
     for file in (tmp_path / "code").iterdir():
         file.unlink()
     assert not any("prose" in one["name"] for one in ph.explore(tmp_path).document["runs"])
@@ -478,10 +480,8 @@ def test_what_cannot_be_explored_is_refused(tmp_path, several):
         ph.explore(tmp_path)
     with pytest.raises(ValueError, match="no result given"):
         ph.explore([])
-    with pytest.raises(
-        TypeError, match=r"got str, and a folder goes alone, ph.explore\(folder\): put the folders into"
-    ):
-        ph.explore({"prose": str(tmp_path)})
+    with pytest.raises(FileNotFoundError, match="no such folder; give the --out folder"):
+        ph.explore({"prose": tmp_path / "nowhere"})
     with pytest.raises(TypeError, match=r"HeadScores, HeadProfile, .*; got HeadPlan$"):
         ph.explore(ph.window_plan(synthetic_profile(), 0.5, window=4))
     with pytest.raises(ValueError, match="do not say how many layers"):
