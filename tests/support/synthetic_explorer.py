@@ -40,6 +40,7 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
             "title": name,
             "unit": "",
             "meaning": f"{name} means",
+            "lower": name == "q_value",
             "scale": kind,
             "low": -most if kind == "diverging" else min(known),
             "high": most,
@@ -57,6 +58,7 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
         "excess": "diverging",
         "q_value": "sequential",
         "beats_null": "flag",
+        "stays": "flag",
         "reach": "sequential",
     }
     measures = [
