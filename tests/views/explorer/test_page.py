@@ -317,7 +317,8 @@ def test_it_prints_in_light_colours_with_every_chart(opened):
     page = opened(PAGE, scheme="dark", fragment="#L1H1")
     settled(page)
     dark = {cell["colour"] for cell in rows(page, "atlas", "heads")}
-    page.evaluate("() => { for (let y = 0; y < 9000; y += 300) scrollTo(0, y); }")
+    bring(page, "pairs")
+    page.evaluate("() => scrollTo(0, 0)")
     page.emulate_media(media="print", color_scheme="dark")
     page.wait_for_function(
         "colour => explorer.rows('atlas', 'heads').every(cell => cell.colour !== colour)", arg=max(dark)

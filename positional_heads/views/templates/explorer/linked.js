@@ -32,6 +32,7 @@ function chartPanel(app, id, name, make) {
   new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; draw(); }, { rootMargin: "400px" }).observe(section);
   fold?.addEventListener("toggle", draw);
   window.addEventListener("beforeprint", () => { seen = true; draw(); });
+  app.printing.addEventListener("change", () => { seen = true; });
   const follows = new Set(panel.follows ?? ["heads"]);
   return { update(changed) { if ([...changed].some((one) => follows.has(one))) { stale = true; return draw(); } return undefined; } };
 }
