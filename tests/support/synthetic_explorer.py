@@ -40,6 +40,7 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
             "title": name,
             "unit": "",
             "meaning": f"{name} means",
+            "lower": name == "q_value",
             "scale": kind,
             "lower": False,
             "low": -most if kind == "diverging" else min(known),
@@ -58,6 +59,7 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
         "excess": "diverging",
         "q_value": "sequential",
         "beats_null": "flag",
+        "stays": "flag",
         "reach": "sequential",
     }
     measures = [

@@ -27,6 +27,8 @@ DOMAINS = {
     ("compared", "y"): ("every", ("b",)),
 }
 """Rows that alone stretch a scale: were the chosen heads among them, each choice would place every mark anew."""
+TITLES = {("compared", "x"): "a_title", ("compared", "y"): "b_title"}
+"""Titles of axes that the page gives."""
 CONFIG: dict[str, Any] = {
     "background": "transparent",
     "aria": False,
@@ -60,6 +62,11 @@ def chart_specifications() -> dict[str, dict[str, Any]]:
         name: vl_convert.vegalite_to_vega(chart.configure(**CONFIG).to_json(), vl_version="v6.1")
         for name, chart in charts.items()
     }
+    for (name, axis), signal in TITLES.items():
+        compiled[name].setdefault("signals", []).append({"name": signal, "value": axis})
+        for drawn in compiled[name]["axes"]:
+            if drawn["scale"] == axis and "title" in drawn:
+                drawn["title"] = {"signal": signal}
     for (name, axis), (rows, fields) in DOMAINS.items():
         (scale,) = [scale for scale in compiled[name]["scales"] if scale["name"] == axis]
         scale["domain"] = {"fields": [{"data": rows, "field": field} for field in fields]}

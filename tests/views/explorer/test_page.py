@@ -101,11 +101,17 @@ def check_all_parts(page, number):
     (effect,) = rows(page, "effects", "chosen")
     assert effect["value"] == DOCUMENT["effects"][0]["values"][number]
     assert effect["low"] == DOCUMENT["effects"][0]["intervals"]["low"][number]
+    within = page.locator("#mass .soft").last.inner_text()
+    masses = detail["mass"]["run-1"]
+    half = next(at for at in range(len(masses)) if sum(masses[: at + 1]) >= 0.5)
+    assert f"half of its attention lies within {DOCUMENT['masses'][0]['edges'][half + 1] - 1} tokens" in within
     extended = rows(page, "extensions", "lines")
     assert {row["series"] for row in extended} == {*DOCUMENT["extensions"][0]["methods"]}
     assert [row["value"] for row in extended if row["series"] == "yarn x2"] == detail["extension"]["run-1"]["yarn x2"]
     (point,) = rows(page, "compared", "chosen")
     compared = DOCUMENT["comparisons"][0]["rows"][0]
+    titles = page.locator("#compared-chart .role-axis-title text").all_text_contents()
+    assert {*titles} == {"rho: a text", "another text"}
     assert (point["a"], point["b"]) == (compared["a"][number], compared["b"][number])
     assert page.locator("#heads-table tr.chosen th").inner_text() == head
 
@@ -153,6 +159,8 @@ def test_the_table_sorts_filters_and_dims_the_atlas(opened):
     settled(page)
     assert {*names()} == {DOCUMENT["heads"][n] for n in range(0, 12, 2)}
     assert {cell["name"] for cell in rows(page, "atlas", "heads") if cell["shown"] == 1} == {*names()}
+    page.locator("#filter").fill("sink layer 1")
+    assert {*names()} == {"L1H1", "L1H3"}
     page.locator("#filter").fill("layer 2")
     assert {*names()} == {"L2H0", "L2H1", "L2H2", "L2H3"}
     page.locator("#filter").fill("")
@@ -162,6 +170,28 @@ def test_the_table_sorts_filters_and_dims_the_atlas(opened):
     page.locator("#beating").check()
     flags = next(one for one in DOCUMENT["measures"] if one["id"] == "run-1/beats_null")["values"]
     assert {*names()} == {head for head, flag in zip(DOCUMENT["heads"], flags, strict=True) if flag}
+    stay = next(one for one in DOCUMENT["measures"] if one["id"] == "run-1/stays")["values"]
+    page.locator("#staying").check()
+    assert {*names()} == {head for head, *both in zip(DOCUMENT["heads"], flags, stay, strict=True) if all(both)}
+    page.locator("#beating").uncheck()
+    page.locator("#measure").select_option("run-2/excess")
+    settled(page)
+    other = next(one for one in DOCUMENT["measures"] if one["id"] == "run-2/stays")["values"]
+    assert {*names()} == {head for head, flag in zip(DOCUMENT["heads"], other, strict=True) if flag}
+
+
+def test_a_measure_whose_small_values_count_has_its_dark_end_there(opened):
+    page = opened(PAGE, fragment="#L0H0&measure=run-1/q_value")
+    settled(page)
+    values = next(one for one in DOCUMENT["measures"] if one["id"] == "run-1/q_value")["values"]
+    lightness = [sum(bytes.fromhex(cell["colour"][1:])) for cell in rows(page, "atlas", "heads")]
+    known = sorted((value, light) for value, light in zip(values, lightness, strict=True) if value is not None)
+    assert [light for _, light in known] == sorted(light for _, light in known)
+    assert page.locator("#heads-table tbody th").first.inner_text() == DOCUMENT["heads"][values.index(known[0][0])]
+    page.locator("#heads details.facts summary").click()
+    ranks = page.locator("#heads details.facts tr", has_text="q_value").locator("td").nth(2).all_inner_texts()
+    place = 1 + sum(value < values[0] for value, _ in known)
+    assert ranks[0] == f"{place} of {len(known)}"
 
 
 def test_a_large_table_is_turned_page_by_page(opened):
@@ -287,7 +317,8 @@ def test_it_prints_in_light_colours_with_every_chart(opened):
     page = opened(PAGE, scheme="dark", fragment="#L1H1")
     settled(page)
     dark = {cell["colour"] for cell in rows(page, "atlas", "heads")}
-    page.evaluate("() => { for (let y = 0; y < 9000; y += 300) scrollTo(0, y); }")
+    bring(page, "pairs")
+    page.evaluate("() => scrollTo(0, 0)")
     page.emulate_media(media="print", color_scheme="dark")
     page.wait_for_function(
         "colour => explorer.rows('atlas', 'heads').every(cell => cell.colour !== colour)", arg=max(dark)

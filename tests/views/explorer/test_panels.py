@@ -154,7 +154,9 @@ def test_a_head_without_a_text_says_which_have_one(panel):
     assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
     page.evaluate("() => { window.location.hash = '#L2H3'; }")
     page.locator("#tokens-away").wait_for()
-    assert page.locator("#tokens-away").inner_text() == "L2H3 was not recorded on this text: choose one that was."
+    said = page.locator("#tokens-away").inner_text()
+    assert said.startswith("L2H3 was not recorded on this text: choose one that was. ")
+    assert 'ph.head_examples(model, text, "L2H3")' in said
     assert page.locator("#tokens-run").is_hidden()
     page.locator('#tokens [data-head="L0H1"]').click()
     page.locator("#tokens-run").wait_for()
@@ -294,7 +296,7 @@ def test_the_mean_score_follows_the_controls(opened):
     plain = [10000 ** (-i / pairs) for i in range(pairs)]
     page.locator("#whatif-reach").fill("64")
     page.locator("#whatif-reach").press("Enter")
-    page.wait_for_function("() => document.querySelector('#whatif-readout').textContent.includes('Changed')")
+    page.wait_for_function("() => document.querySelector('#whatif-readout').textContent.includes('as it is')")
     rows = shown()
     assert rows[-1, 0] == 64
     np.testing.assert_allclose(rows[:, 1], scores(plain)[rows[:, 0].astype(int)], rtol=1e-3, atol=2e-4)

@@ -6,6 +6,7 @@ const app = (() => {
   const place = new Map(index.heads.map((name, number) => [name, number]));
   const measures = new Map(index.measures.map((measure) => [measure.id, measure]));
   const runs = new Map(index.runs.map((run) => [run.id, run]));
+  const several = new Set(index.measures.map((measure) => measure.run)).size > 1;
   const MOST_CHOSEN = 8;
   // Okabe and Ito's colours in an order that reads on white and on black.
   const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"];
@@ -63,8 +64,10 @@ const app = (() => {
     const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
     return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000" : "#fff";
   };
-  const legend = (low, high, scale, unit) => {
-    const stops = Array.from({ length: 9 }, (_, step) => ramp(low + ((high - low) * step) / 8, low, high, scale));
+  // A measure whose small values are the notable ones has its dark end there.
+  const shade = (measure, value) => ramp(measure.lower && Number.isFinite(value) ? measure.low + measure.high - value : value, measure.low, measure.high, measure.scale);
+  const legend = (low, high, scale, unit, lower = false) => {
+    const stops = Array.from({ length: 9 }, (_, step) => ramp(low + ((high - low) * (lower ? 8 - step : step)) / 8, low, high, scale));
     if (scale === "flag") {
       return el("p", { class: "legend" }, ["no", "yes"].map((word, value) => el("span", {},
         el("span", { class: "dot", style: { background: ramp(value, 0, 1) } }), word)), el("span", { class: "unit" }, unit));
@@ -108,13 +111,13 @@ const app = (() => {
   const ERRORS = 1;  // Vega also warns of empty rows, as a chart of no head has
   const MANY = 1000;  // marks that SVG would redraw too slowly
   const chart = (name, element) => {
-    const pending = new Map(), handlers = [];
+    const pending = new Map(), handlers = [], signals = new Map();
     let view = null, tall = null;
     const make = async () => {
       const specification = specifications[name];
       const data = specification.data.map((set) => (pending.has(set.name) ? { ...set, values: pending.get(set.name) } : set));
       const width = Math.max(200, Math.floor(element.clientWidth));
-      const made = await vegaEmbed(element, { ...specification, data, width, height: tall ?? specification.height }, {
+      const made = await vegaEmbed(element, { ...specification, data, signals: (specification.signals ?? []).map((one) => (signals.has(one.name) ? { ...one, value: signals.get(one.name) } : one)), width, height: tall ?? specification.height }, {
         mode: "vega", ast: true, actions: false, renderer: [...pending.values()].some((rows) => rows.length > MANY) ? "canvas" : "svg", logLevel: ERRORS,
       });
       view = made.view;
@@ -127,6 +130,7 @@ const app = (() => {
     let drawn = Promise.resolve();
     const one = {
       set(data, rows) { pending.set(data, rows); return this; },
+      signal(key, value) { signals.set(key, value); view?.signal(key, value); return this; },
       rows: (data) => view?.data(data) ?? [],
       height(pixels) { tall = pixels; view?.height(pixels); return this; },
       draw() {
@@ -220,9 +224,10 @@ const app = (() => {
   });
 
   return {
-    index, place, measures, runs, state, panels, el, by, number, say, ramp, ink, legend, detail, own, colourOf, runNumber,
+    index, place, measures, runs, state, panels, el, by, number, say, ramp, shade, fragment, ink, legend, detail, own, colourOf, runNumber,
     layerOf, chart, numbers, read, set, choose, dark, printing, MOST_CHOSEN,
     forgetColours() { ramps = null; },
     get written() { return written; },
+    title: (measure) => (several ? `${measure.title} (${runs.get(measure.run)?.name ?? measure.run})` : measure.title),
   };
 })();

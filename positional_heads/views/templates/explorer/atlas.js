@@ -10,7 +10,7 @@ function atlasPanel(app) {
       groups.set(measure.run, several ? el("optgroup", { label: app.runs.get(measure.run)?.name ?? measure.run }) : select);
       if (several) select.append(groups.get(measure.run));
     }
-    groups.get(measure.run).append(el("option", { value: measure.id }, measure.title));
+    groups.get(measure.run).append(el("option", { value: measure.id }, app.title(measure)));
   }
   const legend = el("div"), meaning = el("p", { class: "soft" });
   const canvas = el("div", { id: "atlas-chart", class: "chart", tabindex: 0, role: "application",
@@ -28,7 +28,7 @@ function atlasPanel(app) {
     const measure = app.measures.get(app.state.measure);
     return index.heads.map((name, number) => ({
       ...at(name),
-      colour: app.ramp(measure.values[number], measure.low, measure.high, measure.scale),
+      colour: app.shade(measure, measure.values[number]),
       shown: !filtered || filtered.has(name) ? 1 : 0.15,
       text: `${name}  ${measure.title} ${app.number(measure.values[number])}${measure.unit ? ` ${measure.unit}` : ""}${index.is ? `  ${index.is[number]}` : ""}`,
     }));
@@ -56,7 +56,7 @@ function atlasPanel(app) {
       if (changed.has("measure")) {
         const measure = app.measures.get(app.state.measure);
         select.value = measure.id;
-        legend.replaceChildren(app.legend(measure.low, measure.high, measure.scale, [measure.title, measure.unit].filter(Boolean).join(", ")));
+        legend.replaceChildren(app.legend(measure.low, measure.high, measure.scale, [app.title(measure), measure.unit].filter(Boolean).join(", "), measure.lower));
         meaning.textContent = measure.meaning;
         chart.height(cell * layers + 40).set("heads", rows());
       }

@@ -9,7 +9,7 @@ function headsPanel(app) {
   const facts = el("details", { class: "facts" }, el("summary", {}, "Every measure of this head"));
   const said = el("output", { class: "soft" });
   const link = el("button", { type: "button", onclick: async () => {
-    const address = window.location.href.split("#")[0] + (app.written ?? "");
+    const address = window.location.href.split("#")[0] + app.fragment();
     try { await navigator.clipboard.writeText(address); said.textContent = "Address copied."; } catch { said.textContent = address; }
   } }, "Copy address");
   const go = () => {
@@ -34,7 +34,7 @@ function headsPanel(app) {
       el("thead", {}, el("tr", {}, ["measure", "value", "95 %", "rank", "unit", "run"].map((name) => el("th", { scope: "col" }, name)))),
       el("tbody", {}, index.measures.filter((measure) => measure.values[number] !== null).map((measure) => {
         const value = measure.values[number], low = measure.intervals?.low[number] ?? null, high = measure.intervals?.high[number] ?? null;
-        const above = measure.values.filter((one) => one !== null && one > value).length;
+        const above = measure.values.filter((one) => one !== null && (measure.lower ? one < value : one > value)).length;
         return el("tr", { title: measure.meaning }, el("th", { scope: "row" }, measure.title),
           el("td", {}, measure.scale === "flag" ? (value ? "yes" : "no") : app.number(value)),
           el("td", {}, low === null ? "–" : `${app.number(low)} to ${app.number(high)}`),

@@ -16,10 +16,12 @@ function chartPanel(app, id, name, make) {
     const heads = [...app.state.heads];
     const details = new Map(await Promise.all(heads.map(async (head) => [head, await app.detail(head)])));
     if (!chart) { chart = app.chart(name, place); panel.made?.(chart); }
-    const { data, said, columns, numbers, height } = panel.rows(details);
+    const { data, said, columns, numbers, height, signals, empty } = panel.rows(details);
+    place.hidden = empty === true;
+    for (const [signal, value] of Object.entries(signals ?? {})) chart.signal(signal, value);
     for (const [set, rows] of Object.entries(data)) chart.set(set, rows);
     if (height) chart.height(height);
-    await chart.draw();
+    if (!empty) await chart.draw();
     words.textContent = said;
     place.setAttribute("aria-label", said || section.dataset.title);
     const open = table?.open;
@@ -30,6 +32,7 @@ function chartPanel(app, id, name, make) {
   new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; draw(); }, { rootMargin: "400px" }).observe(section);
   fold?.addEventListener("toggle", draw);
   window.addEventListener("beforeprint", () => { seen = true; draw(); });
+  app.printing.addEventListener("change", () => { seen = true; });
   const follows = new Set(panel.follows ?? ["heads"]);
   return { update(changed) { if ([...changed].some((one) => follows.has(one))) { stale = true; return draw(); } return undefined; } };
 }
@@ -57,16 +60,16 @@ function curvesPanel(app) {
             if (value === null) continue;
             const low = own.null_low?.[place] ?? null, high = own.null_high?.[place] ?? null;
             lines.push({ distance, value, series, colour, dash: at % 4,
-              text: `${head}, distance ${app.number(distance, 4)}: pair ${app.number(value)} (${tokens(waves[Math.round(value)])})${low === null ? "" : `; shuffled ${app.number(low)} to ${app.number(high)}`}` });
+              text: `${head}, distance ${app.number(distance, 4)}: mean D ${app.number(value)} (pair ${Math.round(value)}: ${tokens(waves[Math.round(value)])})${low === null ? "" : `; shuffled ${app.number(low)} to ${app.number(high)}`}` });
             if (low !== null) bands.push({ distance, low, high, series, colour });
             numbers.push([head, app.runs.get(curve.run)?.name, distance, value, low, high]);
           }
-          const known = own.mean.filter((value) => value !== null);
-          if (known.length) said.push(`${head}${all.length > 1 ? ` (${app.runs.get(curve.run)?.name})` : ""}: from pair ${app.number(known[0])} nearby to ${app.number(known.at(-1))} at ${app.number(last, 4)} tokens`);
+          const known = own.mean.filter((value, place) => value !== null && curve.distance[place] >= 1);
+          if (known.length) said.push(`${head}${all.length > 1 ? ` (${app.runs.get(curve.run)?.name})` : ""}: from pair ${app.number(known[0])} at distance 1 to ${app.number(known.at(-1))} at ${app.number(last, 4)} tokens`);
         }
         if (curve.training_length && curve.training_length > 2 * last && at === 0) said.push(`the training length, ${curve.training_length} tokens, lies beyond this text`);
       }
-      if (bands.length) said.push("bands: positions shuffled, mean ± 2 standard deviations of a shuffle");
+      if (bands.length) said.push("bands: positions shuffled, mean ± 2 standard deviations of one shuffle at one distance; the excess pools all distances, and can be significant inside the band");
       return { data: { lines, bands, marks }, said: said.join("; "), columns: ["head", "run", "distance", "mean D", "null low", "null high"], numbers: () => numbers };
     } };
   });
@@ -86,10 +89,12 @@ function massPanel(app) {
             if (value !== null) lines.push({ range: names[order], order: mass.edges[order], value, series: `${head} ${mass.run}`, colour: app.colourOf(head), dash: at % 4,
               text: `${head}, ${names[order]} tokens away: ${app.number(100 * value)} % of the attention` });
           });
-          const most = shares.indexOf(Math.max(...shares));
-          if (most >= 0) said.push(`${head}: most of its attention (${app.number(100 * shares[most])} %) lies ${names[most]} tokens away`);
+          let sum = 0;
+          const half = shares.findIndex((share) => { sum += share ?? 0; return sum >= 0.5; });
+          if (half >= 0) said.push(`${head}${app.index.masses.length > 1 ? ` (${app.runs.get(mass.run)?.name})` : ""}: half of its attention lies within ${mass.edges[half + 1] - 1} tokens`);
         }
       }
+      if (said.length) said.push("ranges get wider with distance");
       return { data: { lines }, said: said.join("; "), columns: ["head", "tokens away", "share of attention"], numbers: () => lines.map((row) => [row.series.split(" ")[0], row.range, row.value]) };
     } };
   });
@@ -109,7 +114,7 @@ function pairsPanel(app) {
         text: `${head}, pair ${pair} (${tokens(waves[pair])}), ${names[order]} tokens away: ${app.number(value)}` }))).filter((cell) => cell.value !== null);
       legend.replaceChildren(values.length ? app.legend(-most, most, "diverging", `${head}: mean contribution to the attention score`) : "");
       const best = cells.reduce((found, cell) => (Math.abs(cell.value) > Math.abs(found?.value ?? 0) ? cell : found), null);
-      return { data: { cells }, height: Math.max(200, 8 * values.length + 60), said: best ? `Largest: ${best.text}` : "No contributions of this head in these results.",
+      return { data: { cells }, height: Math.max(200, 8 * values.length + 60), empty: !best, said: best ? `Largest: ${best.text}` : "No contributions of this head in these results.",
         columns: ["pair", "wavelength", ...names], numbers: () => values.map((row, pair) => [String(pair), waves[pair], ...row]) };
     } };
   });
@@ -156,12 +161,14 @@ function extensionsPanel(app) {
             text: `${method}, distance ${app.number(study.distance[place], 4)}: pair ${app.number(value)}` });
         });
       });
-      legend.replaceChildren(...study.methods.map((method, at) => app.el("button", { type: "button", class: "chip", "aria-pressed": !hidden.has(method), "data-method": method, onclick: () => {
+      const studied = Object.keys(own).length > 0;
+      legend.replaceChildren(...(studied ? study.methods : []).map((method, at) => app.el("button", { type: "button", class: "chip", "aria-pressed": !hidden.has(method), "data-method": method, onclick: () => {
         if (!hidden.delete(method)) hidden.add(method);
         again();
       } }, app.el("span", { class: at < PALETTE.length ? "dot" : "dot ring", style: { background: PALETTE[at % PALETTE.length], borderColor: PALETTE[at % PALETTE.length] } }), method)));
       const marks = study.training_length ? [{ distance: study.training_length, text: `training length, ${study.training_length} tokens` }] : [];
-      return { data: { lines, bands: [], marks }, said: lines.length ? `${head}; the upright line is the training length, ${app.number(study.training_length, 5)} tokens` : `Studied were ${study.heads.join(", ")}.`,
+      return { data: { lines, bands: [], marks }, empty: !studied,
+        said: studied ? `${head}; the upright line is the training length of the study, ${app.number(study.training_length, 5)} tokens. Choose a method to hide or show it.` : `${head} was not studied; studied were ${study.heads.join(", ")}.`,
         columns: ["method", "distance", "mean D"], numbers: () => lines.map((row) => [row.series, row.distance, row.value]) };
     } };
   });
@@ -191,7 +198,7 @@ function comparedPanel(app) {
           data.diagonal = ends.map((end) => ({ a: end, b: end }));
         }
         const chosen = app.state.heads.map((name) => ({ ...point(row, name), colour: app.colourOf(name) })).filter(known);
-        return { data: { ...data, chosen },
+        return { data: { ...data, chosen }, signals: { a_title: `${row.name}: ${row.names[0]}`, b_title: row.names[1] },
           said: `Across: ${row.name} in ${row.names[0]}; upwards: in ${row.names[1]}. ${chosen.map((one) => `${one.text}, change ${app.number(one.change)}${one.q === null ? "" : `, q ${app.number(one.q)}`}`).join("; ")}`,
           columns: ["head", "a", "b", "change", "q"], numbers: () => chosen.map((one) => [one.name, one.a, one.b, one.change, one.q]) };
       },

@@ -3,8 +3,7 @@ function tablePanel(app, atlas) {
   const { el, by, index } = app;
   const PAGE = 50;
   const FIRST = ["excess", "rho", "q_value", "reach", "sink_mass", "induction", "retrieval"];
-  const label = (measure) => (many ? `${measure.title} (${app.runs.get(measure.run)?.name ?? measure.run})` : measure.title);
-  const many = new Set(index.measures.map((measure) => measure.run)).size > 1;
+  const label = app.title;
   const ranked = app.measures.get(index.rank_by);
   let columns = [ranked.id, ...FIRST.map((name) => index.measures.find((one) => one.name === name && one.run === ranked.run)
     ?? index.measures.find((one) => one.name === name)).filter((one) => one && one.id !== ranked.id).map((one) => one.id)];
@@ -12,8 +11,10 @@ function tablePanel(app, atlas) {
   const word = el("input", { type: "search", id: "filter", placeholder: "L7H8, layer 7, induction", autocomplete: "off", spellcheck: "false" });
   const least = el("input", { type: "number", step: "any", id: "least", class: "short" });
   const most = el("input", { type: "number", step: "any", id: "most", class: "short" });
-  const flag = index.measures.find((one) => one.name === "beats_null" && one.run === ranked.run) ?? index.measures.find((one) => one.name === "beats_null");
-  const beating = el("input", { type: "checkbox", id: "beating" });
+  // Verdicts of the run whose measure is shown, or else of the one that ranks.
+  const flag = (name) => [app.measures.get(app.state.measure), ranked].map((shown) => index.measures.find((one) => one.name === name && one.run === shown?.run)).find(Boolean);
+  const FLAGS = new Map([["beats_null", ["beating", " beats its null"]], ["stays", ["staying", " stays without the first keys"]]].filter(([name]) => index.measures.some((one) => one.name === name))
+    .map(([name, [id, words]]) => [name, { box: el("input", { type: "checkbox", id }), words }]));
   const count = el("output", { class: "soft" });
   const body = el("tbody"), head = el("thead");
   const table = el("table", { id: "heads-table" }, el("caption", { class: "visually-hidden" }, "All heads"), head, body);
@@ -31,17 +32,20 @@ function tablePanel(app, atlas) {
   const shownName = el("span", { class: "measure-name" });
   by("table").append(
     el("p", { class: "controls" }, el("label", { for: "filter" }, "Filter "), word,
-      flag ? el("label", {}, beating, " beats its null") : null,
+      [...FLAGS.values()].map(({ box, words }) => el("label", {}, box, words)),
       el("label", { for: "least" }, shownName, " from "), least, el("label", { for: "most" }, " to "), most, count),
     chooser, el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of heads" }, table),
     el("p", { class: "controls" }, back, next, where));
   const matches = (name, number) => {
     const wanted = word.value.trim().toLowerCase();
     const names = index.names?.[number] ?? (index.is ? [index.is[number]] : []);
-    const layer = wanted.match(/^(?:layer\s*|l)(\d+)$/);
-    if (layer) { if (app.layerOf(name) !== Number(layer[1])) return false; }
-    else if (wanted && !name.toLowerCase().includes(wanted) && !names.some((one) => one.toLowerCase().includes(wanted))) return false;
-    if (flag && beating.checked && !(flag.values[number] > 0)) return false;
+    const said = [name, ...names].join("\n").toLowerCase();
+    // layer 7, or words that the name or what the head is must hold, each of them
+    for (const word of wanted.replace(/layer\s+(?=\d)/g, "l").split(/[\s,]+/).filter(Boolean)) {
+      const layer = word.match(/^l(\d+)$/);
+      if (layer ? app.layerOf(name) !== Number(layer[1]) : !said.includes(word)) return false;
+    }
+    for (const [verdict, { box }] of FLAGS) if (box.checked && !(flag(verdict)?.values[number] > 0)) return false;
     const value = app.measures.get(app.state.measure).values[number];
     if (least.value !== "" && !(value >= Number(least.value))) return false;
     return most.value === "" || value <= Number(most.value);
@@ -58,7 +62,7 @@ function tablePanel(app, atlas) {
     return kept;
   };
   const sortBy = (column) => {
-    order = { by: column, falling: order.by === column ? !order.falling : column !== "name" && column !== "is" };
+    order = { by: column, falling: order.by === column ? !order.falling : column !== "name" && column !== "is" && !app.measures.get(column)?.lower };
     page = 0;
     draw();
   };
@@ -107,7 +111,7 @@ function tablePanel(app, atlas) {
     const all = index.heads.filter(matches);
     return atlas.filter(all.length === index.heads.length ? null : new Set(all));
   };
-  for (const input of [word, least, most, beating]) input.addEventListener("input", filter);
+  for (const input of [word, least, most, ...[...FLAGS.values()].map(({ box }) => box)]) input.addEventListener("input", filter);
   word.addEventListener("keydown", (event) => {
     const name = word.value.trim().toUpperCase();
     if (event.key === "Enter" && app.place.has(name)) app.choose(name, event.shiftKey);
@@ -115,10 +119,10 @@ function tablePanel(app, atlas) {
   return {
     async update(changed) {
       if (changed.has("measure")) {
-        shownName.textContent = app.measures.get(app.state.measure).title;
-        if (least.value !== "" || most.value !== "") await filter();
+        shownName.textContent = app.title(app.measures.get(app.state.measure));
+        if (least.value !== "" || most.value !== "" || [...FLAGS.values()].some(({ box }) => box.checked)) await filter();
         if (!columns.includes(app.state.measure)) columns = [app.state.measure, ...columns];
-        order = { by: app.state.measure, falling: app.measures.get(app.state.measure).name !== "q_value" && app.measures.get(app.state.measure).name !== "p_value" };
+        order = { by: app.state.measure, falling: !app.measures.get(app.state.measure).lower };
         draw();
       }
       if (changed.has("heads")) mark();

@@ -57,7 +57,8 @@ function tokensPanel(app) {
   let shown = { head: null, query: null, row: [], byKey: new Map() };
 
   const button = (words, onclick, more = {}) => el("button", { type: "button", onclick, ...more }, words);
-  const text = () => texts.get(app.state.text) ?? index.texts[0];
+  // The text that was chosen, or else the first that has a chosen head.
+  const text = () => texts.get(app.state.text) ?? [app.state.focus, ...app.state.heads].map((head) => index.texts.find((one) => one.heads.includes(head))).find(Boolean) ?? index.texts[0];
   const select = el("select", { id: "tokens-text", "aria-label": "Text", onchange: () => { start = 0; cursor = null; search(); app.set({ text: select.value }); } },
     index.texts.map((one) => el("option", { value: one.id }, `${one.title} (${app.runs.get(one.run)?.name ?? one.run})`)));
   const heads = el("div", { class: "chips", role: "group", "aria-label": "Heads recorded on this text" });
@@ -184,7 +185,7 @@ function tokensPanel(app) {
 
   const chips = (one, head) => {
     heads.replaceChildren(...one.heads.map((name) => button(name, () => app.choose(name), { class: "chip", "aria-pressed": String(name === head), "data-head": name, style: { borderColor: app.state.heads.includes(name) ? app.colourOf(name) : "var(--line)" } })));
-    const away = head === null ? el("p", { id: "tokens-away" }, `${app.state.focus ?? "No head"} was not recorded on this text: choose one that was.`) : null;
+    const away = head === null ? el("p", { id: "tokens-away" }, `${app.state.focus ?? "No head"} was not recorded on this text: choose one that was. To record it, in Python: ph.head_examples(model, text, "${app.state.focus ?? index.heads[0]}").save(FOLDER), with a folder beside the other results.`) : null;
     notes.replaceChildren(...one.notes.map((note) => el("p", { class: "note" }, note)), ...[away].filter(Boolean));
     body.hidden = head === null;
   };
@@ -221,6 +222,7 @@ function tokensPanel(app) {
     const row = keys.row(query);
     shown = { head, query, row, byKey: new Map(row.map((entry) => [entry.key, entry])) };
     select.value = one.id;
+    if (drawn.text !== one.id) search();
     fill();
     if (moved) centre(query);
     listed();

@@ -113,6 +113,8 @@ function whatifPanel(app) {
       const one = series(), head = app.state.focus, detail = details.get(head), own = app.own(detail, "series", one.run);
       const frequency = head ? one.frequency[app.layerOf(head)] ?? [] : [];
       controls({ ...one, pairs: frequency.length });
+      if (number(base, 2, null) !== null) slide.value = Math.log10(number(base, 2, null));
+      times.value = Math.log2(number(factor, 1, 1));
       if (!own || !frequency.length) {
         readout.textContent = "";
         legend.replaceChildren();
@@ -128,7 +130,8 @@ function whatifPanel(app) {
       const lines = [...line(grey, "as it is", before, 0), ...line(colour, "changed", after, 0), ...line(grey, "measured", known.map((point) => point.value), 1, known.map((point) => point.distance))];
       const names = [["as it is", grey], ["changed", colour], ...(known.length ? [["dashed: measured, mean over the text (as it is)", grey]] : [])];
       legend.replaceChildren(...names.map(([name, of]) => el("span", {}, el("span", { class: "dot", style: { background: of } }), name)));
-      readout.textContent = `${head} as it is: ${extremes(distances, before)}. Changed: ${extremes(distances, after)}.`;
+      const same = method.value === "none" && number(base, 2, one.base) === one.base;
+      readout.textContent = `${head} as it is: ${extremes(distances, before)}.${same ? "" : ` Changed: ${extremes(distances, after)}.`}`;
       const marks = given.trainingLength && given.trainingLength <= reached ? [{ distance: given.trainingLength, text: `training length, ${given.trainingLength} tokens` }] : [];
       return { data: { lines, bands: [], marks }, said: "Positive: keys so far away are scored above zero. In units of the attention score, before mask and softmax.",
         columns: ["distance", "as it is", "changed"], numbers: () => distances.map((distance, order) => [distance, before[order], after[order]]) };
