@@ -1,4 +1,4 @@
-"""The report and the explorer of one folder put the same scores first, and the report shows the examples beside them."""
+"""The report and the explorer of a folder put the same scores first; the report shows the examples beside them."""
 
 from dataclasses import replace
 

@@ -173,7 +173,10 @@ def test_every_head_that_beats_its_null_is_in_a_table_with_whether_it_stays(tmp_
         )
 
     scores = scores_of(gain, control=scores_of(control_gain))
-    known = {"model": {"name": "m", "layers": 4, "heads": 10}, "settings": {"control_keys": 64}}
+    known = {
+        "model": {"name": "m", "layers": 4, "heads": 10},
+        "settings": scores.provenance["settings"] | {"control_keys": 64},
+    }
     scores = replace(scores, provenance=scores.provenance | known)
     scores.save(tmp_path)
     html = report_html(tmp_path)
