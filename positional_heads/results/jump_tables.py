@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from positional_heads.results.tables import ResultTable, model_label
+from positional_heads.results.tables import ResultTable, model_label, trained_on
 from positional_heads.results.text import printable
 
 STEP_COLUMNS = ("name", "step", "predicted", "held", "before", "jump", "unseen_pairs")
@@ -38,7 +38,7 @@ def jump_line(provenance: Mapping[str, Any], training_length: int, heads: int) -
     about = ""
     if "measured" in used:
         about = f", measured in {used['measured']} sequences and predicted from {used['predicting']} others"
-    return f"{name}, trained on {training_length} tokens: D of {heads} heads around that distance{about}"
+    return f"{name}, {trained_on(provenance, training_length)}: D of {heads} heads around that distance{about}"
 
 
 def agreement_table(rows: Sequence[Mapping[str, Any]]) -> ResultTable:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from positional_heads.results.tables import ResultTable, model_label
+from positional_heads.results.tables import ResultTable, model_label, trained_on
 
 COLUMNS = (
     *("candidate", "loss", "loss_change", "loss_low", "loss_high", "within", "within_change", "within_low"),
@@ -28,8 +28,8 @@ def recommendation_line(content: Mapping[str, Any]) -> str:
     """The model, and how far its context is to be extended, in one line."""
     data = content["provenance"].get("data") or {}
     text = f", on {data['sequences']} sequences" if "sequences" in data else ""
-    label, trained = model_label(content["provenance"]), content["training_length"]
-    return f"{label}, trained on {trained} tokens, to {content['target_length']}{text}"
+    label, trained = model_label(content["provenance"]), trained_on(content["provenance"], content["training_length"])
+    return f"{label}, {trained}, to {content['target_length']}{text}"
 
 
 def recommendation_table(content: Mapping[str, Any]) -> ResultTable | None:

@@ -435,10 +435,26 @@ def study_line(provenance: Mapping[str, Any], answers: int, sets: int) -> str:
     )
 
 
+def trained_on(provenance: Mapping[str, Any], training_length: int) -> str:
+    """What a study takes the model to be trained on and, where that is not the model's context, where it comes from.
+
+    Args:
+        provenance: Of the study; parts may be missing.
+        training_length: Tokens that the model was trained on.
+    """
+    context = (provenance.get("model") or {}).get("context")
+    if not context or context == training_length:
+        return f"trained on {training_length} tokens"
+    return (
+        f"taken as trained on {training_length} tokens (set for this study, or the context before the model's own "
+        f"extension; the model's context is {context} tokens)"
+    )
+
+
 def extrapolation_line(provenance: Mapping[str, Any], training_length: int, heads: Sequence[str]) -> str:
     """What was extended and measured, in one line."""
     return (
-        f"{model_label(provenance)}, trained on {training_length} tokens: {provenance['task']['name']} beyond "
+        f"{model_label(provenance)}, {trained_on(provenance, training_length)}: {provenance['task']['name']} beyond "
         f"them, allocation of {', '.join(heads)} on {provenance['data']['sequences']} sequences"
     )
 

@@ -14,6 +14,7 @@ from positional_heads.views.report.page import report_html
 from positional_heads.views.tokens import MEANINGS
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
+from tests.support.synthetic_profile import synthetic_profile
 from tests.views.conftest import PAINTED
 
 pytestmark = pytest.mark.slow
@@ -188,6 +189,34 @@ def test_the_report_shows_everything_and_fits_the_screen(opened, folder, report,
     assert page.evaluate("() => document.activeElement.textContent") == "Skip to the results"
     page.keyboard.press("Enter")
     assert page.evaluate("() => document.activeElement.id") == "main"
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_row_keeps_its_name_in_view_on_a_phone_and_paper_shows_every_column_and_colour(opened, tmp_path):
+    synthetic_profile().save(tmp_path)
+    synthetic_examples().save(tmp_path)
+    page = opened(report_html(tmp_path), width=390)
+    table = page.locator("#profile-1 .scroll").first
+    assert table.evaluate("box => box.scrollWidth - box.clientWidth") > 200
+    placed = """box => {
+        box.scrollLeft = 200;
+        const left = box.getBoundingClientRect().left;
+        return [...box.querySelectorAll("tr > :first-child")].map(cell => {
+            const place = cell.getBoundingClientRect();
+            return [place.left - left, document.elementFromPoint(left + 20, place.top + 10) === cell];
+        });
+    }"""
+    table.scroll_into_view_if_needed()
+    found = table.evaluate(placed)
+    assert len(found) > 5
+    assert all(abs(left) < 2 for left, _ in found)
+    assert found[0][1]  # no other heading stands on that of the names
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 718, "height": 1000})  # of A4
+    assert page.evaluate("() => document.documentElement.scrollWidth - innerWidth") <= 0
+    assert table.evaluate("box => box.scrollWidth - box.clientWidth") <= 1
+    kept = "selector => getComputedStyle(document.querySelector(selector)).printColorAdjust"
+    assert {page.evaluate(kept, one) for one in (".ramp", ".heat td", ".widget")} == {"exact"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

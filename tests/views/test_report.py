@@ -173,9 +173,20 @@ def test_every_head_that_beats_its_null_is_in_a_table_with_whether_it_stays(tmp_
         )
 
     scores = scores_of(gain, control=scores_of(control_gain))
-    scores = replace(scores, provenance=scores.provenance | {"model": {"name": "m", "layers": 4, "heads": 10}})
+    known = {
+        "model": {"name": "m", "layers": 4, "heads": 10},
+        "settings": scores.provenance["settings"] | {"control_keys": 64},
+    }
+    scores = replace(scores, provenance=scores.provenance | known)
     scores.save(tmp_path)
     html = report_html(tmp_path)
+    caption = re.search(r"<figcaption>(Rho of every head.*?)</figcaption>", html)[1]
+    of_rho, of_excess, marks = re.split(r"(?<=\.) ", caption)
+    assert "D shifts to slower pairs" in of_rho
+    assert of_excess.startswith("Excess over the null")
+    assert "shuffled positions" in of_excess
+    assert "pairs" not in of_excess  # the excess says nothing about slower or faster ones
+    assert marks.endswith("a diamond one that stays: it also does so without the first 64 keys.")
     first, second = re.findall(r"<table>.*?</table>", html.split('id="scores"', 1)[1], re.DOTALL)[:2]
     rows = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in second.split("<tr>")[2:]]
     stays = rows and re.findall(r"<th[^>]*>([^<]*)</th>", second.split("</thead>")[0]).index("stays")
@@ -328,6 +339,7 @@ def test_results_without_any_score_or_null_have_a_page(tmp_path):
     html = report_html(tmp_path)
     assert "no head has a score" in html
     assert "No null was computed" in html
+    assert not re.search("<figcaption>Rho of every head[^<]*(?:Excess|dot|diamond)", html)
     assert "a single sequence" in html
 
 
@@ -348,6 +360,22 @@ def test_results_left_out_are_listed(tmp_path, monkeypatch):
         "examples.safetensors is left out: its model has other weights than that of the scores.",
     ]
     assert all(note in unescape(report_html(tmp_path)) for note in found.notes)
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("context", [8192, 16, None])
+def test_a_training_length_that_is_not_the_context_says_where_it_comes_from(tmp_path, context):
+    study = extrapolation_study()
+    model = study.provenance["model"] | ({} if context is None else {"context": context})
+    replace(study, provenance=study.provenance | {"model": model}).save(tmp_path)
+    html = unescape(report_html(tmp_path))
+    section = html.split('<section class="card" id="extrapolation-1"')[1].split("</p>")[0]
+    said = (
+        "planted, taken as trained on 16 tokens (set for this study, or the context before the model's own extension; "
+        "the model's context is 8192 tokens): passkey"
+    )
+    assert (said in section) == (context == 8192)
+    assert ("planted, trained on 16 tokens: passkey" in section) == (context != 8192)
 
 
 def test_what_cannot_be_reported_is_refused(tmp_path):

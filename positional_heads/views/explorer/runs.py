@@ -23,6 +23,7 @@ from positional_heads.results.tables import model_label
 from positional_heads.results.text import printable
 from positional_heads.results.unfinished import unfinished
 from positional_heads.views.explorer.short_names import short_name, text_names, without_paths
+from positional_heads.views.report.headlined import after_headline, result_folders
 from positional_heads.views.report.page import SHOWN_KINDS, WRITING
 
 KINDS: dict[type[Record], str] = {
@@ -126,7 +127,7 @@ def _read(folder: Path) -> tuple[list[tuple[str, Record, str]], list[str]]:
     if not folder.is_dir():
         msg = f"{folder}: no such folder; give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
-    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    folders = result_folders(folder)
     found: list[tuple[str, Record, str]] = []
     for kind, word in KINDS.items():
         name = kind.saved_as.file_name
@@ -186,7 +187,14 @@ def given_runs(results: Iterable[Record] | Mapping[str, Record | str | Path]) ->
 
 
 def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> Runs:
-    """Runs of the shape of the first result that says it."""
+    """Runs of the shape of the first result that says it, scores as in the report."""
+    profiles = [record for _, record, _ in found if isinstance(record, HeadProfile)]
+    scores = sorted(
+        (one for one in found if isinstance(one[1], HeadScores)), key=lambda one: after_headline(one[1], profiles)
+    )
+    headlined = Path(scores[0][2]).parent if scores and scores[0][2] else None
+    in_order = iter(scores)
+    found = [next(in_order) if isinstance(one[1], HeadScores) else one for one in found]
     layers, heads = next((shape for _, record, _ in found if (shape := _shape(record)) is not None), (0, 0))
     if not layers * heads:
         msg = "these results do not say how many layers and heads the model has: add scores or a profile of it"
@@ -203,10 +211,8 @@ def _runs(found: Sequence[tuple[str, Record, str | None]], notes: list[str]) -> 
             )
         else:
             fitting.append((name, without_paths(record), file))
-    profiled = next((_scored(record) for _, record, _ in fitting if isinstance(record, HeadProfile)), None)
-    fitting.sort(key=lambda one: isinstance(one[1], HeadScores) and profiled not in {None, _scored(one[1])})
     order = list(KINDS.values())
-    fitting.sort(key=lambda one: order.index(_word(one[1])))
+    fitting.sort(key=lambda one: (order.index(_word(one[1])), _elsewhere(one[1], one[2], headlined)))
     names = _names([(short_name(name), record, file is not None) for name, record, file in fitting])
     runs = [
         Run(f"run-{number}", name, record, file)
@@ -259,10 +265,9 @@ def _word(record: Record) -> str:
     return next(word for kind, word in KINDS.items() if isinstance(record, kind))
 
 
-def _scored(record: Record) -> tuple[Any, Any]:
-    """What was scored: the weights and the tokens. Scores of what the first profile is of come before others."""
-    model, data = (record.provenance.get(part) or {} for part in ("model", "data"))
-    return model.get("weights"), data.get("sha256")
+def _elsewhere(record: Record, file: str | None, headlined: Path | None) -> bool:
+    """Whether this is a text of another folder than that of the first scores."""
+    return isinstance(record, HeadExamples) and file is not None and Path(file).parent != headlined
 
 
 def _shape(record: Record) -> tuple[int, int] | None:

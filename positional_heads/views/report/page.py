@@ -71,6 +71,7 @@ from positional_heads.views.report.comparison import compared_title, comparison_
 from positional_heads.views.report.distances import distance_section
 from positional_heads.views.report.emergence import emergence_command, emergence_section
 from positional_heads.views.report.head_profile import profile_section
+from positional_heads.views.report.headlined import after_headline, far_from, result_folders
 from positional_heads.views.report.jumps import jump_section, response_section
 from positional_heads.views.report.lines import distance_lines, jump_lines, profile_lines, response_lines, score_lines
 from positional_heads.views.report.local_names import without_paths
@@ -178,14 +179,18 @@ def read_results(folder: str | Path) -> Results:
     if not folder.is_dir():
         msg = f"{folder}: no such folder; give the --out folder of positional-heads {WRITING}"
         raise FileNotFoundError(msg)
-    folders = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    folders = result_folders(folder)
     notes: list[str] = []
     named = {
         name: [path / name for path in folders if lies_in(path, name)]
         for name in (one.file_name for one in SHOWN_KINDS)
     }
-    # a page has room for one: that of the heads whose scores it shows comes first
-    named[EXAMPLES.file_name].sort(key=lambda file: not lies_in(file.parent, SCORES.file_name))
+    # a page has room for one of each: the scores of what was profiled, and the examples beside them
+    scored, profiled = named[SCORES.file_name], named[HEAD_PROFILE.file_name][:1]
+    if len(scored) > 1 and profiled:
+        profiles = [HeadProfile.load(file) for file in profiled]
+        scored.sort(key=lambda file: after_headline(HeadScores.load(file), profiles))
+    named[EXAMPLES.file_name].sort(key=lambda file: far_from(scored, file))
     chosen = {
         name: _at_most(files, 1 if name in {SCORES.file_name, EXAMPLES.file_name} else MOST_STUDIES, folder, notes)
         for name, files in named.items()
@@ -200,10 +205,11 @@ def read_results(folder: str | Path) -> Results:
     scores = [without_paths(HeadScores.load(file)) for file in chosen[SCORES.file_name]]
     examples = [without_paths(HeadExamples.load(file)) for file in chosen[EXAMPLES.file_name]]
     comparisons = [without_paths(Comparison.load(file)) for file in chosen[COMPARISON.file_name]]
+    text = chosen[EXAMPLES.file_name]
     return Results(
         folder=folder,
         scores=scores[0] if scores else None,
-        examples=_matching(examples, scores, notes),
+        examples=_matching(examples, scores, notes, of_others=any(far_from(scored, file) > 1 for file in text)),
         ablations=[without_paths(AblationStudy.load(file)) for file in chosen[ABLATION.file_name]],
         extrapolations=[without_paths(ExtrapolationStudy.load(file)) for file in chosen[EXTRAPOLATION.file_name]],
         profiles=[without_paths(HeadProfile.load(file)) for file in chosen[HEAD_PROFILE.file_name]],
@@ -419,13 +425,17 @@ def _at_most(files: list[Path], most: int, folder: Path, notes: list[str]) -> li
     return files[:most]
 
 
-def _matching(examples: list[HeadExamples], scores: list[HeadScores], notes: list[str]) -> HeadExamples | None:
-    """The examples, if they are of the scored model; those of another one would mislead."""
+def _matching(
+    examples: list[HeadExamples], scores: list[HeadScores], notes: list[str], *, of_others: bool
+) -> HeadExamples | None:
+    """The examples, if they are of the scored model and text; those of another one would mislead."""
     if not examples:
         return None
-    weights = {result.provenance.get("model", {}).get("weights") for result in examples}
-    weights |= {result.provenance.get("model", {}).get("weights") for result in scores}
+    weights = {result.provenance.get("model", {}).get("weights") for result in [*examples, *scores]}
     if len(weights) > 1:
         notes.append(f"{EXAMPLES.file_name} is left out: its model has other weights than that of the scores.")
+        return None
+    if of_others:
+        notes.append(f"{EXAMPLES.file_name} is left out: it lies beside other scores than those shown here.")
         return None
     return examples[0]

@@ -160,8 +160,7 @@ def scores_section(scores: HeadScores, dpi: int) -> Section:
             rho_heat_map(scores),
             dpi,
             _rho_in_words(scores, ranked),
-            "Rho of every head" + " and its excess over the null" * (scores.null is not None) + ". In red heads D "
-            "shifts to slower pairs with distance, in blue ones to faster pairs.",
+            _maps_explained(scores),
         )
     ]
     if ranked:
@@ -330,6 +329,20 @@ def _rho_in_words(scores: HeadScores, ranked: Sequence[Mapping[str, Any]]) -> st
     return (
         f"Heat map of rho, {layers} layers by {heads} heads, from {rounded(low['rho'])} ({low['name']}) to "
         f"{rounded(high['rho'])} ({high['name']}); {beating}{_excess_in_words(ranked)}."
+    )
+
+
+def _maps_explained(scores: HeadScores) -> str:
+    """What the colours of each map mean, and the marks on both."""
+    rho = "Rho of every head: in red heads D shifts to slower pairs with distance, in blue ones to faster pairs."
+    if scores.null is None:
+        return rho
+    marks = "a dot marks a head that beats its null with a positive rho"
+    if scores.control is not None:
+        marks += f", a diamond one that stays: it also does so without the first {scores.control_keys} keys"
+    return (
+        f"{rho} Excess over the null: the rho of red heads is higher than with shuffled positions, that of blue ones "
+        f"lower. On both maps {marks}."
     )
 
 

@@ -65,7 +65,7 @@ const app = (() => {
     return 0.299 * red + 0.587 * green + 0.114 * blue > 140 ? "#000" : "#fff";
   };
   // A measure whose small values are the notable ones has its dark end there.
-  const shade = (measure, value) => ramp(measure.lower && Number.isFinite(value) ? measure.low + measure.high - value : value, measure.low, measure.high, measure.scale);
+  const shade = (measure, value) => ramp(measure.lower && measure.scale === "sequential" && Number.isFinite(value) ? measure.low + measure.high - value : value, measure.low, measure.high, measure.scale);
   const legend = (low, high, scale, unit, lower = false) => {
     const stops = Array.from({ length: 9 }, (_, step) => ramp(low + ((high - low) * (lower ? 8 - step : step)) / 8, low, high, scale));
     if (scale === "flag") {
@@ -112,12 +112,14 @@ const app = (() => {
   const MANY = 1000;  // marks that SVG would redraw too slowly
   const chart = (name, element) => {
     const pending = new Map(), handlers = [], signals = new Map();
+    const drawing = el("div", { "aria-hidden": true });  // Vega would rename its place
+    element.append(drawing);
     let view = null, tall = null;
     const make = async () => {
       const specification = specifications[name];
       const data = specification.data.map((set) => (pending.has(set.name) ? { ...set, values: pending.get(set.name) } : set));
       const width = Math.max(200, Math.floor(element.clientWidth));
-      const made = await vegaEmbed(element, { ...specification, data, signals: (specification.signals ?? []).map((one) => (signals.has(one.name) ? { ...one, value: signals.get(one.name) } : one)), width, height: tall ?? specification.height }, {
+      const made = await vegaEmbed(drawing, { ...specification, data, signals: (specification.signals ?? []).map((one) => (signals.has(one.name) ? { ...one, value: signals.get(one.name) } : one)), width, height: tall ?? specification.height }, {
         mode: "vega", ast: true, actions: false, renderer: [...pending.values()].some((rows) => rows.length > MANY) ? "canvas" : "svg", logLevel: ERRORS,
       });
       view = made.view;
@@ -175,10 +177,12 @@ const app = (() => {
     let text = hash.replace(/^#/, "");
     try { text = decodeURIComponent(text); } catch { /* as it is */ }
     const [first, ...rest] = text.split("&");
-    const heads = [...new Set(first.toUpperCase().split(","))].filter((name) => place.has(name)).slice(0, MOST_CHOSEN);
+    const named = [...new Set(first.toUpperCase().split(","))];
+    const heads = named.filter((name) => place.has(name)).slice(0, MOST_CHOSEN);
     const given = new Map([first, ...rest].filter((one) => one.includes("=")).map((one) => [one.slice(0, one.indexOf("=")), one.slice(one.indexOf("=") + 1)]));
     return {
       heads,
+      unknown: named.filter((name) => name && !place.has(name) && !name.includes("=")),
       measure: measures.has(given.get("measure")) ? given.get("measure") : null,
       query: /^\d{1,7}$/.test(given.get("query") ?? "") ? Number(given.get("query")) : null,
       text: index.texts.some((one) => one.id === given.get("text")) ? given.get("text") : null,
@@ -210,6 +214,7 @@ const app = (() => {
     if (!place.has(head)) return Promise.resolve();
     let heads = [head];
     if (add) heads = state.heads.includes(head) ? state.heads.filter((one) => one !== head) : [...state.heads, head].slice(-MOST_CHOSEN);
+    if (!heads.length) heads = [head];  // one is always shown
     const measure = measures.get(state.measure);
     const value = measure ? `, ${measure.title} ${number(measure.values[place.get(head)])}` : "";
     say(`${head}${value}. ${heads.length > 1 ? `Chosen: ${heads.join(", ")}.` : ""}`);

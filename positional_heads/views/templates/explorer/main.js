@@ -15,14 +15,22 @@
   const flagged = index.measures.find((one) => one.id === index.rank_by);
   const best = () => {
     const known = index.heads.filter((name) => flagged.values[app.place.get(name)] !== null);
-    return known.length ? known.reduce((found, name) => (flagged.values[app.place.get(name)] > flagged.values[app.place.get(found)] ? name : found)) : index.heads[0];
+    const value = (name) => (flagged.lower ? -1 : 1) * flagged.values[app.place.get(name)];
+    return known.length ? known.reduce((found, name) => (value(name) > value(found) ? name : found)) : index.heads[0];
+  };
+  // Charts above it get their height while they are drawn, so it is brought into view again until the reader moves.
+  const bring = (part) => {
+    let moved = false;
+    for (const kind of ["wheel", "touchstart", "keydown", "pointerdown"]) window.addEventListener(kind, () => { moved = true; }, { once: true });
+    for (const wait of [0, 150, 400, 900, 1600]) setTimeout(() => { if (!moved) part?.scrollIntoView(); }, wait);
   };
   const visit = (address) => {
     const asked = app.read(window.location.hash);
     const heads = asked.heads.length ? asked.heads : app.state.heads.length ? app.state.heads : [best()];
-    const shown = app.set({ heads, focus: heads.at(-1), measure: asked.measure ?? app.state.measure ?? index.rank_by, query: asked.query, text: asked.text ?? app.state.text }, { push: false, address });
-    if (asked.part && /^[a-z]+$/.test(asked.part)) by(`${asked.part}-part`)?.scrollIntoView();
-    return shown;
+    // An address says all: what it leaves out is as it is at first.
+    app.set({ heads, focus: heads.at(-1), measure: asked.measure ?? index.rank_by, query: asked.query, text: asked.text }, { push: false, address });
+    if (asked.unknown.length) app.say(`No head ${asked.unknown[0]}.`);
+    if (asked.part && /^[a-z]+$/.test(asked.part)) bring(by(`${asked.part}-part`));
   };
   window.addEventListener("hashchange", () => { if (window.location.hash !== app.written) visit(false); });
   window.addEventListener("popstate", () => { if (window.location.hash !== app.written) visit(false); });

@@ -47,7 +47,8 @@ function tablePanel(app, atlas) {
     }
     for (const [verdict, { box }] of FLAGS) if (box.checked && !(flag(verdict)?.values[number] > 0)) return false;
     const value = app.measures.get(app.state.measure).values[number];
-    if (least.value !== "" && !(value >= Number(least.value))) return false;
+    if (least.value === "" && most.value === "") return true;
+    if (value === null || (least.value !== "" && value < Number(least.value))) return false;
     return most.value === "" || value <= Number(most.value);
   };
   const sorted = () => {
@@ -69,19 +70,21 @@ function tablePanel(app, atlas) {
   const heading = (id, text, title) => el("th", { scope: "col", "aria-sort": order.by === id ? (order.falling ? "descending" : "ascending") : "none" },
     el("button", { type: "button", title, "data-column": id, onclick: () => sortBy(id) }, text, order.by === id ? (order.falling ? " ↓" : " ↑") : ""));
   const lines = new Map();
+  // The measure that colours the atlas stands first, and then those that were chosen.
+  const shownColumns = () => [app.state.measure, ...columns.filter((id) => id !== app.state.measure)];
   const draw = () => {
     const kept = sorted(), last = Math.max(0, Math.ceil(kept.length / PAGE) - 1);
     page = Math.min(Math.max(page, 0), last);
     const shown = kept.slice(page * PAGE, (page + 1) * PAGE);
     head.replaceChildren(el("tr", {}, heading("name", "head", "name"), index.is ? heading("is", "is", "what the head is by the first rule that holds") : null,
-      columns.map((id) => heading(id, label(app.measures.get(id)), app.measures.get(id).meaning))));
+      shownColumns().map((id) => heading(id, label(app.measures.get(id)), app.measures.get(id).meaning))));
     lines.clear();
     body.replaceChildren(...shown.map((number) => {
       const name = index.heads[number];
       const row = el("tr", {}, el("th", { scope: "row" }, el("button", { type: "button", "data-head": name,
         onclick: (event) => app.choose(name, event.shiftKey || event.ctrlKey || event.metaKey || app.state.adding) }, name)),
       index.is ? el("td", { class: "word" }, (index.names?.[number] ?? [index.is[number]]).join(", ")) : null,
-      columns.map((id) => {
+      shownColumns().map((id) => {
         const measure = app.measures.get(id), value = measure.values[number];
         const low = measure.intervals?.low[number], high = measure.intervals?.high[number];
         const known = low !== null && low !== undefined;
@@ -120,10 +123,12 @@ function tablePanel(app, atlas) {
     async update(changed) {
       if (changed.has("measure")) {
         shownName.textContent = app.title(app.measures.get(app.state.measure));
-        if (least.value !== "" || most.value !== "" || [...FLAGS.values()].some(({ box }) => box.checked)) await filter();
-        if (!columns.includes(app.state.measure)) columns = [app.state.measure, ...columns];
+        const limited = least.value !== "" || most.value !== "" || [...FLAGS.values()].some(({ box }) => box.checked);
+        least.value = most.value = "";  // limits of another measure
         order = { by: app.state.measure, falling: !app.measures.get(app.state.measure).lower };
-        draw();
+        page = 0;
+        if (limited) await filter();
+        else draw();
       }
       if (changed.has("heads")) mark();
     },
