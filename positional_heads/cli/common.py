@@ -28,6 +28,13 @@ DEBUG = "POSITIONAL_HEADS_DEBUG"
 """Environment variable that shows tracebacks of failures."""
 
 
+def refuse_suffix(file: Path) -> None:
+    """Refuse to write a page to a file that is called like something else, a result among them."""
+    if file.suffix not in {"", ".html", ".htm"}:
+        msg = f"{file}: a page is called something.html; give --out such a name, or a folder"
+        raise ValueError(msg)
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
     """Report any failure in one line, with an exit status; with DEBUG set, show the traceback."""

@@ -1,13 +1,14 @@
 """`positional-heads explore`: a result folder as one page to click through, or as JSON."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from positional_heads.cli.common import one_line_errors
+from positional_heads.cli.common import one_line_errors, refuse_suffix
 from positional_heads.cli.wording import say
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def explore(
             msg = "--port is that of --serve: add it, or leave the port out"
             raise ValueError(msg)
         file = folder if out is None else out
+        refuse_suffix(file)
         file = file / EXPLORER_NAME if out is None or file.is_dir() or not file.suffix else file
         if not (as_json or serve or overwrite) and file.exists():
             msg = f"{file}: exists already; choose another --out, or add --overwrite"
@@ -65,17 +67,18 @@ def explore(
 def _write(made: "Explorer", file: Path, folder: Path) -> None:
     """Write the page, and say what to do with it."""
     written = made.save(file)
+    again = f"positional-heads explore {shlex.quote(str(folder))}"
     typer.echo(str(written))
     size = sum(len(content.encode()) for content in made.files.values())
     if made.several_files:
         say(
             f"written: {written} and {len(made.files) - 1} files in explorer_data beside it ({size / 1e6:.1f} MB), too "
-            f"much for one file: browsers read them from a server only, positional-heads explore {folder} --serve"
+            f"much for one file: browsers read them from a server only, {again} --serve"
         )
     else:
         say(f"written: {written} ({size / 1e6:.1f} MB); open it in a browser, from disk")
     first = _first(made.document)
-    say(f"link to a head: {written.name}#{first}; for programs: positional-heads explore {folder} --json")
+    say(f"link to a head: {written.name}#{first}; for programs: {again} --json")
 
 
 def _first(document: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ Examples = Annotated[
     typer.Option(
         min=0,
         max=8192,
-        help="Tokens of the first sequence to show a few heads on, token by token; 0 for none.",
+        help="Tokens of the first sequence to show a few heads on, token by token, at least 2; 0 for none.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the drawn sequences, shuffles, samples and resamples.")]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from positional_heads.cli.common import EXPLORER_MARK, one_line_errors
+from positional_heads.cli.common import EXPLORER_MARK, one_line_errors, refuse_suffix
 from positional_heads.cli.wording import say
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def report(
         from positional_heads.views.report.page import page_file, write_report_page
 
         file = page_file(folder, out)
+        refuse_suffix(file)
         explorer = file.with_name(EXPLORER_NAME)
         for page in (file, explorer):
             if page.exists() and not overwrite and not (page == explorer and EXPLORER_MARK in page.read_bytes()):

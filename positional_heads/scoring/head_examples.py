@@ -43,6 +43,7 @@ MOST_READ = 2048
 """Tokens where the pattern itself has to be read: it is of size T x T, for every head of a layer."""
 MOST_DETAILED = 128
 MOST_HEADS = 8
+FEWEST_TOKENS = 2
 REPORTED_TOKENS = 512
 REPORTED_HEADS = 5
 BEST_HEADS = 3
@@ -151,17 +152,18 @@ def write_examples(
         tokens: A sequence that it was scored on.
         result: What `score_heads` or `profile_heads` returned.
         folder: Folder of the result.
-        most: Tokens at most; 0 for no examples.
+        most: Tokens at most; 0 for no examples. One token has no other to attend to, and gives none either.
 
     Returns:
         The file; None if none are asked for, no head has a score, or the attention of the model cannot be read.
     """
     scores = result.scores if isinstance(result, HeadProfile) else result
-    if not most or not scores.n_scored:
+    tokens = tokens[:most]
+    if len(tokens) < FEWEST_TOKENS or not scores.n_scored:
         return None
     temperature = scores.provenance["settings"].get("temperature", 1.0)
     try:
-        examples = head_examples(model, tokens[:most], shown_heads(result), temperature=temperature)
+        examples = head_examples(model, tokens, shown_heads(result), temperature=temperature)
     except UnsupportedModelError:
         return None
     return examples.save(folder)

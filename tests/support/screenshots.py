@@ -25,7 +25,7 @@ def nothing(_page: Any) -> None:
 
 def by_rho(page: Any) -> None:
     """Colour the atlas by rho."""
-    page.locator("#measure").select_option(label="rho")
+    page.locator("#measure").select_option("run-1/rho")
 
 
 def last_text(page: Any) -> None:

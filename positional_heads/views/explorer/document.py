@@ -5,9 +5,12 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
+
+import torch
 
 from positional_heads.results.ablation import AblationStudy
 from positional_heads.results.comparison import Comparison
@@ -22,6 +25,7 @@ from positional_heads.views.explorer.by_distance import curve_part, extension_pa
 from positional_heads.views.explorer.changes import comparison_part, effect_parts
 from positional_heads.views.explorer.measures import (
     distance_measures,
+    measure,
     profile_measures,
     same_scores,
     score_measures,
@@ -62,8 +66,10 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
         notes += [f"{run.name}: {note}" for note in _notes(run)]
     _add_texts(runs, parts, details)
     first = runs.runs[0]
-    notes += _other_weights(runs)
-    labels = _labels(runs)
+    alike, others = _by_weights(runs, scored[0][0] if scored else first)
+    notes += others
+    labels = _labels(alike)
+    parts["measures"] = parts["measures"] or [_recorded(first, details)]
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -80,7 +86,7 @@ def explorer_document(runs: Runs, title: str | None = None) -> dict[str, Any]:
         "heads": heads,
         "is": None if labels is None else [names[0] if names else NOT_PROFILED for names in labels],
         "names": labels,
-        "sentences": head_sentences(runs, scored, labels),
+        "sentences": head_sentences(alike, [(run, scores) for run, scores in scored if run in alike.runs], labels),
         **{name: parts[name] for name in LISTS[:1]},
         "rank_by": _rank_by(scored, parts["measures"]),
         **{name: parts[name] for name in LISTS[1:]},
@@ -170,15 +176,22 @@ def _run(run: Run) -> dict[str, Any]:
     }
 
 
-def _other_weights(runs: Runs) -> list[str]:
-    """Which texts are of a model with other weights than the first result: they would mislead unsaid."""
-    first = runs.runs[0]
-    known = (first.provenance.get("model") or {}).get("weights")
-    return [
-        f"{run.name} is of a model with other weights than {first.name}."
-        for run in runs.of(HeadExamples)
+def _by_weights(runs: Runs, spoken_of: Run) -> tuple[Runs, list[str]]:
+    """The runs of the model that sentences speak of, and notes on those of other weights: they would mislead unsaid."""
+    known = (spoken_of.provenance.get("model") or {}).get("weights")
+    others = [
+        run
+        for run in runs.runs
         if known is not None and (run.provenance.get("model") or {}).get("weights") not in {None, known}
     ]
+    notes = [f"{run.name} is of a model with other weights than {spoken_of.name}." for run in others]
+    return replace(runs, runs=[run for run in runs.runs if run not in others]), notes
+
+
+def _recorded(run: Run, details: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What to colour heads by where nothing was measured of every head: whether there is anything to show of one."""
+    known = torch.tensor([[float(bool(detail)) for detail in details.values()]])
+    return measure(run, "recorded", known, "whether these results hold anything of the head", scale="flag")
 
 
 def _notes(run: Run) -> list[str]:

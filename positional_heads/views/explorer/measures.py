@@ -79,7 +79,7 @@ def measure(
         "unit": unit,
         "meaning": sentence(meaning),
         "scale": scale,
-        "lower": name.endswith(LOWER),
+        "lower": name.endswith(LOWER) or name.startswith("effect_"),  # harm is negative
         "low": number(low),
         "high": number(high),
         "values": numbers(values.flatten()),

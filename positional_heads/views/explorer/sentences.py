@@ -33,8 +33,9 @@ def head_sentences(runs: Runs, scored: list[tuple[Run, HeadScores]], labels: lis
     apart = bool(attention and scored) and attention[0].text not in {None, scored[0][0].text}
     looks = _looks(attention[0].record, f"on {attention[0].text} " if apart else "") if attention else {}
     found = [_scored(scored), _otherwise(scored)] if scored else []
-    changes: list[dict[str, str]] = [_ablated(run.record) for run in runs.of(AblationStudy)[:1]]
-    changes += [_compared(run.record) for run in runs.of(Comparison)[:1]]
+    ablated = (_ablated(run.record) for run in runs.of(AblationStudy))
+    compared = (_compared(run.record) for run in runs.of(Comparison))
+    changes = [next(filter(None, found), {}) for found in (ablated, compared)]
     texts = []
     for at, head in enumerate(runs.names):
         about = _named(head, labels[at]) if labels is not None and labels[at] else head
@@ -187,7 +188,7 @@ def _ablated(study: Any) -> dict[str, str]:
     reach, task = study.reaches[0], printable(study.task, newlines=False)
     what = f"ablating it alone changes {study.measures[0]} of {task} ({reach})"
     rows = zip(*(frame[name].tolist() for name in ("name", reach, f"{reach} low", f"{reach} high")), strict=True)
-    return {head: f"{what} by {signed(effect)}{_shown(low, high)}" for head, effect, low, high in rows}
+    return {head: f"{what} by {signed(effect)}{_shown(low, high, len(frame))}" for head, effect, low, high in rows}
 
 
 def _compared(comparison: Any) -> dict[str, str]:
@@ -209,11 +210,12 @@ def _compared(comparison: Any) -> dict[str, str]:
     return said
 
 
-def _shown(low: float, high: float) -> str:
-    """The interval of an effect, and that it may be none where 0 is in it."""
+def _shown(low: float, high: float, heads: int) -> str:
+    """The interval of an effect, that it may be none, and else how many such intervals chance gives."""
     if isnan(low):
         return ", of too few answers for an interval"
-    return f" ({_interval(low, high)}{'' if low > 0 or high < 0 else ', so no effect is shown'})"
+    chance = f"; of {heads} heads, about {max(1, round(0.05 * heads))} have an interval without 0 by chance"
+    return f" ({_interval(low, high)}{chance if low > 0 or high < 0 else ', so no effect is shown'})"
 
 
 def _interval(low: float, high: float, words: Any = rounded) -> str:

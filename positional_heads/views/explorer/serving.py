@@ -13,6 +13,8 @@ from typing import Any
 from positional_heads.results.files import EXPLORER_NAME
 
 LOOPBACK = "127.0.0.1"
+HTTP = 80
+"""The port that browsers leave out of an address."""
 _POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)">')
 STRICTEST = "default-src 'none'; frame-ancestors 'none'"
 
@@ -45,7 +47,9 @@ def server(files: Mapping[str, str], port: int = 0) -> ThreadingHTTPServer:
 
         def _answer(self, *, body: bool) -> None:
             host = self.headers.get("Host", "")
-            here = {f"{name}:{self.server.server_port}" for name in (LOOPBACK, "localhost")}  # type: ignore[attr-defined]
+            port = self.server.server_port  # type: ignore[attr-defined]
+            names = (LOOPBACK, "localhost")
+            here = {f"{name}:{port}" for name in names} | ({*names} if port == HTTP else set())
             content = pages.get(self.path.partition("?")[0])
             if host not in here:
                 self._send(HTTPStatus.FORBIDDEN, b"this server answers to 127.0.0.1 only\n", "text/plain", body=body)

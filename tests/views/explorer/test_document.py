@@ -254,7 +254,8 @@ def test_heads_are_ranked_by_the_first_excess_there_is(document):
     mixed = ph.explore([synthetic_scores(null=False), synthetic_scores(seed=2)]).document
     assert mixed["rank_by"] == "run-2/excess"
     texts = ph.explore(named(synthetic_examples(), layers=1, heads=2)).document
-    assert texts["rank_by"] is None
+    assert texts["rank_by"] == "run-1/recorded"  # or there would be nothing to colour heads by
+    assert texts["measures"][0]["values"] == [float(bool(texts["details"][head])) for head in texts["heads"]]
     assert VALIDATOR.is_valid(texts)
 
 
@@ -314,8 +315,21 @@ def test_effects_are_those_of_the_heads_ablated_alone(studies, studied):
 def test_a_study_of_sets_only_has_no_effects_of_heads():
     study = planted_study(*torch.zeros(2, 4, 8).numpy(), [Head(0, at) for at in range(8)], singles=0)
     document = ph.explore(study).document
-    assert document["effects"] == document["measures"] == []
+    assert document["effects"] == []
+    assert [(one["name"], {*one["values"]}) for one in document["measures"]] == [("recorded", {0.0})]
     assert document["sentences"] == [""] * 32
+
+
+def test_results_of_other_weights_are_named_and_not_spoken_of_in_one_breath():
+    profile, scores = synthetic_profile(), synthetic_scores(seed=3)
+    for record, weights in ((profile, "a"), (profile.scores, "a"), (scores, "b")):
+        record.provenance["model"] = record.provenance["model"] | {"weights": weights}
+    document = ph.explore([profile, scores]).document
+    assert any("of a model with other weights" in note for note in document["notes"])
+    first = next(run["kind"] for run in document["runs"] if run["id"] == document["rank_by"].split("/")[0])
+    alone = ph.explore(scores if first == "HeadScores" else profile).document
+    assert document["sentences"] == alone["sentences"]
+    assert document["is"] == alone["is"]
 
 
 def test_extensions_have_the_curves_of_every_method(studies, studied):

@@ -10,6 +10,7 @@ function headsPanel(app) {
   const said = el("output", { class: "soft" });
   const link = el("button", { type: "button", onclick: async () => {
     const address = window.location.href.split("#")[0] + app.fragment();
+    if (window.location.protocol === "about:") { said.textContent = app.fragment(); return; }  // a frame has no address
     try { await navigator.clipboard.writeText(address); said.textContent = "Address copied."; } catch { said.textContent = address; }
   } }, "Copy address");
   const go = () => {

@@ -94,7 +94,7 @@ function massPanel(app) {
           if (half >= 0) said.push(`${head}${app.index.masses.length > 1 ? ` (${app.runs.get(mass.run)?.name})` : ""}: half of its attention lies within ${mass.edges[half + 1] - 1} tokens`);
         }
       }
-      if (said.length) said.push("ranges get wider with distance");
+      if (said.length) said.push("ranges get wider with distance", ...new Set(app.index.masses.map((mass) => mass.title)));
       return { data: { lines }, said: said.join("; "), columns: ["head", "tokens away", "share of attention"], numbers: () => lines.map((row) => [row.series.split(" ")[0], row.range, row.value]) };
     } };
   });
@@ -152,7 +152,8 @@ function extensionsPanel(app) {
     const hidden = new Set();
     const PALETTE = ["#7f7f7f", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1"];
     return { follows: ["heads", "focus"], rows(details) {
-      const study = all[Number(select.value || 0)], head = app.state.focus, own = app.own(details.get(head), "extension", study.run) ?? {};
+      const study = all[Number(select.value || 0)], of = (name) => app.own(details.get(name), "extension", study.run) ?? {};
+      const head = [app.state.focus, ...app.state.heads].find((name) => Object.keys(of(name)).length) ?? app.state.focus, own = of(head);
       const lines = [];
       study.methods.forEach((method, at) => {
         const values = Object.hasOwn(own, method) && !hidden.has(method) ? own[method] : [];
@@ -200,7 +201,7 @@ function comparedPanel(app) {
         const chosen = app.state.heads.map((name) => ({ ...point(row, name), colour: app.colourOf(name) })).filter(known);
         return { data: { ...data, chosen }, signals: { a_title: `${row.name}: ${row.names[0]}`, b_title: row.names[1] },
           said: `Across: ${row.name} in ${row.names[0]}; upwards: in ${row.names[1]}. ${chosen.map((one) => `${one.text}, change ${app.number(one.change)}${one.q === null ? "" : `, q ${app.number(one.q)}`}`).join("; ")}`,
-          columns: ["head", "a", "b", "change", "q"], numbers: () => chosen.map((one) => [one.name, one.a, one.b, one.change, one.q]) };
+          columns: ["head", ...row.names, "change", "q"], numbers: () => chosen.map((one) => [one.name, one.a, one.b, one.change, one.q]) };
       },
     };
   });

@@ -101,6 +101,9 @@ function whatifPanel(app) {
       }
       if (method.selectedOptions[0]?.disabled) method.value = "none";
       factor.disabled = times.disabled = method.value === "none";
+      for (const [input, name] of [[base, "base"], [factor, "factor"], [trained, "training length"], [reach, "largest distance"]]) {
+        if (!input.disabled && input.value !== "" && !input.checkValidity()) reasons.push(`The ${name} must be from ${input.min}${input.max ? ` to ${input.max}` : " on"}.`);
+      }
       if (one.capped) reasons.push("The model caps scores by a tanh, which is left out here.");
       if (one.factor_known === false) reasons.push("The result is of an older version: an attention factor of the model's own YaRN or LongRoPE is left out.");
       why.textContent = reasons.join(" ");
@@ -120,7 +123,7 @@ function whatifPanel(app) {
         legend.replaceChildren();
         return { data: { lines: [], bands: [], marks: [] }, said: `${head ?? "No head"}: no queries and keys were recorded.` };
       }
-      const reached = number(reach, 8, 2048), distances = spreadDistances(reached);
+      const reached = Math.min(number(reach, 8, 2048), Number(reach.max)), distances = spreadDistances(reached);
       const given = { frequency, base: one.base, trainingLength: number(trained, 2, null), length: reached + 1 };
       const changed = ropeFrequencies({ ...given, newBase: number(base, 2, one.base), method: method.value, factor: number(factor, 1, 1) });
       const before = meanScore(own.amplitude, own.phase, ropeFrequencies(given).frequency, distances);
