@@ -42,7 +42,6 @@ def synthetic_document(layers=3, heads=4, pairs=8, distances=24, *, hostile=Fals
             "meaning": f"{name} means",
             "lower": name == "q_value",
             "scale": kind,
-            "lower": False,
             "low": -most if kind == "diverging" else min(known),
             "high": most,
             "values": found,
