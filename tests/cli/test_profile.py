@@ -68,7 +68,8 @@ def made(tmp_path_factory, loaded, bundled, tokens):
 
 
 def test_an_interrupted_run_is_resumed_and_leaves_only_its_result(made):
-    folder, _, said, profile = made
+    folder, done, said, profile = made
+    assert done.stderr.endswith(f"\npositional-heads explore {folder} shows every head\n")
     assert said.exit_code == 1
     assert "sums.safetensors: unfinished, " in said.stderr
     assert said.stderr.count("repeat the same positional-heads profile command, or profile_heads call") == 2
@@ -177,7 +178,7 @@ def test_the_report_page_has_a_section_and_how_to_repeat_it(made, bundled, monke
     assert invoke("report", folder).exit_code == 0
     html = unescape((folder / "report.html").read_text())
     assert html.count(profile.verdict) == 1
-    assert html.count("data:image/png") == 3
+    assert html.count('<figure class="plotted">') == 3
     assert "A head profile says where heads attend" in html
     for shown in (profile_command(profile.provenance), profile_lines(profile.provenance)):
         assert shown.split("\n# ")[0] in html

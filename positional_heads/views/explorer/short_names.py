@@ -8,8 +8,6 @@ from positional_heads.results.text import printable
 from positional_heads.views.report import local_names
 
 LONGEST = 80
-PARTS = (("model", "weights"), ("data", "texts"))
-"""Where a provenance says what was run, and on what."""
 
 
 def short_name(name: object) -> str:
@@ -27,8 +25,9 @@ def text_names(record: Record) -> list[str]:
 def compared_names(comparison: Comparison) -> tuple[str, str]:
     """What two compared results are called: by their texts where only these differ, or else as they were named."""
     sides = [comparison.provenance.get(side) or {} for side in ("a", "b")]
-    models, texts = ([(side.get(part) or {}).get(key) for side in sides] for part, key in PARTS)
-    if all(texts) and texts[0] != texts[1] and models[0] == models[1]:
+    weights = [(side.get("model") or {}).get("weights") for side in sides]
+    texts: list[list[str]] = [(side.get("data") or {}).get("texts") or [] for side in sides]
+    if all(texts) and texts[0] != texts[1] and weights[0] == weights[1]:
         a, b = (short_name(", ".join(map(short_name, one))) for one in texts)
         if a != b:
             return a, b
