@@ -28,7 +28,7 @@ def compared_names(comparison: Comparison) -> tuple[str, str]:
     weights = [(side.get("model") or {}).get("weights") for side in sides]
     texts: list[list[str]] = [(side.get("data") or {}).get("texts") or [] for side in sides]
     if all(texts) and texts[0] != texts[1] and weights[0] == weights[1]:
-        a, b = (short_name(", ".join(map(short_name, one))) for one in texts)
+        a, b = (short_name(", ".join(map(short_name, one or ()))) for one in texts)
         if a != b:
             return a, b
     return short_name(comparison.names[0]), short_name(comparison.names[1])

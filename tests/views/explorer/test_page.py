@@ -155,6 +155,17 @@ def test_the_table_sorts_filters_and_dims_the_atlas(opened):
     page.locator("#heads-table [data-column='run-1/excess']").click()
     assert names() == [DOCUMENT["heads"][n] for n in known[::-1] + unknown]
     assert page.locator("#heads-table th[aria-sort=ascending]").count() == 1
+    page.locator("#measure").select_option("run-2/reach")
+    settled(page)
+    headings = "#heads-table thead [data-column='run-2/reach']"
+    assert page.locator("#heads-table thead [data-column]").nth(2).get_attribute("data-column") == "run-2/reach"
+    page.locator(".columns summary").click()
+    page.locator("[data-measure='run-2/reach']").check()
+    assert page.locator(headings).count() == 1
+    page.locator("[data-measure='run-2/reach']").uncheck()
+    page.locator("#measure").select_option("run-1/excess")
+    settled(page)
+    assert page.locator(headings).count() == 0
     page.locator("#filter").fill("induction")
     settled(page)
     assert {*names()} == {DOCUMENT["heads"][n] for n in range(0, 12, 2)}
@@ -240,6 +251,9 @@ def test_it_can_be_walked_with_the_keyboard_and_says_where_it_is(opened):
     for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
     assert page.locator("#said").inner_text().startswith("L2H2, excess ")
+    chart = page.locator("#atlas-chart")
+    assert chart.get_attribute("role") == "application"
+    assert chart.get_attribute("aria-label").startswith("Atlas of 3 layers by 4 heads")
     assert state(page)["heads"] == ["L1H1"]
     page.keyboard.press("Enter")
     shown(page, "L2H2")
@@ -256,9 +270,24 @@ def test_an_address_opens_what_it_names_and_back_goes_back(opened):
     page.locator(CELLS).nth(11).click()
     shown(page, "L2H3")
     assert page.evaluate("() => location.hash") == "#L2H3&measure=run-2/rho&query=3"
+    page.locator("#measure").select_option("run-1/reach")
     page.go_back()
     shown(page, "L0H1")
-    assert state(page)["heads"] == ["L1H2", "L0H1"]
+    found = state(page)
+    assert (found["heads"], found["measure"], found["query"]) == (["L1H2", "L0H1"], "run-2/rho", 3)
+    page.evaluate("() => { location.hash = '#L2H0' }")
+    shown(page, "L2H0")
+    found = state(page)  # what an address leaves out is as it is at first
+    assert (found["heads"], found["measure"], found["query"]) == (["L2H0"], DOCUMENT["rank_by"], None)
+
+
+def test_an_address_brings_a_part_into_view(opened):
+    page = opened(PAGE, fragment="#L1H2&part=compared")
+    page.locator("#compared-chart .marks").wait_for()
+    page.wait_for_timeout(1800)
+    top = page.evaluate("() => document.getElementById('compared-part').getBoundingClientRect().top")
+    bottom = page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
+    assert abs(top) < 20 or bottom
 
 
 def test_an_address_that_names_nothing_changes_nothing(opened):
