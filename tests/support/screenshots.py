@@ -99,7 +99,7 @@ def small(png: bytes) -> bytes:
     image = Image.open(io.BytesIO(png)).convert("RGB")
     for colours in COLOURS:
         packed = io.BytesIO()
-        image.quantize(colours, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
+        image.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(packed, "png", optimize=True)
         if packed.tell() < MOST_BYTES:
             break
     return packed.getvalue()
