@@ -9,7 +9,7 @@ from tests.support.forked_kernels import fork_kernels
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-pytest_plugins = ["tests.support.fixtures"]
+pytest_plugins = ["tests.support.browser", "tests.support.fixtures"]
 
 LONG_ALONE = ("/1_quickstart", "/3_ablation", "/6_research", "/4_length", "/5_with_other", "/test_other_device")
 

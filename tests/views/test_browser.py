@@ -12,10 +12,10 @@ from positional_heads.views import attention_view, contribution_view, token_view
 from positional_heads.views import tokens as token_views
 from positional_heads.views.report.page import report_html
 from positional_heads.views.tokens import MEANINGS
+from tests.support.browser import PAINTED
 from tests.support.synthetic import synthetic_scores
 from tests.support.synthetic_examples import HOSTILE, synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
-from tests.views.conftest import PAINTED
 
 pytestmark = pytest.mark.slow
 CELLS = """canvas => {

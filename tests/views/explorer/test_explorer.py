@@ -11,6 +11,7 @@ import pytest
 import positional_heads as ph
 from positional_heads.views.explorer import explorer as explorers
 from positional_heads.views.explorer.serving import server
+from tests.support.browser import PAINTED
 from tests.support.synthetic import synthetic_scores
 
 LAYERS = {f"explorer_data/L{layer}.json" for layer in range(3)}
@@ -164,3 +165,31 @@ def test_a_browser_reads_the_layers_from_the_server(served, browser, large):
     assert set(large.document["details"]["L1H2"]["curves"]["run-1"]["mean"]) <= set(drawn)
     assert not heard
     assert sorted(set(asked)) == [("", 200), ("explorer_data/L1.json", 200)]
+
+
+@pytest.mark.slow
+def test_numbers_that_come_late_are_not_drawn_over_those_of_a_later_choice(served, browser, large):
+    serving, _ = served
+    page = browser.new_context().new_page()
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page.route("**/L0.json", hold)
+    page.goto(f"http://127.0.0.1:{serving.server_port}/#L1H2")
+    page.locator("#curves-part").scroll_into_view_if_needed()
+    page.locator("#curves:not([data-stale])").wait_for()
+    for head in ("L0H1", "L1H3"):
+        page.evaluate("head => { location.hash = head }", head)
+        page.wait_for_function("head => explorer.state().focus === head", arg=head)
+    page.locator("#curves:not([data-stale])").wait_for()
+    with page.expect_response("**/L0.json"):
+        held[0].continue_()
+    page.evaluate("() => explorer.settled()")
+    page.evaluate(PAINTED)
+    drawn = page.evaluate("() => explorer.rows('curves', 'lines').map(row => row.series.split(' ')[0])")
+    said = page.locator("#curves").inner_text()
+    page.context.close()
+    assert {*drawn} == {"L1H3"}
+    assert "L0H1" not in said

@@ -6,8 +6,8 @@ Needs a Chromium on the path and playwright; without one the tests are skipped, 
 import pytest
 
 from positional_heads.views.explorer.page import explorer_files, explorer_html
+from tests.support.browser import PAINTED
 from tests.support.synthetic_explorer import HOSTILE, synthetic_document
-from tests.views.conftest import PAINTED
 
 pytestmark = pytest.mark.slow
 DOCUMENT = synthetic_document()
@@ -28,7 +28,7 @@ def state(page):
 def bring(page, chart):
     """Bring a chart into view, so that it is drawn."""
     page.locator(f"#{chart}-part").scroll_into_view_if_needed()
-    page.wait_for_function("name => document.querySelector(`#${name}-chart .marks`)", arg=chart)
+    page.wait_for_function("name => document.querySelector(`#${name}:not([data-stale]) .marks`)", arg=chart)
     settled(page)
 
 
@@ -200,9 +200,8 @@ def test_a_measure_whose_small_values_count_has_its_dark_end_there(opened):
     assert [light for _, light in known] == sorted(light for _, light in known)
     assert page.locator("#heads-table tbody th").first.inner_text() == DOCUMENT["heads"][values.index(known[0][0])]
     page.locator("#heads details.facts summary").click()
-    ranks = page.locator("#heads details.facts tr", has_text="q_value").locator("td").nth(2).all_inner_texts()
-    place = 1 + sum(value < values[0] for value, _ in known)
-    assert ranks[0] == f"{place} of {len(known)}"
+    rank = page.locator("#heads details.facts tr", has_text="q_value").first.locator("td").nth(2)
+    assert rank.inner_text() == f"{1 + sum(value < values[0] for value, _ in known)} of {len(known)}"
 
 
 def test_a_large_table_is_turned_page_by_page(opened):

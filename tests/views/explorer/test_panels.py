@@ -197,13 +197,6 @@ def test_long_texts_are_shown_in_windows_and_searched(panel, records):
     page.locator("#tokens-jump").fill("8191")
     page.locator("#tokens-jump").press("Enter")
     assert page.locator("#tokens-window").inner_text() == "tokens 7680 to 8191 of 8192"
-    took = page.evaluate("""async () => {
-        const started = performance.now();
-        for (const at of [7681, 7900, 8191]) document.getElementById(`token-${at}`).click();
-        await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
-        return (performance.now() - started) / 3;
-    }""")
-    assert took < 300  # measured at 40 to 90 ms while other programs ran
 
 
 RUNS = """cases => {

@@ -92,6 +92,7 @@ const app = (() => {
     if (!layers.has(layer)) layers.set(layer, loadLayer(layer));
     try {
       const heads = await layers.get(layer);
+      by("trouble").hidden = true;
       return Object.hasOwn(heads, head) ? heads[head] : {};
     } catch (error) {
       layers.delete(layer);
@@ -115,12 +116,12 @@ const app = (() => {
     const drawing = el("div", { "aria-hidden": true });  // Vega would rename its place
     element.append(drawing);
     let view = null, tall = null;
-    const make = async () => {
+    const make = async (given) => {
       const specification = specifications[name];
-      const data = specification.data.map((set) => (pending.has(set.name) ? { ...set, values: pending.get(set.name) } : set));
+      const data = specification.data.map((set) => (given.has(set.name) ? { ...set, values: given.get(set.name) } : set));
       const width = Math.max(200, Math.floor(element.clientWidth));
       const made = await vegaEmbed(drawing, { ...specification, data, signals: (specification.signals ?? []).map((one) => (signals.has(one.name) ? { ...one, value: signals.get(one.name) } : one)), width, height: tall ?? specification.height }, {
-        mode: "vega", ast: true, actions: false, renderer: [...pending.values()].some((rows) => rows.length > MANY) ? "canvas" : "svg", logLevel: ERRORS,
+        mode: "vega", ast: true, actions: false, renderer: [...given.values()].some((rows) => rows.length > MANY) ? "canvas" : "svg", logLevel: ERRORS,
       });
       view = made.view;
       handlers.forEach((handler) => view.addEventListener("click", handler));
@@ -132,17 +133,18 @@ const app = (() => {
     let drawn = Promise.resolve();
     const one = {
       set(data, rows) { pending.set(data, rows); return this; },
-      signal(key, value) { signals.set(key, value); view?.signal(key, value); return this; },
+      signal(key, value) { signals.set(key, value); return this; },
       rows: (data) => view?.data(data) ?? [],
-      height(pixels) { tall = pixels; view?.height(pixels); return this; },
+      height(pixels) { tall = pixels; return this; },
+      // What is set while a picture is drawn waits for the next.
       draw() {
-        drawn = drawn.then(async () => {
-          if (!view) await make();
-          else {
-            for (const [data, rows] of pending) view.data(data, rows);
-            await view.runAsync();
-          }
+        drawn = drawn.then(() => {
+          const given = new Map(pending);
           pending.clear();
+          if (!view) return make(given);
+          for (const [data, rows] of given) view.data(data, rows);
+          for (const [key, value] of signals) view.signal(key, value);
+          return view.height(tall ?? view.height()).runAsync();
         });
         return drawn;
       },
@@ -150,6 +152,26 @@ const app = (() => {
     };
     charts.set(name, one);
     return one;
+  };
+
+  // A part is drawn while it is in view, so that a choice is quick; on paper everything is in view. `draw` reads numbers
+  // first, which may come late: it then asks whether its choice is still the latest. Gives what tells of a change.
+  const inView = (section, draw, fold = null) => {
+    let stale = true, seen = false, asked = 0;
+    const redraw = async () => {
+      if (!seen || !stale || (fold && !fold.open)) return;
+      stale = false;
+      const turn = (asked += 1);
+      await draw(() => turn === asked);
+      if (turn === asked && !stale) delete section.dataset.stale;
+    };
+    const see = (now) => { seen = now; redraw(); };
+    section.dataset.stale = "";
+    new IntersectionObserver((entries) => see(entries.at(-1).isIntersecting), { rootMargin: "400px" }).observe(section);
+    fold?.addEventListener("toggle", redraw);
+    window.addEventListener("beforeprint", () => see(true));
+    printing.addEventListener("change", () => see(true));
+    return () => { stale = true; section.dataset.stale = ""; return redraw(); };
   };
 
   // A table of the numbers behind a chart, made when it is opened.
@@ -230,7 +252,7 @@ const app = (() => {
 
   return {
     index, place, measures, runs, state, panels, el, by, number, say, ramp, shade, fragment, ink, legend, detail, own, colourOf, runNumber,
-    layerOf, chart, numbers, read, set, choose, dark, printing, MOST_CHOSEN,
+    layerOf, chart, inView, numbers, read, set, choose, dark, printing, MOST_CHOSEN,
     forgetColours() { ramps = null; },
     get written() { return written; },
     title: (measure) => (several ? `${measure.title} (${runs.get(measure.run)?.name ?? measure.run})` : measure.title),

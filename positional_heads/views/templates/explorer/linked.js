@@ -8,13 +8,10 @@ function chartPanel(app, id, name, make) {
   const words = app.el("p", { class: "soft" }), extra = app.el("div");
   const section = app.by(id), fold = section.closest("details");
   section.append(extra, place, words);
-  let chart = null, stale = true, seen = false, table = null;
-  const panel = make(app, extra, () => { stale = true; return draw(); });
-  const draw = async () => {
-    if (!seen || !stale || (fold && !fold.open)) return;
-    stale = false;
-    const heads = [...app.state.heads];
-    const details = new Map(await Promise.all(heads.map(async (head) => [head, await app.detail(head)])));
+  let chart = null, table = null;
+  const draw = async (latest) => {
+    const details = new Map(await Promise.all(app.state.heads.map(async (head) => [head, await app.detail(head)])));
+    if (!latest()) return;
     if (!chart) { chart = app.chart(name, place); panel.made?.(chart); }
     const { data, said, columns, numbers, height, signals, empty } = panel.rows(details);
     place.hidden = empty === true;
@@ -22,19 +19,17 @@ function chartPanel(app, id, name, make) {
     for (const [set, rows] of Object.entries(data)) chart.set(set, rows);
     if (height) chart.height(height);
     if (!empty) await chart.draw();
+    if (!latest()) return;
     words.textContent = said;
     place.setAttribute("aria-label", said || section.dataset.title);
     const open = table?.open;
     table?.remove();
     if (columns) { table = app.numbers(columns, numbers); section.append(table); if (open) table.open = true; }
   };
-  // What is out of sight waits, so that a choice is quick; on paper everything is in sight.
-  new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; draw(); }, { rootMargin: "400px" }).observe(section);
-  fold?.addEventListener("toggle", draw);
-  window.addEventListener("beforeprint", () => { seen = true; draw(); });
-  app.printing.addEventListener("change", () => { seen = true; });
+  const redraw = app.inView(section, draw, fold);
+  const panel = make(app, extra, redraw);
   const follows = new Set(panel.follows ?? ["heads"]);
-  return { update(changed) { if ([...changed].some((one) => follows.has(one))) { stale = true; return draw(); } return undefined; } };
+  return { update(changed) { return [...changed].some((one) => follows.has(one)) ? redraw() : undefined; } };
 }
 
 const runLegend = (app, ids) => (ids.length > 1

@@ -52,7 +52,7 @@ function tokensPanel(app) {
   const { el, by, index } = app;
   const texts = new Map(index.texts.map((text) => [text.id, text]));
   const decoded = new Map();
-  let start = 0, cursor = null, hits = [], hit = -1, seen = false, stale = true, drawn = { text: null, start: null }, asked = 0;
+  let start = 0, cursor = null, hits = [], hit = -1, drawn = { text: null, start: null };
   let spans = [];
   let shown = { head: null, query: null, row: [], byKey: new Map() };
 
@@ -203,13 +203,11 @@ function tokensPanel(app) {
         el("td", { class: "word" }, one.tokens[row.key]), el("td", {}, String(row.distance)), el("td", {}, share(row.attention)),
         el("td", {}, app.number(row.dominant)), el("td", {}, wave(row.dominant)?.replace(" a turn", "") ?? "–"))))));
   };
-  const draw = async () => {
-    if (!seen || !stale) return;
-    stale = false;
-    const one = text(), turnOf = (asked += 1), last = one.tokens.length - 1;
+  const draw = async (latest) => {
+    const one = text(), last = one.tokens.length - 1;
     const chosen = [app.state.focus, ...[...app.state.heads].reverse()], head = chosen.find((name) => one.heads.includes(name)) ?? null;
     const numbers = head ? app.own(await app.detail(head), "texts", one.id) : undefined;
-    if (turnOf !== asked) return;  // another choice came while the numbers were read
+    if (!latest()) return;
     chips(one, numbers ? head : null);
     if (!numbers) return;
     const name = `${one.id} ${head}`;
@@ -229,12 +227,10 @@ function tokensPanel(app) {
     readout.textContent = summary();
   };
   search();
-  new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; draw(); }, { rootMargin: "400px" }).observe(by("tokens"));
-  window.addEventListener("beforeprint", () => { seen = true; draw(); });
+  const redraw = app.inView(by("tokens"), draw);
   return {
     update(changed) {
-      if (["heads", "focus", "query", "text", "scheme"].some((one) => changed.has(one))) { stale = true; return draw(); }
-      return undefined;
+      return ["heads", "focus", "query", "text", "scheme"].some((one) => changed.has(one)) ? redraw() : undefined;
     },
   };
 }
