@@ -240,7 +240,7 @@ def test_links_to_the_repository_are_there_only_where_its_address_is_known(tmp_p
 @pytest.mark.slow
 def test_search_works_from_disk_without_a_network(site, opened):
     page = opened(site / "index.html")
-    page.locator("input.md-search__input").fill("saturation")
+    page.locator("input.md-search__input").press_sequentially("saturation")  # the theme listens to keys
     hits = page.locator("a.md-search-result__link")
     hits.first.wait_for()
     addresses = hits.evaluate_all("all => all.map(link => link.getAttribute('href'))")

@@ -85,8 +85,7 @@ def screenshots(browser: Any, file: Path, heads: tuple[str, str]) -> Iterator[tu
         page.evaluate("() => explorer.settled()")
         if state.part:
             page.locator(f"#{state.part}-part").scroll_into_view_if_needed()
-            page.wait_for_timeout(200)  # charts are drawn when they come into view
-            page.evaluate("() => explorer.settled()")
+            page.locator(f"#{state.part}:not([data-stale])").wait_for()  # drawn when it comes into view
         state.act(page)
         page.evaluate("() => explorer.settled()")
         page.wait_for_timeout(100)

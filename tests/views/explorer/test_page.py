@@ -284,9 +284,10 @@ def test_an_address_brings_a_part_into_view(opened):
     page = opened(PAGE, fragment="#L1H2&part=compared")
     page.locator("#compared-chart .marks").wait_for()
     page.wait_for_timeout(1800)
-    top = page.evaluate("() => document.getElementById('compared-part').getBoundingClientRect().top")
-    bottom = page.evaluate("() => innerHeight + scrollY >= document.documentElement.scrollHeight - 2")
-    assert abs(top) < 20 or bottom
+    page.wait_for_function(
+        """() => Math.abs(document.getElementById("compared-part").getBoundingClientRect().top) < 20
+            || innerHeight + scrollY >= document.documentElement.scrollHeight - 2"""
+    )
 
 
 def test_an_address_that_names_nothing_changes_nothing(opened):
