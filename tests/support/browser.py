@@ -3,6 +3,7 @@
 With `LATE=200`, what our pages do on their own comes 200 ms late, so that tests which do not wait for it fail.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -40,39 +41,67 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
+@pytest.fixture(scope="session")
+def blank_pages(browser: Any) -> Iterator[list[Any]]:
+    """Pages without a network that are free again: a new one takes as long as what most tests do with it."""
+    context = browser.new_context(offline=True)
+    if "LATE" in os.environ:
+        context.add_init_script(LATE)
+    free: list[Any] = [context.new_page()]
+    yield free
+    context.close()
+
+
 @pytest.fixture
-def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def opened(blank_pages: list[Any], tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Open pages without a network; afterwards nothing may have been said, asked for, or run."""
-    contexts, heard, asked, visited, folders = [], [], [], [], []
+    pages, heard, asked, visited, folders = [], [], [], [], []
+    quietly = True
+
+    def note(message: Any) -> None:
+        heard.append(f"{message.type}: {message.text}")
+
+    def fault(error: Any) -> None:
+        heard.append(str(error))
+
+    def request(one: Any) -> None:
+        asked.append(one.url)
+
+    heard_of = {"console": note, "pageerror": fault, "request": request}
 
     def visit(
         html: str | Path, *, width: int = 1200, quiet: bool = True, scheme: str = "light", fragment: str = ""
     ) -> Any:
         """Open a page, or a file, which may ask for those of its folder; one that is not `quiet` may ask for more."""
+        nonlocal quietly
+        quietly &= quiet
         if isinstance(html, Path):
             file = html
             folders.append(html.parent.as_uri())
         else:
-            file = tmp_path / f"{len(contexts)}.html"
+            file = tmp_path / f"{len(pages)}.html"
             file.write_text(html, encoding="utf-8")
             visited.append(file.as_uri())
-        context = browser.new_context(offline=True, viewport={"width": width, "height": 900}, color_scheme=scheme)
-        contexts.append((context, quiet))
-        page = context.new_page()
-        if "LATE" in os.environ and isinstance(html, str):
-            page.add_init_script(LATE)
-        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}") if quiet else None)
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page = blank_pages.pop() if blank_pages else pages[0].context.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": 900})
+        page.emulate_media(color_scheme=scheme, media="null")
+        for kind, hear in heard_of.items():
+            if quiet or kind != "console":
+                page.on(kind, hear)
         page.goto(file.as_uri() + fragment)
         page.evaluate(PAINTED)
         return page
 
     yield visit
-    pwned = [page.evaluate("() => window.pwned") for context, _ in contexts for page in context.pages]
-    for context, _ in contexts:
-        context.close()
+    pwned = [page.evaluate("() => window.pwned") for page in pages]
+    for page in pages:
+        for kind, hear in heard_of.items():
+            with contextlib.suppress(KeyError):
+                page.remove_listener(kind, hear)
+        page.goto("about:blank")
+        blank_pages.append(page)
     assert not heard
-    if all(quiet for _, quiet in contexts):
+    if quietly:
         assert [one for one in asked if not one.startswith((*folders, "about:"))] == visited
-    assert pwned == [None] * len(contexts)
+    assert pwned == [None] * len(pages)
