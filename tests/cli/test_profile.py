@@ -8,6 +8,7 @@ from html import unescape
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import positional_heads as ph
@@ -36,10 +37,16 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
+def undrawn(_figure, file, **options):
+    """Write a picture without drawing it, which takes most of the time, and which tests of views look at."""
+    file.write(b"" if options["format"] == "png" else "<svg><defs></defs></svg>")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def loaded(bundled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli_profile, "load_named", lambda *_, **__: bundled)
+        patch.setattr(Figure, "savefig", undrawn)
         yield
 
 
