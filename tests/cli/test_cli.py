@@ -116,6 +116,7 @@ def test_json_is_json(report):
     assert shown["provenance"]["settings"]["null_repeats"] == 3
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_prints_and_writes_what_python_says(tmp_path):
     folders = [tmp_path / name for name in ("prose", "code", "more")]
     a, b = planted_nulls()
@@ -397,7 +398,7 @@ def test_a_short_run_does_not_report_where_progress_is_saved(report, tmp_path):
 
 
 def test_a_reference_longer_than_the_context_is_averaged_over(report, tmp_path):
-    (tmp_path / "long.txt").write_text(ph.bundled_text()[:3000])  # one token a byte, the context is 512
+    (tmp_path / "long.txt").write_text(ph.bundled_text()[:1000])  # one token a byte, the context is 512
     task = ("--task", "copy", "--length", "64", "--examples", "1", "--fractions", "0.05", "--n-random", "1")
     averaged = ("--mode", "mean", "--reference", tmp_path / "long.txt", "--singles", "none")
     done = run("ablate", "bundled", "--scores", report[0], *task, *averaged, "--out", tmp_path / "r")
@@ -430,7 +431,7 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path):
 
 def test_ctrl_c_keeps_what_was_counted(report, tmp_path):
     """The sums hold whole batches: going on from them gives the same bytes as never having stopped."""
-    score = ["score", "bundled", "--text", "bundled", "--length", "256", "--null-repeats", "3", "--batch-size", "1"]
+    score = ["score", "bundled", "--text", "bundled", "--length", "96", "--null-repeats", "3", "--batch-size", "1"]
     score += ["--sequences", "6", "--out"]
     done = Process(interrupted_command_line, 2, *score, str(tmp_path / "r")).ended()  # one is counted before
     assert done.returncode == 130, done.stderr

@@ -8,7 +8,6 @@ from html import unescape
 import pandas as pd
 import pytest
 import torch
-from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 import positional_heads as ph
@@ -27,6 +26,7 @@ from positional_heads.views.report.lines import profile_lines
 from tests.cli.test_cli import heavy_imports
 from tests.support.synthetic_examples import synthetic_examples
 from tests.support.synthetic_profile import synthetic_profile
+from tests.support.undrawn import leave_undrawn
 
 OPTIONS = "--length 64 --sequences 2 --null-repeats 2 --window 16 --sinks 2 --retrieval-examples 1 --seed 3"
 COMMAND = ["profile", "bundled", "--text", "bundled", *OPTIONS.split()]
@@ -37,16 +37,11 @@ def invoke(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
-def undrawn(_figure, file, **options):
-    """Write a picture without drawing it, which takes most of the time, and which tests of views look at."""
-    file.write(b"" if options["format"] == "png" else "<svg><defs></defs></svg>")
-
-
 @pytest.fixture(scope="module", autouse=True)
 def loaded(bundled):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cli_profile, "load_named", lambda *_, **__: bundled)
-        patch.setattr(Figure, "savefig", undrawn)
+        leave_undrawn(patch)
         yield
 
 

@@ -225,6 +225,7 @@ def test_profiles_that_cannot_be_compared_by_pair_are_refused():
     assert "Frequencies differ: pairs are matched by index." in ph.compare(a, raised).verdict
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_compares_two_profile_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     a, b = synthetic_profile(), synthetic_profile(seed=1)

@@ -174,6 +174,7 @@ def test_fewer_sequences_than_asked_for_are_said(bundled, caplog):
     assert "1000000000 sequences were asked for, the text holds 3 of 64 tokens: these are all" in caplog.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_from_the_command_line(tmp_path):
     from typer.testing import CliRunner
 

@@ -279,6 +279,7 @@ def run(*arguments):
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_manipulates_pairs_and_has_a_page(tiny_folder, tiny, scores, tmp_path) -> None:
     scores.save(tmp_path / "scores")
     out, folder = tmp_path / "out", tiny_folder("llama")

@@ -117,6 +117,7 @@ def run(*arguments):
     return done.exit_code, done.stdout, done.stderr
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_plans_and_studies_pairs(study, profile, tmp_path) -> None:
     profile.save(tmp_path)
     code, shown, said = run("plan", tmp_path, "--pairs", "--how", "drop", "--out", tmp_path / "plan")

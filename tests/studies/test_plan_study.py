@@ -192,6 +192,7 @@ def test_the_command_writes_a_plan(profile, tmp_path) -> None:
     assert [file for file in (tmp_path / "tools2").rglob("*") if file.is_file()] == [other]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_runs_a_study(study, profile, tmp_path) -> None:
     profile.save(tmp_path)
     out = tmp_path / "out"

@@ -87,3 +87,11 @@ def no_retrieval(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.zeros(model.cfg.n_layers, model.cfg.n_heads, dtype=torch.float64)
 
     monkeypatch.setattr(retrieval_trials, "retrieval_scores", zeros)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What each picture says; none is drawn."""
+    from tests.support.undrawn import leave_undrawn
+
+    return leave_undrawn(monkeypatch)

@@ -20,7 +20,6 @@ from positional_heads.results.files import ResultFileError
 from positional_heads.results.scores import NullScores
 from positional_heads.results.tables import scores_line
 from positional_heads.views.report import page as report_page
-from positional_heads.views.report import sections as report_sections
 from positional_heads.views.report.caveats import caveats
 from positional_heads.views.report.commands import score_command, study_commands
 from positional_heads.views.report.folder import write_report
@@ -343,8 +342,8 @@ def test_results_without_any_score_or_null_have_a_page(tmp_path):
     assert "a single sequence" in html
 
 
-def test_results_left_out_are_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr(report_sections, "plot", lambda _draw, _dpi, alt, said: report_sections.Plot("", alt, said, 1))
+@pytest.mark.usefixtures("undrawn")
+def test_results_left_out_are_listed(tmp_path):
     synthetic_scores().save(tmp_path / "a")
     synthetic_scores(name="another").save(tmp_path / "b")
     other = synthetic_examples()
@@ -359,7 +358,8 @@ def test_results_left_out_are_listed(tmp_path, monkeypatch):
         "Not shown, because a page has room for 4 of a kind: study4/study.safetensors, study5/study.safetensors.",
         "examples.safetensors is left out: its model has other weights than that of the scores.",
     ]
-    assert all(note in unescape(report_html(tmp_path)) for note in found.notes)
+    html = unescape(report_html(tmp_path))
+    assert all(note in html for note in found.notes)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -403,6 +403,7 @@ def test_caveats_are_those_of_the_results():
     assert "share a model and a text" in enough
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_needs_a_curve_says_that_it_was_left_out(tmp_path):
     small = synthetic_scores().without_curves()
     with pytest.raises(ValueError, match=r"kept without curves .HeadScores\.without_curves.*score again"):
@@ -442,6 +443,7 @@ def test_the_printed_python_reproduces_the_scores(bundled, monkeypatch, taken):
     torch.testing.assert_close(namespace["scores"].null.rho, scores.null.rho, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("taken", "text"), [("first", "bundled"), ("drawn", "bundled:code")])
 def test_the_printed_command_runs(bundled, tmp_path, taken, text):
     tokens = HOW_SEQUENCES_ARE_TAKEN[taken](bundled)
@@ -474,6 +476,7 @@ def test_texts_of_a_draw_are_named_and_another_seed_is_told(bundled):
     assert cut in score_lines(provenance)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_text_is_not_taken_for_the_bundled_one(bundled, tmp_path, monkeypatch):
     """Its ends of lines are tokens too: read by the printed lines, they come out as the command line read them."""
     monkeypatch.chdir(tmp_path)
@@ -521,6 +524,7 @@ def unmeasured(no_retrieval, monkeypatch):
     monkeypatch.setattr(ph.AnswerTask, "measure", zeros)
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("task", REPEATED)
 def test_the_printed_command_of_a_study_makes_the_same_study(bundled, task, tmp_path, monkeypatch):
@@ -539,6 +543,7 @@ def test_the_printed_command_of_a_study_makes_the_same_study(bundled, task, tmp_
     assert ph.AblationStudy.load("ablation").provenance == study.provenance
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_printed_command_of_an_extrapolation_makes_the_same_study(bundled, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = "--methods none,yarn --factors 1.5 --training-length 100 --depths 2 --examples 1 --sequences 1 --seed 2"
