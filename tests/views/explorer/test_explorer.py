@@ -193,3 +193,25 @@ def test_numbers_that_come_late_are_not_drawn_over_those_of_a_later_choice(serve
     page.context.close()
     assert {*drawn} == {"L1H3"}
     assert "L0H1" not in said
+
+
+@pytest.mark.slow
+def test_numbers_that_could_not_be_read_are_not_said_to_be_missing(served, browser):
+    serving, _ = served
+    page = browser.new_context().new_page()
+    page.route("**/L0.json", lambda route: route.abort())
+    page.goto(f"http://127.0.0.1:{serving.server_port}/#L0H1")
+    said = page.locator("#curves > p.soft")
+    page.locator("#curves-part").scroll_into_view_if_needed()
+    for heads, words, trouble in (
+        ("L0H1", "The numbers of L0H1 could not be read.", True),
+        ("L1H2", "L1H2: from pair", True),
+        ("L1H2,L0H1", "The numbers of L0H1 could not be read.", True),
+        ("L0H1", "L0H1: from pair", False),
+    ):
+        if not trouble:
+            page.unroute_all()
+        page.evaluate("heads => { location.hash = heads }", heads)
+        said.filter(has_text=words).wait_for()
+        assert page.locator("#trouble").is_visible() == trouble
+    page.context.close()

@@ -78,7 +78,7 @@ const app = (() => {
   };
 
   // The details of a head lie with those of its layer: in this page, or in a file beside it that a server gives out.
-  const layers = new Map();
+  const layers = new Map(), unread = new Set();
   const layerOf = (head) => Number(head.slice(1, head.indexOf("H")));
   const loadLayer = async (layer) => {
     const inside = by(`explorer-layer-${layer}`);
@@ -92,16 +92,19 @@ const app = (() => {
     if (!layers.has(layer)) layers.set(layer, loadLayer(layer));
     try {
       const heads = await layers.get(layer);
-      by("trouble").hidden = true;
+      unread.delete(layer);
+      by("trouble").hidden = unread.size === 0;
       return Object.hasOwn(heads, head) ? heads[head] : {};
     } catch (error) {
       layers.delete(layer);
+      unread.add(layer);
       by("trouble").textContent = "The numbers of single heads lie in files beside this page, which browsers read from a " +
         "server only: run positional-heads explore DIR --serve and open the address that it prints.";
       by("trouble").hidden = false;
-      return {};
+      return null;
     }
   };
+  const notRead = (heads) => `The numbers of ${heads.join(", ")} could not be read.`;
   const own = (object, ...path) => path.reduce(
     (inner, key) => (inner !== null && inner !== undefined && Object.hasOwn(inner, key) ? inner[key] : undefined), object);
 
@@ -252,7 +255,7 @@ const app = (() => {
 
   return {
     index, place, measures, runs, state, panels, el, by, number, say, ramp, shade, fragment, ink, legend, detail, own, colourOf, runNumber,
-    layerOf, chart, inView, numbers, read, set, choose, dark, printing, MOST_CHOSEN,
+    layerOf, notRead, chart, inView, numbers, read, set, choose, dark, printing, MOST_CHOSEN,
     forgetColours() { ramps = null; },
     get written() { return written; },
     title: (measure) => (several ? `${measure.title} (${runs.get(measure.run)?.name ?? measure.run})` : measure.title),

@@ -20,8 +20,9 @@ function chartPanel(app, id, name, make) {
     if (height) chart.height(height);
     if (!empty) await chart.draw();
     if (!latest()) return;
-    words.textContent = said;
-    place.setAttribute("aria-label", said || section.dataset.title);
+    const unread = [...details.keys()].filter((head) => details.get(head) === null);
+    words.textContent = unread.length ? app.notRead(unread) : said;
+    place.setAttribute("aria-label", words.textContent || section.dataset.title);
     const open = table?.open;
     table?.remove();
     if (columns) { table = app.numbers(columns, numbers); section.append(table); if (open) table.open = true; }

@@ -183,9 +183,9 @@ function tokensPanel(app) {
     choose(query);
   });
 
-  const chips = (one, head) => {
+  const chips = (one, head, unread) => {
     heads.replaceChildren(...one.heads.map((name) => button(name, () => app.choose(name), { class: "chip", "aria-pressed": String(name === head), "data-head": name, style: { borderColor: app.state.heads.includes(name) ? app.colourOf(name) : "var(--line)" } })));
-    const away = head === null ? el("p", { id: "tokens-away" }, `${app.state.focus ?? "No head"} was not recorded on this text: choose one that was. To record it, in Python: ph.head_examples(model, text, "${app.state.focus ?? index.heads[0]}").save(FOLDER), with a folder beside the other results.`) : null;
+    const away = head === null ? el("p", { id: "tokens-away" }, unread.length ? app.notRead(unread) : `${app.state.focus ?? "No head"} was not recorded on this text: choose one that was. To record it, in Python: ph.head_examples(model, text, "${app.state.focus ?? index.heads[0]}").save(FOLDER), with a folder beside the other results.`) : null;
     notes.replaceChildren(...one.notes.map((note) => el("p", { class: "note" }, note)), ...[away].filter(Boolean));
     body.hidden = head === null;
   };
@@ -206,9 +206,9 @@ function tokensPanel(app) {
   const draw = async (latest) => {
     const one = text(), last = one.tokens.length - 1;
     const chosen = [app.state.focus, ...[...app.state.heads].reverse()], head = chosen.find((name) => one.heads.includes(name)) ?? null;
-    const numbers = head ? app.own(await app.detail(head), "texts", one.id) : undefined;
+    const detail = head ? await app.detail(head) : {}, numbers = app.own(detail, "texts", one.id);
     if (!latest()) return;
-    chips(one, numbers ? head : null);
+    chips(one, numbers ? head : null, detail === null ? [head] : []);
     if (!numbers) return;
     const name = `${one.id} ${head}`;
     if (!decoded.has(name)) decoded.set(name, decodedKeys(one, numbers));
