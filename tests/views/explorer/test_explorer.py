@@ -10,16 +10,21 @@ import pytest
 
 import positional_heads as ph
 from positional_heads.views.explorer import explorer as explorers
+from positional_heads.views.explorer.page import explorer_files
 from positional_heads.views.explorer.serving import server
 from tests.support.browser import PAINTED
 from tests.support.synthetic import synthetic_scores
+from tests.support.synthetic_examples import synthetic_examples
+from tests.views.explorer.test_panels import document
 
 LAYERS = {f"explorer_data/L{layer}.json" for layer in range(3)}
 
 
 @pytest.fixture(scope="module")
 def small():
-    return ph.explore(synthetic_scores())
+    made = ph.explore(synthetic_scores())
+    assert not made.several_files
+    return made
 
 
 @pytest.fixture
@@ -61,7 +66,7 @@ def test_files_of_an_earlier_large_page_go_and_others_stay(large, small, tmp_pat
     assert not (tmp_path / "explorer_data" / "L99.json").exists()
     assert {f"explorer_data/{file.name}" for file in (tmp_path / "explorer_data").iterdir()} == LAYERS
     (tmp_path / "explorer_data" / "Letter.json").write_text("{}")
-    small.save(tmp_path)  # its files were listed while it counted as small
+    small.save(tmp_path)
     assert [file.name for file in (tmp_path / "explorer_data").iterdir()] == ["Letter.json"]
 
 
@@ -167,51 +172,131 @@ def test_a_browser_reads_the_layers_from_the_server(served, browser, large):
     assert sorted(set(asked)) == [("", 200), ("explorer_data/L1.json", 200)]
 
 
+@pytest.fixture
+def visit(browser):
+    """Open an address of a served page that has every part and two texts, one of layer 0 and one of layer 1."""
+    made = document(*(synthetic_examples(pairs=8, seed=seed) for seed in range(2)))
+    text = made["texts"][1]
+    text["heads"], text["tokens"] = ["L1H0", "L1H1"], [f"b{number}" for number in range(len(text["tokens"]))]
+    for number in range(2):
+        of_texts = made["details"][f"L0H{number}"]["texts"]
+        made["details"][f"L1H{number}"]["texts"] = {text["id"]: of_texts.pop(text["id"])}
+    serving = server(explorer_files(made))
+    thread = threading.Thread(target=serving.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    context = browser.new_context()
+
+    def opened_page(fragment, part, late=None):
+        page = context.new_page()
+        if late:
+            page.route(f"**/{late[0]}.json", late[1])
+        page.goto(f"http://127.0.0.1:{serving.server_port}/{fragment}")
+        page.locator(f"#{part}-part").scroll_into_view_if_needed()
+        return page
+
+    yield opened_page
+    context.close()
+    serving.shutdown()
+    serving.server_close()
+    thread.join()
+
+
+def choose(page, heads):
+    """Ask for heads by the address, without waiting for their numbers."""
+    page.evaluate("heads => { location.hash = heads }", heads)
+    page.wait_for_function("heads => explorer.state().heads.join() === heads", arg=heads)
+
+
 @pytest.mark.slow
-def test_numbers_that_come_late_are_not_drawn_over_those_of_a_later_choice(served, browser, large):
-    serving, _ = served
-    page = browser.new_context().new_page()
+def test_numbers_that_come_late_are_not_drawn_over_those_of_a_later_choice(visit):
     held = []
 
     def hold(route):
         held.append(route)
 
-    page.route("**/L0.json", hold)
-    page.goto(f"http://127.0.0.1:{serving.server_port}/#L1H2")
-    page.locator("#curves-part").scroll_into_view_if_needed()
+    page = visit("#L1H2", "curves", late=("L0", hold))
     page.locator("#curves:not([data-stale])").wait_for()
-    for head in ("L0H1", "L1H3"):
-        page.evaluate("head => { location.hash = head }", head)
-        page.wait_for_function("head => explorer.state().focus === head", arg=head)
+    choose(page, "L0H1")
+    choose(page, "L1H3")
     page.locator("#curves:not([data-stale])").wait_for()
     with page.expect_response("**/L0.json"):
         held[0].continue_()
     page.evaluate("() => explorer.settled()")
     page.evaluate(PAINTED)
     drawn = page.evaluate("() => explorer.rows('curves', 'lines').map(row => row.series.split(' ')[0])")
-    said = page.locator("#curves").inner_text()
-    page.context.close()
     assert {*drawn} == {"L1H3"}
-    assert "L0H1" not in said
+    assert "L0H1" not in page.locator("#curves").inner_text()
 
 
 @pytest.mark.slow
-def test_numbers_that_could_not_be_read_are_not_said_to_be_missing(served, browser):
-    serving, _ = served
-    page = browser.new_context().new_page()
-    page.route("**/L0.json", lambda route: route.abort())
-    page.goto(f"http://127.0.0.1:{serving.server_port}/#L0H1")
-    said = page.locator("#curves > p.soft")
-    page.locator("#curves-part").scroll_into_view_if_needed()
-    for heads, words, trouble in (
-        ("L0H1", "The numbers of L0H1 could not be read.", True),
-        ("L1H2", "L1H2: from pair", True),
-        ("L1H2,L0H1", "The numbers of L0H1 could not be read.", True),
-        ("L0H1", "L0H1: from pair", False),
+def test_what_was_asked_for_out_of_sight_is_not_drawn_from_earlier_numbers(visit):
+    held = {}
+
+    def hold(route):
+        held[route.request.url.split("/")[-1]] = route
+        if route.request.url.endswith("L2.json"):
+            route.continue_()
+
+    page = visit("#L2H0", "extensions", late=("L*", hold))
+    page.locator("#extensions:not([data-stale])").wait_for()
+    choose(page, "L0H1")
+    page.evaluate("() => scrollTo(0, 0)")
+    page.evaluate(PAINTED)
+    choose(page, "L1H0")
+    with page.expect_response("**/L0.json"):
+        held["L0.json"].continue_()
+    page.evaluate(PAINTED)
+    page.locator("#extensions-part").scroll_into_view_if_needed()
+    page.evaluate(PAINTED)
+    assert page.locator("#extensions[data-stale]").count() == 1
+    assert "L1H0" not in page.locator("#extensions").inner_text()
+    held["L1.json"].continue_()
+    page.locator("#extensions:not([data-stale])").wait_for()
+    assert "L1H0;" in page.locator("#extensions").inner_text()
+
+
+@pytest.mark.slow
+def test_numbers_that_could_not_be_read_are_not_said_to_be_missing(visit):
+    page = visit("#L0H1", "curves", late=("L0", lambda route: route.abort()))
+    said, trouble = page.locator("#curves > p.soft"), page.locator("#trouble")
+    for heads, words in (
+        ("L0H1", "The numbers of L0H1 could not be read."),
+        ("L1H2", "L1H2 ("),
+        ("L1H2,L0H1", "The numbers of L0H1 could not be read."),
     ):
-        if not trouble:
-            page.unroute_all()
-        page.evaluate("heads => { location.hash = heads }", heads)
+        choose(page, heads)
         said.filter(has_text=words).wait_for()
-        assert page.locator("#trouble").is_visible() == trouble
-    page.context.close()
+        assert "layer 0 could not be read" in trouble.inner_text()
+    page.unroute_all()
+    page.locator("#whatif-part").scroll_into_view_if_needed()  # which reads the layer for itself
+    trouble.wait_for(state="hidden")
+    page.locator("#curves-part").scroll_into_view_if_needed()
+    said.filter(has_text="L0H1 (").wait_for()
+
+
+@pytest.mark.slow
+def test_tokens_are_those_of_one_text_while_another_is_late(visit):
+    held = []
+
+    def hold(route):
+        held.append(route)
+
+    page = visit("#L0H1&query=4", "tokens", late=("L1", hold))
+    page.locator("#tokens-keys tbody tr").first.wait_for()
+    page.evaluate("() => { location.hash = '#L1H0&query=4' }")
+    page.wait_for_function("() => explorer.state().focus === 'L1H0'")
+    before = page.locator(".token").all_text_contents()
+    page.locator("#token-4").hover()
+    assert f"“{before[4]}”" in page.locator("#tokens-readout").inner_text()
+    page.locator("#tokens-find").fill(before[2])
+    assert page.locator(".token").all_text_contents() == before
+    page.locator("#token-2").click()
+    assert "b2" not in page.locator("#said").inner_text()
+    held[0].continue_()
+    page.locator("#tokens:not([data-stale])").wait_for()
+    assert page.locator(".token").first.inner_text() == "b0"
+    assert page.locator("#tokens-text").input_value() == "text-2"
+    assert page.locator("#tokens-found").inner_text() == "0 found"
+    choose(page, "L2H0")  # of no text: the select says which is shown
+    page.locator("#tokens-away").wait_for()
+    assert page.locator("#tokens-text").input_value() == "text-1"

@@ -270,14 +270,46 @@ def test_an_address_opens_what_it_names_and_back_goes_back(opened):
     shown(page, "L2H3")
     assert page.evaluate("() => location.hash") == "#L2H3&measure=run-2/rho&query=3"
     page.locator("#measure").select_option("run-1/reach")
-    page.go_back()
-    shown(page, "L0H1")
+    for there_and_back in range(2):
+        page.go_back()
+        shown(page, "L0H1")
+        if not there_and_back:
+            page.go_forward()
+            shown(page, "L2H3")
     found = state(page)
     assert (found["heads"], found["measure"], found["query"]) == (["L1H2", "L0H1"], "run-2/rho", 3)
     page.evaluate("() => { location.hash = '#L2H0' }")
     shown(page, "L2H0")
     found = state(page)  # what an address leaves out is as it is at first
     assert (found["heads"], found["measure"], found["query"]) == (["L2H0"], DOCUMENT["rank_by"], None)
+
+
+def test_an_address_that_comes_again_and_one_without_a_head_are_followed(opened):
+    page = opened(PAGE)
+    settled(page)
+    (first,) = state(page)["heads"]
+    for number in (5, 11):
+        page.locator(CELLS).nth(number).click()
+        shown(page, DOCUMENT["heads"][number])
+    for head in ("L0H3", DOCUMENT["heads"][11]):
+        page.evaluate("head => { location.hash = head }", head)
+        shown(page, head)
+    for head in ("L0H3", DOCUMENT["heads"][11], DOCUMENT["heads"][5], first):
+        page.go_back()
+        shown(page, head)
+    assert page.evaluate("() => location.hash") == ""
+
+
+def test_an_address_says_which_of_several_heads_is_in_focus(opened):
+    page = opened(PAGE, fragment="#L1H2,L0H1")
+    settled(page)
+    page.locator("[data-chip=L1H2]").click()
+    shown(page, "L1H2")
+    address = page.evaluate("() => location.hash")
+    assert address == "#L1H2,L0H1&focus=L1H2"
+    again = opened(PAGE, fragment=address)
+    shown(again, "L1H2")
+    assert {row["text"].split(",")[0] for row in rows(again, "pairs", "cells")} == {"L1H2"}
 
 
 def test_an_address_brings_a_part_into_view(opened):

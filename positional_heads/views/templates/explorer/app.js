@@ -11,7 +11,7 @@ const app = (() => {
   // Okabe and Ito's colours in an order that reads on white and on black.
   const COLOURS = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f"];
   const state = { heads: [], focus: null, measure: null, query: null, text: null, shown: null };
-  const panels = [], charts = new Map();
+  const panels = [], parts = [], charts = new Map();
 
   // Elements and text nodes only: nothing that comes from a result is ever parsed as HTML.
   const el = (tag, attributes = {}, ...children) => {
@@ -92,14 +92,17 @@ const app = (() => {
     if (!layers.has(layer)) layers.set(layer, loadLayer(layer));
     try {
       const heads = await layers.get(layer);
-      unread.delete(layer);
-      by("trouble").hidden = unread.size === 0;
+      if (unread.delete(layer)) {
+        by("trouble").hidden = unread.size === 0;
+        panels.forEach((panel) => panel.update(new Set(["heads", "focus"])));  // what was drawn without it
+      }
       return Object.hasOwn(heads, head) ? heads[head] : {};
     } catch (error) {
       layers.delete(layer);
       unread.add(layer);
-      by("trouble").textContent = "The numbers of single heads lie in files beside this page, which browsers read from a " +
-        "server only: run positional-heads explore DIR --serve and open the address that it prints.";
+      by("trouble").textContent = window.location.protocol === "file:"
+        ? "The numbers of single heads lie in files beside this page, which browsers read from a server only: run positional-heads explore DIR --serve and open the address that it prints."
+        : `The numbers of layer ${[...unread].join(" and ")} could not be read: see whether the server still runs, then choose the head again.`;
       by("trouble").hidden = false;
       return null;
     }
@@ -137,7 +140,7 @@ const app = (() => {
     const one = {
       set(data, rows) { pending.set(data, rows); return this; },
       signal(key, value) { signals.set(key, value); return this; },
-      rows: (data) => view?.data(data) ?? [],
+      rows: (data) => (element.hidden ? [] : view?.data(data) ?? []),
       height(pixels) { tall = pixels; return this; },
       // What is set while a picture is drawn waits for the next.
       draw() {
@@ -160,21 +163,27 @@ const app = (() => {
   // A part is drawn while it is in view, so that a choice is quick; on paper everything is in view. `draw` reads numbers
   // first, which may come late: it then asks whether its choice is still the latest. Gives what tells of a change.
   const inView = (section, draw, fold = null) => {
-    let stale = true, seen = false, asked = 0;
-    const redraw = async () => {
-      if (!seen || !stale || (fold && !fold.open)) return;
-      stale = false;
-      const turn = (asked += 1);
-      await draw(() => turn === asked);
-      if (turn === asked && !stale) delete section.dataset.stale;
+    let stale = true, seen = false, paper = false, turn = 0, drawing = Promise.resolve();
+    const drawn = async (own) => {
+      await draw(() => turn === own);
+      if (turn === own) delete section.dataset.stale;
     };
-    const see = (now) => { seen = now; redraw(); };
+    const redraw = () => {
+      if ((seen || paper) && stale && (!fold || fold.open)) {
+        stale = false;
+        drawing = drawn(turn);
+      }
+      return drawing;
+    };
+    const print = (now) => { paper = now; redraw(); };
     section.dataset.stale = "";
-    new IntersectionObserver((entries) => see(entries.at(-1).isIntersecting), { rootMargin: "400px" }).observe(section);
+    new IntersectionObserver((entries) => { seen = entries.at(-1).isIntersecting; redraw(); }, { rootMargin: "400px" }).observe(section);
     fold?.addEventListener("toggle", redraw);
-    window.addEventListener("beforeprint", () => see(true));
-    printing.addEventListener("change", () => see(true));
-    return () => { stale = true; section.dataset.stale = ""; return redraw(); };
+    window.addEventListener("beforeprint", () => print(true));
+    window.addEventListener("afterprint", () => print(false));
+    printing.addEventListener("change", () => print(printing.matches));
+    parts.push(() => drawing);
+    return () => { turn += 1; stale = true; section.dataset.stale = ""; return redraw(); };
   };
 
   // A table of the numbers behind a chart, made when it is opened.
@@ -196,6 +205,7 @@ const app = (() => {
     if (state.measure !== index.rank_by) parts.push(`measure=${encodeURIComponent(state.measure).replaceAll("%2F", "/")}`);
     if (state.query !== null) parts.push(`query=${state.query}`);
     if (state.text !== null && state.text !== index.texts[0]?.id) parts.push(`text=${state.text}`);
+    if (state.focus !== (state.heads.at(-1) ?? null)) parts.push(`focus=${state.focus}`);
     return `#${parts.join("&")}`;
   };
   const read = (hash) => {
@@ -212,6 +222,7 @@ const app = (() => {
       query: /^\d{1,7}$/.test(given.get("query") ?? "") ? Number(given.get("query")) : null,
       text: index.texts.some((one) => one.id === given.get("text")) ? given.get("text") : null,
       part: given.get("part") ?? null,
+      focus: heads.includes(given.get("focus")) ? given.get("focus") : null,
     };
   };
   let written = null;
@@ -229,6 +240,7 @@ const app = (() => {
     Object.assign(state, changes);
     if (!state.heads.includes(state.focus)) state.focus = state.heads.at(-1) ?? null;
     if (address) write(push && changed.includes("heads"));
+    else written = window.location.hash;
     const names = new Set(changed);
     if (names.has("heads")) names.add("focus");
     settled = Promise.all(panels.map((panel) => panel.update(names)));
@@ -250,7 +262,7 @@ const app = (() => {
   window.explorer = Object.freeze({
     state: () => structuredClone(state),
     rows: (name, data) => structuredClone(charts.get(name)?.rows(data).map((row) => ({ ...row })) ?? []),
-    settled: () => settled,
+    settled: () => Promise.all([settled, ...parts.map((drawing) => drawing())]),
   });
 
   return {

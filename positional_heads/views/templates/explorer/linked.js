@@ -10,7 +10,8 @@ function chartPanel(app, id, name, make) {
   section.append(extra, place, words);
   let chart = null, table = null;
   const draw = async (latest) => {
-    const details = new Map(await Promise.all(app.state.heads.map(async (head) => [head, await app.detail(head)])));
+    const heads = panel.ofPage ? [] : app.state.heads;
+    const details = new Map(await Promise.all(heads.map(async (head) => [head, await app.detail(head)])));
     if (!latest()) return;
     if (!chart) { chart = app.chart(name, place); panel.made?.(chart); }
     const { data, said, columns, numbers, height, signals, empty } = panel.rows(details);
@@ -125,6 +126,7 @@ function effectsPanel(app) {
     extra.append(...all.map((effect) => app.el("p", { class: "soft" }, effect.meaning)));
     const every = all.flatMap((effect) => effect.values.map((value, number) => ({ value, low: effect.intervals?.low[number] ?? value, high: effect.intervals?.high[number] ?? value, name: app.index.heads[number], study: title(effect), text: `${app.index.heads[number]}: ${app.number(value)} ${effect.unit}` })).filter((row) => row.value !== null));
     return {
+      ofPage: true,
       made(chart) { chart.set("every", every).set("studies", all.map((effect) => ({ study: title(effect) }))).height(50 + 70 * all.length).click((datum, event) => { if (datum?.name) app.choose(datum.name, event.shiftKey); }); },
       rows() {
         const chosen = app.state.heads.flatMap((head) => all.map((effect) => {
@@ -184,6 +186,7 @@ function comparedPanel(app) {
     const known = (one) => one.a !== null && one.b !== null;
     let drawn = null;
     return {
+      ofPage: true,
       made(chart) { chart.click((datum, event) => { if (datum?.name) app.choose(datum.name, event.shiftKey); }); },
       rows() {
         const row = all[Number(select.value || 0)], data = {};

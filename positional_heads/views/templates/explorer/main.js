@@ -26,9 +26,9 @@
   };
   const visit = (address) => {
     const asked = app.read(window.location.hash);
-    const heads = asked.heads.length ? asked.heads : app.state.heads.length ? app.state.heads : [best()];
+    const heads = asked.heads.length ? asked.heads : app.state.heads.length && window.location.hash ? app.state.heads : [best()];
     // An address says all: what it leaves out is as it is at first.
-    app.set({ heads, focus: heads.at(-1), measure: asked.measure ?? index.rank_by, query: asked.query, text: asked.text }, { push: false, address });
+    app.set({ heads, focus: asked.focus ?? heads.at(-1), measure: asked.measure ?? index.rank_by, query: asked.query, text: asked.text }, { push: false, address });
     if (asked.unknown.length) app.say(`No head ${asked.unknown[0]}.`);
     if (asked.part && /^[a-z]+$/.test(asked.part)) bring(by(`${asked.part}-part`));
   };

@@ -54,12 +54,13 @@ function tokensPanel(app) {
   const decoded = new Map();
   let start = 0, cursor = null, hits = [], hit = -1, drawn = { text: null, start: null };
   let spans = [];
-  let shown = { head: null, query: null, row: [], byKey: new Map() };
+  let shown = { text: null, head: null, query: null, row: [], byKey: new Map() };
 
   const button = (words, onclick, more = {}) => el("button", { type: "button", onclick, ...more }, words);
-  // The text that was chosen, or else the first that has a chosen head.
-  const text = () => texts.get(app.state.text) ?? [app.state.focus, ...app.state.heads].map((head) => index.texts.find((one) => one.heads.includes(head))).find(Boolean) ?? index.texts[0];
-  const select = el("select", { id: "tokens-text", "aria-label": "Text", onchange: () => { start = 0; cursor = null; search(); app.set({ text: select.value }); } },
+  // The text that was chosen, or else the first that has a chosen head. Until its numbers have come, another is shown.
+  const chosenText = () => texts.get(app.state.text) ?? [app.state.focus, ...app.state.heads].map((head) => index.texts.find((one) => one.heads.includes(head))).find(Boolean) ?? index.texts[0];
+  const text = () => shown.text ?? chosenText();
+  const select = el("select", { id: "tokens-text", "aria-label": "Text", onchange: () => app.set({ text: select.value }) },
     index.texts.map((one) => el("option", { value: one.id }, `${one.title} (${app.runs.get(one.run)?.name ?? one.run})`)));
   const heads = el("div", { class: "chips", role: "group", "aria-label": "Heads recorded on this text" });
   const colour = el("select", { id: "tokens-colour", "aria-label": "Colour keys by", onchange: () => paint() },
@@ -73,7 +74,7 @@ function tokensPanel(app) {
   const legend = el("div"), readout = el("p", { id: "tokens-readout", class: "soft" }), notes = el("div");
   const run = el("div", { class: "token-run", id: "tokens-run", role: "listbox", tabindex: 0, "aria-label": "Tokens of the text; the chosen one is the query" });
   const kept = el("p", { id: "tokens-kept" }), list = el("div", { class: "scroll", tabindex: 0, role: "region" });
-  const body = el("div", {}, el("p", { class: "controls" }, el("label", {}, "colour ", colour), back, place, on, el("label", {}, "go to ", jump)),
+  const body = el("div", { inert: true }, el("p", { class: "controls" }, el("label", {}, "colour ", colour), back, place, on, el("label", {}, "go to ", jump)),
     el("p", { class: "controls" }, find, before, after, found), 
     el("p", { class: "soft" }, "Click a token to make it the query, or move with the arrow keys: left and right by one token, up and down by ten. The keys that it attends to are coloured."),
     legend, run, readout, kept, list);
@@ -160,7 +161,7 @@ function tokensPanel(app) {
   };
   const choose = (query) => {
     cursor = null;
-    return app.set({ query }).then(() => app.say(summary()));
+    return app.set({ query }).then(() => { if (shown.query === query && !body.hidden && by("tokens").dataset.stale === undefined) app.say(summary()); });
   };
   const summary = () => {
     const [first] = shown.row;
@@ -188,6 +189,7 @@ function tokensPanel(app) {
     const away = head === null ? el("p", { id: "tokens-away" }, unread.length ? app.notRead(unread) : `${app.state.focus ?? "No head"} was not recorded on this text: choose one that was. To record it, in Python: ph.head_examples(model, text, "${app.state.focus ?? index.heads[0]}").save(FOLDER), with a folder beside the other results.`) : null;
     notes.replaceChildren(...one.notes.map((note) => el("p", { class: "note" }, note)), ...[away].filter(Boolean));
     body.hidden = head === null;
+    body.inert = false;
   };
   const listed = () => {
     const one = text(), rows = shown.row.slice(0, MOST_LISTED);
@@ -204,10 +206,11 @@ function tokensPanel(app) {
         el("td", {}, app.number(row.dominant)), el("td", {}, wave(row.dominant)?.replace(" a turn", "") ?? "–"))))));
   };
   const draw = async (latest) => {
-    const one = text(), last = one.tokens.length - 1;
+    const one = chosenText(), last = one.tokens.length - 1;
     const chosen = [app.state.focus, ...[...app.state.heads].reverse()], head = chosen.find((name) => one.heads.includes(name)) ?? null;
     const detail = head ? await app.detail(head) : {}, numbers = app.own(detail, "texts", one.id);
     if (!latest()) return;
+    select.value = one.id;
     chips(one, numbers ? head : null, detail === null ? [head] : []);
     if (!numbers) return;
     const name = `${one.id} ${head}`;
@@ -218,8 +221,7 @@ function tokensPanel(app) {
     const moved = query !== shown.query || drawn.text !== one.id;
     if (moved) { start = Math.floor(query / WINDOW) * WINDOW; cursor = null; }
     const row = keys.row(query);
-    shown = { head, query, row, byKey: new Map(row.map((entry) => [entry.key, entry])) };
-    select.value = one.id;
+    shown = { text: one, head, query, row, byKey: new Map(row.map((entry) => [entry.key, entry])) };
     if (drawn.text !== one.id) search();
     fill();
     if (moved) centre(query);
