@@ -121,7 +121,7 @@ const app = (() => {
     const pending = new Map(), handlers = [], signals = new Map();
     const drawing = el("div", { "aria-hidden": true });  // Vega would rename its place
     element.append(drawing);
-    let view = null, tall = null;
+    let view = null, tall = null, fitted = null;
     const make = async (given) => {
       const specification = specifications[name];
       const data = specification.data.map((set) => (given.has(set.name) ? { ...set, values: given.get(set.name) } : set));
@@ -147,10 +147,13 @@ const app = (() => {
         drawn = drawn.then(() => {
           const given = new Map(pending);
           pending.clear();
+          const taller = tall !== fitted;
+          fitted = tall;
           if (!view) return make(given);
           for (const [data, rows] of given) view.data(data, rows);
           for (const [key, value] of signals) view.signal(key, value);
-          return view.height(tall ?? view.height()).runAsync();
+          if (taller) view.height(tall);  // every mark is placed anew, which takes longer than all else
+          return view.runAsync();
         });
         return drawn;
       },
